@@ -1,0 +1,1 @@
+//! runs plans: cache, lists, lazy inputs, expansion, cancellation

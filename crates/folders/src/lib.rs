@@ -1,0 +1,1 @@
+//! where files live: input, output, temp, user and model folders

@@ -1,0 +1,1 @@
+//! parses, validates and orders workflow graphs

@@ -1,0 +1,1 @@
+//! image files to arrays and back, resizing, masks, compositing

@@ -1,0 +1,1 @@
+//! the job model and the JobStore contract

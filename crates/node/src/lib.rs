@@ -1,0 +1,1 @@
+//! the Node trait, schemas, values and the catalog of node classes

@@ -1,0 +1,1 @@
+//! the durable JobStore on SQLite

@@ -1,0 +1,1 @@
+//! ComfyUI's JSON shapes, events and binary websocket frames
