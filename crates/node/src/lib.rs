@@ -1,1 +1,55 @@
-//! the Node trait, schemas, values and the catalog of node classes
+//! What a node is: the [`Node`] trait, input and output schemas, the opaque [`Value`] that travels along links, and the [`Catalog`] of
+//! node classes. This crate does not know what a tensor means, how a graph is ordered, or that HTTP exists.
+
+mod catalog;
+mod context;
+mod error;
+mod schema;
+mod value;
+
+pub use crate::catalog::{Catalog, Entry, Provider};
+pub use crate::context::{CancelToken, Context, Hidden, PreviewFormat, PreviewImage, Reporter, SilentReporter};
+pub use crate::error::{Error, Result};
+pub use crate::schema::{Choices, FileSource, Generation, HiddenKind, Input, InputKind, OptionSource, Output, Schema, StaticOptions};
+pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};
+
+/// How a node tells the cache that its inputs alone do not decide its result (ComfyUI's `IS_CHANGED`).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fingerprint {
+    /// Equal inputs give an equal result.
+    Inputs,
+    /// Besides the inputs, this text decides the result (a file's hash or its modification time).
+    Text(String),
+    /// Run every time.
+    Always,
+}
+
+/// One node class. An implementation is shared by all prompts and runs on a device thread; it holds what it needs (folders, an engine)
+/// from its construction.
+///
+/// A panic in any of these methods fails the prompt and is reported as the node's error.
+pub trait Node: Send + Sync {
+    /// The class's declaration: names, inputs, outputs. Called once, when the class enters the catalog.
+    fn schema(&self) -> Schema;
+
+    /// Checks input values beyond what the schema says (ComfyUI's `VALIDATE_INPUTS`). `inputs` holds the widget values only: linked
+    /// inputs are absent. The checks that the schema implies (range, choices) are skipped for the inputs that
+    /// [`Schema::validates`] names. The error is the sentence shown to the user.
+    fn validate(&self, _inputs: &Inputs) -> std::result::Result<(), String> {
+        Ok(())
+    }
+
+    /// Whether the result depends on more than the inputs. `inputs` holds the widget values only.
+    fn fingerprint(&self, _inputs: &Inputs) -> Result<Fingerprint> {
+        Ok(Fingerprint::Inputs)
+    }
+
+    /// Which of the inputs declared lazy are needed now (ComfyUI's `check_lazy_status`). `inputs` holds what has been evaluated; a lazy
+    /// input that has not is absent. Called again after those were evaluated, until it names no input that is absent.
+    fn needed(&self, inputs: &Inputs) -> Result<Vec<String>> {
+        Ok(self.schema().inputs.iter().filter(|i| i.lazy && !inputs.contains(&i.name)).map(|i| i.name.clone()).collect())
+    }
+
+    /// Computes the outputs. Long work calls [`Context::check_cancelled`] at least once a step and reports with [`Context::progress`].
+    fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput>;
+}

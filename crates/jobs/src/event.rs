@@ -1,0 +1,183 @@
+//! What happens while prompts run, as told to clients.
+
+use std::sync::Arc;
+
+use serde_json::Value as Json;
+
+/// One event of one prompt.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The prompt.
+    pub prompt_id: Arc<str>,
+    /// The client that submitted it, if it gave an id: events go there only, unless [`EventKind::broadcast`] says otherwise.
+    pub client_id: Option<Arc<str>>,
+    /// What happened.
+    pub kind: EventKind,
+}
+
+/// A node in an event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRef {
+    /// Its id in the graph; for a node of an expansion, an id that the client does not know.
+    pub id: Arc<str>,
+    /// The id under which clients show it.
+    pub display_id: Arc<str>,
+    /// The node of the submitted graph from which it comes.
+    pub real_id: Arc<str>,
+    /// The node that it expanded from.
+    pub parent_id: Option<Arc<str>>,
+    /// Its class.
+    pub class_type: Arc<str>,
+    /// Its title, if the client sent one (`_meta.title`).
+    pub title: Option<Arc<str>>,
+}
+
+/// A node's place in `progress_state`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NodeProgress {
+    /// The node.
+    pub node: NodeRef,
+    /// `pending`, `running`, `finished` or `error`.
+    pub state: NodeState,
+    /// Steps done.
+    pub value: f64,
+    /// Steps in all.
+    pub max: f64,
+}
+
+/// A node's state in `progress_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NodeState {
+    /// Not begun.
+    Pending,
+    /// At work.
+    Running,
+    /// Done.
+    Finished,
+    /// Failed.
+    Error,
+}
+
+/// A picture for the client, not yet encoded (the sender encodes it once per format that clients ask for).
+#[derive(Debug, Clone)]
+pub struct Image {
+    /// Pixels wide.
+    pub width: u32,
+    /// Pixels high.
+    pub height: u32,
+    /// Bytes per pixel: 3 or 4.
+    pub channels: u8,
+    /// `width * height * channels` bytes.
+    pub pixels: Arc<Vec<u8>>,
+    /// Lossless (PNG) and not to be dropped; otherwise JPEG and droppable.
+    pub lossless: bool,
+    /// The longer side is reduced to this many pixels.
+    pub max_size: Option<u32>,
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum EventKind {
+    /// The prompt begins.
+    Start {
+        /// Milliseconds since 1970.
+        timestamp_ms: i64,
+    },
+    /// These nodes need not run; sent for every prompt.
+    Cached {
+        /// Node ids.
+        nodes: Vec<Arc<str>>,
+        /// Milliseconds since 1970.
+        timestamp_ms: i64,
+    },
+    /// A node begins.
+    Executing(NodeRef),
+    /// The prompt is over and its history entry is stored; `executing` with `node: null` on the wire.
+    Idle,
+    /// A node made a step.
+    Progress {
+        /// The node.
+        node: NodeRef,
+        /// Steps done.
+        value: f64,
+        /// Steps in all.
+        max: f64,
+    },
+    /// Where all nodes that began stand.
+    ProgressState(Vec<NodeProgress>),
+    /// A node with something to show is done, or its result was cached.
+    Executed {
+        /// The node.
+        node: NodeRef,
+        /// What it shows; null for a cached node that shows nothing.
+        output: Json,
+    },
+    /// All outputs ran.
+    Success {
+        /// Milliseconds since 1970.
+        timestamp_ms: i64,
+    },
+    /// A node failed; `data` is the object that the history keeps too.
+    Error {
+        /// `prompt_id`, `node_id`, `node_type`, `executed`, `exception_message`, `exception_type`, `traceback`, `current_inputs`,
+        /// `current_outputs`, `timestamp`.
+        data: Json,
+    },
+    /// The user interrupted.
+    Interrupted {
+        /// `prompt_id`, `node_id`, `node_type`, `executed`, `timestamp`.
+        data: Json,
+    },
+    /// A picture: a preview (droppable) or a result (lossless).
+    Image {
+        /// The node.
+        node: NodeRef,
+        /// The picture.
+        image: Image,
+    },
+    /// A text under a node.
+    Text {
+        /// The node.
+        node: NodeRef,
+        /// The text.
+        text: String,
+    },
+}
+
+impl EventKind {
+    /// Whether it goes to all clients, not only to the one that submitted the prompt.
+    pub fn broadcast(&self) -> bool {
+        matches!(self, Self::Interrupted { .. })
+    }
+
+    /// Whether it may be dropped for a client that is slow.
+    pub fn droppable(&self) -> bool {
+        match self {
+            Self::Image { image, .. } => !image.lossless,
+            Self::Progress { .. } | Self::ProgressState(_) => false,
+            Self::Start { .. }
+            | Self::Cached { .. }
+            | Self::Executing(_)
+            | Self::Idle
+            | Self::Executed { .. }
+            | Self::Success { .. }
+            | Self::Error { .. }
+            | Self::Interrupted { .. }
+            | Self::Text { .. } => false,
+        }
+    }
+}
+
+/// Where events go. Called from device threads; must return at once and never block on a client.
+pub trait EventSink: Send + Sync + 'static {
+    /// Takes an event. Events of one prompt arrive in order.
+    fn emit(&self, event: Event);
+}
+
+/// Drops every event.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NullSink;
+
+impl EventSink for NullSink {
+    fn emit(&self, _event: Event) {}
+}

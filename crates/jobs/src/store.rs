@@ -1,0 +1,239 @@
+//! The job model and the store's contract.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use serde_json::value::RawValue;
+use tokio::sync::watch;
+
+/// A store's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why the store refused or failed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The prompt id is in use, in the queue or in the history.
+    #[error("prompt id '{0}' is already known: choose another, or leave prompt_id out and one is made")]
+    Duplicate(String),
+    /// The queue's bound is reached.
+    #[error("the queue is full ({0} prompts): wait until some are done, or raise the limit")]
+    Full(usize),
+    /// No such running job (it was finished or removed meanwhile).
+    #[error("prompt '{0}' is not running")]
+    NotRunning(String),
+    /// The storage failed.
+    #[error("the job store failed: {0}")]
+    Storage(String),
+}
+
+/// Where a new job goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Position {
+    /// After all others: the next number.
+    Back,
+    /// Before all others: the next number, negated.
+    Front,
+    /// With the number that the client gave; lower numbers run first. Does not use up a number.
+    At(f64),
+}
+
+/// A prompt to enqueue: validated, with its JSON as text so that it is stored and answered without parsing it again.
+#[derive(Debug, Clone)]
+pub struct NewJob {
+    /// The prompt id, verbatim.
+    pub id: String,
+    /// Where it goes.
+    pub position: Position,
+    /// The graph in API format.
+    pub prompt: Arc<RawValue>,
+    /// `extra_data`, with `client_id` in it.
+    pub extra_data: Arc<RawValue>,
+    /// The output nodes to run, in order.
+    pub outputs: Vec<String>,
+}
+
+/// A queued or running prompt.
+#[derive(Debug, Clone)]
+pub struct Job {
+    /// The prompt id.
+    pub id: String,
+    /// Its place in the queue; ties run in the order of arrival.
+    pub number: f64,
+    /// The graph in API format.
+    pub prompt: Arc<RawValue>,
+    /// `extra_data`.
+    pub extra_data: Arc<RawValue>,
+    /// The output nodes to run.
+    pub outputs: Vec<String>,
+    /// When it was enqueued, in milliseconds since 1970.
+    pub created_ms: i64,
+}
+
+/// What [`JobStore::enqueue`] gives back.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ticket {
+    /// The prompt id.
+    pub id: String,
+    /// The number it got.
+    pub number: f64,
+}
+
+/// How a prompt ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// All outputs ran.
+    Success,
+    /// A node failed, or the server stopped and was told not to run it again.
+    Error,
+    /// The user interrupted it. On the wire this is `error`, as in the reference; the messages tell.
+    Interrupted,
+}
+
+/// A finished prompt's result.
+#[derive(Debug, Clone)]
+pub struct Outcome {
+    /// How it ended.
+    pub status: Status,
+    /// The events that belong into the history: `(name, data)`, in order.
+    pub messages: Vec<(String, Json)>,
+    /// What each output node shows: node id → `ui` object.
+    pub outputs: Json,
+    /// Node id → `{node_id, display_node, parent_node, real_node_id}`.
+    pub meta: Json,
+    /// When it began to run, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// When it ended.
+    pub ended_ms: i64,
+}
+
+/// A finished prompt.
+#[derive(Debug, Clone)]
+pub struct HistoryEntry {
+    /// The prompt as it was queued.
+    pub job: Job,
+    /// How it ended.
+    pub status: Status,
+    /// JSON array of `[name, data]`.
+    pub messages: Arc<RawValue>,
+    /// JSON object: node id → what it shows.
+    pub outputs: Arc<RawValue>,
+    /// JSON object: node id → where it belongs.
+    pub meta: Arc<RawValue>,
+    /// When it began to run, in milliseconds since 1970.
+    pub started_ms: i64,
+    /// When it ended.
+    pub ended_ms: i64,
+}
+
+/// Which part of the history to read. Entries are in the order in which they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct HistoryQuery {
+    /// At most so many; all when `None`.
+    pub max_items: Option<usize>,
+    /// Skip so many from the oldest; with `None` and `max_items`, the newest `max_items` are given.
+    pub offset: Option<usize>,
+}
+
+/// The queue as it stands.
+#[derive(Debug, Clone, Default)]
+pub struct Queue {
+    /// Running prompts, in the order in which they were claimed.
+    pub running: Vec<Arc<Job>>,
+    /// Waiting prompts, next one first.
+    pub pending: Vec<Arc<Job>>,
+}
+
+/// The queue's figures, for `status` events.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// How many run.
+    pub running: usize,
+    /// How many wait.
+    pub pending: usize,
+    /// The ids of those that run.
+    pub running_ids: Vec<String>,
+}
+
+/// What becomes of prompts that were running when the server stopped without warning.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnRestart {
+    /// Run them again, before the others.
+    #[default]
+    Rerun,
+    /// Put them into the history as failed.
+    Fail,
+}
+
+/// What [`JobStore::recover`] found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recovered {
+    /// Prompts waiting, those to run again included.
+    pub pending: usize,
+    /// Prompts that were running and will run again.
+    pub rerun: usize,
+    /// Prompts that were running and were marked failed.
+    pub failed: usize,
+}
+
+/// Counters that grow with every change: what is derived from the store (rendered lists, workers that wait) watches them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub struct Versions {
+    /// Grows when a job is enqueued, claimed, finished or removed.
+    pub queue: u64,
+    /// Grows when the history changes.
+    pub history: u64,
+}
+
+/// The durable queue and history. When a method that writes returns, what it wrote survives the process.
+///
+/// Implementations run [`crate::contract::run`] in their tests.
+#[async_trait]
+pub trait JobStore: Send + Sync + 'static {
+    /// Stores a job. Refuses a known id and a full queue.
+    async fn enqueue(&self, job: NewJob) -> Result<Ticket>;
+
+    /// Takes the next waiting job and marks it as running; `None` if none waits. Does not wait: watch [`JobStore::versions`].
+    async fn claim(&self) -> Result<Option<Arc<Job>>>;
+
+    /// Moves a running job into the history, and drops the oldest entries over the history's bound.
+    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()>;
+
+    /// Puts a running job back with its old number (shutdown).
+    async fn requeue(&self, id: &str) -> Result<()>;
+
+    /// Running and waiting jobs.
+    async fn queue(&self) -> Result<Queue>;
+
+    /// The queue's figures.
+    async fn counts(&self) -> Result<Counts>;
+
+    /// Removes waiting jobs by id; unknown and running ones are passed over. Returns how many were removed.
+    async fn remove_pending(&self, ids: &[String]) -> Result<usize>;
+
+    /// Removes all waiting jobs. Returns how many.
+    async fn clear_pending(&self) -> Result<usize>;
+
+    /// Reads the history.
+    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>>;
+
+    /// One finished prompt.
+    async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>>;
+
+    /// How many entries the history has.
+    async fn history_len(&self) -> Result<usize>;
+
+    /// Removes entries by id; returns how many.
+    async fn delete_history(&self, ids: &[String]) -> Result<usize>;
+
+    /// Removes all entries; returns how many.
+    async fn clear_history(&self) -> Result<usize>;
+
+    /// Deals with jobs that were running when the process ended. Called once at start, before the first claim.
+    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered>;
+
+    /// Watches for changes.
+    fn versions(&self) -> watch::Receiver<Versions>;
+}

@@ -1,0 +1,70 @@
+//! The set of node classes that prompts may use.
+
+use std::sync::Arc;
+
+use indexmap::IndexMap;
+
+use crate::{Node, Schema};
+
+/// A source of node classes: the built-in nodes, later Python and WebAssembly workers.
+pub trait Provider {
+    /// A name for messages.
+    fn name(&self) -> &str;
+    /// The classes it offers now.
+    fn nodes(&self) -> Vec<Arc<dyn Node>>;
+}
+
+/// A class in the catalog.
+#[derive(Clone)]
+pub struct Entry {
+    /// The class's declaration.
+    pub schema: Arc<Schema>,
+    /// Its code.
+    pub node: Arc<dyn Node>,
+}
+
+/// All node classes by name, in the order in which they are listed to clients.
+#[derive(Clone, Default)]
+pub struct Catalog {
+    entries: IndexMap<String, Entry>,
+}
+
+impl Catalog {
+    /// An empty catalog.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a provider's classes. A class that is already there is replaced; the replaced names are returned, for a warning.
+    pub fn add(&mut self, provider: &dyn Provider) -> Vec<String> {
+        provider.nodes().into_iter().filter_map(|node| self.insert(node)).collect()
+    }
+
+    /// Adds one class; returns its name if it replaced another.
+    pub fn insert(&mut self, node: Arc<dyn Node>) -> Option<String> {
+        let schema = Arc::new(node.schema());
+        let class = schema.class.clone();
+        let old = self.entries.insert(class.clone(), Entry { schema, node });
+        old.map(|_| class)
+    }
+
+    /// The class of that name.
+    pub fn get(&self, class: &str) -> Option<&Entry> {
+        self.entries.get(class)
+    }
+
+    /// All classes in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Entry> {
+        self.entries.values()
+    }
+
+    /// How many classes there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+}
