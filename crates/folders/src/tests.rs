@@ -1,0 +1,106 @@
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::path::Path;
+
+use crate::{Error, Folders, Kind, Roots, join_inside, split_annotation};
+
+fn folders() -> (tempfile::TempDir, Folders) {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = Folders::new(Roots::under(dir.path())).unwrap();
+    (dir, folders)
+}
+
+fn touch(path: &Path) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, b"x").unwrap();
+}
+
+#[test]
+fn names_that_lead_outside_are_refused() {
+    let root = Path::new("/root");
+    for bad in ["../x", "a/../../x", "/etc/passwd", "a\0b"] {
+        assert!(matches!(join_inside(root, Path::new(bad)), Err(Error::Outside { .. })), "{bad}");
+    }
+    assert_eq!(join_inside(root, Path::new("a/../b/./c")).unwrap(), Path::new("/root/b/c"));
+}
+
+#[test]
+fn an_annotation_chooses_the_folder() {
+    assert_eq!(split_annotation("a b.png [output]"), ("a b.png", Some(Kind::Output)));
+    assert_eq!(split_annotation("a.png[temp]"), ("a.png", Some(Kind::Temp)));
+    assert_eq!(split_annotation("a.png"), ("a.png", None));
+    assert_eq!(split_annotation("a [other]"), ("a [other]", None));
+}
+
+#[test]
+fn model_listings_follow_the_disk() {
+    let (dir, folders) = folders();
+    assert_eq!(folders.model_files("checkpoints").unwrap(), Vec::<String>::new());
+    let before = folders.generation();
+    touch(&dir.path().join("models/checkpoints/sub/b.safetensors"));
+    touch(&dir.path().join("models/checkpoints/a.CKPT"));
+    touch(&dir.path().join("models/checkpoints/readme.txt"));
+    assert_eq!(folders.model_files("checkpoints").unwrap(), ["a.CKPT", "sub/b.safetensors"]);
+    assert!(folders.generation() > before);
+    touch(&dir.path().join("models/checkpoints/sub/c.sft"));
+    assert_eq!(folders.model_files("checkpoints").unwrap().len(), 3);
+    assert_eq!(folders.model_files("no such folder"), None);
+}
+
+#[test]
+fn a_link_to_a_folder_above_ends() {
+    let (dir, folders) = folders();
+    touch(&dir.path().join("models/loras/a.safetensors"));
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(dir.path().join("models/loras"), dir.path().join("models/loras/loop")).unwrap();
+    assert_eq!(folders.model_files("loras").unwrap(), ["a.safetensors"]);
+}
+
+#[test]
+fn a_model_is_found_in_the_first_path_that_has_it_and_never_outside() {
+    let (dir, mut folders) = folders();
+    let other = dir.path().join("other");
+    touch(&other.join("m.safetensors"));
+    touch(&dir.path().join("secret.safetensors"));
+    folders.add_model_path("clip", other.clone(), true);
+    assert_eq!(folders.model_path("text_encoders", "m.safetensors").unwrap(), other.join("m.safetensors"));
+    assert_eq!(folders.model_path("text_encoders", "../secret.safetensors"), None);
+    assert_eq!(folders.model_path("text_encoders", ""), None);
+}
+
+#[test]
+fn the_yaml_of_extra_paths_is_read_as_the_reference_reads_it() {
+    let (dir, mut folders) = folders();
+    let file = dir.path().join("extra.yaml");
+    fs::write(&file, "a:\n  base_path: ui/\n  checkpoints: models/SD\n  loras: |\n    models/$SUB\n    models/LyCORIS\nb:\n  is_default: true\n  vae: v\n  mine: m\nc:\n").unwrap();
+    folders.load_extra_paths(&file, &|name| (name == "SUB").then(|| "Lora".into())).unwrap();
+    let base = dir.path();
+    assert_eq!(folders.model_paths("checkpoints").unwrap()[1], base.join("ui/models/SD"));
+    assert_eq!(folders.model_paths("loras").unwrap()[2], base.join("ui/models/LyCORIS"));
+    assert_eq!(folders.model_paths("loras").unwrap()[1], base.join("ui/models/Lora"));
+    assert_eq!(folders.model_paths("vae").unwrap()[0], base.join("v"));
+    assert_eq!(folders.model_paths("mine").unwrap(), [base.join("m")]);
+    fs::write(&file, "- 1").unwrap();
+    assert!(matches!(folders.load_extra_paths(&file, &|name| (name == "SUB").then(|| "Lora".into())), Err(Error::ExtraPaths { .. })));
+}
+
+#[test]
+fn saved_files_count_on_and_never_replace() {
+    let (dir, folders) = folders();
+    touch(&dir.path().join("output/sub/8x6_00041_.png"));
+    let target = folders.save_target(Kind::Output, "sub/%width%x%height%", 8, 6).unwrap();
+    assert_eq!((target.subfolder.as_str(), target.prefix.as_str()), ("sub", "8x6"));
+    assert_eq!(target.save(0, "png", b"1").unwrap().filename, "8x6_00042_.png");
+    touch(&dir.path().join("output/sub/8x6_00043_.png"));
+    assert_eq!(target.save(0, "png", b"2").unwrap().filename, "8x6_00044_.png");
+    let batch = folders.save_target(Kind::Output, "b%batch_num%", 8, 6).unwrap();
+    assert_eq!(batch.save(3, "png", b"1").unwrap().filename, "b3_00001_.png");
+    assert!(folders.save_target(Kind::Output, "../x", 1, 1).is_err());
+}
+
+#[test]
+fn a_prefix_without_a_name_gets_one() {
+    let (_dir, folders) = folders();
+    assert_eq!(folders.save_target(Kind::Temp, "", 1, 1).unwrap().prefix, "ComfyUI");
+}
