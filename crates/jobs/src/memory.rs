@@ -211,3 +211,33 @@ impl JobStore for MemoryStore {
         self.versions.subscribe()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::contract::{self, Harness};
+
+    struct Memory;
+
+    #[async_trait]
+    impl Harness for Memory {
+        async fn fresh(&self, limits: Options) -> Arc<dyn JobStore> {
+            Arc::new(MemoryStore::new(limits))
+        }
+
+        async fn reopen(&self, store: Arc<dyn JobStore>, _limits: Options) -> Arc<dyn JobStore> {
+            store
+        }
+
+        fn durable(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn contract() {
+        contract::run(&Memory).await;
+    }
+}
