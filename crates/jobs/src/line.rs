@@ -87,6 +87,11 @@ impl Line {
         self.places.contains_key(id) || self.running.iter().any(|running| running.job.id == id)
     }
 
+    /// A job that runs.
+    pub fn running(&self, id: &str) -> Option<&Running> {
+        self.running.iter().find(|running| running.job.id == id)
+    }
+
     /// Takes a new job in and gives it its number.
     ///
     /// # Errors
