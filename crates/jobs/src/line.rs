@@ -87,6 +87,11 @@ impl Line {
         self.places.contains_key(id) || self.running.iter().any(|running| running.job.id == id)
     }
 
+    /// How many jobs wait.
+    pub fn waiting(&self) -> usize {
+        self.pending.len()
+    }
+
     /// A job that runs.
     pub fn running(&self, id: &str) -> Option<&Running> {
         self.running.iter().find(|running| running.job.id == id)

@@ -181,7 +181,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn claim(&self) -> JobResult<Option<Arc<Job>>> {
-        if self.shared.state.lock().line.counts().pending == 0 {
+        if self.shared.state.lock().line.waiting() == 0 {
             return Ok(None);
         }
         match self.write(Operation::Claim).await? {

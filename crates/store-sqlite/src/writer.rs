@@ -20,7 +20,7 @@ const MAX_GROUP: usize = 256;
 const MAX_GROUP_BYTES: usize = 16 << 20;
 
 /// How many deleted entries are removed along with a transaction, beside two for each operation in it.
-const PURGE_SLICE: usize = 16;
+const PURGE_SLICE: usize = 32;
 
 /// How many free pages are given back to the system at a time, and how many may stay.
 const VACUUM_SLICE: i64 = 256;
@@ -63,6 +63,8 @@ pub(crate) enum Answer {
 #[derive(Debug)]
 pub(crate) struct Claimed {
     job: Option<Arc<Job>>,
+    /// Once the claim is committed; one that was rolled back leaves nothing to put back.
+    committed: bool,
     shared: Arc<Shared>,
     writer: mpsc::WeakSender<Command>,
 }
@@ -81,6 +83,8 @@ pub(crate) struct Writer {
     next_claim: i64,
     /// Entries of the history up to this key are deleted.
     floor: i64,
+    /// The floor of the published state; not yet on disk after a trim at start.
+    published_floor: i64,
     /// What `state` on disk says.
     stored: Counters,
     /// Some deleted entries are still on disk.
@@ -132,7 +136,9 @@ impl Claimed {
 
 impl Drop for Claimed {
     fn drop(&mut self) {
-        if let Some(job) = self.job.take() {
+        if self.committed
+            && let Some(job) = self.job.take()
+        {
             self.shared.abandoned.lock().push(job.id.clone());
             if let Some(writer) = self.writer.upgrade() {
                 // A full channel needs no waking: the writer is about to look.
@@ -161,13 +167,14 @@ impl Writer {
             changes: Vec::new(),
             next_claim,
             floor,
+            published_floor: floor,
             stored,
             purging: true,
             vacuuming: false,
         };
         // The bound may be smaller than last time.
         writer.trim();
-        writer.shared.publish(&mut writer.changes);
+        writer.publish();
         writer
     }
 
@@ -229,7 +236,7 @@ impl Writer {
         match self.transact(group) {
             Ok(answers) => {
                 self.stored = self.counters();
-                self.shared.publish(&mut self.changes);
+                self.publish();
                 Ok(answers)
             }
             Err(error) => {
@@ -240,12 +247,16 @@ impl Writer {
                 }
                 self.state = self.shared.state.lock().clone();
                 self.changes.clear();
-                self.floor = self.stored.floor;
-                // A trim at start is visible before it is stored: do it again.
-                self.trim();
+                self.floor = self.published_floor;
+                self.purging = true;
                 Err(error)
             }
         }
+    }
+
+    fn publish(&mut self) {
+        self.published_floor = self.floor;
+        self.shared.publish(&mut self.changes);
     }
 
     fn transact(&mut self, group: &[Waiting]) -> rusqlite::Result<Vec<JobResult<Answer>>> {
@@ -309,7 +320,7 @@ impl Writer {
         ])?;
         self.next_claim += 1;
         self.changes.push(Change::Claim { claimed_ms });
-        let job = Claimed { job: Some(running.job), shared: self.shared.clone(), writer: self.itself.clone() };
+        let job = Claimed { job: Some(running.job), committed: false, shared: self.shared.clone(), writer: self.itself.clone() };
         Ok(Ok(Answer::Claimed(Some(job))))
     }
 
@@ -532,10 +543,142 @@ impl Operation {
 }
 
 fn reply(group: Vec<Waiting>, answers: Vec<JobResult<Answer>>) {
-    for (waiting, answer) in group.into_iter().zip(answers) {
+    for (waiting, mut answer) in group.into_iter().zip(answers) {
+        if let Ok(Answer::Claimed(Some(claimed))) = &mut answer {
+            claimed.committed = true;
+        }
         if let Some(reply) = waiting.reply {
             // A caller that is gone needs no answer; a claimed job goes back by itself.
             let _ = reply.send(answer);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use comfyd_jobs::{Position, Status, contract};
+
+    use super::*;
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        _sender: mpsc::Sender<Command>,
+        shared: Arc<Shared>,
+        writer: Writer,
+    }
+
+    fn bench(options: Options) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, loaded) = crate::database::open(&folder.path().join("jobs.db"), &options).unwrap();
+        let shared = Arc::new(Shared::new(loaded.state.clone(), 1 << 20));
+        let (sender, _) = mpsc::channel(1);
+        let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
+        Bench { _folder: folder, _sender: sender, shared, writer }
+    }
+
+    /// Does the operations as one group.
+    fn group(writer: &mut Writer, operations: Vec<Operation>) -> Vec<JobResult<Answer>> {
+        let (group, receivers): (Vec<Waiting>, Vec<_>) = operations
+            .into_iter()
+            .map(|operation| {
+                let (reply, receiver) = oneshot::channel();
+                (Waiting { operation, reply: Some(reply) }, receiver)
+            })
+            .unzip();
+        writer.commit(group);
+        receivers.into_iter().map(|mut receiver| receiver.try_recv().unwrap()).collect()
+    }
+
+    fn enqueue(id: &str) -> Operation {
+        Operation::Enqueue(contract::job(id, Position::Back))
+    }
+
+    fn enqueue_large(id: &str, bytes: usize) -> Operation {
+        let prompt = serde_json::value::RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).unwrap();
+        Operation::Enqueue(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) })
+    }
+
+    fn entry(shared: &Shared, id: &str) -> Arc<HistoryEntry> {
+        let job = shared.state.lock().line.running(id).unwrap().job.as_ref().clone();
+        Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success)).unwrap())
+    }
+
+    fn rows(writer: &Writer, table: &str) -> i64 {
+        writer.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn one_that_fails_does_not_fail_its_group_and_leaves_nothing() {
+        let Bench { mut writer, shared, .. } = bench(Options::default());
+        assert!(group(&mut writer, vec![enqueue("before")])[0].is_ok());
+        let pages: i64 = writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        writer.connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(())).unwrap();
+
+        let answers = group(&mut writer, vec![Operation::Claim, enqueue("a"), enqueue_large("large", 1 << 20), enqueue("b")]);
+        assert!(matches!(&answers[0], Ok(Answer::Claimed(Some(claimed))) if claimed.job.as_ref().unwrap().id == "before"));
+        assert!(matches!(&answers[1], Ok(Answer::Ticket(ticket)) if ticket.number == 1.0), "{:?}", answers[1]);
+        assert!(matches!(&answers[2], Err(JobError::Storage(message)) if message.contains("full")), "{:?}", answers[2]);
+        assert!(matches!(&answers[3], Ok(Answer::Ticket(ticket)) if ticket.number == 2.0), "{:?}", answers[3]);
+        let counts = shared.state.lock().line.counts();
+        assert_eq!((counts.pending, counts.running), (2, 1));
+        assert_eq!((rows(&writer, "jobs"), rows(&writer, "queue")), (3, 3));
+        assert!(shared.abandoned.lock().is_empty(), "the claim of the transaction that was rolled back must not put the job back");
+
+        writer.connection.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap();
+        assert!(group(&mut writer, vec![enqueue_large("large", 1 << 20)])[0].is_ok(), "the id is still free");
+        drop(answers);
+        assert_eq!(*shared.abandoned.lock(), ["before"], "nobody took the job");
+        let back = writer.abandoned();
+        writer.commit(back);
+        assert_eq!(shared.state.lock().line.counts().running, 0);
+    }
+
+    #[test]
+    fn readers_see_nothing_of_a_failed_transaction() {
+        let Bench { mut writer, shared, .. } = bench(Options::default());
+        group(&mut writer, vec![enqueue("a"), Operation::Claim]).into_iter().for_each(|answer| match answer {
+            Ok(Answer::Claimed(Some(claimed))) => drop(claimed.keep()),
+            other => assert!(other.is_ok()),
+        });
+        let before = *shared.versions.borrow();
+        writer.connection.execute_batch("ALTER TABLE history RENAME TO hidden").unwrap();
+        let finish = Operation::Finish(entry(&shared, "a"));
+        let answers = group(&mut writer, vec![finish.clone()]);
+        assert!(matches!(&answers[0], Err(JobError::Storage(_))), "{:?}", answers[0]);
+        assert_eq!(*shared.versions.borrow(), before);
+        assert_eq!(shared.state.lock().line.counts().running, 1);
+        writer.connection.execute_batch("ALTER TABLE hidden RENAME TO history").unwrap();
+        assert!(group(&mut writer, vec![finish])[0].is_ok(), "the job can be finished later");
+    }
+
+    #[test]
+    fn deleted_entries_leave_the_disk_in_slices_and_give_back_their_space() {
+        let Bench { mut writer, shared, .. } = bench(Options { max_history: 150, ..Options::default() });
+        for n in 0..200 {
+            let id = format!("j{n}");
+            for answer in group(&mut writer, vec![enqueue_large(&id, 100_000), Operation::Claim]) {
+                if let Ok(Answer::Claimed(Some(claimed))) = answer {
+                    claimed.keep();
+                }
+            }
+            let finish = Operation::Finish(entry(&shared, &id));
+            assert!(group(&mut writer, vec![finish])[0].is_ok());
+        }
+        assert_eq!(rows(&writer, "history"), 150, "the oldest go with the transaction that drops them");
+        let pages = |writer: &Writer| writer.connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
+        let large = pages(&writer);
+
+        assert!(matches!(group(&mut writer, vec![Operation::ClearHistory])[0], Ok(Answer::Count(150))));
+        assert!(rows(&writer, "history") > 0, "clearing does not wait for the disk");
+        assert!(group(&mut writer, vec![enqueue("j199")])[0].is_ok(), "the id is free though its old row is not purged");
+        let mut slices = 0;
+        while writer.tidy() {
+            slices += 1;
+        }
+        assert!(slices > 3, "in slices, not at once: {slices}");
+        assert_eq!((rows(&writer, "history"), rows(&writer, "jobs"), rows(&writer, "queue")), (0, 1, 1));
+        assert!(pages(&writer) < large / 2, "{} of {large} pages are left", pages(&writer));
     }
 }
