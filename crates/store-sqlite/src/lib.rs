@@ -108,7 +108,7 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// A file or a thread could not be made.
-    #[error("cannot open the database '{}': {source}", path.display())]
+    #[error("cannot open the database '{}': {source}: check the path, the permissions, and that it is on a local disk", path.display())]
     Io {
         /// The database.
         path: PathBuf,
