@@ -1,1 +1,643 @@
-//! The test-suite of every `JobStore`.
+//! The test-suite of every `JobStore`: what each must do, and a comparison with a naive model over random operations. It knows the
+//! contract only, nothing of how a store works.
+//!
+//! A store's tests implement [`Harness`] and call [`run`]. Each check gets stores of its own; a failed one panics with its name first.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)] // Test code in a library, so that other crates' tests can call it.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use serde_json::json;
+use serde_json::value::RawValue;
+use tokio::task::JoinSet;
+
+use crate::memory::Options as Limits;
+use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
+
+mod model;
+
+/// What a store's tests provide.
+#[async_trait]
+pub trait Harness: Send + Sync {
+    /// A new, empty store.
+    async fn fresh(&self, limits: Limits) -> Arc<dyn JobStore>;
+
+    /// Ends a store without telling it anything and opens its successor on the same storage, which has not been told to recover. The
+    /// suite holds no other reference to the store. Called for durable stores only.
+    async fn reopen(&self, store: Arc<dyn JobStore>, limits: Limits) -> Arc<dyn JobStore>;
+
+    /// Whether anything outlives the store. If not, the checks of a restart use the same store on.
+    fn durable(&self) -> bool {
+        true
+    }
+}
+
+/// Runs every check.
+///
+/// # Panics
+/// When a check fails; the message begins with the check's name.
+pub async fn run(harness: &dyn Harness) {
+    order(harness).await;
+    numbers(harness).await;
+    duplicates(harness).await;
+    full(harness).await;
+    removal(harness).await;
+    life_cycle(harness).await;
+    requeue(harness).await;
+    verbatim(harness).await;
+    history_pages(harness).await;
+    history_bound(harness).await;
+    history_removal(harness).await;
+    versions(harness).await;
+    concurrency(harness).await;
+    abandoned_claims(harness).await;
+    recover_in_place(harness).await;
+    restart_order(harness).await;
+    restart_rerun(harness).await;
+    restart_fail(harness).await;
+    if harness.durable() {
+        restart_bounds(harness).await;
+    }
+    for seed in 1..=12 {
+        model::compare(harness, seed, 120).await;
+    }
+}
+
+/// The whole state as text: running and waiting jobs as `id@number`, and the history as `id:status`, oldest first.
+pub async fn snapshot(store: &dyn JobStore) -> String {
+    let queue = store.queue().await.expect("queue");
+    let history = store.history(HistoryQuery::default()).await.expect("history");
+    let mut text = String::from("running");
+    for job in &queue.running {
+        write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
+    }
+    text.push_str(" | pending");
+    for job in &queue.pending {
+        write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
+    }
+    text.push_str(" | history");
+    for entry in &history {
+        write!(text, " {}:{}", entry.job.id, status_name(entry.status)).expect("a string takes all");
+    }
+    text
+}
+
+/// A job with a small graph that carries its id.
+pub fn job(id: &str, position: Position) -> NewJob {
+    NewJob {
+        id: id.to_owned(),
+        position,
+        prompt: text(&format!(r#"{{"1":{{"class_type":"SaveImage","inputs":{{"filename_prefix":"{id}"}}}}}}"#)),
+        extra_data: text(r#"{"client_id":"contract"}"#),
+        outputs: vec!["1".to_owned()],
+    }
+}
+
+/// An outcome with something in every part.
+pub fn outcome(status: Status) -> Outcome {
+    Outcome {
+        status,
+        messages: vec![
+            ("execution_start".to_owned(), json!({"timestamp": 1_700_000_000_000_i64})),
+            ("execution_success".to_owned(), json!({"timestamp": 1_700_000_000_500_i64})),
+        ],
+        outputs: json!({"1": {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}}),
+        meta: json!({"1": {"node_id": "1", "display_node": "1", "parent_node": null, "real_node_id": "1"}}),
+        started_ms: 1_700_000_000_000,
+        ended_ms: 1_700_000_000_500,
+    }
+}
+
+fn text(json: &str) -> Arc<RawValue> {
+    RawValue::from_string(json.to_owned()).expect("the suite's own JSON").into()
+}
+
+fn status_name(status: Status) -> &'static str {
+    match status {
+        Status::Success => "success",
+        Status::Error => "error",
+        Status::Interrupted => "interrupted",
+    }
+}
+
+const LIMITS: Limits = Limits { max_pending: 100, max_history: 100 };
+
+/// The store after a restart; for stores that keep nothing, itself.
+async fn restarted(harness: &dyn Harness, store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {
+    if harness.durable() { harness.reopen(store, LIMITS).await } else { store }
+}
+
+async fn enqueue(store: &dyn JobStore, check: &str, id: &str, position: Position) -> f64 {
+    match store.enqueue(job(id, position)).await {
+        Ok(ticket) => {
+            assert_eq!(ticket.id, id, "{check}: the ticket has another id");
+            ticket.number
+        }
+        Err(error) => panic!("{check}: enqueue of '{id}' failed: {error}"),
+    }
+}
+
+async fn claim(store: &dyn JobStore, check: &str) -> Arc<Job> {
+    store
+        .claim()
+        .await
+        .unwrap_or_else(|error| panic!("{check}: claim failed: {error}"))
+        .unwrap_or_else(|| panic!("{check}: nothing to claim"))
+}
+
+async fn finish(store: &dyn JobStore, check: &str, id: &str, status: Status) {
+    store.finish(id, outcome(status)).await.unwrap_or_else(|error| panic!("{check}: finish of '{id}' failed: {error}"));
+}
+
+/// Enqueues, claims and finishes.
+async fn pass(store: &dyn JobStore, check: &str, ids: &[&str]) {
+    for id in ids {
+        enqueue(store, check, id, Position::Back).await;
+        let claimed = claim(store, check).await;
+        assert_eq!(claimed.id, *id, "{check}: another job was claimed");
+        finish(store, check, id, Status::Success).await;
+    }
+}
+
+async fn expect(store: &dyn JobStore, check: &str, step: &str, state: &str) {
+    assert_eq!(snapshot(store).await, state, "{check}: state after: {step}");
+    let counts = store.counts().await.expect("counts");
+    let queue = store.queue().await.expect("queue");
+    assert_eq!(counts.pending, queue.pending.len(), "{check}: counts().pending after: {step}");
+    assert_eq!(counts.running, queue.running.len(), "{check}: counts().running after: {step}");
+    let running: Vec<&str> = queue.running.iter().map(|job| job.id.as_str()).collect();
+    assert_eq!(counts.running_ids, running, "{check}: counts().running_ids after: {step}");
+}
+
+fn ids(ids: &[&str]) -> Vec<String> {
+    ids.iter().map(|id| (*id).to_owned()).collect()
+}
+
+async fn order(harness: &dyn Harness) {
+    const CHECK: &str = "order";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    expect(store, CHECK, "opening", "running | pending | history").await;
+    assert!(store.claim().await.unwrap().is_none(), "{CHECK}: an empty queue gave a job");
+    enqueue(store, CHECK, "a", Position::Back).await;
+    enqueue(store, CHECK, "b", Position::Back).await;
+    enqueue(store, CHECK, "c", Position::Front).await;
+    enqueue(store, CHECK, "d", Position::At(0.5)).await;
+    enqueue(store, CHECK, "e", Position::At(1.0)).await;
+    enqueue(store, CHECK, "f", Position::At(-2.0)).await;
+    enqueue(store, CHECK, "g", Position::Back).await;
+    let state = "running | pending c@-2 f@-2 a@0 d@0.5 b@1 e@1 g@3 | history";
+    expect(store, CHECK, "enqueueing at the back, the front and given numbers", state).await;
+    for id in ["c", "f", "a", "d", "b", "e", "g"] {
+        assert_eq!(claim(store, CHECK).await.id, id, "{CHECK}: claimed out of order");
+    }
+    expect(store, CHECK, "claiming all", "running c@-2 f@-2 a@0 d@0.5 b@1 e@1 g@3 | pending | history").await;
+}
+
+async fn numbers(harness: &dyn Harness) {
+    const CHECK: &str = "numbers";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    let first = enqueue(store, CHECK, "a", Position::Front).await;
+    assert!(first == 0.0 && first.is_sign_positive(), "{CHECK}: the first job at the front must get 0, not {first:?}");
+    assert_eq!(enqueue(store, CHECK, "b", Position::At(7.25)).await, 7.25, "{CHECK}: a given number must be kept");
+    assert_eq!(enqueue(store, CHECK, "c", Position::Front).await, -1.0, "{CHECK}: the front is the counter, negated");
+    assert_eq!(enqueue(store, CHECK, "d", Position::Back).await, 2.0, "{CHECK}: the front uses up a number, a given number does not");
+    let zero = enqueue(store, CHECK, "e", Position::At(-0.0)).await;
+    assert!(zero.is_sign_positive(), "{CHECK}: -0 must become 0");
+    enqueue(store, CHECK, "f", Position::At(f64::NAN)).await;
+    enqueue(store, CHECK, "g", Position::At(f64::MAX)).await;
+    let state = format!("running | pending c@-1 a@0 e@0 d@2 b@7.25 g@{} f@inf | history", f64::MAX);
+    expect(store, CHECK, "enqueueing odd numbers", &state).await;
+}
+
+async fn duplicates(harness: &dyn Harness) {
+    const CHECK: &str = "duplicates";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    let refused = async |step: &str| {
+        let result = store.enqueue(job("a", Position::Back)).await;
+        assert!(matches!(&result, Err(Error::Duplicate(id)) if id == "a"), "{CHECK}: of a job that {step}: {result:?}");
+    };
+    enqueue(store, CHECK, "a", Position::Back).await;
+    refused("waits").await;
+    claim(store, CHECK).await;
+    refused("runs").await;
+    finish(store, CHECK, "a", Status::Success).await;
+    refused("is in the history").await;
+    assert_eq!(enqueue(store, CHECK, "b", Position::Back).await, 1.0, "{CHECK}: a refused job must not use up a number");
+    assert_eq!(store.delete_history(&ids(&["a"])).await.unwrap(), 1, "{CHECK}: deleting the entry");
+    enqueue(store, CHECK, "a", Position::Back).await;
+    store.remove_pending(&ids(&["a"])).await.unwrap();
+    enqueue(store, CHECK, "a", Position::Back).await;
+    store.clear_pending().await.unwrap();
+    pass(store, CHECK, &["a"]).await;
+    store.clear_history().await.unwrap();
+    pass(store, CHECK, &["a"]).await;
+    expect(store, CHECK, "an id that was forgotten is free again", "running | pending | history a:success").await;
+}
+
+async fn full(harness: &dyn Harness) {
+    const CHECK: &str = "full";
+    let store = harness.fresh(Limits { max_pending: 2, ..LIMITS }).await;
+    let store = store.as_ref();
+    enqueue(store, CHECK, "a", Position::Back).await;
+    enqueue(store, CHECK, "b", Position::Back).await;
+    let result = store.enqueue(job("c", Position::Front)).await;
+    assert!(matches!(result, Err(Error::Full(2))), "{CHECK}: the third of two: {result:?}");
+    let result = store.enqueue(job("a", Position::Back)).await;
+    assert!(matches!(result, Err(Error::Duplicate(_))), "{CHECK}: a known id is told first: {result:?}");
+    claim(store, CHECK).await;
+    assert_eq!(enqueue(store, CHECK, "c", Position::Back).await, 2.0, "{CHECK}: running jobs don't count, refused ones use no number");
+    store.requeue("a").await.unwrap();
+    expect(store, CHECK, "a job that was accepted can always go back", "running | pending a@0 b@1 c@2 | history").await;
+}
+
+async fn removal(harness: &dyn Harness) {
+    const CHECK: &str = "removal";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    for id in ["a", "b", "c", "d"] {
+        enqueue(store, CHECK, id, Position::Back).await;
+    }
+    claim(store, CHECK).await;
+    let removed = store.remove_pending(&ids(&["a", "c", "nobody", "c"])).await.unwrap();
+    assert_eq!(removed, 1, "{CHECK}: running and unknown ids are passed over, repeated ones count once");
+    expect(store, CHECK, "removing one", "running a@0 | pending b@1 d@3 | history").await;
+    assert_eq!(store.clear_pending().await.unwrap(), 2, "{CHECK}: clear_pending");
+    expect(store, CHECK, "clearing", "running a@0 | pending | history").await;
+    assert_eq!(store.clear_pending().await.unwrap(), 0, "{CHECK}: clear_pending of nothing");
+    assert_eq!(store.remove_pending(&[]).await.unwrap(), 0, "{CHECK}: remove_pending of nothing");
+    enqueue(store, CHECK, "e", Position::Back).await;
+    expect(store, CHECK, "numbers go on", "running a@0 | pending e@4 | history").await;
+}
+
+async fn life_cycle(harness: &dyn Harness) {
+    const CHECK: &str = "life cycle";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    for id in ["a", "b", "c"] {
+        enqueue(store, CHECK, id, Position::Back).await;
+        claim(store, CHECK).await;
+    }
+    finish(store, CHECK, "b", Status::Interrupted).await;
+    finish(store, CHECK, "a", Status::Error).await;
+    expect(store, CHECK, "finishing out of order", "running c@2 | pending | history b:interrupted a:error").await;
+    let again = store.finish("a", outcome(Status::Success)).await;
+    assert!(matches!(&again, Err(Error::NotRunning(id)) if id == "a"), "{CHECK}: finishing twice: {again:?}");
+    let unknown = store.finish("nobody", outcome(Status::Success)).await;
+    assert!(matches!(&unknown, Err(Error::NotRunning(_))), "{CHECK}: finishing an unknown one: {unknown:?}");
+    enqueue(store, CHECK, "d", Position::Back).await;
+    let waiting = store.finish("d", outcome(Status::Success)).await;
+    assert!(matches!(&waiting, Err(Error::NotRunning(_))), "{CHECK}: finishing one that waits: {waiting:?}");
+    expect(store, CHECK, "refused calls", "running c@2 | pending d@3 | history b:interrupted a:error").await;
+}
+
+async fn requeue(harness: &dyn Harness) {
+    const CHECK: &str = "requeue";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    enqueue(store, CHECK, "a", Position::At(1.0)).await;
+    enqueue(store, CHECK, "b", Position::At(1.0)).await;
+    claim(store, CHECK).await;
+    enqueue(store, CHECK, "c", Position::At(1.0)).await;
+    enqueue(store, CHECK, "d", Position::At(0.0)).await;
+    store.requeue("a").await.unwrap();
+    expect(store, CHECK, "putting a job back", "running | pending d@0 a@1 b@1 c@1 | history").await;
+    let waiting = store.requeue("a").await;
+    assert!(matches!(waiting, Err(Error::NotRunning(_))), "{CHECK}: of one that waits: {waiting:?}");
+}
+
+async fn verbatim(harness: &dyn Harness) {
+    const CHECK: &str = "verbatim";
+    let store = harness.fresh(LIMITS).await;
+    let prompt = "{ \"b\":1.0e+2,\"a\" : [ 0.1000, -0, 123456789012345678901234567890 ],\"b\":\"\\u00e9 é \\ud83d\\ude00 😀\\/\"}";
+    let extra = "{\"client_id\": null,\n\t\"extra_pnginfo\":{}}";
+    let new = NewJob {
+        id: "ähm 'quoted' \"id\" \u{1F600}".to_owned(),
+        position: Position::Back,
+        prompt: text(prompt),
+        extra_data: text(extra),
+        outputs: ids(&["9", "10:1", "", "é"]),
+    };
+    store.enqueue(new.clone()).await.unwrap();
+    let verify = |job: &Job, place: &str| {
+        assert_eq!(job.id, new.id, "{CHECK}: the id {place}");
+        assert_eq!(job.prompt.get(), prompt, "{CHECK}: the prompt {place}");
+        assert_eq!(job.extra_data.get(), extra, "{CHECK}: extra_data {place}");
+        assert_eq!(job.outputs, new.outputs, "{CHECK}: the outputs {place}");
+        assert!(job.created_ms > 1_600_000_000_000, "{CHECK}: created_ms {place}");
+    };
+    verify(&store.queue().await.unwrap().pending[0], "in the queue");
+    let store = restarted(harness, store).await;
+    verify(&store.queue().await.unwrap().pending[0], "in the queue after a restart");
+    verify(&*claim(store.as_ref(), CHECK).await, "when claimed");
+    finish(store.as_ref(), CHECK, &new.id, Status::Success).await;
+    verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
+    let store = restarted(harness, store).await;
+    verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
+}
+
+async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn Fn(&Job, &str) + Sync)) {
+    let wanted = outcome(Status::Success);
+    let listed = store.history(HistoryQuery::default()).await.unwrap();
+    let single = store.history_entry(id).await.unwrap().unwrap_or_else(|| panic!("{check}: no history entry"));
+    assert_eq!(listed.len(), 1, "{check}: the history's length");
+    for entry in [&listed[0], &single] {
+        verify(&entry.job, "in the history");
+        let messages: Vec<(String, serde_json::Value)> = serde_json::from_str(entry.messages.get()).unwrap();
+        assert_eq!(messages, wanted.messages, "{check}: messages");
+        assert_eq!(entry.outputs.get(), wanted.outputs.to_string(), "{check}: outputs");
+        assert_eq!(entry.meta.get(), wanted.meta.to_string(), "{check}: meta");
+        assert_eq!((entry.started_ms, entry.ended_ms), (wanted.started_ms, wanted.ended_ms), "{check}: times");
+    }
+}
+
+async fn history_pages(harness: &dyn Harness) {
+    const CHECK: &str = "history pages";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    pass(store, CHECK, &["a", "b", "c", "d", "e"]).await;
+    let cases: [(Option<usize>, Option<usize>, &str); 11] = [
+        (None, None, "abcde"),
+        (Some(2), None, "de"),
+        (Some(9), None, "abcde"),
+        (Some(0), None, ""),
+        (None, Some(2), "cde"),
+        (Some(2), Some(0), "ab"),
+        (Some(2), Some(1), "bc"),
+        (Some(2), Some(4), "e"),
+        (Some(0), Some(1), ""),
+        (Some(2), Some(5), ""),
+        (Some(usize::MAX), Some(usize::MAX), ""),
+    ];
+    for (max_items, offset, wanted) in cases {
+        let page = store.history(HistoryQuery { max_items, offset }).await.unwrap();
+        let page: String = page.iter().map(|entry| entry.job.id.as_str()).collect();
+        assert_eq!(page, wanted, "{CHECK}: max_items {max_items:?}, offset {offset:?}");
+    }
+    assert_eq!(store.history_len().await.unwrap(), 5, "{CHECK}: history_len");
+    assert!(store.history_entry("nobody").await.unwrap().is_none(), "{CHECK}: an unknown id has no entry");
+    enqueue(store, CHECK, "f", Position::Back).await;
+    assert!(store.history_entry("f").await.unwrap().is_none(), "{CHECK}: a waiting job has no entry");
+}
+
+async fn history_bound(harness: &dyn Harness) {
+    const CHECK: &str = "history bound";
+    let store = harness.fresh(Limits { max_history: 3, ..LIMITS }).await;
+    let store = store.as_ref();
+    pass(store, CHECK, &["a", "b", "c", "d", "e"]).await;
+    expect(store, CHECK, "finishing five", "running | pending | history c:success d:success e:success").await;
+    assert_eq!(store.history_len().await.unwrap(), 3, "{CHECK}: history_len");
+    assert!(store.history_entry("a").await.unwrap().is_none(), "{CHECK}: a dropped entry is gone");
+    pass(store, CHECK, &["a"]).await;
+    expect(store, CHECK, "the id of a dropped entry is free", "running | pending | history d:success e:success a:success").await;
+
+    let store = harness.fresh(Limits { max_history: 0, ..LIMITS }).await;
+    pass(store.as_ref(), CHECK, &["a", "b", "a"]).await;
+    expect(store.as_ref(), CHECK, "a bound of none", "running | pending | history").await;
+}
+
+async fn history_removal(harness: &dyn Harness) {
+    const CHECK: &str = "history removal";
+    let store = harness.fresh(LIMITS).await;
+    let store = store.as_ref();
+    pass(store, CHECK, &["a", "b", "c", "d"]).await;
+    enqueue(store, CHECK, "w", Position::Back).await;
+    let removed = store.delete_history(&ids(&["b", "nobody", "w", "b"])).await.unwrap();
+    assert_eq!(removed, 1, "{CHECK}: unknown and waiting ids are passed over, repeated ones count once");
+    expect(store, CHECK, "deleting one", "running | pending w@4 | history a:success c:success d:success").await;
+    assert!(store.history_entry("b").await.unwrap().is_none(), "{CHECK}: the entry is gone");
+    assert_eq!(store.clear_history().await.unwrap(), 3, "{CHECK}: clear_history");
+    expect(store, CHECK, "clearing", "running | pending w@4 | history").await;
+    assert_eq!(store.clear_history().await.unwrap(), 0, "{CHECK}: clear_history of nothing");
+    assert!(store.history_entry("a").await.unwrap().is_none(), "{CHECK}: a cleared entry is gone");
+}
+
+async fn versions(harness: &dyn Harness) {
+    const CHECK: &str = "versions";
+    let store = harness.fresh(LIMITS).await;
+    let watch = store.versions();
+    let mut last = *watch.borrow();
+    let mut grew = |step: &str, queue: bool, history: bool| {
+        let now = *watch.borrow();
+        assert_eq!(now.queue > last.queue, queue, "{CHECK}: whether the queue's version grew after: {step}");
+        assert_eq!(now.history > last.history, history, "{CHECK}: whether the history's version grew after: {step}");
+        last = now;
+    };
+    assert!(store.claim().await.unwrap().is_none(), "{CHECK}: empty");
+    grew("claiming nothing", false, false);
+    enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
+    grew("enqueue", true, false);
+    let _ = store.enqueue(job("a", Position::Back)).await;
+    grew("a refused enqueue", false, false);
+    claim(store.as_ref(), CHECK).await;
+    grew("claim", true, false);
+    store.requeue("a").await.unwrap();
+    grew("requeue", true, false);
+    claim(store.as_ref(), CHECK).await;
+    grew("claim", true, false);
+    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    grew("finish", true, true);
+    store.remove_pending(&ids(&["a"])).await.unwrap();
+    store.clear_pending().await.unwrap();
+    store.delete_history(&ids(&["b"])).await.unwrap();
+    grew("removing nothing", false, false);
+    snapshot(store.as_ref()).await;
+    grew("reading", false, false);
+    enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
+    grew("enqueue", true, false);
+    store.remove_pending(&ids(&["b"])).await.unwrap();
+    grew("remove_pending", true, false);
+    enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
+    grew("enqueue", true, false);
+    store.clear_pending().await.unwrap();
+    grew("clear_pending", true, false);
+    store.delete_history(&ids(&["a"])).await.unwrap();
+    grew("delete_history", false, true);
+    pass(store.as_ref(), CHECK, &["c"]).await;
+    grew("a whole cycle", true, true);
+    store.clear_history().await.unwrap();
+    grew("clear_history", false, true);
+}
+
+async fn concurrency(harness: &dyn Harness) {
+    const CHECK: &str = "concurrency";
+    let store = harness.fresh(LIMITS).await;
+    let mut tasks = JoinSet::new();
+    for n in 0..64 {
+        let store = store.clone();
+        tasks.spawn(async move { store.enqueue(job(&format!("j{n}"), Position::Back)).await.unwrap().number });
+    }
+    let mut numbers = tasks.join_all().await;
+    numbers.sort_by(f64::total_cmp);
+    assert_eq!(numbers, (0..64).map(f64::from).collect::<Vec<_>>(), "{CHECK}: each job gets a number of its own");
+
+    let mut tasks = JoinSet::new();
+    for _ in 0..16 {
+        let store = store.clone();
+        tasks.spawn(async move { store.enqueue(job("same", Position::Back)).await.is_ok() });
+    }
+    let accepted = tasks.join_all().await.into_iter().filter(|accepted| *accepted).count();
+    assert_eq!(accepted, 1, "{CHECK}: an id submitted many times at once is accepted once");
+
+    let mut tasks = JoinSet::new();
+    for _ in 0..80 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            let claimed = store.claim().await.unwrap()?;
+            store.finish(&claimed.id, outcome(Status::Success)).await.unwrap();
+            Some(claimed.id.clone())
+        });
+    }
+    let mut claimed: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 65, "{CHECK}: each job is claimed once");
+    assert_eq!(store.history_len().await.unwrap(), 65, "{CHECK}: all are in the history");
+    let counts = store.counts().await.unwrap();
+    assert_eq!((counts.running, counts.pending), (0, 0), "{CHECK}: the queue is empty");
+}
+
+/// A worker that is dropped while it claims must not take the job with it.
+async fn abandoned_claims(harness: &dyn Harness) {
+    const CHECK: &str = "abandoned claims";
+    let store = harness.fresh(LIMITS).await;
+    for n in 0..20 {
+        enqueue(store.as_ref(), CHECK, &format!("j{n}"), Position::Back).await;
+    }
+    let mut claimed = 0;
+    for _ in 0..20 {
+        // Polled once and dropped: a store may have answered at once, or have the request under way.
+        tokio::select! {
+            biased;
+            result = store.claim() => claimed += usize::from(result.unwrap().is_some()),
+            () = std::future::ready(()) => {}
+        }
+    }
+    // Behind the claims: what they did is done when this returns, and only putting back is left.
+    store.remove_pending(&ids(&["nobody"])).await.unwrap();
+    let mut waited = 0;
+    loop {
+        let counts = store.counts().await.unwrap();
+        if counts.running == claimed && counts.pending == 20 - claimed {
+            break;
+        }
+        waited += 1;
+        assert!(waited < 500, "{CHECK}: {claimed} jobs were handed out, but the counts stay {counts:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+}
+
+async fn recover_in_place(harness: &dyn Harness) {
+    const CHECK: &str = "recover without a crash";
+    let store = harness.fresh(LIMITS).await;
+    enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
+    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    assert_eq!(recovered, Recovered { pending: 1, rerun: 0, failed: 0 }, "{CHECK}: the figures");
+    expect(store.as_ref(), CHECK, "recover", "running | pending a@0 | history").await;
+}
+
+async fn restart_order(harness: &dyn Harness) {
+    const CHECK: &str = "restart: order and numbers";
+    let store = harness.fresh(LIMITS).await;
+    pass(store.as_ref(), CHECK, &["h1", "h2", "h3"]).await;
+    store.delete_history(&ids(&["h2"])).await.unwrap();
+    enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
+    enqueue(store.as_ref(), CHECK, "b", Position::At(3.0)).await;
+    enqueue(store.as_ref(), CHECK, "c", Position::Front).await;
+    enqueue(store.as_ref(), CHECK, "d", Position::Back).await;
+    store.remove_pending(&ids(&["d"])).await.unwrap();
+    let state = snapshot(store.as_ref()).await;
+    assert_eq!(state, "running | pending c@-4 a@3 b@3 | history h1:success h3:success", "{CHECK}: before");
+    let store = restarted(harness, store).await;
+    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    assert_eq!(recovered, Recovered { pending: 3, rerun: 0, failed: 0 }, "{CHECK}: the figures");
+    expect(store.as_ref(), CHECK, "the restart", &state).await;
+    let number = enqueue(store.as_ref(), CHECK, "e", Position::Back).await;
+    assert_eq!(number, 6.0, "{CHECK}: numbers go on, even those of removed jobs are not used again");
+    enqueue(store.as_ref(), CHECK, "f", Position::At(3.0)).await;
+    let refused = store.enqueue(job("h3", Position::Back)).await;
+    assert!(matches!(refused, Err(Error::Duplicate(_))), "{CHECK}: ids in the history are still known: {refused:?}");
+    let state = "running | pending c@-4 a@3 b@3 f@3 e@6 | history h1:success h3:success";
+    expect(store.as_ref(), CHECK, "newcomers run after equal numbers from before", state).await;
+}
+
+async fn restart_rerun(harness: &dyn Harness) {
+    const CHECK: &str = "restart: rerun";
+    let store = harness.fresh(LIMITS).await;
+    enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
+    enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
+    claim(store.as_ref(), CHECK).await;
+    claim(store.as_ref(), CHECK).await;
+    store.requeue("a").await.unwrap();
+    claim(store.as_ref(), CHECK).await;
+    enqueue(store.as_ref(), CHECK, "c", Position::Front).await;
+    expect(store.as_ref(), CHECK, "before", "running b@1 a@0 | pending c@-2 | history").await;
+    let store = restarted(harness, store).await;
+    expect(store.as_ref(), CHECK, "opening", "running b@1 a@0 | pending c@-2 | history").await;
+    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    assert_eq!(recovered, Recovered { pending: 3, rerun: 2, failed: 0 }, "{CHECK}: the figures");
+    expect(store.as_ref(), CHECK, "recover", "running | pending b@1 a@0 c@-2 | history").await;
+    assert_eq!(claim(store.as_ref(), CHECK).await.id, "b", "{CHECK}: what ran runs first, in the order of the claims");
+    enqueue(store.as_ref(), CHECK, "d", Position::Front).await;
+    expect(store.as_ref(), CHECK, "a newcomer at the front", "running b@1 | pending a@0 d@-3 c@-2 | history").await;
+    let store = restarted(harness, store).await;
+    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    assert_eq!(recovered, Recovered { pending: 4, rerun: 1, failed: 0 }, "{CHECK}: the figures of the second restart");
+    expect(store.as_ref(), CHECK, "a second restart", "running | pending b@1 a@0 d@-3 c@-2 | history").await;
+}
+
+async fn restart_fail(harness: &dyn Harness) {
+    const CHECK: &str = "restart: fail";
+    let store = harness.fresh(LIMITS).await;
+    pass(store.as_ref(), CHECK, &["h"]).await;
+    for id in ["a", "b", "c"] {
+        enqueue(store.as_ref(), CHECK, id, Position::Back).await;
+    }
+    claim(store.as_ref(), CHECK).await;
+    claim(store.as_ref(), CHECK).await;
+    let store = restarted(harness, store).await;
+    let before = *store.versions().borrow();
+    let recovered = store.recover(OnRestart::Fail).await.unwrap();
+    assert_eq!(recovered, Recovered { pending: 1, rerun: 0, failed: 2 }, "{CHECK}: the figures");
+    let after = *store.versions().borrow();
+    assert!(after.queue > before.queue && after.history > before.history, "{CHECK}: the versions must grow");
+    let state = "running | pending c@3 | history h:success a:error b:error";
+    expect(store.as_ref(), CHECK, "recover", state).await;
+    let entry = store.history_entry("a").await.unwrap().unwrap_or_else(|| panic!("{CHECK}: no entry"));
+    let messages: serde_json::Value = serde_json::from_str(entry.messages.get()).unwrap();
+    assert_eq!(messages[0][0], "execution_error", "{CHECK}: the entry says what happened");
+    assert_eq!(messages[0][1]["prompt_id"], "a", "{CHECK}: the message names the prompt");
+    assert!(entry.started_ms > 0 && entry.ended_ms >= entry.started_ms, "{CHECK}: the times");
+    let store = restarted(harness, store).await;
+    assert_eq!(store.recover(OnRestart::Fail).await.unwrap().failed, 0, "{CHECK}: nothing fails twice");
+    expect(store.as_ref(), CHECK, "a second restart", state).await;
+}
+
+async fn restart_bounds(harness: &dyn Harness) {
+    const CHECK: &str = "restart: smaller bounds";
+    let store = harness.fresh(LIMITS).await;
+    let names: Vec<String> = (0..60).map(|n| format!("h{n}")).collect();
+    pass(store.as_ref(), CHECK, &names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    for id in ["a", "b", "c"] {
+        enqueue(store.as_ref(), CHECK, id, Position::Back).await;
+    }
+    let smaller = Limits { max_pending: 1, max_history: 2 };
+    let store = harness.reopen(store, smaller).await;
+    store.recover(OnRestart::Rerun).await.unwrap();
+    assert_eq!(store.queue().await.unwrap().pending.len(), 3, "{CHECK}: accepted jobs stay");
+    assert!(matches!(store.enqueue(job("d", Position::Back)).await, Err(Error::Full(1))), "{CHECK}: no more are accepted");
+    claim(store.as_ref(), CHECK).await;
+    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    let state = "running | pending b@61 c@62 | history h59:success a:success";
+    expect(store.as_ref(), CHECK, "the history shrinks with the next entry at the latest", state).await;
+    store.clear_pending().await.unwrap();
+    pass(store.as_ref(), CHECK, &["h0", "h58", "h1"]).await;
+    let state = "running | pending | history h58:success h1:success";
+    expect(store.as_ref(), CHECK, "ids of dropped entries are free", state).await;
+    let store = restarted(harness, store).await;
+    expect(store.as_ref(), CHECK, "dropped entries do not come back", state).await;
+}

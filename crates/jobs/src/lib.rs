@@ -5,11 +5,12 @@
 
 pub mod contract;
 pub mod event;
+pub mod line;
 pub mod memory;
 mod store;
 
 pub use crate::event::{Event, EventKind, EventSink};
 pub use crate::store::{
     Counts, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Status,
-    Ticket, Versions,
+    Ticket, Versions, now_ms,
 };

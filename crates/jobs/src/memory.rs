@@ -1,1 +1,243 @@
-//! The in-memory store.
+//! The in-memory store: for tests, and where nothing needs to outlive the process. It knows no disk.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::line::Line;
+use crate::store::{
+    Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result, Ticket, Versions, now_ms,
+};
+
+/// The bounds of a [`MemoryStore`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// How many jobs may wait.
+    pub max_pending: usize,
+    /// How many finished jobs are kept; the oldest go first.
+    pub max_history: usize,
+}
+
+impl Default for Options {
+    /// 10,000 of each.
+    fn default() -> Self {
+        Self { max_pending: 10_000, max_history: 10_000 }
+    }
+}
+
+/// A queue and a history that live as long as the process.
+#[derive(Debug)]
+pub struct MemoryStore {
+    options: Options,
+    state: Mutex<State>,
+    versions: watch::Sender<Versions>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    line: Line,
+    /// By the order in which they ended.
+    history: BTreeMap<u64, Arc<HistoryEntry>>,
+    /// Prompt id → key of `history`.
+    ended: HashMap<String, u64>,
+    next_ended: u64,
+}
+
+/// What a change touched.
+#[derive(Debug, Clone, Copy)]
+struct Touched {
+    queue: bool,
+    history: bool,
+}
+
+impl MemoryStore {
+    /// An empty store.
+    pub fn new(options: Options) -> Self {
+        Self { options, state: Mutex::default(), versions: watch::Sender::default() }
+    }
+
+    fn publish(&self, touched: Touched) {
+        if touched.queue || touched.history {
+            self.versions.send_modify(|versions| {
+                versions.queue += u64::from(touched.queue);
+                versions.history += u64::from(touched.history);
+            });
+        }
+    }
+}
+
+impl Default for MemoryStore {
+    fn default() -> Self {
+        Self::new(Options::default())
+    }
+}
+
+impl State {
+    fn push_history(&mut self, entry: HistoryEntry, max_history: usize) {
+        self.ended.insert(entry.job.id.clone(), self.next_ended);
+        self.history.insert(self.next_ended, Arc::new(entry));
+        self.next_ended += 1;
+        while self.history.len() > max_history {
+            if let Some((_, oldest)) = self.history.pop_first() {
+                self.ended.remove(&oldest.job.id);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl JobStore for MemoryStore {
+    async fn enqueue(&self, job: NewJob) -> Result<Ticket> {
+        let number = {
+            let mut state = self.state.lock();
+            if state.ended.contains_key(&job.id) {
+                return Err(crate::Error::Duplicate(job.id));
+            }
+            state.line.admit(&job, self.options.max_pending, now_ms())?.0.number
+        };
+        self.publish(Touched { queue: true, history: false });
+        Ok(Ticket { id: job.id, number })
+    }
+
+    async fn claim(&self) -> Result<Option<Arc<Job>>> {
+        let claimed = self.state.lock().line.claim(now_ms());
+        self.publish(Touched { queue: claimed.is_some(), history: false });
+        Ok(claimed.map(|running| running.job))
+    }
+
+    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()> {
+        {
+            let mut state = self.state.lock();
+            let running = state.line.take_running(id)?;
+            match HistoryEntry::new(running.job.as_ref().clone(), &outcome) {
+                Ok(entry) => state.push_history(entry, self.options.max_history),
+                Err(error) => {
+                    state.line.insert_running(running);
+                    return Err(error);
+                }
+            }
+        }
+        self.publish(Touched { queue: true, history: true });
+        Ok(())
+    }
+
+    async fn requeue(&self, id: &str) -> Result<()> {
+        self.state.lock().line.requeue(id)?;
+        self.publish(Touched { queue: true, history: false });
+        Ok(())
+    }
+
+    async fn queue(&self) -> Result<Queue> {
+        Ok(self.state.lock().line.queue())
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        Ok(self.state.lock().line.counts())
+    }
+
+    async fn remove_pending(&self, ids: &[String]) -> Result<usize> {
+        let removed = {
+            let mut state = self.state.lock();
+            ids.iter().filter(|id| state.line.remove(id).is_some()).count()
+        };
+        self.publish(Touched { queue: removed > 0, history: false });
+        Ok(removed)
+    }
+
+    async fn clear_pending(&self) -> Result<usize> {
+        let removed = self.state.lock().line.clear();
+        self.publish(Touched { queue: removed > 0, history: false });
+        Ok(removed)
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>> {
+        let state = self.state.lock();
+        let range = query.range(state.history.len());
+        Ok(state.history.values().skip(range.start).take(range.len()).cloned().collect())
+    }
+
+    async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>> {
+        let state = self.state.lock();
+        Ok(state.ended.get(id).and_then(|key| state.history.get(key)).cloned())
+    }
+
+    async fn history_len(&self) -> Result<usize> {
+        Ok(self.state.lock().history.len())
+    }
+
+    async fn delete_history(&self, ids: &[String]) -> Result<usize> {
+        let mut removed = 0;
+        {
+            let mut state = self.state.lock();
+            for id in ids {
+                if let Some(key) = state.ended.remove(id) {
+                    state.history.remove(&key);
+                    removed += 1;
+                }
+            }
+        }
+        self.publish(Touched { queue: false, history: removed > 0 });
+        Ok(removed)
+    }
+
+    async fn clear_history(&self) -> Result<usize> {
+        let removed = {
+            let mut state = self.state.lock();
+            state.ended.clear();
+            std::mem::take(&mut state.history).len()
+        };
+        self.publish(Touched { queue: false, history: removed > 0 });
+        Ok(removed)
+    }
+
+    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered> {
+        let figures = {
+            let mut state = self.state.lock();
+            let restarted = state.line.restart(on_restart);
+            for running in restarted.failed {
+                let outcome = Outcome::stopped(&running.job, running.claimed_ms, now_ms());
+                state.push_history(HistoryEntry::new(running.job.as_ref().clone(), &outcome)?, self.options.max_history);
+            }
+            restarted.figures
+        };
+        self.publish(Touched { queue: figures.rerun + figures.failed > 0, history: figures.failed > 0 });
+        Ok(figures)
+    }
+
+    fn versions(&self) -> watch::Receiver<Versions> {
+        self.versions.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::contract::{self, Harness};
+
+    struct Memory;
+
+    #[async_trait]
+    impl Harness for Memory {
+        async fn fresh(&self, limits: Options) -> Arc<dyn JobStore> {
+            Arc::new(MemoryStore::new(limits))
+        }
+
+        async fn reopen(&self, store: Arc<dyn JobStore>, _limits: Options) -> Arc<dyn JobStore> {
+            store
+        }
+
+        fn durable(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn contract() {
+        contract::run(&Memory).await;
+    }
+}

@@ -1,6 +1,8 @@
 //! The job model and the store's contract.
 
+use std::ops::Range;
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -35,7 +37,7 @@ pub enum Position {
     Back,
     /// Before all others: the next number, negated.
     Front,
-    /// With the number that the client gave; lower numbers run first. Does not use up a number.
+    /// With the number that the client gave; lower numbers run first, and NaN counts as infinite. Does not use up a number.
     At(f64),
 }
 
@@ -128,6 +130,51 @@ pub struct HistoryEntry {
     pub ended_ms: i64,
 }
 
+impl HistoryEntry {
+    /// The entry for a job that ended, its parts as JSON text.
+    ///
+    /// # Errors
+    /// [`Error::Storage`] when a part cannot be written as JSON.
+    pub fn new(job: Job, outcome: &Outcome) -> Result<Self> {
+        Ok(Self {
+            job,
+            status: outcome.status,
+            messages: raw(&outcome.messages)?,
+            outputs: raw(&outcome.outputs)?,
+            meta: raw(&outcome.meta)?,
+            started_ms: outcome.started_ms,
+            ended_ms: outcome.ended_ms,
+        })
+    }
+}
+
+impl Outcome {
+    /// The outcome of a job that was running when the server stopped and is not to run again: failed, with an `execution_error` of the
+    /// shape that a node's failure has, but no node.
+    pub fn stopped(job: &Job, started_ms: i64, ended_ms: i64) -> Self {
+        let error = serde_json::json!({
+            "prompt_id": job.id,
+            "node_id": "",
+            "node_type": "",
+            "executed": [],
+            "exception_message": "the server stopped while this prompt was running: submit it again",
+            "exception_type": "ServerStopped",
+            "traceback": [],
+            "current_inputs": {},
+            "current_outputs": [],
+            "timestamp": ended_ms,
+        });
+        Self {
+            status: Status::Error,
+            messages: vec![("execution_error".to_owned(), error)],
+            outputs: Json::Object(serde_json::Map::new()),
+            meta: Json::Object(serde_json::Map::new()),
+            started_ms,
+            ended_ms,
+        }
+    }
+}
+
 /// Which part of the history to read. Entries are in the order in which they ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct HistoryQuery {
@@ -135,6 +182,19 @@ pub struct HistoryQuery {
     pub max_items: Option<usize>,
     /// Skip so many from the oldest; with `None` and `max_items`, the newest `max_items` are given.
     pub offset: Option<usize>,
+}
+
+impl HistoryQuery {
+    /// Which entries of a history with `len` entries are meant, counted from the oldest.
+    pub fn range(&self, len: usize) -> Range<usize> {
+        let start = match (self.offset, self.max_items) {
+            (Some(offset), _) => offset.min(len),
+            (None, Some(max_items)) => len.saturating_sub(max_items),
+            (None, None) => 0,
+        };
+        let end = self.max_items.map_or(len, |max_items| start.saturating_add(max_items).min(len));
+        start..end
+    }
 }
 
 /// The queue as it stands.
@@ -236,4 +296,16 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Watches for changes.
     fn versions(&self) -> watch::Receiver<Versions>;
+}
+
+/// Now, in milliseconds since 1970; 0 if the clock stands before that.
+pub fn now_ms() -> i64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since_epoch.as_millis()).unwrap_or(i64::MAX)
+}
+
+fn raw<T: Serialize>(value: &T) -> Result<Arc<RawValue>> {
+    let text =
+        serde_json::value::to_raw_value(value).map_err(|error| Error::Storage(format!("a result cannot be written as JSON: {error}")))?;
+    Ok(text.into())
 }

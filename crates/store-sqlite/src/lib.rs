@@ -1,1 +1,256 @@
-//! the durable JobStore on SQLite
+//! The durable `JobStore` on SQLite: one file (and SQLite's `-wal` and `-shm` beside it, and a `.lock`), one writer.
+//!
+//! All writes go through one thread, which commits everything that waits for it in one transaction and answers each caller after the
+//! commit. The queue and the ids of the history are mirrored in memory; the history's entries are read from disk through a cache
+//! bounded in bytes. This crate knows neither HTTP nor what a graph is.
+
+mod cache;
+mod database;
+mod reader;
+mod state;
+mod writer;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use comfyd_jobs::{
+    Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result as JobResult, Ticket, Versions,
+};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use crate::database::Lock;
+use crate::reader::Reader;
+use crate::state::Shared;
+use crate::writer::{Answer, Command, Operation, Writer};
+
+/// How many writes may wait for the writer; further callers wait for a place.
+const MAX_WAITING: usize = 1024;
+
+/// How much a commit survives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// The end of the process, `kill -9` included. After a loss of power the last commits may be gone; the database stays whole.
+    #[default]
+    Normal,
+    /// A loss of power too: each commit waits for the disk.
+    Full,
+}
+
+/// A store's bounds and how durable it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// How many jobs may wait. They are kept in memory too.
+    pub max_pending: usize,
+    /// How many finished jobs are kept; the oldest go first. Each costs about 200 bytes of memory, besides the cache.
+    pub max_history: usize,
+    /// How much of the history is kept in memory, in bytes.
+    pub cache_bytes: usize,
+    /// How much a commit survives.
+    pub durability: Durability,
+}
+
+impl Default for Options {
+    /// 10,000 of each, 32 MiB of cache, [`Durability::Normal`].
+    fn default() -> Self {
+        Self { max_pending: 10_000, max_history: 10_000, cache_bytes: 32 << 20, durability: Durability::Normal }
+    }
+}
+
+/// Why a database could not be opened. Nothing is ever deleted or overwritten because of it.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another process, or another store of this one, has it open.
+    #[error("the database '{}' is in use by {holder}: stop that server, or give this one another database", path.display())]
+    InUse {
+        /// The database.
+        path: PathBuf,
+        /// Who has it, as far as known.
+        holder: String,
+    },
+    /// It was written by a later version.
+    #[error(
+        "the database '{}' has format {found}, and this version knows formats up to {known}: upgrade comfyd, or give it another database",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its format.
+        found: i64,
+        /// The last one that is known.
+        known: i64,
+    },
+    /// It is a database, but not comfyd's.
+    #[error("'{}' is the database of another program: give comfyd a file of its own", path.display())]
+    Foreign {
+        /// The database.
+        path: PathBuf,
+    },
+    /// It cannot be read.
+    #[error(
+        "the database '{}' is damaged ({detail}): restore it from a backup, or move it away to start with an empty queue and history",
+        path.display()
+    )]
+    Corrupt {
+        /// The database.
+        path: PathBuf,
+        /// What is wrong.
+        detail: String,
+    },
+    /// SQLite failed otherwise.
+    #[error("cannot open the database '{}': {source}: check the folder's permissions and the free space", path.display())]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What it said.
+        source: rusqlite::Error,
+    },
+    /// A file or a thread could not be made.
+    #[error("cannot open the database '{}': {source}: check the path, the permissions, and that it is on a local disk", path.display())]
+    Io {
+        /// The database.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+}
+
+/// A queue and a history in an SQLite database.
+///
+/// Dropping it waits for the writes under way and closes the database.
+#[derive(Debug)]
+pub struct SqliteStore {
+    shared: Arc<Shared>,
+    reader: Reader,
+    /// `None` only while dropping.
+    commands: Option<mpsc::Sender<Command>>,
+    writer: Option<JoinHandle<()>>,
+    /// Released last.
+    _lock: Lock,
+}
+
+impl SqliteStore {
+    /// Opens a database, or makes it (and its folder). Reads the queue and the history's ids; blocks meanwhile.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        let path = database::locate(path.as_ref())?;
+        let lock = Lock::acquire(&path)?;
+        let (connection, loaded) = database::open(&path, &options)?;
+        let shared = Arc::new(Shared::new(loaded.state.clone(), options.cache_bytes));
+        let (sender, receiver) = mpsc::channel(MAX_WAITING);
+        let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
+        let thread = std::thread::Builder::new()
+            .name("store-writer".to_owned())
+            .spawn(move || writer.run(receiver))
+            .map_err(|source| Error::Io { path: path.clone(), source })?;
+        let reader = Reader::new(path, shared.clone());
+        Ok(Self { shared, reader, commands: Some(sender), writer: Some(thread), _lock: lock })
+    }
+
+    async fn write(&self, operation: Operation) -> JobResult<Answer> {
+        let (reply, answer) = oneshot::channel();
+        let commands = self.commands.as_ref().ok_or_else(stopped)?;
+        commands.send(Command::Write { operation, reply }).await.map_err(|_closed| stopped())?;
+        answer.await.map_err(|_closed| stopped())?
+    }
+}
+
+impl Drop for SqliteStore {
+    fn drop(&mut self) {
+        drop(self.commands.take());
+        self.reader.close();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the store's writer ended with a panic");
+        }
+    }
+}
+
+#[async_trait]
+impl JobStore for SqliteStore {
+    async fn enqueue(&self, job: NewJob) -> JobResult<Ticket> {
+        match self.write(Operation::Enqueue(job)).await? {
+            Answer::Ticket(ticket) => Ok(ticket),
+            other => Err(other.misplaced()),
+        }
+    }
+
+    async fn claim(&self) -> JobResult<Option<Arc<Job>>> {
+        if self.shared.state.lock().line.waiting() == 0 {
+            return Ok(None);
+        }
+        match self.write(Operation::Claim).await? {
+            Answer::Claimed(claimed) => Ok(claimed.map(writer::Claimed::keep)),
+            other => Err(other.misplaced()),
+        }
+    }
+
+    async fn finish(&self, id: &str, outcome: Outcome) -> JobResult<()> {
+        let job = self.shared.state.lock().line.running(id).map(|running| running.job.as_ref().clone());
+        let job = job.ok_or_else(|| comfyd_jobs::Error::NotRunning(id.to_owned()))?;
+        let entry = Arc::new(HistoryEntry::new(job, &outcome)?);
+        self.write(Operation::Finish(entry)).await?.done()
+    }
+
+    async fn requeue(&self, id: &str) -> JobResult<()> {
+        self.write(Operation::Requeue(id.to_owned())).await?.done()
+    }
+
+    async fn queue(&self) -> JobResult<Queue> {
+        Ok(self.shared.state.lock().line.queue())
+    }
+
+    async fn counts(&self) -> JobResult<Counts> {
+        Ok(self.shared.state.lock().line.counts())
+    }
+
+    async fn remove_pending(&self, ids: &[String]) -> JobResult<usize> {
+        self.write(Operation::RemovePending(ids.to_vec())).await?.count()
+    }
+
+    async fn clear_pending(&self) -> JobResult<usize> {
+        self.write(Operation::ClearPending).await?.count()
+    }
+
+    async fn history(&self, query: HistoryQuery) -> JobResult<Vec<Arc<HistoryEntry>>> {
+        let keys = self.shared.state.lock().history.range(query);
+        self.reader.entries(keys).await
+    }
+
+    async fn history_entry(&self, id: &str) -> JobResult<Option<Arc<HistoryEntry>>> {
+        let Some(key) = self.shared.state.lock().history.key(id) else { return Ok(None) };
+        Ok(self.reader.entries(vec![key]).await?.pop())
+    }
+
+    async fn history_len(&self) -> JobResult<usize> {
+        Ok(self.shared.state.lock().history.len())
+    }
+
+    async fn delete_history(&self, ids: &[String]) -> JobResult<usize> {
+        self.write(Operation::DeleteHistory(ids.to_vec())).await?.count()
+    }
+
+    async fn clear_history(&self) -> JobResult<usize> {
+        self.write(Operation::ClearHistory).await?.count()
+    }
+
+    async fn recover(&self, on_restart: OnRestart) -> JobResult<Recovered> {
+        match self.write(Operation::Recover(on_restart)).await? {
+            Answer::Recovered(recovered) => Ok(recovered),
+            other => Err(other.misplaced()),
+        }
+    }
+
+    fn versions(&self) -> watch::Receiver<Versions> {
+        self.shared.versions.subscribe()
+    }
+}
+
+fn stopped() -> comfyd_jobs::Error {
+    comfyd_jobs::Error::Storage("its writer has stopped: restart the server".to_owned())
+}

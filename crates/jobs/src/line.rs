@@ -1,0 +1,252 @@
+//! The line of waiting and running jobs: order, ids and numbers. Pure: it knows no clock, no lock and no storage, so that every store
+//! that keeps its queue in memory (as such or as a mirror of what is on disk) orders it in the same way.
+
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::store::{Counts, Error, Job, NewJob, OnRestart, Position, Queue, Recovered, Result};
+
+/// A job's place in the line: the order in which jobs are claimed.
+#[derive(Debug, Clone, Copy)]
+pub struct Place {
+    /// 0 for ordinary jobs; negative for those that the server was running when it stopped, which come first.
+    pub rank: i64,
+    /// The job's number; never NaN.
+    pub number: f64,
+    /// Grows with every job that arrives: ties of the number run in this order. Unique.
+    pub arrival: i64,
+}
+
+impl Ord for Place {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.rank.cmp(&other.rank).then(self.number.total_cmp(&other.number)).then(self.arrival.cmp(&other.arrival))
+    }
+}
+
+impl PartialOrd for Place {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Place {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other) == Ordering::Equal
+    }
+}
+
+impl Eq for Place {}
+
+/// A job that runs.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// Where it stood, and where it goes when it is put back.
+    pub place: Place,
+    /// The job.
+    pub job: Arc<Job>,
+    /// When it was claimed, in milliseconds since 1970.
+    pub claimed_ms: i64,
+}
+
+/// What [`Line::restart`] moved.
+#[derive(Debug, Clone, Default)]
+pub struct Restarted {
+    /// Jobs that wait again with a new place: those that ran, and those that already had precedence from an earlier restart.
+    pub reranked: Vec<(Place, Arc<Job>)>,
+    /// Jobs that are no longer in the line and have failed.
+    pub failed: Vec<Running>,
+    /// The figures.
+    pub figures: Recovered,
+}
+
+/// Waiting and running jobs.
+#[derive(Debug, Clone, Default)]
+pub struct Line {
+    pending: BTreeMap<Place, Arc<Job>>,
+    /// In the order in which they were claimed; as short as there are devices.
+    running: Vec<Running>,
+    places: HashMap<String, Place>,
+    next_number: u64,
+    next_arrival: i64,
+}
+
+impl Line {
+    /// An empty line whose next job gets `next_number` and `next_arrival`.
+    pub fn new(next_number: u64, next_arrival: i64) -> Self {
+        Self { next_number, next_arrival, ..Self::default() }
+    }
+
+    /// The number that the next job at the back gets.
+    pub fn next_number(&self) -> u64 {
+        self.next_number
+    }
+
+    /// Whether a job with this id waits or runs.
+    pub fn contains(&self, id: &str) -> bool {
+        self.places.contains_key(id) || self.running.iter().any(|running| running.job.id == id)
+    }
+
+    /// How many jobs wait.
+    pub fn waiting(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// A job that runs.
+    pub fn running(&self, id: &str) -> Option<&Running> {
+        self.running.iter().find(|running| running.job.id == id)
+    }
+
+    /// Takes a new job in and gives it its number.
+    ///
+    /// # Errors
+    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`] when `max_pending` jobs wait. Neither uses up a number.
+    pub fn admit(&mut self, new: &NewJob, max_pending: usize, created_ms: i64) -> Result<(Place, Arc<Job>)> {
+        if self.contains(&new.id) {
+            return Err(Error::Duplicate(new.id.clone()));
+        }
+        if self.pending.len() >= max_pending {
+            return Err(Error::Full(max_pending));
+        }
+        let (number, next_number) = number(new.position, self.next_number);
+        let place = Place { rank: 0, number, arrival: self.next_arrival };
+        let job = Arc::new(Job {
+            id: new.id.clone(),
+            number,
+            prompt: new.prompt.clone(),
+            extra_data: new.extra_data.clone(),
+            outputs: new.outputs.clone(),
+            created_ms,
+        });
+        self.insert(place, job.clone(), next_number);
+        Ok((place, job))
+    }
+
+    /// Puts a job that is known to be new at its place, and sets the next number.
+    pub fn insert(&mut self, place: Place, job: Arc<Job>, next_number: u64) {
+        self.next_number = next_number;
+        self.next_arrival = self.next_arrival.max(place.arrival + 1);
+        self.places.insert(job.id.clone(), place);
+        self.pending.insert(place, job);
+    }
+
+    /// Adds a job that already runs, after the others that run.
+    pub fn insert_running(&mut self, running: Running) {
+        self.next_arrival = self.next_arrival.max(running.place.arrival + 1);
+        self.running.push(running);
+    }
+
+    /// Marks the first waiting job as running.
+    pub fn claim(&mut self, claimed_ms: i64) -> Option<Running> {
+        let (place, job) = self.pending.pop_first()?;
+        self.places.remove(&job.id);
+        let running = Running { place, job, claimed_ms };
+        self.running.push(running.clone());
+        Some(running)
+    }
+
+    /// Takes a running job out of the line.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn take_running(&mut self, id: &str) -> Result<Running> {
+        match self.running.iter().position(|running| running.job.id == id) {
+            Some(index) => Ok(self.running.remove(index)),
+            None => Err(Error::NotRunning(id.to_owned())),
+        }
+    }
+
+    /// Puts a running job back where it stood.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`].
+    pub fn requeue(&mut self, id: &str) -> Result<Place> {
+        let Running { place, job, .. } = self.take_running(id)?;
+        self.places.insert(job.id.clone(), place);
+        self.pending.insert(place, job);
+        Ok(place)
+    }
+
+    /// Removes a waiting job.
+    pub fn remove(&mut self, id: &str) -> Option<Place> {
+        let place = self.places.remove(id)?;
+        self.pending.remove(&place);
+        Some(place)
+    }
+
+    /// Removes all waiting jobs and says how many.
+    pub fn clear(&mut self) -> usize {
+        let removed = self.pending.len();
+        self.pending.clear();
+        self.places.clear();
+        removed
+    }
+
+    /// Deals with the jobs that were running when the server stopped: they get precedence in the order in which they were claimed, or
+    /// leave the line as failed.
+    pub fn restart(&mut self, on_restart: OnRestart) -> Restarted {
+        let stopped = std::mem::take(&mut self.running);
+        let mut restarted = Restarted::default();
+        match on_restart {
+            OnRestart::Rerun => {
+                restarted.figures.rerun = stopped.len();
+                restarted.reranked = self.give_precedence(stopped);
+            }
+            OnRestart::Fail => {
+                restarted.figures.failed = stopped.len();
+                restarted.failed = stopped;
+            }
+        }
+        restarted.figures.pending = self.pending.len();
+        restarted
+    }
+
+    /// Running and waiting jobs.
+    pub fn queue(&self) -> Queue {
+        Queue {
+            running: self.running.iter().map(|running| running.job.clone()).collect(),
+            pending: self.pending.values().cloned().collect(),
+        }
+    }
+
+    /// The figures.
+    pub fn counts(&self) -> Counts {
+        Counts {
+            running: self.running.len(),
+            pending: self.pending.len(),
+            running_ids: self.running.iter().map(|running| running.job.id.clone()).collect(),
+        }
+    }
+
+    fn give_precedence(&mut self, stopped: Vec<Running>) -> Vec<(Place, Arc<Job>)> {
+        if stopped.is_empty() {
+            return Vec::new();
+        }
+        let mut first: Vec<(Place, Arc<Job>)> = stopped.into_iter().map(|running| (running.place, running.job)).collect();
+        // Those with precedence from an earlier restart that have not run yet stay behind the ones that have.
+        while let Some(entry) = self.pending.first_entry().filter(|entry| entry.key().rank < 0) {
+            first.push(entry.remove_entry());
+        }
+        let mut rank = 0;
+        for (place, _) in first.iter_mut().rev() {
+            rank -= 1;
+            place.rank = rank;
+        }
+        for (place, job) in &first {
+            self.places.insert(job.id.clone(), *place);
+            self.pending.insert(*place, job.clone());
+        }
+        first
+    }
+}
+
+/// The number for a position, and the counter afterwards.
+fn number(position: Position, counter: u64) -> (f64, u64) {
+    // Adding 0.0 turns -0.0 into 0.0: the two are one number, and arrival decides between them.
+    match position {
+        Position::Back => (counter as f64, counter + 1),
+        Position::Front => (-(counter as f64) + 0.0, counter + 1),
+        Position::At(number) if number.is_nan() => (f64::INFINITY, counter),
+        Position::At(number) => (number + 0.0, counter),
+    }
+}

@@ -1,0 +1,191 @@
+//! What the store keeps in memory: the queue and the ids of the history, as committed. The writer works on a copy and, after a commit,
+//! repeats its changes here, so that readers see only what is on disk and never wait for it.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use comfyd_jobs::line::{Line, Place};
+use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, OnRestart, Versions};
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use crate::cache::Cache;
+
+/// The committed state and what follows from it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) state: Mutex<State>,
+    pub(crate) cache: Mutex<Cache>,
+    pub(crate) versions: watch::Sender<Versions>,
+    /// Jobs that were claimed for a caller who was gone when the answer came; the writer puts them back.
+    pub(crate) abandoned: Mutex<Vec<String>>,
+}
+
+/// The queue and the history's ids.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct State {
+    pub(crate) line: Line,
+    pub(crate) history: Index,
+}
+
+/// The ids of the history, in the order in which the prompts ended.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Index {
+    ids: BTreeMap<i64, Arc<str>>,
+    keys: HashMap<Arc<str>, i64>,
+    /// Keys are never used twice while the process lives, so that the cache cannot confuse entries.
+    next_key: i64,
+}
+
+/// A change of the state, repeatable on a copy.
+#[derive(Debug, Clone)]
+pub(crate) enum Change {
+    Insert { place: Place, job: Arc<Job>, next_number: u64 },
+    Claim { claimed_ms: i64 },
+    Take { id: String },
+    Requeue { id: String },
+    Remove { id: String },
+    Clear,
+    Restart(OnRestart),
+    PushHistory { entry: Arc<HistoryEntry> },
+    DropOldest,
+    RemoveHistory { id: String },
+    ClearHistory,
+}
+
+impl Shared {
+    pub(crate) fn new(state: State, cache_bytes: usize) -> Self {
+        Self {
+            state: Mutex::new(state),
+            cache: Mutex::new(Cache::new(cache_bytes)),
+            versions: watch::Sender::default(),
+            abandoned: Mutex::default(),
+        }
+    }
+
+    /// Makes committed changes visible.
+    pub(crate) fn publish(&self, changes: &mut Vec<Change>) {
+        if changes.is_empty() {
+            return;
+        }
+        let queue = changes.iter().any(Change::is_of_queue);
+        let history = changes.iter().any(|change| !change.is_of_queue());
+        let mut cache = self.cache.lock();
+        let mut state = self.state.lock();
+        for change in changes.drain(..) {
+            state.apply(change, &mut cache);
+        }
+        drop((state, cache));
+        self.versions.send_modify(|versions| {
+            versions.queue += u64::from(queue);
+            versions.history += u64::from(history);
+        });
+    }
+}
+
+impl Change {
+    fn is_of_queue(&self) -> bool {
+        match self {
+            Self::Insert { .. }
+            | Self::Claim { .. }
+            | Self::Take { .. }
+            | Self::Requeue { .. }
+            | Self::Remove { .. }
+            | Self::Clear
+            | Self::Restart(_) => true,
+            Self::PushHistory { .. } | Self::DropOldest | Self::RemoveHistory { .. } | Self::ClearHistory => false,
+        }
+    }
+}
+
+impl State {
+    fn apply(&mut self, change: Change, cache: &mut Cache) {
+        // The writer made each of these changes on an equal state, so none can miss.
+        match change {
+            Change::Insert { place, job, next_number } => self.line.insert(place, job, next_number),
+            Change::Claim { claimed_ms } => drop(self.line.claim(claimed_ms)),
+            Change::Take { id } => drop(self.line.take_running(&id)),
+            Change::Requeue { id } => drop(self.line.requeue(&id)),
+            Change::Remove { id } => drop(self.line.remove(&id)),
+            Change::Clear => drop(self.line.clear()),
+            Change::Restart(on_restart) => drop(self.line.restart(on_restart)),
+            Change::PushHistory { entry } => {
+                let key = self.history.push(&entry.job.id);
+                cache.insert(key, entry);
+            }
+            Change::DropOldest => {
+                if let Some(key) = self.history.pop_oldest() {
+                    cache.remove(key);
+                }
+            }
+            Change::RemoveHistory { id } => {
+                if let Some(key) = self.history.remove(&id) {
+                    cache.remove(key);
+                }
+            }
+            Change::ClearHistory => {
+                self.history.clear();
+                cache.clear();
+            }
+        }
+    }
+}
+
+impl Index {
+    /// An empty index whose next key is `next_key`.
+    pub(crate) fn new(next_key: i64) -> Self {
+        Self { next_key, ..Self::default() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    pub(crate) fn key(&self, id: &str) -> Option<i64> {
+        self.keys.get(id).copied()
+    }
+
+    /// The last key that was given out.
+    pub(crate) fn last_key(&self) -> i64 {
+        self.next_key - 1
+    }
+
+    /// The keys that a query means, oldest first.
+    pub(crate) fn range(&self, query: HistoryQuery) -> Vec<i64> {
+        let range = query.range(self.ids.len());
+        self.ids.keys().skip(range.start).take(range.len()).copied().collect()
+    }
+
+    /// Adds an id with the next key.
+    pub(crate) fn push(&mut self, id: &str) -> i64 {
+        let key = self.next_key;
+        self.insert(key, id);
+        key
+    }
+
+    /// Adds an id whose key is known.
+    pub(crate) fn insert(&mut self, key: i64, id: &str) {
+        let id: Arc<str> = id.into();
+        self.ids.insert(key, id.clone());
+        self.keys.insert(id, key);
+        self.next_key = self.next_key.max(key + 1);
+    }
+
+    pub(crate) fn pop_oldest(&mut self) -> Option<i64> {
+        let (key, id) = self.ids.pop_first()?;
+        self.keys.remove(&id);
+        Some(key)
+    }
+
+    pub(crate) fn remove(&mut self, id: &str) -> Option<i64> {
+        let key = self.keys.remove(id)?;
+        self.ids.remove(&key);
+        Some(key)
+    }
+
+    /// Forgets all ids and says how many.
+    pub(crate) fn clear(&mut self) -> usize {
+        self.keys.clear();
+        std::mem::take(&mut self.ids).len()
+    }
+}

@@ -1,0 +1,684 @@
+//! The one thread that writes. It takes all operations that wait, does them in one transaction, publishes what changed and answers.
+//! It knows nothing of how the history is read.
+
+use std::sync::Arc;
+
+use comfyd_jobs::line::{Place, Running};
+use comfyd_jobs::{Error as JobError, HistoryEntry, Job, NewJob, OnRestart, Outcome, Recovered, Result as JobResult, Ticket, now_ms};
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::mpsc::error::TryRecvError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::Options;
+use crate::database::{Loaded, status_text};
+use crate::state::{Change, Shared, State};
+
+/// How many operations go into one transaction.
+const MAX_GROUP: usize = 256;
+
+/// How many bytes of JSON, about, go into one transaction.
+const MAX_GROUP_BYTES: usize = 16 << 20;
+
+/// How many deleted entries are removed along with a transaction, beside two for each operation in it.
+const PURGE_SLICE: usize = 32;
+
+/// How many free pages are given back to the system at a time, and how many may stay.
+const VACUUM_SLICE: i64 = 256;
+const MAX_FREE_PAGES: i64 = 1024;
+
+/// What the writer is told.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Do it, and say when it is committed.
+    Write { operation: Operation, reply: oneshot::Sender<JobResult<Answer>> },
+    /// Look at the abandoned jobs.
+    Wake,
+}
+
+/// A change that a caller wants.
+#[derive(Debug, Clone)]
+pub(crate) enum Operation {
+    Enqueue(NewJob),
+    Claim,
+    Finish(Arc<HistoryEntry>),
+    Requeue(String),
+    RemovePending(Vec<String>),
+    ClearPending,
+    DeleteHistory(Vec<String>),
+    ClearHistory,
+    Recover(OnRestart),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Done,
+    Count(usize),
+    Ticket(Ticket),
+    Claimed(Option<Claimed>),
+    Recovered(Recovered),
+}
+
+/// A claimed job on its way to the caller. If the caller is gone before it takes the job, the job goes back into the queue.
+#[derive(Debug)]
+pub(crate) struct Claimed {
+    job: Option<Arc<Job>>,
+    /// Once the claim is committed; one that was rolled back leaves nothing to put back.
+    committed: bool,
+    shared: Arc<Shared>,
+    writer: mpsc::WeakSender<Command>,
+}
+
+/// The thread's state.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    connection: Connection,
+    options: Options,
+    shared: Arc<Shared>,
+    itself: mpsc::WeakSender<Command>,
+    /// The state with the changes of the transaction under way.
+    state: State,
+    /// Those changes.
+    changes: Vec<Change>,
+    next_claim: i64,
+    /// Entries of the history up to this key are deleted.
+    floor: i64,
+    /// The floor of the published state; not yet on disk after a trim at start.
+    published_floor: i64,
+    /// What `state` on disk says.
+    stored: Counters,
+    /// Some deleted entries are still on disk.
+    purging: bool,
+    /// Much may be free in the file.
+    vacuuming: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Counters {
+    next_number: u64,
+    floor: i64,
+}
+
+struct Waiting {
+    operation: Operation,
+    reply: Option<oneshot::Sender<JobResult<Answer>>>,
+}
+
+impl Answer {
+    pub(crate) fn done(self) -> JobResult<()> {
+        match self {
+            Self::Done => Ok(()),
+            other => Err(other.misplaced()),
+        }
+    }
+
+    pub(crate) fn count(self) -> JobResult<usize> {
+        match self {
+            Self::Count(count) => Ok(count),
+            other => Err(other.misplaced()),
+        }
+    }
+
+    /// The error for an answer to something else: a mistake in this crate.
+    pub(crate) fn misplaced(&self) -> JobError {
+        JobError::Storage(format!("its writer answered another question: {self:?}"))
+    }
+}
+
+impl Claimed {
+    /// The job: from now on it is the caller's to finish.
+    pub(crate) fn keep(mut self) -> Arc<Job> {
+        // It is there until `drop`, and `keep` is called once, as it takes `self`.
+        #[allow(clippy::expect_used)]
+        self.job.take().expect("kept once")
+    }
+}
+
+impl Drop for Claimed {
+    fn drop(&mut self) {
+        if self.committed
+            && let Some(job) = self.job.take()
+        {
+            self.shared.abandoned.lock().push(job.id.clone());
+            if let Some(writer) = self.writer.upgrade() {
+                // A full channel needs no waking: the writer is about to look.
+                let _ = writer.try_send(Command::Wake);
+            }
+        }
+    }
+}
+
+impl Writer {
+    pub(crate) fn new(
+        connection: Connection,
+        loaded: Loaded,
+        options: Options,
+        shared: Arc<Shared>,
+        itself: mpsc::WeakSender<Command>,
+    ) -> Self {
+        let Loaded { state, floor, next_claim } = loaded;
+        let stored = Counters { next_number: state.line.next_number(), floor };
+        let mut writer = Self {
+            connection,
+            options,
+            shared,
+            itself,
+            state,
+            changes: Vec::new(),
+            next_claim,
+            floor,
+            published_floor: floor,
+            stored,
+            purging: true,
+            vacuuming: false,
+        };
+        // The bound may be smaller than last time.
+        writer.trim();
+        writer.publish();
+        writer
+    }
+
+    /// Works until all senders are gone.
+    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        loop {
+            let first = match commands.try_recv() {
+                Ok(command) => command,
+                Err(TryRecvError::Disconnected) => break,
+                Err(TryRecvError::Empty) if self.tidy() => continue,
+                Err(TryRecvError::Empty) => match commands.blocking_recv() {
+                    Some(command) => command,
+                    None => break,
+                },
+            };
+            let mut group = self.abandoned();
+            let mut bytes = 0;
+            let mut next = Some(first);
+            while let Some(command) = next {
+                if let Command::Write { operation, reply } = command {
+                    bytes += operation.bytes();
+                    group.push(Waiting { operation, reply: Some(reply) });
+                }
+                next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { commands.try_recv().ok() } else { None };
+            }
+            self.commit(group);
+        }
+        let group = self.abandoned();
+        self.commit(group);
+    }
+
+    fn abandoned(&self) -> Vec<Waiting> {
+        let ids = std::mem::take(&mut *self.shared.abandoned.lock());
+        ids.into_iter().map(|id| Waiting { operation: Operation::Requeue(id), reply: None }).collect()
+    }
+
+    /// Does a group in one transaction; if that fails, each operation in its own, so that one cannot fail the others.
+    fn commit(&mut self, group: Vec<Waiting>) {
+        if group.is_empty() {
+            return;
+        }
+        match self.attempt(&group) {
+            Ok(answers) => reply(group, answers),
+            Err(error) if group.len() == 1 => {
+                tracing::error!(%error, "a write to the job store failed");
+                reply(group, vec![Err(JobError::Storage(error.to_string()))]);
+            }
+            Err(error) => {
+                tracing::warn!(%error, operations = group.len(), "a group of writes to the job store failed, trying each alone");
+                for waiting in group {
+                    self.commit(vec![waiting]);
+                }
+            }
+        }
+    }
+
+    /// One transaction. After an error nothing has happened.
+    fn attempt(&mut self, group: &[Waiting]) -> rusqlite::Result<Vec<JobResult<Answer>>> {
+        match self.transact(group) {
+            Ok(answers) => {
+                self.stored = self.counters();
+                self.publish();
+                Ok(answers)
+            }
+            Err(error) => {
+                if !self.connection.is_autocommit()
+                    && let Err(error) = self.connection.execute_batch("ROLLBACK")
+                {
+                    tracing::error!(%error, "a transaction of the job store could not be rolled back");
+                }
+                self.state = self.shared.state.lock().clone();
+                self.changes.clear();
+                self.floor = self.published_floor;
+                self.purging = true;
+                Err(error)
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        self.published_floor = self.floor;
+        self.shared.publish(&mut self.changes);
+    }
+
+    fn transact(&mut self, group: &[Waiting]) -> rusqlite::Result<Vec<JobResult<Answer>>> {
+        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let mut answers = Vec::with_capacity(group.len());
+        for waiting in group {
+            answers.push(self.perform(&waiting.operation)?);
+        }
+        if self.purging {
+            self.purge(PURGE_SLICE + 2 * group.len())?;
+        }
+        self.store_counters()?;
+        self.connection.prepare_cached("COMMIT")?.execute([])?;
+        Ok(answers)
+    }
+
+    fn perform(&mut self, operation: &Operation) -> rusqlite::Result<JobResult<Answer>> {
+        match operation {
+            Operation::Enqueue(new) => self.enqueue(new),
+            Operation::Claim => self.claim(),
+            Operation::Finish(entry) => self.finish(entry),
+            Operation::Requeue(id) => self.requeue(id),
+            Operation::RemovePending(ids) => self.remove_pending(ids),
+            Operation::ClearPending => self.clear_pending(),
+            Operation::DeleteHistory(ids) => self.delete_history(ids),
+            Operation::ClearHistory => Ok(self.clear_history()),
+            Operation::Recover(on_restart) => self.recover(*on_restart),
+        }
+    }
+
+    fn enqueue(&mut self, new: &NewJob) -> rusqlite::Result<JobResult<Answer>> {
+        if self.state.history.key(&new.id).is_some() {
+            return Ok(Err(JobError::Duplicate(new.id.clone())));
+        }
+        let (place, job) = match self.state.line.admit(new, self.options.max_pending, now_ms()) {
+            Ok(admitted) => admitted,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        if self.purging {
+            self.purge_id(&new.id)?;
+        }
+        let outputs = serde_json::to_string(&job.outputs).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        self.connection
+            .prepare_cached(
+                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?
+            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get()])?;
+        self.connection.prepare_cached("INSERT INTO queue (seq) VALUES (?1)")?.execute([place.arrival])?;
+        let ticket = Ticket { id: job.id.clone(), number: job.number };
+        self.changes.push(Change::Insert { place, job, next_number: self.state.line.next_number() });
+        Ok(Ok(Answer::Ticket(ticket)))
+    }
+
+    fn claim(&mut self) -> rusqlite::Result<JobResult<Answer>> {
+        let claimed_ms = now_ms();
+        let Some(running) = self.state.line.claim(claimed_ms) else { return Ok(Ok(Answer::Claimed(None))) };
+        self.connection.prepare_cached("UPDATE queue SET claim = ?2, claimed_ms = ?3 WHERE seq = ?1")?.execute([
+            running.place.arrival,
+            self.next_claim,
+            claimed_ms,
+        ])?;
+        self.next_claim += 1;
+        self.changes.push(Change::Claim { claimed_ms });
+        let job = Claimed { job: Some(running.job), committed: false, shared: self.shared.clone(), writer: self.itself.clone() };
+        Ok(Ok(Answer::Claimed(Some(job))))
+    }
+
+    fn finish(&mut self, entry: &Arc<HistoryEntry>) -> rusqlite::Result<JobResult<Answer>> {
+        let id = &entry.job.id;
+        let running = match self.state.line.take_running(id) {
+            Ok(running) => running,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        self.changes.push(Change::Take { id: id.clone() });
+        self.push_history(running.place, entry)?;
+        Ok(Ok(Answer::Done))
+    }
+
+    /// Moves a job that has left the line into the history.
+    fn push_history(&mut self, place: Place, entry: &Arc<HistoryEntry>) -> rusqlite::Result<()> {
+        self.connection.prepare_cached("DELETE FROM queue WHERE seq = ?1")?.execute([place.arrival])?;
+        let key = self.state.history.push(&entry.job.id);
+        self.connection
+            .prepare_cached(
+                "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            )?
+            .execute(params![
+                key,
+                place.arrival,
+                status_text(entry.status),
+                entry.started_ms,
+                entry.ended_ms,
+                entry.messages.get(),
+                entry.outputs.get(),
+                entry.meta.get()
+            ])?;
+        self.changes.push(Change::PushHistory { entry: entry.clone() });
+        self.trim();
+        Ok(())
+    }
+
+    fn requeue(&mut self, id: &str) -> rusqlite::Result<JobResult<Answer>> {
+        let place = match self.state.line.requeue(id) {
+            Ok(place) => place,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        self.connection.prepare_cached("UPDATE queue SET claim = NULL, claimed_ms = NULL WHERE seq = ?1")?.execute([place.arrival])?;
+        self.changes.push(Change::Requeue { id: id.to_owned() });
+        Ok(Ok(Answer::Done))
+    }
+
+    fn remove_pending(&mut self, ids: &[String]) -> rusqlite::Result<JobResult<Answer>> {
+        let mut removed = 0;
+        for id in ids {
+            let Some(place) = self.state.line.remove(id) else { continue };
+            self.connection.prepare_cached("DELETE FROM queue WHERE seq = ?1")?.execute([place.arrival])?;
+            self.connection.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([place.arrival])?;
+            self.changes.push(Change::Remove { id: id.clone() });
+            removed += 1;
+        }
+        Ok(Ok(Answer::Count(removed)))
+    }
+
+    fn clear_pending(&mut self) -> rusqlite::Result<JobResult<Answer>> {
+        let removed = self.state.line.clear();
+        if removed > 0 {
+            self.connection.execute("DELETE FROM jobs WHERE seq IN (SELECT seq FROM queue WHERE claim IS NULL)", [])?;
+            self.connection.execute("DELETE FROM queue WHERE claim IS NULL", [])?;
+            self.changes.push(Change::Clear);
+            self.vacuuming = true;
+        }
+        Ok(Ok(Answer::Count(removed)))
+    }
+
+    fn delete_history(&mut self, ids: &[String]) -> rusqlite::Result<JobResult<Answer>> {
+        let mut removed = 0;
+        for id in ids {
+            let Some(key) = self.state.history.remove(id) else { continue };
+            self.connection.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([id])?;
+            self.connection.prepare_cached("DELETE FROM history WHERE ended = ?1")?.execute([key])?;
+            self.changes.push(Change::RemoveHistory { id: id.clone() });
+            removed += 1;
+        }
+        Ok(Ok(Answer::Count(removed)))
+    }
+
+    fn clear_history(&mut self) -> JobResult<Answer> {
+        let removed = self.state.history.clear();
+        if removed > 0 {
+            self.floor = self.state.history.last_key();
+            self.purging = true;
+            self.vacuuming = true;
+            self.changes.push(Change::ClearHistory);
+        }
+        Ok(Answer::Count(removed))
+    }
+
+    fn recover(&mut self, on_restart: OnRestart) -> rusqlite::Result<JobResult<Answer>> {
+        let restarted = self.state.line.restart(on_restart);
+        if restarted.figures.rerun + restarted.figures.failed > 0 {
+            self.changes.push(Change::Restart(on_restart));
+        }
+        for (place, _) in &restarted.reranked {
+            self.connection
+                .prepare_cached("UPDATE queue SET rank = ?2, claim = NULL, claimed_ms = NULL WHERE seq = ?1")?
+                .execute([place.arrival, place.rank])?;
+        }
+        for Running { place, job, claimed_ms } in &restarted.failed {
+            let outcome = Outcome::stopped(job, *claimed_ms, now_ms());
+            match HistoryEntry::new(job.as_ref().clone(), &outcome) {
+                Ok(entry) => self.push_history(*place, &Arc::new(entry))?,
+                Err(error) => return Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error))),
+            }
+        }
+        Ok(Ok(Answer::Recovered(restarted.figures)))
+    }
+
+    /// Drops the oldest entries over the bound: from sight now, from disk with the next purges.
+    fn trim(&mut self) {
+        while self.state.history.len() > self.options.max_history {
+            let Some(key) = self.state.history.pop_oldest() else { break };
+            self.floor = key;
+            self.purging = true;
+            self.changes.push(Change::DropOldest);
+        }
+    }
+
+    /// Removes up to `limit` deleted entries from disk.
+    fn purge(&mut self, limit: usize) -> rusqlite::Result<()> {
+        let dead: Vec<(i64, i64)> = self
+            .connection
+            .prepare_cached("SELECT ended, seq FROM history WHERE ended <= ?1 ORDER BY ended LIMIT ?2")?
+            .query_map(params![self.floor, i64::try_from(limit).unwrap_or(i64::MAX)], |row| Ok((row.get(0)?, row.get(1)?)))?
+            .collect::<rusqlite::Result<_>>()?;
+        for (ended, seq) in &dead {
+            self.connection.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([seq])?;
+            self.connection.prepare_cached("DELETE FROM history WHERE ended = ?1")?.execute([ended])?;
+        }
+        self.purging = dead.len() == limit;
+        Ok(())
+    }
+
+    /// Removes a deleted entry from disk whose id is to be used again.
+    fn purge_id(&mut self, id: &str) -> rusqlite::Result<()> {
+        let seq: Option<i64> =
+            self.connection.prepare_cached("SELECT seq FROM jobs WHERE id = ?1")?.query_row([id], |row| row.get(0)).optional()?;
+        if let Some(seq) = seq {
+            self.connection.prepare_cached("DELETE FROM history WHERE seq = ?1")?.execute([seq])?;
+            self.connection.prepare_cached("DELETE FROM jobs WHERE seq = ?1")?.execute([seq])?;
+        }
+        Ok(())
+    }
+
+    fn counters(&self) -> Counters {
+        Counters { next_number: self.state.line.next_number(), floor: self.floor }
+    }
+
+    fn store_counters(&self) -> rusqlite::Result<()> {
+        let counters = self.counters();
+        let mut update = self.connection.prepare_cached("UPDATE state SET value = ?2 WHERE key = ?1")?;
+        if counters.next_number != self.stored.next_number {
+            update.execute(params!["next_number", i64::try_from(counters.next_number).unwrap_or(i64::MAX)])?;
+        }
+        if counters.floor != self.stored.floor {
+            update.execute(params!["history_floor", counters.floor])?;
+        }
+        Ok(())
+    }
+
+    /// A slice of the work that can wait until nothing else does; whether there is more.
+    fn tidy(&mut self) -> bool {
+        if self.purging {
+            // Without operations, the transaction only purges.
+            if let Err(error) = self.attempt(&[]) {
+                tracing::warn!(%error, "deleted history entries could not be removed from the database, which will be tried again");
+                return false;
+            }
+            return true;
+        }
+        if !self.vacuuming {
+            return false;
+        }
+        match self.vacuum() {
+            Ok(more) => self.vacuuming = more,
+            Err(error) => {
+                tracing::warn!(%error, "free space of the database could not be given back");
+                self.vacuuming = false;
+            }
+        }
+        self.vacuuming
+    }
+
+    fn vacuum(&self) -> rusqlite::Result<bool> {
+        let number = |name: &str| self.connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+        let free = number("freelist_count")?;
+        if free <= MAX_FREE_PAGES.max(number("page_count")? / 4) {
+            return Ok(false);
+        }
+        let mut statement = self.connection.prepare(&format!("PRAGMA incremental_vacuum({VACUUM_SLICE})"))?;
+        let mut rows = statement.query([])?;
+        // Every step frees a page.
+        while rows.next()?.is_some() {}
+        drop(rows);
+        Ok(number("freelist_count")? < free)
+    }
+}
+
+impl Operation {
+    /// About how much JSON it brings.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Enqueue(new) => new.prompt.get().len() + new.extra_data.get().len(),
+            Self::Finish(entry) => entry.messages.get().len() + entry.outputs.get().len() + entry.meta.get().len(),
+            Self::Claim
+            | Self::Requeue(_)
+            | Self::RemovePending(_)
+            | Self::ClearPending
+            | Self::DeleteHistory(_)
+            | Self::ClearHistory
+            | Self::Recover(_) => 0,
+        }
+    }
+}
+
+fn reply(group: Vec<Waiting>, answers: Vec<JobResult<Answer>>) {
+    for (waiting, mut answer) in group.into_iter().zip(answers) {
+        if let Ok(Answer::Claimed(Some(claimed))) = &mut answer {
+            claimed.committed = true;
+        }
+        if let Some(reply) = waiting.reply {
+            // A caller that is gone needs no answer; a claimed job goes back by itself.
+            let _ = reply.send(answer);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use comfyd_jobs::{Position, Status, contract};
+
+    use super::*;
+
+    struct Bench {
+        _folder: tempfile::TempDir,
+        _sender: mpsc::Sender<Command>,
+        shared: Arc<Shared>,
+        writer: Writer,
+    }
+
+    fn bench(options: Options) -> Bench {
+        let folder = tempfile::tempdir().unwrap();
+        let (connection, loaded) = crate::database::open(&folder.path().join("jobs.db"), &options).unwrap();
+        let shared = Arc::new(Shared::new(loaded.state.clone(), 1 << 20));
+        let (sender, _) = mpsc::channel(1);
+        let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
+        Bench { _folder: folder, _sender: sender, shared, writer }
+    }
+
+    /// Does the operations as one group.
+    fn group(writer: &mut Writer, operations: Vec<Operation>) -> Vec<JobResult<Answer>> {
+        let (group, receivers): (Vec<Waiting>, Vec<_>) = operations
+            .into_iter()
+            .map(|operation| {
+                let (reply, receiver) = oneshot::channel();
+                (Waiting { operation, reply: Some(reply) }, receiver)
+            })
+            .unzip();
+        writer.commit(group);
+        receivers.into_iter().map(|mut receiver| receiver.try_recv().unwrap()).collect()
+    }
+
+    fn enqueue(id: &str) -> Operation {
+        Operation::Enqueue(contract::job(id, Position::Back))
+    }
+
+    fn enqueue_large(id: &str, bytes: usize) -> Operation {
+        let prompt = serde_json::value::RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).unwrap();
+        Operation::Enqueue(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) })
+    }
+
+    fn entry(shared: &Shared, id: &str) -> Arc<HistoryEntry> {
+        let job = shared.state.lock().line.running(id).unwrap().job.as_ref().clone();
+        Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success)).unwrap())
+    }
+
+    fn rows(writer: &Writer, table: &str) -> i64 {
+        writer.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+    }
+
+    #[test]
+    fn one_that_fails_does_not_fail_its_group_and_leaves_nothing() {
+        let Bench { mut writer, shared, .. } = bench(Options::default());
+        assert!(group(&mut writer, vec![enqueue("before")])[0].is_ok());
+        let pages: i64 = writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+        writer.connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(())).unwrap();
+
+        let answers = group(&mut writer, vec![Operation::Claim, enqueue("a"), enqueue_large("large", 1 << 20), enqueue("b")]);
+        assert!(matches!(&answers[0], Ok(Answer::Claimed(Some(claimed))) if claimed.job.as_ref().unwrap().id == "before"));
+        assert!(matches!(&answers[1], Ok(Answer::Ticket(ticket)) if ticket.number == 1.0), "{:?}", answers[1]);
+        assert!(matches!(&answers[2], Err(JobError::Storage(message)) if message.contains("full")), "{:?}", answers[2]);
+        assert!(matches!(&answers[3], Ok(Answer::Ticket(ticket)) if ticket.number == 2.0), "{:?}", answers[3]);
+        let counts = shared.state.lock().line.counts();
+        assert_eq!((counts.pending, counts.running), (2, 1));
+        assert_eq!((rows(&writer, "jobs"), rows(&writer, "queue")), (3, 3));
+        assert!(shared.abandoned.lock().is_empty(), "the claim of the transaction that was rolled back must not put the job back");
+
+        writer.connection.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap();
+        assert!(group(&mut writer, vec![enqueue_large("large", 1 << 20)])[0].is_ok(), "the id is still free");
+        drop(answers);
+        assert_eq!(*shared.abandoned.lock(), ["before"], "nobody took the job");
+        let back = writer.abandoned();
+        writer.commit(back);
+        assert_eq!(shared.state.lock().line.counts().running, 0);
+    }
+
+    #[test]
+    fn readers_see_nothing_of_a_failed_transaction() {
+        let Bench { mut writer, shared, .. } = bench(Options::default());
+        group(&mut writer, vec![enqueue("a"), Operation::Claim]).into_iter().for_each(|answer| match answer {
+            Ok(Answer::Claimed(Some(claimed))) => drop(claimed.keep()),
+            other => assert!(other.is_ok()),
+        });
+        let before = *shared.versions.borrow();
+        writer.connection.execute_batch("ALTER TABLE history RENAME TO hidden").unwrap();
+        let finish = Operation::Finish(entry(&shared, "a"));
+        let answers = group(&mut writer, vec![finish.clone()]);
+        assert!(matches!(&answers[0], Err(JobError::Storage(_))), "{:?}", answers[0]);
+        assert_eq!(*shared.versions.borrow(), before);
+        assert_eq!(shared.state.lock().line.counts().running, 1);
+        writer.connection.execute_batch("ALTER TABLE hidden RENAME TO history").unwrap();
+        assert!(group(&mut writer, vec![finish])[0].is_ok(), "the job can be finished later");
+    }
+
+    #[test]
+    fn deleted_entries_leave_the_disk_in_slices_and_give_back_their_space() {
+        let Bench { mut writer, shared, .. } = bench(Options { max_history: 150, ..Options::default() });
+        for n in 0..200 {
+            let id = format!("j{n}");
+            for answer in group(&mut writer, vec![enqueue_large(&id, 100_000), Operation::Claim]) {
+                if let Ok(Answer::Claimed(Some(claimed))) = answer {
+                    claimed.keep();
+                }
+            }
+            let finish = Operation::Finish(entry(&shared, &id));
+            assert!(group(&mut writer, vec![finish])[0].is_ok());
+        }
+        assert_eq!(rows(&writer, "history"), 150, "the oldest go with the transaction that drops them");
+        let pages = |writer: &Writer| writer.connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
+        let large = pages(&writer);
+
+        assert!(matches!(group(&mut writer, vec![Operation::ClearHistory])[0], Ok(Answer::Count(150))));
+        assert!(rows(&writer, "history") > 0, "clearing does not wait for the disk");
+        assert!(group(&mut writer, vec![enqueue("j199")])[0].is_ok(), "the id is free though its old row is not purged");
+        let mut slices = 0;
+        while writer.tidy() {
+            slices += 1;
+        }
+        assert!(slices > 3, "in slices, not at once: {slices}");
+        assert_eq!((rows(&writer, "history"), rows(&writer, "jobs"), rows(&writer, "queue")), (0, 1, 1));
+        assert!(pages(&writer) < large / 2, "{} of {large} pages are left", pages(&writer));
+    }
+}

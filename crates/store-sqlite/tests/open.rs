@@ -1,0 +1,185 @@
+//! Opening databases: in use, damaged, of others, of later versions; and what `kill -9` leaves.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use comfyd_jobs::{HistoryQuery, JobStore as _, OnRestart, Position, Status, contract};
+use comfyd_store_sqlite::{Error, Options, SqliteStore};
+use rusqlite::Connection;
+
+/// Names the database to the child process of [`what_was_answered_survives_kill_9`].
+const CHILD: &str = "COMFYD_TEST_CRASHING_STORE";
+
+fn open(path: &Path) -> Result<SqliteStore, Error> {
+    SqliteStore::open(path, Options::default())
+}
+
+/// Fills a database with some prompts of which one waits and closes it.
+async fn fill(path: &Path, many: usize) {
+    let store = open(path).unwrap();
+    for n in 0..many {
+        store.enqueue(contract::job(&format!("j{n}"), Position::Back)).await.unwrap();
+        store.claim().await.unwrap().unwrap();
+        store.finish(&format!("j{n}"), contract::outcome(Status::Success)).await.unwrap();
+    }
+    store.enqueue(contract::job("waits", Position::Back)).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_database_is_opened_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new folder/jobs.db");
+    let first = open(&path).unwrap();
+    let error = open(&path).unwrap_err();
+    assert!(matches!(error, Error::InUse { .. }), "{error}");
+    assert!(error.to_string().contains("stop that server"), "{error}");
+    #[cfg(unix)]
+    {
+        assert!(error.to_string().contains(&format!("process {}", std::process::id())), "{error}");
+        let link = folder.path().join("link.db");
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        assert!(matches!(open(&link), Err(Error::InUse { .. })), "by way of a link");
+    }
+    first.enqueue(contract::job("a", Position::Back)).await.unwrap();
+    drop(first);
+    assert_eq!(open(&path).unwrap().counts().await.unwrap().pending, 1);
+}
+
+#[tokio::test]
+async fn later_formats_and_other_programs_are_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let later = folder.path().join("later.db");
+    fill(&later, 1).await;
+    Connection::open(&later).unwrap().pragma_update(None, "user_version", 99).unwrap();
+    let bytes = fs::read(&later).unwrap();
+    let error = open(&later).unwrap_err();
+    assert!(matches!(error, Error::Newer { found: 99, .. }), "{error}");
+    assert_eq!(fs::read(&later).unwrap(), bytes, "untouched");
+
+    let other = folder.path().join("other.db");
+    Connection::open(&other).unwrap().execute_batch("CREATE TABLE birds (name TEXT)").unwrap();
+    let bytes = fs::read(&other).unwrap();
+    let error = open(&other).unwrap_err();
+    assert!(matches!(error, Error::Foreign { .. }), "{error}");
+    assert_eq!(fs::read(&other).unwrap(), bytes, "untouched");
+}
+
+#[tokio::test]
+async fn damaged_databases_are_refused_and_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = folder.path().join("text.db");
+    fs::write(&text, "this is no database at all, ".repeat(100)).unwrap();
+    let error = open(&text).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert_eq!(fs::read_to_string(&text).unwrap(), "this is no database at all, ".repeat(100), "untouched");
+
+    let torn = folder.path().join("torn.db");
+    fill(&torn, 200).await;
+    let mut bytes = fs::read(&torn).unwrap();
+    for byte in bytes.iter_mut().skip(8192).step_by(37) {
+        *byte ^= 0x5a;
+    }
+    fs::write(&torn, &bytes).unwrap();
+    let error = open(&torn).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+    assert!(error.to_string().contains("restore it from a backup"), "{error}");
+    assert_eq!(fs::read(&torn).unwrap(), bytes, "untouched");
+
+    let json = folder.path().join("json.db");
+    fill(&json, 0).await;
+    Connection::open(&json).unwrap().execute("UPDATE jobs SET prompt = '{'", []).unwrap();
+    let error = open(&json).unwrap_err();
+    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+}
+
+/// What the child process does: enqueues, and prints each id once it is answered; claims and finishes some.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the child process of what_was_answered_survives_kill_9"]
+async fn crashing_child() {
+    let path = std::env::var_os(CHILD).expect("run by what_was_answered_survives_kill_9 only");
+    let store = std::sync::Arc::new(open(Path::new(&path)).unwrap());
+    let mut tasks = tokio::task::JoinSet::new();
+    for task in 0..8 {
+        let store = store.clone();
+        tasks.spawn(async move {
+            for n in 0.. {
+                let id = format!("t{task}-{n}");
+                let ticket = store.enqueue(contract::job(&id, Position::Back)).await.unwrap();
+                println!("queued {} {id}", ticket.number);
+                if task == 0 {
+                    let job = store.claim().await.unwrap().unwrap();
+                    println!("claimed {} {}", job.number, job.id);
+                    if n % 3 != 0 {
+                        store.finish(&job.id, contract::outcome(Status::Success)).await.unwrap();
+                        println!("finished {} {}", job.number, job.id);
+                    }
+                }
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+#[tokio::test]
+async fn what_was_answered_survives_kill_9() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crashing_child", "--ignored", "--nocapture", "--test-threads=1"])
+        .env(CHILD, &path)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).split(b'\n');
+    let mut answered: Vec<String> = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while answered.len() < 1500 && Instant::now() < deadline {
+        answered.push(String::from_utf8(lines.next().unwrap().unwrap()).unwrap());
+    }
+    assert!(matches!(open(&path), Err(Error::InUse { .. })), "the child has it open");
+    child.kill().unwrap();
+    child.wait().unwrap();
+    // Whole lines that were on their way when it was killed; the last may be cut off.
+    answered.extend(lines.map_while(Result::ok).filter_map(|line| String::from_utf8(line).ok()));
+    answered.pop();
+
+    let store = open(&path).unwrap();
+    let queue = store.queue().await.unwrap();
+    let running: Vec<String> = queue.running.iter().map(|job| job.id.clone()).collect();
+    let finished: Vec<String> = store.history(HistoryQuery::default()).await.unwrap().iter().map(|entry| entry.job.id.clone()).collect();
+    let known = |id: &str| {
+        queue.pending.iter().any(|job| job.id == id) || running.iter().any(|known| known == id) || finished.iter().any(|known| known == id)
+    };
+    let mut seen = [0; 3];
+    let mut highest: f64 = -1.0;
+    for line in &answered {
+        let words: Vec<&str> = line.split(' ').collect();
+        let ["queued" | "claimed" | "finished", number, id] = words[..] else { continue };
+        highest = highest.max(number.parse().unwrap());
+        match words[0] {
+            "queued" => {
+                seen[0] += 1;
+                assert!(known(id), "'{id}' was answered and is lost");
+            }
+            "claimed" => {
+                seen[1] += 1;
+                assert!(running.iter().chain(&finished).any(|known| known == id), "the claim of '{id}' is lost");
+            }
+            _finished => {
+                seen[2] += 1;
+                assert!(finished.iter().any(|known| known == id), "the end of '{id}' is lost");
+            }
+        }
+    }
+    assert!(seen.iter().all(|count| *count > 0), "the child did too little: {seen:?}");
+    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    assert_eq!(recovered.rerun, running.len());
+    assert_eq!(store.claim().await.unwrap().unwrap().id, running[0], "what ran runs first");
+    let ticket = store.enqueue(contract::job("after", Position::Back)).await.unwrap();
+    assert!(ticket.number > highest, "number {} after {highest}", ticket.number);
+}
