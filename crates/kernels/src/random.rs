@@ -172,6 +172,7 @@ fn normal_blocks(values: &mut [f32]) {
 }
 
 /// Natural logarithm of a normal positive number: Cephes `logf`, with fused products.
+#[allow(clippy::excessive_precision, reason = "the constants as Cephes states them")]
 #[inline(always)]
 fn log(x: f32) -> f32 {
     let bits = x.to_bits();
@@ -201,6 +202,7 @@ fn log(x: f32) -> f32 {
 }
 
 /// Sine and cosine of a number that is not negative: Cephes `sinf` and `cosf`, with fused products.
+#[allow(clippy::excessive_precision, reason = "the constants as Cephes states them")]
 #[inline(always)]
 fn sin_cos(x: f32) -> (f32, f32) {
     let octant = ((x * 1.273_239_5) as i32 + 1) & !1;
