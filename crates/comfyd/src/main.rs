@@ -1,1 +1,3 @@
+//! The comfyd binary.
+mod config;
 fn main() {}
