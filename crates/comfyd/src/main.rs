@@ -1,3 +1,4 @@
 //! The comfyd binary.
 mod config;
+mod frontend;
 fn main() {}
