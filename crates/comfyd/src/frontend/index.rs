@@ -121,9 +121,10 @@ pub async fn find(client: &reqwest::Client, settings: &PipSettings, package: &st
     for index in &settings.indexes {
         let url = format!("{}/{package}/", index.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| Error::Setting { setting: "pip's index-url".into(), message: error.to_string() })?;
+        let asked = url.clone();
         let listed = match get(client, url, ACCEPT, MAX_INDEX_BYTES, &|_, _| {}).await {
-            Ok(answer) if answer.content_type == JSON => parse_json(&answer.bytes, &answer.url, package),
-            Ok(answer) => Ok(parse_html(&String::from_utf8_lossy(&answer.bytes), &answer.url, package)),
+            Ok(answer) if answer.content_type == JSON => parse_json(&answer.bytes, &with_credentials(answer.url, &asked), package),
+            Ok(answer) => Ok(parse_html(&String::from_utf8_lossy(&answer.bytes), &with_credentials(answer.url, &asked), package)),
             Err(error) => Err(error),
         };
         match listed {
@@ -141,6 +142,17 @@ pub async fn find(client: &reqwest::Client, settings: &PipSettings, package: &st
     known.dedup_by(|a, b| a.version == b.version);
     let newest: Vec<&str> = known.iter().take(8).map(|wheel| wheel.version.as_str()).collect();
     Err(Error::NoVersion { version: version.into(), known: if newest.is_empty() { "none".into() } else { newest.join(", ") } })
+}
+
+/// The address that answered, with the user name and password of the one that was asked if both are on the same server: the HTTP client
+/// takes them out, and relative links of a private index need them.
+fn with_credentials(mut answered: Url, asked: &Url) -> Url {
+    if answered.origin() == asked.origin() {
+        // Both fail only for addresses that can hold neither.
+        let _ = answered.set_username(asked.username());
+        let _ = answered.set_password(asked.password());
+    }
+    answered
 }
 
 pub(super) fn choose<'a>(wheels: &'a [Wheel], version: &str) -> Option<&'a Wheel> {
@@ -240,6 +252,15 @@ mod tests {
         assert_eq!(PipSettings::from(&env, &[]).indexes, ["https://e"]);
         assert_eq!(PipSettings::from(&env, &[]).certificates, Some(("SSL_CERT_FILE".into(), "/e.pem".into())));
         assert_eq!(PipSettings::from(&env, &files).certificates.unwrap().1, PathBuf::from("/b.pem"));
+    }
+
+    #[test]
+    fn credentials_stay_on_their_server() {
+        let asked = Url::parse("https://user:word@i/simple/a/").unwrap();
+        let here = with_credentials(Url::parse("https://i/simple/a/").unwrap(), &asked);
+        assert_eq!(here.join("../../f.whl").unwrap().as_str(), "https://user:word@i/f.whl");
+        let elsewhere = with_credentials(Url::parse("https://j/simple/a/").unwrap(), &asked);
+        assert_eq!(elsewhere.as_str(), "https://j/simple/a/");
     }
 
     #[test]
