@@ -1,1 +1,8 @@
-//! runs plans: cache, lists, lazy inputs, expansion, cancellation
+//! Runs prompts: cache with a memory budget, lists, lazy inputs, execution blockers, expansion into sub-graphs, cancellation and
+//! progress. Does not know HTTP, where jobs are stored, or what a tensor is.
+
+mod executor;
+pub mod worker;
+
+pub use crate::executor::{CachePolicy, Executor, ExecutorOptions, terminal_event};
+pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

@@ -1,1 +1,11 @@
-//! parses, validates and orders workflow graphs
+//! Workflow graphs: parsing prompts in API format, validating them with every error at once, ordering nodes for execution, and
+//! signatures under which results are cached. Pure: this crate does no I/O, runs no node and does not know what a tensor is.
+
+mod prompt;
+mod python;
+pub mod report;
+mod validate;
+
+pub use crate::prompt::{Limits, Prompt, as_link};
+pub use crate::report::{NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
+pub use crate::validate::{Validated, validate};

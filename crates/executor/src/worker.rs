@@ -1,0 +1,284 @@
+//! A device thread: claims jobs, runs them, stores their outcome and then announces their end. Reached through a [`Handle`].
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use comfyd_jobs::{Event, EventKind, EventSink, Job, JobStore, Outcome, Status};
+use comfyd_node::CancelToken;
+use parking_lot::Mutex;
+use serde_json::{Value as Json, json};
+use tokio::runtime;
+use tokio::sync::Notify;
+
+use crate::executor::{Executor, now_ms, terminal_event};
+
+/// How long the thread waits before it asks a store that failed again.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+/// How often an outcome is offered to a store that fails, before it is given up.
+const FINISH_ATTEMPTS: usize = 20;
+
+/// What a worker needs besides its parts.
+#[derive(Default)]
+pub struct WorkerOptions {
+    /// The device's name; the thread is named after it.
+    pub device: String,
+    /// Called on the device thread when models shall be unloaded (`POST /free`).
+    pub on_unload_models: Option<Box<dyn Fn() + Send>>,
+}
+
+/// What becomes of the running prompt when the worker stops.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shutdown {
+    /// It is interrupted and goes back into the queue with its old number.
+    Requeue,
+    /// It runs to its end first.
+    Finish,
+}
+
+/// A device thread that runs prompts from a store.
+pub struct Worker;
+
+impl Worker {
+    /// Starts the thread. `runtime` drives the store's calls only; the thread itself blocks.
+    ///
+    /// Fails if the thread cannot be started.
+    pub fn spawn(
+        store: Arc<dyn JobStore>,
+        executor: Executor,
+        sink: Arc<dyn EventSink>,
+        runtime: runtime::Handle,
+        options: WorkerOptions,
+    ) -> io::Result<Handle> {
+        let shared = Arc::new(Shared::default());
+        let name = if options.device.is_empty() { "device".to_owned() } else { format!("device-{}", options.device) };
+        let device = Device { store, executor, sink, runtime, options, shared: shared.clone() };
+        let thread = std::thread::Builder::new().name(name).spawn(move || device.work())?;
+        Ok(Handle { shared, thread: Arc::new(Mutex::new(Some(thread))) })
+    }
+}
+
+/// Steers a worker; clones steer the same one.
+#[derive(Clone)]
+pub struct Handle {
+    shared: Arc<Shared>,
+    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
+}
+
+impl Handle {
+    /// Interrupts the running prompt; with an id, only if that one runs. Whether one was interrupted.
+    pub fn interrupt(&self, prompt_id: Option<&str>) -> bool {
+        let state = self.shared.state.lock();
+        match &state.running {
+            Some(running) if prompt_id.is_none_or(|id| id == running.id) => {
+                running.cancel.cancel();
+                true
+            }
+            Some(_) | None => false,
+        }
+    }
+
+    /// Asks for memory back: once no prompt runs, models are unloaded and, with `free_memory`, cached results dropped too.
+    pub fn free(&self, unload_models: bool, free_memory: bool) {
+        let mut state = self.shared.state.lock();
+        state.unload_models |= unload_models || free_memory;
+        state.free_memory |= free_memory;
+        drop(state);
+        self.shared.wake.notify_one();
+    }
+
+    /// The id of the prompt that runs now.
+    pub fn running(&self) -> Option<String> {
+        self.shared.state.lock().running.as_ref().map(|r| r.id.clone())
+    }
+
+    /// Stops the thread and waits for its end. Blocks: call it from `spawn_blocking` in async code. Later calls return at once.
+    pub fn shutdown(&self, how: Shutdown) {
+        let mut state = self.shared.state.lock();
+        state.stop = Some(how);
+        if let (Shutdown::Requeue, Some(running)) = (how, &state.running) {
+            running.cancel.cancel();
+        }
+        drop(state);
+        self.shared.wake.notify_one();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|t| t.join().is_err()) {
+            tracing::error!("the device thread ended with a panic");
+        }
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    wake: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    running: Option<Running>,
+    unload_models: bool,
+    free_memory: bool,
+    stop: Option<Shutdown>,
+}
+
+struct Running {
+    id: String,
+    cancel: CancelToken,
+}
+
+struct Device {
+    store: Arc<dyn JobStore>,
+    executor: Executor,
+    sink: Arc<dyn EventSink>,
+    runtime: runtime::Handle,
+    options: WorkerOptions,
+    shared: Arc<Shared>,
+}
+
+impl Device {
+    fn work(mut self) {
+        let mut versions = self.store.versions();
+        loop {
+            self.free_if_asked();
+            if self.shared.state.lock().stop.is_some() {
+                return;
+            }
+            // Before the claim, so that a job enqueued after it is noticed.
+            versions.borrow_and_update();
+            match self.runtime.block_on(self.store.claim()) {
+                Ok(Some(job)) => {
+                    if self.run(&job) {
+                        return;
+                    }
+                }
+                Ok(None) => {
+                    let wake = &self.shared.wake;
+                    self.runtime.block_on(async {
+                        tokio::select! {
+                            changed = versions.changed() => if changed.is_err() { wake.notified().await },
+                            () = wake.notified() => {}
+                        }
+                    });
+                }
+                Err(error) => {
+                    tracing::error!(%error, "no job could be claimed");
+                    self.pause();
+                }
+            }
+        }
+    }
+
+    /// Runs one job; whether the worker shall stop.
+    fn run(&mut self, job: &Arc<Job>) -> bool {
+        let cancel = CancelToken::default();
+        {
+            let mut state = self.shared.state.lock();
+            if state.stop == Some(Shutdown::Requeue) {
+                cancel.cancel();
+            }
+            state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
+        }
+        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));
+        let outcome = run.unwrap_or_else(|panic| {
+            // The cache may be half written.
+            let _ = catch_unwind(AssertUnwindSafe(|| self.executor.clear()));
+            failed_by_panic(job, &*panic)
+        });
+        let stop = self.shared.state.lock().stop;
+        let requeue = stop == Some(Shutdown::Requeue) && outcome.status == Status::Interrupted;
+        if requeue {
+            if let Err(error) = self.runtime.block_on(self.store.requeue(&job.id)) {
+                tracing::error!(%error, prompt_id = %job.id, "the prompt could not be put back; it is found again at the next start");
+            }
+            self.shared.state.lock().running = None;
+        } else {
+            self.finish(job, outcome);
+        }
+        stop.is_some()
+    }
+
+    /// Stores the outcome, then announces the end: what clients are told can be read from the history.
+    fn finish(&self, job: &Arc<Job>, outcome: Outcome) {
+        let end = terminal_event(&outcome);
+        for attempt in 1..=FINISH_ATTEMPTS {
+            match self.runtime.block_on(self.store.finish(&job.id, outcome.clone())) {
+                Ok(()) => break,
+                Err(error @ comfyd_jobs::Error::NotRunning(_)) => {
+                    tracing::warn!(%error, "the prompt was removed while it ran");
+                    break;
+                }
+                Err(error) => {
+                    tracing::error!(%error, prompt_id = %job.id, attempt, "the outcome could not be stored");
+                    if attempt < FINISH_ATTEMPTS {
+                        self.pause();
+                    }
+                }
+            }
+        }
+        self.shared.state.lock().running = None;
+        let prompt_id: Arc<str> = job.id.as_str().into();
+        let client_id = client_id(job);
+        for kind in end.into_iter().chain([EventKind::Idle]) {
+            self.sink.emit(Event { prompt_id: prompt_id.clone(), client_id: client_id.clone(), kind });
+        }
+    }
+
+    fn free_if_asked(&mut self) {
+        let (unload_models, free_memory) = {
+            let mut state = self.shared.state.lock();
+            (std::mem::take(&mut state.unload_models), std::mem::take(&mut state.free_memory))
+        };
+        // Results first: they may hold models.
+        if free_memory {
+            self.executor.clear();
+        }
+        if let (true, Some(unload)) = (unload_models, &self.options.on_unload_models)
+            && catch_unwind(AssertUnwindSafe(unload)).is_err()
+        {
+            tracing::error!("unloading the models panicked");
+        }
+    }
+
+    fn pause(&self) {
+        let wake = &self.shared.wake;
+        self.runtime.block_on(async {
+            let _ = tokio::time::timeout(STORE_RETRY, wake.notified()).await;
+        });
+    }
+}
+
+/// The client that a job's events go to: `client_id` of its `extra_data`.
+pub(crate) fn client_id(job: &Job) -> Option<Arc<str>> {
+    #[derive(serde::Deserialize)]
+    struct Sender {
+        client_id: Option<Json>,
+    }
+    let sender: Sender = serde_json::from_str(job.extra_data.get()).ok()?;
+    sender.client_id?.as_str().map(Arc::from)
+}
+
+/// Any panic of the executor itself, which has caught those of nodes.
+fn failed_by_panic(job: &Job, panic: &(dyn Any + Send)) -> Outcome {
+    let now = now_ms();
+    let text = crate::executor::panic_text(panic);
+    tracing::error!(prompt_id = %job.id, text, "the executor panicked");
+    let data = json!({
+        "prompt_id": job.id,
+        "node_id": "",
+        "node_type": "",
+        "executed": [],
+        "exception_message": format!("the executor failed: {text}\n"),
+        "exception_type": "RuntimeError",
+        "traceback": [],
+        "current_inputs": {},
+        "current_outputs": [],
+        "timestamp": now,
+    });
+    let messages =
+        vec![("execution_start".to_owned(), json!({"prompt_id": job.id, "timestamp": now})), ("execution_error".to_owned(), data)];
+    Outcome { status: Status::Error, messages, outputs: json!({}), meta: json!({}), started_ms: now, ended_ms: now }
+}
