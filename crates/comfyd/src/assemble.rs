@@ -40,5 +40,9 @@ pub(crate) fn executor_options(config: &Config) -> ExecutorOptions {
         Cache::Lru(entries) => CachePolicy::Lru(entries),
         Cache::Off => CachePolicy::None,
     };
-    ExecutorOptions { cache, cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()), ..ExecutorOptions::default() }
+    ExecutorOptions {
+        cache,
+        cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+        ..ExecutorOptions::default()
+    }
 }

@@ -33,7 +33,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         set(&mut graph, change)?;
     }
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
-    let validated = comfyd_graph::validate(&catalog, &FolderOptions(&folders), prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
+    let validated =
+        comfyd_graph::validate(&catalog, &FolderOptions(&folders), prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
     if !validated.node_errors.is_empty() {
         eprintln!("some outputs are left out: {:#}", validated.node_errors.to_json());
     }

@@ -43,7 +43,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let addresses: Vec<SocketAddr> = config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect();
     let front_end = front_end(&config);
     let listeners = listen::bind(&addresses)?;
-    let urls: Vec<String> = listeners.iter().filter_map(|l| l.local_addr().ok()).map(|a| format!("{}://{a}", if tls.is_some() { "https" } else { "http" })).collect();
+    let urls: Vec<String> = listeners
+        .iter()
+        .filter_map(|l| l.local_addr().ok())
+        .map(|a| format!("{}://{a}", if tls.is_some() { "https" } else { "http" }))
+        .collect();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let on_restart = match config.on_restart {
@@ -52,7 +56,12 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let recovered = runtime.block_on(store.recover(on_restart))?;
     if recovered != comfyd_jobs::Recovered::default() {
-        tracing::info!(pending = recovered.pending, rerun = recovered.rerun, failed = recovered.failed, "prompts of the last run were found");
+        tracing::info!(
+            pending = recovered.pending,
+            rerun = recovered.rerun,
+            failed = recovered.failed,
+            "prompts of the last run were found"
+        );
     }
     let options = Options {
         shape: match config.api_shape {
@@ -158,7 +167,8 @@ fn tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
     let Some(config::Tls { key: key_file, certificates: cert_file }) = &config.tls else { return Ok(None) };
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
     let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice()).collect::<Result<Vec<_>, _>>()?;
-    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())?.ok_or_else(|| format!("{} holds no private key", key_file.display()))?;
+    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())?
+        .ok_or_else(|| format!("{} holds no private key", key_file.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut server = builder.with_no_client_auth().with_single_cert(certs, key)?;
@@ -170,7 +180,8 @@ fn tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
 fn empty(folder: &Path) {
     for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let removed = if entry.file_type().is_ok_and(|t| t.is_dir()) { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+        let removed =
+            if entry.file_type().is_ok_and(|t| t.is_dir()) { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
         if let Err(error) = removed {
             tracing::warn!(%error, path = %path.display(), "a temporary file could not be removed");
         }

@@ -26,7 +26,15 @@ async fn upload(server: &Server, name: &str, bytes: &[u8]) {
 fn compare_pictures(got: &[u8], wanted: &[u8], tolerance: i64) -> Result<(), String> {
     let (got, wanted) = (image::load_from_memory(got).unwrap(), image::load_from_memory(wanted).unwrap());
     if (got.width(), got.height(), got.color()) != (wanted.width(), wanted.height(), wanted.color()) {
-        return Err(format!("{}x{} {:?}, the reference {}x{} {:?}", got.width(), got.height(), got.color(), wanted.width(), wanted.height(), wanted.color()));
+        return Err(format!(
+            "{}x{} {:?}, the reference {}x{} {:?}",
+            got.width(),
+            got.height(),
+            got.color(),
+            wanted.width(),
+            wanted.height(),
+            wanted.color()
+        ));
     }
     let errors: Vec<i64> = got.as_bytes().iter().zip(wanted.as_bytes()).map(|(a, b)| (i64::from(*a) - i64::from(*b)).abs()).collect();
     let (max, mean) = (*errors.iter().max().unwrap(), errors.iter().sum::<i64>() as f64 / errors.len() as f64);

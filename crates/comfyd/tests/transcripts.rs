@@ -17,10 +17,35 @@ use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
 const VOLATILE: &[&str] = &[
-    "timestamp", "create_time", "execution_start_time", "execution_end_time", "created", "modified", "mtime", "current_inputs", "traceback",
-    "exception_type", "current_outputs", "number", "size", "argv", "python_version", "pytorch_version", "comfyui_version", "ram_total",
-    "ram_free", "vram_total", "vram_free", "torch_vram_total", "torch_vram_free", "os", "required_frontend_version",
-    "installed_templates_version", "required_templates_version", "exception_message", "migrated",
+    "timestamp",
+    "create_time",
+    "execution_start_time",
+    "execution_end_time",
+    "created",
+    "modified",
+    "mtime",
+    "current_inputs",
+    "traceback",
+    "exception_type",
+    "current_outputs",
+    "number",
+    "size",
+    "argv",
+    "python_version",
+    "pytorch_version",
+    "comfyui_version",
+    "ram_total",
+    "ram_free",
+    "vram_total",
+    "vram_free",
+    "torch_vram_total",
+    "torch_vram_free",
+    "os",
+    "required_frontend_version",
+    "installed_templates_version",
+    "required_templates_version",
+    "exception_message",
+    "migrated",
 ];
 const UNCOMPARED_EVENTS: &[&str] = &["progress_state", "feature_flags"];
 
@@ -44,7 +69,9 @@ impl Normalizer {
             return json!("<volatile>");
         }
         match value {
-            Value::Object(map) => map.iter().map(|(k, v)| (self.uuid.replace_all(k, "<id>").into_owned(), self.apply(v, Some(k)))).collect(),
+            Value::Object(map) => {
+                map.iter().map(|(k, v)| (self.uuid.replace_all(k, "<id>").into_owned(), self.apply(v, Some(k)))).collect()
+            }
             Value::Array(items) if key == Some("prompt") && items.len() == 5 => {
                 // A queue item: its number varies, and the outputs' order is not part of the contract.
                 let mut item: Vec<Value> = items.iter().map(|v| self.apply(v, None)).collect();
@@ -149,8 +176,10 @@ fn form_body(form: &Value, vars: &HashMap<String, String>) -> (Vec<u8>, String) 
             None => (name.clone(), None, fill(value, vars).as_str().unwrap().as_bytes().to_vec()),
         })
         .collect();
-    let parts: Vec<Part<'_>> =
-        fields.iter().map(|(name, filename, bytes)| Part { name, filename: filename.as_deref(), content_type: "image/png", bytes }).collect();
+    let parts: Vec<Part<'_>> = fields
+        .iter()
+        .map(|(name, filename, bytes)| Part { name, filename: filename.as_deref(), content_type: "image/png", bytes })
+        .collect();
     multipart(&parts)
 }
 
