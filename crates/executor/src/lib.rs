@@ -1,7 +1,11 @@
 //! Runs prompts: cache with a memory budget, lists, lazy inputs, execution blockers, expansion into sub-graphs, cancellation and
 //! progress. Does not know HTTP, where jobs are stored, or what a tensor is.
 
+mod cache;
+mod calls;
 mod executor;
+mod progress;
+mod run;
 pub mod worker;
 
 pub use crate::executor::{CachePolicy, Executor, ExecutorOptions, terminal_event};

@@ -264,7 +264,7 @@ pub(crate) fn client_id(job: &Job) -> Option<Arc<str>> {
 /// Any panic of the executor itself, which has caught those of nodes.
 fn failed_by_panic(job: &Job, panic: &(dyn Any + Send)) -> Outcome {
     let now = now_ms();
-    let text = crate::executor::panic_text(panic);
+    let text = crate::run::panic_text(panic);
     tracing::error!(prompt_id = %job.id, text, "the executor panicked");
     let data = json!({
         "prompt_id": job.id,

@@ -48,8 +48,8 @@ impl Prompt {
                         return Err(PromptProblem::TooManyInputs { node: id.clone(), count, max });
                     }
                     if let Some((name, _)) = inputs.iter().find(|(_, value)| !nested_within(value, limits.max_depth)) {
-                        let (input, max) = (name.clone(), limits.max_depth);
-                        return Err(PromptProblem::TooDeep { node: id.clone(), input, max });
+                        let (node, input) = (id.as_str().into(), name.as_str().into());
+                        return Err(PromptProblem::TooDeep { node, input, max: limits.max_depth });
                     }
                 }
                 Some(_) => return Err(PromptProblem::InputsNotAnObject { node: id.clone() }),

@@ -36,9 +36,9 @@ pub enum PromptProblem {
     #[error("input '{input}' of node '{node}' is nested deeper than {max} levels: flatten the value")]
     TooDeep {
         /// The node's id.
-        node: String,
+        node: Box<str>,
         /// The input's name.
-        input: String,
+        input: Box<str>,
         /// Levels allowed.
         max: usize,
     },
@@ -93,8 +93,8 @@ impl PromptProblem {
     pub fn details(&self) -> String {
         match self {
             Self::NotAnObject | Self::TooManyNodes { .. } | Self::NoOutputs => String::new(),
+            Self::TooDeep { node, .. } => format!("Node ID '#{node}'"),
             Self::TooManyInputs { node, .. }
-            | Self::TooDeep { node, .. }
             | Self::InputsNotAnObject { node }
             | Self::MissingClass { node }
             | Self::UnknownClass { node, .. } => format!("Node ID '#{node}'"),

@@ -1,14 +1,26 @@
 //! Checks a prompt against the catalog and tells everything that is wrong with it.
+//!
+//! The walk is the reference's: from each output upwards through the links, each node once, in the same order of checks, so that the
+//! errors are the same. It keeps its own stack: a chain of links may be as long as the prompt.
 
-use comfyd_node::{Catalog, OptionSource};
+use std::collections::HashSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use crate::prompt::Prompt;
-use crate::report::{NodeErrors, PromptProblem, Rejected};
+use comfyd_node::{Catalog, Choices, Entry, Generation, Input, InputKind, Inputs, OptionSource, Value};
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json};
+
+use crate::prompt::{Prompt, as_link};
+use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
+use crate::{check, python};
+
+/// Links that are followed to tell which outputs depend on a broken node; beyond, `dependent_outputs` may be incomplete.
+const DEPENDENT_STEPS_MAX: usize = 2_000_000;
 
 /// A prompt of which at least one output can run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Validated {
-    /// The output nodes to run, in order.
+    /// The output nodes to run, ordered by class name, then as in the prompt.
     pub outputs: Vec<String>,
     /// What is wrong with the outputs that are left out, node by node.
     pub node_errors: NodeErrors,
@@ -17,12 +29,363 @@ pub struct Validated {
 }
 
 /// Checks the outputs of a prompt (with `partial_targets`, only those named there) and all nodes that they use.
+///
+/// Outputs that pass are given back to be run, with the errors of the others beside them. Where the reference's order hangs on the
+/// order of a Python set, it is fixed here: inputs are checked in descending order of their names, and outputs run ordered by their
+/// class, then as in the prompt (this is what the recorded scenarios show).
 pub fn validate(
-    _catalog: &Catalog,
-    _options: &dyn OptionSource,
+    catalog: &Catalog,
+    options: &dyn OptionSource,
     prompt: Prompt,
-    _partial_targets: Option<&[String]>,
+    partial_targets: Option<&[String]>,
 ) -> Result<Validated, Rejected> {
-    let _ = prompt;
-    Err(PromptProblem::NoOutputs.into())
+    let outputs = outputs(catalog, &prompt, partial_targets)?;
+    if outputs.is_empty() {
+        return Err(PromptProblem::NoOutputs.into());
+    }
+    let mut walk = Walk { catalog, options, prompt, checked: IndexMap::new(), frames: Vec::new(), open: HashSet::new() };
+    let mut good = Vec::new();
+    let mut bad = Vec::new();
+    for output in outputs {
+        if walk.check(&output) {
+            good.push(output);
+        } else {
+            bad.push(output);
+        }
+    }
+    let node_errors = walk.node_errors(&bad);
+    if good.is_empty() {
+        let mut lines = Vec::new();
+        for problem in bad.iter().filter_map(|o| walk.checked.get(o)).flatten().flatten() {
+            lines.push(format!("{}: {}", problem.message(), problem.details()));
+        }
+        return Err(Rejected { error: PromptProblem::OutputsFailed { details: lines.join("\n") }, node_errors });
+    }
+    Ok(Validated { outputs: good, node_errors, prompt: walk.prompt })
 }
+
+/// The output nodes asked for. Fails if any node of the prompt has no class, or one that does not exist.
+fn outputs(catalog: &Catalog, prompt: &Prompt, partial_targets: Option<&[String]>) -> Result<Vec<String>, PromptProblem> {
+    let targets: Option<HashSet<&str>> = partial_targets.map(|t| t.iter().map(String::as_str).collect());
+    let mut outputs: Vec<(&str, &str)> = Vec::new();
+    for (id, node) in prompt.nodes() {
+        let Some(class) = node.get("class_type") else {
+            return Err(PromptProblem::MissingClass { node: id.clone() });
+        };
+        let Some(entry) = class.as_str().and_then(|c| catalog.get(c)) else {
+            return Err(PromptProblem::UnknownClass { node: id.clone(), class: python::str(class) });
+        };
+        if entry.schema.output_node && targets.as_ref().is_none_or(|t| t.contains(id.as_str())) {
+            outputs.push((&entry.schema.class, id));
+        }
+    }
+    outputs.sort_by_key(|(class, _)| *class);
+    Ok(outputs.into_iter().map(|(_, id)| id.to_owned()).collect())
+}
+
+/// What a node's check gave. `None`: the node and everything above it is sound. Otherwise its own problems, which are none if only a
+/// node above is broken.
+type Finding = Option<Vec<Problem>>;
+
+struct Walk<'a> {
+    catalog: &'a Catalog,
+    options: &'a dyn OptionSource,
+    prompt: Prompt,
+    checked: IndexMap<String, Finding>,
+    /// The nodes being checked, each linked to by the one before.
+    frames: Vec<Frame>,
+    /// Their ids.
+    open: HashSet<String>,
+}
+
+/// A node being checked.
+struct Frame {
+    id: String,
+    entry: Entry,
+    /// Its inputs still to be checked, in reverse.
+    todo: Vec<Todo>,
+    /// The link that is being followed.
+    following: Option<Todo>,
+    problems: Vec<Problem>,
+    /// Whether all nodes above that were checked are sound.
+    sound: bool,
+}
+
+#[derive(Clone)]
+enum Todo {
+    /// An input that the class declares, by its place in the schema.
+    Declared(usize),
+    /// A link under a name that the class does not declare: the node gets it all the same.
+    Undeclared(String),
+}
+
+enum Step {
+    /// A link leads to a node that was not checked yet.
+    Descend(String),
+    /// The node is checked.
+    Done,
+    /// The node cannot be checked.
+    Thrown(Exception),
+}
+
+impl Walk<'_> {
+    /// Checks a node and all above it; whether all are sound.
+    fn check(&mut self, id: &str) -> bool {
+        if let Some(finding) = self.checked.get(id) {
+            return finding.is_none();
+        }
+        self.enter(id.to_owned());
+        while let Some(mut frame) = self.frames.pop() {
+            match self.step(&mut frame) {
+                Step::Descend(next) => {
+                    self.frames.push(frame);
+                    self.enter(next);
+                }
+                Step::Done => {
+                    let finding = if frame.sound && frame.problems.is_empty() { None } else { Some(frame.problems) };
+                    self.leave(frame.id, finding);
+                }
+                Step::Thrown(exception) => {
+                    let problem = self.thrown(exception);
+                    self.leave(frame.id, Some(vec![problem]));
+                }
+            }
+        }
+        self.checked.get(id).is_some_and(Option::is_none)
+    }
+
+    fn enter(&mut self, id: String) {
+        // Only ids of the prompt whose class is in the catalog get here.
+        let Some(entry) = self.prompt.class_type(&id).and_then(|c| self.catalog.get(c)) else { return };
+        let schema = &entry.schema;
+        let mut names: Vec<usize> = (0..schema.inputs.len()).collect();
+        names.sort_by(|a, b| schema.inputs[*b].name.cmp(&schema.inputs[*a].name));
+        let mut todo: Vec<Todo> = names.into_iter().map(Todo::Declared).collect();
+        for (name, value) in self.prompt.inputs(&id).into_iter().flatten() {
+            if as_link(value).is_some() && schema.find_input(name).is_none() {
+                todo.push(Todo::Undeclared(name.clone()));
+            }
+        }
+        todo.reverse();
+        self.open.insert(id.clone());
+        self.frames.push(Frame { id, entry: entry.clone(), todo, following: None, problems: Vec::new(), sound: true });
+    }
+
+    fn leave(&mut self, id: String, finding: Finding) {
+        self.open.remove(&id);
+        if let (Some(_), Some(parent)) = (&finding, self.frames.last_mut()) {
+            parent.sound = false;
+        }
+        self.checked.insert(id, finding);
+    }
+
+    /// An exception is told with the input that was being followed, or as the output's own.
+    fn thrown(&self, exception: Exception) -> Problem {
+        let Some(parent) = self.frames.last() else { return Problem::Exception { exception } };
+        let (input, config) = match &parent.following {
+            Some(Todo::Declared(index)) => {
+                let input = &parent.entry.schema.inputs[*index];
+                (input.name.clone(), check::config(&parent.entry.schema, input, self.options))
+            }
+            Some(Todo::Undeclared(name)) => (name.clone(), Json::Null),
+            None => (String::new(), Json::Null),
+        };
+        let link = self.prompt.inputs(&parent.id).and_then(|i| i.get(&input)).cloned().unwrap_or_default();
+        Problem::InnerException { input, config, link, exception }
+    }
+
+    /// Goes on with a node's inputs until a link must be followed.
+    fn step(&mut self, frame: &mut Frame) -> Step {
+        while let Some(todo) = frame.todo.pop() {
+            let followed = match &todo {
+                Todo::Declared(index) => self.declared(frame, *index),
+                Todo::Undeclared(name) => self.undeclared(frame, name),
+            };
+            match followed {
+                Ok(None) => {}
+                Ok(Some(next)) => {
+                    frame.following = Some(todo);
+                    return Step::Descend(next);
+                }
+                Err(exception) => return Step::Thrown(exception),
+            }
+        }
+        match self.custom(frame) {
+            Ok(()) => Step::Done,
+            Err(exception) => Step::Thrown(exception),
+        }
+    }
+
+    /// Checks one declared input; the node to check next if it links to one.
+    fn declared(&mut self, frame: &mut Frame, index: usize) -> Result<Option<String>, Exception> {
+        let schema = frame.entry.schema.clone();
+        let input = &schema.inputs[index];
+        let Some(value) = self.prompt.inputs(&frame.id).and_then(|i| i.get(&input.name)) else {
+            if input.required {
+                frame.problems.push(Problem::RequiredInputMissing { input: input.name.clone() });
+            }
+            return Ok(None);
+        };
+        let Json::Array(parts) = value else {
+            let (converted, problem) = check::constant(&schema, input, value, self.options);
+            if let Some(converted) = converted {
+                self.prompt.set_input(&frame.id, &input.name, converted);
+            }
+            frame.problems.extend(problem);
+            return Ok(None);
+        };
+        let [target, slot] = parts.as_slice() else {
+            let (config, received) = (check::config(&schema, input, self.options), value.clone());
+            frame.problems.push(Problem::BadLinkedInput { input: input.name.clone(), config, received });
+            return Ok(None);
+        };
+        let (target, received_type) = self.output_type(target, slot)?;
+        if !accepts(&received_type, input, schema.generation) {
+            let input_type = match input.choices(self.options) {
+                Some(choices) if schema.generation == Generation::Classic => python::repr_list(&choices),
+                Some(_) | None => input.type_name().to_owned(),
+            };
+            let (config, link) = (check::config(&schema, input, self.options), value.clone());
+            let input = input.name.clone();
+            frame.problems.push(Problem::ReturnTypeMismatch { input, config, received_type, input_type, link });
+            return Ok(None);
+        }
+        let (target, link) = (target.to_owned(), value.clone());
+        Ok(self.follow(frame, &input.name, target, link))
+    }
+
+    fn undeclared(&mut self, frame: &mut Frame, name: &str) -> Result<Option<String>, Exception> {
+        let Some(value) = self.prompt.inputs(&frame.id).and_then(|i| i.get(name)) else { return Ok(None) };
+        let Some((target, _)) = as_link(value) else { return Ok(None) };
+        if !self.prompt.nodes().contains_key(target) {
+            return Err(Exception { kind: "KeyError", text: python::repr_text(target) });
+        }
+        let (target, link) = (target.to_owned(), value.clone());
+        Ok(self.follow(frame, name, target, link))
+    }
+
+    /// The node that a link leads to and the type of the slot; the exceptions are those of Python's indexing.
+    fn output_type<'p>(&'p self, target: &'p Json, slot: &Json) -> Result<(&'p str, String), Exception> {
+        let missing = || match target {
+            Json::Array(_) | Json::Object(_) => {
+                Exception { kind: "TypeError", text: format!("unhashable type: '{}'", python::type_name(target)) }
+            }
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => Exception { kind: "KeyError", text: python::repr(target) },
+        };
+        let id = target.as_str().ok_or_else(missing)?;
+        let entry = self.prompt.class_type(id).and_then(|c| self.catalog.get(c)).ok_or_else(missing)?;
+        if !(slot.is_i64() || slot.is_u64()) {
+            let text = format!("tuple indices must be integers or slices, not {}", python::type_name(slot));
+            return Err(Exception { kind: "TypeError", text });
+        }
+        let output = slot.as_u64().and_then(|s| usize::try_from(s).ok()).and_then(|s| entry.schema.outputs.get(s));
+        match output {
+            Some(output) => Ok((id, output.ty.clone())),
+            None => Err(Exception { kind: "IndexError", text: "tuple index out of range".into() }),
+        }
+    }
+
+    fn follow(&self, frame: &mut Frame, input: &str, target: String, link: Json) -> Option<String> {
+        if let Some(finding) = self.checked.get(&target) {
+            frame.sound &= finding.is_none();
+            return None;
+        }
+        if target == frame.id || self.open.contains(&target) {
+            let start = self.frames.iter().position(|f| f.id == target).unwrap_or(self.frames.len());
+            let circle = self.frames[start..].iter().map(|f| f.id.clone()).chain([frame.id.clone()]).collect();
+            frame.problems.push(Problem::DependencyCycle { input: input.to_owned(), link, circle });
+            return None;
+        }
+        Some(target)
+    }
+
+    /// The class's own check. A refusal is told for every input that it is about.
+    fn custom(&self, frame: &mut Frame) -> Result<(), Exception> {
+        let schema = &frame.entry.schema;
+        let Some(sent) = self.prompt.inputs(&frame.id) else { return Ok(()) };
+        let inputs = constants(schema.inputs.iter(), sent);
+        let node = &frame.entry.node;
+        // A node's panic must not reach the server.
+        let reason = match catch_unwind(AssertUnwindSafe(|| node.validate(&inputs))) {
+            Ok(Ok(())) => return Ok(()),
+            Ok(Err(reason)) => reason,
+            Err(_) => {
+                let text = format!("the validation of class '{}' panicked", schema.class);
+                return Err(Exception { kind: "RuntimeError", text });
+            }
+        };
+        let mut names: Vec<&str> = sent.keys().map(String::as_str).filter(|n| schema.validates.iter().any(|v| v == n)).collect();
+        if schema.validates.is_empty() {
+            names.push(inputs.iter().next().map_or("", |(name, _)| name));
+        }
+        for name in names {
+            frame.problems.push(Problem::CustomValidationFailed { input: name.to_owned(), reason: reason.clone() });
+        }
+        Ok(())
+    }
+
+    fn node_errors(&self, bad: &[String]) -> NodeErrors {
+        let mut nodes = IndexMap::new();
+        for (id, finding) in &self.checked {
+            if let Some(problems) = finding.as_ref().filter(|p| !p.is_empty()) {
+                let class_type = self.prompt.class_type(id).unwrap_or_default().to_owned();
+                nodes.insert(id.clone(), NodeReport { problems: problems.clone(), dependent_outputs: Vec::new(), class_type });
+            }
+        }
+        let mut steps = DEPENDENT_STEPS_MAX;
+        for output in bad {
+            for id in self.above(output, &mut steps) {
+                if let Some(report) = nodes.get_mut(id) {
+                    report.dependent_outputs.push(output.clone());
+                }
+            }
+        }
+        NodeErrors { nodes }
+    }
+
+    /// A node and all that it uses.
+    fn above<'p>(&'p self, id: &'p str, steps: &mut usize) -> HashSet<&'p str> {
+        let mut seen = HashSet::from([id]);
+        let mut todo = vec![id];
+        while let Some(id) = todo.pop() {
+            for (target, _) in self.prompt.inputs(id).into_iter().flatten().filter_map(|(_, v)| as_link(v)) {
+                if *steps == 0 {
+                    return seen;
+                }
+                *steps -= 1;
+                if seen.insert(target) {
+                    todo.push(target);
+                }
+            }
+        }
+        seen
+    }
+}
+
+/// The constants among the values sent for declared inputs, in the order of the declaration.
+pub(crate) fn constants<'i>(declared: impl Iterator<Item = &'i Input>, sent: &Map<String, Json>) -> Inputs {
+    let mut inputs = Inputs::default();
+    for input in declared {
+        if let Some(value) = sent.get(&input.name).filter(|v| as_link(v).is_none()) {
+            inputs.insert(input.name.as_str(), Value::from(value));
+        }
+    }
+    inputs
+}
+
+/// Whether an input takes an output's type: equal, sharing a member of a union, or `*` on either side. A classic combo takes no link
+/// but `*`.
+fn accepts(received: &str, input: &Input, generation: Generation) -> bool {
+    let is_list = matches!(&input.kind, InputKind::Combo(Choices::Fixed(_) | Choices::Files { .. })) && generation == Generation::Classic;
+    let wanted = input.type_name();
+    if received == "*" || wanted == "*" {
+        return true;
+    }
+    if is_list {
+        return false;
+    }
+    received == wanted || received.split(',').any(|r| wanted.split(',').any(|w| w.trim() == r.trim()))
+}
+
+#[cfg(test)]
+mod tests;
