@@ -1,5 +1,6 @@
 //! One module per family of routes; each offers `routes()`.
 
+mod download;
 pub(crate) mod frontend;
 pub(crate) mod history;
 pub(crate) mod misc;
@@ -22,6 +23,7 @@ use crate::App;
 /// All routes, without prefix.
 pub(crate) fn all() -> Router<App> {
     Router::new()
+        .merge(download::routes())
         .merge(frontend::routes())
         .merge(history::routes())
         .merge(misc::routes())
