@@ -219,7 +219,7 @@ pub enum PreviewMethod {
 /// Which page to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FrontEnd {
-    /// The official front end if it is installed, else the built-in page.
+    /// The official front end, installed if need be; the built-in page if that fails.
     Auto,
     /// The built-in page.
     Builtin,

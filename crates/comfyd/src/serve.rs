@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart};
-use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Options, announce_changes, listen, router};
+use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Options, announce_changes, keep_log_line, listen, router};
 use comfyd_store_sqlite::{Durability, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
@@ -199,5 +199,19 @@ fn init_log(verbosity: Verbosity) {
         Verbosity::Error | Verbosity::Critical => "error",
     };
     // Fails only if a logger is there already.
-    drop(tracing_subscriber::fmt().with_env_filter(level).with_writer(std::io::stderr).try_init());
+    drop(tracing_subscriber::fmt().with_env_filter(level).with_ansi(false).with_writer(|| Tee).try_init());
+}
+
+/// Log lines go to the terminal and to `/internal/logs`.
+struct Tee;
+
+impl std::io::Write for Tee {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        keep_log_line("", String::from_utf8_lossy(line).trim_end());
+        std::io::stderr().write_all(line).map(|()| line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        std::io::stderr().flush()
+    }
 }

@@ -14,4 +14,5 @@ pub use crate::app::{ApiShape, App, Control, FolderOptions, FrontEnd, Inner, Opt
 pub use crate::error::ApiError;
 pub use crate::hub::Hub;
 pub use crate::router::router;
+pub use crate::routes::misc::keep_log_line;
 pub use crate::routes::queue::announce_changes;

@@ -14,6 +14,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
+use crate::routes::frontend;
 use crate::{ApiError, App, routes};
 
 /// Answers smaller than this are not worth compressing.
@@ -26,13 +27,22 @@ pub fn router(app: App) -> Router {
     Router::new()
         .nest("/api", routes.clone().fallback(unknown).method_not_allowed_fallback(wrong_method))
         .merge(routes)
-        .fallback(unknown)
+        .fallback(page_or_unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(app.options.max_upload_bytes))
         .layer(CompressionLayer::new().gzip(true).compress_when(compress))
         .layer(middleware::from_fn_with_state(app.clone(), origin))
         .layer(CatchPanicLayer::custom(panicked))
         .with_state(app)
+}
+
+/// What no route takes may be a file of the front end.
+async fn page_or_unknown(app: State<App>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+    if matches!(method, Method::GET | Method::HEAD) {
+        frontend::fallback(app, method, uri, headers).await.into_response()
+    } else {
+        unknown(method, uri).await.into_response()
+    }
 }
 
 /// GET of an unknown path is 404; other methods are 405, as the reference's static route answers them.
