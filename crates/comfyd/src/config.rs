@@ -1,6 +1,5 @@
 //! What the program is asked to do and with which settings: from the command line, else the environment, else a TOML file, else the
 //! default. The result is plain data with absolute paths. Knows nothing of what the settings do.
-#![allow(dead_code)]
 
 mod args;
 mod layers;
@@ -219,7 +218,7 @@ pub enum PreviewMethod {
 /// Which page to serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum FrontEnd {
-    /// The official front end if it is installed, else the built-in page.
+    /// The official front end, installed if need be; the built-in page if that fails.
     Auto,
     /// The built-in page.
     Builtin,

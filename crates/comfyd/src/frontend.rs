@@ -1,6 +1,5 @@
 //! Downloads ComfyUI's official web front end, which is published as the Python package `comfyui-frontend-package`, and unpacks its
 //! pages. Follows pip's settings for the package index. Knows neither how the pages are served nor what is in them.
-#![allow(dead_code)]
 
 mod index;
 #[cfg(test)]
@@ -91,6 +90,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// The machine has no more threads or files for the download.
+    #[error("cannot start the download: {0}")]
+    Runtime(std::io::Error),
     /// A setting of pip's is wrong.
     #[error("{setting}: {message}")]
     Setting {
@@ -106,10 +108,19 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 /// Installs a version of the front end into `base/web/VERSION` and returns that folder; `None` is [`PINNED_VERSION`], `latest` the newest
 /// release on the index. A version that is there already is left as it is. `progress` gets the bytes that came and the bytes in all, 0
-/// where the server does not say.
-pub async fn install(version: Option<&str>, base: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<PathBuf> {
+/// where the server does not say. Blocks; may be called with and without an asynchronous runtime.
+pub fn install(version: Option<&str>, base: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<PathBuf> {
     let settings = PipSettings::read(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
-    install_from(&settings, version.unwrap_or(PINNED_VERSION), base, progress).await
+    let version = version.unwrap_or(PINNED_VERSION);
+    // A thread of its own, because a runtime cannot be entered from inside another.
+    let installed = std::thread::scope(|scope| {
+        let work = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+            runtime.block_on(install_from(&settings, version, base, progress))
+        };
+        scope.spawn(work).join()
+    });
+    installed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
 }
 
 /// The installed front end: the pinned version if it is there, else the newest other one. The folder holds `index.html`.

@@ -156,7 +156,7 @@ pub struct ServerArgs {
     /// Certificate chain (PEM) for HTTPS; goes with --tls-keyfile.
     #[arg(long, value_name = "FILE")]
     pub tls_certfile: Option<PathBuf>,
-    /// Which page to serve: the installed front end or else the built-in page, the built-in page, or none.
+    /// Which page to serve: the official front end, installed if need be, or else the built-in page; the built-in page; or none.
     #[arg(long, value_name = "PAGE", default_value = "auto")]
     pub front_end: FrontEnd,
     /// Folder of a front end, the one that holds index.html; goes before --front-end-version.
