@@ -7,6 +7,8 @@ mod error;
 pub mod jpeg;
 pub mod png;
 mod raster;
+pub mod resample;
+pub mod resize;
 mod types;
 pub mod webp;
 
