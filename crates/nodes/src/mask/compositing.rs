@@ -1,0 +1,64 @@
+//! Pictures with transparency.
+
+use comfyd_node::{Input, NodeOutput, Result, Schema};
+
+use crate::class::{Call, Class, MAX_RESOLUTION};
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("PorterDuffImageComposite")
+                .display("Porter-Duff Image Composite")
+                .category("mask/compositing")
+                .module("comfy_extras.nodes_compositing")
+                .schema_generation()
+                .description("Lays one picture with transparency over another, by one of the Porter-Duff rules.")
+                .input(Input::link("source", "IMAGE").tooltip("The upper picture."))
+                .input(Input::link("source_alpha", "MASK").tooltip("What of it is transparent."))
+                .input(Input::link("destination", "IMAGE").tooltip("The lower picture."))
+                .input(Input::link("destination_alpha", "MASK").tooltip("What of it is transparent."))
+                .input(
+                    Input::combo(
+                        "mode",
+                        [
+                            "ADD", "CLEAR", "DARKEN", "DST", "DST_ATOP", "DST_IN", "DST_OUT", "DST_OVER", "LIGHTEN", "MULTIPLY", "OVERLAY",
+                            "SCREEN", "SRC", "SRC_ATOP", "SRC_IN", "SRC_OUT", "SRC_OVER", "XOR",
+                        ],
+                    )
+                    .default("DST")
+                    .tooltip("The rule."),
+                )
+                .output("IMAGE")
+                .output("MASK")
+        },
+        porter_duff,
+    ),
+    Class::new(
+        || {
+            Schema::new("SplitImageWithAlpha")
+                .display("Split Image with Alpha")
+                .category("mask/compositing")
+                .module("comfy_extras.nodes_compositing")
+                .schema_generation()
+                .description("Splits pictures with transparency into colours and a mask of what is transparent.")
+                .input(Input::link("image", "IMAGE").tooltip("The pictures."))
+                .output("IMAGE")
+                .output("MASK")
+        },
+        split_alpha,
+    ),
+    Class::new(
+        || {
+            Schema::new("JoinImageWithAlpha")
+                .display("Join Image with Alpha")
+                .category("mask/compositing")
+                .module("comfy_extras.nodes_compositing")
+                .schema_generation()
+                .description("Gives pictures a transparency from a mask.")
+                .input(Input::link("image", "IMAGE").tooltip("The pictures."))
+                .input(Input::link("alpha", "MASK").tooltip("What becomes transparent; resized to the pictures."))
+                .output("IMAGE")
+        },
+        join_alpha,
+    ),
+];
