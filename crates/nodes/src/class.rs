@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use comfyd_node::{Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema};
 
+use crate::resize::{Crop, Method};
 use crate::services::State;
 use crate::values::{Image, Latent, Mask};
 
@@ -141,6 +142,16 @@ impl Call<'_, '_> {
     /// A text, or the choice of a combo.
     pub(crate) fn text(&self, name: &str) -> Result<&str> {
         self.inputs.text(name)
+    }
+
+    /// How to scale.
+    pub(crate) fn method(&self, name: &str) -> Result<Method> {
+        self.inputs.text(name)?.parse().map_err(Error::other)
+    }
+
+    /// What to do when the aspect ratio changes.
+    pub(crate) fn crop(&self, name: &str) -> Result<Crop> {
+        self.inputs.text(name)?.parse().map_err(Error::other)
     }
 
     /// Fails if an array of this shape, four bytes per value, is larger than the limit. Called before every allocation whose size the

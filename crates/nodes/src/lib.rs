@@ -20,6 +20,7 @@ mod mask;
 mod preview_any;
 mod primitive;
 mod python;
+mod resize;
 mod saving;
 mod services;
 mod string;
@@ -61,6 +62,3 @@ impl Provider for Builtin {
 fn families() -> Vec<&'static [Class]> {
     [image::families(), mask::families(), latent::families(), string::families(), vec![primitive::CLASSES, preview_any::CLASSES]].concat()
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,8 +1,15 @@
 //! Pictures put together, taken apart and counted; and the split into brightness and colour.
 
-use comfyd_node::{Input, NodeOutput, Result, Schema};
+use std::sync::Arc;
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use comfyd_imaging::Image;
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use ndarray::{Axis, concatenate, s};
+
+use crate::class::{Call, Class};
+use crate::latent::first_int;
+use crate::resize::{self, Crop, Method};
+use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -87,3 +94,56 @@ pub(crate) const CLASSES: &[Class] = &[
         yuv_to_rgb,
     ),
 ];
+
+fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (first, mut second) = (call.image("image1")?, call.image("image2")?);
+    if first.0.shape()[1..] != second.0.shape()[1..] {
+        second = resize::image(call, &second, first.width(), first.height(), Method::Bilinear, Crop::Center)?;
+    }
+    values::image(join(call, &[first, second])?)
+}
+
+/// Puts pictures of equal size and channels behind each other.
+fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
+    let [first, rest @ ..] = images else { return Err(Error::msg("there are no pictures to join")) };
+    if let Some(other) = rest.iter().find(|image| image.0.shape()[1..] != first.0.shape()[1..]) {
+        let size = |image: &Image| format!("{} x {} pixels with {} channels", image.width(), image.height(), image.channels());
+        return Err(Error::msg(format!("pictures of {} and of {} cannot be joined; make them equal first", size(first), size(other))));
+    }
+    let batch = images.iter().map(Image::batch).sum();
+    call.reserve(&[batch, first.height(), first.width(), first.channels()])?;
+    let views: Vec<_> = images.iter().map(|image| image.0.view()).collect();
+    Ok(Image::new(concatenate(Axis(0), &views).map_err(Error::other)?))
+}
+
+fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let amount = call.count("amount", 1)?;
+    let batch = image.batch().saturating_mul(amount);
+    call.reserve(&[batch, image.height(), image.width(), image.channels()])?;
+    values::image(join(call, &vec![image; amount])?)
+}
+
+fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let start = call.count("batch_index", 0)?.min(image.batch() - 1);
+    let length = call.count("length", 1)?.min(image.batch() - start);
+    values::image(Image::new(image.0.slice(s![start..start + length, .., .., ..]).to_owned()))
+}
+
+fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let size = usize::try_from(first_int(call.inputs.list("batch_size")?)?).ok().filter(|size| *size > 0);
+    let size = size.ok_or_else(|| Error::msg("input 'batch_size' must be at least 1"))?;
+    let mut pictures = Vec::new();
+    for value in call.inputs.list("images")? {
+        let image = value.downcast::<values::Image>().ok_or_else(|| Error::msg("input 'images' must hold pictures only"))?;
+        let shared = &image.0;
+        pictures.extend((0..shared.batch()).map(|i| Image(shared.0.slice(s![i..i + 1, .., .., ..]).to_shared())));
+    }
+    let mut out = Vec::new();
+    for group in pictures.chunks(size) {
+        call.cx.check_cancelled()?;
+        out.push(Value::from(Arc::new(values::Image(join(call, group)?))));
+    }
+    Ok(NodeOutput::one(Value::list(out)))
+}

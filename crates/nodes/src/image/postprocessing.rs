@@ -1,8 +1,10 @@
 //! Effects on finished pictures, edges and shapes.
 
-use comfyd_node::{Input, NodeOutput, Result, Schema};
+use comfyd_imaging::{blend, filter, morphology};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::class::{Call, Class};
+use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -137,3 +139,35 @@ pub(crate) const CLASSES: &[Class] = &[
         canny,
     ),
 ];
+
+fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (first, second) = (call.image("image1")?, call.image("image2")?);
+    let mode: blend::BlendMode = call.text("blend_mode")?.parse().map_err(Error::other)?;
+    let factor = call.float("blend_factor")? as f32;
+    // The second is scaled to the first's size before its batch counts.
+    call.reserve(&[second.batch(), first.height(), first.width(), first.channels()])?;
+    values::image(blend::blend(&first, &second, factor, mode).map_err(Error::other)?)
+}
+
+fn blur(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let (radius, sigma) = (call.count("blur_radius", 0)?, call.float("sigma")?);
+    if radius == 0 {
+        return values::image(image);
+    }
+    values::image(filter::blur(&image, radius, sigma).map_err(Error::other)?)
+}
+
+fn sharpen(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let (radius, sigma, alpha) = (call.count("sharpen_radius", 0)?, call.float("sigma")?, call.float("alpha")?);
+    if radius == 0 {
+        return values::image(image);
+    }
+    values::image(filter::sharpen(&image, radius, sigma, alpha).map_err(Error::other)?)
+}
+
+fn morphology(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let operation: morphology::Operation = call.text("operation")?.parse().map_err(Error::other)?;
+    values::image(morphology::apply(&call.image("image")?, operation, call.count("kernel_size", 1)?).map_err(Error::other)?)
+}

@@ -117,7 +117,7 @@ fn round(length: f64) -> usize {
 }
 
 fn method(call: &Call<'_, '_>) -> Result<Method> {
-    Method::parse("upscale_method", call.text("upscale_method")?)
+    call.method("upscale_method")
 }
 
 fn scale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -129,7 +129,7 @@ fn scale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         (width, 0) => (width, proportional(image.height(), width, image.width())),
         (width, height) => (width, height),
     };
-    let crop = Crop::parse("crop", call.text("crop")?)?;
+    let crop = call.crop("crop")?;
     values::image(resize::image(call, &image, width, height, method(call)?, crop)?)
 }
 

@@ -147,7 +147,7 @@ fn resize_and_pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         "black" => 0.0,
         other => return Err(unknown_choice("padding_color", other)),
     };
-    let method = Method::parse("interpolation", call.text("interpolation")?)?;
+    let method = call.method("interpolation")?;
     let scale = (width as f64 / image.width() as f64).min(height as f64 / image.height() as f64);
     let (inner_width, inner_height) = ((image.width() as f64 * scale) as usize, (image.height() as f64 * scale) as usize);
     let shape = (image.batch(), height, width, image.channels());

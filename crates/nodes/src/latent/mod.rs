@@ -11,6 +11,8 @@ mod scale;
 mod transform;
 
 use crate::class::Class;
+pub(crate) use crate::latent::batch::first_int;
+pub(crate) use crate::latent::composite::paste;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
     vec![

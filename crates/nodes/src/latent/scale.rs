@@ -65,8 +65,8 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         (width, 0) => (width, proportional(own_height, width.max(64), own_width)),
         (width, height) => (width, height),
     };
-    let method = Method::parse("upscale_method", call.text("upscale_method")?)?;
-    let crop = Crop::parse("crop", call.text("crop")?)?;
+    let method = call.method("upscale_method")?;
+    let crop = call.crop("crop")?;
     latent.samples = resize::latent(call, &latent.samples, width.max(64) / 8, height.max(64) / 8, method, crop)?;
     values::latent(latent)
 }
@@ -76,7 +76,7 @@ fn upscale_by(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let factor = call.float("scale_by")?;
     let (height, width) = size(&latent.samples);
     let scaled = |side: usize| (side as f64 * factor).round_ties_even() as usize;
-    let method = Method::parse("upscale_method", call.text("upscale_method")?)?;
+    let method = call.method("upscale_method")?;
     latent.samples = resize::latent(call, &latent.samples, scaled(width), scaled(height), method, Crop::Disabled)?;
     values::latent(latent)
 }

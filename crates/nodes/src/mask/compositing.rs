@@ -1,8 +1,10 @@
 //! Pictures with transparency.
 
-use comfyd_node::{Input, NodeOutput, Result, Schema};
+use comfyd_imaging::blend::{self, PorterDuff};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::class::{Call, Class};
+use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -62,3 +64,23 @@ pub(crate) const CLASSES: &[Class] = &[
         join_alpha,
     ),
 ];
+
+fn porter_duff(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (source, source_alpha) = (call.image("source")?, call.mask("source_alpha")?);
+    let (destination, destination_alpha) = (call.image("destination")?, call.mask("destination_alpha")?);
+    let mode: PorterDuff = call.text("mode")?.parse().map_err(Error::other)?;
+    let (image, mask) = blend::porter_duff(&source, &source_alpha, &destination, &destination_alpha, mode).map_err(Error::other)?;
+    values::image_and_mask(image, mask)
+}
+
+fn split_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (image, mask) = blend::split_alpha(&call.image("image")?);
+    values::image_and_mask(image, mask)
+}
+
+fn join_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (image, alpha) = (call.image("image")?, call.mask("alpha")?);
+    // The mask is resized to the picture's size before the smaller batch decides.
+    call.reserve(&[alpha.batch(), image.height(), image.width()])?;
+    values::image(blend::join_alpha(&image, &alpha).map_err(Error::other)?)
+}

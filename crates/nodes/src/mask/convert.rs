@@ -1,8 +1,11 @@
 //! Between masks and pictures.
 
-use comfyd_node::{Input, NodeOutput, Result, Schema};
+use comfyd_imaging::mask;
+use comfyd_imaging::{Image, Mask};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::class::{Call, Class, unknown_choice};
+use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -51,3 +54,28 @@ pub(crate) const CLASSES: &[Class] = &[
         from_color,
     ),
 ];
+
+fn to_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::image(grey(call, &call.mask("mask")?)?)
+}
+
+/// A mask as pictures with three equal channels.
+pub(crate) fn grey(call: &Call<'_, '_>, mask: &Mask) -> Result<Image> {
+    call.reserve(&[mask.batch(), mask.height(), mask.width(), 3])?;
+    Ok(mask::to_image(mask))
+}
+
+fn from_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let channel = match call.text("channel")? {
+        "red" => 0,
+        "green" => 1,
+        "blue" => 2,
+        "alpha" => 3,
+        other => return Err(unknown_choice("channel", other)),
+    };
+    values::mask(mask::from_channel(&call.image("image")?, channel).map_err(Error::other)?)
+}
+
+fn from_color(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::mask(mask::from_color(&call.image("image")?, call.int("color")?).map_err(Error::other)?)
+}

@@ -1,8 +1,12 @@
 //! Masks made and changed.
 
-use comfyd_node::{Input, NodeOutput, Result, Schema};
+use comfyd_folders::Kind;
+use comfyd_imaging::{Mask, mask};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::mask::convert::grey;
+use crate::{saving, values};
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -112,3 +116,47 @@ pub(crate) const CLASSES: &[Class] = &[
         preview,
     ),
 ];
+
+fn solid(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
+    call.reserve(&[height, width])?;
+    values::mask(Mask::solid(1, height, width, call.float("value")? as f32))
+}
+
+fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::mask(mask::invert(&call.mask("mask")?))
+}
+
+fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
+    let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
+    values::mask(mask::crop(&call.mask("mask")?, x, y, width, height).map_err(Error::other)?)
+}
+
+fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (destination, source) = (call.mask("destination")?, call.mask("source")?);
+    let operation: mask::Operation = call.text("operation")?.parse().map_err(Error::other)?;
+    let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
+    values::mask(mask::combine(&destination, &source, x, y, operation).map_err(Error::other)?)
+}
+
+fn feather(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mask = call.mask("mask")?;
+    let [left, top, right, bottom] = ["left", "top", "right", "bottom"].map(|side| call.count(side, 0));
+    values::mask(mask::feather(&mask, left?, top?, right?, bottom?))
+}
+
+fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mask = call.mask("mask")?;
+    let expand = call.int::<i64>("expand")?.clamp(-MAX_RESOLUTION, MAX_RESOLUTION);
+    values::mask(mask::grow(&mask, expand, call.bool("tapered_corners")?))
+}
+
+fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::mask(mask::threshold(&call.mask("mask")?, call.float("value")? as f32))
+}
+
+fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = grey(call, &call.mask("mask")?)?;
+    saving::save_png(call, &image, Kind::Temp, &call.state.preview_prefix, saving::SAVE_COMPRESSION)
+}
