@@ -2,8 +2,10 @@
 //! knows neither nodes nor models; it reproduces the numbers of PIL, torch, kornia and scipy where ComfyUI's nodes rely on them.
 
 pub mod apng;
+pub mod blend;
 pub mod decode;
 mod error;
+pub mod filter;
 pub mod jpeg;
 pub mod png;
 mod raster;

@@ -83,7 +83,8 @@ pub fn image(image: &Image, width: usize, height: usize, method: Method, crop: C
             let out = from_values((batch, channels, height, width), out)?;
             return Ok(Image(out.permuted_axes([0, 2, 3, 1]).as_standard_layout().into_owned().into_shared()));
         }
-        Method::NearestExact | Method::Bilinear | Method::Area | Method::Bicubic => {
+        Method::Area => area(&dense(view), [batch, old_height, old_width, channels], width, height),
+        Method::NearestExact | Method::Bilinear | Method::Bicubic => {
             interpolate(&dense(view), [batch, old_height, old_width, channels], width, height, method)
         }
     };
@@ -107,7 +108,10 @@ pub fn mask(mask: &Mask, width: usize, height: usize, method: Method, crop: Crop
 pub fn latent(samples: &ArcArray<f32, IxDyn>, width: usize, height: usize, method: Method, crop: Crop) -> Result<ArcArray<f32, IxDyn>> {
     let axes = samples.ndim();
     if axes < 4 {
-        return Err(Error::Shape(format!("latents need the axes batch, channels, height and width, these have shape {:?}", samples.shape())));
+        return Err(Error::Shape(format!(
+            "latents need the axes batch, channels, height and width, these have shape {:?}",
+            samples.shape()
+        )));
     }
     let (old_height, old_width) = (samples.shape()[axes - 2], samples.shape()[axes - 1]);
     let (left, top, old_width, old_height) = window(old_width, old_height, width, height, crop)?;
@@ -134,7 +138,8 @@ pub fn latent(samples: &ArcArray<f32, IxDyn>, width: usize, height: usize, metho
             let back: Vec<usize> = (0..axes).map(|axis| order.iter().position(|&from| from == axis).unwrap_or(axis)).collect();
             return Ok(out.permuted_axes(back).as_standard_layout().into_owned().into_shared());
         }
-        Method::NearestExact | Method::Bilinear | Method::Area | Method::Bicubic => {
+        Method::Area => area(&dense(view), [planes, old_height, old_width, 1], width, height),
+        Method::NearestExact | Method::Bilinear | Method::Bicubic => {
             interpolate(&dense(view), [planes, old_height, old_width, 1], width, height, method)
         }
     };
@@ -178,7 +183,10 @@ fn dense<'a, D: Dimension>(view: ndarray::ArrayView<'a, f32, D>) -> std::borrow:
     }
 }
 
-fn from_values<D: Dimension>(shape: impl ndarray::ShapeArg<Dim = D> + Into<ndarray::StrideShape<D>>, values: Vec<f32>) -> Result<ArcArray<f32, D>> {
+fn from_values<D: Dimension>(
+    shape: impl ndarray::ShapeArg<Dim = D> + Into<ndarray::StrideShape<D>>,
+    values: Vec<f32>,
+) -> Result<ArcArray<f32, D>> {
     ArcArray::from_shape_vec(shape, values).map_err(|error| Error::Shape(format!("resized values do not fit their shape: {error}")))
 }
 
@@ -188,21 +196,14 @@ struct Taps {
     starts: Vec<usize>,
     index: Vec<usize>,
     weight: Vec<f32>,
-    /// What to divide the sum by, for [`Method::Area`].
-    divide: bool,
 }
 
 impl Taps {
     fn new(old: usize, new: usize, method: Method) -> Self {
-        let mut taps = Self { starts: vec![0], index: Vec::new(), weight: Vec::new(), divide: method == Method::Area };
+        let mut taps = Self { starts: vec![0], index: Vec::new(), weight: Vec::new() };
         let scale = old as f32 / new as f32;
         for position in 0..new {
             match method {
-                Method::Area => {
-                    let first = position * old / new;
-                    let end = ((position + 1) * old).div_ceil(new);
-                    (first..end).for_each(|index| taps.push(index, 1.0));
-                }
                 Method::Bilinear => {
                     let center = (scale * (position as f32 + 0.5) - 0.5).max(0.0);
                     let first = (center as usize).min(old - 1);
@@ -218,7 +219,7 @@ impl Taps {
                         taps.push((first + offset as i64).clamp(0, old as i64 - 1) as usize, weight);
                     }
                 }
-                Method::NearestExact | Method::Lanczos | Method::Bislerp => {
+                Method::NearestExact | Method::Area | Method::Lanczos | Method::Bislerp => {
                     let index = (((position as f32 + 0.5) * scale).floor() as usize).min(old - 1);
                     taps.push(index, 1.0);
                 }
@@ -244,7 +245,8 @@ fn cubic_weights(t: f32) -> [f32; 4] {
     const A: f32 = -0.75;
     let near = |x: f32| ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0;
     let far = |x: f32| ((A * x - 5.0 * A) * x + 8.0 * A) * x - 4.0 * A;
-    [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
+    let rest = 1.0 - t;
+    [far(t + 1.0), near(t), near(rest), far(rest + 1.0)]
 }
 
 /// Interpolates (outer, height, width, inner) along the two middle axes: rows first, then columns.
@@ -265,9 +267,7 @@ fn interpolate(values: &[f32], [outer, old_height, old_width, inner]: [usize; 4]
             }
         }
         for (indices, weights) in down.iter() {
-            if let ([index], [_]) = (indices, weights)
-                && !down.divide
-            {
+            if let ([index], [_]) = (indices, weights) {
                 out.extend_from_slice(&narrow[index * stride..(index + 1) * stride]);
                 continue;
             }
@@ -277,13 +277,32 @@ fn interpolate(values: &[f32], [outer, old_height, old_width, inner]: [usize; 4]
                     *sum += weight * value;
                 }
             }
-            if down.divide {
-                let rows = indices.len() as f32;
-                for (target, (columns, _)) in sums.chunks_exact_mut(inner).zip(across.iter()) {
-                    target.iter_mut().for_each(|sum| *sum = *sum / rows / columns.len() as f32);
-                }
-            }
             out.extend_from_slice(&sums);
+        }
+    }
+    out
+}
+
+/// Means over (outer, height, width, inner): each output pixel sums the input pixels that it covers row by row, as torch does, because
+/// the order of a sum shows in the last bit and ComfyUI truncates when it saves.
+fn area(values: &[f32], [outer, old_height, old_width, inner]: [usize; 4], width: usize, height: usize) -> Vec<f32> {
+    let covered = |old: usize, new: usize| (0..new).map(move |i| (i * old / new, ((i + 1) * old).div_ceil(new)));
+    let columns: Vec<(usize, usize)> = covered(old_width, width).collect();
+    let mut out = vec![0.0; outer * height * width * inner];
+    let mut targets = out.chunks_exact_mut(inner.max(1));
+    for plane in values.chunks_exact((old_height * old_width * inner).max(1)) {
+        for (top, bottom) in covered(old_height, height) {
+            for &(left, right) in &columns {
+                let Some(target) = targets.next() else { return out };
+                for y in top..bottom {
+                    let row = &plane[(y * old_width + left) * inner..(y * old_width + right) * inner];
+                    for pixel in row.chunks_exact(inner) {
+                        target.iter_mut().zip(pixel).for_each(|(sum, value)| *sum += value);
+                    }
+                }
+                let (rows, columns) = ((bottom - top) as f32, (right - left) as f32);
+                target.iter_mut().for_each(|sum| *sum = *sum / rows / columns);
+            }
         }
     }
     out
