@@ -1,9 +1,8 @@
 //! Nodes of the menu `image`: new pictures, sizes, simple changes.
 
-use comfyd_imaging::{Image, Mask, blend};
-use comfyd_kernels::random::Generator;
+use comfyd_imaging::transform::{self, Sides};
+use comfyd_imaging::{Image, blend};
 use comfyd_node::{Error, HiddenKind, Input, NodeOutput, Result, Schema, Value};
-use ndarray::{Array3, Array4, Ix2, s};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::paste;
@@ -122,22 +121,16 @@ pub(crate) const CLASSES: &[Class] = &[
 fn empty_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (batch, height, width) = (call.count("batch_size", 1)?, call.count("height", 1)?, call.count("width", 1)?);
     call.reserve(&[batch, height, width, 3])?;
-    values::image(Image::solid(batch, height, width, call.int::<u32>("color")? & 0xff_ffff))
+    values::image(Image::solid(batch, height, width, call.int::<u32>("color")?))
 }
 
 fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = call.image("image")?;
-    values::image(Image(image.0.mapv(|value| 1.0 - value).into_shared()))
+    values::image(Image::new(call.image("image")?.0.mapv(|value| 1.0 - value)))
 }
 
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = call.image("image")?;
     let (seed, strength) = (call.int::<u64>("seed")?, call.float("strength")? as f32);
-    let noise = Generator::new(seed).randn(image.0.len());
-    let noise = Array4::from_shape_vec(image.0.raw_dim(), noise).map_err(Error::other)?;
-    let mut out = image.0.to_owned();
-    out.zip_mut_with(&noise, |value, noise| *value = (*value + strength * noise).clamp(0.0, 1.0));
-    values::image(Image::new(out))
+    values::image(transform::add_noise(&call.image("image")?, seed, strength))
 }
 
 fn size(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -150,28 +143,12 @@ fn size(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let [left, top, right, bottom] = ["left", "top", "right", "bottom"].map(|side| call.count(side, 0));
-    let (left, top, right, bottom) = (left?, top?, right?, bottom?);
-    let (own_height, own_width) = (image.height(), image.width());
-    let height = own_height.saturating_add(top).saturating_add(bottom);
-    let width = own_width.saturating_add(left).saturating_add(right);
+    let sides = Sides { left: left?, top: top?, right: right?, bottom: bottom? };
+    let height = image.height().saturating_add(sides.top).saturating_add(sides.bottom);
+    let width = image.width().saturating_add(sides.left).saturating_add(sides.right);
     call.reserve(&[image.batch(), height, width, image.channels()])?;
-    let mut padded = Array4::from_elem((image.batch(), height, width, image.channels()), 0.5);
-    padded.slice_mut(s![.., top..top + own_height, left..left + own_width, ..]).assign(&image.0);
-
-    let feathering = call.count("feathering", 0)?;
-    let mut mask = Array3::ones((1, height, width));
-    let inner = mask.slice_mut(s![0, top..top + own_height, left..left + own_width]);
-    let fades = feathering > 0 && feathering.saturating_mul(2) < own_height.min(own_width);
-    for ((y, x), value) in inner.into_dimensionality::<Ix2>().map_err(Error::other)?.indexed_iter_mut() {
-        // How far the nearest side is at which something was added.
-        let distances = [(top, y), (bottom, own_height - y), (left, x), (right, own_width - x)];
-        let nearest = distances.into_iter().filter(|(added, _)| *added != 0).map(|(_, distance)| distance).min();
-        *value = match nearest {
-            Some(distance) if fades && distance < feathering => (((feathering - distance) as f64 / feathering as f64).powi(2)) as f32,
-            _ => 0.0,
-        };
-    }
-    values::image_and_mask(Image::new(padded), Mask::new(mask))
+    let (image, mask) = transform::pad_for_outpaint(&image, sides, call.count("feathering", 0)?).map_err(Error::other)?;
+    values::image_and_mask(image, mask)
 }
 
 fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -2,13 +2,12 @@
 
 use std::sync::Arc;
 
-use comfyd_imaging::Image;
+use comfyd_imaging::{Image, color, transform};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use ndarray::{Axis, concatenate, s};
 
 use crate::class::{Call, Class};
 use crate::latent::first_int;
-use crate::resize::{self, Crop, Method};
 use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -96,11 +95,38 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (first, mut second) = (call.image("image1")?, call.image("image2")?);
-    if first.0.shape()[1..] != second.0.shape()[1..] {
-        second = resize::image(call, &second, first.width(), first.height(), Method::Bilinear, Crop::Center)?;
+    let (first, second) = (call.image("image1")?, call.image("image2")?);
+    call.reserve(&[first.batch() + second.batch(), first.height(), first.width(), first.channels()])?;
+    values::image(transform::batch(&first, &second).map_err(Error::other)?)
+}
+
+fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let amount = call.count("amount", 1)?;
+    call.reserve(&[image.batch().saturating_mul(amount), image.height(), image.width(), image.channels()])?;
+    values::image(Image(transform::repeat(&image.0, amount).map_err(Error::other)?))
+}
+
+fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (start, length) = (call.count("batch_index", 0)?, call.count("length", 1)?);
+    values::image(transform::from_batch(&call.image("image")?, start, length).map_err(Error::other)?)
+}
+
+fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let size = usize::try_from(first_int(call.inputs.list("batch_size")?)?).ok().filter(|size| *size > 0);
+    let size = size.ok_or_else(|| Error::msg("input 'batch_size' must be at least 1"))?;
+    let mut pictures = Vec::new();
+    for value in call.inputs.list("images")? {
+        let image = value.downcast::<values::Image>().ok_or_else(|| Error::msg("input 'images' must hold pictures only"))?;
+        let shared = &image.0.0;
+        pictures.extend((0..image.0.batch()).map(|i| Image(shared.clone().slice_move(s![i..i + 1, .., .., ..]))));
     }
-    values::image(join(call, &[first, second])?)
+    let mut out = Vec::new();
+    for group in pictures.chunks(size) {
+        call.cx.check_cancelled()?;
+        out.push(Value::from(Arc::new(values::Image(join(call, group)?))));
+    }
+    Ok(NodeOutput::one(Value::list(out)))
 }
 
 /// Puts pictures of equal size and channels behind each other.
@@ -110,40 +136,17 @@ fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
         let size = |image: &Image| format!("{} x {} pixels with {} channels", image.width(), image.height(), image.channels());
         return Err(Error::msg(format!("pictures of {} and of {} cannot be joined; make them equal first", size(first), size(other))));
     }
-    let batch = images.iter().map(Image::batch).sum();
-    call.reserve(&[batch, first.height(), first.width(), first.channels()])?;
+    call.reserve(&[images.len(), first.height(), first.width(), first.channels()])?;
     let views: Vec<_> = images.iter().map(|image| image.0.view()).collect();
     Ok(Image::new(concatenate(Axis(0), &views).map_err(Error::other)?))
 }
 
-fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = call.image("image")?;
-    let amount = call.count("amount", 1)?;
-    let batch = image.batch().saturating_mul(amount);
-    call.reserve(&[batch, image.height(), image.width(), image.channels()])?;
-    values::image(join(call, &vec![image; amount])?)
+fn rgb_to_yuv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let planes = color::rgb_to_yuv(&call.image("image")?).map_err(Error::other)?;
+    Ok(NodeOutput::values(planes.map(|plane| Arc::new(values::Image(plane)).into())))
 }
 
-fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = call.image("image")?;
-    let start = call.count("batch_index", 0)?.min(image.batch() - 1);
-    let length = call.count("length", 1)?.min(image.batch() - start);
-    values::image(Image::new(image.0.slice(s![start..start + length, .., .., ..]).to_owned()))
-}
-
-fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let size = usize::try_from(first_int(call.inputs.list("batch_size")?)?).ok().filter(|size| *size > 0);
-    let size = size.ok_or_else(|| Error::msg("input 'batch_size' must be at least 1"))?;
-    let mut pictures = Vec::new();
-    for value in call.inputs.list("images")? {
-        let image = value.downcast::<values::Image>().ok_or_else(|| Error::msg("input 'images' must hold pictures only"))?;
-        let shared = &image.0;
-        pictures.extend((0..shared.batch()).map(|i| Image(shared.0.slice(s![i..i + 1, .., .., ..]).to_shared())));
-    }
-    let mut out = Vec::new();
-    for group in pictures.chunks(size) {
-        call.cx.check_cancelled()?;
-        out.push(Value::from(Arc::new(values::Image(join(call, group)?))));
-    }
-    Ok(NodeOutput::one(Value::list(out)))
+fn yuv_to_rgb(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (y, u, v) = (call.image("Y")?, call.image("U")?, call.image("V")?);
+    values::image(color::yuv_to_rgb(&y, &u, &v).map_err(Error::other)?)
 }

@@ -3,6 +3,7 @@
 use comfyd_folders::Kind;
 use comfyd_imaging::decode;
 use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use serde_json::json;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 use crate::services::State;

@@ -8,7 +8,7 @@ mod postprocessing;
 mod save;
 mod scale;
 mod svg;
-mod transform;
+pub(crate) mod transform;
 
 use crate::class::Class;
 

@@ -1,5 +1,6 @@
 //! Pictures resized.
 
+use comfyd_imaging::transform;
 use comfyd_node::{Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
@@ -142,21 +143,13 @@ fn scale_by(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn scale_to_total(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
-    let total = (call.float("megapixels")? * 1024.0 * 1024.0).trunc();
-    let factor = (total / (image.width() as f64 * image.height() as f64)).sqrt();
-    let (width, height) = (round(image.width() as f64 * factor), round(image.height() as f64 * factor));
+    let (width, height) = transform::total_pixels_size(image.width(), image.height(), call.float("megapixels")?);
     values::image(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?)
 }
 
 fn scale_to_longest(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
-    let longest = call.count("largest_size", 1)?;
-    let shorter = |a: usize, b: usize| round(a as f64 / b as f64 * longest as f64);
-    let (width, height) = match image.height().cmp(&image.width()) {
-        std::cmp::Ordering::Greater => (shorter(image.width(), image.height()), longest),
-        std::cmp::Ordering::Less => (longest, shorter(image.height(), image.width())),
-        std::cmp::Ordering::Equal => (longest, longest),
-    };
+    let (width, height) = transform::max_dimension_size(image.width(), image.height(), call.count("largest_size", 1)?);
     values::image(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?)
 }
 

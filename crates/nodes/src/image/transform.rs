@@ -1,12 +1,16 @@
 //! Pictures cropped, joined, turned, mirrored.
 
 use comfyd_imaging::Image;
+use comfyd_imaging::transform::{self, Stitch};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
-use ndarray::{Array4, Axis, concatenate, s};
+use ndarray::Axis;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
-use crate::resize::{self, Crop, Method};
 use crate::values;
+
+/// The axes of pictures.
+const ROWS: Axis = Axis(1);
+const COLUMNS: Axis = Axis(2);
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -100,82 +104,52 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = call.image("image")?;
-    let x = call.count("x", 0)?.min(image.width() - 1);
-    let y = call.count("y", 0)?.min(image.height() - 1);
-    let right = call.count("width", 1)?.saturating_add(x).min(image.width());
-    let bottom = call.count("height", 1)?.saturating_add(y).min(image.height());
-    values::image(Image::new(image.0.slice(s![.., y..bottom, x..right, ..]).to_owned()))
+    let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
+    let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
+    values::image(transform::crop(&call.image("image")?, x, y, width, height).map_err(Error::other)?)
 }
 
 fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let mut turned = call.image("image")?.0;
+    let turns = quarter_turns(call)?;
+    values::image(Image(transform::rotate(&call.image("image")?.0, turns, ROWS, COLUMNS)))
+}
+
+/// Clockwise, from the choice `rotation`.
+pub(crate) fn quarter_turns(call: &Call<'_, '_>) -> Result<usize> {
     match call.text("rotation")? {
-        "none" => {}
-        "90 degrees" => {
-            turned.invert_axis(Axis(1));
-            turned.swap_axes(1, 2);
-        }
-        "180 degrees" => {
-            turned.invert_axis(Axis(1));
-            turned.invert_axis(Axis(2));
-        }
-        "270 degrees" => {
-            turned.invert_axis(Axis(2));
-            turned.swap_axes(1, 2);
-        }
-        other => return Err(unknown_choice("rotation", other)),
+        "none" => Ok(0),
+        "90 degrees" => Ok(1),
+        "180 degrees" => Ok(2),
+        "270 degrees" => Ok(3),
+        other => Err(unknown_choice("rotation", other)),
     }
-    values::image(Image(turned.as_standard_layout().to_shared()))
 }
 
 fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let mut turned = call.image("image")?.0;
+    let axis = flip_axis(call, ROWS, COLUMNS)?;
+    values::image(Image(transform::flip(&call.image("image")?.0, axis)))
+}
+
+/// The axis to mirror, from the choice `flip_method`.
+pub(crate) fn flip_axis(call: &Call<'_, '_>, rows: Axis, columns: Axis) -> Result<Axis> {
     match call.text("flip_method")? {
-        "x-axis: vertically" => turned.invert_axis(Axis(1)),
-        "y-axis: horizontally" => turned.invert_axis(Axis(2)),
-        other => return Err(unknown_choice("flip_method", other)),
+        "x-axis: vertically" => Ok(rows),
+        "y-axis: horizontally" => Ok(columns),
+        other => Err(unknown_choice("flip_method", other)),
     }
-    values::image(Image(turned.as_standard_layout().to_shared()))
 }
 
 fn resize_and_pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let (width, height) = (call.count("target_width", 1)?, call.count("target_height", 1)?);
-    let padding = match call.text("padding_color")? {
+    let fill = match call.text("padding_color")? {
         "white" => 1.0,
         "black" => 0.0,
         other => return Err(unknown_choice("padding_color", other)),
     };
     let method = call.method("interpolation")?;
-    let scale = (width as f64 / image.width() as f64).min(height as f64 / image.height() as f64);
-    let (inner_width, inner_height) = ((image.width() as f64 * scale) as usize, (image.height() as f64 * scale) as usize);
-    let shape = (image.batch(), height, width, image.channels());
-    call.reserve(&[shape.0, shape.1, shape.2, shape.3])?;
-    let resized = resize::image(call, &image, inner_width, inner_height, method, Crop::Disabled)?;
-    let mut out = Array4::from_elem(shape, padding);
-    let (top, left) = ((height - inner_height) / 2, (width - inner_width) / 2);
-    out.slice_mut(s![.., top..top + inner_height, left..left + inner_width, ..]).assign(&resized.0);
-    values::image(Image::new(out))
-}
-
-/// Where the second picture of a stitch goes.
-#[derive(Clone, Copy, PartialEq)]
-enum Side {
-    Right,
-    Down,
-    Left,
-    Up,
-}
-
-impl Side {
-    /// The axis along which the pictures are joined.
-    fn axis(self) -> usize {
-        match self {
-            Self::Right | Self::Left => 2,
-            Self::Down | Self::Up => 1,
-        }
-    }
+    call.reserve(&[image.batch(), height, width, image.channels()])?;
+    values::image(transform::resize_and_pad(&image, width, height, fill, method).map_err(Error::other)?)
 }
 
 fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -184,102 +158,34 @@ fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         return values::image(first);
     }
     let second = call.image("image2")?;
-    let side = match call.text("direction")? {
-        "right" => Side::Right,
-        "down" => Side::Down,
-        "left" => Side::Left,
-        "up" => Side::Up,
-        other => return Err(unknown_choice("direction", other)),
+    let color = match call.text("spacing_color")? {
+        "white" => [1.0; 3],
+        "black" => [0.0; 3],
+        "red" => [1.0, 0.0, 0.0],
+        "green" => [0.0, 1.0, 0.0],
+        "blue" => [0.0, 0.0, 1.0],
+        other => return Err(unknown_choice("spacing_color", other)),
     };
-    let color = color(call.text("spacing_color")?)?;
-    let batch = first.batch().max(second.batch());
-    let (mut first, mut second) = (repeat_last(call, &first, batch)?, repeat_last(call, &second, batch)?);
-    if call.bool("match_image_size")? {
-        second = match_size(call, &first, &second, side)?;
-    } else {
-        // A grey gap colour also fills the borders; a bright colour leaves them black.
-        let grey = if color.iter().all(|c| *c == color[0]) { color[0] } else { 0.0 };
-        let across = 3 - side.axis();
-        let length = first.0.shape()[across].max(second.0.shape()[across]);
-        first = center(call, &first, across, length, grey)?;
-        second = center(call, &second, across, length, grey)?;
-    }
-    let channels = first.channels().max(second.channels());
-    (first, second) = (opaque(call, &first, channels)?, opaque(call, &second, channels)?);
-    let gap = call.count("spacing_width", 0)?.next_multiple_of(2);
-    join(call, side, &first, &second, gap, color)
-}
-
-fn join(call: &Call<'_, '_>, side: Side, first: &Image, second: &Image, gap: usize, color: [f32; 3]) -> Result<NodeOutput> {
-    let axis = side.axis();
-    let across = first.0.shape()[3 - axis].max(second.0.shape()[3 - axis]);
-    let mut shape = [first.batch(), across, across, first.channels()];
-    shape[axis] = gap;
-    let mut total = shape;
-    total[axis] = gap.saturating_add(first.0.shape()[axis]).saturating_add(second.0.shape()[axis]);
-    call.reserve(&total)?;
-    let fill = |channel: usize| color.get(channel).copied().unwrap_or(1.0);
-    let spacing = Array4::from_shape_fn(shape, |(_, _, _, channel)| fill(channel));
-    let (start, end) = if matches!(side, Side::Left | Side::Up) { (second, first) } else { (first, second) };
-    let parts = if gap > 0 { vec![start.0.view(), spacing.view(), end.0.view()] } else { vec![start.0.view(), end.0.view()] };
-    values::image(Image::new(concatenate(Axis(axis), &parts).map_err(Error::other)?))
-}
-
-fn color(name: &str) -> Result<[f32; 3]> {
-    match name {
-        "white" => Ok([1.0; 3]),
-        "black" => Ok([0.0; 3]),
-        "red" => Ok([1.0, 0.0, 0.0]),
-        "green" => Ok([0.0, 1.0, 0.0]),
-        "blue" => Ok([0.0, 0.0, 1.0]),
-        other => Err(unknown_choice("spacing_color", other)),
-    }
-}
-
-/// Repeats the last picture until there are `batch`.
-fn repeat_last(call: &Call<'_, '_>, image: &Image, batch: usize) -> Result<Image> {
-    if image.batch() == batch {
-        return Ok(image.clone());
-    }
-    call.reserve(&[batch, image.height(), image.width(), image.channels()])?;
-    let last = image.batch() - 1;
-    let index: Vec<usize> = (0..batch).map(|i| i.min(last)).collect();
-    Ok(Image::new(image.0.select(Axis(0), &index)))
-}
-
-/// Resizes the second picture so that the sides that touch are equally long.
-fn match_size(call: &Call<'_, '_>, first: &Image, second: &Image, side: Side) -> Result<Image> {
-    let aspect = second.width() as f64 / second.height() as f64;
-    let (width, height) = match side {
-        Side::Left | Side::Right => ((first.height() as f64 * aspect) as usize, first.height()),
-        Side::Up | Side::Down => (first.width(), (first.width() as f64 / aspect) as usize),
+    let options = Stitch {
+        direction: call.text("direction")?.parse().map_err(Error::other)?,
+        match_size: call.bool("match_image_size")?,
+        spacing: call.count("spacing_width", 0)?,
+        color,
     };
-    resize::image(call, second, width, height, Method::Lanczos, Crop::Disabled)
+    reserve_stitched(call, &first, &second, &options)?;
+    values::image(transform::stitch(&first, &second, &options).map_err(Error::other)?)
 }
 
-/// Fills up at both ends of an axis until it is `length` long.
-fn center(call: &Call<'_, '_>, image: &Image, axis: usize, length: usize, fill: f32) -> Result<Image> {
-    let own = image.0.shape()[axis];
-    if own == length {
-        return Ok(image.clone());
-    }
-    let mut shape = [image.batch(), image.height(), image.width(), image.channels()];
-    shape[axis] = length;
-    call.reserve(&shape)?;
-    let start = (length - own) / 2;
-    let mut out = Array4::from_elem(shape, fill);
-    out.slice_axis_mut(Axis(axis), (start..start + own).into()).assign(&image.0);
-    Ok(Image::new(out))
-}
-
-/// Adds channels of ones, which makes a picture opaque.
-fn opaque(call: &Call<'_, '_>, image: &Image, channels: usize) -> Result<Image> {
-    if image.channels() == channels {
-        return Ok(image.clone());
-    }
-    let shape = [image.batch(), image.height(), image.width(), channels];
-    call.reserve(&shape)?;
-    let mut out = Array4::ones(shape);
-    out.slice_mut(s![.., .., .., ..image.channels()]).assign(&image.0);
-    Ok(Image::new(out))
+/// Announces the largest result that stitching these may have.
+fn reserve_stitched(call: &Call<'_, '_>, first: &Image, second: &Image, options: &Stitch) -> Result<()> {
+    let horizontal = matches!(options.direction, transform::Direction::Left | transform::Direction::Right);
+    // How long each picture is along the seam and across it.
+    let sides = |image: &Image| if horizontal { (image.height(), image.width()) } else { (image.width(), image.height()) };
+    let ((along, across), (other_along, other_across)) = (sides(first), sides(second));
+    let (along, other_across) = match options.match_size {
+        true => (along, (along as f64 / other_along as f64 * other_across as f64) as usize),
+        false => (along.max(other_along), other_across),
+    };
+    let across = across.saturating_add(other_across).saturating_add(options.spacing).saturating_add(1);
+    call.reserve(&[first.batch().max(second.batch()), along, across, first.channels().max(second.channels())])
 }

@@ -1,5 +1,6 @@
 //! Pieces, repetitions and joins of arrays along one axis.
 
+use comfyd_imaging::transform;
 use comfyd_node::{Error, Result};
 use ndarray::{ArcArray, Axis, IxDyn, Slice, concatenate};
 
@@ -27,22 +28,18 @@ pub(crate) fn join(call: &Call<'_, '_>, parts: &[&Samples], axis: usize) -> Resu
 
 /// The whole array `times` times behind itself along the first axis.
 pub(crate) fn repeat(call: &Call<'_, '_>, samples: &Samples, times: usize) -> Result<Samples> {
-    if times == 1 {
-        return Ok(samples.clone());
-    }
     let mut shape = samples.shape().to_vec();
     shape[0] = shape[0].saturating_mul(times);
     call.reserve(&shape)?;
-    join(call, &vec![samples; times], 0)
+    transform::repeat(samples, times).map_err(Error::other)
 }
 
 /// Cuts or repeats along the first axis until there are `batch`.
 pub(crate) fn fit_batch(call: &Call<'_, '_>, samples: &Samples, batch: usize) -> Result<Samples> {
-    let own = samples.shape()[0];
-    if own >= batch {
-        return Ok(narrow(samples, 0, 0, batch));
-    }
-    Ok(narrow(&repeat(call, samples, batch.div_ceil(own))?, 0, 0, batch))
+    let mut shape = samples.shape().to_vec();
+    shape[0] = batch;
+    call.reserve(&shape)?;
+    transform::repeat_to_batch(samples, batch).map_err(Error::other)
 }
 
 /// `length` entries of an axis from `start` on; the caller knows that they are there.

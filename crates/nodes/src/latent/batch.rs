@@ -112,9 +112,11 @@ fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let start = call.count("batch_index", 0)?.min(batch - 1);
     let length = call.count("length", 1)?.min(batch - start);
     if let Some(mask) = latent.noise_mask.take() {
-        let one_for_all = mask.shape()[0] == 1;
-        let cut = |mask: &Samples| Ok(narrow(mask, 0, start, length));
-        latent.noise_mask = Some(if one_for_all { mask } else { cut(&fit_batch(call, &mask, batch.max(mask.shape()[0]))?)? });
+        let mask = match mask.shape()[0] {
+            1 => mask,
+            known => narrow(&fit_batch(call, &mask, known.max(batch))?, 0, start, length),
+        };
+        latent.noise_mask = Some(mask);
     }
     latent.samples = narrow(&latent.samples, 0, start, length);
     latent.batch_index = Some(match &latent.batch_index {

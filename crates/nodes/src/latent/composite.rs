@@ -3,7 +3,7 @@
 use comfyd_imaging::Mask;
 use comfyd_imaging::blend::{self, Paste};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
-use ndarray::{Axis, s};
+use ndarray::Axis;
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, narrow, shape_text};

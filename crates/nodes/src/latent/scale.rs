@@ -4,7 +4,7 @@ use comfyd_node::{Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::Samples;
-use crate::resize::{self, Crop, Method};
+use crate::resize::{self, Crop};
 use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[

@@ -1,11 +1,17 @@
 //! Latents turned, mirrored, cropped.
 
+use comfyd_imaging::transform;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use ndarray::Axis;
 
-use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
+use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::image::transform::{flip_axis, quarter_turns};
 use crate::latent::arrays::{expect_picture, narrow};
 use crate::values;
+
+/// The axes of picture latents.
+const ROWS: Axis = Axis(2);
+const COLUMNS: Axis = Axis(3);
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -52,36 +58,14 @@ pub(crate) const CLASSES: &[Class] = &[
 fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
-    let turned = &mut latent.samples;
-    match call.text("rotation")? {
-        "none" => {}
-        "90 degrees" => {
-            turned.invert_axis(Axis(2));
-            turned.swap_axes(2, 3);
-        }
-        "180 degrees" => {
-            turned.invert_axis(Axis(2));
-            turned.invert_axis(Axis(3));
-        }
-        "270 degrees" => {
-            turned.invert_axis(Axis(3));
-            turned.swap_axes(2, 3);
-        }
-        other => return Err(unknown_choice("rotation", other)),
-    }
-    latent.samples = latent.samples.as_standard_layout().to_shared();
+    latent.samples = transform::rotate(&latent.samples, quarter_turns(call)?, ROWS, COLUMNS);
     values::latent(latent)
 }
 
 fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
-    match call.text("flip_method")? {
-        "x-axis: vertically" => latent.samples.invert_axis(Axis(2)),
-        "y-axis: horizontally" => latent.samples.invert_axis(Axis(3)),
-        other => return Err(unknown_choice("flip_method", other)),
-    }
-    latent.samples = latent.samples.as_standard_layout().to_shared();
+    latent.samples = transform::flip(&latent.samples, flip_axis(call, ROWS, COLUMNS)?);
     values::latent(latent)
 }
 
