@@ -3,14 +3,18 @@
 
 pub mod apng;
 pub mod blend;
+pub mod color;
 pub mod decode;
 mod error;
 pub mod filter;
 pub mod jpeg;
+pub mod mask;
+pub mod morphology;
 pub mod png;
 mod raster;
 pub mod resample;
 pub mod resize;
+pub mod transform;
 mod types;
 pub mod webp;
 
