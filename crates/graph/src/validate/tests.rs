@@ -10,10 +10,12 @@ use serde_json::json;
 use super::*;
 use crate::prompt::Limits;
 
+type Refuse = fn(&Inputs) -> std::result::Result<(), String>;
+
 /// A class that is only declared; validation runs no node.
 struct Declared {
     schema: Schema,
-    refuse: Option<fn(&Inputs) -> std::result::Result<(), String>>,
+    refuse: Option<Refuse>,
 }
 
 impl Node for Declared {
@@ -54,7 +56,7 @@ fn catalog() -> Catalog {
     add(kinds.input(Input::bool("bool")).output_node());
     add(Schema::new("Union").input(Input::link("a", "MASK,IMAGE")).output_node());
     let load = Schema::new("Load").input(Input::combo("file", ["a"])).validates(["file"]).output_node();
-    let refuse: fn(&Inputs) -> std::result::Result<(), String> = |inputs| match inputs.text("file") {
+    let refuse: Refuse = |inputs| match inputs.text("file") {
         Ok("bad") => Err("Invalid image file: bad".into()),
         Ok("panic") => panic!("on purpose"),
         _ => Ok(()),
