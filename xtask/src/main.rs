@@ -1,1 +1,49 @@
-fn main() {}
+//! `cargo xtask`: the project's own checks. Holds the command line; each command lives in its own module.
+
+mod manifests;
+mod rust;
+mod text;
+mod tidy;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+const USAGE: &str =
+    "usage: cargo xtask tidy\n\n  tidy   check the rules that the compiler does not: floors, file headers, left-over notes, links";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
+        ["tidy"] => tidy(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            ExitCode::SUCCESS
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Prints every finding; fails if there is one.
+fn tidy() -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let tree = match tidy::Tree::read(&root) {
+        Ok(tree) => tree,
+        Err(error) => {
+            eprintln!("tidy: cannot read {}: {error}", root.display());
+            return ExitCode::from(2);
+        }
+    };
+    let findings = tidy::check(&tree);
+    for finding in &findings {
+        println!("{finding}");
+    }
+    if findings.is_empty() {
+        println!("tidy: {} files checked, nothing found", tree.files.len());
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("tidy: {} findings", findings.len());
+    ExitCode::FAILURE
+}

@@ -182,6 +182,7 @@ impl Device {
             }
             state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
         }
+        self.announce(job, self.queue_event());
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));
         let outcome = run.unwrap_or_else(|panic| {
             // The cache may be half written.
@@ -220,10 +221,28 @@ impl Device {
             }
         }
         self.shared.state.lock().running = None;
+        // In the reference's order: the end, the queue's new figures, and then that nothing runs any more.
+        let kinds = end.into_iter().chain(self.queue_event()).chain([EventKind::Idle]);
+        self.announce(job, kinds);
+    }
+
+    fn announce(&self, job: &Job, kinds: impl IntoIterator<Item = EventKind>) {
         let prompt_id: Arc<str> = job.id.as_str().into();
         let client_id = client_id(job);
-        for kind in end.into_iter().chain([EventKind::Idle]) {
+        for kind in kinds {
             self.sink.emit(Event { prompt_id: prompt_id.clone(), client_id: client_id.clone(), kind });
+        }
+    }
+
+    /// The queue's figures now.
+    fn queue_event(&self) -> Option<EventKind> {
+        let version = self.store.versions().borrow().queue;
+        match self.runtime.block_on(self.store.counts()) {
+            Ok(counts) => Some(EventKind::Queue { version, counts }),
+            Err(error) => {
+                tracing::warn!(%error, "the queue's figures could not be read");
+                None
+            }
         }
     }
 

@@ -135,6 +135,14 @@ pub enum EventKind {
         /// The picture.
         image: Image,
     },
+    /// The queue's figures as this prompt changed them: emitted after it was claimed and after it was stored as finished, so that every
+    /// client sees them in their place among the prompt's events.
+    Queue {
+        /// [`crate::Versions::queue`], read before the figures were: older figures must not be told after newer ones.
+        version: u64,
+        /// The figures.
+        counts: crate::Counts,
+    },
     /// A text under a node.
     Text {
         /// The node.
@@ -147,7 +155,7 @@ pub enum EventKind {
 impl EventKind {
     /// Whether it goes to all clients, not only to the one that submitted the prompt.
     pub fn broadcast(&self) -> bool {
-        matches!(self, Self::Interrupted { .. })
+        matches!(self, Self::Interrupted { .. } | Self::Queue { .. })
     }
 
     /// Whether it may be dropped for a client that is slow.
@@ -163,6 +171,7 @@ impl EventKind {
             | Self::Success { .. }
             | Self::Error { .. }
             | Self::Interrupted { .. }
+            | Self::Queue { .. }
             | Self::Text { .. } => false,
         }
     }

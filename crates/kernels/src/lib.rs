@@ -1,1 +1,3 @@
-//! CPU kernels and torch-compatible random numbers
+//! CPU kernels and torch-compatible random numbers. This crate knows neither models nor nodes.
+
+pub mod random;

@@ -9,17 +9,14 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
-    kind: String,
-    message: String,
-    details: String,
-    extra_info: Value,
-    node_errors: Value,
+    body: Value,
 }
 
 impl ApiError {
     /// An error with a status, a machine-readable kind and a sentence.
     pub fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
-        Self { status, kind: kind.into(), message: message.into(), details: String::new(), extra_info: json!({}), node_errors: json!({}) }
+        let error = json!({"type": kind, "message": message.into(), "details": "", "extra_info": {}});
+        Self { status, body: json!({"error": error, "node_errors": {}}) }
     }
 
     /// 400: the request cannot be used.
@@ -54,15 +51,21 @@ impl ApiError {
 
     /// Adds details.
     pub fn details(mut self, details: impl Into<String>) -> Self {
-        self.details = details.into();
+        self.body["error"]["details"] = Value::String(details.into());
         self
     }
 }
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        let error = json!({"type": self.kind, "message": self.message, "details": self.details, "extra_info": self.extra_info});
-        (self.status, Json(json!({"error": error, "node_errors": self.node_errors}))).into_response()
+        (self.status, Json(self.body)).into_response()
+    }
+}
+
+/// A prompt that did not pass validation: the report is the body.
+impl From<comfyd_graph::Rejected> for ApiError {
+    fn from(rejected: comfyd_graph::Rejected) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, body: rejected.to_json() }
     }
 }
 

@@ -3,12 +3,16 @@
 
 mod app;
 mod error;
+mod frames;
 mod hub;
 mod json;
+pub mod listen;
 mod router;
-pub mod routes;
+mod routes;
 
 pub use crate::app::{ApiShape, App, Control, FolderOptions, FrontEnd, Inner, Options};
 pub use crate::error::ApiError;
 pub use crate::hub::Hub;
 pub use crate::router::router;
+pub use crate::routes::misc::keep_log_line;
+pub use crate::routes::queue::announce_changes;

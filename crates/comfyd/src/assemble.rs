@@ -1,0 +1,48 @@
+//! Builds the parts that `serve` and `run` share from the configuration.
+
+use std::sync::Arc;
+
+use comfyd_executor::{CachePolicy, ExecutorOptions};
+use comfyd_folders::Folders;
+use comfyd_node::Catalog;
+use comfyd_nodes::{Builtin, Services};
+
+use crate::config::{Cache, Config};
+
+/// What `main` prints when a command fails.
+pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// The folders, with the extra model paths.
+pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
+    let mut folders = Folders::new(config.roots.clone())?;
+    let beside = config.roots.base.join("extra_model_paths.yaml");
+    let implied = beside.is_file().then_some(&beside);
+    for file in implied.into_iter().chain(&config.extra_model_paths) {
+        folders.load_extra_paths(file, &|name| std::env::var(name).ok())?;
+    }
+    Ok(Arc::new(folders))
+}
+
+/// The node classes.
+pub(crate) fn catalog(config: &Config, folders: &Arc<Folders>) -> Arc<Catalog> {
+    let mut catalog = Catalog::new();
+    let services = Services { disable_metadata: config.disable_metadata, ..Services::new(Arc::clone(folders)) };
+    for class in catalog.add(&Builtin::new(services)) {
+        tracing::warn!(class, "a node class was declared twice; the later one is used");
+    }
+    Arc::new(catalog)
+}
+
+/// The executor's settings.
+pub(crate) fn executor_options(config: &Config) -> ExecutorOptions {
+    let cache = match config.cache {
+        Cache::Classic => CachePolicy::Classic,
+        Cache::Lru(entries) => CachePolicy::Lru(entries),
+        Cache::Off => CachePolicy::None,
+    };
+    ExecutorOptions {
+        cache,
+        cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+        ..ExecutorOptions::default()
+    }
+}

@@ -1,0 +1,365 @@
+//! What the program is asked to do and with which settings: from the command line, else the environment, else a TOML file, else the
+//! default. The result is plain data with absolute paths. Knows nothing of what the settings do.
+
+mod args;
+mod layers;
+#[cfg(test)]
+mod tests;
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use clap::{CommandFactory, Parser, ValueEnum};
+use comfyd_folders::Roots;
+
+use self::args::{Cli, CliCommand, CommonArgs, FrontendCommand, Listen, RunnerArgs, ServerArgs};
+
+/// What is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The command line is wrong, or asks for help or the version: [`clap::Error::exit`] shows it.
+    #[error(transparent)]
+    Usage(#[from] clap::Error),
+    /// A variable or a key of the configuration file has a wrong value.
+    #[error("{origin}: {message}")]
+    Value {
+        /// The variable, or the file and the key.
+        origin: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The configuration file has a key that no option is called by.
+    #[error("{}: there is no option `{key}`; did you mean `{nearest}`?", .path.display())]
+    UnknownKey {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The option with the most similar name.
+        nearest: String,
+    },
+    /// The configuration file cannot be read.
+    #[error("cannot read the configuration file {}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The configuration file is larger than any configuration.
+    #[error("the configuration file {} is larger than {limit} bytes; is it the right file?", .path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes.
+        limit: u64,
+    },
+    /// The configuration file is not TOML.
+    #[error("{}: {source}", .path.display())]
+    Toml {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        source: Box<toml::de::Error>,
+    },
+    /// A key without a certificate or the other way round.
+    #[error("HTTPS needs both tls-keyfile and tls-certfile; set {0} too")]
+    HalfTls(&'static str),
+    /// There is no home folder to put the base directory into.
+    #[error("neither XDG_DATA_HOME nor HOME is set; set --base-directory")]
+    NoHome,
+}
+
+/// This module's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// What the program is to do.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// Start the server.
+    Serve,
+    /// Run one workflow and stop.
+    Run {
+        /// Workflow in API format.
+        workflow: PathBuf,
+        /// Inputs to replace, in order.
+        set: Vec<SetInput>,
+    },
+    /// List the node classes, or describe one.
+    Nodes {
+        /// Class to describe.
+        class: Option<String>,
+    },
+    /// Install a version of the official front end: a version, `latest`, or `None` for the one this program was tested with.
+    InstallFrontEnd {
+        /// The version.
+        version: Option<String>,
+    },
+}
+
+/// One input of a workflow's node to replace.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SetInput {
+    /// The node's id.
+    pub node: String,
+    /// The input's name.
+    pub input: String,
+    /// Its new value.
+    pub value: serde_json::Value,
+}
+
+/// All settings. Those of the server keep their defaults where no server is started.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// What to do.
+    pub action: Action,
+    /// The folders, as absolute paths; none is made yet.
+    pub roots: Roots,
+    /// ComfyUI's extra model path files, as absolute paths.
+    pub extra_model_paths: Vec<PathBuf>,
+    /// Least severe messages shown.
+    pub verbosity: Verbosity,
+    /// How samplers make previews.
+    pub preview_method: PreviewMethod,
+    /// Longer side of previews, in pixels.
+    pub preview_size: u32,
+    /// Which results are kept between prompts.
+    pub cache: Cache,
+    /// Most bytes of kept results.
+    pub cache_memory_bytes: Option<u64>,
+    /// Most bytes of models and results together.
+    pub memory_budget_bytes: Option<u64>,
+    /// Whether saved files leave out the workflow.
+    pub disable_metadata: bool,
+    /// Addresses to listen on; at least one.
+    pub listen: Vec<IpAddr>,
+    /// Port to listen on; 0 takes a free one.
+    pub port: u16,
+    /// Origin whose pages may send requests; `*` is every one.
+    pub cors_origin: Option<String>,
+    /// Largest request body, in bytes.
+    pub max_upload_bytes: usize,
+    /// Key and certificate for HTTPS.
+    pub tls: Option<Tls>,
+    /// Which page to serve.
+    pub front_end: FrontEnd,
+    /// Folder of the front end, which goes before the version.
+    pub front_end_root: Option<PathBuf>,
+    /// Version of the official front end: a version or `latest`.
+    pub front_end_version: Option<String>,
+    /// Whether every user has a folder and settings.
+    pub multi_user: bool,
+    /// Shape of answers where the API document and the wire differ.
+    pub api_shape: ApiShape,
+    /// Most prompts kept in the history.
+    pub history_limit: usize,
+    /// Most prompts that may wait.
+    pub queue_limit: usize,
+    /// What becomes of a prompt that was running when the server stopped.
+    pub on_restart: OnRestart,
+    /// What accepted prompts survive.
+    pub durability: Durability,
+    /// Hosts that models may be downloaded from.
+    pub download_hosts: Vec<String>,
+}
+
+/// Files for HTTPS, as absolute paths.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Certificate chain, PEM.
+    pub certificates: PathBuf,
+}
+
+/// Which results are kept between prompts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cache {
+    /// Those of the last prompt.
+    Classic,
+    /// The results used last, so many.
+    Lru(usize),
+    /// None.
+    Off,
+}
+
+/// Least severe messages shown, by ComfyUI's names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "UPPER")]
+pub enum Verbosity {
+    /// Everything that helps to find a fault.
+    Debug,
+    /// What the server does.
+    Info,
+    /// What may be wrong.
+    Warning,
+    /// What failed.
+    Error,
+    /// What ends the program.
+    Critical,
+}
+
+/// How samplers make previews.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PreviewMethod {
+    /// Not at all.
+    None,
+    /// The best that is there.
+    Auto,
+    /// By a linear map from latent channels to colours.
+    #[value(name = "latent2rgb")]
+    Latent2Rgb,
+    /// By a small decoder.
+    Taesd,
+}
+
+/// Which page to serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FrontEnd {
+    /// The official front end, installed if need be; the built-in page if that fails.
+    Auto,
+    /// The built-in page.
+    Builtin,
+    /// None: the API alone.
+    None,
+}
+
+/// Shape of answers where the API document and ComfyUI's wire differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ApiShape {
+    /// What ComfyUI's clients parse.
+    Wire,
+    /// The document's literal shape.
+    Documented,
+}
+
+/// What becomes of a prompt that was running when the server stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum OnRestart {
+    /// It runs again.
+    Rerun,
+    /// It failed.
+    Fail,
+}
+
+/// What accepted prompts survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Durability {
+    /// A crash of the program.
+    Normal,
+    /// A crash of the machine, too.
+    Full,
+}
+
+/// Reads the settings. `args` begins with the program's name; relative paths of the command line and the environment start at
+/// `current_dir`, those of the configuration file at its folder.
+pub fn parse(
+    args: impl IntoIterator<Item = OsString>,
+    env: impl IntoIterator<Item = (OsString, OsString)>,
+    current_dir: &Path,
+) -> Result<Config> {
+    let env: HashMap<OsString, OsString> = env.into_iter().collect();
+    let args = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
+    let places = Places { env: &env, current_dir };
+    match Cli::try_parse_from(args)?.command {
+        CliCommand::Serve { common, runner, server } => places.config(Action::Serve, common, runner, *server),
+        CliCommand::Run { workflow, set, output, mut common, runner } => {
+            common.output_directory = output.or(common.output_directory);
+            places.config(Action::Run { workflow: current_dir.join(workflow), set }, common, runner, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Nodes { class, common } => {
+            places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Frontend(FrontendCommand::Install { version, common }) => {
+            places.config(Action::InstallFrontEnd { version }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+        }
+    }
+}
+
+/// Options that a subcommand does not have, at their defaults.
+fn defaults<A: clap::Args>() -> Result<A> {
+    let command = A::augment_args(clap::Command::new("comfyd"));
+    Ok(A::from_arg_matches(&command.try_get_matches_from(["comfyd"])?)?)
+}
+
+struct Places<'a> {
+    env: &'a HashMap<OsString, OsString>,
+    current_dir: &'a Path,
+}
+
+impl Places<'_> {
+    fn config(&self, action: Action, common: CommonArgs, runner: RunnerArgs, server: ServerArgs) -> Result<Config> {
+        let tls = match (server.tls_keyfile, server.tls_certfile) {
+            (Some(key), Some(certificates)) => Some(Tls { key: self.absolute(key), certificates: self.absolute(certificates) }),
+            (None, None) => None,
+            (Some(_), None) => return Err(Error::HalfTls("tls-certfile")),
+            (None, Some(_)) => return Err(Error::HalfTls("tls-keyfile")),
+        };
+        let cache = match (runner.cache_none, runner.cache_lru) {
+            (true, _) => Cache::Off,
+            (false, Some(count)) if count > 0 => Cache::Lru(count),
+            (false, Some(_) | None) => Cache::Classic,
+        };
+        let Listen(listen) = server.listen;
+        Ok(Config {
+            action,
+            extra_model_paths: common.extra_model_paths_config.iter().map(|path| self.absolute(path)).collect(),
+            verbosity: common.verbose,
+            roots: self.roots(common)?,
+            preview_method: runner.preview_method,
+            preview_size: runner.preview_size,
+            cache,
+            cache_memory_bytes: runner.cache_memory,
+            memory_budget_bytes: runner.memory_budget,
+            disable_metadata: runner.disable_metadata,
+            listen,
+            port: server.port,
+            cors_origin: server.enable_cors_header,
+            max_upload_bytes: (server.max_upload_size * 1024.0 * 1024.0) as usize,
+            tls,
+            front_end: server.front_end,
+            front_end_root: server.front_end_root.map(|path| self.absolute(path)),
+            front_end_version: server.front_end_version,
+            multi_user: server.multi_user,
+            api_shape: server.api_shape,
+            history_limit: server.history_limit as usize,
+            queue_limit: server.queue_limit as usize,
+            on_restart: server.on_restart,
+            durability: server.durability,
+            download_hosts: server.download_host,
+        })
+    }
+
+    /// ComfyUI puts a folder `temp` into the temp directory that is asked for, since it empties that folder.
+    fn roots(&self, common: CommonArgs) -> Result<Roots> {
+        let base = match common.base_directory {
+            Some(path) => self.absolute(path),
+            None => self.default_base()?,
+        };
+        let mut roots = Roots::under(base);
+        for (place, asked) in [
+            (&mut roots.input, common.input_directory),
+            (&mut roots.output, common.output_directory),
+            (&mut roots.temp, common.temp_directory.map(|path| path.join("temp"))),
+            (&mut roots.user, common.user_directory),
+        ] {
+            if let Some(path) = asked {
+                *place = self.absolute(path);
+            }
+        }
+        Ok(roots)
+    }
+
+    /// The XDG rules ask for absolute paths and for others to be ignored.
+    fn default_base(&self) -> Result<PathBuf> {
+        let folder = |name: &str| self.env.get(OsStr::new(name)).map(PathBuf::from).filter(|path| path.is_absolute());
+        let data = folder("XDG_DATA_HOME").or_else(|| folder("HOME").map(|home| home.join(".local/share")));
+        Ok(data.ok_or(Error::NoHome)?.join("comfyd"))
+    }
+
+    fn absolute(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.current_dir.join(path)
+    }
+}

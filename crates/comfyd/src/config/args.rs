@@ -1,0 +1,269 @@
+//! The command line as clap sees it: ComfyUI's flag names where it has them, and how each value is read. Knows neither the environment
+//! nor the configuration file.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::{ArgAction, Args, Parser, Subcommand};
+
+use super::{ApiShape, Durability, FrontEnd, OnRestart, PreviewMethod, SetInput, Verbosity};
+
+const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
+--config or COMFYD_CONFIG names (base-directory = \"...\"). The command line goes before the environment, and that before the file.";
+
+/// A prompt server that speaks ComfyUI's HTTP and WebSocket API.
+#[derive(Debug, Parser)]
+#[command(name = "comfyd", version, after_help = AFTER_HELP)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CliCommand,
+}
+
+/// The subcommands.
+#[derive(Debug, Subcommand)]
+pub enum CliCommand {
+    /// Start the server.
+    #[command(after_help = AFTER_HELP)]
+    Serve {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        runner: RunnerArgs,
+        #[command(flatten)]
+        server: Box<ServerArgs>,
+    },
+    /// Run one workflow without a server.
+    #[command(after_help = AFTER_HELP)]
+    Run {
+        /// Workflow in API format.
+        workflow: PathBuf,
+        /// Replaces an input of a node: NODE.INPUT=VALUE, the value as JSON or as plain text. Repeatable.
+        #[arg(long, value_name = "NODE.INPUT=VALUE", value_parser = set_input)]
+        set: Vec<SetInput>,
+        /// Folder that results are written into; same as --output-directory, and goes before it.
+        #[arg(long, value_name = "DIR")]
+        output: Option<PathBuf>,
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        runner: RunnerArgs,
+    },
+    /// List the node classes, or describe one.
+    #[command(after_help = AFTER_HELP)]
+    Nodes {
+        /// Class to describe.
+        class: Option<String>,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Manage the official web front end.
+    #[command(subcommand)]
+    Frontend(FrontendCommand),
+}
+
+/// The subcommands of `frontend`.
+#[derive(Debug, Subcommand)]
+pub enum FrontendCommand {
+    /// Download a version of the official web front end and unpack it under the base directory.
+    #[command(after_help = AFTER_HELP)]
+    Install {
+        /// Version: 1.27.10, latest, or Comfy-Org/ComfyUI_frontend@VERSION. Without it, the version this program was tested with.
+        #[arg(value_parser = front_end_version)]
+        version: Option<String>,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+}
+
+/// Options of every subcommand.
+#[derive(Debug, Args)]
+pub struct CommonArgs {
+    /// TOML file with any of these options.
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Folder that holds models, input, output, temp and user [default: $XDG_DATA_HOME/comfyd or ~/.local/share/comfyd].
+    #[arg(long, value_name = "DIR")]
+    pub base_directory: Option<PathBuf>,
+    /// Folder of uploads and other inputs [default: input in the base directory].
+    #[arg(long, value_name = "DIR")]
+    pub input_directory: Option<PathBuf>,
+    /// Folder of results [default: output in the base directory].
+    #[arg(long, value_name = "DIR")]
+    pub output_directory: Option<PathBuf>,
+    /// Folder that gets a folder `temp` for previews and other short-lived files [default: the base directory].
+    #[arg(long, value_name = "DIR")]
+    pub temp_directory: Option<PathBuf>,
+    /// Folder of settings, workflows and the job store [default: user in the base directory].
+    #[arg(long, value_name = "DIR")]
+    pub user_directory: Option<PathBuf>,
+    /// ComfyUI's extra_model_paths.yaml; several files and repeatable.
+    #[arg(long, value_name = "PATH", num_args = 1.., action = ArgAction::Append)]
+    pub extra_model_paths_config: Vec<PathBuf>,
+    /// Least severe messages shown: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+    #[arg(long, value_name = "LEVEL", num_args = 0..=1, default_value = "INFO", default_missing_value = "DEBUG", ignore_case = true)]
+    pub verbose: Verbosity,
+}
+
+/// Options of what runs prompts.
+#[derive(Debug, Args)]
+pub struct RunnerArgs {
+    /// How samplers make previews.
+    #[arg(long, value_name = "METHOD", default_value = "none")]
+    pub preview_method: PreviewMethod,
+    /// Longer side of previews, in pixels.
+    #[arg(long, value_name = "PIXELS", default_value = "512", value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub preview_size: u32,
+    /// Keep the results of the last prompt (the default).
+    #[arg(long, group = "cache")]
+    pub cache_classic: bool,
+    /// Keep the N results used last; 0 is the same as --cache-classic.
+    #[arg(long, value_name = "N", group = "cache")]
+    pub cache_lru: Option<usize>,
+    /// Keep no results between prompts.
+    #[arg(long, group = "cache")]
+    pub cache_none: bool,
+    /// Most memory for kept results, in bytes or with K, M, G or T [default: no bound of its own].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub cache_memory: Option<u64>,
+    /// Most memory for models and results, in bytes or with K, M, G or T [default: what the machine has].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub memory_budget: Option<u64>,
+    /// Do not write the workflow into saved files.
+    #[arg(long)]
+    pub disable_metadata: bool,
+}
+
+/// Options of the server.
+#[derive(Debug, Args)]
+pub struct ServerArgs {
+    /// Addresses to listen on, separated by commas; without a value: all.
+    #[arg(long, value_name = "IP,IP", num_args = 0..=1, default_value = "127.0.0.1", default_missing_value = "0.0.0.0,::")]
+    #[arg(value_parser = listen)]
+    pub listen: Listen,
+    /// Port to listen on; 0 takes a free one.
+    #[arg(long, default_value = "8188")]
+    pub port: u16,
+    /// Allow requests from pages of another origin; without a value: of every origin.
+    #[arg(long, value_name = "ORIGIN", num_args = 0..=1, default_missing_value = "*")]
+    pub enable_cors_header: Option<String>,
+    /// Largest request body, in megabytes.
+    #[arg(long, value_name = "MB", default_value = "100", value_parser = megabytes)]
+    pub max_upload_size: f64,
+    /// Private key (PEM) for HTTPS; goes with --tls-certfile.
+    #[arg(long, value_name = "FILE")]
+    pub tls_keyfile: Option<PathBuf>,
+    /// Certificate chain (PEM) for HTTPS; goes with --tls-keyfile.
+    #[arg(long, value_name = "FILE")]
+    pub tls_certfile: Option<PathBuf>,
+    /// Which page to serve: the official front end, installed if need be, or else the built-in page; the built-in page; or none.
+    #[arg(long, value_name = "PAGE", default_value = "auto")]
+    pub front_end: FrontEnd,
+    /// Folder of a front end, the one that holds index.html; goes before --front-end-version.
+    #[arg(long, value_name = "DIR")]
+    pub front_end_root: Option<PathBuf>,
+    /// Version of the official front end: 1.27.10, latest, or Comfy-Org/ComfyUI_frontend@VERSION.
+    #[arg(long, value_name = "VERSION", value_parser = front_end_version)]
+    pub front_end_version: Option<String>,
+    /// Keep a folder and settings for each user.
+    #[arg(long)]
+    pub multi_user: bool,
+    /// Shape of answers where the API document and ComfyUI's wire differ.
+    #[arg(long, value_name = "SHAPE", default_value = "wire")]
+    pub api_shape: ApiShape,
+    /// Most prompts kept in the history.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub history_limit: u32,
+    /// Most prompts that may wait.
+    #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
+    pub queue_limit: u32,
+    /// What becomes of a prompt that was running when the server stopped.
+    #[arg(long, value_name = "WHAT", default_value = "rerun")]
+    pub on_restart: OnRestart,
+    /// What accepted prompts survive: normal, a crash of the program; full, a crash of the machine too.
+    #[arg(long, value_name = "LEVEL", default_value = "normal")]
+    pub durability: Durability,
+    /// Host that models may be downloaded from; repeatable.
+    #[arg(long, value_name = "HOST", value_delimiter = ',', default_values = ["huggingface.co", "civitai.com"])]
+    pub download_host: Vec<String>,
+}
+
+/// Addresses to listen on, at least one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listen(pub Vec<IpAddr>);
+
+fn listen(text: &str) -> Result<Listen, String> {
+    let mut addresses = Vec::new();
+    for part in text.split(',').map(str::trim) {
+        let bare = part.strip_prefix('[').and_then(|p| p.strip_suffix(']')).unwrap_or(part);
+        let address = match bare {
+            "localhost" => IpAddr::V4(Ipv4Addr::LOCALHOST),
+            bare => bare.parse().map_err(|_| format!("`{part}` is not an IP address; write for example 127.0.0.1 or 0.0.0.0,::"))?,
+        };
+        if !addresses.contains(&address) {
+            addresses.push(address);
+        }
+    }
+    Ok(Listen(addresses))
+}
+
+/// Megabytes; at most what a body may ever be, a terabyte.
+fn megabytes(text: &str) -> Result<f64, String> {
+    let number: f64 = text.parse().map_err(|_| "not a number of megabytes".to_owned())?;
+    if number > 0.0 && number <= 1024.0 * 1024.0 { Ok(number) } else { Err("must be above 0 and at most 1048576 megabytes".into()) }
+}
+
+/// A number of bytes, with an optional suffix that stands for a power of 1024: `1.5G`, `512 MiB`, `4096`.
+pub fn bytes(text: &str) -> Result<u64, String> {
+    let help = || format!("`{text}` is not an amount of memory; write for example 8G, 512M or 1073741824");
+    let upper = text.trim().to_ascii_uppercase();
+    let number_end = upper.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(upper.len());
+    let (number, suffix) = upper.split_at(number_end);
+    let factor: u64 = match suffix.trim() {
+        "" | "B" => 1,
+        "K" | "KB" | "KIB" => 1 << 10,
+        "M" | "MB" | "MIB" => 1 << 20,
+        "G" | "GB" | "GIB" => 1 << 30,
+        "T" | "TB" | "TIB" => 1 << 40,
+        _ => return Err(help()),
+    };
+    if let Ok(whole) = number.parse::<u64>() {
+        return whole.checked_mul(factor).ok_or_else(help);
+    }
+    let amount = number.parse::<f64>().map_err(|_| help())? * factor as f64;
+    if amount.is_finite() && amount < u64::MAX as f64 { Ok(amount as u64) } else { Err(help()) }
+}
+
+/// A version of the front end, without the repository's name and the `v` before it; `latest` stays.
+fn front_end_version(text: &str) -> Result<String, String> {
+    let version = match text.rsplit_once('@') {
+        None => text,
+        Some((repository, version)) if repository.eq_ignore_ascii_case("Comfy-Org/ComfyUI_frontend") => version,
+        Some((repository, _)) => {
+            return Err(format!(
+                "only Comfy-Org/ComfyUI_frontend can be installed, not `{repository}`; set --front-end-root to its folder"
+            ));
+        }
+    };
+    let version = version.strip_prefix('v').unwrap_or(version);
+    let is_version = version.starts_with(|c: char| c.is_ascii_digit())
+        && version.len() <= 40
+        && version.chars().all(|c| c.is_ascii_alphanumeric() || ".+-".contains(c));
+    if is_version || version == "latest" {
+        Ok(version.to_owned())
+    } else {
+        Err("write a version such as 1.27.10, `latest`, or Comfy-Org/ComfyUI_frontend@1.27.10".into())
+    }
+}
+
+/// `NODE.INPUT=VALUE`. The node's id ends at the first dot, since names of inputs may hold dots.
+fn set_input(text: &str) -> Result<SetInput, String> {
+    let help = || format!("`{text}` is not of the form NODE.INPUT=VALUE; write for example 3.seed=7");
+    let (target, value) = text.split_once('=').ok_or_else(help)?;
+    let (node, input) = target.split_once('.').ok_or_else(help)?;
+    if node.is_empty() || input.is_empty() {
+        return Err(help());
+    }
+    let value = serde_json::from_str(value).unwrap_or_else(|_| value.into());
+    Ok(SetInput { node: node.into(), input: input.into(), value })
+}

@@ -1,0 +1,171 @@
+//! Tests of how the settings are read.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use super::*;
+
+const HOME: [(&str, &str); 1] = [("HOME", "/home/a")];
+
+fn with(args: &[&str], env: &[(&str, &str)]) -> Result<Config> {
+    let args = std::iter::once("comfyd").chain(args.iter().copied()).map(OsString::from);
+    let env = HOME.iter().chain(env).map(|(name, value)| (OsString::from(name), OsString::from(value)));
+    parse(args, env, Path::new("/here"))
+}
+
+fn serve(args: &[&str]) -> Config {
+    with(&[&["serve"], args].concat(), &[]).unwrap()
+}
+
+fn refusal(args: &[&str], env: &[(&str, &str)]) -> String {
+    with(args, env).unwrap_err().to_string()
+}
+
+fn file(content: &str) -> (tempfile::TempDir, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("comfyd.toml");
+    std::fs::write(&path, content).unwrap();
+    (folder, path.to_string_lossy().into_owned())
+}
+
+#[test]
+fn clap_accepts_the_declarations() {
+    Cli::command().debug_assert();
+}
+
+#[test]
+fn defaults_are_comfyuis() {
+    let config = serve(&[]);
+    assert_eq!(config.action, Action::Serve);
+    assert_eq!(config.listen, ["127.0.0.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!((config.port, config.max_upload_bytes, config.preview_size), (8188, 100 << 20, 512));
+    assert_eq!((config.history_limit, config.cache, config.verbosity), (10_000, Cache::Classic, Verbosity::Info));
+    assert_eq!((config.preview_method, config.api_shape, config.front_end), (PreviewMethod::None, ApiShape::Wire, FrontEnd::Auto));
+    assert_eq!(config.roots.base, Path::new("/home/a/.local/share/comfyd"));
+    assert_eq!(config.roots.temp, Path::new("/home/a/.local/share/comfyd/temp"));
+    assert_eq!(config.download_hosts, ["huggingface.co", "civitai.com"]);
+    assert!(config.tls.is_none() && config.cors_origin.is_none() && !config.multi_user);
+    assert_eq!(with(&["serve"], &[("XDG_DATA_HOME", "/data")]).unwrap().roots.base, Path::new("/data/comfyd"));
+    assert!(matches!(parse(["comfyd".into(), "serve".into()], [], Path::new("/")), Err(Error::NoHome)));
+}
+
+#[test]
+fn options_with_and_without_values() {
+    let all: [IpAddr; 2] = ["0.0.0.0".parse().unwrap(), "::".parse().unwrap()];
+    assert_eq!(serve(&["--listen"]).listen, all);
+    assert_eq!(serve(&["--listen", "0.0.0.0,[::]"]).listen, all);
+    assert_eq!(serve(&["--listen", "--port", "1"]).port, 1);
+    assert!(refusal(&["serve", "--listen", "nowhere"], &[]).contains("not an IP address"));
+    assert_eq!(serve(&["--enable-cors-header"]).cors_origin.as_deref(), Some("*"));
+    assert_eq!(serve(&["--enable-cors-header", "http://a"]).cors_origin.as_deref(), Some("http://a"));
+    assert_eq!(serve(&["--verbose"]).verbosity, Verbosity::Debug);
+    assert_eq!(serve(&["--verbose", "warning"]).verbosity, Verbosity::Warning);
+    assert_eq!(serve(&["--preview-method", "latent2rgb"]).preview_method, PreviewMethod::Latent2Rgb);
+    assert_eq!(serve(&["--max-upload-size", "0.5"]).max_upload_bytes, 512 << 10);
+    assert!(refusal(&["serve", "--max-upload-size", "NaN"], &[]).contains("above 0"));
+}
+
+#[test]
+fn caches() {
+    assert_eq!(serve(&["--cache-none"]).cache, Cache::Off);
+    assert_eq!(serve(&["--cache-lru", "9"]).cache, Cache::Lru(9));
+    assert_eq!(serve(&["--cache-lru", "0"]).cache, Cache::Classic);
+    assert!(refusal(&["serve", "--cache-lru", "1", "--cache-none"], &[]).contains("cannot be used with"));
+    assert_eq!(serve(&["--cache-memory", "1.5G"]).cache_memory_bytes, Some(3 << 29));
+    assert_eq!(with(&["serve", "--cache-classic"], &[("COMFYD_CACHE_NONE", "1")]).unwrap().cache, Cache::Classic);
+}
+
+#[test]
+fn amounts_of_memory() {
+    for (text, bytes) in [("7", 7), ("2K", 2048), ("512 MiB", 512 << 20), ("8g", 8 << 30), ("1T", 1 << 40)] {
+        assert_eq!(args::bytes(text), Ok(bytes), "{text}");
+    }
+    for bad in ["", "G", "-1", "8X", "1e3", "99999999T", "1.2.3K"] {
+        assert!(args::bytes(bad).unwrap_err().contains("8G"), "{bad}");
+    }
+}
+
+#[test]
+fn front_end_versions() {
+    for text in ["1.27.10", "v1.27.10", "Comfy-Org/ComfyUI_frontend@1.27.10", "comfy-org/ComfyUI_frontend@v1.27.10"] {
+        assert_eq!(serve(&["--front-end-version", text]).front_end_version.as_deref(), Some("1.27.10"), "{text}");
+    }
+    assert_eq!(serve(&["--front-end-version", "Comfy-Org/ComfyUI_frontend@latest"]).front_end_version.as_deref(), Some("latest"));
+    assert!(refusal(&["serve", "--front-end-version", "other/repo@1"], &[]).contains("--front-end-root"));
+    assert!(refusal(&["serve", "--front-end-version", "../x"], &[]).contains("such as 1.27.10"));
+}
+
+#[test]
+fn folders_are_absolute() {
+    let config = serve(&["--base-directory", "b", "--output-directory", "/out", "--temp-directory", "t"]);
+    assert_eq!(config.roots.base, Path::new("/here/b"));
+    assert_eq!(config.roots.input, Path::new("/here/b/input"));
+    assert_eq!(config.roots.output, Path::new("/out"));
+    assert_eq!(config.roots.temp, Path::new("/here/t/temp"));
+    let config = serve(&["--extra-model-paths-config", "a.yaml", "/b.yaml", "--extra-model-paths-config", "c.yaml"]);
+    assert_eq!(config.extra_model_paths, [Path::new("/here/a.yaml"), Path::new("/b.yaml"), Path::new("/here/c.yaml")]);
+    assert!(matches!(with(&["serve", "--tls-keyfile", "k"], &[]), Err(Error::HalfTls("tls-certfile"))));
+    let tls = with(&["serve", "--tls-keyfile", "k"], &[("COMFYD_TLS_CERTFILE", "c")]).unwrap().tls.unwrap();
+    assert_eq!((tls.key.as_path(), tls.certificates.as_path()), (Path::new("/here/k"), Path::new("/here/c")));
+}
+
+#[test]
+fn command_line_before_environment_before_file_before_default() {
+    let (_folder, path) = file("port = 3\npreview-size = 30\nhistory-limit = 300\ncache-lru = 5\nmulti-user = true\n");
+    let env = [("COMFYD_CONFIG", path.as_str()), ("COMFYD_PORT", "2"), ("COMFYD_PREVIEW_SIZE", "20"), ("COMFYD_CACHE_NONE", "true")];
+    let config = with(&["serve", "--port", "1"], &env).unwrap();
+    assert_eq!((config.port, config.preview_size, config.history_limit, config.queue_limit), (1, 20, 300, 10_000));
+    assert_eq!(config.cache, Cache::Off);
+    assert!(config.multi_user);
+    assert_eq!(with(&["serve", "--config", &path], &[]).unwrap().cache, Cache::Lru(5));
+    assert_eq!(with(&["serve"], &[("COMFYD_PORT", "")]).unwrap().port, 8188);
+}
+
+#[test]
+fn lists_replace_lists() {
+    let (folder, path) =
+        file("download-host = [\"c\", \"d\"]\nlisten = [\"::1\", \"127.0.0.1\"]\nextra-model-paths-config = [\"x.yaml\"]\n");
+    let config = with(&["serve", "--config", &path], &[]).unwrap();
+    assert_eq!(config.download_hosts, ["c", "d"]);
+    assert_eq!(config.listen.len(), 2);
+    assert_eq!(config.extra_model_paths, [folder.path().join("x.yaml")]);
+    let env = [("COMFYD_DOWNLOAD_HOST", "b,e"), ("COMFYD_EXTRA_MODEL_PATHS_CONFIG", "/1.yaml:2.yaml")];
+    let config = with(&["serve", "--config", &path], &env).unwrap();
+    assert_eq!(config.download_hosts, ["b", "e"]);
+    assert_eq!(config.extra_model_paths, [Path::new("/1.yaml"), Path::new("/here/2.yaml")]);
+    assert_eq!(with(&["serve", "--config", &path, "--download-host", "a"], &env).unwrap().download_hosts, ["a"]);
+}
+
+#[test]
+fn errors_say_where_they_come_from() {
+    let (_folder, path) = file("prot = 3\n");
+    assert!(refusal(&["serve", "--config", &path], &[]).ends_with("there is no option `prot`; did you mean `port`?"));
+    let (_folder, path) = file("preview_size = 3\n");
+    assert!(refusal(&["nodes", "--config", &path], &[]).contains("did you mean `preview-size`?"));
+    let (_folder, path) = file("port = 99999\n");
+    assert!(refusal(&["serve", "--config", &path], &[]).contains("comfyd.toml, key port: "));
+    let (_folder, path) = file("multi-user = 1\n");
+    assert!(refusal(&["serve", "--config", &path], &[]).contains("key multi-user: must be true or false"));
+    let (_folder, path) = file("port = \n");
+    assert!(matches!(with(&["serve", "--config", &path], &[]), Err(Error::Toml { .. })));
+    assert!(refusal(&["serve", "--config", "gone.toml"], &[]).contains("/here/gone.toml"));
+    assert!(refusal(&["serve"], &[("COMFYD_PORT", "x")]).starts_with("COMFYD_PORT: invalid value 'x'"));
+    assert!(refusal(&["serve"], &[("COMFYD_MULTI_USER", "maybe")]).starts_with("COMFYD_MULTI_USER: "));
+}
+
+#[test]
+fn other_commands() {
+    let (_folder, path) = file("port = 3\nbase-directory = \"/base\"\npreview-method = \"auto\"\n");
+    let config = with(&["run", "w.json", "--set", "3.seed=7", "--set", "12:4.a.b=x=y", "--output", "o", "--config", &path], &[]).unwrap();
+    let set = vec![
+        SetInput { node: "3".into(), input: "seed".into(), value: 7.into() },
+        SetInput { node: "12:4".into(), input: "a.b".into(), value: "x=y".into() },
+    ];
+    assert_eq!(config.action, Action::Run { workflow: "/here/w.json".into(), set });
+    assert_eq!((config.roots.output.as_path(), config.roots.base.as_path()), (Path::new("/here/o"), Path::new("/base")));
+    assert_eq!(config.preview_method, PreviewMethod::Auto);
+    assert!(refusal(&["run", "w.json", "--set", "seed=7"], &[]).contains("3.seed=7"));
+    assert!(refusal(&["run", "w.json", "--port", "7"], &[]).contains("--port"));
+    assert_eq!(with(&["nodes", "KSampler"], &[]).unwrap().action, Action::Nodes { class: Some("KSampler".into()) });
+    let config = with(&["frontend", "install", "v1.2.3"], &[("COMFYD_BASE_DIRECTORY", "/x")]).unwrap();
+    assert_eq!(config.action, Action::InstallFrontEnd { version: Some("1.2.3".into()) });
+    assert_eq!(config.roots.base, Path::new("/x"));
+}

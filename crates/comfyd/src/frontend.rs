@@ -1,0 +1,254 @@
+//! Downloads ComfyUI's official web front end, which is published as the Python package `comfyui-frontend-package`, and unpacks its
+//! pages. Follows pip's settings for the package index. Knows neither how the pages are served nor what is in them.
+
+mod index;
+#[cfg(test)]
+mod tests;
+mod unpack;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use self::index::{PipSettings, Wheel};
+
+/// The version that this program was tested with.
+pub const PINNED_VERSION: &str = "1.27.10";
+
+/// SHA-256 of the pinned version's wheel as published on pypi.org.
+const PINNED_SHA256: &str = "822b2ef715771ec83ad19605d02e25b069991d366b81ccc550ab280ae9c831b8";
+
+/// The package's name on the index.
+const PACKAGE: &str = "comfyui-frontend-package";
+
+/// Largest wheel, in bytes. The pinned one has 11 MB.
+const MAX_WHEEL_BYTES: u64 = 256 << 20;
+
+/// How long the server may be silent.
+const SILENCE: Duration = Duration::from_secs(60);
+
+/// Why the front end was not installed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The index or a file on it was not reached.
+    #[error("cannot download {url}: {message}; check the network, and pip's settings if you use your own index (PIP_INDEX_URL, PIP_CERT)")]
+    Download {
+        /// The address, without user name and password.
+        url: String,
+        /// Why.
+        message: String,
+    },
+    /// The index answered something else than a list of files.
+    #[error("{url} is no package index: {message}; check index-url in pip's settings")]
+    Index {
+        /// The address, without user name and password.
+        url: String,
+        /// What is wrong.
+        message: String,
+    },
+    /// The version is not on the index.
+    #[error("the index has no version {version} of the front end; some that it has: {known}")]
+    NoVersion {
+        /// The version asked for.
+        version: String,
+        /// The newest versions, separated by commas.
+        known: String,
+    },
+    /// The index states no hash, so nothing proves that the file is whole.
+    #[error("the index states no SHA-256 for {file}; use an index that does, such as https://pypi.org/simple")]
+    NoHash {
+        /// The wheel.
+        file: String,
+    },
+    /// The file is not the one that the hash speaks of.
+    #[error("{file} has the SHA-256 {found} instead of {expected}; it was damaged or replaced, and was not installed")]
+    Hash {
+        /// The wheel.
+        file: String,
+        /// What it should be.
+        expected: String,
+        /// What it is.
+        found: String,
+    },
+    /// Something is larger than it can rightly be.
+    #[error("{what} is larger than {limit} allowed; it was not installed")]
+    TooLarge {
+        /// What.
+        what: String,
+        /// The bound with its unit.
+        limit: String,
+    },
+    /// The wheel cannot be unpacked.
+    #[error("the downloaded file is not a front end: {0}")]
+    Wheel(String),
+    /// A file of this machine cannot be read or written.
+    #[error("{}: {source}", .path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The machine has no more threads or files for the download.
+    #[error("cannot start the download: {0}")]
+    Runtime(std::io::Error),
+    /// A setting of pip's is wrong.
+    #[error("{setting}: {message}")]
+    Setting {
+        /// Which.
+        setting: String,
+        /// What is wrong.
+        message: String,
+    },
+}
+
+/// This module's result.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// Installs a version of the front end into `base/web/VERSION` and returns that folder; `None` is [`PINNED_VERSION`], `latest` the newest
+/// release on the index. A version that is there already is left as it is. `progress` gets the bytes that came and the bytes in all, 0
+/// where the server does not say. Blocks; may be called with and without an asynchronous runtime.
+pub fn install(version: Option<&str>, base: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<PathBuf> {
+    let settings = PipSettings::read(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
+    let version = version.unwrap_or(PINNED_VERSION);
+    // A thread of its own, because a runtime cannot be entered from inside another.
+    let installed = std::thread::scope(|scope| {
+        let work = || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
+            runtime.block_on(install_from(&settings, version, base, progress))
+        };
+        scope.spawn(work).join()
+    });
+    installed.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// The installed front end: the pinned version if it is there, else the newest other one. The folder holds `index.html`.
+pub fn find_installed(base: &Path) -> Option<PathBuf> {
+    let web = base.join("web");
+    let mut versions: Vec<String> = std::fs::read_dir(&web).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    versions.retain(|version| index::is_version(version) && web.join(version).join("index.html").is_file());
+    versions.sort_by_cached_key(|version| (version == PINNED_VERSION, index::order(version)));
+    versions.pop().map(|version| web.join(version))
+}
+
+/// The folder of that version, if it is installed.
+pub fn find_version(base: &Path, version: &str) -> Option<PathBuf> {
+    let folder = base.join("web").join(version);
+    (index::is_version(version) && folder.join("index.html").is_file()).then_some(folder)
+}
+
+async fn install_from(settings: &PipSettings, version: &str, base: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<PathBuf> {
+    if let Some(folder) = find_version(base, version) {
+        return Ok(folder);
+    }
+    let client = client(settings)?;
+    let wheel = index::find(&client, settings, PACKAGE, version).await?;
+    if let Some(folder) = find_version(base, &wheel.version) {
+        return Ok(folder);
+    }
+    let expected = expected_hash(&wheel)?;
+    let bytes = download(&client, &wheel, progress).await?;
+    let found = hex(&Sha256::digest(&bytes));
+    if found != expected {
+        return Err(Error::Hash { file: wheel.file, expected, found });
+    }
+    let web = base.join("web");
+    let target = web.join(&wheel.version);
+    let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&bytes, &web, &wheel.version)).await;
+    unpacked.map_err(|error| Error::Wheel(error.to_string()))??;
+    Ok(target)
+}
+
+fn expected_hash(wheel: &Wheel) -> Result<String> {
+    if wheel.version == PINNED_VERSION {
+        return Ok(PINNED_SHA256.into());
+    }
+    wheel.sha256.clone().ok_or_else(|| Error::NoHash { file: wheel.file.clone() })
+}
+
+/// A client that trusts the system's and Mozilla's authorities, and those of pip's `cert`. Proxies come from the usual variables.
+fn client(settings: &PipSettings) -> Result<reqwest::Client> {
+    // Fails when a provider is set already, which serves as well.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder =
+        reqwest::Client::builder().user_agent(concat!("comfyd/", env!("CARGO_PKG_VERSION"))).connect_timeout(SILENCE).read_timeout(SILENCE);
+    if let Some((origin, path)) = &settings.certificates {
+        let wrong = |message: String| Error::Setting { setting: format!("{origin} ({})", path.display()), message };
+        let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(chain(&error)))?;
+        for certificate in certificates {
+            builder = builder.add_root_certificate(certificate);
+        }
+    }
+    builder.build().map_err(|error| Error::Setting { setting: "HTTPS client".into(), message: chain(&error) })
+}
+
+async fn download(client: &reqwest::Client, wheel: &Wheel, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u8>> {
+    get(client, wheel.url.clone(), "*/*", MAX_WHEEL_BYTES, progress).await.map(|answer| answer.bytes)
+}
+
+/// What a server answered.
+struct Answer {
+    /// Without parameters, in lower case.
+    content_type: String,
+    /// The address after redirections.
+    url: reqwest::Url,
+    bytes: Vec<u8>,
+}
+
+async fn get(
+    client: &reqwest::Client,
+    url: reqwest::Url,
+    accept: &str,
+    limit: u64,
+    progress: &(dyn Fn(u64, u64) + Sync),
+) -> Result<Answer> {
+    let shown = public(&url);
+    let failed = |error: reqwest::Error| Error::Download { url: shown.clone(), message: chain(&error.without_url()) };
+    let too_large = || Error::TooLarge { what: shown.clone(), limit: format!("{limit} bytes") };
+    let request = client.get(url).header("Accept", accept);
+    let mut response = request.send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
+    let total = response.content_length().unwrap_or(0);
+    if total > limit {
+        return Err(too_large());
+    }
+    let content_type = response.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let content_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let url = response.url().clone();
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+        if bytes.len() as u64 + chunk.len() as u64 > limit {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(&chunk);
+        progress(bytes.len() as u64, total);
+    }
+    Ok(Answer { content_type, url, bytes })
+}
+
+/// The address without user name, password and query, for messages.
+fn public(url: &reqwest::Url) -> String {
+    let mut url = url.clone();
+    // Both fail only for addresses that can hold neither.
+    let _ = url.set_username("");
+    let _ = url.set_password(None);
+    url.set_query(None);
+    url.into()
+}
+
+/// An error with its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(inner) = cause {
+        text.push_str(": ");
+        text.push_str(&inner.to_string());
+        cause = inner.source();
+    }
+    text
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

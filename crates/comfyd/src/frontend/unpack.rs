@@ -1,0 +1,99 @@
+//! Unpacks the pages out of a wheel: all or nothing, never outside the target, and within bounds. Knows no network.
+
+use std::io::{Cursor, Read};
+use std::path::{Component, Path, PathBuf};
+
+use zip::ZipArchive;
+
+use super::{Error, Result};
+
+/// Where the pages are in the wheel.
+const PREFIX: &str = "comfyui_frontend_package/static/";
+
+/// Most entries of a wheel. The pinned version's has 892.
+const MAX_ENTRIES: usize = 50_000;
+
+/// Most bytes of all pages together. The pinned version's have 49 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Unpacks the pages of `wheel` into `web/version`, which appears only when it is complete.
+pub fn unpack(wheel: &[u8], web: &Path, version: &str) -> Result<()> {
+    unpack_bounded(wheel, web, version, MAX_ENTRIES, MAX_BYTES)
+}
+
+pub(super) fn unpack_bounded(wheel: &[u8], web: &Path, version: &str, max_entries: usize, max_bytes: u64) -> Result<()> {
+    let target = web.join(version);
+    // The name begins with a dot so that it is never taken for a version; the process id keeps two programs apart.
+    let partial = web.join(format!(".{version}.{}.partial", std::process::id()));
+    std::fs::create_dir_all(web).map_err(at(web))?;
+    remove(&partial)?;
+    let unpacked = unpack_into(wheel, &partial, max_entries, max_bytes).and_then(|()| replace(&partial, &target));
+    if unpacked.is_err() {
+        // The first error is the one worth telling.
+        let _ = remove(&partial);
+    }
+    unpacked
+}
+
+fn unpack_into(wheel: &[u8], folder: &Path, max_entries: usize, max_bytes: u64) -> Result<()> {
+    let wrong = |error: zip::result::ZipError| Error::Wheel(error.to_string());
+    let mut archive = ZipArchive::new(Cursor::new(wheel)).map_err(wrong)?;
+    if archive.len() > max_entries {
+        return Err(Error::TooLarge { what: "the front end".into(), limit: format!("{max_entries} files") });
+    }
+    let mut left = max_bytes;
+    for index in 0..archive.len() {
+        let mut entry = archive.by_index(index).map_err(wrong)?;
+        let Some(name) = entry.name().strip_prefix(PREFIX).filter(|name| !name.is_empty()).map(str::to_owned) else { continue };
+        let path = folder.join(inside(&name)?);
+        if entry.is_symlink() {
+            return Err(Error::Wheel(format!("`{name}` is a link")));
+        }
+        if entry.is_dir() {
+            std::fs::create_dir_all(&path).map_err(at(&path))?;
+            continue;
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(at(parent))?;
+        }
+        let mut file = std::fs::File::create_new(&path).map_err(at(&path))?;
+        // What the entry says of its size may be wrong: count what comes.
+        let written = std::io::copy(&mut entry.by_ref().take(left + 1), &mut file).map_err(at(&path))?;
+        left = left
+            .checked_sub(written)
+            .ok_or_else(|| Error::TooLarge { what: "the unpacked front end".into(), limit: format!("{max_bytes} bytes") })?;
+    }
+    if folder.join("index.html").is_file() { Ok(()) } else { Err(Error::Wheel(format!("it has no {PREFIX}index.html"))) }
+}
+
+/// The path of an entry, which must stay inside the target on every system.
+fn inside(name: &str) -> Result<PathBuf> {
+    let outside = || Error::Wheel(format!("the name `{}` leads outside of the folder", name.escape_default()));
+    if name.contains(['\\', ':', '\0']) {
+        return Err(outside());
+    }
+    let path = PathBuf::from(name);
+    if path.components().all(|part| matches!(part, Component::Normal(_))) { Ok(path) } else { Err(outside()) }
+}
+
+/// Moves the complete folder into place. An incomplete one that is there, without `index.html`, gives way.
+fn replace(partial: &Path, target: &Path) -> Result<()> {
+    if target.join("index.html").is_file() {
+        // Another program was faster; its files are as good.
+        return remove(partial);
+    }
+    remove(target)?;
+    std::fs::rename(partial, target).map_err(at(target))
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(at(folder)(error)),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+fn at(path: &Path) -> impl Fn(std::io::Error) -> Error {
+    let path = path.to_path_buf();
+    move |source| Error::File { path: path.clone(), source }
+}

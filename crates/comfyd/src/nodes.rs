@@ -1,0 +1,29 @@
+//! `comfyd nodes [CLASS]`: lists node classes, or tells one.
+
+use std::io::{ErrorKind, Write};
+
+use comfyd_server::FolderOptions;
+
+use crate::assemble::{self, Failure};
+use crate::config::Config;
+
+pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> {
+    let folders = assemble::folders(config)?;
+    let catalog = assemble::catalog(config, &folders);
+    let text = match class {
+        Some(class) => {
+            let entry = catalog.get(class).ok_or_else(|| format!("there is no node class '{class}': run `comfyd nodes` for the list"))?;
+            serde_json::to_string_pretty(&entry.schema.object_info(&FolderOptions(&folders)))?
+        }
+        None => {
+            let mut lines: Vec<String> = catalog.iter().map(|e| format!("{:<32} {}", e.schema.class, e.schema.category)).collect();
+            lines.sort_unstable();
+            lines.join("\n")
+        }
+    };
+    match writeln!(std::io::stdout(), "{text}") {
+        // `comfyd nodes | head` is not a failure.
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => Ok(other?),
+    }
+}

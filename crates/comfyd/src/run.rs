@@ -1,0 +1,143 @@
+//! `comfyd run workflow.json`: runs a workflow in API format without a server, with a progress bar.
+
+use std::io::{IsTerminal, stderr};
+use std::path::Path;
+use std::sync::Arc;
+
+use comfyd_executor::Executor;
+use comfyd_graph::{Limits, Prompt};
+use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Status, now_ms};
+use comfyd_node::CancelToken;
+use comfyd_server::FolderOptions;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::Value as Json;
+use serde_json::value::to_raw_value;
+
+use crate::assemble::{self, Failure};
+use crate::config::{Config, SetInput};
+
+pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Result<(), Failure> {
+    let folders = assemble::folders(config)?;
+    let catalog = assemble::catalog(config, &folders);
+    let name = workflow.display();
+    let text = std::fs::read_to_string(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
+    let mut graph: Json = serde_json::from_str(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;
+    if graph.get("nodes").is_some_and(Json::is_array) {
+        return Err(format!("{name} is a workflow of the front end: export it with 'Export (API)' and run that file").into());
+    }
+    // Files saved from `/prompt` requests hold the graph under this key.
+    if let Some(inner) = graph.get_mut("prompt").filter(|p| p.is_object()) {
+        graph = inner.take();
+    }
+    for change in changes {
+        set(&mut graph, change)?;
+    }
+    let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
+    let validated =
+        comfyd_graph::validate(&catalog, &FolderOptions(&folders), prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
+    if !validated.node_errors.is_empty() {
+        eprintln!("some outputs are left out: {:#}", validated.node_errors.to_json());
+    }
+    let job = Job {
+        id: uuid::Uuid::new_v4().to_string(),
+        number: 0.0,
+        prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
+        extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
+        outputs: validated.outputs,
+        created_ms: now_ms(),
+    };
+    let cancel = CancelToken::default();
+    let stop = cancel.clone();
+    // A second Ctrl-C ends the process in the system's way.
+    std::thread::spawn(move || serve_ctrl_c(&stop));
+    let bar = Bar::new();
+    let outcome = Executor::new(Arc::clone(&catalog), assemble::executor_options(config)).run(&job, &cancel, &bar);
+    bar.0.finish_and_clear();
+    report(&folders, &outcome)
+}
+
+fn serve_ctrl_c(cancel: &CancelToken) {
+    let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
+    if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+        cancel.cancel();
+    }
+}
+
+/// Replaces one input of a node.
+fn set(graph: &mut Json, change: &SetInput) -> Result<(), Failure> {
+    let SetInput { node, input, value } = change;
+    let inputs = graph.get_mut(node).and_then(|n| n.get_mut("inputs")).and_then(Json::as_object_mut);
+    let inputs = inputs.ok_or_else(|| format!("--set {node}.{input}: the workflow has no node '{node}'"))?;
+    if !inputs.contains_key(input) {
+        let known: Vec<&str> = inputs.keys().map(String::as_str).collect();
+        return Err(format!("--set {node}.{input}: the node has no such input, it has: {}", known.join(", ")).into());
+    }
+    inputs.insert(input.clone(), value.clone());
+    Ok(())
+}
+
+/// Prints the files that were saved; fails if the prompt did.
+fn report(folders: &comfyd_folders::Folders, outcome: &Outcome) -> Result<(), Failure> {
+    for (node, shown) in outcome.outputs.as_object().into_iter().flatten() {
+        for (kind, items) in shown.as_object().into_iter().flatten() {
+            for item in items.as_array().into_iter().flatten() {
+                let part = |key: &str| item.get(key).and_then(Json::as_str);
+                match (part("filename"), part("type").and_then(comfyd_folders::Kind::parse)) {
+                    (Some(file), Some(folder)) => {
+                        println!("{}", folders.directory(folder).join(part("subfolder").unwrap_or_default()).join(file).display());
+                    }
+                    (Some(_) | None, _) => println!("{node} {kind}: {}", item.as_str().map_or_else(|| item.to_string(), str::to_owned)),
+                }
+            }
+        }
+    }
+    match outcome.status {
+        Status::Success => Ok(()),
+        Status::Interrupted => Err("interrupted".into()),
+        Status::Error => {
+            let last = outcome.messages.iter().rev().find(|(name, _)| name == "execution_error").map(|(_, data)| data);
+            let field = |key: &str| last.and_then(|d| d.get(key)).and_then(Json::as_str).unwrap_or("unknown").trim().to_owned();
+            Err(format!("node {} ({}) failed: {}", field("node_id"), field("node_type"), field("exception_message")).into())
+        }
+    }
+}
+
+struct Bar(ProgressBar);
+
+impl Bar {
+    fn new() -> Self {
+        let target = if stderr().is_terminal() { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        let bar = ProgressBar::with_draw_target(Some(1), target);
+        if let Ok(style) = ProgressStyle::with_template("{msg:30} {wide_bar} {pos}/{len} {elapsed}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+}
+
+impl EventSink for Bar {
+    fn emit(&self, event: Event) {
+        match &event.kind {
+            EventKind::Executing(node) => {
+                self.0.set_message(node.title.as_ref().unwrap_or(&node.class_type).to_string());
+                self.0.set_length(1);
+                self.0.set_position(0);
+            }
+            EventKind::Progress { value, max, .. } => {
+                self.0.set_length(*max as u64);
+                self.0.set_position(*value as u64);
+            }
+            EventKind::Start { .. }
+            | EventKind::Cached { .. }
+            | EventKind::Idle
+            | EventKind::ProgressState(_)
+            | EventKind::Executed { .. }
+            | EventKind::Success { .. }
+            | EventKind::Error { .. }
+            | EventKind::Interrupted { .. }
+            | EventKind::Image { .. }
+            | EventKind::Queue { .. }
+            | EventKind::Text { .. } => {}
+        }
+    }
+}

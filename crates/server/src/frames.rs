@@ -1,0 +1,132 @@
+//! Events as clients get them: JSON data and binary frames. ComfyUI's oddities of the websocket live here.
+
+use bytes::Bytes;
+use comfyd_jobs::event::{Image, NodeProgress, NodeRef, NodeState};
+use comfyd_jobs::{Counts, Event, EventKind};
+use comfyd_wire::{self as wire, ImageType};
+use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
+use serde_json::{Map, Value, json};
+
+use crate::hub::Abilities;
+
+/// JPEG quality of previews, as the reference's.
+const PREVIEW_QUALITY: u8 = 95;
+
+/// The `status` object of events and of `GET /prompt`, with the figures that the API document names.
+pub(crate) fn status(counts: &Counts) -> Value {
+    json!({"exec_info": {
+        "queue_remaining": counts.running + counts.pending,
+        "queue_running": counts.running,
+        "queue_pending": counts.pending,
+        "running_prompt_id": counts.running_ids.first(),
+    }})
+}
+
+/// The name and data of an event that is sent as JSON; `None` for binary ones.
+pub(crate) fn json_event(event: &Event) -> Option<(&'static str, Value)> {
+    let id = &*event.prompt_id;
+    Some(match &event.kind {
+        EventKind::Start { timestamp_ms } => ("execution_start", json!({"prompt_id": id, "timestamp": timestamp_ms})),
+        EventKind::Cached { nodes, timestamp_ms } => {
+            ("execution_cached", json!({"nodes": nodes, "prompt_id": id, "timestamp": timestamp_ms}))
+        }
+        EventKind::Executing(node) => ("executing", executing(id, node)),
+        EventKind::Idle => ("executing", json!({"node": null, "prompt_id": id})),
+        EventKind::Progress { node, value, max } => {
+            ("progress", json!({"value": number(*value), "max": number(*max), "prompt_id": id, "node": node.id}))
+        }
+        EventKind::ProgressState(nodes) => ("progress_state", json!({"prompt_id": id, "nodes": progress_nodes(id, nodes)})),
+        EventKind::Executed { node, output } => {
+            ("executed", json!({"node": node.id, "display_node": node.display_id, "output": output, "prompt_id": id}))
+        }
+        EventKind::Success { timestamp_ms } => ("execution_success", json!({"prompt_id": id, "timestamp": timestamp_ms})),
+        EventKind::Error { data } => ("execution_error", data.clone()),
+        EventKind::Interrupted { data } => ("execution_interrupted", data.clone()),
+        EventKind::Image { .. } | EventKind::Text { .. } | EventKind::Queue { .. } => return None,
+    })
+}
+
+/// The data of `executing`, with the class and title that the API document names.
+pub(crate) fn executing(prompt_id: &str, node: &NodeRef) -> Value {
+    let title = node.title.as_deref().unwrap_or(&node.class_type);
+    json!({"node": node.id, "display_node": node.display_id, "prompt_id": prompt_id, "class_type": node.class_type, "title": title})
+}
+
+/// The frame of a text under a node.
+pub(crate) fn text_frame(node_id: &str, text: &str) -> Bytes {
+    wire::text(node_id, text)
+}
+
+/// The frame of a picture, in the form that the client understands best; its longer side is at most `max_size`.
+pub(crate) fn image_frame(
+    prompt_id: &str,
+    node: &NodeRef,
+    image: &Image,
+    max_size: Option<u32>,
+    abilities: Abilities,
+) -> Result<Bytes, ImageError> {
+    let picture = contain(to_dynamic(image)?, max_size);
+    if image.lossless {
+        let mut bytes = Vec::new();
+        picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)?;
+        return Ok(wire::preview_image(ImageType::Png, &bytes));
+    }
+    let rgb = picture.into_rgb8();
+    if abilities.raw_previews {
+        return Ok(wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw()));
+    }
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, PREVIEW_QUALITY).encode_image(&rgb)?;
+    if abilities.preview_metadata {
+        let metadata = json!({
+            "node_id": node.id, "prompt_id": prompt_id, "display_node_id": node.display_id,
+            "parent_node_id": node.parent_id, "real_node_id": node.real_id, "image_type": ImageType::Jpeg.mime(),
+        });
+        return Ok(wire::preview_with_metadata(&metadata, &bytes));
+    }
+    Ok(wire::preview_image(ImageType::Jpeg, &bytes))
+}
+
+fn to_dynamic(image: &Image) -> Result<DynamicImage, ImageError> {
+    let (w, h, pixels) = (image.width, image.height, image.pixels.as_ref().clone());
+    let picture = match image.channels {
+        4 => RgbaImage::from_raw(w, h, pixels).map(DynamicImage::ImageRgba8),
+        _ => RgbImage::from_raw(w, h, pixels).map(DynamicImage::ImageRgb8),
+    };
+    picture
+        .ok_or_else(|| ImageError::Parameter(image::error::ParameterError::from_kind(image::error::ParameterErrorKind::DimensionMismatch)))
+}
+
+/// Scales so that the picture just fits a square, as PIL's `ImageOps.contain`: smaller pictures grow.
+fn contain(picture: DynamicImage, max_size: Option<u32>) -> DynamicImage {
+    match max_size {
+        Some(side) if side > 0 && picture.width().max(picture.height()) != side => {
+            picture.resize(side, side, image::imageops::FilterType::Triangle)
+        }
+        _ => picture,
+    }
+}
+
+fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value> {
+    let shown = nodes.iter().filter(|n| n.state != NodeState::Pending);
+    shown
+        .map(|n| {
+            let state = match n.state {
+                NodeState::Pending => "pending",
+                NodeState::Running => "running",
+                NodeState::Finished => "finished",
+                NodeState::Error => "error",
+            };
+            let data = json!({
+                "value": number(n.value), "max": number(n.max), "state": state, "node_id": n.node.id, "prompt_id": prompt_id,
+                "display_node_id": n.node.display_id, "parent_node_id": n.node.parent_id, "real_node_id": n.node.real_id,
+            });
+            (n.node.id.to_string(), data)
+        })
+        .collect()
+}
+
+/// Whole numbers without a fraction, as steps are counted.
+fn number(value: f64) -> Value {
+    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
+}

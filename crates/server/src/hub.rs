@@ -1,0 +1,300 @@
+//! Websocket clients: who is connected, what waits for each, and how events become frames. A slow client loses previews first, then its
+//! connection; it never slows another.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use axum::extract::ws::Message;
+use comfyd_jobs::{Counts, Event, EventKind, EventSink};
+use parking_lot::{Mutex, RwLock};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use crate::frames;
+
+/// What a client can understand, from its feature flags and its query.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Abilities {
+    /// Previews with metadata (binary event 4).
+    pub preview_metadata: bool,
+    /// Raw pixels in place of JPEG (binary event 2).
+    pub raw_previews: bool,
+}
+
+/// Why a client was disconnected by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Another connection came with the same id.
+    TakenOver,
+    /// It did not read fast enough.
+    TooSlow,
+    /// The server stops.
+    Shutdown,
+}
+
+impl Closed {
+    /// The reason in the close frame.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::TakenOver => "another connection uses this clientId",
+            Self::TooSlow => "too slow: too many messages were waiting",
+            Self::Shutdown => "the server stops",
+        }
+    }
+
+    /// The close code (RFC 6455).
+    pub fn code(self) -> u16 {
+        match self {
+            Self::TakenOver => 1000,
+            Self::TooSlow => 1008,
+            Self::Shutdown => 1001,
+        }
+    }
+}
+
+struct Queued {
+    message: Message,
+    droppable: bool,
+}
+
+/// One connection's outgoing queue.
+pub struct Mailbox {
+    number: u64,
+    limit: usize,
+    queue: Mutex<VecDeque<Queued>>,
+    closed: Mutex<Option<Closed>>,
+    wake: Notify,
+    abilities: Mutex<Abilities>,
+}
+
+impl Mailbox {
+    fn push(&self, message: Message, droppable: bool) {
+        let mut queue = self.queue.lock();
+        if queue.len() >= self.limit {
+            if droppable {
+                return;
+            }
+            // Makes room by the oldest preview; without one the client is hopelessly behind.
+            match queue.iter().position(|q| q.droppable) {
+                Some(at) => drop(queue.remove(at)),
+                None => {
+                    drop(queue);
+                    return self.close(Closed::TooSlow);
+                }
+            }
+        }
+        queue.push_back(Queued { message, droppable });
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    fn close(&self, why: Closed) {
+        self.closed.lock().get_or_insert(why);
+        self.wake.notify_one();
+    }
+
+    /// The next message to send, or why to stop.
+    pub async fn next(&self) -> Result<Message, Closed> {
+        loop {
+            if let Some(why @ (Closed::TooSlow | Closed::TakenOver)) = *self.closed.lock() {
+                return Err(why);
+            }
+            if let Some(queued) = self.queue.lock().pop_front() {
+                return Ok(queued.message);
+            }
+            if let Some(why) = *self.closed.lock() {
+                return Err(why);
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Remembers what the client understands.
+    pub fn set_abilities(&self, change: impl FnOnce(&mut Abilities)) {
+        change(&mut self.abilities.lock());
+    }
+}
+
+/// What a prompt is at: its client, and the data of its last `executing` event.
+type Current = (Option<Arc<str>>, Value);
+
+/// All connections. Clones share them.
+#[derive(Clone)]
+pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    clients: RwLock<HashMap<String, Arc<Mailbox>>>,
+    numbers: AtomicU64,
+    limit: usize,
+    preview_size: u32,
+    current: Mutex<HashMap<Arc<str>, Current>>,
+    max_clients: usize,
+    status: Mutex<(u64, Option<Value>)>,
+}
+
+impl Hub {
+    /// A hub whose clients may have `limit` messages waiting; previews are reduced to `preview_size` pixels.
+    pub fn new(limit: usize, preview_size: u32) -> Self {
+        let inner = Inner {
+            clients: RwLock::default(),
+            numbers: AtomicU64::new(1),
+            limit: limit.max(8),
+            preview_size,
+            current: Mutex::default(),
+            max_clients: 100_000,
+            status: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Registers a connection; an older one with the same id is closed. `None` when too many are connected.
+    pub fn connect(&self, client_id: &str) -> Option<Arc<Mailbox>> {
+        let mailbox = Arc::new(Mailbox {
+            number: self.inner.numbers.fetch_add(1, Ordering::Relaxed),
+            limit: self.inner.limit,
+            queue: Mutex::default(),
+            closed: Mutex::new(None),
+            wake: Notify::new(),
+            abilities: Mutex::default(),
+        });
+        let mut clients = self.inner.clients.write();
+        if clients.len() >= self.inner.max_clients {
+            return None;
+        }
+        if let Some(old) = clients.insert(client_id.to_owned(), Arc::clone(&mailbox)) {
+            old.close(Closed::TakenOver);
+        }
+        Some(mailbox)
+    }
+
+    /// Forgets a connection, unless a newer one has taken the id over.
+    pub fn disconnect(&self, client_id: &str, mailbox: &Mailbox) {
+        let mut clients = self.inner.clients.write();
+        if clients.get(client_id).is_some_and(|known| known.number == mailbox.number) {
+            clients.remove(client_id);
+        }
+    }
+
+    /// How many are connected.
+    pub fn len(&self) -> usize {
+        self.inner.clients.read().len()
+    }
+
+    /// Whether nobody is connected.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Sends an event to everybody.
+    pub fn broadcast(&self, event: &str, data: &Value) {
+        let message = text(event, data);
+        for mailbox in self.inner.clients.read().values() {
+            mailbox.push(message.clone(), false);
+        }
+    }
+
+    /// Tells everybody the queue's figures, unless newer ones, or the same, were told already. `version` is the queue's version read
+    /// before the figures were.
+    pub fn status(&self, version: u64, counts: &Counts) {
+        let status = frames::status(counts);
+        let mut last = self.inner.status.lock();
+        if version < last.0 || last.1.as_ref() == Some(&status) {
+            return;
+        }
+        // Under the lock, so that two callers cannot send in the wrong order.
+        self.broadcast("status", &json!({"status": status}));
+        *last = (version, Some(status));
+    }
+
+    /// Sends an event to one connection.
+    pub fn send(&self, mailbox: &Mailbox, event: &str, data: &Value) {
+        mailbox.push(text(event, data), false);
+    }
+
+    /// What a client that reconnects in the middle of its prompt must be told: the `executing` data.
+    pub fn executing_for(&self, client_id: &str) -> Option<Value> {
+        let current = self.inner.current.lock();
+        current.values().find(|(client, _)| client.as_deref() == Some(client_id)).map(|(_, data)| data.clone())
+    }
+
+    /// Disconnects everybody once what waits for them is sent.
+    pub fn shutdown(&self) {
+        for mailbox in self.inner.clients.read().values() {
+            mailbox.close(Closed::Shutdown);
+        }
+    }
+
+    fn remember(&self, event: &Event) {
+        let mut current = self.inner.current.lock();
+        match &event.kind {
+            EventKind::Executing(node) => {
+                current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), frames::executing(&event.prompt_id, node)));
+            }
+            EventKind::Idle => {
+                current.remove(&event.prompt_id);
+            }
+            EventKind::Start { .. }
+            | EventKind::Cached { .. }
+            | EventKind::Progress { .. }
+            | EventKind::ProgressState(_)
+            | EventKind::Executed { .. }
+            | EventKind::Success { .. }
+            | EventKind::Error { .. }
+            | EventKind::Interrupted { .. }
+            | EventKind::Image { .. }
+            | EventKind::Queue { .. }
+            | EventKind::Text { .. } => {}
+        }
+    }
+
+    fn receivers(&self, event: &Event) -> Vec<Arc<Mailbox>> {
+        let clients = self.inner.clients.read();
+        if event.kind.broadcast() {
+            return clients.values().cloned().collect();
+        }
+        event.client_id.as_deref().and_then(|id| clients.get(id)).cloned().into_iter().collect()
+    }
+}
+
+impl EventSink for Hub {
+    fn emit(&self, event: Event) {
+        if let EventKind::Queue { version, counts } = &event.kind {
+            return self.status(*version, counts);
+        }
+        self.remember(&event);
+        let receivers = self.receivers(&event);
+        if receivers.is_empty() {
+            return;
+        }
+        let droppable = event.kind.droppable();
+        let (node, image) = match &event.kind {
+            EventKind::Image { node, image } => (node, image),
+            EventKind::Text { node, text } => {
+                let frame = Message::Binary(frames::text_frame(&node.id, text));
+                return receivers.iter().for_each(|mailbox| mailbox.push(frame.clone(), droppable));
+            }
+            _ => {
+                if let Some((name, data)) = frames::json_event(&event) {
+                    let message = text(name, &data);
+                    receivers.iter().for_each(|mailbox| mailbox.push(message.clone(), droppable));
+                }
+                return;
+            }
+        };
+        for mailbox in receivers {
+            let abilities = *mailbox.abilities.lock();
+            let size = image.max_size.or((!image.lossless).then_some(self.inner.preview_size));
+            match frames::image_frame(&event.prompt_id, node, image, size, abilities) {
+                Ok(frame) => mailbox.push(Message::Binary(frame), droppable),
+                Err(error) => tracing::warn!(%error, "a preview could not be encoded"),
+            }
+        }
+    }
+}
+
+fn text(event: &str, data: &Value) -> Message {
+    Message::Text(json!({"type": event, "data": data}).to_string().into())
+}

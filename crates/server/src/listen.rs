@@ -1,0 +1,147 @@
+//! Sockets: several addresses, optionally TLS, and a shutdown that lets requests finish.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1024;
+/// A client that has not finished its TLS handshake by then is dropped.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// TLS connections that may wait to be served.
+const HANDSHAKES_WAITING: usize = 256;
+/// After this, requests that still run when the server stops are cut off.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Binds all addresses. Port 0 takes a free port.
+pub fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<StdListener>> {
+    addresses
+        .iter()
+        .map(|address| bind_one(*address).map_err(|e| io::Error::new(e.kind(), format!("cannot listen on {address}: {e}"))))
+        .collect()
+}
+
+fn bind_one(address: SocketAddr) -> io::Result<StdListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if address.is_ipv6() {
+        // So that 0.0.0.0 and :: can be bound side by side.
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Serves until `stop` becomes true, then lets running requests finish for a few seconds.
+pub async fn serve(
+    router: Router,
+    listeners: Vec<StdListener>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+    stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let mut servers = JoinSet::new();
+    for listener in listeners {
+        let (router, mut stopped) = (router.clone(), stop.clone());
+        let listener = TcpListener::from_std(listener)?;
+        // An error means that the sender is gone: stop then too.
+        let signal = async move { drop(stopped.wait_for(|stop| *stop).await) };
+        match &tls {
+            None => servers.spawn(axum::serve(NoDelay(listener), router).with_graceful_shutdown(signal).into_future()),
+            Some(config) => {
+                let listener = TlsListener::start(listener, TlsAcceptor::from(Arc::clone(config)))?;
+                servers.spawn(axum::serve(listener, router).with_graceful_shutdown(signal).into_future())
+            }
+        };
+    }
+    let mut stopped = stop.clone();
+    let drained = async {
+        while let Some(result) = servers.join_next().await {
+            result.map_err(io::Error::other)??;
+        }
+        Ok(())
+    };
+    let cut_off = async {
+        drop(stopped.wait_for(|stop| *stop).await);
+        tokio::time::sleep(DRAIN_TIMEOUT).await;
+    };
+    tokio::select! { result = drained => result, () = cut_off => Ok(()) }
+}
+
+/// Small websocket messages must not wait for the peer's acknowledgement.
+struct NoDelay(TcpListener);
+
+impl Listener for NoDelay {
+    type Io = TcpStream;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+        let (stream, address) = Listener::accept(&mut self.0).await;
+        // Only a matter of speed.
+        drop(stream.set_nodelay(true));
+        (stream, address)
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.0.local_addr()
+    }
+}
+
+/// Handshakes run beside each other, so that one slow client holds up nobody.
+struct TlsListener {
+    address: SocketAddr,
+    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
+}
+
+impl TlsListener {
+    fn start(listener: TcpListener, acceptor: TlsAcceptor) -> io::Result<Self> {
+        let address = listener.local_addr()?;
+        let (send, ready) = mpsc::channel(HANDSHAKES_WAITING);
+        tokio::spawn(async move {
+            let mut listener = NoDelay(listener);
+            loop {
+                let slot = match send.clone().reserve_owned().await {
+                    Ok(slot) => slot,
+                    // The server has stopped.
+                    Err(_) => return,
+                };
+                let (stream, peer) = listener.accept().await;
+                let acceptor = acceptor.clone();
+                tokio::spawn(async move {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+                        slot.send((stream, peer));
+                    }
+                });
+            }
+        });
+        Ok(Self { address, ready })
+    }
+}
+
+impl Listener for TlsListener {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        match self.ready.recv().await {
+            Some(accepted) => accepted,
+            // The accepting task never ends before this listener does.
+            None => std::future::pending().await,
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.address)
+    }
+}

@@ -1,0 +1,117 @@
+//! The page at `/` and its files: the official front end's folder, or the small page that is built in. Also what the front end asks for
+//! and this server has none of: translations, templates and blueprints of custom nodes.
+
+use std::path::{Path, PathBuf};
+
+use axum::body::Body;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use crate::routes::userdata::percent_decode;
+use crate::routes::view::{Disposition, inside, send_file};
+use crate::{ApiError, App, FrontEnd};
+
+/// The page that comes with the server.
+const BUILTIN: &str = include_str!("../builtin.html");
+
+/// Python packages that are installed next to the front end's, by the URL under which their files are served:
+/// (first part of the path, package, folder in it).
+const PACKAGES: [(&str, &str, &str); 2] =
+    [("templates", "comfyui_workflow_templates", "templates"), ("docs", "comfyui_embedded_docs", "docs")];
+
+/// The routes of this module. Static files are served by [`fallback`].
+pub fn routes() -> Router<App> {
+    Router::new()
+        .route("/", get(index))
+        .route("/i18n", get(nothing))
+        .route("/workflow_templates", get(nothing))
+        .route("/global_subgraphs", get(nothing))
+        .route("/global_subgraphs/{id}", get(no_subgraph))
+}
+
+async fn nothing() -> Json<Value> {
+    Json(json!({}))
+}
+
+async fn no_subgraph(UrlPath(id): UrlPath<String>) -> ApiError {
+    ApiError::not_found("there is no such subgraph blueprint").details(id)
+}
+
+async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+    match &app.options.front_end {
+        FrontEnd::Folder(root) => {
+            let mut page = send_file(&root.join("index.html"), "index.html", &headers, Disposition::Page).await?;
+            // The page names the scripts of one version: a kept one would ask for scripts that are gone.
+            page.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, must-revalidate"));
+            Ok(page)
+        }
+        FrontEnd::Builtin => {
+            let headers = [
+                (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+                (header::CACHE_CONTROL, "no-cache"),
+                (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            ];
+            Ok((headers, BUILTIN).into_response())
+        }
+        FrontEnd::None => Err(ApiError::not_found("this server has no page: its API is under /api")),
+    }
+}
+
+/// What no route takes: the front end's files, else 404 as JSON.
+pub async fn fallback(State(app): State<App>, method: Method, uri: Uri, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+    let unknown = || ApiError::not_found("there is nothing at that address").details(uri.path());
+    let FrontEnd::Folder(root) = &app.options.front_end else { return Err(unknown()) };
+    if method != Method::GET && method != Method::HEAD {
+        return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "no such call: see the API's documentation").details(uri.path()));
+    }
+    let path = percent_decode(uri.path().trim_start_matches('/'));
+    if path.contains(['\0', '\\']) || path.split('/').any(|part| part.starts_with('.')) {
+        return Err(unknown());
+    }
+    for file in candidates(root, &path) {
+        if tokio::fs::metadata(&file).await.is_ok_and(|m| m.is_file()) {
+            let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default().to_owned();
+            return send_file(&file, &name, &headers, Disposition::Page).await;
+        }
+    }
+    Err(unknown())
+}
+
+/// Where a static file may be: in the front end's folder, or in a package beside it.
+fn candidates(root: &Path, path: &str) -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = inside(root, path).into_iter().collect();
+    // site-packages/comfyui_frontend_package/static → site-packages
+    let packages = root.parent().and_then(Path::parent);
+    if let (Some((first, rest)), Some(packages)) = (path.split_once('/'), packages)
+        && let Some((_, package, folder)) = PACKAGES.iter().find(|(name, ..)| *name == first)
+    {
+        files.extend(inside(&packages.join(package).join(folder), rest));
+    }
+    files
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn files_are_looked_for_inside_only() {
+        let root = Path::new("/site/comfyui_frontend_package/static");
+        assert_eq!(candidates(root, "assets/a.js"), [root.join("assets/a.js")]);
+        assert_eq!(candidates(root, "../a.js"), [PathBuf::new(); 0]);
+        let found = candidates(root, "templates/index.json");
+        assert_eq!(found, [root.join("templates/index.json"), "/site/comfyui_workflow_templates/templates/index.json".into()]);
+        assert_eq!(candidates(root, "templates/../../x"), [PathBuf::new(); 0]);
+    }
+
+    #[test]
+    fn the_builtin_page_asks_no_other_host() {
+        assert!(BUILTIN.contains("<html"));
+        assert!(!BUILTIN.contains("https://") && !BUILTIN.contains("http://"));
+    }
+}

@@ -1,0 +1,158 @@
+//! `/history`: read from the store, rendered once per change and range.
+
+use std::collections::VecDeque;
+use std::fmt::Write;
+
+use axum::Router;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use comfyd_jobs::{HistoryEntry, HistoryQuery, Status};
+use parking_lot::Mutex;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::json::LenientJson;
+use crate::routes::queue::{ids, number, push_item, wants};
+use crate::{ApiError, ApiShape, App};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/history", get(list).post(change)).route("/history/{prompt_id}", get(one))
+}
+
+type Key = (HistoryQuery, ApiShape);
+
+/// Rendered lists of the current history; clients ask for the same few ranges again and again.
+#[derive(Default)]
+pub(crate) struct HistoryCache {
+    state: Mutex<(u64, VecDeque<(Key, Bytes)>)>,
+}
+
+/// Ranges kept, and the largest body that is kept.
+const MAX_CACHED: usize = 4;
+const MAX_CACHED_BYTES: usize = 16 << 20;
+
+impl HistoryCache {
+    fn get(&self, version: u64, key: &Key) -> Option<Bytes> {
+        let state = self.state.lock();
+        (state.0 == version).then(|| state.1.iter().find(|(k, _)| k == key).map(|(_, body)| body.clone()))?
+    }
+
+    fn put(&self, version: u64, key: Key, body: &Bytes) {
+        if body.len() > MAX_CACHED_BYTES {
+            return;
+        }
+        let mut state = self.state.lock();
+        if state.0 != version {
+            *state = (version, VecDeque::new());
+        }
+        if state.1.len() >= MAX_CACHED {
+            state.1.pop_front();
+        }
+        state.1.push_back((key, body.clone()));
+    }
+}
+
+#[derive(Deserialize)]
+struct HistoryParams {
+    max_items: Option<String>,
+    offset: Option<String>,
+}
+
+/// Negative numbers mean "not given", as in the reference.
+fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
+    let Some(text) = text else { return Ok(None) };
+    let value: i64 = text.parse().map_err(|_| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))?;
+    Ok(usize::try_from(value).ok())
+}
+
+async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query<HistoryParams>) -> Result<Response, ApiError> {
+    let query =
+        HistoryQuery { max_items: bound("max_items", params.max_items.as_deref())?, offset: bound("offset", params.offset.as_deref())? };
+    let version = app.store.versions().borrow().history;
+    let key = (query, shape);
+    let body = match app.history.get(version, &key) {
+        Some(body) => body,
+        None => {
+            let entries = app.store.history(query).await?;
+            let body = Bytes::from(render(entries.iter().map(AsRef::as_ref), shape));
+            app.history.put(version, key, &body);
+            body
+        }
+    };
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+async fn one(State(app): State<App>, shape: ApiShape, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
+    let entry = app.store.history_entry(&prompt_id).await?;
+    let body = match (&entry, shape) {
+        (Some(entry), ApiShape::Documented) => {
+            let mut body = String::new();
+            push_entry(&mut body, entry);
+            body
+        }
+        (None, ApiShape::Documented) => {
+            return Err(ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running")));
+        }
+        (entry, ApiShape::Wire) => render(entry.iter().map(AsRef::as_ref), shape),
+    };
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
+    let ids = ids(&body)?;
+    if wants(&body, "clear") {
+        app.store.clear_history().await?;
+    }
+    if !ids.is_empty() {
+        app.store.delete_history(&ids).await?;
+    }
+    Ok(StatusCode::OK)
+}
+
+fn render<'a>(entries: impl Iterator<Item = &'a HistoryEntry>, shape: ApiShape) -> String {
+    let (open, close) = match shape {
+        ApiShape::Wire => ('{', '}'),
+        ApiShape::Documented => ('[', ']'),
+    };
+    let mut body = String::from(open);
+    for (i, entry) in entries.enumerate() {
+        if i > 0 {
+            body.push_str(", ");
+        }
+        if shape == ApiShape::Wire {
+            // Writing into a string cannot fail.
+            let _ = write!(body, "{}: ", json!(entry.job.id));
+        }
+        push_entry(&mut body, entry);
+    }
+    body.push(close);
+    body
+}
+
+/// One entry: the wire's fields, and those that the API document names.
+fn push_entry(body: &mut String, entry: &HistoryEntry) {
+    // On the wire an interrupted prompt is an error, as in the reference; the messages tell.
+    let status = match entry.status {
+        Status::Success => "success",
+        Status::Error | Status::Interrupted => "error",
+    };
+    body.push_str("{\"prompt\": ");
+    push_item(body, &entry.job);
+    // Writing into a string cannot fail.
+    let _ = write!(
+        body,
+        ", \"outputs\": {}, \"status\": {{\"status_str\": \"{status}\", \"completed\": {}, \"messages\": {}}}, \"meta\": {}, \
+         \"prompt_id\": {}, \"number\": {}, \"timestamp\": {}}}",
+        entry.outputs.get(),
+        entry.status == Status::Success,
+        entry.messages.get(),
+        entry.meta.get(),
+        json!(entry.job.id),
+        number(entry.job.number),
+        entry.ended_ms,
+    );
+}

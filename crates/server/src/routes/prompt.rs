@@ -1,0 +1,103 @@
+//! `/prompt`: validates a graph and enqueues it.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use comfyd_graph::{Limits, Prompt, Rejected};
+use comfyd_jobs::{NewJob, Position};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value, json};
+
+use crate::app::FolderOptions;
+use crate::json::LenientJson;
+use crate::routes::queue;
+use crate::{ApiError, App};
+
+/// Longest prompt id that is taken.
+const MAX_ID_BYTES: usize = 256;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/prompt", get(info).post(submit))
+}
+
+async fn info(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    queue::status(&app).await.map(Json)
+}
+
+async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+    let Value::Object(mut body) = body else {
+        return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
+    };
+    let Some(prompt) = body.shift_remove("prompt") else {
+        let error = ApiError::new(StatusCode::BAD_REQUEST, "no_prompt", "No prompt provided");
+        return Err(error.details("No prompt provided"));
+    };
+    let (id, position, targets) = (prompt_id(&body)?, position(&body)?, partial_targets(&body)?);
+    let extra_data = extra_data(body)?;
+    let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
+    let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
+    let node_errors = validated.node_errors.to_json();
+    let job =
+        NewJob { id, position, prompt: raw(&validated.prompt.into_json())?, extra_data: raw(&extra_data)?, outputs: validated.outputs };
+    let ticket = app.store.enqueue(job).await?;
+    Ok(Json(json!({"prompt_id": ticket.id, "number": queue::number(ticket.number), "node_errors": node_errors})))
+}
+
+fn raw(value: &Value) -> Result<Arc<RawValue>, ApiError> {
+    to_raw_value(value).map(Arc::from).map_err(|e| ApiError::internal(e.to_string()))
+}
+
+/// The client's id, verbatim, or a new one.
+fn prompt_id(body: &Map<String, Value>) -> Result<String, ApiError> {
+    let id = match body.get("prompt_id") {
+        None => return Ok(uuid::Uuid::new_v4().to_string()),
+        Some(Value::String(id)) => id.clone(),
+        Some(Value::Number(n)) => n.to_string(),
+        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+            return Err(ApiError::bad_request("'prompt_id' must be a text: leave it out and one is made"));
+        }
+    };
+    if id.is_empty() || id.len() > MAX_ID_BYTES {
+        return Err(ApiError::bad_request(format!("'prompt_id' must have 1 to {MAX_ID_BYTES} bytes")));
+    }
+    Ok(id)
+}
+
+fn position(body: &Map<String, Value>) -> Result<Position, ApiError> {
+    let number = match body.get("number") {
+        None | Some(Value::Null) => return Ok(if queue::wants(&json!(body), "front") { Position::Front } else { Position::Back }),
+        Some(Value::Number(n)) => n.as_f64(),
+        Some(Value::String(s)) => s.trim().parse().ok(),
+        Some(Value::Bool(b)) => Some(f64::from(u8::from(*b))),
+        Some(Value::Array(_) | Value::Object(_)) => None,
+    };
+    let number = number.filter(|n| n.is_finite());
+    number.map(Position::At).ok_or_else(|| ApiError::bad_request("'number' must be a number: lower numbers run first"))
+}
+
+fn partial_targets(body: &Map<String, Value>) -> Result<Option<Vec<String>>, ApiError> {
+    let bad = || ApiError::bad_request("'partial_execution_targets' must be a list of node ids");
+    match body.get("partial_execution_targets") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(items)) => {
+            items.iter().map(|i| i.as_str().map(str::to_owned).ok_or_else(bad)).collect::<Result<_, _>>().map(Some)
+        }
+        Some(_) => Err(bad()),
+    }
+}
+
+/// `extra_data` with `client_id` in it.
+fn extra_data(mut body: Map<String, Value>) -> Result<Value, ApiError> {
+    let mut extra = match body.shift_remove("extra_data") {
+        None | Some(Value::Null) => Map::new(),
+        Some(Value::Object(extra)) => extra,
+        Some(_) => return Err(ApiError::bad_request("'extra_data' must be an object")),
+    };
+    if let Some(client_id) = body.shift_remove("client_id") {
+        extra.insert("client_id".into(), client_id);
+    }
+    Ok(Value::Object(extra))
+}

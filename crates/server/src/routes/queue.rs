@@ -1,0 +1,114 @@
+//! `/queue`, `GET /prompt`, `/interrupt`, `/free`, and the `status` events.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use comfyd_jobs::Job;
+use serde_json::{Value, json};
+
+use crate::json::{LenientJson, OptionalJson};
+use crate::{ApiError, ApiShape, App, frames};
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/queue", get(list).post(change)).route("/interrupt", post(interrupt)).route("/free", post(free))
+}
+
+/// The figures as clients get them.
+pub(crate) async fn status(app: &App) -> Result<Value, ApiError> {
+    Ok(frames::status(&app.store.counts().await?))
+}
+
+async fn list(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiError> {
+    if shape == ApiShape::Documented {
+        let counts = app.store.counts().await?;
+        return Ok(Json(json!({"queue_running": counts.running, "queue_pending": counts.pending})).into_response());
+    }
+    let queue = app.store.queue().await?;
+    let mut body = String::from("{\"queue_running\": [");
+    join_items(&mut body, &queue.running);
+    body.push_str("], \"queue_pending\": [");
+    join_items(&mut body, &queue.pending);
+    body.push_str("]}");
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+}
+
+fn join_items(body: &mut String, jobs: &[std::sync::Arc<Job>]) {
+    for (i, job) in jobs.iter().enumerate() {
+        if i > 0 {
+            body.push_str(", ");
+        }
+        push_item(body, job);
+    }
+}
+
+/// A queue item: `[number, id, graph, extra_data, outputs]`.
+pub(crate) fn push_item(body: &mut String, job: &Job) {
+    use std::fmt::Write;
+    // Writing into a string cannot fail.
+    let _ =
+        write!(body, "[{}, {}, {}, {}, {}]", number(job.number), json!(job.id), job.prompt.get(), job.extra_data.get(), json!(job.outputs));
+}
+
+/// A prompt's number as JSON: without fraction where it has none.
+pub(crate) fn number(number: f64) -> Value {
+    if number.fract() == 0.0 && number.abs() < 9e15 { json!(number as i64) } else { json!(number) }
+}
+
+/// The texts of `{"delete": [...]}`.
+pub(crate) fn ids(body: &Value) -> Result<Vec<String>, ApiError> {
+    match body.get("delete") {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(items)) => Ok(items.iter().map(|i| i.as_str().map_or_else(|| i.to_string(), str::to_owned)).collect()),
+        Some(_) => Err(ApiError::bad_request("'delete' must be a list of prompt ids")),
+    }
+}
+
+/// Whether `{"clear": …}` asks to clear.
+pub(crate) fn wants(body: &Value, key: &str) -> bool {
+    match body.get(key) {
+        Some(Value::Bool(b)) => *b,
+        Some(Value::String(s)) => s == "true",
+        Some(Value::Number(n)) => n.as_f64() != Some(0.0),
+        Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+    }
+}
+
+async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
+    let ids = ids(&body)?;
+    if wants(&body, "clear") {
+        app.store.clear_pending().await?;
+    }
+    if !ids.is_empty() {
+        app.store.remove_pending(&ids).await?;
+    }
+    Ok(StatusCode::OK)
+}
+
+async fn interrupt(State(app): State<App>, OptionalJson(body): OptionalJson) -> StatusCode {
+    let prompt_id = body.get("prompt_id").and_then(Value::as_str).filter(|id| !id.is_empty());
+    app.control.interrupt(prompt_id);
+    StatusCode::OK
+}
+
+async fn free(State(app): State<App>, OptionalJson(body): OptionalJson) -> StatusCode {
+    let (unload, memory) = (wants(&body, "unload_models"), wants(&body, "free_memory"));
+    if unload || memory {
+        app.control.free(unload, memory);
+    }
+    StatusCode::OK
+}
+
+/// Tells all clients the queue's figures whenever they change, until the store is gone.
+pub async fn announce_changes(app: App) {
+    let mut versions = app.store.versions();
+    while versions.changed().await.is_ok() {
+        let version = versions.borrow_and_update().queue;
+        match app.store.counts().await {
+            Ok(counts) => app.hub.status(version, &counts),
+            Err(error) => tracing::warn!(%error, "the queue's figures could not be read"),
+        }
+    }
+}

@@ -1,0 +1,416 @@
+//! `/users` and `/userdata`: files that the front end keeps for a user, such as workflows. Also how such files are written: whole or not
+//! at all.
+
+use std::collections::HashMap;
+use std::fs::{self, Metadata};
+use std::io::{ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{Path as UrlPath, Query, State};
+use axum::http::{HeaderMap, Response, StatusCode};
+use axum::routing::{get, post};
+use axum::{Json, Router, body::Body};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+
+use crate::json::LenientJson;
+use crate::routes::view::{Disposition, blocking, inside, send_file};
+use crate::{ApiError, App};
+
+/// Entries that one listing may have.
+const MAX_ENTRIES: usize = 100_000;
+/// Folders deeper than this are not entered.
+const MAX_DEPTH: usize = 32;
+/// Users that may be made.
+const MAX_USERS: usize = 10_000;
+/// The user where there is only one.
+const DEFAULT_USER: &str = "default";
+
+/// Held while `users.json` is read, changed and written.
+static USERS: Mutex<()> = Mutex::new(());
+
+type Params = Query<HashMap<String, String>>;
+
+/// The routes of this module.
+pub fn routes() -> Router<App> {
+    Router::new()
+        .route("/users", get(users).post(add_user))
+        .route("/userdata", get(list))
+        .route("/v2/userdata", get(list_v2))
+        .route("/userdata/{file}", get(read).post(write).delete(delete))
+        .route("/userdata/{file}/move/{dest}", post(rename))
+}
+
+/// Whether an existing file is replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Replace {
+    /// Yes.
+    Yes,
+    /// No: it stays as it is.
+    No,
+}
+
+/// Writes a file under another name and puts it in place when it is whole, making its folders. Whether it was put there: `false` only
+/// where there is one already that is not to be replaced.
+pub(crate) fn write_file(path: &Path, bytes: &[u8], replace: Replace) -> Result<bool, ApiError> {
+    let failed = |e: std::io::Error| match e.kind() {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the disk is full: make room and try again")
+        }
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ApiError::internal(format!("the file cannot be written: {e}")),
+        // What remains is about the name: too long, a folder, a file in place of a folder.
+        _ => ApiError::bad_request(format!("no file can be written under that name: {e}")),
+    };
+    let folder = path.parent().ok_or_else(|| ApiError::bad_request("the file has no name"))?;
+    fs::create_dir_all(folder).map_err(failed)?;
+    let temp = folder.join(format!(".{}.part", uuid::Uuid::new_v4().simple()));
+    let written = (|| {
+        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temp)?;
+        file.write_all(bytes)?;
+        match replace {
+            Replace::Yes => fs::rename(&temp, path).map(|()| true),
+            // A hard link, unlike a rename, never replaces.
+            Replace::No => match fs::hard_link(&temp, path) {
+                Ok(()) => Ok(true),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
+                Err(_) if path.exists() => Ok(false),
+                Err(_) => fs::rename(&temp, path).map(|()| true),
+            },
+        }
+    })();
+    if temp.exists()
+        && let Err(e) = fs::remove_file(&temp)
+    {
+        tracing::warn!(file = %temp.display(), "a temporary file could not be removed: {e}");
+    }
+    written.map_err(failed)
+}
+
+/// The folder of the request's user. 401 if there is no such user.
+pub(crate) fn user_folder(app: &App, headers: &HeaderMap) -> Result<PathBuf, ApiError> {
+    if !app.options.multi_user {
+        return Ok(app.folders.roots().user.join(DEFAULT_USER));
+    }
+    let user = headers.get("comfy-user").and_then(|v| v.to_str().ok()).unwrap_or(DEFAULT_USER);
+    if !known_users(app).contains_key(user) {
+        let error =
+            ApiError::new(StatusCode::UNAUTHORIZED, "unknown_user", "there is no such user: send the header comfy-user with one of /users");
+        return Err(error.details(user));
+    }
+    inside(&app.folders.roots().user, user)
+}
+
+fn known_users(app: &App) -> Map<String, Value> {
+    let text = fs::read(app.folders.roots().user.join("users.json")).unwrap_or_default();
+    serde_json::from_slice(&text).unwrap_or_default()
+}
+
+async fn users(State(app): State<App>) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        if app.options.multi_user {
+            return Ok(Json(json!({"storage": "server", "users": known_users(&app)})));
+        }
+        let migrated = app.folders.roots().user.join(DEFAULT_USER).exists();
+        Ok(Json(json!({"storage": "server", "migrated": migrated})))
+    })
+    .await
+}
+
+async fn add_user(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        if !app.options.multi_user {
+            return Err(ApiError::bad_request("there is one user only: start the server with --multi-user"));
+        }
+        let name = body.get("username").and_then(Value::as_str).map(str::trim).filter(|n| !n.is_empty() && n.len() <= 128);
+        let name = name.ok_or_else(|| ApiError::bad_request("'username' must be a text of 1 to 128 bytes"))?;
+        let _held = USERS.lock();
+        let mut users = known_users(&app);
+        if users.values().any(|known| known == name) {
+            return Err(ApiError::bad_request("there is a user of that name: choose another").details(name));
+        }
+        if users.len() >= MAX_USERS {
+            return Err(ApiError::bad_request(format!("there are {MAX_USERS} users already: remove some from users.json")));
+        }
+        let id = format!("{}_{}", safe_name(name), uuid::Uuid::new_v4());
+        users.insert(id.clone(), json!(name));
+        write_file(&app.folders.roots().user.join("users.json"), Value::Object(users).to_string().as_bytes(), Replace::Yes)?;
+        Ok(Json(json!(id)))
+    })
+    .await
+}
+
+/// Runs of what is not a letter, digit, `-` or `_` become one `-`.
+fn safe_name(name: &str) -> String {
+    let mut out = String::new();
+    let mut replaced = false;
+    for c in name.chars() {
+        let keep = c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if keep {
+            out.push(c);
+        } else if !replaced {
+            out.push('-');
+        }
+        replaced = !keep;
+    }
+    out
+}
+
+fn flag(query: &HashMap<String, String>, name: &str) -> bool {
+    query.get(name).is_some_and(|v| v.eq_ignore_ascii_case("true"))
+}
+
+async fn list(State(app): State<App>, Query(query): Params, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        let dir = query.get("dir").filter(|d| !d.is_empty()).ok_or_else(|| ApiError::bad_request("no folder is named: add ?dir=..."))?;
+        let root = user_path(&user_folder(&app, &headers)?, dir)?;
+        if !root.exists() {
+            return Err(ApiError::not_found("there is no such folder").details(dir));
+        }
+        let mut entries = Vec::new();
+        walk(&root, &root, if flag(&query, "recurse") { MAX_DEPTH } else { 0 }, Hidden::Skip, &mut entries);
+        let files = entries.into_iter().filter(|e| e.meta.is_file()).map(|entry| {
+            if flag(&query, "full_info") {
+                file_info(&entry.path, &entry.meta)
+            } else if flag(&query, "split") {
+                let parts = std::iter::once(entry.path.as_str()).chain(entry.path.split('/'));
+                parts.map(Value::from).collect()
+            } else {
+                Value::from(entry.path)
+            }
+        });
+        Ok(Json(files.collect()))
+    })
+    .await
+}
+
+async fn list_v2(State(app): State<App>, Query(query): Params, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        let base = user_folder(&app, &headers).map_err(|_| ApiError::forbidden("there is no such user"))?;
+        let wanted = query.get("path").map_or("", String::as_str);
+        let root =
+            user_path(&base, wanted).map_err(|_| ApiError::bad_request("the path leads outside: give a relative one").details(wanted))?;
+        if !root.exists() {
+            return if root == base { Ok(Json(json!([]))) } else { Err(ApiError::not_found("there is no such folder").details(wanted)) };
+        }
+        if !root.is_dir() {
+            return Err(ApiError::bad_request("the path is not a folder").details(wanted));
+        }
+        let mut entries = Vec::new();
+        walk(&base, &root, MAX_DEPTH, Hidden::Show, &mut entries);
+        entries.sort_by_cached_key(|e| (!e.meta.is_dir(), file_part(&e.path).to_lowercase(), e.path.clone()));
+        let describe = |e: &Entry| {
+            let name = file_part(&e.path);
+            if e.meta.is_dir() {
+                json!({"name": name, "path": e.path, "type": "directory"})
+            } else {
+                json!({"name": name, "path": e.path, "type": "file", "size": e.meta.len(), "modified": seconds(e.meta.modified())})
+            }
+        };
+        Ok(Json(entries.iter().map(describe).collect()))
+    })
+    .await
+}
+
+fn file_part(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// A file or folder below a listed one.
+struct Entry {
+    /// Relative, with forward slashes.
+    path: String,
+    meta: Metadata,
+}
+
+/// What is done with names that start with a dot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hidden {
+    Show,
+    Skip,
+}
+
+/// Adds what is in `folder`, named relative to `base`, and in its folders down to `depth`, sorted by name. Links to folders are not entered.
+fn walk(base: &Path, folder: &Path, depth: usize, hidden: Hidden, entries: &mut Vec<Entry>) {
+    let Ok(read) = fs::read_dir(folder) else { return };
+    let mut children: Vec<_> = read.flatten().take(MAX_ENTRIES).collect();
+    children.sort_by_key(fs::DirEntry::file_name);
+    for child in children {
+        if entries.len() >= MAX_ENTRIES {
+            return;
+        }
+        let path = child.path();
+        let (Ok(meta), Some(relative)) = (fs::metadata(&path), path.strip_prefix(base).ok().and_then(Path::to_str)) else { continue };
+        if hidden == Hidden::Skip && file_part(relative).starts_with('.') {
+            continue;
+        }
+        entries.push(Entry { path: relative.replace('\\', "/"), meta });
+        if depth > 0 && child.file_type().is_ok_and(|t| t.is_dir()) {
+            walk(base, &path, depth - 1, hidden, entries);
+        }
+    }
+}
+
+fn seconds(time: std::io::Result<SystemTime>) -> f64 {
+    time.ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default().as_secs_f64()
+}
+
+/// `{"path", "size", "modified", "created"}`, times in seconds since 1970.
+fn file_info(path: &str, meta: &Metadata) -> Value {
+    let created = meta.created().or_else(|_| meta.modified());
+    json!({"path": path, "size": meta.len(), "modified": seconds(meta.modified()), "created": seconds(created)})
+}
+
+/// The path of a user's file. Clients may have encoded the name twice.
+fn user_path(base: &Path, name: &str) -> Result<PathBuf, ApiError> {
+    if name.contains('%') { inside(base, &percent_decode(name)) } else { inside(base, name) }
+}
+
+/// Decodes `%41` to `A`; what is no code stays.
+pub(crate) fn percent_decode(text: &str) -> String {
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let code = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok()).filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
+        match code.and_then(|h| u8::from_str_radix(h, 16).ok()) {
+            Some(byte) if bytes[at] == b'%' => {
+                out.push(byte);
+                at += 3;
+            }
+            _ => {
+                out.push(bytes[at]);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+/// A user's file, which cannot be the user's folder itself.
+fn user_file(base: &Path, name: &str) -> Result<PathBuf, ApiError> {
+    let path = user_path(base, name)?;
+    if path == base { Err(ApiError::forbidden("that is the user's folder: name a file in it")) } else { Ok(path) }
+}
+
+/// What an upload or a move answers: the file's path in the user's folder, or all about it.
+fn told(base: &Path, path: &Path, query: &HashMap<String, String>) -> Result<Json<Value>, ApiError> {
+    let relative = path.strip_prefix(base).unwrap_or(path).to_string_lossy().replace('\\', "/");
+    if !flag(query, "full_info") {
+        return Ok(Json(json!(relative)));
+    }
+    let meta = fs::metadata(path).map_err(|e| ApiError::internal(format!("the file was written but cannot be read: {e}")))?;
+    Ok(Json(file_info(&relative, &meta)))
+}
+
+fn replacing(query: &HashMap<String, String>) -> Replace {
+    if query.get("overwrite").is_some_and(|v| v == "false") { Replace::No } else { Replace::Yes }
+}
+
+fn exists_already(name: &str) -> ApiError {
+    ApiError::conflict("the file is there already: choose another name or leave out overwrite=false").details(name)
+}
+
+async fn read(State(app): State<App>, UrlPath(name): UrlPath<String>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+    let wanted = headers.clone();
+    let path = blocking(move || user_file(&user_folder(&app, &headers)?, &name)).await?;
+    let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    send_file(&path, &name, &wanted, Disposition::Inline).await
+}
+
+async fn write(
+    State(app): State<App>,
+    UrlPath(name): UrlPath<String>,
+    Query(query): Params,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<Value>, ApiError> {
+    let body = body.map_err(|e| match e.status() {
+        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the file is over the limit: raise --max-upload-size"),
+        _ => ApiError::bad_request(format!("the body could not be read: {e}")),
+    })?;
+    blocking(move || {
+        let base = user_folder(&app, &headers)?;
+        let path = user_file(&base, &name)?;
+        if !write_file(&path, &body, replacing(&query))? {
+            return Err(exists_already(&name));
+        }
+        told(&base, &path, &query)
+    })
+    .await
+}
+
+async fn delete(State(app): State<App>, UrlPath(name): UrlPath<String>, headers: HeaderMap) -> Result<StatusCode, ApiError> {
+    blocking(move || {
+        let path = user_file(&user_folder(&app, &headers)?, &name)?;
+        match fs::remove_file(&path) {
+            Ok(()) => Ok(StatusCode::NO_CONTENT),
+            Err(_) if !path.exists() => Err(ApiError::not_found("there is no such file").details(name)),
+            Err(_) if path.is_dir() => Err(ApiError::bad_request("that is a folder: name a file").details(name)),
+            Err(e) => Err(ApiError::internal(format!("the file cannot be removed: {e}"))),
+        }
+    })
+    .await
+}
+
+async fn rename(
+    State(app): State<App>,
+    UrlPath((name, dest)): UrlPath<(String, String)>,
+    Query(query): Params,
+    headers: HeaderMap,
+) -> Result<Json<Value>, ApiError> {
+    blocking(move || {
+        let base = user_folder(&app, &headers)?;
+        let source = user_file(&base, &name)?;
+        if !source.exists() {
+            return Err(ApiError::not_found("there is no such file").details(name));
+        }
+        let target = user_file(&base, &dest)?;
+        if target.exists() && (replacing(&query) == Replace::No || target.is_dir()) {
+            return Err(exists_already(&dest));
+        }
+        if let Some(folder) = target.parent() {
+            fs::create_dir_all(folder).map_err(|e| ApiError::bad_request(format!("the folder cannot be made: {e}")))?;
+        }
+        fs::rename(&source, &target).map_err(|e| ApiError::bad_request(format!("the file cannot be moved there: {e}")))?;
+        told(&base, &target, &query)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use super::*;
+
+    #[test]
+    fn a_file_is_replaced_only_when_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/b.json");
+        assert!(write_file(&path, b"1", Replace::No).unwrap());
+        assert!(!write_file(&path, b"2", Replace::No).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"1");
+        assert!(write_file(&path, b"3", Replace::Yes).unwrap());
+        assert_eq!(fs::read(&path).unwrap(), b"3");
+        assert_eq!(fs::read_dir(dir.path().join("a")).unwrap().count(), 1, "no temporary file stays");
+    }
+
+    #[test]
+    fn doubly_encoded_names_cannot_lead_outside() {
+        let base = Path::new("/u/default");
+        assert_eq!(user_file(base, "t1%2Fa.json").unwrap(), Path::new("/u/default/t1/a.json"));
+        assert!(user_file(base, "%2e%2e%2fx").is_err());
+        assert!(user_file(base, "../x").is_err());
+        assert!(user_file(base, "/etc/passwd").is_err());
+        assert!(user_file(base, ".").is_err());
+        assert_eq!(percent_decode("100%"), "100%");
+        assert_eq!(percent_decode("%zz%41"), "%zzA");
+    }
+
+    #[test]
+    fn user_names_become_folder_names() {
+        assert_eq!(safe_name("a b//ü_c-"), "a-b-_c-");
+    }
+}

@@ -1,0 +1,99 @@
+//! `/ws`: one task per client that sends what its mailbox holds and reads feature flags.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::{Query, State};
+use axum::response::Response;
+use axum::routing::get;
+use futures_util::{SinkExt, StreamExt};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::hub::Mailbox;
+use crate::routes::{queue, system};
+use crate::{ApiError, App};
+
+/// Messages from clients are small (feature flags); a larger one ends the connection.
+const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
+
+pub(super) fn routes() -> Router<App> {
+    Router::new().route("/ws", get(connect))
+}
+
+#[derive(Deserialize)]
+struct WsQuery {
+    #[serde(rename = "clientId", default)]
+    client_id: String,
+    preview: Option<String>,
+}
+
+async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: WebSocketUpgrade) -> Result<Response, ApiError> {
+    let client_id = if query.client_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { query.client_id };
+    let status = queue::status(&app).await?;
+    let Some(mailbox) = app.hub.connect(&client_id) else {
+        return Err(ApiError::new(
+            axum::http::StatusCode::SERVICE_UNAVAILABLE,
+            "too_many_clients",
+            "too many websocket clients are connected",
+        ));
+    };
+    mailbox.set_abilities(|a| a.raw_previews = query.preview.as_deref() == Some("raw"));
+    app.hub.send(&mailbox, "status", &json!({"status": status, "sid": client_id}));
+    if let Some(executing) = app.hub.executing_for(&client_id) {
+        app.hub.send(&mailbox, "executing", &executing);
+    }
+    let failed = {
+        let (app, id, mailbox) = (app.clone(), client_id.clone(), Arc::clone(&mailbox));
+        move |_| app.hub.disconnect(&id, &mailbox)
+    };
+    let upgrade = upgrade.max_message_size(MAX_CLIENT_MESSAGE_BYTES).write_buffer_size(0).on_failed_upgrade(failed);
+    Ok(upgrade.on_upgrade(move |socket| serve(app, socket, client_id, mailbox)))
+}
+
+async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mailbox>) {
+    let (mut out, mut incoming) = socket.split();
+    let send = async {
+        let why = loop {
+            match mailbox.next().await {
+                Ok(message) => {
+                    if out.send(message).await.is_err() {
+                        return;
+                    }
+                }
+                Err(why) => break why,
+            }
+        };
+        let frame = CloseFrame { code: why.code(), reason: why.reason().into() };
+        // The client may be gone already.
+        drop(out.send(Message::Close(Some(frame))).await);
+    };
+    let receive = async {
+        let mut first = true;
+        while let Some(Ok(message)) = incoming.next().await {
+            if let Message::Text(text) = message {
+                if first {
+                    negotiate(&app, &mailbox, text.as_str());
+                }
+                first = false;
+            }
+        }
+    };
+    tokio::select! { () = send => {}, () = receive => {} }
+    app.hub.disconnect(&client_id, &mailbox);
+}
+
+/// The first message may announce what the client understands; the answer is what the server does.
+fn negotiate(app: &App, mailbox: &Mailbox, text: &str) {
+    let Ok(message) = serde_json::from_str::<Value>(text) else { return };
+    if message.get("type").and_then(Value::as_str) != Some("feature_flags") {
+        return;
+    }
+    let flag = |name: &str| message.pointer(&format!("/data/{name}")).and_then(Value::as_bool).unwrap_or(false);
+    mailbox.set_abilities(|a| {
+        a.preview_metadata = flag("supports_preview_metadata");
+        a.raw_previews |= flag("supports_raw_previews");
+    });
+    app.hub.send(mailbox, "feature_flags", &system::features(app));
+}

@@ -1,0 +1,68 @@
+//! The one error type of this crate.
+
+use std::io;
+use std::path::PathBuf;
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong with a file of weights.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// The file is damaged, or none of this format.
+    #[error("{} is not a valid safetensors file: {reason}; download or save it again", path.display())]
+    Invalid {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file has no tensor of that name.
+    #[error("{} has no tensor '{name}'; choose a file of the right kind", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// The tensor's values are of a type that cannot be read as floating-point numbers.
+    #[error("the tensor '{name}' in {} holds {dtype} values; save it as F32, F16 or BF16", path.display())]
+    Dtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// The type's name.
+        dtype: &'static str,
+    },
+    /// The tensor is larger than the caller allows.
+    #[error("the tensor '{name}' in {} would need {bytes} bytes, the limit is {limit}; take a smaller one or raise the limit", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+        /// Bytes as 32-bit numbers.
+        bytes: u64,
+        /// Bytes allowed.
+        limit: u64,
+    },
+    /// A tensor to be written whose shape does not fit its values.
+    #[error("the tensor '{name}' has {values} values, its shape says {expected}")]
+    Shape {
+        /// The tensor.
+        name: String,
+        /// How many values there are.
+        values: usize,
+        /// How many the shape asks for.
+        expected: usize,
+    },
+}

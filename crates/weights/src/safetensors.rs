@@ -1,0 +1,419 @@
+//! The safetensors format (<https://github.com/huggingface/safetensors>): eight bytes of length, a JSON header with each tensor's type,
+//! shape and place, then the values. A file is opened by reading its header only; every claim of the header is checked against the
+//! file's size.
+
+use std::fmt;
+use std::fs::File as Disk;
+use std::io::{Read, Seek, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use half::{bf16, f16};
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde::de::{Deserializer, MapAccess, Visitor};
+use serde_json::{Map, Value as Json, json};
+
+use crate::{Error, Result};
+
+/// The largest header that is read, in bytes; the format's own limit.
+pub const MAX_HEADER_BYTES: u64 = 100_000_000;
+
+/// Axes that a tensor may have.
+const MAX_AXES: usize = 16;
+
+/// The types of values that a file may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[allow(missing_docs)]
+pub enum Dtype {
+    Bool,
+    U8,
+    I8,
+    F8E5M2,
+    F8E4M3,
+    I16,
+    U16,
+    F16,
+    Bf16,
+    I32,
+    U32,
+    F32,
+    F64,
+    I64,
+    U64,
+}
+
+impl Dtype {
+    const ALL: [Self; 15] = [
+        Self::Bool,
+        Self::U8,
+        Self::I8,
+        Self::F8E5M2,
+        Self::F8E4M3,
+        Self::I16,
+        Self::U16,
+        Self::F16,
+        Self::Bf16,
+        Self::I32,
+        Self::U32,
+        Self::F32,
+        Self::F64,
+        Self::I64,
+        Self::U64,
+    ];
+
+    /// The name in the header.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Bool => "BOOL",
+            Self::U8 => "U8",
+            Self::I8 => "I8",
+            Self::F8E5M2 => "F8_E5M2",
+            Self::F8E4M3 => "F8_E4M3",
+            Self::I16 => "I16",
+            Self::U16 => "U16",
+            Self::F16 => "F16",
+            Self::Bf16 => "BF16",
+            Self::I32 => "I32",
+            Self::U32 => "U32",
+            Self::F32 => "F32",
+            Self::F64 => "F64",
+            Self::I64 => "I64",
+            Self::U64 => "U64",
+        }
+    }
+
+    /// Bytes per value.
+    pub fn size(self) -> u64 {
+        match self {
+            Self::Bool | Self::U8 | Self::I8 | Self::F8E5M2 | Self::F8E4M3 => 1,
+            Self::I16 | Self::U16 | Self::F16 | Self::Bf16 => 2,
+            Self::I32 | Self::U32 | Self::F32 => 4,
+            Self::F64 | Self::I64 | Self::U64 => 8,
+        }
+    }
+
+    fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
+    }
+}
+
+/// One tensor of a file, as its header describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tensor {
+    /// The type of its values.
+    pub dtype: Dtype,
+    /// Its axes.
+    pub shape: Vec<usize>,
+    /// Where its bytes begin, counted from the end of the header.
+    pub start: u64,
+    /// Where they end.
+    pub end: u64,
+}
+
+/// A file whose header has been read and checked.
+#[derive(Debug)]
+pub struct File {
+    path: PathBuf,
+    disk: Disk,
+    data_start: u64,
+    metadata: Map<String, Json>,
+    tensors: IndexMap<String, Tensor>,
+}
+
+impl File {
+    /// Opens a file and checks its header.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (disk, header, data_start, data_bytes) = read_header(path)?;
+        let invalid = |reason: String| Error::Invalid { path: path.to_owned(), reason };
+        let entries: Entries = serde_json::from_slice(&header).map_err(|e| invalid(format!("its header cannot be read: {e}")))?;
+        let mut metadata = Map::new();
+        let mut tensors = IndexMap::new();
+        for (name, entry) in entries.0 {
+            if name == "__metadata__" {
+                metadata = read_metadata_object(entry).map_err(&invalid)?;
+            } else {
+                let tensor = read_tensor(entry, data_bytes).map_err(|reason| invalid(format!("the tensor '{name}' {reason}")))?;
+                tensors.insert(name, tensor);
+            }
+        }
+        check_overlaps(&tensors).map_err(invalid)?;
+        Ok(Self { path: path.to_owned(), disk, data_start, metadata, tensors })
+    }
+
+    /// The texts under `__metadata__`.
+    pub fn metadata(&self) -> &Map<String, Json> {
+        &self.metadata
+    }
+
+    /// All tensors, in the header's order.
+    pub fn tensors(&self) -> &IndexMap<String, Tensor> {
+        &self.tensors
+    }
+
+    /// A tensor's shape and its values as 32-bit numbers, if those take no more than `max_bytes`. Reads F32, F16, BF16 and F64.
+    pub fn read_f32(&self, name: &str, max_bytes: u64) -> Result<(Vec<usize>, Vec<f32>)> {
+        let missing = || Error::Missing { path: self.path.clone(), name: name.into() };
+        let tensor = self.tensors.get(name).ok_or_else(missing)?;
+        let values = (tensor.end - tensor.start) / tensor.dtype.size();
+        if values.saturating_mul(4) > max_bytes {
+            return Err(Error::TooLarge { path: self.path.clone(), name: name.into(), bytes: values.saturating_mul(4), limit: max_bytes });
+        }
+        let bytes = self.read_bytes(tensor)?;
+        let values = match tensor.dtype {
+            Dtype::F32 => convert(&bytes, f32::from_le_bytes),
+            Dtype::F16 => convert(&bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::Bf16 => convert(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => convert(&bytes, |b| f64::from_le_bytes(b) as f32),
+            Dtype::Bool
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::F8E5M2
+            | Dtype::F8E4M3
+            | Dtype::I16
+            | Dtype::U16
+            | Dtype::I32
+            | Dtype::U32
+            | Dtype::I64
+            | Dtype::U64 => {
+                return Err(Error::Dtype { path: self.path.clone(), name: name.into(), dtype: tensor.dtype.name() });
+            }
+        };
+        Ok((tensor.shape.clone(), values))
+    }
+
+    fn read_bytes(&self, tensor: &Tensor) -> Result<Vec<u8>> {
+        let fail = |source| Error::Read { path: self.path.clone(), source };
+        // The header was checked against the file's size, so that this is no more than the file holds.
+        let mut bytes = vec![0; (tensor.end - tensor.start) as usize];
+        let mut disk = &self.disk;
+        disk.seek(SeekFrom::Start(self.data_start + tensor.start)).map_err(fail)?;
+        disk.read_exact(&mut bytes).map_err(fail)?;
+        Ok(bytes)
+    }
+}
+
+/// The texts under `__metadata__`; empty if there are none. Checks the whole header.
+pub fn read_metadata(path: &Path) -> Result<Map<String, Json>> {
+    File::open(path).map(|file| file.metadata)
+}
+
+/// A tensor of 32-bit numbers to be written.
+#[derive(Debug, Clone, Copy)]
+pub struct TensorF32<'a> {
+    /// Its name.
+    pub name: &'a str,
+    /// Its axes.
+    pub shape: &'a [usize],
+    /// Its values, the last axis running fastest.
+    pub values: &'a [f32],
+}
+
+/// A file's bytes: these tensors, and these metadata if given.
+pub fn to_bytes(tensors: &[TensorF32<'_>], metadata: Option<&[(String, String)]>) -> Result<Vec<u8>> {
+    let mut header = Map::new();
+    if let Some(metadata) = metadata {
+        let texts: Map<String, Json> = metadata.iter().map(|(key, value)| (key.clone(), Json::from(value.as_str()))).collect();
+        header.insert("__metadata__".into(), Json::Object(texts));
+    }
+    let mut end = 0;
+    for tensor in tensors {
+        let expected = tensor.shape.iter().product();
+        if tensor.values.len() != expected {
+            return Err(Error::Shape { name: tensor.name.into(), values: tensor.values.len(), expected });
+        }
+        let start = end;
+        end += size_of_val(tensor.values);
+        let entry = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
+        header.insert(tensor.name.into(), entry);
+    }
+    let mut header = Json::Object(header).to_string().into_bytes();
+    // The values begin at a multiple of eight, as other readers expect.
+    header.resize(header.len().next_multiple_of(8), b' ');
+    let mut bytes = Vec::with_capacity(8 + header.len() + end);
+    bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
+    bytes.append(&mut header);
+    for tensor in tensors {
+        bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
+    }
+    Ok(bytes)
+}
+
+/// The header's members, none twice.
+struct Entries(Vec<(String, Json)>);
+
+impl<'de> Deserialize<'de> for Entries {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(EntriesVisitor)
+    }
+}
+
+struct EntriesVisitor;
+
+impl<'de> Visitor<'de> for EntriesVisitor {
+    type Value = Entries;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> std::result::Result<Entries, A::Error> {
+        let mut entries: IndexMap<String, Json> = IndexMap::new();
+        while let Some((name, entry)) = map.next_entry::<String, Json>()? {
+            if entries.contains_key(&name) {
+                return Err(serde::de::Error::custom(format!("'{name}' is there twice")));
+            }
+            entries.insert(name, entry);
+        }
+        Ok(Entries(entries.into_iter().collect()))
+    }
+}
+
+/// The open file, the header's bytes, where the values begin, and how many bytes they have.
+fn read_header(path: &Path) -> Result<(Disk, Vec<u8>, u64, u64)> {
+    let fail = |source| Error::Read { path: path.to_owned(), source };
+    let invalid = |reason: String| Error::Invalid { path: path.to_owned(), reason };
+    let mut disk = Disk::open(path).map_err(fail)?;
+    let size = disk.metadata().map_err(fail)?.len();
+    if size < 8 {
+        return Err(invalid(format!("it has only {size} bytes")));
+    }
+    let mut length = [0; 8];
+    disk.read_exact(&mut length).map_err(fail)?;
+    let length = u64::from_le_bytes(length);
+    if length > MAX_HEADER_BYTES {
+        return Err(invalid(format!("its header claims {length} bytes, at most {MAX_HEADER_BYTES} are allowed")));
+    }
+    if length > size - 8 {
+        return Err(invalid(format!("its header claims {length} bytes, the file has {size}")));
+    }
+    let mut header = vec![0; length as usize];
+    disk.read_exact(&mut header).map_err(fail)?;
+    Ok((disk, header, 8 + length, size - 8 - length))
+}
+
+fn read_metadata_object(entry: Json) -> std::result::Result<Map<String, Json>, String> {
+    match entry {
+        Json::Object(map) if map.values().all(Json::is_string) => Ok(map),
+        _ => Err("its metadata are not an object of texts".into()),
+    }
+}
+
+#[derive(Deserialize)]
+struct RawTensor {
+    dtype: String,
+    shape: Vec<usize>,
+    data_offsets: [u64; 2],
+}
+
+fn read_tensor(entry: Json, data_bytes: u64) -> std::result::Result<Tensor, String> {
+    let raw: RawTensor = serde_json::from_value(entry).map_err(|e| format!("is not described rightly: {e}"))?;
+    let dtype = Dtype::parse(&raw.dtype).ok_or_else(|| format!("has the unknown type '{}'", raw.dtype))?;
+    if raw.shape.len() > MAX_AXES {
+        return Err(format!("has {} axes, at most {MAX_AXES} are allowed", raw.shape.len()));
+    }
+    let [start, end] = raw.data_offsets;
+    if start > end || end > data_bytes {
+        return Err(format!("lies at {start}..{end}, the file has {data_bytes} bytes of values"));
+    }
+    let bytes = raw.shape.iter().try_fold(dtype.size(), |bytes, axis| bytes.checked_mul(*axis as u64));
+    if bytes != Some(end - start) {
+        return Err(format!("has {} bytes, which does not fit its shape {:?} of {}", end - start, raw.shape, dtype.name()));
+    }
+    Ok(Tensor { dtype, shape: raw.shape, start, end })
+}
+
+fn check_overlaps(tensors: &IndexMap<String, Tensor>) -> std::result::Result<(), String> {
+    let mut places: Vec<(u64, u64, &str)> =
+        tensors.iter().filter(|(_, t)| t.start < t.end).map(|(name, t)| (t.start, t.end, name.as_str())).collect();
+    places.sort_unstable();
+    for pair in places.windows(2) {
+        if pair[0].1 > pair[1].0 {
+            return Err(format!("the tensors '{}' and '{}' overlap", pair[0].2, pair[1].2));
+        }
+    }
+    Ok(())
+}
+
+fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|chunk| value(*chunk)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    fn write(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("some.safetensors");
+        std::fs::write(&path, bytes).unwrap();
+        (dir, path)
+    }
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend_from_slice(header.as_bytes());
+        bytes.extend_from_slice(data);
+        bytes
+    }
+
+    fn reason(bytes: &[u8]) -> String {
+        let (_dir, path) = write(bytes);
+        let text = File::open(&path).expect_err("accepted").to_string();
+        assert!(text.contains("some.safetensors"), "{text}");
+        text
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() {
+        let values: Vec<f32> = (0..6).map(|v| v as f32 / 3.0).collect();
+        let tensors =
+            [TensorF32 { name: "a", shape: &[2, 3], values: &values }, TensorF32 { name: "empty", shape: &[0], values: &[] }];
+        let metadata = [("prompt".to_owned(), "{\"é\": 1}".to_owned())];
+        let (_dir, path) = write(&to_bytes(&tensors, Some(&metadata)).unwrap());
+        let file = File::open(&path).unwrap();
+        assert_eq!(file.read_f32("a", 24).unwrap(), (vec![2, 3], values));
+        assert_eq!(file.read_f32("empty", 0).unwrap(), (vec![0], vec![]));
+        assert!(matches!(file.read_f32("a", 23), Err(Error::TooLarge { bytes: 24, limit: 23, .. })));
+        assert!(matches!(file.read_f32("b", 24), Err(Error::Missing { .. })));
+        assert_eq!(read_metadata(&path).unwrap()["prompt"], "{\"é\": 1}");
+        let length = u64::from_le_bytes(std::fs::read(&path).unwrap()[..8].try_into().unwrap());
+        assert_eq!(length % 8, 0);
+    }
+
+    #[test]
+    fn half_precision_is_widened() {
+        let header = r#"{"h":{"dtype":"F16","shape":[2],"data_offsets":[0,4]},"b":{"dtype":"BF16","shape":[1],"data_offsets":[4,6]},
+            "i":{"dtype":"I8","shape":[1],"data_offsets":[6,7]}}"#;
+        // 1.5 and -0.25 in binary16, 3.0 in bfloat16.
+        let (_dir, path) = write(&file(header, &[0x00, 0x3e, 0x00, 0xb4, 0x40, 0x40, 1]));
+        let file = File::open(&path).unwrap();
+        assert_eq!(file.read_f32("h", 100).unwrap().1, [1.5, -0.25]);
+        assert_eq!(file.read_f32("b", 100).unwrap().1, [3.0]);
+        assert!(matches!(file.read_f32("i", 100), Err(Error::Dtype { dtype: "I8", .. })));
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let tensor = |dtype: &str, shape: &str, offsets: &str| {
+            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
+        };
+        assert!(reason(b"short").contains("only 5 bytes"));
+        assert!(reason(&u64::MAX.to_le_bytes()).contains("at most 100000000"));
+        assert!(reason(&9u64.to_le_bytes()).contains("the file has 8"));
+        assert!(reason(&file("[]", b"")).contains("cannot be read"));
+        assert!(reason(&file(&tensor("F32", "[1]", "[0,4]"), b"abc")).contains("has 3 bytes of values"));
+        assert!(reason(&file(&tensor("F32", "[1]", "[4,0]"), b"abcd")).contains("lies at 4..0"));
+        assert!(reason(&file(&tensor("F32", "[2]", "[0,4]"), b"abcd")).contains("does not fit"));
+        assert!(reason(&file(&tensor("F32", "[4611686018427387904,4]", "[0,0]"), b"")).contains("does not fit"));
+        assert!(reason(&file(&tensor("F31", "[1]", "[0,4]"), b"abcd")).contains("unknown type 'F31'"));
+        assert!(reason(&file(&tensor("F32", "[-1]", "[0,4]"), b"abcd")).contains("not described rightly"));
+        assert!(reason(&file(r#"{"__metadata__":{"a":1}}"#, b"")).contains("not an object of texts"));
+        let twice = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
+        assert!(reason(&file(twice, b"a")).contains("'a' is there twice"));
+        let overlap = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#;
+        assert!(reason(&file(overlap, b"ab")).contains("overlap"));
+    }
+}
