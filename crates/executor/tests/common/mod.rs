@@ -268,6 +268,7 @@ impl EventSink for Recorder {
             EventKind::Success { .. } => "success".into(),
             EventKind::Error { data } => format!("error {} {}", data["node_id"], data["exception_message"]),
             EventKind::Interrupted { data } => format!("interrupted {}", data["node_id"]),
+            EventKind::Queue { counts, .. } => format!("queue {} running {} waiting", counts.running, counts.pending),
             EventKind::Image { node, .. } => format!("image {}", node.id),
             EventKind::Text { node, text } => format!("text {} {text}", node.id),
         };
