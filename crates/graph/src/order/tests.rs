@@ -1,3 +1,5 @@
+//! Orders and signatures of small graphs, and of any graph. Knows no values.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;

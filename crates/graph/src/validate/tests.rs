@@ -1,3 +1,5 @@
+//! Answers to prompts: those recorded from the reference, one of each kind, and any.
+
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
