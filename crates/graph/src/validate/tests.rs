@@ -43,14 +43,15 @@ fn catalog() -> Catalog {
     let mut add = |schema: Schema| catalog.insert(Arc::new(Declared { schema, refuse: None }));
     let color = Input::int("color").default(0).min(0).max(0xFF_FFFF).step(1).option("display", "color");
     let empty = Schema::new("EmptyImage").input(size("width", 512, 16384)).input(size("height", 512, 16384));
-    add(empty.input(size("batch_size", 1, 4096)).input(color).output("IMAGE"));
+    add(empty.input(Input::int("batch_size").default(1).min(1).max(4096)).input(color).output("IMAGE"));
     add(Schema::new("ImageInvert").input(Input::link("image", "IMAGE")).output("IMAGE"));
     add(Schema::new("PreviewImage").input(Input::link("images", "IMAGE")).output_node());
     add(Schema::new("PreviewAny").input(Input::link("source", "*").options()).output_node());
-    add(Schema::new("SolidMask").input(Input::float("value").default(1.0).min(0.0).max(1.0)).output("MASK"));
+    let value = Input::float("value").default(1.0).min(0.0).max(1.0).step(0.01);
+    add(Schema::new("SolidMask").input(value).input(size("width", 512, 16384)).input(size("height", 512, 16384)).output("MASK"));
     let methods = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"];
     let scale = Schema::new("ImageScale").input(Input::link("image", "IMAGE")).input(Input::combo("upscale_method", methods));
-    let scale = scale.input(size("width", 512, 16384)).input(size("height", 512, 16384));
+    let scale = scale.input(size("width", 512, 16384).min(0)).input(size("height", 512, 16384).min(0));
     add(scale.input(Input::combo("crop", ["disabled", "center"])).output("IMAGE"));
     let long: Vec<String> = (0..25).map(|i| format!("choice{i}")).collect();
     add(Schema::new("Long").input(Input::combo("choice", long)).output_node());
@@ -314,7 +315,7 @@ fn values_are_converted_as_python_converts_them() {
 #[test]
 fn links_may_share_a_member_of_a_union() {
     let prompt = json!({
-        "1": {"class_type": "SolidMask", "inputs": {"value": 0.5}},
+        "1": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 8, "height": 8}},
         "2": {"class_type": "Union", "inputs": {"a": ["1", 0]}},
         "3": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
     });
@@ -324,7 +325,7 @@ fn links_may_share_a_member_of_a_union() {
 #[test]
 fn partial_targets_choose_the_outputs() {
     let prompt = json!({
-        "1": {"class_type": "SolidMask", "inputs": {"value": 0.5}},
+        "1": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 8, "height": 8}},
         "2": {"class_type": "Union", "inputs": {"a": ["1", 0]}},
         "3": {"class_type": "Union", "inputs": {"a": ["9", 0]}},
     });
