@@ -130,6 +130,12 @@ struct Running {
     cancel: CancelToken,
 }
 
+/// Whom a prompt's events concern.
+struct Addressee {
+    prompt_id: Arc<str>,
+    client_id: Option<Arc<str>>,
+}
+
 struct Device {
     store: Arc<dyn JobStore>,
     executor: Executor,
@@ -182,7 +188,8 @@ impl Device {
             }
             state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
         }
-        self.announce(job, self.queue_event());
+        let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
+        self.announce(&to, self.queue_event());
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));
         let outcome = run.unwrap_or_else(|panic| {
             // The cache may be half written.
@@ -197,13 +204,13 @@ impl Device {
             }
             self.shared.state.lock().running = None;
         } else {
-            self.finish(job, outcome);
+            self.finish(job, outcome, &to);
         }
         stop.is_some()
     }
 
     /// Stores the outcome, then announces the end: what clients are told can be read from the history.
-    fn finish(&self, job: &Arc<Job>, outcome: Outcome) {
+    fn finish(&self, job: &Arc<Job>, outcome: Outcome, to: &Addressee) {
         let end = terminal_event(&outcome);
         for attempt in 1..=FINISH_ATTEMPTS {
             match self.runtime.block_on(self.store.finish(&job.id, outcome.clone())) {
@@ -223,14 +230,12 @@ impl Device {
         self.shared.state.lock().running = None;
         // In the reference's order: the end, the queue's new figures, and then that nothing runs any more.
         let kinds = end.into_iter().chain(self.queue_event()).chain([EventKind::Idle]);
-        self.announce(job, kinds);
+        self.announce(to, kinds);
     }
 
-    fn announce(&self, job: &Job, kinds: impl IntoIterator<Item = EventKind>) {
-        let prompt_id: Arc<str> = job.id.as_str().into();
-        let client_id = client_id(job);
+    fn announce(&self, to: &Addressee, kinds: impl IntoIterator<Item = EventKind>) {
         for kind in kinds {
-            self.sink.emit(Event { prompt_id: prompt_id.clone(), client_id: client_id.clone(), kind });
+            self.sink.emit(Event { prompt_id: to.prompt_id.clone(), client_id: to.client_id.clone(), kind });
         }
     }
 
@@ -271,7 +276,7 @@ impl Device {
 }
 
 /// The client that a job's events go to: `client_id` of its `extra_data`.
-pub(crate) fn client_id(job: &Job) -> Option<Arc<str>> {
+fn client_id(job: &Job) -> Option<Arc<str>> {
     #[derive(serde::Deserialize)]
     struct Sender {
         client_id: Option<Json>,

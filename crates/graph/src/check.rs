@@ -5,28 +5,27 @@ use std::cmp::Ordering;
 use comfyd_node::{Choices, Generation, Input, InputKind, OptionSource, Schema};
 use serde_json::{Value as Json, json};
 
+use crate::prompt::unwrapped;
 use crate::python;
 use crate::report::Problem;
 
-/// The key under which clients wrap an array that is a value and no link.
-const WRAPPED: &str = "__value__";
-
 /// Converts a constant and checks it. Gives the converted value when it differs from what was sent, and what is wrong with it.
 pub(crate) fn constant(schema: &Schema, input: &Input, sent: &Json, options: &dyn OptionSource) -> (Option<Json>, Option<Problem>) {
-    let mut new = sent.get(WRAPPED).filter(|_| sent.is_object()).cloned();
-    let value = new.as_ref().unwrap_or(sent);
+    let value = unwrapped(sent);
+    // An array stays wrapped: by itself it would be taken for a link when the prompt is read again.
+    let mut new = (value != sent && !value.is_array()).then(|| value.clone());
     match convert(&input.kind, value) {
         Ok(None) => {}
         Ok(Some(converted)) => new = Some(converted),
         Err((wanted, reason)) => {
-            let (input_name, config, received) = (input.name.clone(), config(schema, input, options), value.clone());
-            return (new, Some(Problem::InvalidInputType { input: input_name, config, wanted, received, reason }));
+            let (input, config, received) = (input.name.clone(), config(schema, input, options), value.clone());
+            return (new, Some(Problem::InvalidInputType { input, config, wanted, received, reason }));
         }
     }
     if schema.validates.contains(&input.name) {
         return (new, None);
     }
-    let value = new.as_ref().unwrap_or(sent);
+    let value = new.as_ref().unwrap_or(value);
     let problem = range(schema, input, value, options).or_else(|| choice(schema, input, value, options));
     (new, problem)
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comfyd_node::{Catalog, Entry, Expansion, Source, Value};
 use serde_json::Value as Json;
 
-use crate::prompt::as_link;
+use crate::prompt::{as_link, unwrapped};
 
 /// A node's place in [`Graph`].
 pub type NodeIndex = usize;
@@ -142,7 +142,7 @@ impl Graph {
             for (name, value) in node.get("inputs").and_then(Json::as_object).into_iter().flatten() {
                 let source = match as_link(value) {
                     Some((node, slot)) => InputSource::Link(Link { node: node.into(), slot, target: None }),
-                    None => InputSource::Value(Value::from(value)),
+                    None => InputSource::Value(Value::from(unwrapped(value))),
                 };
                 inputs.push(GraphInput { name: name.as_str().into(), declared: declared(entry, name), source });
             }

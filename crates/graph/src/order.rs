@@ -159,3 +159,6 @@ impl ExecutionList {
         Cycle { blamed }
     }
 }
+
+#[cfg(test)]
+mod tests;

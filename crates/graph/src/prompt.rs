@@ -98,6 +98,11 @@ pub fn as_link(value: &Json) -> Option<(&str, usize)> {
     Some((node.as_str()?, usize::try_from(slot).ok()?))
 }
 
+/// The value inside `{"__value__": …}`, the way in which clients send an array that is a value and no link; any other value as it is.
+pub(crate) fn unwrapped(value: &Json) -> &Json {
+    value.as_object().and_then(|map| map.get("__value__")).unwrap_or(value)
+}
+
 fn nested_within(value: &Json, depth: usize) -> bool {
     match value {
         Json::Array(items) => depth > 0 && items.iter().all(|v| nested_within(v, depth - 1)),

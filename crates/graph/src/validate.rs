@@ -10,7 +10,7 @@ use comfyd_node::{Catalog, Choices, Entry, Generation, Input, InputKind, Inputs,
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use crate::prompt::{Prompt, as_link};
+use crate::prompt::{Prompt, as_link, unwrapped};
 use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
 use crate::{check, python};
 
@@ -363,11 +363,11 @@ impl Walk<'_> {
 }
 
 /// The constants among the values sent for declared inputs, in the order of the declaration.
-pub(crate) fn constants<'i>(declared: impl Iterator<Item = &'i Input>, sent: &Map<String, Json>) -> Inputs {
+fn constants<'i>(declared: impl Iterator<Item = &'i Input>, sent: &Map<String, Json>) -> Inputs {
     let mut inputs = Inputs::default();
     for input in declared {
         if let Some(value) = sent.get(&input.name).filter(|v| as_link(v).is_none()) {
-            inputs.insert(input.name.as_str(), Value::from(value));
+            inputs.insert(input.name.as_str(), Value::from(unwrapped(value)));
         }
     }
     inputs

@@ -1,1 +1,432 @@
+//! Answers to prompts: those recorded from the reference, one of each kind, and any.
 
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::sync::Arc;
+
+use comfyd_node::{Context, Input, Node, NodeOutput, Result, Schema, StaticOptions};
+use insta::assert_snapshot;
+use proptest::prelude::*;
+use serde_json::json;
+
+use super::*;
+use crate::prompt::Limits;
+
+type Refuse = fn(&Inputs) -> std::result::Result<(), String>;
+
+/// A class that is only declared; validation runs no node.
+struct Declared {
+    schema: Schema,
+    refuse: Option<Refuse>,
+}
+
+impl Node for Declared {
+    fn schema(&self) -> Schema {
+        self.schema.clone()
+    }
+
+    fn validate(&self, inputs: &Inputs) -> std::result::Result<(), String> {
+        self.refuse.map_or(Ok(()), |refuse| refuse(inputs))
+    }
+
+    fn run(&self, _cx: &mut Context<'_>, _inputs: Inputs) -> Result<NodeOutput> {
+        Ok(NodeOutput::default())
+    }
+}
+
+fn size(name: &str, default: i64, max: i64) -> Input {
+    Input::int(name).default(default).min(1).max(max).step(1)
+}
+
+fn catalog() -> Catalog {
+    let mut catalog = Catalog::new();
+    let mut add = |schema: Schema| catalog.insert(Arc::new(Declared { schema, refuse: None }));
+    let color = Input::int("color").default(0).min(0).max(0xFF_FFFF).step(1).option("display", "color");
+    let empty = Schema::new("EmptyImage").input(size("width", 512, 16384)).input(size("height", 512, 16384));
+    add(empty.input(Input::int("batch_size").default(1).min(1).max(4096)).input(color).output("IMAGE"));
+    add(Schema::new("ImageInvert").input(Input::link("image", "IMAGE")).output("IMAGE"));
+    add(Schema::new("PreviewImage").input(Input::link("images", "IMAGE")).output_node());
+    add(Schema::new("PreviewAny").input(Input::link("source", "*").options()).output_node());
+    let value = Input::float("value").default(1.0).min(0.0).max(1.0).step(0.01);
+    add(Schema::new("SolidMask").input(value).input(size("width", 512, 16384)).input(size("height", 512, 16384)).output("MASK"));
+    let methods = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"];
+    let scale = Schema::new("ImageScale").input(Input::link("image", "IMAGE")).input(Input::combo("upscale_method", methods));
+    let scale = scale.input(size("width", 512, 16384).min(0)).input(size("height", 512, 16384).min(0));
+    add(scale.input(Input::combo("crop", ["disabled", "center"])).output("IMAGE"));
+    let long: Vec<String> = (0..25).map(|i| format!("choice{i}")).collect();
+    add(Schema::new("Long").input(Input::combo("choice", long)).output_node());
+    let kinds = Schema::new("Kinds").input(Input::int("int")).input(Input::float("float")).input(Input::text("text"));
+    add(kinds.input(Input::bool("bool")).output_node());
+    add(Schema::new("Union").input(Input::link("a", "MASK,IMAGE")).output_node());
+    let load = Schema::new("Load").input(Input::combo("file", ["a"])).validates(["file"]).output_node();
+    let refuse: Refuse = |inputs| match inputs.text("file") {
+        Ok("bad") => Err("Invalid image file: bad".into()),
+        Ok("panic") => panic!("on purpose"),
+        _ => Ok(()),
+    };
+    catalog.insert(Arc::new(Declared { schema: load, refuse: Some(refuse) }));
+    catalog
+}
+
+fn run(prompt: Json, targets: Option<&[String]>) -> std::result::Result<Validated, Rejected> {
+    let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
+    validate(&catalog(), &StaticOptions, prompt, targets)
+}
+
+/// The answer's errors, or the outputs and errors of a prompt that is accepted.
+fn check(prompt: Json) -> String {
+    let answer = match run(prompt, None) {
+        Err(rejected) => rejected.to_json(),
+        Ok(validated) => json!({"outputs": validated.outputs, "node_errors": validated.node_errors.to_json()}),
+    };
+    serde_json::to_string_pretty(&answer).unwrap()
+}
+
+/// The rule of conformance/transcript.py: what the reference says must be there, extra keys may be.
+fn missing(reference: &Json, got: &Json, path: &str, out: &mut Vec<String>) {
+    match (reference, got) {
+        (Json::Object(a), Json::Object(b)) => {
+            for (key, value) in a {
+                match b.get(key) {
+                    Some(got) => missing(value, got, &format!("{path}.{key}"), out),
+                    None => out.push(format!("{path}.{key} is missing")),
+                }
+            }
+        }
+        (Json::Array(a), Json::Array(b)) if a.len() == b.len() => {
+            for (i, (a, b)) in a.iter().zip(b).enumerate() {
+                missing(a, b, &format!("{path}[{i}]"), out);
+            }
+        }
+        (Json::String(volatile), _) if volatile == "<volatile>" || (volatile.is_empty() && got.is_string()) => {}
+        (a, b) if a == b => {}
+        (a, b) => out.push(format!("{path}: {b}, the reference has {a}")),
+    }
+}
+
+#[test]
+fn answers_are_those_recorded_from_the_reference() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../conformance/transcripts.json");
+    let scenarios: Json = serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap();
+    let mut compared = 0;
+    for (name, scenario) in scenarios.as_object().unwrap().iter().filter(|(name, _)| name.starts_with("prompt/")) {
+        let steps = scenario["steps"].as_array().unwrap().iter().zip(scenario["observed"].as_array().unwrap());
+        for (step, observed) in steps {
+            let (prompt, answer) = (&step["json"]["prompt"], &observed["json"]);
+            let known_class = |n: &Json| n["class_type"] != "RegexReplace" && n["class_type"] != "SaveImage";
+            if !prompt.is_object() || answer.is_null() || !prompt.as_object().unwrap().values().all(known_class) {
+                continue;
+            }
+            compared += 1;
+            let (status, got) = match run(prompt.clone(), None) {
+                Err(rejected) => (400, rejected.to_json()),
+                Ok(validated) => (200, json!({"node_errors": validated.node_errors.to_json(), "prompt_id": "<id>", "number": 0})),
+            };
+            assert_eq!(json!(status), observed["status"], "{name}: {got}");
+            let mut differences = Vec::new();
+            missing(answer, &got, name, &mut differences);
+            assert!(differences.is_empty(), "{differences:#?}");
+        }
+    }
+    assert!(compared > 15, "only {compared} scenarios were compared");
+}
+
+#[test]
+fn all_errors_of_all_nodes_are_told_at_once() {
+    let prompt = json!({
+        "1": {"class_type": "EmptyImage", "inputs": {"width": -3, "height": "tall", "batch_size": 1.9}},
+        "2": {"class_type": "ImageScale", "inputs": {"image": ["1", 0], "upscale_method": true, "width": [1], "height": 9, "crop": "center"}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    });
+    let Err(rejected) = run(prompt, None) else { panic!("it must be refused") };
+    let lines: Vec<String> = rejected
+        .node_errors
+        .nodes
+        .iter()
+        .flat_map(|(id, r)| {
+            r.problems.iter().map(move |p| format!("{id} {:?} {}: {} | {}", r.dependent_outputs, p.kind(), p.message(), p.details()))
+        })
+        .collect();
+    assert_snapshot!(lines.join("\n"), @r#"
+    1 ["3", "4"] value_smaller_than_min: Value -3 smaller than min of 1 | width
+    1 ["3", "4"] invalid_input_type: Failed to convert an input value to a INT value | height, tall, invalid literal for int() with base 10: 'tall'
+    1 ["3", "4"] required_input_missing: Required input is missing | color
+    2 ["3"] bad_linked_input: Bad linked input, must be a length-2 list of [node_id, slot_index] | width
+    2 ["3"] value_not_in_list: Value not in list | upscale_method: 'True' not in ['nearest-exact', 'bilinear', 'area', 'bicubic', 'lanczos']
+    "#);
+}
+
+#[test]
+fn a_long_list_is_named_by_its_length() {
+    assert_snapshot!(check(json!({"1": {"class_type": "Long", "inputs": {"choice": 3}}})), @r#"
+    {
+      "error": {
+        "type": "prompt_outputs_failed_validation",
+        "message": "Prompt outputs failed validation",
+        "details": "Value not in list: choice: '3' not in (list of length 25)",
+        "extra_info": {}
+      },
+      "node_errors": {
+        "1": {
+          "errors": [
+            {
+              "type": "value_not_in_list",
+              "message": "Value not in list",
+              "details": "choice: '3' not in (list of length 25)",
+              "extra_info": {
+                "input_name": "choice",
+                "input_config": null,
+                "received_value": 3
+              }
+            }
+          ],
+          "dependent_outputs": [
+            "1"
+          ],
+          "class_type": "Long"
+        }
+      }
+    }
+    "#);
+}
+
+#[test]
+fn a_cycle_names_its_nodes() {
+    let prompt = json!({
+        "1": {"class_type": "ImageInvert", "inputs": {"image": ["2", 0]}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+        "4": {"class_type": "ImageInvert", "inputs": {"image": ["4", 0]}},
+        "5": {"class_type": "PreviewImage", "inputs": {"images": ["4", 0]}},
+    });
+    let Err(rejected) = run(prompt, None) else { panic!("it must be refused") };
+    let details: Vec<String> = rejected.node_errors.nodes.iter().map(|(id, r)| format!("{id}: {}", r.problems[0].details())).collect();
+    assert_snapshot!(details.join("\n"), @r#"
+    1: image, 2 -> 1 -> 2: remove one of these links
+    4: image, 4 -> 4: remove one of these links
+    "#);
+}
+
+#[test]
+fn a_node_that_links_nowhere_is_told_through_the_node_that_uses_it() {
+    let prompt = json!({
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["77", 0]}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+    });
+    assert_snapshot!(check(prompt), @r#"
+    {
+      "error": {
+        "type": "prompt_outputs_failed_validation",
+        "message": "Prompt outputs failed validation",
+        "details": "",
+        "extra_info": {}
+      },
+      "node_errors": {
+        "2": {
+          "errors": [
+            {
+              "type": "exception_during_inner_validation",
+              "message": "Exception when validating inner node",
+              "details": "'77'",
+              "extra_info": {
+                "input_name": "images",
+                "input_config": [
+                  "IMAGE",
+                  {}
+                ],
+                "exception_message": "'77'",
+                "exception_type": "KeyError",
+                "traceback": [],
+                "linked_node": [
+                  "2",
+                  0
+                ]
+              }
+            }
+          ],
+          "dependent_outputs": [
+            "3"
+          ],
+          "class_type": "ImageInvert"
+        }
+      }
+    }
+    "#);
+}
+
+#[test]
+fn a_class_may_refuse_its_values() {
+    assert_snapshot!(check(json!({"1": {"class_type": "Load", "inputs": {"file": "bad"}}})), @r#"
+    {
+      "error": {
+        "type": "prompt_outputs_failed_validation",
+        "message": "Prompt outputs failed validation",
+        "details": "Custom validation failed for node: file - Invalid image file: bad",
+        "extra_info": {}
+      },
+      "node_errors": {
+        "1": {
+          "errors": [
+            {
+              "type": "custom_validation_failed",
+              "message": "Custom validation failed for node",
+              "details": "file - Invalid image file: bad",
+              "extra_info": {
+                "input_name": "file"
+              }
+            }
+          ],
+          "dependent_outputs": [
+            "1"
+          ],
+          "class_type": "Load"
+        }
+      }
+    }
+    "#);
+    assert!(check(json!({"1": {"class_type": "Load", "inputs": {"file": "other"}}})).contains("\"node_errors\": {}"));
+    assert!(check(json!({"1": {"class_type": "Load", "inputs": {"file": "panic"}}})).contains("the validation of class 'Load' panicked"));
+}
+
+#[test]
+fn values_are_converted_as_python_converts_them() {
+    let convert = |int: Json, float: Json, text: Json, bool: Json| {
+        let inputs = json!({"int": int, "float": float, "text": text, "bool": bool});
+        let validated = run(json!({"1": {"class_type": "Kinds", "inputs": inputs}}), None).unwrap();
+        Json::Object(validated.prompt.inputs("1").unwrap().clone()).to_string()
+    };
+    let lines = [
+        convert(json!(" 4_0 "), json!("1e3"), json!(1e16), json!("")),
+        convert(json!(2.9), json!(3), json!(0.00001), json!(0.0)),
+        convert(json!(true), json!(false), json!({"a": [null, true, "it's"]}), json!({"__value__": []})),
+        convert(json!(u64::MAX), json!(0.1), json!({"__value__": ["x", 1]}), json!("false")),
+        convert(json!("-7"), json!("-.5"), json!(null), json!({"__value__": [1]})),
+    ];
+    assert_snapshot!(lines.join("\n"), @r#"
+    {"int":40,"float":1000.0,"text":"1e+16","bool":false}
+    {"int":2,"float":3.0,"text":"1e-05","bool":false}
+    {"int":1,"float":0.0,"text":"{'a': [None, True, \"it's\"]}","bool":false}
+    {"int":18446744073709551615,"float":0.1,"text":"['x', 1]","bool":true}
+    {"int":-7,"float":-0.5,"text":"None","bool":true}
+    "#);
+}
+
+#[test]
+fn links_may_share_a_member_of_a_union() {
+    let prompt = json!({
+        "1": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 8, "height": 8}},
+        "2": {"class_type": "Union", "inputs": {"a": ["1", 0]}},
+        "3": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    });
+    assert_eq!(run(prompt, None).unwrap().outputs, ["3", "2"]);
+}
+
+#[test]
+fn partial_targets_choose_the_outputs() {
+    let prompt = json!({
+        "1": {"class_type": "SolidMask", "inputs": {"value": 0.5, "width": 8, "height": 8}},
+        "2": {"class_type": "Union", "inputs": {"a": ["1", 0]}},
+        "3": {"class_type": "Union", "inputs": {"a": ["9", 0]}},
+    });
+    let targets = ["2".to_owned()];
+    let validated = run(prompt.clone(), Some(&targets)).unwrap();
+    assert_eq!(validated.outputs, ["2"]);
+    assert!(validated.node_errors.is_empty(), "outputs that are not asked for are not checked");
+    assert_eq!(run(prompt, Some(&[])).unwrap_err().error, PromptProblem::NoOutputs);
+}
+
+#[test]
+fn bounds_are_told() {
+    let nodes: serde_json::Map<String, Json> = (0..4).map(|i| (i.to_string(), json!({"class_type": "X", "inputs": {}}))).collect();
+    let limits = Limits { max_nodes: 3, max_inputs: 1, max_depth: 1 };
+    let refused = |json: Json| Prompt::parse(json, &limits).unwrap_err().to_json()["message"].as_str().unwrap().to_owned();
+    let messages = [
+        refused(json!([1])),
+        refused(Json::Object(nodes)),
+        refused(json!({"1": {"class_type": "X", "inputs": {"a": 1, "b": 2}}})),
+        refused(json!({"1": {"class_type": "X", "inputs": {"a": [[1]]}}})),
+        refused(json!({"1": {"class_type": "X", "inputs": 5}})),
+    ];
+    assert_snapshot!(messages.join("\n"), @r#"
+    the prompt must be an object of nodes in API format: export the workflow with "Export (API)"
+    the prompt has 4 nodes, at most 3 are allowed: split it, or raise the limit
+    node '1' has 2 inputs, at most 1 are allowed
+    input 'a' of node '1' is nested deeper than 1 levels: flatten the value
+    the inputs of node '1' must be an object of names and values
+    "#);
+}
+
+#[test]
+fn a_long_chain_needs_no_stack() {
+    let mut nodes = serde_json::Map::new();
+    nodes.insert("0".into(), json!({"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}));
+    for i in 1..9_999 {
+        nodes.insert(i.to_string(), json!({"class_type": "ImageInvert", "inputs": {"image": [(i + 1).to_string(), 0]}}));
+    }
+    let inputs = json!({"width": 1, "height": 1, "batch_size": 1, "color": 0});
+    nodes.insert("9999".into(), json!({"class_type": "EmptyImage", "inputs": inputs}));
+    assert_eq!(run(Json::Object(nodes), None).unwrap().outputs, ["0"]);
+}
+
+fn any_value() -> impl Strategy<Value = Json> {
+    let id = (0..8u8).prop_map(|i| i.to_string());
+    prop_oneof![
+        3 => (id, -1..3i64).prop_map(|(id, slot)| json!([id, slot])),
+        1 => any::<i64>().prop_map(Json::from),
+        1 => any::<f64>().prop_map(Json::from),
+        1 => "[a-z0-9_.+-]{0,5}".prop_map(Json::from),
+        1 => Just(json!(null)),
+        1 => Just(json!([1])),
+        1 => Just(json!([[], {}])),
+        1 => Just(json!(["1", 0.0])),
+        1 => Just(json!({"__value__": ["1", 0]})),
+        1 => Just(json!({"a": [true]})),
+    ]
+}
+
+fn any_node() -> impl Strategy<Value = Json> {
+    let class =
+        prop::sample::select(vec!["EmptyImage", "ImageInvert", "PreviewImage", "PreviewAny", "ImageScale", "Kinds", "Union", "Load"]);
+    let name = prop::sample::select(vec![
+        "width",
+        "height",
+        "image",
+        "images",
+        "source",
+        "a",
+        "file",
+        "int",
+        "float",
+        "text",
+        "bool",
+        "upscale_method",
+        "other",
+    ]);
+    (class, prop::collection::btree_map(name, any_value(), 0..5)).prop_map(|(class, inputs)| json!({"class_type": class, "inputs": inputs}))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Whatever is sent: no panic, an answer that is the same the second time, and what was accepted is accepted again unchanged.
+    #[test]
+    fn any_graph_is_answered(nodes in prop::collection::vec(any_node(), 1..8)) {
+        let prompt: Json = nodes.into_iter().enumerate().map(|(i, node)| (i.to_string(), node)).collect::<serde_json::Map<_, _>>().into();
+        let first = run(prompt.clone(), None);
+        prop_assert_eq!(&first, &run(prompt, None));
+        if let Ok(validated) = first {
+            let json = validated.prompt.clone().into_json();
+            let again = run(json, Some(&validated.outputs)).expect("what was accepted is accepted again");
+            prop_assert_eq!(again.outputs, validated.outputs);
+            prop_assert_eq!(again.prompt, validated.prompt);
+        }
+    }
+
+    #[test]
+    fn any_json_is_parsed_or_refused(text in "[\\[\\]{}\",:0-9a-z]{0,40}") {
+        if let Ok(json) = serde_json::from_str::<Json>(&text) {
+            let _ = run(json, None);
+        }
+    }
+}

@@ -1,0 +1,333 @@
+//! The rules of execution, one by one, as the reference's own tests show them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use comfyd_executor::{CachePolicy, ExecutorOptions, terminal_event};
+use comfyd_jobs::{EventKind, Status};
+use comfyd_node::CancelToken;
+use serde_json::json;
+
+use common::{Bench, Ran, job, prompt};
+
+const POLICIES: [CachePolicy; 4] = [CachePolicy::Classic, CachePolicy::Lru(0), CachePolicy::Lru(100), CachePolicy::None];
+
+fn bench() -> Bench {
+    Bench::new(ExecutorOptions::default())
+}
+
+fn with(cache: CachePolicy) -> Bench {
+    Bench::new(ExecutorOptions { cache, ..ExecutorOptions::default() })
+}
+
+fn run(text: &str) -> Ran {
+    bench().run(text)
+}
+
+fn succeeded(ran: &Ran) {
+    assert_eq!(ran.outcome.status, Status::Success, "{:#?}", ran.outcome.messages);
+}
+
+#[test]
+fn events_come_in_the_order_of_the_recorded_scenarios() {
+    let mut bench = bench();
+    let text = "1:Num value=3\n2:Add a=@1 b=4\nout:Show value=@2";
+    let first = bench.run(text);
+    let lines = [
+        "start",
+        "cached []",
+        "executing 1 shown at 1",
+        "executing 2 shown at 2",
+        "executing out shown at out",
+        "executed out {\"values\":[7]}",
+    ];
+    assert_eq!(first.events, lines.join("\n"));
+    assert_eq!(first.outcome.outputs, json!({"out": {"values": [7]}}));
+    let meta = json!({"out": {"node_id": "out", "display_node": "out", "parent_node": null, "real_node_id": "out"}});
+    assert_eq!(first.outcome.meta, meta);
+    let names: Vec<&str> = first.outcome.messages.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["execution_start", "execution_cached", "execution_success"]);
+    assert!(first.end()["timestamp"].as_i64().unwrap() > 0);
+    assert!(matches!(terminal_event(&first.outcome), Some(EventKind::Success { .. })));
+
+    let again = bench.run(text);
+    assert_eq!(again.events, "start\ncached [\"1\", \"2\", \"out\"]\nexecuted out {\"values\":[7]}");
+    assert_eq!(again.outcome.outputs, first.outcome.outputs);
+    assert_eq!(again.outcome.meta, first.outcome.meta);
+
+    let partly = bench.run(&format!("{text}\nout2:Show value=@1"));
+    let lines = [
+        "start",
+        "cached [\"1\", \"2\", \"out\"]",
+        "executed out {\"values\":[7]}",
+        "executing out2 shown at out2",
+        "executed out2 {\"values\":[3]}",
+    ];
+    assert_eq!(partly.events, lines.join("\n"));
+}
+
+#[test]
+fn only_the_lazy_inputs_that_are_needed_run() {
+    for cache in POLICIES {
+        let mut bench = with(cache);
+        let text = "a:Num value=1\nb:Num value=2\nw:Num value=0\npick:Pick which=@w a=@a b=@b\nout:Show value=@pick";
+        let ran = bench.run(text);
+        succeeded(&ran);
+        assert!(ran.ran("a") && !ran.ran("b"), "{}", ran.events);
+        assert_eq!(*ran.shown("out"), json!([1]));
+        // Over a list, the calls may need different inputs.
+        let ran = bench.run("a:Num value=1\nb:Num value=2\nx:Num value=0\ny:Num value=1\nl:MakeList v1=@x v2=@y v3=@x\npick:Pick which=@l a=@a b=@b\nout:Show value=@pick");
+        assert_eq!(*ran.shown("out"), json!([1, 2, 1]), "{}", ran.events);
+    }
+}
+
+#[test]
+fn lists_are_mapped_and_the_last_value_repeats() {
+    let lists = "one:Num value=1\ntwo:Num value=2\nten:Num value=10\nl:MakeList v1=@one v2=@two v3=@ten\nm:MakeList v1=@ten v2=@two";
+    let ran = run(&format!("{lists}\nsum:Add a=@l b=@m\nout:Show value=@sum\ntotal:Total value=@sum\nout2:Show value=@total"));
+    assert_eq!(*ran.shown("out"), json!([11, 4, 12]));
+    assert_eq!(*ran.shown("out2"), json!([27]));
+    let long = ExecutorOptions { max_list_len: 2, ..ExecutorOptions::default() };
+    let ran = Bench::new(long).run(&format!("{lists}\nout:Show value=@l"));
+    assert_eq!(ran.outcome.status, Status::Error);
+    assert!(ran.end()["exception_message"].as_str().unwrap().contains("at most 2 are allowed"));
+}
+
+#[test]
+fn a_blocker_stops_what_receives_it() {
+    let text = "one:Num value=1\ntwo:Num value=2\nl:MakeList v1=@one v2=@two v3=@one\nb:Block value=@l block=2 verbose=false";
+    let ran = run(&format!("{text}\nm:MakeList v1=@b\nout:Show value=@m\ntotal:Total value=@b\nout2:Show value=@total"));
+    succeeded(&ran);
+    assert_eq!(*ran.shown("out"), json!([1, 1]), "only the blocked entry is left out");
+    assert!(ran.shown("out2").is_null(), "a node that takes lists is blocked by one entry");
+    assert!(!ran.events.contains("error"), "{}", ran.events);
+
+    let ran = run("one:Num value=1\nb:Block value=@one block=1 verbose=true\ns:Add a=@b b=1\nout:Show value=@s\nout2:Show value=@one");
+    succeeded(&ran);
+    assert!(ran.events.contains("error \"s\" \"Execution Blocked: stopped here\""), "{}", ran.events);
+    assert_eq!(ran.events.matches("error").count(), 1, "the message is told once: {}", ran.events);
+    assert_eq!(*ran.shown("out2"), json!([1]));
+    assert_eq!(ran.outcome.messages.len(), 3, "the history does not hold it");
+}
+
+#[test]
+fn expansions_nest_and_their_results_are_wired_back() {
+    for cache in POLICIES {
+        let mut bench = with(cache);
+        for count in [0, 1, 4, 2] {
+            let ran = bench.run(&format!("n:Num value=5\nloop:Loop count={count} value=@n\nout:Show value=@loop"));
+            succeeded(&ran);
+            assert_eq!(*ran.shown("out"), json!([5 + count]), "{cache:?} {}", ran.events);
+        }
+    }
+    let ran = run("loop:Loop count=2 value=5\nout:Show value=@loop");
+    assert!(ran.events.contains("executing loop.0.2.0.1 shown at loop"), "{}", ran.events);
+}
+
+#[test]
+fn results_inside_expansions_are_cached() {
+    let mut bench = bench();
+    let first = bench.run("loop:Loop count=3 value=5\nout:Show value=@loop");
+    assert!(first.ran("loop.0.1"));
+    // The node itself changes, its first inner sum does not.
+    let second = bench.run("loop:Loop count=4 value=5\nout:Show value=@loop");
+    assert_eq!(*second.shown("out"), json!([9]));
+    assert!(second.ran("loop") && !second.ran("loop.0.1"), "{}", second.events);
+}
+
+#[test]
+fn calls_may_expand_or_not() {
+    let ran = run("a:Num value=1\nb:Num value=20\nl:MakeList v1=@a v2=@b\nm:Mixed value=@l\nout:Show value=@m\nout2:Show value=@m.1");
+    succeeded(&ran);
+    assert_eq!(*ran.shown("out"), json!([1, 120]));
+    assert_eq!(*ran.shown("out2"), json!(["literal", "expanded"]));
+    assert_eq!(*ran.shown("m.1.2"), json!([120]), "an output node of an expansion runs and shows");
+    let meta = json!({"node_id": "m.1.2", "display_node": "m", "parent_node": "m", "real_node_id": "m"});
+    assert_eq!(ran.outcome.meta["m.1.2"], meta);
+}
+
+#[test]
+fn wrong_expansions_fail_their_prompt_at_the_node_that_expanded() {
+    let options = ExecutorOptions { max_nodes: 500, max_expansion_depth: 50, ..ExecutorOptions::default() };
+    let mut bench = Bench::new(options);
+    for (how, message) in [
+        ("duplicate", "exists already"),
+        ("class", "node class 'Nothing'"),
+        ("dangling", "links to node 'nowhere', which does not exist"),
+        ("output", "links to node 'nowhere'"),
+        ("link", "a link as output without an expansion"),
+        ("inner", "inner trouble"),
+        ("slot", "has no output 7"),
+        ("endless", "nest 50 levels deep"),
+    ] {
+        let ran = bench.run(&format!("w:Wrong how={how}\nout:Show value=@w"));
+        assert_eq!(ran.outcome.status, Status::Error, "{how}");
+        assert!(ran.end()["exception_message"].as_str().unwrap().contains(message), "{how}: {}", ran.end());
+        assert_eq!(ran.end()["node_id"], "w", "{how}");
+        assert_eq!(ran.end()["node_type"], "Wrong", "{how}");
+    }
+    let ran = bench.run("c:Circle value=1\nout:Show value=@c");
+    assert_eq!((&ran.end()["node_id"], &ran.end()["exception_type"]), (&json!("c"), &json!("graph.DependencyCycleError")));
+    let ran = Bench::new(ExecutorOptions { max_nodes: 20, ..ExecutorOptions::default() }).run("w:Wrong how=endless\nout:Show value=@w");
+    assert!(ran.end()["exception_message"].as_str().unwrap().contains("at most 20 are allowed"), "{}", ran.end());
+}
+
+#[test]
+fn fingerprints_decide_whether_a_node_runs_again() {
+    let mut bench = bench();
+    let mut runs = |stamp: &str| bench.run(&format!("c:Changing value=1 stamp={stamp}\ns:Add a=@c b=1\nout:Show value=@s")).ran("c");
+    assert!(runs("x"));
+    assert!(!runs("x"));
+    assert!(runs("y"));
+    for stamp in ["always", "fail", "panic"] {
+        assert!(runs(stamp) && runs(stamp), "{stamp}");
+    }
+    let counted: Vec<bool> = (0..4).map(|_| runs("count")).collect();
+    assert_eq!(counted, [true, false, true, false], "the text is asked for once a prompt");
+}
+
+#[test]
+fn policies_keep_what_they_say() {
+    let (a, b) = ("1:Num value=1\nout:Show value=@1", "1:Num value=2\nout:Show value=@1");
+    for (cache, a_again, b_again) in [
+        (CachePolicy::Classic, true, true),
+        (CachePolicy::Lru(0), true, true),
+        (CachePolicy::Lru(100), false, false),
+        (CachePolicy::None, true, true),
+    ] {
+        let mut bench = with(cache);
+        assert!(bench.run(a).ran("1"));
+        assert_eq!(bench.run(a).ran("1"), cache == CachePolicy::None, "{cache:?}");
+        assert!(bench.run(b).ran("1"));
+        assert_eq!(bench.run(a).ran("1"), a_again, "{cache:?}");
+        assert_eq!(bench.run(b).ran("1"), b_again, "{cache:?}");
+        bench.executor.clear();
+        assert_eq!(bench.executor.cache_usage(), (0, 0));
+        assert!(bench.run(b).ran("1"));
+        assert_eq!(bench.executor.cache_usage().0, if cache == CachePolicy::None { 0 } else { 2 });
+    }
+}
+
+#[test]
+fn the_budget_drops_what_was_used_longest_ago() {
+    let options = ExecutorOptions { cache: CachePolicy::Lru(100), cache_budget_bytes: Some(10_000), ..ExecutorOptions::default() };
+    let mut bench = Bench::new(options);
+    let blob = |n: usize| format!("b{n}:Blob value={n} bytes=4000\ns{n}:Same value=@b{n}\nout{n}:Show value=@s{n}");
+    bench.run(&blob(1));
+    let (_, one) = bench.executor.cache_usage();
+    assert!(one < 8_000, "an object that two nodes hold counts once: {one}");
+    bench.run(&blob(2));
+    assert!(bench.executor.cache_usage().1 <= 10_000);
+    assert!(!bench.run(&blob(1)).ran("b1"), "both fit");
+    bench.run(&blob(3));
+    assert!(bench.executor.cache_usage().1 <= 10_000);
+    assert!(!bench.run(&blob(1)).ran("b1"), "used after the second one");
+    assert!(bench.run(&blob(2)).ran("b2"));
+    // What is larger than the budget still runs.
+    let ran = bench.run("b:Blob value=1 bytes=1000000\ns:Same value=@b\nout:Show value=@s");
+    succeeded(&ran);
+    assert!(bench.executor.cache_usage().1 <= 10_000);
+}
+
+#[test]
+fn equal_nodes_of_one_prompt_run_once() {
+    let ran = run("1:Num value=1\n2:Num value=1\nsum:Add a=@1 b=@2\nout:Show value=@sum");
+    assert_eq!(*ran.shown("out"), json!([2]));
+    assert!(ran.ran("1") != ran.ran("2"), "{}", ran.events);
+    let ran = run("1:WhoAmI value=1\n2:WhoAmI value=1\nout:Show value=@1\nout2:Show value=@2");
+    assert_eq!(*ran.shown("out"), json!(["1 of 4 \"W\""]));
+    assert_eq!(*ran.shown("out2"), json!(["2 of 4 \"W\""]));
+}
+
+#[test]
+fn a_raw_link_is_given_as_it_is() {
+    let ran = run("1:Num value=1\nr:Raw value=@1\nout:Show value=@r");
+    assert_eq!(*ran.shown("out"), json!(["[\"1\",0]"]));
+}
+
+#[test]
+fn only_the_outputs_asked_for_run() {
+    let prompt = prompt("1:Num value=1\n2:Num value=2\np:ShowAndPass value=@1\nout:Show value=@p\nother:Show value=@2");
+    let ran = bench().run_job(&job("p", &prompt, vec!["out".into()]), &CancelToken::default());
+    succeeded(&ran);
+    assert!(ran.ran("p") && ran.ran("1"), "an output node on the way runs");
+    assert!(!ran.ran("2") && !ran.ran("other"));
+    assert_eq!(*ran.shown("p"), json!([1]));
+    let ran = bench().run_job(&job("p", &prompt, vec!["gone".into()]), &CancelToken::default());
+    assert_eq!(ran.outcome.status, Status::Error);
+}
+
+#[test]
+fn an_error_reports_the_node_and_its_inputs() {
+    let mut bench = bench();
+    let ran = bench.run("1:Num value=1\nbad:Fail how=broken value=@1\nout:Show value=@bad\nout2:Show value=@1");
+    assert_eq!(ran.outcome.status, Status::Error);
+    let mut end = ran.end().clone();
+    end["timestamp"] = json!(0);
+    let expected = json!({
+        "prompt_id": "prompt", "node_id": "bad", "node_type": "Fail", "executed": ["1", "out2"], "exception_message": "broken\n",
+        "exception_type": "RuntimeError", "traceback": [], "current_inputs": {"how": ["broken"], "value": [1]},
+        "current_outputs": ["1", "bad", "out", "out2"], "timestamp": 0,
+    });
+    assert_eq!(end, expected);
+    assert_eq!(ran.outcome.messages.last().unwrap().0, "execution_error");
+    assert!(matches!(terminal_event(&ran.outcome), Some(EventKind::Error { .. })));
+    assert_eq!(*ran.shown("out2"), json!([1]), "what ran before is in the history");
+    // What ran before the error is cached; the failed node runs again.
+    let again = bench.run("1:Num value=1\nbad:Fail how=broken value=@1\nout:Show value=@bad\nout2:Show value=@1");
+    assert!(!again.ran("1") && again.ran("bad"));
+}
+
+#[test]
+fn panics_and_huge_allocations_fail_their_prompt_only() {
+    let mut bench = bench();
+    for (how, message) in [("panic", "the node panicked: on purpose\n"), ("huge", "capacity overflow"), ("io", "disk full\n")] {
+        let ran = bench.run(&format!("bad:Fail how={how}\nout:Show value=@bad"));
+        assert_eq!(ran.outcome.status, Status::Error);
+        assert!(ran.end()["exception_message"].as_str().unwrap().contains(message), "{}", ran.end());
+    }
+    succeeded(&bench.run("1:Num value=1\nout:Show value=@1"));
+}
+
+#[test]
+fn an_interrupt_ends_the_prompt_within_a_step() {
+    let mut bench = bench();
+    let ran = bench.run("1:Num value=1\nbad:Fail how=interrupt value=@1\nout:Show value=@bad");
+    assert_eq!(ran.outcome.status, Status::Interrupted);
+    let (name, data) = ran.outcome.messages.last().unwrap();
+    assert_eq!(name, "execution_interrupted");
+    assert_eq!((&data["node_id"], &data["node_type"], &data["executed"]), (&json!("bad"), &json!("Fail"), &json!(["1"])));
+    assert!(data["timestamp"].is_i64() && data.get("exception_message").is_none());
+    let cancelled = CancelToken::default();
+    cancelled.cancel();
+    let prompt = prompt("1:Num value=9\nout:Show value=@1");
+    let ran = bench.run_job(&job("p", &prompt, vec!["out".into()]), &cancelled);
+    assert_eq!((ran.outcome.status, &ran.end()["node_id"]), (Status::Interrupted, &json!("1")), "before the first call");
+}
+
+#[test]
+fn progress_is_told() {
+    let ran = run("s:Steps value=1\nout:Show value=@s");
+    assert!(ran.events.contains("progress s 1/2\ntext s half done\nprogress s 2/2"), "{}", ran.events);
+}
+
+#[test]
+fn a_job_that_cannot_be_read_fails() {
+    for prompt in [json!(5), json!({"1": {"class_type": "Gone", "inputs": {}}}), json!({"1": 3})] {
+        let ran = bench().run_job(&job("p", &prompt, vec!["1".into()]), &CancelToken::default());
+        assert_eq!(ran.outcome.status, Status::Error, "{prompt}");
+        assert_eq!(ran.events, "start\ncached []");
+    }
+}
+
+#[test]
+fn a_long_chain_is_no_trouble() {
+    let mut text = "0:Num value=0\n".to_owned();
+    for i in 1..3_000 {
+        text.push_str(&format!("{i}:Add a=@{} b=1\n", i - 1));
+    }
+    let mut bench = bench();
+    let ran = bench.run(&format!("{text}out:Show value=@2999"));
+    assert_eq!(*ran.shown("out"), json!([2999]));
+    assert!(!bench.run(&format!("{text}out:Show value=@2999")).ran("1"));
+}
