@@ -172,5 +172,9 @@ fn morphology(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     values::image(morphology::apply(&call.image("image")?, operation, call.count("kernel_size", 1)?).map_err(Error::other)?)
 }
 
-fn quantize(_: &mut Call<'_, '_>) -> Result<NodeOutput> { Err(Error::msg("x")) }
-fn canny(_: &mut Call<'_, '_>) -> Result<NodeOutput> { Err(Error::msg("x")) }
+fn quantize(_: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    Err(Error::msg("x"))
+}
+fn canny(_: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    Err(Error::msg("x"))
+}
