@@ -124,15 +124,10 @@ fn floyd_steinberg(pixels: &[Rgb], width: usize, palette: &mut Palette) -> Vec<R
             }
             out.push(found);
         }
-        // Pillow stores the three channels of one error here instead of one error each; only the blue one survives.
-        below[width] = [straight[2], diagonal[2], carried_out(diagonal[2])];
+        // Behind the end of a row Pillow leaves three errors of the blue channel instead of one of each.
+        below[width] = [straight[2], diagonal[2], diagonal[2]];
     }
     out
-}
-
-/// The third value that Pillow leaves behind the end of a row: the last plain blue error.
-fn carried_out(last_blue: i32) -> i32 {
-    last_blue
 }
 
 /// A palette and Pillow's look-up table for it: 64 steps per channel, each answered for its lowest corner.
@@ -321,12 +316,9 @@ impl Node {
     /// together on the left.
     fn split(&mut self, entries: &[Entry]) -> (Self, Self) {
         const WEIGHTS: [u32; 3] = [77, 150, 29];
-        let mut channel = 0;
-        for candidate in 1..3 {
-            if self.range(entries, candidate) * WEIGHTS[candidate] > self.range(entries, channel) * WEIGHTS[channel] {
-                channel = candidate;
-            }
-        }
+        let weighted = |channel: usize| self.range(entries, channel) * WEIGHTS[channel];
+        // Of equals the first.
+        let channel = [1, 2].into_iter().fold(0, |best, candidate| if weighted(candidate) > weighted(best) { candidate } else { best });
         let order = &self.lists[channel];
         let value = |position: usize| entries[order[position] as usize].color[channel];
         let mut passed = 0;
@@ -399,5 +391,65 @@ impl Heap {
         }
         self.0[at] = last;
         Some(top)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    /// A picture with very many colours: three channels of a multiplicative hash of the position.
+    fn noisy(width: usize, height: usize) -> Image {
+        let hash = |i: u32| i.wrapping_mul(2_654_435_761) ^ (i.wrapping_mul(40503) >> 7);
+        let value = |y: usize, x: usize, c: usize| (hash((y * width + x) as u32) >> (8 * c)) as u8;
+        Image::new(Array4::from_shape_fn((1, height, width, 3), |(_, y, x, c)| f32::from(value(y, x, c)) / 255.0))
+    }
+
+    fn crc32(bytes: &[u8]) -> u32 {
+        let mut crc = u32::MAX;
+        for &byte in bytes {
+            crc ^= u32::from(byte);
+            for _ in 0..8 {
+                crc = (crc >> 1) ^ if crc & 1 == 1 { 0xedb8_8320 } else { 0 };
+            }
+        }
+        !crc
+    }
+
+    // def noisy(w, h): i = np.arange(w * h, dtype=np.uint32); v = (i * np.uint32(2654435761)) ^ ((i * np.uint32(40503)) >> 7)
+    //     return np.stack([(v >> (8 * c)).astype(np.uint8) for c in range(3)], -1).reshape(h, w, 3)
+    // im = Image.fromarray(noisy(w, h)); p = im.quantize(colors)
+    // zlib.crc32(np.array(im.quantize(palette=p, dither=dither).convert("RGB")).tobytes()), for Bayer by ComfyUI's ImageQuantize
+    const CHECKSUMS: [(usize, usize, usize, &str, u32); 8] = [
+        (64, 48, 16, "none", 723408265),
+        (64, 48, 256, "none", 4267272120),
+        (64, 48, 7, "floyd-steinberg", 357291266),
+        (64, 48, 32, "bayer-2", 2228662267),
+        (61, 47, 9, "bayer-16", 2099543408),
+        (64, 48, 100, "bayer-8", 3033565395),
+        (400, 300, 50, "none", 3066757622),
+        (400, 300, 256, "floyd-steinberg", 3323385093),
+    ];
+
+    #[test]
+    fn results_equal_pillows() {
+        for (width, height, colors, dither, expected) in CHECKSUMS {
+            let result = quantize(&noisy(width, height), colors, dither.parse().unwrap()).unwrap();
+            // Values are bytes over 255; rounding gives the bytes back.
+            let bytes: Vec<u8> = result.0.iter().map(|value| (value * 255.0).round() as u8).collect();
+            assert_eq!(crc32(&bytes), expected, "{width}x{height}, {colors} colours, {dither}");
+        }
+    }
+
+    #[test]
+    fn one_colour_stays_and_bad_input_is_an_error() {
+        let image = Image::solid(2, 3, 3, 0x102030);
+        assert_eq!(quantize(&image, 256, Dither::FloydSteinberg).unwrap(), image);
+        assert!(quantize(&image, 0, Dither::None).is_err());
+        assert!(quantize(&image, 257, Dither::None).is_err());
+        assert!(quantize(&image, 2, Dither::Bayer(3)).is_err());
+        assert!(quantize(&Image::new(Array4::zeros((1, 2, 2, 4))), 2, Dither::None).is_err());
     }
 }
