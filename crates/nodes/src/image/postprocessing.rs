@@ -1,9 +1,10 @@
 //! Effects on finished pictures, edges and shapes.
 
-use comfyd_imaging::{blend, filter, morphology};
+use comfyd_imaging::quantize::Dither;
+use comfyd_imaging::{blend, canny, filter, morphology, quantize};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class};
+use crate::class::{Call, Class, unknown_choice};
 use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -172,9 +173,21 @@ fn morphology(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     values::image(morphology::apply(&call.image("image")?, operation, call.count("kernel_size", 1)?).map_err(Error::other)?)
 }
 
-fn quantize(_: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Err(Error::msg("x"))
+fn quantize(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (image, colors) = (call.image("image")?, call.count("colors", 1)?);
+    let dither = match call.text("dither")? {
+        "none" => Dither::None,
+        "floyd-steinberg" => Dither::FloydSteinberg,
+        "bayer-2" => Dither::Bayer(2),
+        "bayer-4" => Dither::Bayer(4),
+        "bayer-8" => Dither::Bayer(8),
+        "bayer-16" => Dither::Bayer(16),
+        other => return Err(unknown_choice("dither", other)),
+    };
+    values::image(quantize::quantize(&image, colors, dither).map_err(Error::other)?)
 }
-fn canny(_: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Err(Error::msg("x"))
+
+fn canny(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (image, low, high) = (call.image("image")?, call.float("low_threshold")?, call.float("high_threshold")?);
+    values::image(canny::canny(&image, low as f32, high as f32).map_err(Error::other)?)
 }
