@@ -336,12 +336,22 @@ fn a_long_chain_is_no_trouble() {
 #[test]
 fn a_lazy_input_that_is_cached_is_there_at_once() {
     let mut bench = bench();
-    let text =
-        |which: u8| format!("a:Num value=7\nw:Num value={which}\npick:Pick which=@w a=@a b=@w\nout:Show value=@pick\nout2:Show value=@a");
-    assert_eq!(*bench.run(&text(1)).shown("out"), json!([1]));
+    let text = |which: u8| format!("a:Num value=7\nw:Num value={which}\npick:Pick which=@w a=@a b=@w\nout:Show value=@pick");
+    assert_eq!(*bench.run(&format!("{}\nout2:Show value=@a", text(1))).shown("out"), json!([1]));
     let ran = bench.run(&text(0));
     assert_eq!(*ran.shown("out"), json!([7]), "{:#?}", ran.outcome.messages);
     assert!(!ran.ran("a"));
+}
+
+#[test]
+fn an_expansion_may_use_any_node_of_the_graph() {
+    for cache in POLICIES {
+        for target in ["p:Mixed value=20", "p:Num value=120"] {
+            let ran = with(cache).run(&format!("{target}\ns:Same value=@p\nr:Relink target=p after=@s\nout:Show value=@r"));
+            succeeded(&ran);
+            assert_eq!(*ran.shown("out"), json!([121]), "{cache:?} {target}");
+        }
+    }
 }
 
 #[test]
