@@ -5,7 +5,7 @@ use std::sync::Arc;
 use comfyd_executor::{CachePolicy, ExecutorOptions};
 use comfyd_folders::Folders;
 use comfyd_node::Catalog;
-use comfyd_nodes::{Builtin, Services};
+use comfyd_nodes::{Builtin, Limits, Services};
 
 use crate::config::{Cache, Config};
 
@@ -26,7 +26,7 @@ pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
 /// The node classes.
 pub(crate) fn catalog(config: &Config, folders: &Arc<Folders>) -> Arc<Catalog> {
     let mut catalog = Catalog::new();
-    let services = Services { disable_metadata: config.disable_metadata, ..Services::new(Arc::clone(folders)) };
+    let services = Services { folders: Arc::clone(folders), disable_metadata: config.disable_metadata, limits: Limits::default() };
     for class in catalog.add(&Builtin::new(services)) {
         tracing::warn!(class, "a node class was declared twice; the later one is used");
     }

@@ -35,6 +35,9 @@ impl Control for Device {
 
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     init_log(config.verbosity);
+    if config.memory_budget_bytes.is_some() || config.preview_method != config::PreviewMethod::None {
+        tracing::info!("--memory-budget and --preview-method are for models, which this version does not run");
+    }
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
     let catalog = assemble::catalog(&config, &folders);
@@ -97,7 +100,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         }
         tracing::info!("stopping: the running prompt goes back into the queue");
         // The first receiver is the server's; it ends when it has drained.
-        drop(stop.send(true));
+        let _ = stop.send(true);
         let ended = tokio::task::spawn_blocking(move || worker.shutdown(Shutdown::Requeue));
         let waited = tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await;
         if waited.is_err() {

@@ -75,7 +75,7 @@ impl Generator {
         }
         let mut values = self.rand(n);
         normal_from_uniform(&mut values);
-        if n % NORMAL_BLOCK != 0 {
+        if !n.is_multiple_of(NORMAL_BLOCK) {
             // The last, incomplete block is drawn anew together with the numbers before it that fill it up.
             let tail = &mut values[n - NORMAL_BLOCK..];
             tail.fill_with(|| self.uniform_f32());

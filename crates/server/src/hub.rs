@@ -125,6 +125,14 @@ pub struct Hub {
     inner: Arc<Inner>,
 }
 
+/// The queue's figures that clients know.
+#[derive(Default)]
+struct Told {
+    version: u64,
+    status: Option<Value>,
+    running: Vec<String>,
+}
+
 struct Inner {
     clients: RwLock<HashMap<String, Arc<Mailbox>>>,
     numbers: AtomicU64,
@@ -132,7 +140,7 @@ struct Inner {
     preview_size: u32,
     current: Mutex<HashMap<Arc<str>, Current>>,
     max_clients: usize,
-    status: Mutex<(u64, Option<Value>)>,
+    status: Mutex<Told>,
 }
 
 impl Hub {
@@ -196,17 +204,24 @@ impl Hub {
         }
     }
 
-    /// Tells everybody the queue's figures, unless newer ones, or the same, were told already. `version` is the queue's version read
-    /// before the figures were.
+    /// Tells everybody the queue's figures after a request changed them. `version` is the queue's version read before the figures were.
+    /// Nothing is told while a worker has claimed or finished a prompt and not said so yet: its own figures follow at once, at their
+    /// place among the prompt's events.
     pub fn status(&self, version: u64, counts: &Counts) {
+        let mut told = self.inner.status.lock();
+        if told.running == counts.running_ids {
+            self.tell(&mut told, version, counts);
+        }
+    }
+
+    /// Broadcasts figures unless newer ones, or the same, were told already. The lock keeps two callers in order.
+    fn tell(&self, told: &mut Told, version: u64, counts: &Counts) {
         let status = frames::status(counts);
-        let mut last = self.inner.status.lock();
-        if version < last.0 || last.1.as_ref() == Some(&status) {
+        if version < told.version || told.status.as_ref() == Some(&status) {
             return;
         }
-        // Under the lock, so that two callers cannot send in the wrong order.
         self.broadcast("status", &json!({"status": status}));
-        *last = (version, Some(status));
+        *told = Told { version, status: Some(status), running: counts.running_ids.clone() };
     }
 
     /// Sends an event to one connection.
@@ -262,7 +277,7 @@ impl Hub {
 impl EventSink for Hub {
     fn emit(&self, event: Event) {
         if let EventKind::Queue { version, counts } = &event.kind {
-            return self.status(*version, counts);
+            return self.tell(&mut self.inner.status.lock(), *version, counts);
         }
         self.remember(&event);
         let receivers = self.receivers(&event);

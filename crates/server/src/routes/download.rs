@@ -290,7 +290,7 @@ async fn fetch(
         part.remember(url, &response);
     }
     receive(response, &part, start, interval, report).await?;
-    if !is_safetensors(&part.path) {
+    if !is_safetensors(&part.path).await {
         part.forget();
         return Err("what the host sent is not a safetensors file: does the address lead to a page, or need a login?".into());
     }
@@ -408,8 +408,11 @@ fn free_disk(path: &Path) -> u64 {
     holding.max_by_key(|d| d.mount_point().as_os_str().len()).map_or(u64::MAX, sysinfo::Disk::available_space)
 }
 
-fn is_safetensors(path: &Path) -> bool {
-    crate::routes::view::safetensors_header(path, MAX_HEADER).is_some()
+/// Whether a file starts with a header as safetensors files have. The header can be long: it is read off the request threads.
+async fn is_safetensors(path: &Path) -> bool {
+    let path = path.to_owned();
+    let read = tokio::task::spawn_blocking(move || crate::routes::view::safetensors_header(&path, MAX_HEADER).is_some());
+    read.await.unwrap_or(false)
 }
 
 #[cfg(test)]

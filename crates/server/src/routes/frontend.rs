@@ -103,10 +103,10 @@ mod tests {
     fn files_are_looked_for_inside_only() {
         let root = Path::new("/site/comfyui_frontend_package/static");
         assert_eq!(candidates(root, "assets/a.js"), [root.join("assets/a.js")]);
-        assert_eq!(candidates(root, "../a.js"), [PathBuf::new(); 0]);
+        assert!(candidates(root, "../a.js").is_empty());
         let found = candidates(root, "templates/index.json");
         assert_eq!(found, [root.join("templates/index.json"), "/site/comfyui_workflow_templates/templates/index.json".into()]);
-        assert_eq!(candidates(root, "templates/../../x"), [PathBuf::new(); 0]);
+        assert!(candidates(root, "templates/../../x").is_empty());
     }
 
     #[test]

@@ -1,0 +1,577 @@
+//! Reading picture files as ComfyUI's LoadImage and LoadImageMask read them with Pillow. Knows the formats, not where files lie.
+//!
+//! What Pillow decides and this file follows: 16 bits per channel keep their high byte, but 16-bit grey is divided by 255 and clipped;
+//! a colour key (tRNS of a grey or RGB PNG) is no alpha for pictures, but is for masks; EXIF orientation is applied; the colour under
+//! transparent pixels is kept, except in GIF files, where it is black.
+
+use crate::{Error, Image, Mask, Raster, Result};
+use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use image::metadata::Orientation;
+use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, RgbaImage};
+use ndarray::{Array3, Array4, ArrayViewMut3, Axis, s};
+use std::io::Cursor;
+
+/// Side of the empty mask that stands for "no alpha".
+const NO_ALPHA_SIDE: usize = 64;
+
+/// How large a file's contents may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limits {
+    /// Pixels of one frame. The default is Pillow's.
+    pub max_pixels: u64,
+    /// Frames of one file.
+    pub max_frames: usize,
+    /// Bytes of all frames together, as f32 RGB.
+    pub max_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_pixels: 178_956_970, max_frames: 4096, max_bytes: 8 << 30 }
+    }
+}
+
+/// What LoadImage outputs.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// All frames of the first frame's size, RGB.
+    pub image: Image,
+    /// 1 - alpha for each frame; one 64x64 mask of zeros per frame if none has alpha.
+    pub mask: Mask,
+}
+
+/// A channel that LoadImageMask reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Channel {
+    /// 1 - alpha.
+    Alpha,
+    /// The red channel.
+    Red,
+    /// The green channel.
+    Green,
+    /// The blue channel.
+    Blue,
+}
+
+/// Reads a file as LoadImage does: all frames as a batch, and a mask from alpha.
+///
+/// # Errors
+/// If the file is damaged, of an unknown format, or exceeds the limits.
+pub fn load_image(file: &[u8], limits: &Limits) -> Result<Loaded> {
+    let frames = decode(file, limits, usize::MAX)?;
+    let (width, height) = frames[0].pixels.dimensions();
+    let frames: Vec<&Frame> = frames.iter().filter(|frame| frame.pixels.dimensions() == (width, height)).collect();
+    let (width, height) = (width as usize, height as usize);
+
+    let mut image = Array4::zeros((frames.len(), height, width, 3));
+    let with_alpha = frames.iter().any(|frame| frame.alpha_band);
+    let mask_shape = if with_alpha { (frames.len(), height, width) } else { (frames.len(), NO_ALPHA_SIDE, NO_ALPHA_SIDE) };
+    let mut mask = Array3::zeros(mask_shape);
+    for (index, frame) in frames.iter().enumerate() {
+        let target = image.index_axis_mut(Axis(0), index);
+        copy_rgb(&frame.pixels, target);
+        if frame.alpha_band {
+            let mut target = mask.index_axis_mut(Axis(0), index);
+            for (value, pixel) in target.iter_mut().zip(frame.pixels.pixels()) {
+                *value = 1.0 - f32::from(pixel.0[3]) / 255.0;
+            }
+        }
+    }
+    Ok(Loaded { image: Image::new(image), mask: Mask::new(mask) })
+}
+
+/// Reads one channel of the first frame as LoadImageMask does.
+///
+/// # Errors
+/// If the file is damaged, of an unknown format, or exceeds the limits.
+pub fn load_mask(file: &[u8], channel: Channel, limits: &Limits) -> Result<Mask> {
+    let frame = first_frame(file, limits)?;
+    let (width, height) = frame.pixels.dimensions();
+    let (index, inverted) = match channel {
+        Channel::Alpha => (3, true),
+        Channel::Red => (0, false),
+        Channel::Green => (1, false),
+        Channel::Blue => (2, false),
+    };
+    let mut pixels = frame.pixels.pixels();
+    let mask = Array3::from_shape_simple_fn((1, height as usize, width as usize), || {
+        let value = pixels.next().map_or(0.0, |pixel| f32::from(pixel.0[index]) / 255.0);
+        if inverted { 1.0 - value } else { value }
+    });
+    Ok(Mask::new(mask))
+}
+
+/// The first frame in 8 bits: RGBA if the file has an alpha channel, RGB otherwise.
+///
+/// # Errors
+/// If the file is damaged, of an unknown format, or exceeds the limits.
+pub fn raster(file: &[u8], limits: &Limits) -> Result<Raster> {
+    let frame = first_frame(file, limits)?;
+    let (width, height) = frame.pixels.dimensions();
+    let raster = Raster::new(width as usize, height as usize, 4, frame.pixels.into_raw())?;
+    Ok(if frame.alpha_band { raster } else { raster.to_rgb() })
+}
+
+/// One decoded frame.
+struct Frame {
+    pixels: RgbaImage,
+    /// Whether alpha counts for LoadImage: an alpha channel or a palette with transparency, but not a colour key.
+    alpha_band: bool,
+}
+
+fn first_frame(file: &[u8], limits: &Limits) -> Result<Frame> {
+    decode(file, limits, 1)?.into_iter().next().ok_or_else(|| Error::Decode("the file holds no picture".into()))
+}
+
+/// Decodes up to `count` frames, at least one.
+fn decode(file: &[u8], limits: &Limits, count: usize) -> Result<Vec<Frame>> {
+    let format = image::guess_format(file).map_err(|_| Error::Decode("the format is not known".into()))?;
+    let mut budget = Budget::new(limits);
+    let (mut frames, orientation) = match format {
+        ImageFormat::Png => png_frames(file, &mut budget, count)?,
+        ImageFormat::Gif => {
+            let decoder = GifDecoder::new(Cursor::new(file)).map_err(decode_error)?;
+            budget.check_frame(decoder.dimensions())?;
+            (animation(decoder, true, &mut budget, count)?, Orientation::NoTransforms)
+        }
+        ImageFormat::WebP => {
+            let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(decode_error)?;
+            budget.check_frame(decoder.dimensions())?;
+            let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+            let alpha_band = decoder.color_type().has_alpha();
+            let frames = match decoder.has_animation() {
+                true => webp_animation(file, decoder.dimensions(), alpha_band, &mut budget, count)?,
+                false => vec![still(decoder, &mut budget)?],
+            };
+            (frames, orientation)
+        }
+        _ => {
+            let mut reader = image::ImageReader::with_format(Cursor::new(file), format);
+            reader.no_limits();
+            let mut decoder = reader.into_decoder().map_err(decode_error)?;
+            budget.check_frame(decoder.dimensions())?;
+            let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+            (vec![still(decoder, &mut budget)?], orientation)
+        }
+    };
+    if frames.is_empty() {
+        return Err(Error::Decode("the file holds no picture".into()));
+    }
+    if orientation != Orientation::NoTransforms {
+        for frame in &mut frames {
+            let mut picture = DynamicImage::ImageRgba8(std::mem::take(&mut frame.pixels));
+            picture.apply_orientation(orientation);
+            frame.pixels = picture.into_rgba8();
+        }
+    }
+    // GIF frames are decoded as RGBA; only those with a hole in them count as having alpha.
+    if format == ImageFormat::Gif {
+        for frame in &mut frames {
+            frame.alpha_band = frame.pixels.pixels().any(|pixel| pixel.0[3] != 255);
+        }
+    }
+    Ok(frames)
+}
+
+/// Counts what a file has used of its limits.
+struct Budget<'a> {
+    limits: &'a Limits,
+    frames: usize,
+    bytes: u64,
+}
+
+impl<'a> Budget<'a> {
+    fn new(limits: &'a Limits) -> Self {
+        Self { limits, frames: 0, bytes: 0 }
+    }
+
+    /// Refuses frames that are too large, before their pixels are decoded.
+    fn check_frame(&self, (width, height): (u32, u32)) -> Result<()> {
+        let pixels = u64::from(width) * u64::from(height);
+        if pixels == 0 {
+            return Err(Error::Decode("the picture has no pixels".into()));
+        }
+        if pixels > self.limits.max_pixels {
+            return Err(Error::TooLarge { what: "pixels", found: pixels, limit: self.limits.max_pixels });
+        }
+        Ok(())
+    }
+
+    /// Counts a frame that is about to be kept.
+    fn add_frame(&mut self, (width, height): (u32, u32)) -> Result<()> {
+        self.check_frame((width, height))?;
+        self.frames += 1;
+        if self.frames > self.limits.max_frames {
+            return Err(Error::TooLarge { what: "frames", found: self.frames as u64, limit: self.limits.max_frames as u64 });
+        }
+        self.bytes += u64::from(width) * u64::from(height) * 3 * size_of::<f32>() as u64;
+        if self.bytes > self.limits.max_bytes {
+            return Err(Error::TooLarge { what: "bytes when decoded", found: self.bytes, limit: self.limits.max_bytes });
+        }
+        Ok(())
+    }
+}
+
+fn decode_error(error: image::ImageError) -> Error {
+    Error::Decode(error.to_string())
+}
+
+fn animation<'a>(decoder: impl AnimationDecoder<'a>, alpha_band: bool, budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let mut frames: Vec<Frame> = Vec::new();
+    for frame in decoder.into_frames().take(count) {
+        let frame = match frame {
+            Ok(frame) => frame,
+            // Like Pillow, keep what could be read of a damaged animation.
+            Err(_) if !frames.is_empty() => break,
+            Err(error) => return Err(decode_error(error)),
+        };
+        let pixels = frame.into_buffer();
+        budget.add_frame(pixels.dimensions())?;
+        frames.push(Frame { pixels, alpha_band });
+    }
+    Ok(frames)
+}
+
+fn still(decoder: impl ImageDecoder, budget: &mut Budget) -> Result<Frame> {
+    budget.add_frame(decoder.dimensions())?;
+    let alpha_band = decoder.color_type().has_alpha();
+    let picture = DynamicImage::from_decoder(decoder).map_err(decode_error)?;
+    Ok(Frame { pixels: to_rgba(picture), alpha_band })
+}
+
+/// The frames of an animated WebP file. The `image` crate blends opaque pixels inexactly, so that it only decodes the parts.
+fn webp_animation(file: &[u8], canvas: (u32, u32), alpha_band: bool, budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let mut pixels = RgbaImage::new(canvas.0, canvas.1);
+    let mut frames: Vec<Frame> = Vec::new();
+    for (kind, data) in crate::webp::chunks_lenient(file) {
+        if &kind != b"ANMF" || frames.len() == count {
+            continue;
+        }
+        let part = match webp_part(data, canvas) {
+            Ok(part) => part,
+            // Like Pillow, keep what could be read of a damaged animation.
+            Err(_) if !frames.is_empty() => break,
+            Err(error) => return Err(error),
+        };
+        budget.add_frame(canvas)?;
+        for (x, y, source) in part.pixels.enumerate_pixels() {
+            let target = pixels.get_pixel_mut(part.x + x, part.y + y);
+            *target = if part.blend { blend_over(*source, *target) } else { *source };
+        }
+        frames.push(Frame { pixels: pixels.clone(), alpha_band });
+        if part.dispose {
+            for (x, y, _) in part.pixels.enumerate_pixels() {
+                pixels.put_pixel(part.x + x, part.y + y, image::Rgba([0; 4]));
+            }
+        }
+    }
+    Ok(frames)
+}
+
+/// One frame of an animated WebP file, before it is put onto the canvas.
+struct WebpPart {
+    x: u32,
+    y: u32,
+    pixels: RgbaImage,
+    blend: bool,
+    dispose: bool,
+}
+
+fn webp_part(data: &[u8], canvas: (u32, u32)) -> Result<WebpPart> {
+    let broken = || Error::Decode("a frame of the WebP file is damaged".into());
+    let (header, payload) = data.split_at_checked(16).ok_or_else(broken)?;
+    let u24 = |at: usize| u32::from_le_bytes([header[at], header[at + 1], header[at + 2], 0]);
+    let (x, y, width, height) = (u24(0) * 2, u24(3) * 2, u24(6) + 1, u24(9) + 1);
+    if x + width > canvas.0 || y + height > canvas.1 {
+        return Err(broken());
+    }
+    let decoder = WebPDecoder::new(Cursor::new(crate::webp::still_from_frame(payload, width, height)?)).map_err(decode_error)?;
+    if decoder.dimensions() != (width, height) {
+        return Err(broken());
+    }
+    let pixels = DynamicImage::from_decoder(decoder).map_err(decode_error)?.into_rgba8();
+    Ok(WebpPart { x, y, pixels, blend: header[15] & 2 == 0, dispose: header[15] & 1 == 1 })
+}
+
+/// `source` over `target`, neither premultiplied, in libwebp's integers.
+fn blend_over(source: image::Rgba<u8>, target: image::Rgba<u8>) -> image::Rgba<u8> {
+    let alpha = u32::from(source.0[3]);
+    match alpha {
+        255 => return source,
+        0 => return target,
+        _ => {}
+    }
+    let target_weight = (u32::from(target.0[3]) * (256 - alpha)) >> 8;
+    let blended_alpha = alpha + target_weight;
+    let scale = (1 << 24) / blended_alpha;
+    let channel = |c: usize| {
+        let sum = u32::from(source.0[c]) * alpha + u32::from(target.0[c]) * target_weight;
+        ((u64::from(sum) * u64::from(scale)) >> 24) as u8
+    };
+    image::Rgba([channel(0), channel(1), channel(2), blended_alpha as u8])
+}
+
+/// Eight bits per channel, by Pillow's rules for wider channels.
+fn to_rgba(picture: DynamicImage) -> RgbaImage {
+    let (width, height) = (picture.width(), picture.height());
+    let high = |value: u16| (value >> 8) as u8;
+    let clipped = |value: u16| u8::try_from(value / 255).unwrap_or(u8::MAX);
+    match picture {
+        DynamicImage::ImageLuma16(grey) => RgbaImage::from_fn(width, height, |x, y| {
+            let value = clipped(grey.get_pixel(x, y).0[0]);
+            image::Rgba([value, value, value, 255])
+        }),
+        DynamicImage::ImageLumaA16(grey) => RgbaImage::from_fn(width, height, |x, y| {
+            let [value, alpha] = grey.get_pixel(x, y).0.map(high);
+            image::Rgba([value, value, value, alpha])
+        }),
+        DynamicImage::ImageRgb16(color) => RgbaImage::from_fn(width, height, |x, y| {
+            let [r, g, b] = color.get_pixel(x, y).0.map(high);
+            image::Rgba([r, g, b, 255])
+        }),
+        DynamicImage::ImageRgba16(color) => RgbaImage::from_fn(width, height, |x, y| image::Rgba(color.get_pixel(x, y).0.map(high))),
+        other => other.into_rgba8(),
+    }
+}
+
+fn png_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<(Vec<Frame>, Orientation)> {
+    let mut decoder = PngDecoder::with_limits(Cursor::new(file), image::Limits::no_limits()).map_err(decode_error)?;
+    budget.check_frame(decoder.dimensions())?;
+    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    if !decoder.is_apng().map_err(decode_error)? || count == 1 {
+        return Ok((vec![png_still(file, budget)?], orientation));
+    }
+    let mut frames = Vec::new();
+    let still = png_still(file, budget)?;
+    let alpha_band = still.alpha_band;
+    // A default picture that is not part of the animation comes first, as in Pillow.
+    match default_picture_is_a_frame(file) {
+        true => *budget = Budget::new(budget.limits),
+        false => frames.push(still),
+    }
+    frames.extend(animation(decoder.apng().map_err(decode_error)?, alpha_band, budget, count)?);
+    Ok((frames, orientation))
+}
+
+fn default_picture_is_a_frame(file: &[u8]) -> bool {
+    let Ok(chunks) = crate::png::chunks(file) else { return false };
+    chunks.flatten().map(|(kind, _)| kind).take_while(|kind| kind != b"IDAT").any(|kind| &kind == b"fcTL")
+}
+
+/// The default picture of a PNG file. Decoded by hand because a colour key must be told from an alpha channel.
+fn png_still(file: &[u8], budget: &mut Budget) -> Result<Frame> {
+    let error = |error: png::DecodingError| Error::Decode(error.to_string());
+    let mut decoder = png::Decoder::new_with_limits(Cursor::new(file), png::Limits { bytes: usize::MAX });
+    decoder.set_transformations(png::Transformations::EXPAND);
+    decoder.ignore_checksums(true);
+    let mut reader = decoder.read_info().map_err(error)?;
+    let info = reader.info();
+    let (width, height) = (info.width, info.height);
+    budget.add_frame((width, height))?;
+    let alpha_band = match info.color_type {
+        png::ColorType::GrayscaleAlpha | png::ColorType::Rgba => true,
+        png::ColorType::Indexed => info.trns.is_some(),
+        png::ColorType::Grayscale | png::ColorType::Rgb => false,
+    };
+    let too_large = || Error::Decode("the picture does not fit into memory".into());
+    let mut data = vec![0; reader.output_buffer_size().ok_or_else(too_large)?];
+    let (color, depth) = match reader.next_frame(&mut data) {
+        Ok(output) => (output.color_type, output.bit_depth),
+        // Like Pillow when told to load truncated files, keep the rows that could be read.
+        Err(png::DecodingError::IoError(cause)) if cause.kind() == std::io::ErrorKind::UnexpectedEof => reader.output_color_type(),
+        Err(cause) => return Err(error(cause)),
+    };
+    let wide = depth == png::BitDepth::Sixteen;
+    let grey16 = wide && matches!(color, png::ColorType::Grayscale);
+    let channels = color.samples();
+    let bytes = channels * if wide { 2 } else { 1 };
+    let sample = |pixel: &[u8], channel: usize| match (wide, grey16) {
+        (false, _) => pixel[channel],
+        (true, false) => pixel[channel * 2],
+        (true, true) => u8::try_from(u16::from_be_bytes([pixel[0], pixel[1]]) / 255).unwrap_or(u8::MAX),
+    };
+    let mut rgba = Vec::with_capacity(width as usize * height as usize * 4);
+    for pixel in data.chunks_exact(bytes) {
+        let value = |channel| sample(pixel, channel);
+        rgba.extend(match channels {
+            1 => [value(0), value(0), value(0), 255],
+            2 => [value(0), value(0), value(0), value(1)],
+            3 => [value(0), value(1), value(2), 255],
+            _ => [value(0), value(1), value(2), value(3)],
+        });
+    }
+    let pixels = RgbaImage::from_raw(width, height, rgba).ok_or_else(too_large)?;
+    Ok(Frame { pixels, alpha_band })
+}
+
+fn copy_rgb(pixels: &RgbaImage, mut target: ArrayViewMut3<f32>) {
+    // The quotient of every byte, so that the inner loop only copies.
+    let unit: [f32; 256] = std::array::from_fn(|byte| byte as f32 / 255.0);
+    let mut target = target.slice_mut(s![.., .., ..3]);
+    for (mut target, source) in target.rows_mut().into_iter().zip(pixels.pixels()) {
+        for channel in 0..3 {
+            target[channel] = unit[usize::from(source.0[channel])];
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::{png as png_file, webp as webp_file};
+
+    fn limits() -> Limits {
+        Limits::default()
+    }
+
+    fn png_bytes(width: u32, color: png::ColorType, depth: png::BitDepth, data: &[u8], palette: &[u8], trns: &[u8]) -> Vec<u8> {
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, width, 1);
+        encoder.set_color(color);
+        encoder.set_depth(depth);
+        if !palette.is_empty() {
+            encoder.set_palette(palette.to_vec());
+        }
+        if !trns.is_empty() {
+            encoder.set_trns(trns.to_vec());
+        }
+        encoder.write_header().unwrap().write_image_data(data).unwrap();
+        file
+    }
+
+    /// Red channel of the picture and the alpha mask, as bytes.
+    fn load(file: &[u8]) -> (Vec<u8>, (usize, usize), Vec<u8>) {
+        let loaded = load_image(file, &limits()).unwrap();
+        let byte = |value: &f32| (value * 255.0).round() as u8;
+        let red = loaded.image.0.slice(s![0, 0, .., 0]).iter().map(byte).collect();
+        let mask = loaded.mask.0.slice(s![0, 0, ..]).iter().map(byte).collect();
+        (red, (loaded.mask.height(), loaded.mask.width()), mask)
+    }
+
+    // Expected values: np.array(Image.open(file).convert("RGB" or "RGBA")) of files with these very samples.
+    const WIDE: [u16; 8] = [0, 100, 255, 256, 1000, 32768, 65000, 65535];
+
+    fn wide(channels: usize) -> Vec<u8> {
+        WIDE.iter().flat_map(|value| value.to_be_bytes().repeat(channels)).collect()
+    }
+
+    #[test]
+    fn wide_channels_keep_their_high_byte_but_wide_grey_is_divided() {
+        let high = vec![0, 0, 0, 1, 3, 128, 253, 255];
+        let (red, mask, _) = load(&png_bytes(8, png::ColorType::Rgb, png::BitDepth::Sixteen, &wide(3), &[], &[]));
+        assert_eq!((red, mask), (high.clone(), (64, 64)));
+        let (red, mask, alpha) = load(&png_bytes(8, png::ColorType::Rgba, png::BitDepth::Sixteen, &wide(4), &[], &[]));
+        assert_eq!((red, mask), (high.clone(), (1, 8)));
+        assert_eq!(alpha, high.iter().map(|value| 255 - value).collect::<Vec<u8>>());
+        let (red, ..) = load(&png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Sixteen, &wide(1), &[], &[]));
+        assert_eq!(red, [0, 0, 1, 1, 3, 128, 254, 255]);
+    }
+
+    #[test]
+    fn narrow_grey_is_spread_over_the_whole_range() {
+        let (red, ..) = load(&png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Two, &[0b0001_1011, 0b1110_0100], &[], &[]));
+        assert_eq!(red, [0, 85, 170, 255, 255, 170, 85, 0]);
+        let (red, ..) = load(&png_bytes(8, png::ColorType::Grayscale, png::BitDepth::One, &[0b0001_1011], &[], &[]));
+        assert_eq!(red, [0, 0, 0, 255, 255, 0, 255, 255]);
+    }
+
+    #[test]
+    fn palette_transparency_is_alpha_but_a_colour_key_only_for_masks() {
+        let palette: Vec<u8> = (0..24).collect();
+        let indices: Vec<u8> = (0..8).collect();
+        let (red, _, mask) = load(&png_bytes(8, png::ColorType::Indexed, png::BitDepth::Eight, &indices, &palette, &[255, 0, 5]));
+        assert_eq!(red, [0, 3, 6, 9, 12, 15, 18, 21]);
+        assert_eq!(mask, [0, 255, 250, 0, 0, 0, 0, 0]);
+
+        let keyed = png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Eight, &indices, &[], &[0, 3]);
+        assert_eq!(load(&keyed).1, (64, 64));
+        let mask = load_mask(&keyed, Channel::Alpha, &limits()).unwrap();
+        assert_eq!(mask.0.iter().map(|value| *value as u8).collect::<Vec<u8>>(), [0, 0, 0, 1, 0, 0, 0, 0]);
+        assert_eq!(load_mask(&keyed, Channel::Green, &limits()).unwrap().0[[0, 0, 7]], 7.0 / 255.0);
+        assert_eq!(raster(&keyed, &limits()).unwrap().channels(), 3);
+    }
+
+    fn frame(value: u8) -> Raster {
+        Raster::new(6, 4, 3, (0..72).map(|i| value.wrapping_add(i * 3) | 1).collect()).unwrap()
+    }
+
+    #[test]
+    fn all_frames_of_animations_make_a_batch() {
+        let frames = [frame(0), frame(90), frame(201)];
+        let apng = crate::apng::Options { frame_ms: 100, compression: 1, metadata: vec![] };
+        let webp = webp_file::Options { lossless: true, ..webp_file::Options::lossy(75.0) };
+        let files = [crate::apng::encode(&frames, &apng).unwrap(), webp_file::encode_animation(&frames, 100, &webp).unwrap()];
+        for file in files {
+            let loaded = load_image(&file, &limits()).unwrap();
+            assert_eq!(loaded.mask.0.dim(), (3, 64, 64));
+            for (index, frame) in frames.iter().enumerate() {
+                assert_eq!(&Raster::from_image(&loaded.image, index).unwrap(), frame, "frame {index}");
+            }
+            let few = Limits { max_frames: 2, ..limits() };
+            assert!(load_image(&file, &few).unwrap_err().to_string().contains("frames"));
+        }
+    }
+
+    #[test]
+    fn gif_frames_and_transparency() {
+        let mut file = Vec::new();
+        let mut encoder = image::codecs::gif::GifEncoder::new(&mut file);
+        for value in [10, 200] {
+            let picture = RgbaImage::from_fn(4, 4, |x, _| image::Rgba([value, 0, 0, if x == 3 { 0 } else { 255 }]));
+            encoder.encode_frame(image::Frame::new(picture)).unwrap();
+        }
+        drop(encoder);
+        let loaded = load_image(&file, &limits()).unwrap();
+        assert_eq!(loaded.image.0.dim(), (2, 4, 4, 3));
+        assert_eq!(loaded.image.0[[1, 0, 0, 0]], 200.0 / 255.0);
+        assert_eq!(loaded.mask.0.slice(s![0, 0, ..]).to_vec(), [0.0, 0.0, 0.0, 1.0]);
+    }
+
+    #[test]
+    fn bmp_and_tiff_are_read() {
+        let picture = image::RgbImage::from_fn(5, 3, |x, y| image::Rgb([x as u8 * 40, y as u8 * 50, 7]));
+        for format in [ImageFormat::Bmp, ImageFormat::Tiff] {
+            let mut file = Cursor::new(Vec::new());
+            picture.write_to(&mut file, format).unwrap();
+            assert_eq!(raster(file.get_ref(), &limits()).unwrap().data(), picture.as_raw().as_slice());
+        }
+    }
+
+    #[test]
+    fn orientation_of_exif_is_applied() {
+        // A 2x1 picture, orientation 6: turn by 90 degrees clockwise.
+        let tiff = b"MM\0\x2a\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0";
+        let mut file = Vec::new();
+        let mut encoder = png::Encoder::new(&mut file, 2, 1);
+        encoder.set_color(png::ColorType::Grayscale);
+        let mut writer = encoder.write_header().unwrap();
+        writer.write_chunk(png::chunk::ChunkType(*b"eXIf"), tiff).unwrap();
+        writer.write_image_data(&[10, 20]).unwrap();
+        drop(writer);
+        let raster = raster(&file, &limits()).unwrap();
+        assert_eq!((raster.width(), raster.height(), raster.data()), (1, 2, [10, 10, 10, 20, 20, 20].as_slice()));
+    }
+
+    #[test]
+    fn broken_and_oversized_files_are_refused() {
+        for file in [b"".as_slice(), b"hello, world", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"RIFF\x10\0\0\0WEBPVP8L"] {
+            assert!(matches!(load_image(file, &limits()), Err(Error::Decode(_))), "{file:?}");
+        }
+        let file = png_file::encode(&frame(0), &png_file::Options::default()).unwrap();
+        let small = Limits { max_pixels: 23, ..limits() };
+        assert_eq!(load_image(&file, &small).unwrap_err(), Error::TooLarge { what: "pixels", found: 24, limit: 23 });
+        let few_bytes = Limits { max_bytes: 100, ..limits() };
+        assert!(load_image(&file, &few_bytes).unwrap_err().to_string().contains("bytes"));
+    }
+
+    #[test]
+    fn a_truncated_png_keeps_the_rows_that_are_there() {
+        let raster = Raster::new(8, 200, 3, (0..4800u32).map(|i| (i * i % 251) as u8).collect()).unwrap();
+        let file = png_file::encode(&raster, &png_file::Options::default()).unwrap();
+        let loaded = load_image(&file[..file.len() / 2], &limits()).unwrap();
+        assert_eq!(loaded.image.0[[0, 10, 3, 1]], f32::from(raster.data()[(10 * 8 + 3) * 3 + 1]) / 255.0);
+        assert_eq!(loaded.image.0[[0, 199, 3, 1]], 0.0);
+    }
+}

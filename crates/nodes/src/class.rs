@@ -1,0 +1,189 @@
+//! How a node class is declared here: a schema, a function, and for some a check and a fingerprint.
+
+use std::sync::Arc;
+
+use comfyd_node::{Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema};
+
+use crate::resize::{Crop, Method};
+use crate::services::State;
+use crate::values::{Image, Latent, Mask};
+
+/// The largest width and height that widgets allow, in pixels.
+pub(crate) const MAX_RESOLUTION: i64 = 16384;
+
+/// Computes a node's outputs.
+pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
+type Validate = fn(&State, &Inputs) -> std::result::Result<(), String>;
+type FingerprintOf = fn(&State, &Inputs) -> Result<Fingerprint>;
+
+/// The declaration of one class.
+#[derive(Clone, Copy)]
+pub(crate) struct Class {
+    schema: fn() -> Schema,
+    run: Run,
+    validate: Option<Validate>,
+    fingerprint: Option<FingerprintOf>,
+}
+
+impl Class {
+    /// A class whose result depends on its inputs alone.
+    pub(crate) const fn new(schema: fn() -> Schema, run: Run) -> Self {
+        Self { schema, run, validate: None, fingerprint: None }
+    }
+
+    /// Checks widget values beyond the schema.
+    pub(crate) const fn validate(self, validate: Validate) -> Self {
+        Self { validate: Some(validate), ..self }
+    }
+
+    /// Tells the cache what else the result depends on.
+    pub(crate) const fn fingerprint(self, fingerprint: FingerprintOf) -> Self {
+        Self { fingerprint: Some(fingerprint), ..self }
+    }
+}
+
+/// A class together with what it works with.
+pub(crate) struct Bound {
+    class: Class,
+    state: Arc<State>,
+}
+
+impl Bound {
+    pub(crate) fn new(class: Class, state: Arc<State>) -> Self {
+        Self { class, state }
+    }
+}
+
+impl Node for Bound {
+    fn schema(&self) -> Schema {
+        (self.class.schema)()
+    }
+
+    fn validate(&self, inputs: &Inputs) -> std::result::Result<(), String> {
+        self.class.validate.map_or(Ok(()), |validate| validate(&self.state, inputs))
+    }
+
+    fn fingerprint(&self, inputs: &Inputs) -> Result<Fingerprint> {
+        self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs))
+    }
+
+    fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
+        (self.class.run)(&mut Call { state: &self.state, cx, inputs: &inputs })
+    }
+}
+
+/// One call of a node, with short ways to its inputs.
+pub(crate) struct Call<'a, 'c> {
+    pub(crate) state: &'a State,
+    pub(crate) cx: &'a mut Context<'c>,
+    pub(crate) inputs: &'a Inputs,
+}
+
+impl Call<'_, '_> {
+    /// The pictures of an input: (B, H, W, C), none of the axes empty.
+    pub(crate) fn image(&self, name: &str) -> Result<comfyd_imaging::Image> {
+        let image = self.inputs.get::<Image>(name)?;
+        if image.0.0.is_empty() {
+            return Err(empty(name, image.describe()));
+        }
+        Ok(image.0.clone())
+    }
+
+    /// The masks of an input: (B, H, W), none of the axes empty.
+    pub(crate) fn mask(&self, name: &str) -> Result<comfyd_imaging::Mask> {
+        let mask = self.inputs.get::<Mask>(name)?;
+        if mask.0.0.is_empty() {
+            return Err(empty(name, mask.describe()));
+        }
+        Ok(mask.0.clone())
+    }
+
+    /// The masks of an optional input.
+    pub(crate) fn mask_optional(&self, name: &str) -> Result<Option<comfyd_imaging::Mask>> {
+        self.inputs.optional(name).map(|_| self.mask(name)).transpose()
+    }
+
+    /// The latents of an input: at least (B, C, N), none of the axes empty.
+    pub(crate) fn latent(&self, name: &str) -> Result<comfyd_imaging::Latent> {
+        let latent = self.inputs.get::<Latent>(name)?;
+        if latent.0.samples.is_empty() {
+            return Err(empty(name, latent.describe()));
+        }
+        Ok(latent.0.clone())
+    }
+
+    /// A number that must fit `T`.
+    pub(crate) fn int<T: TryFrom<i128>>(&self, name: &str) -> Result<T> {
+        self.inputs.int_as(name)
+    }
+
+    /// A number of at least `min`.
+    pub(crate) fn count(&self, name: &str, min: usize) -> Result<usize> {
+        let count = self.inputs.int_as::<usize>(name)?;
+        if count < min { Err(Error::msg(format!("input '{name}' is {count}, it must be at least {min}"))) } else { Ok(count) }
+    }
+
+    /// A number that is not NaN or infinite.
+    pub(crate) fn float(&self, name: &str) -> Result<f64> {
+        let value = self.inputs.float(name)?;
+        if value.is_finite() { Ok(value) } else { Err(Error::msg(format!("input '{name}' is {value}, give it a finite number"))) }
+    }
+
+    /// A switch.
+    pub(crate) fn bool(&self, name: &str) -> Result<bool> {
+        self.inputs.bool(name)
+    }
+
+    /// A switch that may be absent.
+    pub(crate) fn bool_or(&self, name: &str, absent: bool) -> Result<bool> {
+        self.inputs.optional(name).map_or(Ok(absent), |_| self.inputs.bool(name))
+    }
+
+    /// A text, or the choice of a combo.
+    pub(crate) fn text(&self, name: &str) -> Result<&str> {
+        self.inputs.text(name)
+    }
+
+    /// How to scale.
+    pub(crate) fn method(&self, name: &str) -> Result<Method> {
+        self.inputs.text(name)?.parse().map_err(Error::other)
+    }
+
+    /// What to do when the aspect ratio changes.
+    pub(crate) fn crop(&self, name: &str) -> Result<Crop> {
+        self.inputs.text(name)?.parse().map_err(Error::other)
+    }
+
+    /// Fails if an array of this shape, four bytes per value, is larger than the limit. Called before every allocation whose size the
+    /// inputs decide.
+    pub(crate) fn reserve(&self, shape: &[usize]) -> Result<()> {
+        let limit = self.state.services.limits.max_tensor_bytes;
+        let bytes = shape.iter().try_fold(4u64, |bytes, axis| bytes.checked_mul(*axis as u64));
+        if bytes.is_some_and(|bytes| bytes <= limit) {
+            return Ok(());
+        }
+        let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
+        let limit = limit >> 20;
+        Err(Error::msg(format!(
+            "the result would have {shape} values, more than the limit of {limit} MiB; make it smaller or raise the limit"
+        )))
+    }
+
+    /// Fails if a text of this many bytes is longer than the limit.
+    pub(crate) fn reserve_text(&self, bytes: usize) -> Result<()> {
+        let limit = self.state.services.limits.max_text_bytes;
+        if bytes as u64 <= limit {
+            return Ok(());
+        }
+        Err(Error::msg(format!("the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit")))
+    }
+}
+
+/// The error for a combo's value that the node does not know (linked values are not checked against the list).
+pub(crate) fn unknown_choice(name: &str, value: &str) -> Error {
+    Error::msg(format!("input '{name}' does not know '{value}'; take one of the listed choices"))
+}
+
+fn empty(name: &str, what: String) -> Error {
+    Error::msg(format!("input '{name}' holds {what}, which has no values; give it something that is not empty"))
+}

@@ -1,0 +1,152 @@
+//! Pictures put together, taken apart and counted; and the split into brightness and colour.
+
+use std::sync::Arc;
+
+use comfyd_imaging::{Image, color, transform};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use ndarray::{Axis, concatenate, s};
+
+use crate::class::{Call, Class};
+use crate::latent::first_int;
+use crate::values;
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("ImageBatch")
+                .display("Batch Images")
+                .category("image")
+                .description("Puts two batches of pictures behind each other. The second gets the size of the first.")
+                .input(Input::link("image1", "IMAGE"))
+                .input(Input::link("image2", "IMAGE"))
+                .output("IMAGE")
+        },
+        batch,
+    ),
+    Class::new(
+        || {
+            Schema::new("RepeatImageBatch")
+                .category("image/batch")
+                .module("comfy_extras.nodes_images")
+                .description("Repeats a batch of pictures.")
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::int("amount").default(1).min(1).max(4096).tooltip("How often."))
+                .output("IMAGE")
+        },
+        repeat,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageFromBatch")
+                .category("image/batch")
+                .module("comfy_extras.nodes_images")
+                .description("Takes some consecutive pictures out of a batch.")
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::int("batch_index").default(0).min(0).max(4095).tooltip("The first one to take, counted from 0."))
+                .input(Input::int("length").default(1).min(1).max(4096).tooltip("How many to take."))
+                .output("IMAGE")
+        },
+        from_batch,
+    ),
+    Class::new(
+        || {
+            Schema::new("RebatchImages")
+                .display("Rebatch Images")
+                .category("image/batch")
+                .module("comfy_extras.nodes_rebatch")
+                .schema_generation()
+                .description("Regroups pictures into batches of another size.")
+                .input(Input::link("images", "IMAGE").tooltip("Pictures, of all batches."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("Pictures per batch."))
+                .output_list("IMAGE")
+        },
+        rebatch,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageRGBToYUV")
+                .no_display()
+                .category("image/batch")
+                .module("comfy_extras.nodes_morphology")
+                .schema_generation()
+                .description("Splits pictures into brightness (Y) and two colour differences (U, V).")
+                .input(Input::link("image", "IMAGE").tooltip("The pictures."))
+                .output_named("IMAGE", "Y")
+                .output_named("IMAGE", "U")
+                .output_named("IMAGE", "V")
+        },
+        rgb_to_yuv,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageYUVToRGB")
+                .no_display()
+                .category("image/batch")
+                .module("comfy_extras.nodes_morphology")
+                .schema_generation()
+                .description("Puts brightness and colour differences together to pictures again.")
+                .input(Input::link("Y", "IMAGE").tooltip("Brightness."))
+                .input(Input::link("U", "IMAGE").tooltip("Difference to blue."))
+                .input(Input::link("V", "IMAGE").tooltip("Difference to red."))
+                .output("IMAGE")
+        },
+        yuv_to_rgb,
+    ),
+];
+
+fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (first, second) = (call.image("image1")?, call.image("image2")?);
+    call.reserve(&[first.batch() + second.batch(), first.height(), first.width(), first.channels()])?;
+    values::image(transform::batch(&first, &second).map_err(Error::other)?)
+}
+
+fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let amount = call.count("amount", 1)?;
+    call.reserve(&[image.batch().saturating_mul(amount), image.height(), image.width(), image.channels()])?;
+    values::image(Image(transform::repeat(&image.0, amount).map_err(Error::other)?))
+}
+
+fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (start, length) = (call.count("batch_index", 0)?, call.count("length", 1)?);
+    values::image(transform::from_batch(&call.image("image")?, start, length).map_err(Error::other)?)
+}
+
+fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let size = usize::try_from(first_int(call.inputs.list("batch_size")?)?).ok().filter(|size| *size > 0);
+    let size = size.ok_or_else(|| Error::msg("input 'batch_size' must be at least 1"))?;
+    let mut pictures = Vec::new();
+    for value in call.inputs.list("images")? {
+        let image = value.downcast::<values::Image>().ok_or_else(|| Error::msg("input 'images' must hold pictures only"))?;
+        let shared = &image.0.0;
+        pictures.extend((0..image.0.batch()).map(|i| Image(shared.clone().slice_move(s![i..i + 1, .., .., ..]))));
+    }
+    let mut out = Vec::new();
+    for group in pictures.chunks(size) {
+        call.cx.check_cancelled()?;
+        out.push(Value::from(Arc::new(values::Image(join(call, group)?))));
+    }
+    Ok(NodeOutput::one(Value::list(out)))
+}
+
+/// Puts pictures of equal size and channels behind each other.
+fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
+    let [first, rest @ ..] = images else { return Err(Error::msg("there are no pictures to join")) };
+    if let Some(other) = rest.iter().find(|image| image.0.shape()[1..] != first.0.shape()[1..]) {
+        let size = |image: &Image| format!("{} x {} pixels with {} channels", image.width(), image.height(), image.channels());
+        return Err(Error::msg(format!("pictures of {} and of {} cannot be joined; make them equal first", size(first), size(other))));
+    }
+    call.reserve(&[images.len(), first.height(), first.width(), first.channels()])?;
+    let views: Vec<_> = images.iter().map(|image| image.0.view()).collect();
+    Ok(Image::new(concatenate(Axis(0), &views).map_err(Error::other)?))
+}
+
+fn rgb_to_yuv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let planes = color::rgb_to_yuv(&call.image("image")?).map_err(Error::other)?;
+    Ok(NodeOutput::values(planes.map(|plane| Arc::new(values::Image(plane)).into())))
+}
+
+fn yuv_to_rgb(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (y, u, v) = (call.image("Y")?, call.image("U")?, call.image("V")?);
+    values::image(color::yuv_to_rgb(&y, &u, &v).map_err(Error::other)?)
+}

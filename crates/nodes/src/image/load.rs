@@ -1,0 +1,160 @@
+//! Pictures from files.
+
+use comfyd_folders::Kind;
+use comfyd_imaging::decode;
+use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use serde_json::json;
+
+use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
+use crate::services::State;
+use crate::values;
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("LoadImage")
+                .display("Load Image")
+                .category("image")
+                .description(
+                    "Reads a picture from the input folder; every frame of an animation becomes one image of the \
+                     batch. The mask is what is transparent.",
+                )
+                .input(
+                    Input::files("image", FileSource::InputImages)
+                        .option("image_upload", true)
+                        .tooltip("A picture in the input folder, or a new upload."),
+                )
+                .output("IMAGE")
+                .output("MASK")
+                .validates(["image"])
+        },
+        load_image,
+    )
+    .validate(validate_image)
+    .fingerprint(image_fingerprint),
+    Class::new(
+        || {
+            Schema::new("LoadImageMask")
+                .display("Load Image (as Mask)")
+                .category("mask")
+                .description(
+                    "Reads one channel of a picture as a mask. Alpha is inverted, so that what is transparent is \
+                     masked.",
+                )
+                .input(
+                    Input::files("image", FileSource::InputFiles(Vec::new()))
+                        .option("image_upload", true)
+                        .tooltip("A picture in the input folder, or a new upload."),
+                )
+                .input(Input::combo("channel", ["alpha", "red", "green", "blue"]))
+                .output("MASK")
+                .validates(["image"])
+        },
+        load_mask,
+    )
+    .validate(validate_image)
+    .fingerprint(image_fingerprint),
+    Class::new(
+        || {
+            Schema::new("LoadImageOutput")
+                .display("Load Image (from Outputs)")
+                .category("image")
+                .experimental()
+                .description("Reads a picture that was saved to the output folder before, to go on working with it.")
+                .input(
+                    Input::remote("image")
+                        .option("image_upload", true)
+                        .option("image_folder", "output")
+                        .option(
+                            "remote",
+                            json!({"route": "/internal/files/output", "refresh_button": true, "control_after_refresh": "first"}),
+                        )
+                        .tooltip("A picture in the output folder; the button reads the list again."),
+                )
+                .output("IMAGE")
+                .output("MASK")
+                .validates(["image"])
+        },
+        load_image,
+    )
+    .validate(validate_image)
+    .fingerprint(image_fingerprint),
+    Class::new(
+        || {
+            Schema::new("WebcamCapture")
+                .display("Webcam Capture")
+                .category("image")
+                .module("comfy_extras.nodes_webcam")
+                .description("Takes a picture with the browser's camera.")
+                .input(Input::link("image", "WEBCAM").tooltip("The camera's picture."))
+                .input(
+                    Input::int("width")
+                        .default(0)
+                        .min(0)
+                        .max(MAX_RESOLUTION)
+                        .step(1)
+                        .tooltip("Wanted width in pixels; 0 leaves it to the camera."),
+                )
+                .input(
+                    Input::int("height")
+                        .default(0)
+                        .min(0)
+                        .max(MAX_RESOLUTION)
+                        .step(1)
+                        .tooltip("Wanted height in pixels; 0 leaves it to the camera."),
+                )
+                .input(Input::bool("capture_on_queue").default(true).tooltip("Takes a new picture each time the workflow is queued."))
+                .output("IMAGE")
+                .validates(["image"])
+        },
+        load_image,
+    )
+    .validate(validate_image)
+    .fingerprint(image_fingerprint),
+];
+
+fn load_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let bytes = call.state.read(&call.state.input_file(call.text("image")?)?)?;
+    let loaded = decode::load_image(&bytes, &call.state.decode_limits()).map_err(Error::other)?;
+    values::image_and_mask(loaded.image, loaded.mask)
+}
+
+fn load_mask(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let channel = match call.text("channel")? {
+        "alpha" => decode::Channel::Alpha,
+        "red" => decode::Channel::Red,
+        "green" => decode::Channel::Green,
+        "blue" => decode::Channel::Blue,
+        other => return Err(unknown_choice("channel", other)),
+    };
+    let bytes = call.state.read(&call.state.input_file(call.text("image")?)?)?;
+    values::mask(decode::load_mask(&bytes, channel, &call.state.decode_limits()).map_err(Error::other)?)
+}
+
+/// The picture must be there (ComfyUI's words, which clients show).
+fn validate_image(state: &State, inputs: &Inputs) -> std::result::Result<(), String> {
+    validate_file(state, inputs, "image", "image")
+}
+
+/// A file that a client names in `input` must be there.
+pub(crate) fn validate_file(state: &State, inputs: &Inputs, input: &str, what: &str) -> std::result::Result<(), String> {
+    let Some(value) = inputs.optional(input) else { return Ok(()) };
+    let invalid = |name: &str| format!("Invalid {what} file: {name}");
+    let name = inputs.text(input).map_err(|_| invalid(&value.to_json().to_string()))?;
+    let path = state.services.folders.annotated_path(name, Kind::Input);
+    if path.is_ok_and(|path| path.is_file()) { Ok(()) } else { Err(invalid(name)) }
+}
+
+fn image_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+    file_fingerprint(state, inputs, "image")
+}
+
+/// The content of the file that a client names in `input` decides the result.
+pub(crate) fn file_fingerprint(state: &State, inputs: &Inputs, input: &str) -> Result<Fingerprint> {
+    // A linked name is not known yet; the node is run again then, which reads the file as it is.
+    if inputs.optional(input).is_none() {
+        return Ok(Fingerprint::Always);
+    }
+    let path = state.input_file(inputs.text(input)?)?;
+    Ok(Fingerprint::Text(state.file_hash(&path)?.to_string()))
+}

@@ -1,0 +1,27 @@
+//! The nodes of the menu `image`.
+
+mod animation;
+mod basic;
+mod batch;
+pub(crate) mod load;
+mod postprocessing;
+mod save;
+mod scale;
+mod svg;
+pub(crate) mod transform;
+
+use crate::class::Class;
+
+pub(crate) fn families() -> Vec<&'static [Class]> {
+    vec![
+        load::CLASSES,
+        save::CLASSES,
+        basic::CLASSES,
+        scale::CLASSES,
+        batch::CLASSES,
+        transform::CLASSES,
+        postprocessing::CLASSES,
+        animation::CLASSES,
+        svg::CLASSES,
+    ]
+}

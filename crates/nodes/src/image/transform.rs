@@ -1,0 +1,191 @@
+//! Pictures cropped, joined, turned, mirrored.
+
+use comfyd_imaging::Image;
+use comfyd_imaging::transform::{self, Stitch};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use ndarray::Axis;
+
+use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
+use crate::values;
+
+/// The axes of pictures.
+const ROWS: Axis = Axis(1);
+const COLUMNS: Axis = Axis(2);
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("ImageCrop")
+                .display("Image Crop")
+                .category("image/transform")
+                .module("comfy_extras.nodes_images")
+                .description("Cuts a rectangle out of pictures; what lies outside the picture is left away.")
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
+                .input(Input::int("height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
+                .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))
+                .input(Input::int("y").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the top edge, in pixels."))
+                .output("IMAGE")
+        },
+        crop,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageStitch")
+                .display("Image Stitch")
+                .category("image/transform")
+                .module("comfy_extras.nodes_images")
+                .description(
+                    "Puts a second picture beside, above or below the first, with a gap if wanted. Without a \
+                     second picture the first is passed on.",
+                )
+                .input(Input::link("image1", "IMAGE"))
+                .input(
+                    Input::combo("direction", ["right", "down", "left", "up"]).default("right").tooltip("Where the second picture goes."),
+                )
+                .input(
+                    Input::bool("match_image_size")
+                        .default(true)
+                        .tooltip("Resizes the second picture to fit the first; off fills the smaller one up."),
+                )
+                .input(Input::int("spacing_width").default(0).min(0).max(1024).step(2).tooltip("Pixels between the two."))
+                .input(
+                    Input::combo("spacing_color", ["white", "black", "red", "green", "blue"])
+                        .default("white")
+                        .tooltip("Colour of the gap."),
+                )
+                .input(Input::link("image2", "IMAGE").optional())
+                .output("IMAGE")
+        },
+        stitch,
+    ),
+    Class::new(
+        || {
+            Schema::new("ResizeAndPadImage")
+                .category("image/transform")
+                .module("comfy_extras.nodes_images")
+                .description(
+                    "Resizes pictures to fit into a size with their proportions kept and fills the rest with one \
+                     colour.",
+                )
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::int("target_width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
+                .input(Input::int("target_height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
+                .input(Input::combo("padding_color", ["white", "black"]))
+                .input(Input::combo("interpolation", ["area", "bicubic", "nearest-exact", "bilinear", "lanczos"]))
+                .output("IMAGE")
+        },
+        resize_and_pad,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageRotate")
+                .category("image/transform")
+                .module("comfy_extras.nodes_images")
+                .description("Turns pictures clockwise in steps of a quarter.")
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::combo("rotation", ["none", "90 degrees", "180 degrees", "270 degrees"]))
+                .output("IMAGE")
+        },
+        rotate,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageFlip")
+                .category("image/transform")
+                .module("comfy_extras.nodes_images")
+                .description("Mirrors pictures.")
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::combo("flip_method", ["x-axis: vertically", "y-axis: horizontally"]))
+                .output("IMAGE")
+        },
+        flip,
+    ),
+];
+
+fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
+    let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
+    values::image(transform::crop(&call.image("image")?, x, y, width, height).map_err(Error::other)?)
+}
+
+fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let turns = quarter_turns(call)?;
+    values::image(Image(transform::rotate(&call.image("image")?.0, turns, ROWS, COLUMNS)))
+}
+
+/// Clockwise, from the choice `rotation`.
+pub(crate) fn quarter_turns(call: &Call<'_, '_>) -> Result<usize> {
+    match call.text("rotation")? {
+        "none" => Ok(0),
+        "90 degrees" => Ok(1),
+        "180 degrees" => Ok(2),
+        "270 degrees" => Ok(3),
+        other => Err(unknown_choice("rotation", other)),
+    }
+}
+
+fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let axis = flip_axis(call, ROWS, COLUMNS)?;
+    values::image(Image(transform::flip(&call.image("image")?.0, axis)))
+}
+
+/// The axis to mirror, from the choice `flip_method`.
+pub(crate) fn flip_axis(call: &Call<'_, '_>, rows: Axis, columns: Axis) -> Result<Axis> {
+    match call.text("flip_method")? {
+        "x-axis: vertically" => Ok(rows),
+        "y-axis: horizontally" => Ok(columns),
+        other => Err(unknown_choice("flip_method", other)),
+    }
+}
+
+fn resize_and_pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = call.image("image")?;
+    let (width, height) = (call.count("target_width", 1)?, call.count("target_height", 1)?);
+    let fill = match call.text("padding_color")? {
+        "white" => 1.0,
+        "black" => 0.0,
+        other => return Err(unknown_choice("padding_color", other)),
+    };
+    let method = call.method("interpolation")?;
+    call.reserve(&[image.batch(), height, width, image.channels()])?;
+    values::image(transform::resize_and_pad(&image, width, height, fill, method).map_err(Error::other)?)
+}
+
+fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let first = call.image("image1")?;
+    if call.inputs.optional("image2").is_none() {
+        return values::image(first);
+    }
+    let second = call.image("image2")?;
+    let color = match call.text("spacing_color")? {
+        "white" => [1.0; 3],
+        "black" => [0.0; 3],
+        "red" => [1.0, 0.0, 0.0],
+        "green" => [0.0, 1.0, 0.0],
+        "blue" => [0.0, 0.0, 1.0],
+        other => return Err(unknown_choice("spacing_color", other)),
+    };
+    let options = Stitch {
+        direction: call.text("direction")?.parse().map_err(Error::other)?,
+        match_size: call.bool("match_image_size")?,
+        spacing: call.count("spacing_width", 0)?,
+        color,
+    };
+    reserve_stitched(call, &first, &second, &options)?;
+    values::image(transform::stitch(&first, &second, &options).map_err(Error::other)?)
+}
+
+/// Announces the largest result that stitching these may have.
+fn reserve_stitched(call: &Call<'_, '_>, first: &Image, second: &Image, options: &Stitch) -> Result<()> {
+    let horizontal = matches!(options.direction, transform::Direction::Left | transform::Direction::Right);
+    // How long each picture is along the seam and across it.
+    let sides = |image: &Image| if horizontal { (image.height(), image.width()) } else { (image.width(), image.height()) };
+    let ((along, across), (other_along, other_across)) = (sides(first), sides(second));
+    let (along, other_across) = match options.match_size {
+        true => (along, (along as f64 / other_along as f64 * other_across as f64) as usize),
+        false => (along.max(other_along), other_across),
+    };
+    let across = across.saturating_add(other_across).saturating_add(options.spacing).saturating_add(1);
+    call.reserve(&[first.batch().max(second.batch()), along, across, first.channels().max(second.channels())])
+}

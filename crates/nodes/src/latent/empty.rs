@@ -1,0 +1,245 @@
+//! Latents full of zeros, in the shapes of the model families.
+
+use comfyd_imaging::Latent;
+use comfyd_node::{Input, NodeOutput, Result, Schema};
+use ndarray::{ArcArray, IxDyn};
+
+use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::values;
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("EmptyLatentImage")
+                .display("Empty Latent Image")
+                .category("latent")
+                .description("Starts pictures for models with four latent channels (SD1, SD2, SDXL).")
+                .input(Input::int("width").default(512).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(512).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        sd,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptySD3LatentImage")
+                .no_display()
+                .category("latent/sd3")
+                .module("comfy_extras.nodes_sd3")
+                .schema_generation()
+                .description("Starts pictures for models with sixteen latent channels (SD3, Flux).")
+                .input(Input::int("width").default(1024).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(1024).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        sd3,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyHunyuanLatentVideo")
+                .category("latent/video")
+                .module("comfy_extras.nodes_hunyuan")
+                .description("Starts a video for Hunyuan Video and models with its latent shape.")
+                .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("length").default(25).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        hunyuan_video,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyHunyuanImageLatent")
+                .category("latent")
+                .module("comfy_extras.nodes_hunyuan")
+                .description("Starts pictures for Hunyuan Image.")
+                .input(Input::int("width").default(2048).min(64).max(MAX_RESOLUTION).step(32).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(2048).min(64).max(MAX_RESOLUTION).step(32).tooltip("Pixels high, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        hunyuan_image,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyMochiLatentVideo")
+                .no_display()
+                .category("latent/video")
+                .module("comfy_extras.nodes_mochi")
+                .schema_generation()
+                .description("Starts a video for Mochi.")
+                .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("length").default(25).min(7).max(MAX_RESOLUTION).step(6).tooltip("Frames, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        mochi,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyLTXVLatentVideo")
+                .no_display()
+                .category("latent/video/ltxv")
+                .module("comfy_extras.nodes_lt")
+                .schema_generation()
+                .description("Starts a video for LTX-Video.")
+                .input(Input::int("width").default(768).min(64).max(MAX_RESOLUTION).step(32).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(512).min(64).max(MAX_RESOLUTION).step(32).tooltip("Pixels high, after decoding."))
+                .input(Input::int("length").default(97).min(1).max(MAX_RESOLUTION).step(8).tooltip("Frames, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        ltxv,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyCosmosLatentVideo")
+                .no_display()
+                .category("latent/video")
+                .module("comfy_extras.nodes_cosmos")
+                .schema_generation()
+                .description("Starts a video for Cosmos.")
+                .input(Input::int("width").default(1280).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(704).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("length").default(121).min(1).max(MAX_RESOLUTION).step(8).tooltip("Frames, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        cosmos,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyChromaRadianceLatentImage")
+                .no_display()
+                .category("latent/chroma_radiance")
+                .module("comfy_extras.nodes_chroma_radiance")
+                .schema_generation()
+                .description("Starts pictures for Chroma Radiance, which works on pixels.")
+                .input(Input::int("width").default(1024).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(1024).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        chroma_radiance,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyLatentHunyuan3Dv2")
+                .category("latent/3d")
+                .module("comfy_extras.nodes_hunyuan3d")
+                .description("Starts shapes for Hunyuan 3D 2.")
+                .input(Input::int("resolution").default(3072).min(1).max(8192).tooltip("How many latent vectors describe a shape."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        hunyuan_3d,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyAceStepLatentAudio")
+                .no_display()
+                .category("latent/audio")
+                .module("comfy_extras.nodes_ace")
+                .schema_generation()
+                .description("Starts sound for ACE-Step.")
+                .input(Input::float("seconds").default(120.0).min(1.0).max(1000.0).step(0.1).tooltip("How long."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        ace_step,
+    ),
+    Class::new(
+        || {
+            Schema::new("StableCascade_EmptyLatentImage")
+                .no_display()
+                .category("latent/stable_cascade")
+                .module("comfy_extras.nodes_stable_cascade")
+                .schema_generation()
+                .description("Starts pictures for both stages of Stable Cascade.")
+                .input(Input::int("width").default(1024).min(256).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(1024).min(256).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))
+                .input(Input::int("compression").default(42).min(4).max(128).step(1).tooltip("Pixels per latent pixel of the first stage."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output_named("LATENT", "stage_c")
+                .output_named("LATENT", "stage_b")
+        },
+        stable_cascade,
+    ),
+];
+
+fn zeros(call: &Call<'_, '_>, shape: &[usize]) -> Result<Latent> {
+    call.reserve(shape)?;
+    Ok(Latent::new(ArcArray::zeros(IxDyn(shape))))
+}
+
+/// Pictures of these channels, each latent pixel standing for `pixels` x `pixels` pixels.
+fn picture(call: &Call<'_, '_>, channels: usize, pixels: usize) -> Result<NodeOutput> {
+    let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
+    values::latent(zeros(call, &[call.count("batch_size", 1)?, channels, height / pixels, width / pixels])?)
+}
+
+/// A video of these channels; the first frame stands alone, then `frames` frames go together.
+fn video(call: &Call<'_, '_>, channels: usize, frames: usize, pixels: usize) -> Result<NodeOutput> {
+    let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
+    let length = (call.count("length", 1)? - 1) / frames + 1;
+    values::latent(zeros(call, &[call.count("batch_size", 1)?, channels, length, height / pixels, width / pixels])?)
+}
+
+fn sd(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    picture(call, 4, 8)
+}
+
+fn sd3(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    picture(call, 16, 8)
+}
+
+fn hunyuan_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    picture(call, 64, 32)
+}
+
+fn chroma_radiance(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    picture(call, 3, 1)
+}
+
+fn hunyuan_video(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    video(call, 16, 4, 8)
+}
+
+fn mochi(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    video(call, 12, 6, 8)
+}
+
+fn ltxv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    video(call, 128, 8, 32)
+}
+
+fn cosmos(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    video(call, 16, 8, 8)
+}
+
+fn hunyuan_3d(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mut latent = zeros(call, &[call.count("batch_size", 1)?, 64, call.count("resolution", 1)?])?;
+    latent.extra.insert("type".into(), "hunyuan3dv2".into());
+    values::latent(latent)
+}
+
+fn ace_step(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    // 44100 samples a second, 512 to a frame of the spectrum, 8 of those to a latent column.
+    let length = (call.float("seconds")?.max(0.0) * 44100.0 / 512.0 / 8.0) as usize;
+    let mut latent = zeros(call, &[call.count("batch_size", 1)?, 8, 16, length])?;
+    latent.extra.insert("type".into(), "audio".into());
+    values::latent(latent)
+}
+
+fn stable_cascade(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let compression = call.count("compression", 1)?;
+    let (width, height) = (call.count("width", compression.max(4))?, call.count("height", compression.max(4))?);
+    let batch = call.count("batch_size", 1)?;
+    let first = zeros(call, &[batch, 16, height / compression, width / compression])?;
+    let second = zeros(call, &[batch, 4, height / 4, width / 4])?;
+    Ok(NodeOutput::values([first, second].map(|latent| std::sync::Arc::new(values::Latent(latent)).into())))
+}

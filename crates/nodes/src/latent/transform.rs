@@ -1,0 +1,86 @@
+//! Latents turned, mirrored, cropped.
+
+use comfyd_imaging::transform;
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use ndarray::Axis;
+
+use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::image::transform::{flip_axis, quarter_turns};
+use crate::latent::arrays::{expect_picture, narrow};
+use crate::values;
+
+/// The axes of picture latents.
+const ROWS: Axis = Axis(2);
+const COLUMNS: Axis = Axis(3);
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("LatentRotate")
+                .display("Rotate Latent")
+                .category("latent/transform")
+                .description("Turns latents clockwise in steps of a quarter.")
+                .input(Input::link("samples", "LATENT"))
+                .input(Input::combo("rotation", ["none", "90 degrees", "180 degrees", "270 degrees"]))
+                .output("LATENT")
+        },
+        rotate,
+    ),
+    Class::new(
+        || {
+            Schema::new("LatentFlip")
+                .display("Flip Latent")
+                .category("latent/transform")
+                .description("Mirrors latents.")
+                .input(Input::link("samples", "LATENT"))
+                .input(Input::combo("flip_method", ["x-axis: vertically", "y-axis: horizontally"]))
+                .output("LATENT")
+        },
+        flip,
+    ),
+    Class::new(
+        || {
+            Schema::new("LatentCrop")
+                .display("Crop Latent")
+                .category("latent/transform")
+                .description("Cuts a rectangle out of latents.")
+                .input(Input::link("samples", "LATENT"))
+                .input(Input::int("width").default(512).min(64).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(512).min(64).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))
+                .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(8).tooltip("Distance from the left edge, in pixels."))
+                .input(Input::int("y").default(0).min(0).max(MAX_RESOLUTION).step(8).tooltip("Distance from the top edge, in pixels."))
+                .output("LATENT")
+        },
+        crop,
+    ),
+];
+
+fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mut latent = call.latent("samples")?;
+    expect_picture(&latent.samples, "samples")?;
+    latent.samples = transform::rotate(&latent.samples, quarter_turns(call)?, ROWS, COLUMNS);
+    values::latent(latent)
+}
+
+fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mut latent = call.latent("samples")?;
+    expect_picture(&latent.samples, "samples")?;
+    latent.samples = transform::flip(&latent.samples, flip_axis(call, ROWS, COLUMNS)?);
+    values::latent(latent)
+}
+
+fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mut latent = call.latent("samples")?;
+    expect_picture(&latent.samples, "samples")?;
+    for (axis, start, length) in [(2, "y", "height"), (3, "x", "width")] {
+        let side = latent.samples.shape()[axis];
+        if side < 8 {
+            return Err(Error::msg(format!("the latent's {length} is {side} latent pixels; cropping needs at least 8")));
+        }
+        // At least 64 pixels remain.
+        let start = (call.count(start, 0)? / 8).min(side - 8);
+        let length = (call.count(length, 8)? / 8).min(side - start);
+        latent.samples = narrow(&latent.samples, axis, start, length);
+    }
+    values::latent(latent)
+}

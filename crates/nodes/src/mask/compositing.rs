@@ -1,0 +1,86 @@
+//! Pictures with transparency.
+
+use comfyd_imaging::blend::{self, PorterDuff};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+
+use crate::class::{Call, Class};
+use crate::values;
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("PorterDuffImageComposite")
+                .display("Porter-Duff Image Composite")
+                .category("mask/compositing")
+                .module("comfy_extras.nodes_compositing")
+                .schema_generation()
+                .description("Lays one picture with transparency over another, by one of the Porter-Duff rules.")
+                .input(Input::link("source", "IMAGE").tooltip("The upper picture."))
+                .input(Input::link("source_alpha", "MASK").tooltip("What of it is transparent."))
+                .input(Input::link("destination", "IMAGE").tooltip("The lower picture."))
+                .input(Input::link("destination_alpha", "MASK").tooltip("What of it is transparent."))
+                .input(
+                    Input::combo(
+                        "mode",
+                        [
+                            "ADD", "CLEAR", "DARKEN", "DST", "DST_ATOP", "DST_IN", "DST_OUT", "DST_OVER", "LIGHTEN", "MULTIPLY", "OVERLAY",
+                            "SCREEN", "SRC", "SRC_ATOP", "SRC_IN", "SRC_OUT", "SRC_OVER", "XOR",
+                        ],
+                    )
+                    .default("DST")
+                    .tooltip("The rule."),
+                )
+                .output("IMAGE")
+                .output("MASK")
+        },
+        porter_duff,
+    ),
+    Class::new(
+        || {
+            Schema::new("SplitImageWithAlpha")
+                .display("Split Image with Alpha")
+                .category("mask/compositing")
+                .module("comfy_extras.nodes_compositing")
+                .schema_generation()
+                .description("Splits pictures with transparency into colours and a mask of what is transparent.")
+                .input(Input::link("image", "IMAGE").tooltip("The pictures."))
+                .output("IMAGE")
+                .output("MASK")
+        },
+        split_alpha,
+    ),
+    Class::new(
+        || {
+            Schema::new("JoinImageWithAlpha")
+                .display("Join Image with Alpha")
+                .category("mask/compositing")
+                .module("comfy_extras.nodes_compositing")
+                .schema_generation()
+                .description("Gives pictures a transparency from a mask.")
+                .input(Input::link("image", "IMAGE").tooltip("The pictures."))
+                .input(Input::link("alpha", "MASK").tooltip("What becomes transparent; resized to the pictures."))
+                .output("IMAGE")
+        },
+        join_alpha,
+    ),
+];
+
+fn porter_duff(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (source, source_alpha) = (call.image("source")?, call.mask("source_alpha")?);
+    let (destination, destination_alpha) = (call.image("destination")?, call.mask("destination_alpha")?);
+    let mode: PorterDuff = call.text("mode")?.parse().map_err(Error::other)?;
+    let (image, mask) = blend::porter_duff(&source, &source_alpha, &destination, &destination_alpha, mode).map_err(Error::other)?;
+    values::image_and_mask(image, mask)
+}
+
+fn split_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (image, mask) = blend::split_alpha(&call.image("image")?);
+    values::image_and_mask(image, mask)
+}
+
+fn join_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (image, alpha) = (call.image("image")?, call.mask("alpha")?);
+    // The mask is resized to the picture's size before the smaller batch decides.
+    call.reserve(&[alpha.batch(), image.height(), image.width()])?;
+    values::image(blend::join_alpha(&image, &alpha).map_err(Error::other)?)
+}

@@ -1,0 +1,81 @@
+//! Between masks and pictures.
+
+use comfyd_imaging::mask;
+use comfyd_imaging::{Image, Mask};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+
+use crate::class::{Call, Class, unknown_choice};
+use crate::values;
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("MaskToImage")
+                .display("Convert Mask to Image")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Shows a mask as a grey picture.")
+                .input(Input::link("mask", "MASK"))
+                .output("IMAGE")
+        },
+        to_image,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageToMask")
+                .display("Convert Image to Mask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Takes one channel of a picture as a mask.")
+                .input(Input::link("image", "IMAGE"))
+                .input(Input::combo("channel", ["red", "green", "blue", "alpha"]))
+                .output("MASK")
+        },
+        from_image,
+    ),
+    Class::new(
+        || {
+            Schema::new("ImageColorToMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Masks the pixels that have exactly one colour.")
+                .input(Input::link("image", "IMAGE"))
+                .input(
+                    Input::int("color")
+                        .default(0)
+                        .min(0)
+                        .max(0xFF_FFFF)
+                        .step(1)
+                        .option("display", "color")
+                        .tooltip("The colour as 0xRRGGBB."),
+                )
+                .output("MASK")
+        },
+        from_color,
+    ),
+];
+
+fn to_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::image(grey(call, &call.mask("mask")?)?)
+}
+
+/// A mask as pictures with three equal channels.
+pub(crate) fn grey(call: &Call<'_, '_>, mask: &Mask) -> Result<Image> {
+    call.reserve(&[mask.batch(), mask.height(), mask.width(), 3])?;
+    Ok(mask::to_image(mask))
+}
+
+fn from_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let channel = match call.text("channel")? {
+        "red" => 0,
+        "green" => 1,
+        "blue" => 2,
+        "alpha" => 3,
+        other => return Err(unknown_choice("channel", other)),
+    };
+    values::mask(mask::from_channel(&call.image("image")?, channel).map_err(Error::other)?)
+}
+
+fn from_color(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::mask(mask::from_color(&call.image("image")?, call.int("color")?).map_err(Error::other)?)
+}

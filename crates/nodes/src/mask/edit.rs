@@ -1,0 +1,162 @@
+//! Masks made and changed.
+
+use comfyd_folders::Kind;
+use comfyd_imaging::{Mask, mask};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+
+use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::mask::convert::grey;
+use crate::{saving, values};
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("SolidMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Makes a mask with the same value everywhere.")
+                .input(Input::float("value").default(1.0).min(0.0).max(1.0).step(0.01).tooltip("1 masks all, 0 nothing."))
+                .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
+                .input(Input::int("height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
+                .output("MASK")
+        },
+        solid,
+    ),
+    Class::new(
+        || {
+            Schema::new("InvertMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Swaps what is masked and what is not.")
+                .input(Input::link("mask", "MASK"))
+                .output("MASK")
+        },
+        invert,
+    ),
+    Class::new(
+        || {
+            Schema::new("CropMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Cuts a rectangle out of a mask.")
+                .input(Input::link("mask", "MASK"))
+                .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))
+                .input(Input::int("y").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the top edge, in pixels."))
+                .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
+                .input(Input::int("height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
+                .output("MASK")
+        },
+        crop,
+    ),
+    Class::new(
+        || {
+            Schema::new("MaskComposite")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Combines a mask with another one laid onto it.")
+                .input(Input::link("destination", "MASK"))
+                .input(Input::link("source", "MASK"))
+                .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))
+                .input(Input::int("y").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the top edge, in pixels."))
+                .input(Input::combo("operation", ["multiply", "add", "subtract", "and", "or", "xor"]))
+                .output("MASK")
+        },
+        composite,
+    ),
+    Class::new(
+        || {
+            Schema::new("FeatherMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Fades a mask out towards its edges.")
+                .input(Input::link("mask", "MASK"))
+                .input(Input::int("left").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the left edge."))
+                .input(Input::int("top").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the upper edge."))
+                .input(Input::int("right").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the right edge."))
+                .input(Input::int("bottom").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the lower edge."))
+                .output("MASK")
+        },
+        feather,
+    ),
+    Class::new(
+        || {
+            Schema::new("GrowMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Makes the masked area larger, or smaller with a negative number.")
+                .input(Input::link("mask", "MASK"))
+                .input(Input::int("expand").default(0).min(-MAX_RESOLUTION).max(MAX_RESOLUTION).step(1).tooltip("By how many pixels."))
+                .input(Input::bool("tapered_corners").default(true).tooltip("Grows diagonally half as fast, so that corners become round."))
+                .output("MASK")
+        },
+        grow,
+    ),
+    Class::new(
+        || {
+            Schema::new("ThresholdMask")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Makes a mask hard: 1 above a value, 0 elsewhere.")
+                .input(Input::link("mask", "MASK"))
+                .input(Input::float("value").default(0.5).min(0.0).max(1.0).step(0.01).tooltip("The value to exceed."))
+                .output("MASK")
+        },
+        threshold,
+    ),
+    Class::new(
+        || {
+            Schema::new("MaskPreview")
+                .category("mask")
+                .module("comfy_extras.nodes_mask")
+                .description("Shows a mask as a grey picture without keeping it.")
+                .input(Input::link("mask", "MASK"))
+                .hidden_metadata()
+                .output_node()
+        },
+        preview,
+    ),
+];
+
+fn solid(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
+    call.reserve(&[height, width])?;
+    values::mask(Mask::solid(1, height, width, call.float("value")? as f32))
+}
+
+fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::mask(mask::invert(&call.mask("mask")?))
+}
+
+fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
+    let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
+    values::mask(mask::crop(&call.mask("mask")?, x, y, width, height).map_err(Error::other)?)
+}
+
+fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (destination, source) = (call.mask("destination")?, call.mask("source")?);
+    let operation: mask::Operation = call.text("operation")?.parse().map_err(Error::other)?;
+    let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
+    values::mask(mask::combine(&destination, &source, x, y, operation).map_err(Error::other)?)
+}
+
+fn feather(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mask = call.mask("mask")?;
+    let [left, top, right, bottom] = ["left", "top", "right", "bottom"].map(|side| call.count(side, 0));
+    values::mask(mask::feather(&mask, left?, top?, right?, bottom?))
+}
+
+fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mask = call.mask("mask")?;
+    let expand = call.int::<i64>("expand")?.clamp(-MAX_RESOLUTION, MAX_RESOLUTION);
+    values::mask(mask::grow(&mask, expand, call.bool("tapered_corners")?))
+}
+
+fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    values::mask(mask::threshold(&call.mask("mask")?, call.float("value")? as f32))
+}
+
+fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let image = grey(call, &call.mask("mask")?)?;
+    saving::save_png(call, &image, Kind::Temp, &call.state.preview_prefix, saving::SAVE_COMPRESSION)
+}

@@ -1,0 +1,208 @@
+//! Values as Python writes them: `json.dumps` and `str`.
+
+use comfyd_node::Value;
+use serde_json::{Number, Value as Json};
+
+/// `json.dumps(value)`: `", "` and `": "` between items, everything beyond ASCII escaped.
+pub(crate) fn dumps(json: &Json) -> String {
+    let mut out = String::new();
+    write_json(&mut out, json, None, 0);
+    out
+}
+
+/// `json.dumps(value, indent=…)`.
+pub(crate) fn dumps_indented(json: &Json, indent: usize) -> String {
+    let mut out = String::new();
+    write_json(&mut out, json, Some(indent), 0);
+    out
+}
+
+/// `repr` of a float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
+pub(crate) fn float(value: f64) -> String {
+    if value.is_nan() {
+        return "nan".into();
+    }
+    if value.is_infinite() {
+        return if value > 0.0 { "inf" } else { "-inf" }.into();
+    }
+    let scientific = format!("{value:e}");
+    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
+    let exponent: i32 = exponent.parse().unwrap_or(0);
+    if (-4..16).contains(&exponent) {
+        let plain = value.to_string();
+        return if plain.contains('.') { plain } else { plain + ".0" };
+    }
+    let sign = if exponent < 0 { '-' } else { '+' };
+    format!("{digits}e{sign}{:02}", exponent.abs())
+}
+
+/// A value as PreviewAny shows it: texts as they are, numbers by `str`, the rest by `json.dumps`, and what JSON cannot hold by its
+/// description.
+pub(crate) fn shown(value: &Value) -> String {
+    match value {
+        Value::Null => "None".into(),
+        Value::Bool(value) => if *value { "True" } else { "False" }.into(),
+        Value::Int(value) => value.to_string(),
+        Value::Float(value) => float(*value),
+        Value::Text(text) => text.to_string(),
+        Value::Json(json) => dumps(json),
+        Value::Object(object) => object.describe(),
+        Value::List(values) => list(values),
+        Value::Blocker(_) => "<blocked>".into(),
+    }
+}
+
+/// `json.dumps` of a list, or a list of descriptions if it holds objects.
+fn list(values: &[Value]) -> String {
+    let items = values.iter().map(|value| match value {
+        Value::Object(object) => object.describe(),
+        Value::List(values) => list(values),
+        Value::Float(value) => json_float(*value),
+        Value::Int(value) => value.to_string(),
+        Value::Null | Value::Bool(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => dumps(&value.to_json()),
+    });
+    format!("[{}]", items.collect::<Vec<_>>().join(", "))
+}
+
+fn json_float(value: f64) -> String {
+    match (value.is_nan(), value.is_infinite()) {
+        (true, _) => "NaN".into(),
+        (_, true) => if value > 0.0 { "Infinity" } else { "-Infinity" }.into(),
+        (false, false) => float(value),
+    }
+}
+
+fn write_json(out: &mut String, json: &Json, indent: Option<usize>, depth: usize) {
+    match json {
+        Json::Null => out.push_str("null"),
+        Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+        Json::Number(number) => out.push_str(&write_number(number)),
+        Json::String(text) => write_text(out, text),
+        Json::Array(items) => {
+            let items = items.iter().map(|item| (None, item));
+            write_items(out, ['[', ']'], items, indent, depth);
+        }
+        Json::Object(members) => {
+            let items = members.iter().map(|(key, value)| (Some(key), value));
+            write_items(out, ['{', '}'], items, indent, depth);
+        }
+    }
+}
+
+fn write_items<'a>(
+    out: &mut String,
+    brackets: [char; 2],
+    items: impl Iterator<Item = (Option<&'a String>, &'a Json)>,
+    indent: Option<usize>,
+    depth: usize,
+) {
+    let new_line = |out: &mut String, depth: usize| {
+        if let Some(indent) = indent {
+            out.push('\n');
+            out.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    };
+    out.push(brackets[0]);
+    let mut any = false;
+    for (key, value) in items {
+        if any {
+            // With an indent, the line break takes the place of the space.
+            out.push_str(if indent.is_some() { "," } else { ", " });
+        }
+        any = true;
+        new_line(out, depth + 1);
+        if let Some(key) = key {
+            write_text(out, key);
+            out.push_str(": ");
+        }
+        write_json(out, value, indent, depth + 1);
+    }
+    if any {
+        new_line(out, depth);
+    }
+    out.push(brackets[1]);
+}
+
+fn write_number(number: &Number) -> String {
+    match (number.is_f64(), number.as_f64()) {
+        (true, Some(value)) => json_float(value),
+        _ => number.to_string(),
+    }
+}
+
+fn write_text(out: &mut String, text: &str) {
+    out.push('"');
+    for c in text.chars() {
+        match c {
+            '"' => out.push_str("\\\""),
+            '\\' => out.push_str("\\\\"),
+            '\n' => out.push_str("\\n"),
+            '\r' => out.push_str("\\r"),
+            '\t' => out.push_str("\\t"),
+            '\u{8}' => out.push_str("\\b"),
+            '\u{c}' => out.push_str("\\f"),
+            ' '..='~' => out.push(c),
+            c => {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    out.push_str(&format!("\\u{unit:04x}"));
+                }
+            }
+        }
+    }
+    out.push('"');
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn floats_as_repr() {
+        // python: [repr(x) for x in (1.0, 0.1, 1e16, 1e15, 123456789012345680.0, 1e-4, 1e-5, -2.5e-7, 1e22, 5e-324, -0.0, 1e100)]
+        let cases = [
+            (1.0, "1.0"),
+            (0.1, "0.1"),
+            (1e16, "1e+16"),
+            (1e15, "1000000000000000.0"),
+            (123456789012345680.0, "1.2345678901234568e+17"),
+            (1e-4, "0.0001"),
+            (1e-5, "1e-05"),
+            (-2.5e-7, "-2.5e-07"),
+            (1e22, "1e+22"),
+            (5e-324, "5e-324"),
+            (-0.0, "-0.0"),
+            (1e100, "1e+100"),
+        ];
+        for (value, want) in cases {
+            assert_eq!(float(value), want);
+        }
+    }
+
+    #[test]
+    fn dumps_as_python() {
+        // python: json.dumps(json.loads(text)) and json.dumps(json.loads(text), indent=2)
+        let text = r#"{"a": [1, 2.50, "é😀\n\u007f\u0001/\"", null, true, []], "b": {}, "c": 18446744073709551615, "d": 1e-7}"#;
+        let json: Json = serde_json::from_str(text).unwrap();
+        let want =
+            r#"{"a": [1, 2.5, "\u00e9\ud83d\ude00\n\u007f\u0001/\"", null, true, []], "b": {}, "c": 18446744073709551615, "d": 1e-07}"#;
+        assert_eq!(dumps(&json), want);
+        let json: Json = serde_json::from_str(r#"{"a": [1, {"b": []}], "c": {}}"#).unwrap();
+        assert_eq!(dumps_indented(&json, 2), "{\n  \"a\": [\n    1,\n    {\n      \"b\": []\n    }\n  ],\n  \"c\": {}\n}");
+    }
+
+    #[test]
+    fn values_are_shown_as_the_reference_shows_them() {
+        // python: what PreviewAny.main gives for "x\n", 3, 1.0, True, None, [1, "é"], {"a": 1.5}, [1.0, None, float("inf")]
+        assert_eq!(shown(&Value::from("x\n")), "x\n");
+        assert_eq!(shown(&Value::from(3i64)), "3");
+        assert_eq!(shown(&Value::from(1.0)), "1.0");
+        assert_eq!(shown(&Value::from(true)), "True");
+        assert_eq!(shown(&Value::Null), "None");
+        assert_eq!(shown(&Value::from(&serde_json::json!([1, "é"]))), r#"[1, "\u00e9"]"#);
+        assert_eq!(shown(&Value::from(&serde_json::json!({"a": 1.5}))), r#"{"a": 1.5}"#);
+        let list = Value::list(vec![Value::from(1.0), Value::Null, Value::from(f64::INFINITY)]);
+        assert_eq!(shown(&list), "[1.0, null, Infinity]");
+    }
+}

@@ -1,0 +1,52 @@
+//! What the saving nodes share: the workflow that goes into files, and pictures written as PNG.
+
+use comfyd_folders::Kind;
+use comfyd_imaging::{Image, Raster, png};
+use comfyd_node::{Error, NodeOutput, Result};
+use serde_json::Value as Json;
+
+use crate::class::Call;
+use crate::python;
+
+/// zlib's level for pictures to keep.
+pub(crate) const SAVE_COMPRESSION: u8 = 4;
+
+/// zlib's level for previews.
+pub(crate) const PREVIEW_COMPRESSION: u8 = 1;
+
+/// The key of the graph in a file's metadata.
+pub(crate) const PROMPT: &str = "prompt";
+
+/// The graph and each entry of `extra_pnginfo`; nothing if the server was told to save without.
+pub(crate) fn metadata_json(call: &Call<'_, '_>) -> Vec<(String, Json)> {
+    if call.state.services.disable_metadata {
+        return Vec::new();
+    }
+    let mut metadata = Vec::new();
+    if !call.cx.hidden.prompt.is_null() {
+        metadata.push((PROMPT.to_owned(), call.cx.hidden.prompt.as_ref().clone()));
+    }
+    if let Some(extra) = call.cx.hidden.extra_pnginfo() {
+        metadata.extend(extra.iter().map(|(key, value)| (key.clone(), value.clone())));
+    }
+    metadata
+}
+
+/// The same as texts, each as `json.dumps` writes it.
+pub(crate) fn metadata(call: &Call<'_, '_>) -> Vec<(String, String)> {
+    metadata_json(call).into_iter().map(|(key, value)| (key, python::dumps(&value))).collect()
+}
+
+/// Saves each picture of a batch as PNG and tells the client where.
+pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: &str, compression: u8) -> Result<NodeOutput> {
+    let target = call.state.services.folders.save_target(kind, prefix, images.width(), images.height()).map_err(Error::other)?;
+    let options = png::Options { compression, text: metadata(call) };
+    let mut saved = Vec::with_capacity(images.batch());
+    for index in 0..images.batch() {
+        call.cx.check_cancelled()?;
+        let raster = Raster::from_image(images, index).map_err(Error::other)?;
+        let bytes = png::encode(&raster, &options).map_err(Error::other)?;
+        saved.push(target.save(index, "png", &bytes).map_err(Error::other)?.to_json());
+    }
+    Ok(NodeOutput::default().with_ui("images", saved))
+}

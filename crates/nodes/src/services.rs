@@ -1,0 +1,136 @@
+//! What the nodes work with: folders, limits, and the little state that they share.
+
+use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
+use std::fs::File;
+use std::hash::BuildHasher;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use comfyd_folders::{Folders, Kind};
+use comfyd_imaging::decode;
+use comfyd_node::{Error, FileSource, OptionSource, Result};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+
+/// File hashes that are remembered; past that all are forgotten and computed again.
+const MAX_HASHES: usize = 10_000;
+
+/// The letters of a preview's random name. As in the reference, `w` is missing and `p` is there twice.
+const PREVIEW_LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstupvxyz";
+
+/// What the built-in nodes need from outside.
+#[derive(Clone)]
+pub struct Services {
+    /// Where files live.
+    pub folders: Arc<Folders>,
+    /// Saves files without the workflow inside.
+    pub disable_metadata: bool,
+    /// What nodes may use.
+    pub limits: Limits,
+}
+
+/// Bounds for what one node may allocate.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of one array.
+    pub max_tensor_bytes: u64,
+    /// Bytes of one text.
+    pub max_text_bytes: u64,
+    /// Bytes of a file that is read as a whole.
+    pub max_file_bytes: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { max_tensor_bytes: 8 << 30, max_text_bytes: 64 << 20, max_file_bytes: 1 << 30 }
+    }
+}
+
+/// Lists files for combos from the folders.
+#[derive(Clone)]
+pub struct FileOptions(pub Arc<Folders>);
+
+impl OptionSource for FileOptions {
+    fn files(&self, source: &FileSource) -> Vec<String> {
+        match source {
+            FileSource::Models(folder) => self.0.model_files(folder).unwrap_or_default(),
+            FileSource::InputImages => self.0.files_in(Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
+            FileSource::InputFiles(extensions) => self.0.files_in(Kind::Input, extensions),
+            FileSource::InputFolders => self.0.input_folders(),
+        }
+    }
+}
+
+type FileVersion = (PathBuf, SystemTime, u64);
+
+/// Services together with what nodes remember between calls.
+pub(crate) struct State {
+    pub(crate) services: Services,
+    /// Distinguishes the previews of this run of the server from those that a browser remembers.
+    pub(crate) preview_prefix: String,
+    hashes: Mutex<HashMap<FileVersion, Arc<str>>>,
+}
+
+impl State {
+    pub(crate) fn new(services: Services) -> Self {
+        let mut random = RandomState::new().hash_one(0);
+        let mut preview_prefix = String::from("ComfyUI_temp_");
+        for _ in 0..5 {
+            preview_prefix.push(char::from(PREVIEW_LETTERS[(random % 26) as usize]));
+            random /= 26;
+        }
+        Self { services, preview_prefix, hashes: Mutex::default() }
+    }
+
+    /// The path of an input file that a client names; fails if it leads outside or is not there.
+    pub(crate) fn input_file(&self, name: &str) -> Result<PathBuf> {
+        self.file(name, Kind::Input)
+    }
+
+    /// The path of a file that a client names, in this folder unless the name says otherwise.
+    pub(crate) fn file(&self, name: &str, default: Kind) -> Result<PathBuf> {
+        let path = self.services.folders.annotated_path(name, default).map_err(Error::other)?;
+        if path.is_file() {
+            return Ok(path);
+        }
+        Err(Error::msg(format!("there is no file '{name}' in the {} folder; upload it or choose another one", default.as_str())))
+    }
+
+    /// Bounds for decoding a picture.
+    pub(crate) fn decode_limits(&self) -> decode::Limits {
+        decode::Limits { max_bytes: self.services.limits.max_tensor_bytes, ..decode::Limits::default() }
+    }
+
+    /// A file's bytes, if they are not too many.
+    pub(crate) fn read(&self, path: &Path) -> Result<Vec<u8>> {
+        let limit = self.services.limits.max_file_bytes;
+        let mut bytes = Vec::new();
+        File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            return Err(Error::msg(format!("the file '{name}' is larger than the limit of {} MiB; take a smaller one", limit >> 20)));
+        }
+        Ok(bytes)
+    }
+
+    /// The SHA-256 of a file's content in hexadecimal. An unchanged file (by time and size) is hashed once.
+    pub(crate) fn file_hash(&self, path: &Path) -> Result<Arc<str>> {
+        let info = path.metadata()?;
+        let version = (path.to_owned(), info.modified()?, info.len());
+        if let Some(hash) = self.hashes.lock().get(&version) {
+            return Ok(Arc::clone(hash));
+        }
+        let mut hasher = Sha256::new();
+        std::io::copy(&mut File::open(path)?, &mut hasher)?;
+        let hash: Arc<str> = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
+        let mut hashes = self.hashes.lock();
+        if hashes.len() >= MAX_HASHES {
+            hashes.clear();
+        }
+        hashes.insert(version, Arc::clone(&hash));
+        Ok(hash)
+    }
+}

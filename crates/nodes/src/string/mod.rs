@@ -1,0 +1,13 @@
+//! The nodes of the menu `utils/string`. They count characters and treat case and white space as Python does.
+
+mod case;
+mod pattern;
+mod regex;
+mod template;
+mod text;
+
+use crate::class::Class;
+
+pub(crate) fn families() -> Vec<&'static [Class]> {
+    vec![text::CLASSES, regex::CLASSES]
+}

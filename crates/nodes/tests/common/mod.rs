@@ -1,0 +1,146 @@
+//! What the tests share: a server's folders in a temporary place, and a runner for small graphs.
+
+#![allow(dead_code)]
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use comfyd_folders::{Folders, Kind, Roots};
+use comfyd_node::{CancelToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
+use comfyd_nodes::{Builtin, FileOptions, Limits, Services};
+use serde_json::{Map, Value as Json};
+
+/// The repository's copy of the reference's recorded behaviour.
+pub fn conformance() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../conformance")
+}
+
+/// Everything that nodes reported.
+#[derive(Default)]
+pub struct Reports {
+    pub progress: Mutex<Vec<(f64, f64)>>,
+    pub images: Mutex<Vec<PreviewImage>>,
+    pub texts: Mutex<Vec<String>>,
+}
+
+impl Reporter for Reports {
+    fn progress(&self, _node: &str, value: f64, max: f64) {
+        self.progress.lock().unwrap().push((value, max));
+    }
+
+    fn image(&self, _node: &str, image: PreviewImage) {
+        self.images.lock().unwrap().push(image);
+    }
+
+    fn text(&self, _node: &str, text: &str) {
+        self.texts.lock().unwrap().push(text.to_owned());
+    }
+}
+
+/// The built-in nodes with folders of their own.
+pub struct Bench {
+    pub dir: tempfile::TempDir,
+    pub folders: Arc<Folders>,
+    pub catalog: Catalog,
+    pub hidden: Hidden,
+    pub reports: Reports,
+}
+
+impl Bench {
+    pub fn new() -> Self {
+        Self::with(false, Limits::default())
+    }
+
+    pub fn with(disable_metadata: bool, limits: Limits) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
+        let mut catalog = Catalog::new();
+        let replaced = catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits }));
+        assert!(replaced.is_empty(), "declared twice: {replaced:?}");
+        Self { dir, folders, catalog, hidden: Hidden::default(), reports: Reports::default() }
+    }
+
+    pub fn options(&self) -> FileOptions {
+        FileOptions(Arc::clone(&self.folders))
+    }
+
+    /// Runs one node.
+    pub fn run(&self, class: &str, inputs: Inputs) -> Result<NodeOutput> {
+        let entry = self.catalog.get(class).unwrap_or_else(|| panic!("no class {class}"));
+        let cancel = CancelToken::default();
+        entry.node.run(&mut Context::new("7", &self.hidden, &cancel, &self.reports, 0), inputs)
+    }
+
+    /// Runs one node with widget values, and gives its first output.
+    pub fn first(&self, class: &str, widgets: &Json) -> Result<Value> {
+        let output = self.run(class, inputs(widgets))?;
+        Ok(values(&output).remove(0))
+    }
+
+    /// Runs a graph's output nodes, and gives what each showed.
+    pub fn graph(&self, graph: &Map<String, Json>) -> Result<Vec<Map<String, Json>>> {
+        let mut done = HashMap::new();
+        let mut shown = Vec::new();
+        for (id, node) in graph {
+            let class = node["class_type"].as_str().unwrap();
+            if self.catalog.get(class).unwrap_or_else(|| panic!("no class {class}")).schema.output_node {
+                self.evaluate(graph, id, &mut done, &mut shown)?;
+            }
+        }
+        Ok(shown)
+    }
+
+    fn evaluate(
+        &self,
+        graph: &Map<String, Json>,
+        id: &str,
+        done: &mut HashMap<String, Vec<Value>>,
+        shown: &mut Vec<Map<String, Json>>,
+    ) -> Result<Vec<Value>> {
+        if let Some(values) = done.get(id) {
+            return Ok(values.clone());
+        }
+        let node = &graph[id];
+        let class = node["class_type"].as_str().unwrap();
+        let mut inputs = Inputs::default();
+        for (name, value) in node["inputs"].as_object().unwrap() {
+            let value = match value.as_array().map(Vec::as_slice) {
+                Some([Json::String(from), slot]) => {
+                    let values = self.evaluate(graph, from, done, shown)?;
+                    values[slot.as_u64().unwrap() as usize].clone()
+                }
+                _ => Value::from(value),
+            };
+            inputs.insert(name, value);
+        }
+        let entry = self.catalog.get(class).unwrap();
+        entry.node.validate(&inputs).unwrap_or_else(|e| panic!("{class}: {e}"));
+        let output = self.run(class, inputs)?;
+        let values = values(&output);
+        shown.extend(output.ui);
+        done.insert(id.to_owned(), values.clone());
+        Ok(values)
+    }
+
+    /// The bytes of a file that a node says it saved.
+    pub fn saved(&self, file: &Json) -> Vec<u8> {
+        let kind = Kind::parse(file["type"].as_str().unwrap()).unwrap();
+        let path = self.folders.directory(kind).join(file["subfolder"].as_str().unwrap()).join(file["filename"].as_str().unwrap());
+        std::fs::read(path).unwrap()
+    }
+}
+
+/// Widget values as inputs.
+pub fn inputs(widgets: &Json) -> Inputs {
+    widgets.as_object().unwrap().iter().map(|(name, value)| (name.clone(), Value::from(value))).collect()
+}
+
+/// The values of a node's outputs.
+pub fn values(output: &NodeOutput) -> Vec<Value> {
+    let value = |source: &Source| match source {
+        Source::Value(value) => value.clone(),
+        Source::Link { .. } => panic!("a link without an expansion"),
+    };
+    output.values.iter().map(value).collect()
+}

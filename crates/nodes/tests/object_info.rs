@@ -1,0 +1,76 @@
+//! Every class's declaration against the reference's `/object_info`.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{Bench, conformance};
+use serde_json::Value as Json;
+
+/// What differs, extra keys of objects allowed.
+fn differences(path: &str, got: &Json, want: &Json, out: &mut Vec<String>) {
+    match (got, want) {
+        (Json::Object(got), Json::Object(want)) => {
+            for (key, want) in want {
+                match got.get(key) {
+                    Some(got) => differences(&format!("{path}.{key}"), got, want, out),
+                    None => out.push(format!("{path}.{key} is missing")),
+                }
+            }
+        }
+        (Json::Array(got), Json::Array(want)) if got.len() == want.len() => {
+            for (i, (got, want)) in got.iter().zip(want).enumerate() {
+                differences(&format!("{path}[{i}]"), got, want, out);
+            }
+        }
+        (got, want) if got == want => {}
+        (got, want) => out.push(format!("{path}: {got}, the reference has {want}")),
+    }
+}
+
+fn reference() -> serde_json::Map<String, Json> {
+    serde_json::from_slice(&std::fs::read(conformance().join("object_info.json")).unwrap()).unwrap()
+}
+
+#[test]
+fn every_class_equals_the_reference() {
+    let bench = Bench::new();
+    // The reference was recorded with this one file in its input folder.
+    std::fs::write(bench.folders.roots().input.join("example.png"), b"").unwrap();
+    let reference = reference();
+    let mut out = Vec::new();
+    for entry in bench.catalog.iter() {
+        let class = &entry.schema.class;
+        let Some(want) = reference.get(class) else {
+            out.push(format!("{class} is not in the reference"));
+            continue;
+        };
+        let got = entry.schema.object_info(&bench.options());
+        differences(class, &got, want, &mut out);
+        // Extra keys are for explanations only: no extra inputs.
+        let names = |info: &Json, group: &str| info["input"][group].as_object().map(|g| g.keys().cloned().collect::<Vec<_>>());
+        for group in ["required", "optional", "hidden"] {
+            if names(&got, group) != names(want, group) {
+                out.push(format!("{class}: {group} inputs {:?}, the reference has {:?}", names(&got, group), names(want, group)));
+            }
+        }
+    }
+    assert!(out.is_empty(), "{}", out.join("\n"));
+}
+
+#[test]
+fn every_class_is_described() {
+    for entry in Bench::new().catalog.iter() {
+        assert!(entry.schema.description.len() > 5, "{} has no description", entry.schema.class);
+    }
+}
+
+#[test]
+fn a_difference_is_noticed() {
+    let reference = reference();
+    let mut changed = reference["ImageScale"].clone();
+    changed["input"]["required"]["width"][1]["max"] = 1.into();
+    let mut out = Vec::new();
+    differences("ImageScale", &changed, &reference["ImageScale"], &mut out);
+    assert_eq!(out, ["ImageScale.input.required.width[1].max: 1, the reference has 16384"]);
+}

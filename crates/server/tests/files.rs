@@ -1,0 +1,256 @@
+//! Uploads, views, user data, settings and static files through the router, as clients ask for them.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::{Body, to_bytes};
+use axum::http::{HeaderMap, Request, StatusCode};
+use comfyd_folders::{Folders, Roots};
+use comfyd_node::Catalog;
+use comfyd_server::{App, Control, FrontEnd, Hub, Options, router};
+use serde_json::{Value, json};
+use tower::ServiceExt;
+
+struct Idle;
+
+impl Control for Idle {
+    fn interrupt(&self, _: Option<&str>) -> bool {
+        false
+    }
+    fn free(&self, _: bool, _: bool) {}
+}
+
+struct Server {
+    dir: tempfile::TempDir,
+    router: Router,
+}
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
+    }
+
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
+    }
+}
+
+impl Server {
+    fn new(change: impl FnOnce(&mut Options, &Path)) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let mut options = Options::default();
+        change(&mut options, dir.path());
+        let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
+        let store = Arc::new(comfyd_jobs::memory::MemoryStore::new(Default::default()));
+        let app = App::new(Arc::new(Catalog::new()), folders, store, Arc::new(Idle), Hub::new(64, 512), options);
+        Self { dir, router: router(app) }
+    }
+
+    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        let (status, headers) = (response.status(), response.headers().clone());
+        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 24).await.unwrap().to_vec() }
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.send("GET", path, &[], "").await
+    }
+
+    /// The status of an error, which must be JSON.
+    async fn error(&self, path: &str) -> u16 {
+        let answer = self.get(path).await;
+        assert!(answer.json()["error"]["message"].is_string(), "{path}");
+        answer.status.as_u16()
+    }
+
+    async fn upload(&self, path: &str, name: &str, bytes: &[u8], fields: &[(&str, &str)]) -> Answer {
+        let mut body = Vec::new();
+        for (key, value) in fields {
+            body.extend(format!("--b\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n").bytes());
+        }
+        body.extend(format!("--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\r\n").bytes());
+        body.extend(bytes);
+        body.extend(b"\r\n--b--\r\n");
+        self.send("POST", path, &[("content-type", "multipart/form-data; boundary=b")], body).await
+    }
+}
+
+fn picture(alpha: u8) -> Vec<u8> {
+    let mut out = std::io::Cursor::new(Vec::new());
+    image::RgbaImage::from_pixel(6, 4, image::Rgba([9, 8, 7, alpha])).write_to(&mut out, image::ImageFormat::Png).unwrap();
+    out.into_inner()
+}
+
+fn pixel(bytes: &[u8]) -> [u8; 4] {
+    image::load_from_memory(bytes).unwrap().to_rgba8().get_pixel(0, 0).0
+}
+
+#[tokio::test]
+async fn uploads_are_viewed_in_every_form() {
+    let server = Server::new(|_, _| ());
+    let sent = picture(100);
+    let stored = json!({"name": "a.png", "subfolder": "", "type": "input"});
+    assert_eq!(server.upload("/upload/image", "a.png", &sent, &[]).await.json(), stored);
+    assert_eq!(server.upload("/api/upload/image", "a.png", &sent, &[]).await.json(), stored);
+    assert_eq!(server.upload("/upload/image", "a.png", &picture(1), &[]).await.json()["name"], "a (1).png");
+    let view = server.get("/view?filename=a.png&type=input").await;
+    assert_eq!((view.header("content-type"), view.header("x-content-type-options")), ("image/png", "nosniff"));
+    assert_eq!(view.header("content-disposition"), "inline; filename=\"a.png\"");
+    assert_eq!(view.body, sent);
+    for (query, mime) in [("preview=webp;80", "image/webp"), ("preview=jpeg", "image/jpeg"), ("channel=rgb", "image/png")] {
+        let view = server.get(&format!("/api/view?filename=a.png%20[input]&{query}")).await;
+        assert_eq!((view.status, view.header("content-type")), (StatusCode::OK, mime));
+        assert_eq!(image::load_from_memory(&view.body).unwrap().width(), 6);
+    }
+    assert_eq!(pixel(&server.get("/view?filename=a.png&type=input&channel=a").await.body), [0, 0, 0, 100]);
+    assert_eq!(pixel(&server.get("/view?filename=a.png&type=input&channel=rgb").await.body), [9, 8, 7, 255]);
+}
+
+#[tokio::test]
+async fn a_view_answers_ranges_and_validators() {
+    let server = Server::new(|_, dir| {
+        std::fs::create_dir_all(dir.join("output")).unwrap();
+        std::fs::write(dir.join("output/a.bin"), b"0123456789").unwrap();
+    });
+    let part = server.send("GET", "/view?filename=a.bin", &[("range", "bytes=2-4")], "").await;
+    assert_eq!((part.status.as_u16(), part.header("content-range"), &part.body[..]), (206, "bytes 2-4/10", &b"234"[..]));
+    let outside = server.send("GET", "/view?filename=a.bin", &[("range", "bytes=10-")], "").await;
+    assert_eq!((outside.status.as_u16(), outside.header("content-range")), (416, "bytes */10"));
+    let etag = part.header("etag").to_owned();
+    let same = server.send("GET", "/view?filename=a.bin", &[("if-none-match", &etag)], "").await;
+    assert_eq!((same.status.as_u16(), same.body.len()), (304, 0));
+}
+
+#[tokio::test]
+async fn what_a_browser_would_run_is_sent_as_an_attachment() {
+    let server = Server::new(|_, _| ());
+    for name in ["x.html", "x.svg", "x.js", "x.xhtml", "x.css", "x.xml"] {
+        server.upload("/upload/image", name, b"<script>", &[]).await;
+        let view = server.get(&format!("/view?filename={name}&type=input")).await;
+        assert_eq!((view.status, view.header("content-type")), (StatusCode::OK, "application/octet-stream"), "{name}");
+        assert!(view.header("content-disposition").starts_with("attachment"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn names_cannot_lead_outside() {
+    let server = Server::new(|_, _| ());
+    let up = server.upload("/upload/image", "a.png", b"x", &[("subfolder", "../../etc")]).await;
+    assert_eq!(up.status, StatusCode::BAD_REQUEST);
+    let up = server.upload("/upload/image", "../../evil.png", b"x", &[]).await;
+    assert_eq!(up.json()["name"], "..%2F..%2Fevil.png");
+    assert!(!server.dir.path().parent().unwrap().join("evil.png").exists());
+    for (path, status) in [
+        ("/view", 404),
+        ("/view?filename=nope.png", 404),
+        ("/view?filename=../x.png", 400),
+        ("/view?filename=/etc/passwd", 400),
+        ("/view?filename=x.png&type=secret", 400),
+        ("/view?filename=x.png&subfolder=../../..", 403),
+        ("/view_metadata/checkpoints", 404),
+        ("/view_metadata/nofolder?filename=x.safetensors", 404),
+        ("/userdata/..%2F..%2Fx", 403),
+        ("/userdata/%252e%252e%252fx", 403),
+        ("/userdata", 400),
+        ("/userdata?dir=nothing", 404),
+        ("/userdata?dir=../..", 403),
+        ("/v2/userdata?path=../..", 400),
+        ("/experiment/models/none", 404),
+        ("/models/none", 404),
+    ] {
+        assert_eq!(server.error(path).await, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_mask_goes_with_its_original() {
+    let server = Server::new(|_, _| ());
+    server.upload("/upload/image", "a.png", &picture(255), &[]).await;
+    let original = r#"{"filename": "a.png", "type": "input", "subfolder": ""}"#;
+    let fields = [("type", "input"), ("subfolder", "clipspace"), ("original_ref", original)];
+    let masked = server.upload("/upload/mask", "m.png", &picture(3), &fields).await;
+    assert_eq!(masked.json(), json!({"name": "m.png", "subfolder": "clipspace", "type": "input"}));
+    assert_eq!(pixel(&server.get("/view?filename=m.png&type=input&subfolder=clipspace").await.body), [9, 8, 7, 3]);
+    let lost = server.upload("/upload/mask", "m.png", &picture(3), &[("original_ref", r#"{"filename": "no.png"}"#)]).await;
+    assert_eq!(lost.status, StatusCode::NOT_FOUND);
+}
+
+#[tokio::test]
+async fn user_files_and_settings_round_trip() {
+    let server = Server::new(|_, _| ());
+    let file = "/userdata/t1%2Fa.json";
+    assert_eq!(server.send("POST", file, &[], "{\"a\":1}").await.json(), "t1/a.json");
+    assert_eq!(server.get(file).await.json(), json!({"a": 1}));
+    assert_eq!(server.get("/userdata?dir=t1&recurse=true&split=true").await.json(), json!([["a.json", "a.json"]]));
+    assert_eq!(server.get("/api/userdata?dir=t1&full_info=true").await.json()[0]["size"], 7);
+    assert_eq!(server.get("/v2/userdata").await.json()[0], json!({"name": "t1", "path": "t1", "type": "directory"}));
+    assert_eq!(server.send("POST", "/userdata/t1%2Fa.json?overwrite=false", &[], "x").await.status, StatusCode::CONFLICT);
+    assert_eq!(server.send("POST", "/userdata/t1%2Fa.json/move/t1%2Fb.json", &[], "").await.json(), "t1/b.json");
+    assert_eq!(server.send("DELETE", "/userdata/t1%2Fb.json", &[], "").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(server.send("DELETE", "/userdata/t1%2Fb.json", &[], "").await.status, StatusCode::NOT_FOUND);
+    assert_eq!(server.send("POST", "/settings/Test.Key", &[], "5").await.status, StatusCode::OK);
+    assert_eq!(server.send("POST", "/settings", &[], r#"{"Other": {"x": [1]}}"#).await.status, StatusCode::OK);
+    assert_eq!(server.get("/settings").await.json(), json!({"Test.Key": 5, "Other": {"x": [1]}}));
+    assert_eq!(server.get("/settings/None").await.json(), Value::Null);
+}
+
+#[tokio::test]
+async fn users_are_told_apart_by_their_header() {
+    let server = Server::new(|options, _| options.multi_user = true);
+    assert_eq!(server.error("/settings").await, 401);
+    let id = server.send("POST", "/users", &[], r#"{"username": "a b"}"#).await.json();
+    let id = id.as_str().unwrap();
+    assert!(id.starts_with("a-b_"));
+    assert_eq!(server.send("POST", "/users", &[], r#"{"username": "a b"}"#).await.status, StatusCode::BAD_REQUEST);
+    assert_eq!(server.send("POST", "/settings/K", &[("comfy-user", id)], "1").await.status, StatusCode::OK);
+    assert!(server.dir.path().join("user").join(id).join("comfy.settings.json").exists());
+    assert_eq!(server.send("GET", "/settings", &[("comfy-user", "../x")], "").await.status, StatusCode::UNAUTHORIZED);
+}
+
+#[tokio::test]
+async fn the_front_end_is_served_from_its_folder_only() {
+    let server = Server::new(|options, dir| {
+        let root = dir.join("site/pkg/static");
+        std::fs::create_dir_all(root.join("assets")).unwrap();
+        std::fs::write(root.join("index.html"), "<html>page").unwrap();
+        std::fs::write(root.join("assets/a.js"), "1").unwrap();
+        std::fs::write(dir.join("site/pkg/secret.txt"), "s").unwrap();
+        options.front_end = FrontEnd::Folder(root);
+    });
+    let page = server.get("/").await;
+    assert_eq!((page.header("content-type"), &page.body[..]), ("text/html; charset=utf-8", &b"<html>page"[..]));
+    assert_eq!(server.get("/assets/a.js").await.header("content-type"), "text/javascript; charset=utf-8");
+    for path in ["/..%2Fsecret.txt", "/%2e%2e/secret.txt", "/assets", "/none.js", "/templates/index.json"] {
+        assert_eq!(server.error(path).await, 404, "{path}");
+    }
+    assert!(Server::new(|_, _| ()).get("/").await.body.starts_with(b"<!doctype html>"));
+}
+
+#[tokio::test]
+async fn downloads_refuse_what_is_not_allowed() {
+    let server = Server::new(|_, _| ());
+    for (url, folder, name, reason) in [
+        ("http://huggingface.co/a", "loras", "a.safetensors", "not https"),
+        ("https://example.com/a", "loras", "a.safetensors", "not allowed"),
+        ("https://huggingface.co/a", "loras", "a.ckpt", "must end in"),
+        ("https://huggingface.co/a", "loras", "../a.safetensors", "must not have"),
+        ("https://huggingface.co/a", "none", "a.safetensors", "no model folder"),
+    ] {
+        let body = json!({"url": url, "model_directory": folder, "model_filename": name}).to_string();
+        let answer = server.send("POST", "/internal/models/download", &[], body).await.json();
+        assert_eq!(answer["status"], "error");
+        assert!(answer["message"].as_str().unwrap().contains(reason), "{answer}");
+    }
+}
