@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use comfyd_graph::{Graph, InputSource, NodeIndex};
 use comfyd_node::{Error, Inputs, NodeOutput, Result, Schema, Source, Value};
+use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
 use crate::cache::NodeResult;
@@ -52,8 +53,14 @@ pub(crate) struct Given {
 }
 
 impl Given {
-    /// Collects the inputs; `result` gives what a node left.
-    pub fn collect(graph: &Graph, index: NodeIndex, result: impl Fn(NodeIndex) -> Option<Arc<NodeResult>>) -> Self {
+    /// Collects the inputs; `result` gives what a node left. A lazy input that was not `asked` for is missing even if it is known: what
+    /// the cache happens to hold must not change the number of calls.
+    pub fn collect(
+        graph: &Graph,
+        index: NodeIndex,
+        asked: Option<&IndexSet<String>>,
+        result: impl Fn(NodeIndex) -> Option<Arc<NodeResult>>,
+    ) -> Self {
         let node = graph.node(index);
         let schema = &node.entry.schema;
         let mut given: Vec<(usize, Arc<str>, Values)> = Vec::with_capacity(node.inputs.len());
@@ -67,6 +74,7 @@ impl Given {
                 InputSource::Link(link) if input.declared.is_some_and(|i| schema.inputs[i].raw_link) => {
                     Values::One(Value::Json(Arc::new(json!([&*link.node, link.slot]))))
                 }
+                InputSource::Link(_) if node.is_lazy(input) && !asked.is_some_and(|a| a.contains(&*input.name)) => Values::Missing,
                 InputSource::Link(link) => {
                     let values = link.target.and_then(&result).and_then(|r| r.outputs.get(link.slot).cloned());
                     values.map_or(Values::Missing, Values::Many)

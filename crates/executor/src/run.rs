@@ -80,6 +80,16 @@ enum Step {
     Waiting,
 }
 
+/// What a node's question for lazy inputs led to.
+enum Asked {
+    /// It has all that it needs.
+    Nothing,
+    /// What it asked for is known.
+    Known,
+    /// Some of it must be evaluated first.
+    Unknown,
+}
+
 /// What a node shows and where it belongs, for the history.
 #[derive(Default)]
 pub(crate) struct Shown {
@@ -123,6 +133,8 @@ pub(crate) struct Run<'a> {
     known: Known<'a>,
     /// By node: links of nodes that may still run. At zero its result is dropped.
     uses: Vec<usize>,
+    /// By node: the lazy inputs that it asked for.
+    asked: HashMap<NodeIndex, IndexSet<String>>,
     /// Nodes that wait for what they expanded into: what each of their calls gave.
     expanding: HashMap<NodeIndex, Vec<Vec<Source>>>,
     /// Ids of the nodes that expanded in this run.
@@ -153,6 +165,7 @@ impl<'a> Run<'a> {
             list: ExecutionList::new(),
             known,
             uses: Vec::new(),
+            asked: HashMap::new(),
             expanding: HashMap::new(),
             expanded: HashSet::new(),
             executed: IndexSet::new(),
@@ -260,10 +273,9 @@ impl<'a> Run<'a> {
             Some(parts) => self.store(index, parts).map(|()| Step::Done),
             None => {
                 self.progress.start(&node);
-                self.recall_inputs(index);
-                let inputs = Given::collect(&self.graph, index, |i| self.known.results.get(&i).cloned());
+                let mut inputs = self.collect(index);
                 self.progress.emit(EventKind::Executing(node.clone()));
-                let step = self.call(index, &inputs);
+                let step = self.call(index, &mut inputs);
                 given = Some(inputs);
                 step
             }
@@ -284,16 +296,20 @@ impl<'a> Run<'a> {
     }
 
     /// Calls a node with its inputs, unless it first needs lazy ones.
-    fn call(&mut self, index: NodeIndex, given: &Given) -> Result<Step, Stop> {
+    fn call(&mut self, index: NodeIndex, given: &mut Given) -> Result<Step, Stop> {
         let entry = self.graph.node(index).entry.clone();
-        let calls = given.calls()?;
-        if calls > self.options.max_list_len {
-            let message =
-                format!("the node would be called {calls} times, at most {} are allowed: make shorter lists", self.options.max_list_len);
-            return Err(NodeError::Failed(message).into());
-        }
-        if entry.schema.inputs.iter().any(|i| i.lazy) && self.wait_for_needed(index, given, calls)? {
-            return Ok(Step::Waiting);
+        let mut calls = self.calls(given)?;
+        if entry.schema.inputs.iter().any(|i| i.lazy) {
+            loop {
+                match self.ask(index, given, calls)? {
+                    Asked::Nothing => break,
+                    Asked::Known => {
+                        *given = self.collect(index);
+                        calls = self.calls(given)?;
+                    }
+                    Asked::Unknown => return Ok(Step::Waiting),
+                }
+            }
         }
         let mut parts = Vec::with_capacity(calls);
         let mut uis = Vec::new();
@@ -339,8 +355,27 @@ impl<'a> Run<'a> {
         Ok(output)
     }
 
-    /// Asks the node which lazy inputs it needs; whether it must wait for some.
-    fn wait_for_needed(&mut self, index: NodeIndex, given: &Given, calls: usize) -> Result<bool, Stop> {
+    /// How often the node is called, within the bound.
+    fn calls(&self, given: &Given) -> Result<usize, Stop> {
+        let (calls, max) = (given.calls()?, self.options.max_list_len);
+        if calls > max {
+            let message = format!("the node would be called {calls} times, at most {max} are allowed: make shorter lists");
+            return Err(NodeError::Failed(message).into());
+        }
+        Ok(calls)
+    }
+
+    /// The inputs of a node that are there.
+    fn collect(&mut self, index: NodeIndex) -> Given {
+        // Takes what only the cache holds.
+        for target in link_targets(&self.graph, index) {
+            self.known.has(&self.graph, target);
+        }
+        Given::collect(&self.graph, index, self.asked.get(&index), |i| self.known.results.get(&i).cloned())
+    }
+
+    /// Asks the node which lazy inputs it needs beyond those that it named before, and has the unknown ones evaluated.
+    fn ask(&mut self, index: NodeIndex, given: &Given, calls: usize) -> Result<Asked, Stop> {
         let entry = self.graph.node(index).entry.clone();
         let mut wanted = IndexSet::new();
         for call in 0..calls {
@@ -349,7 +384,7 @@ impl<'a> Run<'a> {
                 wanted.extend(self.caught(|| entry.node.needed(&inputs))?);
             }
         }
-        let mut waits = false;
+        let mut answer = Asked::Nothing;
         for name in wanted {
             // Inputs that are not connected are named by the default implementation too.
             let Some(InputSource::Link(link)) = self.graph.node(index).input(&name).map(|i| &i.source) else { continue };
@@ -357,14 +392,17 @@ impl<'a> Run<'a> {
                 let (node, target) = (self.graph.node(index).id.to_string(), link.node.to_string());
                 return Err(comfyd_graph::Error::DanglingLink { node, input: name, target }.into());
             };
-            // Evaluated already: there is nothing to wait for, even if it has no such slot.
-            if self.known.has(&self.graph, target) {
+            if !self.asked.entry(index).or_default().insert(name) {
                 continue;
             }
-            waits = true;
-            self.wait(target, index)?;
+            if !self.known.has(&self.graph, target) {
+                answer = Asked::Unknown;
+                self.wait(target, index)?;
+            } else if matches!(answer, Asked::Nothing) {
+                answer = Asked::Known;
+            }
         }
-        Ok(waits)
+        Ok(answer)
     }
 
     /// Runs node code: a panic becomes an error, and any error is an interruption once the prompt was interrupted.
@@ -468,13 +506,6 @@ impl<'a> Run<'a> {
         let added = self.list.add_link(&self.graph, from, to, &mut |graph, node| self.known.has(graph, node))?;
         self.count_links(&added);
         Ok(())
-    }
-
-    /// Takes the results of a node's sources from the cache, those of lazy inputs too.
-    fn recall_inputs(&mut self, index: NodeIndex) {
-        for target in link_targets(&self.graph, index) {
-            self.known.has(&self.graph, target);
-        }
     }
 
     /// Results that pending nodes link to are kept.

@@ -6,6 +6,7 @@ mod common;
 use comfyd_executor::{CachePolicy, ExecutorOptions, terminal_event};
 use comfyd_jobs::{EventKind, Status};
 use comfyd_node::CancelToken;
+use proptest::prelude::*;
 use serde_json::json;
 
 use common::{Bench, Ran, job, prompt};
@@ -330,4 +331,92 @@ fn a_long_chain_is_no_trouble() {
     let ran = bench.run(&format!("{text}out:Show value=@2999"));
     assert_eq!(*ran.shown("out"), json!([2999]));
     assert!(!bench.run(&format!("{text}out:Show value=@2999")).ran("1"));
+}
+
+#[test]
+fn a_lazy_input_that_is_cached_is_there_at_once() {
+    let mut bench = bench();
+    let text = |which: u8| format!("a:Num value=7\nw:Num value={which}\npick:Pick which=@w a=@a b=@w\nout:Show value=@pick");
+    assert_eq!(*bench.run(&format!("{}\nout2:Show value=@a", text(1))).shown("out"), json!([1]));
+    let ran = bench.run(&text(0));
+    assert_eq!(*ran.shown("out"), json!([7]), "{:#?}", ran.outcome.messages);
+    assert!(!ran.ran("a"));
+}
+
+#[test]
+fn an_expansion_may_use_any_node_of_the_graph() {
+    for cache in POLICIES {
+        for target in ["p:Mixed value=20", "p:Num value=120"] {
+            let ran = with(cache).run(&format!("{target}\ns:Same value=@p\nr:Relink target=p after=@s\nout:Show value=@r"));
+            succeeded(&ran);
+            assert_eq!(*ran.shown("out"), json!([121]), "{cache:?} {target}");
+        }
+    }
+}
+
+#[test]
+fn what_earlier_expansions_left_is_dropped() {
+    let mut bench = bench();
+    let mut usage = |value: u32| {
+        bench.run(&format!("loop:Loop count=5 value={value}\nout:Show value=@loop"));
+        bench.executor.cache_usage().0
+    };
+    let first = usage(1);
+    // The innermost results of another start value are other ones; without dropping, they would add up.
+    assert_eq!((2..10).map(&mut usage).collect::<Vec<_>>(), [first; 8]);
+}
+
+fn any_line(index: usize) -> impl Strategy<Value = String> {
+    let below = move || (0..index.max(1)).prop_map(|i| format!("@n{i}"));
+    let small = || 0..4u8;
+    let leaf = small().prop_map(move |v| format!("n{index}:Num value={v}"));
+    if index == 0 {
+        return leaf.boxed();
+    }
+    prop_oneof![
+        1 => leaf,
+        3 => (below(), below()).prop_map(move |(a, b)| format!("n{index}:Add a={a} b={b}")),
+        2 => (below(), below(), below()).prop_map(move |(w, a, b)| format!("n{index}:Pick which={w} a={a} b={b}")),
+        2 => (below(), below()).prop_map(move |(a, b)| format!("n{index}:MakeList v1={a} v2={b}")),
+        1 => below().prop_map(move |a| format!("n{index}:Total value={a}")),
+        2 => (small(), below()).prop_map(move |(count, a)| format!("n{index}:Loop count={count} value={a}")),
+        1 => below().prop_map(move |a| format!("n{index}:Mixed value={a}")),
+        1 => (below(), small()).prop_map(move |(a, block)| format!("n{index}:Block value={a} block={block} verbose=true")),
+        1 => (below(), small()).prop_map(move |(a, _)| format!("n{index}:Changing value={a} stamp=always")),
+        1 => below().prop_map(move |a| format!("out{index}:Show value={a}\nn{index}:Same value={a}")),
+    ]
+    .boxed()
+}
+
+fn any_prompt() -> impl Strategy<Value = String> {
+    (1..9usize).prop_flat_map(|len| {
+        let lines: Vec<_> = (0..len).map(any_line).collect();
+        lines.prop_map(move |lines| format!("{}\nout:Show value=@n{}", lines.join("\n"), len - 1))
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 120, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The cache changes what runs, never what comes out: a fresh executor, every policy and a tiny budget agree, prompt after prompt.
+    #[test]
+    fn the_cache_never_changes_a_result(prompts in prop::collection::vec(any_prompt(), 1..4)) {
+        let tiny = ExecutorOptions { cache: CachePolicy::Lru(9), cache_budget_bytes: Some(900), ..ExecutorOptions::default() };
+        let mut benches: Vec<Bench> = POLICIES.into_iter().map(with).chain([Bench::new(tiny)]).collect();
+        for text in prompts.iter().chain(&prompts) {
+            let fresh = run(text);
+            for bench in &mut benches {
+                let ran = bench.run(text);
+                let told = |ran: &Ran| (ran.outcome.status, ran.end()["exception_message"].clone());
+                prop_assert_eq!(told(&ran), told(&fresh), "{}", text);
+                let outputs = |ran: &Ran| {
+                    let outputs = ran.outcome.outputs.as_object().unwrap().clone();
+                    outputs.into_iter().filter(|(id, _)| id.starts_with("out")).collect::<serde_json::Map<_, _>>()
+                };
+                if fresh.outcome.status == Status::Success {
+                    prop_assert_eq!(outputs(&ran), outputs(&fresh), "{}", text);
+                }
+            }
+        }
+    }
 }

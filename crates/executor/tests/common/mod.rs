@@ -221,6 +221,15 @@ fn add_expanding(add: &mut dyn FnMut(Schema, Option<NeededFn>, Option<Fingerprin
     });
     add(circle, None, None, run);
 
+    // Expands into a sum of another node's output, which it names by its id.
+    let relink = Schema::new("Relink").input(Input::text("target")).input(Input::link("after", "*")).output("INT");
+    let run: RunFn = Box::new(|cx, i| {
+        let id = cx.expansion_id();
+        let sum = node("Add", vec![("a", link(i.text("target")?)), ("b", Source::Value(1i64.into()))]);
+        Ok(expanded(vec![(id.clone(), sum)], vec![link(&id)]))
+    });
+    add(relink, None, None, run);
+
     // What an expansion may get wrong.
     let wrong = Schema::new("Wrong").input(Input::text("how")).output("INT");
     let run: RunFn = Box::new(|cx, i| {
