@@ -20,6 +20,8 @@ impl Server {
     }
 
     pub async fn start_in(base: tempfile::TempDir, extra: &[&str]) -> Self {
+        // The build leaves the choice of cryptography to the program; an error means that another test chose already.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let child = Command::new(env!("CARGO_BIN_EXE_comfyd"))
             .args(["serve", "--listen", "127.0.0.1", "--front-end", "none", "--port", &port.to_string(), "--base-directory"])
