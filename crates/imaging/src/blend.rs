@@ -360,7 +360,7 @@ pub fn join_alpha(image: &Image, mask: &Mask) -> Result<Image> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::excessive_precision)]
 
     use super::*;
 

@@ -57,7 +57,7 @@ pub fn yuv_to_rgb(y: &Image, u: &Image, v: &Image) -> Result<Image> {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::excessive_precision)]
 
     use super::*;
     use ndarray::array;

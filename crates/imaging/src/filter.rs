@@ -125,7 +125,7 @@ pub(crate) fn convolve_separable(values: &[f32], [height, width, inner]: [usize;
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::excessive_precision)]
 
     use super::*;
     use ndarray::Array4;

@@ -3,6 +3,7 @@
 
 pub mod apng;
 pub mod blend;
+pub mod canny;
 pub mod color;
 pub mod decode;
 mod error;
@@ -11,6 +12,7 @@ pub mod jpeg;
 pub mod mask;
 pub mod morphology;
 pub mod png;
+pub mod quantize;
 mod raster;
 pub mod resample;
 pub mod resize;
