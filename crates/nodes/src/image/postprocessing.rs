@@ -1,6 +1,7 @@
 //! Effects on finished pictures, edges and shapes.
 
-use comfyd_imaging::{blend, filter, morphology};
+use comfyd_imaging::quantize::{self, Dither};
+use comfyd_imaging::{blend, canny, filter, morphology};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class};
@@ -172,5 +173,12 @@ fn morphology(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     values::image(morphology::apply(&call.image("image")?, operation, call.count("kernel_size", 1)?).map_err(Error::other)?)
 }
 
-fn quantize(_: &mut Call<'_, '_>) -> Result<NodeOutput> { Err(Error::msg("x")) }
-fn canny(_: &mut Call<'_, '_>) -> Result<NodeOutput> { Err(Error::msg("x")) }
+fn quantize(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let dither: Dither = call.text("dither")?.parse().map_err(Error::other)?;
+    values::image(quantize::quantize(&call.image("image")?, call.count("colors", 1)?, dither).map_err(Error::other)?)
+}
+
+fn canny(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (low, high) = (call.float("low_threshold")? as f32, call.float("high_threshold")? as f32);
+    values::image(canny::canny(&call.image("image")?, low, high).map_err(Error::other)?)
+}
