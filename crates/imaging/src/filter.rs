@@ -93,14 +93,14 @@ fn map_batch(image: &Image, mut one: impl FnMut(&[f32], [usize; 3], &mut [f32]))
 }
 
 /// Index of the pixel that position `at - radius` shows when the border is reflected, without repeating the outermost pixel.
-fn reflect(at: usize, radius: usize, length: usize) -> usize {
+pub(crate) fn reflect(at: usize, radius: usize, length: usize) -> usize {
     let position = at as isize - radius as isize;
     let last = length as isize - 1;
     (last - (last - position.abs()).abs()) as usize
 }
 
 /// Convolves (height, width, inner) with the same weights along both axes.
-pub(crate) fn convolve_separable(values: &[f32], [height, width, inner]: [usize; 3], weights: &[f32], out: &mut [f32]) {
+fn convolve_separable(values: &[f32], [height, width, inner]: [usize; 3], weights: &[f32], out: &mut [f32]) {
     let radius = weights.len() / 2;
     let stride = width * inner;
     let mut rows = vec![0.0; values.len()];
