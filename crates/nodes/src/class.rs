@@ -164,7 +164,9 @@ impl Call<'_, '_> {
         }
         let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
         let limit = limit >> 20;
-        Err(Error::msg(format!("the result would have {shape} values, more than the limit of {limit} MiB; make it smaller or raise the limit")))
+        Err(Error::msg(format!(
+            "the result would have {shape} values, more than the limit of {limit} MiB; make it smaller or raise the limit"
+        )))
     }
 
     /// Fails if a text of this many bytes is longer than the limit.

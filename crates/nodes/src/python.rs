@@ -185,7 +185,8 @@ mod tests {
         // python: json.dumps(json.loads(text)) and json.dumps(json.loads(text), indent=2)
         let text = r#"{"a": [1, 2.50, "é😀\n\u007f\u0001/\"", null, true, []], "b": {}, "c": 18446744073709551615, "d": 1e-7}"#;
         let json: Json = serde_json::from_str(text).unwrap();
-        let want = r#"{"a": [1, 2.5, "\u00e9\ud83d\ude00\n\u007f\u0001/\"", null, true, []], "b": {}, "c": 18446744073709551615, "d": 1e-07}"#;
+        let want =
+            r#"{"a": [1, 2.5, "\u00e9\ud83d\ude00\n\u007f\u0001/\"", null, true, []], "b": {}, "c": 18446744073709551615, "d": 1e-07}"#;
         assert_eq!(dumps(&json), want);
         let json: Json = serde_json::from_str(r#"{"a": [1, {"b": []}], "c": {}}"#).unwrap();
         assert_eq!(dumps_indented(&json, 2), "{\n  \"a\": [\n    1,\n    {\n      \"b\": []\n    }\n  ],\n  \"c\": {}\n}");

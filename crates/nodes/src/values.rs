@@ -23,11 +23,13 @@ pub struct Svg(pub Vec<Arc<str>>);
 
 type Samples = ndarray::ArcArray<f32, ndarray::IxDyn>;
 
+type Operation = dyn Fn(&Samples) -> Result<Samples> + Send + Sync;
+
 /// Something to do with the samples of a latent, handed on as a value: `LATENT_OPERATION`. The shape (B, C, H, W) stays.
 #[derive(Clone)]
 pub struct LatentOperation {
     name: &'static str,
-    apply: Arc<dyn Fn(&Samples) -> Result<Samples> + Send + Sync>,
+    apply: Arc<Operation>,
 }
 
 impl LatentOperation {

@@ -10,9 +10,9 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{Bench, values};
 use comfyd_node::{Inputs, Opaque, Value};
 use comfyd_nodes::{Image, Latent, Mask};
+use common::{Bench, values};
 use ndarray::{ArcArray, IxDyn};
 use serde_json::{Value as Json, json};
 

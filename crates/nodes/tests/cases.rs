@@ -6,9 +6,9 @@ mod common;
 
 use std::collections::HashSet;
 
-use common::{Bench, conformance};
 use comfyd_imaging::decode;
 use comfyd_weights::safetensors;
+use common::{Bench, conformance};
 use serde_json::{Map, Value as Json};
 
 const PIXEL_TOLERANCE: u8 = 1;
@@ -52,8 +52,7 @@ fn compare_latents(got: &[u8], want: &[u8], tolerance: f64) -> Result<(), String
 fn check(bench: &Bench, case: &Json) -> Result<(), String> {
     let shown = bench.graph(case["workflow"].as_object().unwrap()).map_err(|e| e.to_string())?;
     let items = shown.iter().flat_map(|ui| ["images", "latents"].into_iter().filter_map(|key| ui.get(key)?.as_array())).flatten();
-    let files: Vec<(bool, Vec<u8>)> =
-        items.map(|file| (file["filename"].as_str().unwrap().ends_with(".png"), bench.saved(file))).collect();
+    let files: Vec<(bool, Vec<u8>)> = items.map(|file| (file["filename"].as_str().unwrap().ends_with(".png"), bench.saved(file))).collect();
     let want: Vec<&str> = case["expect"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
     for picture in [true, false] {
         let got: Vec<&Vec<u8>> = files.iter().filter(|(png, _)| *png == picture).map(|(_, bytes)| bytes).collect();
@@ -86,7 +85,6 @@ fn all_cases_agree_with_the_reference() {
         }
     }
     assert_eq!(cases.len(), 68);
-    let failed: Vec<String> =
-        cases.iter().filter_map(|(name, case)| check(&bench, case).err().map(|e| format!("{name}: {e}"))).collect();
+    let failed: Vec<String> = cases.iter().filter_map(|(name, case)| check(&bench, case).err().map(|e| format!("{name}: {e}"))).collect();
     assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), cases.len(), failed.join("\n"));
 }

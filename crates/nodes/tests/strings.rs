@@ -7,8 +7,8 @@
 
 mod common;
 
-use common::Bench;
 use comfyd_nodes::Limits;
+use common::Bench;
 use serde_json::{Value as Json, json};
 
 #[test]

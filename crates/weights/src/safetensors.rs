@@ -369,8 +369,7 @@ mod tests {
     #[test]
     fn what_is_written_is_read_again() {
         let values: Vec<f32> = (0..6).map(|v| v as f32 / 3.0).collect();
-        let tensors =
-            [TensorF32 { name: "a", shape: &[2, 3], values: &values }, TensorF32 { name: "empty", shape: &[0], values: &[] }];
+        let tensors = [TensorF32 { name: "a", shape: &[2, 3], values: &values }, TensorF32 { name: "empty", shape: &[0], values: &[] }];
         let metadata = [("prompt".to_owned(), "{\"é\": 1}".to_owned())];
         let (_dir, path) = write(&to_bytes(&tensors, Some(&metadata)).unwrap());
         let file = File::open(&path).unwrap();
@@ -397,9 +396,8 @@ mod tests {
 
     #[test]
     fn damaged_files_are_refused() {
-        let tensor = |dtype: &str, shape: &str, offsets: &str| {
-            format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#)
-        };
+        let tensor =
+            |dtype: &str, shape: &str, offsets: &str| format!(r#"{{"a":{{"dtype":"{dtype}","shape":{shape},"data_offsets":{offsets}}}}}"#);
         assert!(reason(b"short").contains("only 5 bytes"));
         assert!(reason(&u64::MAX.to_le_bytes()).contains("at most 100000000"));
         assert!(reason(&9u64.to_le_bytes()).contains("the file has 8"));

@@ -64,10 +64,8 @@ fn save(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let target = call.state.services.folders.save_target(Kind::Output, call.text("filename_prefix")?, 0, 0).map_err(Error::other)?;
     let samples = latent.samples.as_standard_layout();
     let values = samples.as_slice().ok_or_else(|| Error::msg("the latent cannot be laid out in one piece"))?;
-    let tensors = [
-        TensorF32 { name: VERSION_KEY, shape: &[0], values: &[] },
-        TensorF32 { name: "latent_tensor", shape: samples.shape(), values },
-    ];
+    let tensors =
+        [TensorF32 { name: VERSION_KEY, shape: &[0], values: &[] }, TensorF32 { name: "latent_tensor", shape: samples.shape(), values }];
     let metadata = (!call.state.services.disable_metadata).then(|| saving::metadata(call));
     let bytes = safetensors::to_bytes(&tensors, metadata.as_deref()).map_err(Error::other)?;
     let saved = target.save(0, "latent", &bytes).map_err(Error::other)?;

@@ -73,7 +73,8 @@ impl Template {
             '1'..='9' => {
                 if let (Some(a), Some(b), Some(c)) = (octal(at), octal(at + 1), octal(at + 2)) {
                     let value = a * 64 + b * 8 + c;
-                    let char = char::from_u32(value).filter(|_| value <= 0o377).ok_or("an octal escape in the replacement is above \\377")?;
+                    let char =
+                        char::from_u32(value).filter(|_| value <= 0o377).ok_or("an octal escape in the replacement is above \\377")?;
                     self.push(char);
                     return Ok(at + 3);
                 }
@@ -91,7 +92,9 @@ impl Template {
             't' => self.push('\t'),
             'v' => self.push('\u{b}'),
             '\\' => self.push('\\'),
-            c if c.is_ascii_alphabetic() => return Err(format!("the replacement has the unknown escape \\{c}; write \\\\{c} for a backslash")),
+            c if c.is_ascii_alphabetic() => {
+                return Err(format!("the replacement has the unknown escape \\{c}; write \\\\{c} for a backslash"));
+            }
             c => {
                 self.push('\\');
                 self.push(c);
