@@ -279,3 +279,35 @@ fn empty_latents_have_the_shapes_of_their_models() {
         assert!(latent.0.samples.iter().all(|v| *v == 0.0));
     }
 }
+
+#[test]
+fn a_folder_of_pictures_is_one_batch() {
+    let bench = Bench::new();
+    let folder = bench.folders.roots().input.join("set");
+    std::fs::create_dir(&folder).unwrap();
+    let load = |method: &str| bench.first("LoadImageSetFromFolderNode", &json!({"folder": "set", "resize_method": method}));
+    assert!(load("None").unwrap_err().to_string().contains("no pictures in the folder 'set'"));
+    for (name, side, level) in [("b.png", 2, 51), ("a.PNG", 4, 255), ("note.txt", 1, 0)] {
+        let raster = comfyd_imaging::Raster::new(side, side, 3, vec![level; side * side * 3]).unwrap();
+        std::fs::write(folder.join(name), png::encode(&raster, &png::Options::default()).unwrap()).unwrap();
+    }
+    assert!(load("None").unwrap_err().to_string().contains("b.png has 2 x 2 pixels, the first picture 4 x 4"));
+    let corners = |method: &str| {
+        let image = load(method).unwrap().downcast::<Image>().unwrap();
+        assert_eq!(image.0.0.shape(), [2, 4, 4, 3]);
+        [image.0.0[[0, 3, 3, 0]], image.0.0[[1, 0, 0, 0]], image.0.0[[1, 3, 3, 2]]]
+    };
+    assert_eq!(corners("Stretch"), [1.0, 0.2, 0.2]);
+    assert_eq!(corners("Pad"), [1.0, 0.2, 0.2]);
+    assert_eq!(corners("Crop"), [1.0, 0.2, 0.0]);
+    assert!(bench.first("LoadImageSetFromFolderNode", &json!({"folder": "../output"})).is_err());
+}
+
+#[test]
+fn a_model_is_shown_with_its_camera() {
+    let bench = Bench::new();
+    let shown = ui(&bench.run("Preview3D", inputs(&json!({"model_file": "a.glb", "camera_info": {"zoom": 1}}))).unwrap());
+    assert_eq!(shown, json!({"result": ["a.glb", {"zoom": 1}]}));
+    let shown = ui(&bench.run("Preview3DAnimation", inputs(&json!({"model_file": "a.glb"}))).unwrap());
+    assert_eq!(shown, json!({"result": ["a.glb", null]}));
+}
