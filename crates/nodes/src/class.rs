@@ -109,6 +109,9 @@ impl Call<'_, '_> {
         if latent.0.samples.is_empty() {
             return Err(empty(name, latent.describe()));
         }
+        if latent.0.samples.ndim() < 3 {
+            return Err(Error::msg(format!("input '{name}' holds {}; latents have at least three axes", latent.describe())));
+        }
         Ok(latent.0.clone())
     }
 

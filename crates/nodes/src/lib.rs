@@ -7,16 +7,17 @@
 //! 2. Add a line to that file's `CLASSES`: `Class::new(|| Schema::new("ImageInvert")…, invert)`. The schema must equal the reference's
 //!    `/object_info` (a test compares every class); the descriptions and tooltips are our own words.
 //! 3. Write the function: `fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput>`. It takes inputs from the call, computes with
-//!    `comfyd_imaging`, and wraps the result. What it allocates it announces first with [`Call::reserve`](class::Call::reserve), long
+//!    `comfyd_imaging`, and wraps the result. What it allocates it announces first with `call.reserve(shape)`, long
 //!    loops call `call.cx.check_cancelled()`.
 //! 4. A node whose input needs a look at the disk adds `.validate(…)`, one whose result depends on more than its inputs
 //!    `.fingerprint(…)`.
-//! 5. A new file goes into its folder's list of families ([`families`]).
+//! 5. A new file goes into its folder's list of families (`families`).
 
 mod class;
 mod image;
 mod latent;
 mod mask;
+mod preview_3d;
 mod preview_any;
 mod primitive;
 mod python;
@@ -60,5 +61,12 @@ impl Provider for Builtin {
 
 /// All classes, in the order in which clients see them.
 fn families() -> Vec<&'static [Class]> {
-    [image::families(), mask::families(), latent::families(), string::families(), vec![primitive::CLASSES, preview_any::CLASSES]].concat()
+    [
+        image::families(),
+        mask::families(),
+        latent::families(),
+        string::families(),
+        vec![primitive::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
+    ]
+    .concat()
 }

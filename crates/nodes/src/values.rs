@@ -21,14 +21,15 @@ pub struct Latent(pub comfyd_imaging::Latent);
 #[derive(Debug, Clone)]
 pub struct Svg(pub Vec<Arc<str>>);
 
-type Apply = Arc<dyn Fn(&Samples) -> Result<Samples> + Send + Sync>;
 type Samples = ndarray::ArcArray<f32, ndarray::IxDyn>;
+
+type Operation = dyn Fn(&Samples) -> Result<Samples> + Send + Sync;
 
 /// Something to do with the samples of a latent, handed on as a value: `LATENT_OPERATION`. The shape (B, C, H, W) stays.
 #[derive(Clone)]
 pub struct LatentOperation {
     name: &'static str,
-    apply: Apply,
+    apply: Arc<Operation>,
 }
 
 impl LatentOperation {

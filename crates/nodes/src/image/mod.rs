@@ -3,6 +3,7 @@
 mod animation;
 mod basic;
 mod batch;
+mod dataset;
 pub(crate) mod load;
 mod postprocessing;
 mod save;
@@ -23,5 +24,6 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         postprocessing::CLASSES,
         animation::CLASSES,
         svg::CLASSES,
+        dataset::CLASSES,
     ]
 }

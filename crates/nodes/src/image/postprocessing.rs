@@ -1,10 +1,10 @@
 //! Effects on finished pictures, edges and shapes.
 
-use comfyd_imaging::quantize::Dither;
-use comfyd_imaging::{blend, canny, filter, morphology, quantize};
+use comfyd_imaging::quantize::{self, Dither};
+use comfyd_imaging::{blend, canny, filter, morphology};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class, unknown_choice};
+use crate::class::{Call, Class};
 use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -174,20 +174,11 @@ fn morphology(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn quantize(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (image, colors) = (call.image("image")?, call.count("colors", 1)?);
-    let dither = match call.text("dither")? {
-        "none" => Dither::None,
-        "floyd-steinberg" => Dither::FloydSteinberg,
-        "bayer-2" => Dither::Bayer(2),
-        "bayer-4" => Dither::Bayer(4),
-        "bayer-8" => Dither::Bayer(8),
-        "bayer-16" => Dither::Bayer(16),
-        other => return Err(unknown_choice("dither", other)),
-    };
-    values::image(quantize::quantize(&image, colors, dither).map_err(Error::other)?)
+    let dither: Dither = call.text("dither")?.parse().map_err(Error::other)?;
+    values::image(quantize::quantize(&call.image("image")?, call.count("colors", 1)?, dither).map_err(Error::other)?)
 }
 
 fn canny(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (image, low, high) = (call.image("image")?, call.float("low_threshold")?, call.float("high_threshold")?);
-    values::image(canny::canny(&image, low as f32, high as f32).map_err(Error::other)?)
+    let (low, high) = (call.float("low_threshold")? as f32, call.float("high_threshold")? as f32);
+    values::image(canny::canny(&call.image("image")?, low, high).map_err(Error::other)?)
 }
