@@ -65,4 +65,7 @@ pub enum Error {
         /// How many the shape asks for.
         expected: usize,
     },
+    /// The tensor library failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
 }

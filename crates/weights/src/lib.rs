@@ -1,7 +1,11 @@
-//! Files of weights: safetensors. This crate does not know what the tensors are for.
+//! Files of weights: safetensors, and what their tensors are: named tensors that are read when asked, the model family that names and
+//! shapes tell. This crate does not know how a model runs.
 
+pub mod detect;
 pub mod safetensors;
 
 mod error;
+mod state_dict;
 
 pub use crate::error::{Error, Result};
+pub use crate::state_dict::{LazyTensor, Source, StateDict};

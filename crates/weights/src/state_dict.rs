@@ -1,0 +1,158 @@
+//! Named tensors that are read when asked. What a name means is not known here.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::{DType, Tensor};
+use indexmap::IndexMap;
+use serde_json::{Map, Value as Json};
+
+use crate::Result;
+
+/// Reads one tensor to the CPU. F32, F16 and BF16 come as they are stored, 8-bit floats as F16, F64 as F32, integers as I64 or U8.
+pub trait Source: Send + Sync {
+    /// Reads it.
+    fn read(&self) -> Result<Tensor>;
+}
+
+/// A tensor whose shape is known and whose values are read when asked.
+#[derive(Clone)]
+pub struct LazyTensor {
+    shape: Vec<usize>,
+    dtype: DType,
+    source: Arc<dyn Source>,
+}
+
+impl LazyTensor {
+    /// A tensor that `source` reads. `dtype` is the type that it reads as.
+    pub fn new(shape: Vec<usize>, dtype: DType, source: Arc<dyn Source>) -> Self {
+        Self { shape, dtype, source }
+    }
+
+    /// Its axes.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The type that [`LazyTensor::read`] gives.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Bytes of its values as read.
+    pub fn size_bytes(&self) -> u64 {
+        self.shape.iter().fold(self.dtype.size_in_bytes() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64))
+    }
+
+    /// Reads the values to the CPU.
+    pub fn read(&self) -> Result<Tensor> {
+        self.source.read()
+    }
+
+    /// The tensor that `f` makes of this one's values each time it is read; `shape` is the result's.
+    pub fn map(&self, shape: Vec<usize>, f: impl Fn(Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static) -> Self {
+        Self { shape, dtype: self.dtype, source: Arc::new(Mapped { inner: Arc::clone(&self.source), f }) }
+    }
+}
+
+impl fmt::Debug for LazyTensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} {:?}", self.dtype, self.shape)
+    }
+}
+
+impl From<Tensor> for LazyTensor {
+    fn from(tensor: Tensor) -> Self {
+        Self { shape: tensor.dims().to_vec(), dtype: tensor.dtype(), source: Arc::new(InMemory(tensor)) }
+    }
+}
+
+struct InMemory(Tensor);
+
+impl Source for InMemory {
+    fn read(&self) -> Result<Tensor> {
+        Ok(self.0.clone())
+    }
+}
+
+struct Mapped<F> {
+    inner: Arc<dyn Source>,
+    f: F,
+}
+
+impl<F: Fn(Tensor) -> candle_core::Result<Tensor> + Send + Sync> Source for Mapped<F> {
+    fn read(&self) -> Result<Tensor> {
+        Ok((self.f)(self.inner.read()?)?)
+    }
+}
+
+/// Tensors by name, in the file's order. A clone shares the values.
+#[derive(Debug, Clone, Default)]
+pub struct StateDict {
+    tensors: IndexMap<String, LazyTensor>,
+    /// The texts that the file carries beside the tensors.
+    pub metadata: Map<String, Json>,
+}
+
+impl StateDict {
+    /// The tensor of that name.
+    pub fn get(&self, name: &str) -> Option<&LazyTensor> {
+        self.tensors.get(name)
+    }
+
+    /// Whether there is one.
+    pub fn contains(&self, name: &str) -> bool {
+        self.tensors.contains_key(name)
+    }
+
+    /// The axes of the tensor of that name.
+    pub fn shape(&self, name: &str) -> Option<&[usize]> {
+        self.get(name).map(LazyTensor::shape)
+    }
+
+    /// Adds or replaces a tensor.
+    pub fn insert(&mut self, name: impl Into<String>, tensor: impl Into<LazyTensor>) {
+        self.tensors.insert(name.into(), tensor.into());
+    }
+
+    /// Takes a tensor out.
+    pub fn remove(&mut self, name: &str) -> Option<LazyTensor> {
+        self.tensors.shift_remove(name)
+    }
+
+    /// All names in order.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// All tensors in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &LazyTensor)> {
+        self.tensors.iter().map(|(name, tensor)| (name.as_str(), tensor))
+    }
+
+    /// How many tensors there are.
+    pub fn len(&self) -> usize {
+        self.tensors.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.tensors.is_empty()
+    }
+
+    /// Whether some name begins so.
+    pub fn has_prefix(&self, prefix: &str) -> bool {
+        self.names().any(|name| name.starts_with(prefix))
+    }
+
+    /// The tensors whose names begin with `from`, renamed to begin with `to` instead.
+    pub fn with_prefix(&self, from: &str, to: &str) -> Self {
+        self.rename(|name| name.strip_prefix(from).map(|rest| format!("{to}{rest}")))
+    }
+
+    /// The tensors for which `f` gives a new name, under that name.
+    pub fn rename(&self, f: impl Fn(&str) -> Option<String>) -> Self {
+        let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((f(name)?, tensor.clone()))).collect();
+        Self { tensors, metadata: self.metadata.clone() }
+    }
+}
