@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own checks. Holds the command line; each command lives in its own module.
 
+mod bench_api;
 mod manifests;
 mod rust;
 mod text;
@@ -8,13 +9,22 @@ mod tidy;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask tidy\n\n  tidy   check the rules that the compiler does not: floors, file headers, left-over notes, links";
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  tidy        check the rules that the compiler does not: floors, file headers, left-over notes, links
+  bench-api   measure the server, beside a ComfyUI if one is given; --help tells how";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy(),
+        ["bench-api", ..] => match bench_api::run(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &arguments[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS
