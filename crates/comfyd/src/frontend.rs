@@ -35,7 +35,9 @@ const MAX_REDIRECTS: usize = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The index or a file on it was not reached.
-    #[error("cannot download {url}: {message}; check the network, and pip's settings if you use your own index (PIP_INDEX_URL, PIP_CERT, PIP_TRUSTED_HOST)")]
+    #[error(
+        "cannot download {url}: {message}; check the network, and pip's settings if you use your own index (PIP_INDEX_URL, PIP_CERT, PIP_TRUSTED_HOST)"
+    )]
     Download {
         /// The address, without user name and password.
         url: String,
@@ -189,7 +191,11 @@ impl Clients {
             let hosts = settings.trusted_hosts.clone();
             // What a trusted host redirects to is not trusted for that.
             let policy = reqwest::redirect::Policy::custom(move |attempt| {
-                if attempt.previous().len() > MAX_REDIRECTS || !index::trusted(&hosts, attempt.url()) { attempt.stop() } else { attempt.follow() }
+                if attempt.previous().len() > MAX_REDIRECTS || !index::trusted(&hosts, attempt.url()) {
+                    attempt.stop()
+                } else {
+                    attempt.follow()
+                }
             });
             Some(Self::builder(&settings)?.danger_accept_invalid_certs(true).redirect(policy).build().map_err(failed)?)
         };
@@ -235,13 +241,7 @@ struct Answer {
     bytes: Vec<u8>,
 }
 
-async fn get(
-    clients: &Clients,
-    url: reqwest::Url,
-    accept: &str,
-    limit: u64,
-    progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Answer> {
+async fn get(clients: &Clients, url: reqwest::Url, accept: &str, limit: u64, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Answer> {
     let shown = public(&url);
     let failed = |error: reqwest::Error| Error::Download { url: shown.clone(), message: chain(&error.without_url()) };
     let too_large = || Error::TooLarge { what: shown.clone(), limit: format!("{limit} bytes") };

@@ -31,7 +31,8 @@ impl Connection {
 
     async fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
         let (host, length) = (&self.host, body.len());
-        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
         self.stream.get_mut().write_all(format!("{head}{body}").as_bytes()).await?;
         let status = self.line().await?;
         let (mut length, mut chunked) = (0, false);

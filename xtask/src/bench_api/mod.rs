@@ -16,7 +16,8 @@ use tokio::task::JoinSet;
 use self::http::Connection;
 use self::server::Server;
 
-const USAGE: &str = "usage: cargo xtask bench-api [--reference URL | --reference-command COMMAND] [--server COMMAND] [--seconds N] [--rounds N]
+const USAGE: &str =
+    "usage: cargo xtask bench-api [--reference URL | --reference-command COMMAND] [--server COMMAND] [--seconds N] [--rounds N]
 
   --reference URL           a ComfyUI that runs already and has nothing else to do, to compare with
   --reference-command CMD   starts a ComfyUI; {port} and {base} become a free port and an empty folder, for example
@@ -89,7 +90,10 @@ struct Figures {
 
 async fn measure(root: &Path, arguments: &Arguments) -> io::Result<()> {
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    let own = format!("{} serve --listen 127.0.0.1 --port {{port}} --base-directory {{base}} --front-end none", target.join("release/comfyd").display());
+    let own = format!(
+        "{} serve --listen 127.0.0.1 --port {{port}} --base-directory {{base}} --front-end none",
+        target.join("release/comfyd").display()
+    );
     let own = arguments.server.clone().unwrap_or(own);
     let mut commands = vec![("comfyd", own)];
     commands.extend(arguments.reference_command.clone().map(|command| ("reference", command)));

@@ -44,8 +44,7 @@ impl Server {
             .stdout(log.try_clone()?)
             .stderr(log)
             .spawn()?;
-        let mut server =
-            Self { name, host: format!("127.0.0.1:{port}"), first_answer: None, process: Some((child, base.clone())) };
+        let mut server = Self { name, host: format!("127.0.0.1:{port}"), first_answer: None, process: Some((child, base.clone())) };
         while began.elapsed() < START_TIMEOUT {
             if let Ok(mut connection) = Connection::open(&server.host).await
                 && connection.get("/prompt").await.is_ok()

@@ -86,7 +86,8 @@ pub async fn fallback(State(app): State<App>, method: Method, uri: Uri, headers:
 
 /// Files that the front end asks for in any case and does without: an empty answer in place of an error in the browser's console.
 fn optional(app: &App, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
-    let typed = |mime: &'static str, body: Vec<u8>| ([(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, "no-cache")], body).into_response();
+    let typed =
+        |mime: &'static str, body: Vec<u8>| ([(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, "no-cache")], body).into_response();
     match path {
         "favicon.ico" => Some(StatusCode::NO_CONTENT.into_response()),
         "user.css" => {

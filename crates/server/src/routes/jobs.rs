@@ -238,8 +238,7 @@ fn answer(jobs: Vec<Value>, total: usize, wanted: &Wanted) -> Json<Value> {
 
 /// What is told of every job.
 fn described(job: &Job, stage: Stage) -> Value {
-    let mut told =
-        json!({"id": job.id, "status": stage.as_str(), "priority": number(job.number), "create_time": job.created_ms});
+    let mut told = json!({"id": job.id, "status": stage.as_str(), "priority": number(job.number), "create_time": job.created_ms});
     if let Some(id) = workflow_id(job) {
         told["workflow_id"] = json!(id);
     }

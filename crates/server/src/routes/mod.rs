@@ -3,8 +3,8 @@
 mod download;
 pub(crate) mod frontend;
 pub(crate) mod history;
-pub(crate) mod misc;
 mod jobs;
+pub(crate) mod misc;
 mod models;
 pub(crate) mod object_info;
 mod prompt;

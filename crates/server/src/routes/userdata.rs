@@ -30,7 +30,8 @@ const MAX_USERS: usize = 10_000;
 /// Folders and files that the front end asks for before it has made them, with the type and content of an empty one: an error would only
 /// stand in the browser's console.
 const EXPECTED_FOLDERS: [&str; 2] = ["workflows", "subgraphs"];
-const EXPECTED_FILES: [(&str, &str, &str); 2] = [("user.css", "text/css; charset=utf-8", ""), ("comfy.templates.json", "application/json", "[]")];
+const EXPECTED_FILES: [(&str, &str, &str); 2] =
+    [("user.css", "text/css; charset=utf-8", ""), ("comfy.templates.json", "application/json", "[]")];
 /// The user where there is only one.
 const DEFAULT_USER: &str = "default";
 
