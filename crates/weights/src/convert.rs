@@ -2,7 +2,9 @@
 //! transformers for text encoders. Knows names and layouts only.
 
 pub mod clip;
+pub mod control;
 pub mod unet;
 pub mod vae;
 
 pub use self::clip::EncoderKind;
+pub use self::control::{Control, ControlNet, control};

@@ -5,6 +5,7 @@ pub mod convert;
 pub mod detect;
 pub mod lora;
 pub mod safetensors;
+pub mod save;
 pub mod synthetic;
 pub mod write;
 

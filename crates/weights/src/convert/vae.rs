@@ -62,3 +62,27 @@ fn attention(part: &[&str]) -> Option<String> {
         _ => return None,
     })
 }
+
+/// The tiny autoencoder of two files, under the names of one: `taesd_encoder.…`, `taesd_decoder.…`. Files that have these names already,
+/// diffusers' (`encoder.layers.…`) and the original ones (`0.weight`, …) are understood; either file may be the other as well.
+pub fn taesd(encoder: &StateDict, decoder: &StateDict) -> StateDict {
+    let mut out = encoder.empty_like();
+    for (dict, half) in [(encoder, "encoder"), (decoder, "decoder")] {
+        let whole = format!("taesd_{half}.");
+        let layers = format!("{half}.layers.");
+        let (prefix, shift) = if dict.has_prefix(&whole) {
+            (whole.as_str(), 0)
+        } else if dict.has_prefix(&layers) {
+            // diffusers' decoder has no module for the clamp that comes first.
+            (layers.as_str(), usize::from(half == "decoder"))
+        } else {
+            ("", 0)
+        };
+        for (name, tensor) in dict.iter() {
+            let Some((layer, rest)) = name.strip_prefix(prefix).and_then(|name| name.split_once('.')) else { continue };
+            let Some(layer) = layer.parse::<usize>().ok().and_then(|layer| layer.checked_add(shift)) else { continue };
+            out.insert(format!("taesd_{half}.{layer}.{rest}"), tensor.clone());
+        }
+    }
+    out
+}
