@@ -8,7 +8,7 @@ use crate::{Result, StateDict};
 #[derive(Debug, Clone)]
 pub enum Control {
     /// A copy of the encoder half of a UNet.
-    ControlNet(ControlNet),
+    ControlNet(Box<ControlNet>),
     /// One that stores its difference to the model's UNet in narrow matrices (`lora_controlnet`); names as they are.
     ControlLora(StateDict),
     /// A T2I-Adapter, `body.…` without a prefix.
@@ -36,7 +36,7 @@ pub fn control(dict: &StateDict) -> Result<Control> {
         return Ok(Control::ControlLora(dict.clone()));
     }
     if dict.contains("controlnet_cond_embedding.conv_in.weight") {
-        return diffusers(dict).map(Control::ControlNet);
+        return Ok(Control::ControlNet(Box::new(diffusers(dict)?)));
     }
     for prefix in ["control_model.", ""] {
         if dict.contains(&format!("{prefix}zero_convs.0.0.weight")) {
@@ -44,7 +44,7 @@ pub fn control(dict: &StateDict) -> Result<Control> {
             let mut config = unet_config(&weights, "").ok_or_else(|| dict.unknown(UNKNOWN))?;
             config.heads = heads(&config);
             let is_difference = !prefix.is_empty() && dict.contains("difference");
-            return finish(dict, weights, config, None, is_difference).map(Control::ControlNet);
+            return Ok(Control::ControlNet(Box::new(finish(dict, weights, config, None, is_difference)?)));
         }
     }
     if let Some(weights) = t2i_adapter(dict) {
