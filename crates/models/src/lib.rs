@@ -1,7 +1,11 @@
 //! Text encoders, denoisers, autoencoders and adapters, one file per architecture. A model knows its weights and its forward pass; it
 //! knows no noise schedule, no sampler and no file.
 
+pub mod controlnet;
 pub mod ops;
+pub mod t2i_adapter;
+pub mod timestep;
+pub mod unet;
 
 mod error;
 mod vb;
