@@ -247,11 +247,9 @@ fn encode_windows(
         };
         results.push(result);
     }
-    if empty.is_some() {
-        if let Some(z_empty) = results.pop() {
-            for (result, window) in results.iter_mut().zip(windows) {
-                *result = weigh(result, &z_empty, window)?;
-            }
+    if let Some(z_empty) = empty.and_then(|_| results.pop()) {
+        for (result, window) in results.iter_mut().zip(windows) {
+            *result = weigh(result, &z_empty, window)?;
         }
     }
     Ok((Tensor::cat(&results, 1)?, pooled))

@@ -40,7 +40,7 @@ pub struct Vae {
 }
 
 enum Model {
-    Kl(AutoencoderKl),
+    Kl(Box<AutoencoderKl>),
     Taesd(Taesd),
 }
 
@@ -56,7 +56,7 @@ impl Vae {
     pub fn new(config: &VaeConfig, vb: &Vb) -> Result<Self> {
         match config {
             VaeConfig::Kl(config) => Ok(Self {
-                model: Model::Kl(AutoencoderKl::new(config, vb)?),
+                model: Model::Kl(Box::new(AutoencoderKl::new(config, vb)?)),
                 latent_channels: config.latent_channels(),
                 compression: config.compression(),
             }),
