@@ -179,6 +179,38 @@ pub fn upsample_nearest(x: &[f32], planes: usize, height: usize, width: usize, f
     Ok(())
 }
 
+/// The sums of two slices.
+pub fn add(a: &[f32], b: &[f32], out: &mut [f32]) -> Result<()> {
+    check_len("the second term", b.len(), &[a.len()])?;
+    check_len("the output", out.len(), &[a.len()])?;
+    let terms = a.par_chunks(CHUNK_LEN).zip(b.par_chunks(CHUNK_LEN));
+    terms.zip(out.par_chunks_mut(CHUNK_LEN)).for_each(|((a, b), out)| {
+        for ((out, a), b) in out.iter_mut().zip(a).zip(b) {
+            *out = a + b;
+        }
+    });
+    Ok(())
+}
+
+/// `x (planes, pixels)` plus one number of `y (planes)` for every plane.
+pub fn add_planes(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
+    check_len("the output", out.len(), &[x.len()])?;
+    if x.is_empty() {
+        return Ok(());
+    }
+    if y.is_empty() || !x.len().is_multiple_of(y.len()) {
+        return Err(Error(format!("{} elements cannot be divided into {} planes", x.len(), y.len())));
+    }
+    let pixels = x.len() / y.len();
+    let least = (CHUNK_LEN / pixels).max(1);
+    x.par_chunks(pixels).zip(out.par_chunks_mut(pixels)).zip(y).with_min_len(least).for_each(|((x, out), y)| {
+        for (out, x) in out.iter_mut().zip(x) {
+            *out = x + y;
+        }
+    });
+    Ok(())
+}
+
 #[cfg(test)]
 pub(crate) fn all_at(level: Level, x: &[f32]) -> [Vec<f32>; 3] {
     let mut out = [(); 3].map(|()| vec![0.0; x.len()]);

@@ -4,6 +4,9 @@
 //! The blocking is that of BLIS (Van Zee and van de Geijn 2015): a panel of B two vectors wide stays in the first-level cache while rows of
 //! A stream past it; a tile of C is kept in registers over a slice of the depth. Every task packs what it needs for itself: no barriers.
 
+// Tiles are arrays of registers: loops with constant bounds over indices are what the compiler unrolls.
+#![allow(clippy::needless_range_loop)]
+
 use rayon::prelude::*;
 
 use crate::scratch::Scratch;

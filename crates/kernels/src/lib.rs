@@ -18,7 +18,7 @@ mod simd;
 mod tests;
 mod weight;
 
-pub use crate::activation::{geglu, gelu, quick_gelu, silu, upsample_nearest};
+pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
 pub use crate::attention::{Attention, Mask, attention};
 pub use crate::conv::{Conv2d, conv2d};
 pub use crate::linear::linear;

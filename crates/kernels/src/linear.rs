@@ -1,5 +1,8 @@
 //! The fully connected layer.
 
+// Tiles are arrays of registers: loops with constant bounds over indices are what the compiler unrolls.
+#![allow(clippy::needless_range_loop)]
+
 use rayon::prelude::*;
 
 use crate::gemm::{Bias, Gemm, Panels, Shared};
