@@ -342,11 +342,12 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
         .collect();
     for level in levels() {
         for (got, wanted) in all_at(level, &x).iter().zip(&wanted) {
-            assert_close(got, wanted, 1e-6);
+            // Where the exact GELU is nearly zero, a unit in the last place of the error function near one is multiplied with the number.
+            assert_close(got, wanted, 2e-6);
         }
         let mut out = vec![f32::NAN; 3 * columns];
         geglu_at(level, &pairs, columns, &mut out).unwrap();
-        assert_close(&out, &gated, 1e-6);
+        assert_close(&out, &gated, 2e-6);
     }
 }
 
