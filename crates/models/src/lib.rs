@@ -2,6 +2,7 @@
 //! knows no noise schedule, no sampler and no file.
 
 pub mod ops;
+pub mod unet;
 
 mod error;
 mod vb;
