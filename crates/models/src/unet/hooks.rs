@@ -39,8 +39,8 @@ pub struct BlockInfo<'a> {
     pub cond_or_uncond: &'a [usize],
 }
 
-/// What an attention is about to project: each (B, N, channels). `key` and `value` have the same N; they may have another B than `query`
-/// only if a later hook makes them equal.
+/// What an attention is about to project: each (B, N, channels). `key` and `value` have the same N. If a hook gives `query` more batches
+/// than them, they are cut into as many equal parts, in the order in which they lie in memory, as the reference does.
 #[derive(Debug, Clone)]
 pub struct AttentionInputs {
     /// Projected by `to_q`.
