@@ -166,8 +166,8 @@ impl Model {
     }
 
     /// Its noise levels.
-    pub fn schedule(&self) -> Arc<dyn Schedule> {
-        Arc::clone(&self.options.schedule)
+    pub fn schedule(&self) -> Result<Arc<dyn Schedule>> {
+        Ok(Arc::clone(&self.options.schedule))
     }
 
     /// Its latents.

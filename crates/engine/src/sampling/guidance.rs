@@ -1,10 +1,9 @@
 //! From the model's predictions with and without the prompt to one: classifier-free guidance, what model patches do before and after it,
 //! and the guiders with more than two sides.
 
-use std::sync::Arc;
-
 use candle_core::Tensor;
-use comfyd_models::unet::{BlockInfo, Hooks, Part};
+use comfyd_models::unet::HookList;
+use comfyd_models::unet::hooks::guidance::{AttentionScores, PerturbedAttention};
 use comfyd_samplers::Schedule;
 
 use super::batch::Predictor;
@@ -89,18 +88,16 @@ pub(crate) struct Momentum {
     sigma: Option<f32>,
 }
 
-/// Attention scores of the middle block that [`PostCfg::SelfAttention`] needs: (B * heads, N, N) of the side without the prompt.
-pub(crate) type Scores = Arc<parking_lot::Mutex<Option<Tensor>>>;
-
 /// Everything that one guided prediction works with.
 pub(crate) struct Guidance<'a> {
     pub(crate) predictor: Predictor<'a>,
-    pub(crate) hooks: Box<dyn Hooks + 'a>,
+    pub(crate) hooks: HookList,
     pub(crate) lists: Vec<Vec<Cond>>,
     pub(crate) combine: Combine,
     pub(crate) options: GuidanceOptions,
     pub(crate) momentum: Vec<Momentum>,
-    pub(crate) scores: Scores,
+    /// What [`PostCfg::SelfAttention`] looks at.
+    pub(crate) scores: AttentionScores,
 }
 
 fn is_close(a: f64, b: f64) -> bool {
@@ -141,7 +138,7 @@ impl Guidance<'_> {
     }
 
     fn raw(&mut self, lists: &[Option<&[Cond]>], x: &Tensor, sigma: f32) -> Result<Vec<Tensor>> {
-        self.predictor.predict(lists, x, sigma, self.hooks.as_mut())
+        self.predictor.predict(lists, x, sigma, &mut self.hooks)
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -267,7 +264,7 @@ impl Guidance<'_> {
         match function {
             PostCfg::SelfAttention { scale, blur_sigma } => {
                 let (_, _, h, w) = denoised.dims4()?;
-                let scores = self.scores.lock().take();
+                let scores = self.scores.scores();
                 let (Some(scores), false) = (scores, h.min(w) <= 4) else { return Ok(denoised) };
                 let degraded = super::blur::degrade(uncond, &scores, *blur_sigma)?;
                 let noised = ((&degraded + call.x)? - uncond)?;
@@ -276,10 +273,9 @@ impl Guidance<'_> {
             }
             PostCfg::PerturbedAttention { scale } if *scale == 0.0 => Ok(denoised),
             PostCfg::PerturbedAttention { scale } => {
-                let hooks = std::mem::replace(&mut self.hooks, Box::new(()));
-                let mut perturbed = Perturbed(hooks);
-                let out = self.predictor.predict(&[conds], call.x, call.sigma, &mut perturbed);
-                self.hooks = perturbed.0;
+                self.hooks.push(PerturbedAttention);
+                let out = self.raw(&[conds], call.x, call.sigma);
+                self.hooks.0.pop();
                 let [guess] = take(out?)?;
                 Ok((denoised + ((cond - guess)? * *scale)?)?)
             }
@@ -300,63 +296,6 @@ impl Guidance<'_> {
                 Ok((call.x - ((call.x - denoised)? / factor)?)?)
             }
         }
-    }
-}
-
-/// The hooks of a model whose self-attention in the middle gives the values as they are.
-struct Perturbed<'a>(Box<dyn Hooks + 'a>);
-
-impl Hooks for Perturbed<'_> {
-    fn check(&mut self) -> comfyd_models::Result<()> {
-        self.0.check()
-    }
-
-    fn input_block(&mut self, h: Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Tensor> {
-        self.0.input_block(h, at)
-    }
-
-    fn input_block_after_skip(&mut self, h: Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Tensor> {
-        self.0.input_block_after_skip(h, at)
-    }
-
-    fn output_block(&mut self, h: Tensor, skip: Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<(Tensor, Tensor)> {
-        self.0.output_block(h, skip, at)
-    }
-
-    fn attn1_inputs(
-        &mut self,
-        inputs: comfyd_models::unet::AttentionInputs,
-        at: &BlockInfo<'_>,
-    ) -> comfyd_models::Result<comfyd_models::unet::AttentionInputs> {
-        self.0.attn1_inputs(inputs, at)
-    }
-
-    fn attn1(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Option<Tensor>> {
-        if at.part == Part::Middle { Ok(Some(v.clone())) } else { self.0.attn1(q, k, v, at) }
-    }
-
-    fn attn1_output(&mut self, out: Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Tensor> {
-        self.0.attn1_output(out, at)
-    }
-
-    fn between_attentions(&mut self, x: Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Tensor> {
-        self.0.between_attentions(x, at)
-    }
-
-    fn attn2_inputs(
-        &mut self,
-        inputs: comfyd_models::unet::AttentionInputs,
-        at: &BlockInfo<'_>,
-    ) -> comfyd_models::Result<comfyd_models::unet::AttentionInputs> {
-        self.0.attn2_inputs(inputs, at)
-    }
-
-    fn attn2(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Option<Tensor>> {
-        self.0.attn2(q, k, v, at)
-    }
-
-    fn attn2_output(&mut self, out: Tensor, at: &BlockInfo<'_>) -> comfyd_models::Result<Tensor> {
-        self.0.attn2_output(out, at)
     }
 }
 
