@@ -166,7 +166,7 @@ pub(crate) fn check_shapes(config: &UNetConfig, x: &Tensor, timesteps: &Tensor, 
         )));
     }
     let (context_b, _, width) = context.dims3()?;
-    if width != config.context_dim {
+    if width != config.context_dim && config.context_dim > 0 {
         return Err(Error::msg(format!(
             "the model takes conditioning of width {}, this has {width}; use the text encoder that belongs to it",
             config.context_dim

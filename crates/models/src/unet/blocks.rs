@@ -138,7 +138,7 @@ pub(crate) fn middle(config: &UNetConfig, channels: usize, vb: &Vb) -> Result<Op
     let res = |name| Ok::<_, Error>(Layer::Res(ResBlock::new(channels, embedding_width(config), channels, &vb.pp(name))?));
     match config.transformer_depth_middle {
         Some(depth) => Ok(Some(Block { layers: vec![res("0")?, transformer(config, channels, depth, &vb.pp(1))?, res("2")?] })),
-        None if vb.get_any("0.in_layers.0.weight")?.is_some() => Ok(Some(Block { layers: vec![res("0")?] })),
+        None if config.middle_block => Ok(Some(Block { layers: vec![res("0")?] })),
         None => Ok(None),
     }
 }

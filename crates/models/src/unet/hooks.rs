@@ -5,6 +5,18 @@ use candle_core::Tensor;
 
 use crate::Result;
 
+mod downscale;
+mod freeu;
+mod guidance;
+mod hypertile;
+mod tome;
+
+pub use self::downscale::Downscale;
+pub use self::freeu::{FreeU, Version as FreeUVersion};
+pub use self::guidance::{AttentionScores, PerturbedAttention};
+pub use self::hypertile::HyperTile;
+pub use self::tome::TokenMerging;
+
 /// One of a UNet's three parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {

@@ -3,7 +3,7 @@
 Weights and inputs follow the rule of conformance/diffusion/make_checkpoint.py, so only results are kept.
 usage: python make_unet_golden.py COMFYUI_FOLDER
 """
-import importlib.util, math, pathlib, sys
+import importlib.util, json, math, pathlib, sys
 
 here = pathlib.Path(__file__).resolve().parent
 root = here.parents[3]
@@ -171,5 +171,7 @@ with torch.no_grad():
     caught.replace = {"attn1": {("middle", 0): lambda q, k, v, extra_options, mask=None: v}}
     out["PAG.unet"] = run(caught, "sd1", 2, 8, 4)
 
+layouts = {name: {k: list(v.shape) for k, v in build(name).state_dict().items()} for name in ["sd1", "xl", "refiner"]}
+(here / "unet_layouts.json").write_text(json.dumps(layouts, separators=(",", ":")) + "\n")
 save_file({k: v.to(torch.float32).contiguous().clone() for k, v in out.items()}, here / "unet.safetensors")
 print(sum(v.numel() for v in out.values()) * 4, "bytes", len(out))
