@@ -168,9 +168,10 @@ impl Clip {
 
     /// The safetensors file that CLIPSave writes for one of its encoders, with these metadata.
     pub fn save(&self, encoder: &str, path: &Path, metadata: &[(String, String)]) -> Result<()> {
-        let (_, weights) = self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
-            Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
-        })?;
+        let (_, weights) =
+            self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
+                Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
+            })?;
         crate::saving::save_part(&weights.for_saving(), path, metadata)
     }
 }

@@ -8,13 +8,7 @@ use crate::part::{Patch, Weights};
 use crate::{Engine, Error, Result};
 
 /// The patches of a denoiser that a file holds.
-pub(crate) fn model_patches(
-    engine: &Engine,
-    path: &Path,
-    info: &Model,
-    weights: &Weights,
-    strength: f64,
-) -> Result<Vec<(String, Patch)>> {
+pub(crate) fn model_patches(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Vec<(String, Patch)>> {
     let _ = (engine, info, weights, strength);
     Err(Error::msg(format!("{} cannot be applied", path.display())))
 }

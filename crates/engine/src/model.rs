@@ -68,15 +68,30 @@ pub(crate) enum Concat {
     /// The mask, and the masked picture's latent.
     Inpaint,
     /// The latent of the picture to edit; scaled as the model's own latents or not.
-    Image { scaled: bool },
+    Image {
+        scaled: bool,
+    },
 }
 
 /// A patch of how the model is used, which reaches into its passes.
 #[derive(Debug, Clone)]
 pub(crate) enum HookKind {
-    FreeU { b1: f64, b2: f64, s1: f64, s2: f64, second_version: bool },
-    HyperTile { tile_size: usize, swap_size: usize, max_depth: usize, scale_depth: bool },
-    TokenMerging { ratio: f64 },
+    FreeU {
+        b1: f64,
+        b2: f64,
+        s1: f64,
+        s2: f64,
+        second_version: bool,
+    },
+    HyperTile {
+        tile_size: usize,
+        swap_size: usize,
+        max_depth: usize,
+        scale_depth: bool,
+    },
+    TokenMerging {
+        ratio: f64,
+    },
     Downscale(Downscale),
     /// Keeps the middle's attention scores of the side without the prompt.
     KeepScores,
@@ -149,9 +164,7 @@ impl Model {
         match self.info.variant {
             Variant::Base => Concat::None,
             Variant::Inpaint => Concat::Inpaint,
-            Variant::InstructPix2Pix => {
-                Concat::Image { scaled: matches!(self.info.prediction, detect::Prediction::VContinuous { .. }) }
-            }
+            Variant::InstructPix2Pix => Concat::Image { scaled: matches!(self.info.prediction, detect::Prediction::VContinuous { .. }) },
         }
     }
 

@@ -38,9 +38,10 @@ impl UpscaleModel {
             return Err(Error::msg(format!("pictures with {channels} channels cannot be upscaled; they need three colours")));
         }
         let pixels = image.narrow(3, 0, 3)?.permute((0, 3, 1, 2))?.contiguous()?.to_device(self.engine.device())?;
-        let model = self.engine.residency().get(&[&self.weights], || {
-            Ok(upscale::UpscaleModel::new(&self.config, Arc::new(self.weights.clone()))?)
-        })?;
+        let model = self
+            .engine
+            .residency()
+            .get(&[&self.weights], || Ok(upscale::UpscaleModel::new(&self.config, Arc::new(self.weights.clone()))?))?;
         let larger = model.upscale(&pixels, TILE, &cancel_check(cx), &mut tile_progress(cx))?;
         Ok(larger.permute((0, 2, 3, 1))?.contiguous()?.clamp(0f32, 1f32)?)
     }

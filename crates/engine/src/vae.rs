@@ -52,7 +52,8 @@ impl Vae {
             tracing::warn!("decoding in one piece would take {bytes} bytes of {free} that are free; decoding in tiles");
             return self.decode_in(cx, latent, DECODE_TILE);
         }
-        let pixels = (0..batch).map(|i| Ok(model.decode(&self.here(&latent.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
+        let pixels =
+            (0..batch).map(|i| Ok(model.decode(&self.here(&latent.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
         to_pictures(&Tensor::cat(&pixels, 0)?)
     }
 
@@ -78,7 +79,8 @@ impl Vae {
             tracing::warn!("encoding in one piece would take {bytes} bytes of {free} that are free; encoding in tiles");
             return self.encode_in(cx, &pixels, ENCODE_TILE);
         }
-        let latents = (0..batch).map(|i| Ok(model.encode(&self.here(&pixels.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
+        let latents =
+            (0..batch).map(|i| Ok(model.encode(&self.here(&pixels.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&latents, 0)?)
     }
 
@@ -107,7 +109,9 @@ fn wrong_latent(latent: &Tensor) -> Error {
 
 fn checked(tile: usize, overlap: usize) -> Result<Tile> {
     if tile < 2 || overlap >= tile / 2 * 2 {
-        return Err(Error::msg(format!("tiles of {tile} with an overlap of {overlap} cannot be used; choose larger tiles or less overlap")));
+        return Err(Error::msg(format!(
+            "tiles of {tile} with an overlap of {overlap} cannot be used; choose larger tiles or less overlap"
+        )));
     }
     Ok(Tile { x: tile, y: tile, overlap })
 }

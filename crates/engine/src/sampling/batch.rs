@@ -253,8 +253,10 @@ fn join_texts<'t>(texts: impl Iterator<Item = Option<&'t Tensor>>) -> Result<Opt
     for text in &texts {
         length = least_common_multiple(length, text.dim(1)?.max(1));
     }
-    let repeated: Vec<Tensor> =
-        texts.iter().map(|text| Ok(if text.dim(1)? < length { text.repeat((1, length / text.dim(1)?, 1))? } else { (*text).clone() })).collect::<Result<_>>()?;
+    let repeated: Vec<Tensor> = texts
+        .iter()
+        .map(|text| Ok(if text.dim(1)? < length { text.repeat((1, length / text.dim(1)?, 1))? } else { (*text).clone() }))
+        .collect::<Result<_>>()?;
     join(repeated.iter().map(Some))
 }
 

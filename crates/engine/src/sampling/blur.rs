@@ -28,9 +28,8 @@ pub(crate) fn degrade(latent: &Tensor, scores: &Tensor, sigma: f64) -> Result<Te
 /// The rows into which `n` places divide, nearest to the latent's aspect.
 fn rows_of(h: usize, w: usize, n: usize) -> Option<usize> {
     let guess = ((h as f64 / w as f64) * n as f64).sqrt().round_ties_even() as usize;
-    (0..(n as f64).sqrt() as usize / 2 + 1).find_map(|i| {
-        [guess + i, guess.saturating_sub(i).max(1)].into_iter().find(|rows| *rows > 0 && n.is_multiple_of(*rows))
-    })
+    (0..(n as f64).sqrt() as usize / 2 + 1)
+        .find_map(|i| [guess + i, guess.saturating_sub(i).max(1)].into_iter().find(|rows| *rows > 0 && n.is_multiple_of(*rows)))
 }
 
 /// A Gaussian blur of each channel; borders are mirrored.

@@ -214,11 +214,8 @@ fn same_area(conds: &[Cond], cond: &Cond) -> Option<Cond> {
 
 /// Conditions without an area in `conds` get the ControlNets of positive ones that ask for it, if none has its own.
 fn share_control(positive: &[Cond], conds: &mut [Cond]) {
-    let controls: Vec<Arc<Control>> = positive
-        .iter()
-        .filter(|c| c.entry.control_apply_to_uncond && c.area.is_none())
-        .filter_map(|c| c.control.clone())
-        .collect();
+    let controls: Vec<Arc<Control>> =
+        positive.iter().filter(|c| c.entry.control_apply_to_uncond && c.area.is_none()).filter_map(|c| c.control.clone()).collect();
     let whole: Vec<usize> = conds.iter().enumerate().filter(|(_, c)| c.area.is_none()).map(|(i, _)| i).collect();
     if whole.is_empty() || whole.iter().any(|i| conds[*i].control.is_some()) {
         return;

@@ -3,7 +3,7 @@
 
 use candle_core::Tensor;
 use comfyd_models::unet::HookList;
-use comfyd_models::unet::hooks::guidance::{AttentionScores, PerturbedAttention};
+use comfyd_models::unet::hooks::{AttentionScores, PerturbedAttention};
 use comfyd_samplers::Schedule;
 
 use super::batch::Predictor;
@@ -196,14 +196,7 @@ impl Guidance<'_> {
     }
 
     /// Guidance and what comes after it.
-    fn apply(
-        &mut self,
-        call: &Call<'_>,
-        cond: Tensor,
-        uncond: Tensor,
-        conds: Option<&[Cond]>,
-        unconds: Option<&[Cond]>,
-    ) -> Result<Guided> {
+    fn apply(&mut self, call: &Call<'_>, cond: Tensor, uncond: Tensor, conds: Option<&[Cond]>, unconds: Option<&[Cond]>) -> Result<Guided> {
         let function = self.options.cfg_function.clone();
         let mut denoised = match &function {
             None => (&uncond + ((&cond - &uncond)? * call.scale)?)?,
@@ -352,7 +345,13 @@ fn damped(cond: &Tensor, uncond: &Tensor) -> Result<Tensor> {
         // The singular vector of the two rows from the eigenvector of their 2 x 2 Gram matrix.
         let (a, b, d) = (f64::from(uu[i]), f64::from(uc[i]), f64::from(cc[i]));
         let largest = (a + d) / 2.0 + (((a - d) / 2.0).powi(2) + b * b).sqrt();
-        let (p, q) = if b.abs() > 1e-30 { (b, largest - a) } else if a >= d { (1.0, 0.0) } else { (0.0, 1.0) };
+        let (p, q) = if b.abs() > 1e-30 {
+            (b, largest - a)
+        } else if a >= d {
+            (1.0, 0.0)
+        } else {
+            (0.0, 1.0)
+        };
         let (u, c) = (uncond.narrow(0, i, 1)?, cond.narrow(0, i, 1)?);
         let vector = ((&u * p)? + (c * q)?)?;
         let length = f64::from(vector.sqr()?.sum_all()?.to_scalar::<f32>()?).sqrt().max(1e-30);

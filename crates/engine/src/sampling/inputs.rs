@@ -55,7 +55,9 @@ fn vector(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>) -> Result
         }
     };
     let pooled = entry.pooled.as_ref().ok_or_else(|| {
-        Error::msg("this model needs the pooled text that SDXL's text encoders give; connect a conditioning made by the checkpoint's own CLIP")
+        Error::msg(
+            "this model needs the pooled text that SDXL's text encoders give; connect a conditioning made by the checkpoint's own CLIP",
+        )
     })?;
     let flat: Vec<f32> = numbers.iter().flat_map(|number| embedding(*number as f32)).collect();
     let flat = Tensor::from_vec(flat, (1, numbers.len() * SIZE_EMBEDDING), pooled.device())?;
@@ -82,7 +84,9 @@ fn concat(entry: &CondEntry, cx: &InputContext<'_>) -> Result<Option<Tensor>> {
     match cx.concat {
         Concat::None => Ok(None),
         Concat::Image { scaled } => {
-            let Some(image) = &entry.concat_latent else { return Ok(Some(Tensor::zeros((b, 4, h, w), candle_core::DType::F32, &Device::Cpu)?)) };
+            let Some(image) = &entry.concat_latent else {
+                return Ok(Some(Tensor::zeros((b, 4, h, w), candle_core::DType::F32, &Device::Cpu)?));
+            };
             let image = fitted(image)?;
             Ok(Some(if scaled { cx.format.process_in(&image)? } else { image }))
         }

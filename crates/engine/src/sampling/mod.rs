@@ -15,6 +15,7 @@ use candle_core::Tensor;
 use comfyd_node::{Context, Opaque};
 use comfyd_samplers::{ksampler, noise};
 
+pub(crate) use self::conds::Cond;
 pub(crate) use self::guidance::{CfgFunction, PostCfg, PreCfg};
 use crate::array::{is_zero, repeat_to_batch};
 use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
@@ -206,7 +207,9 @@ fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentIn
     }
     if !is_zero(&latent.samples)? {
         let wanted = format.channels();
-        return Err(Error::msg(format!("the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE")));
+        return Err(Error::msg(format!(
+            "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
+        )));
     }
     latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
     Ok(latent)

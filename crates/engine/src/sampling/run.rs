@@ -4,11 +4,7 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Tensor;
 use comfyd_kernels::random::Generator;
-use comfyd_models::unet::hooks::downscale::Downscale;
-use comfyd_models::unet::hooks::freeu::{FreeU, Version};
-use comfyd_models::unet::hooks::guidance::AttentionScores;
-use comfyd_models::unet::hooks::hypertile::HyperTile;
-use comfyd_models::unet::hooks::tome::TokenMerging;
+use comfyd_models::unet::hooks::{AttentionScores, Downscale, FreeU, FreeUVersion as Version, HyperTile, TokenMerging};
 use comfyd_models::unet::{HookList, Hooks};
 use comfyd_node::{CancelToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
@@ -54,13 +50,22 @@ pub(super) fn run(
     // An empty latent is not shifted.
     let latent = if is_zero(&input.samples)? { input.samples.clone() } else { options.format.process_in(&input.samples)? };
     let latent = latent.to_device(device)?;
-    let mask = input.noise_mask.as_ref().map(|mask| latent_mask(mask, &shape)?.to_device(device).map_err(Into::into)).transpose();
-    let mask: Option<Tensor> = mask?;
+    let mask = match &input.noise_mask {
+        Some(mask) => Some(latent_mask(mask, &shape)?.to_device(device)?),
+        None => None,
+    };
     let noise = noise.to_device(device)?;
 
     let unet = model.unet()?;
-    let context =
-        InputContext { shape, adm: model.adm(), concat: model.concat(), format: options.format, latent: &latent, denoise_mask: mask.as_ref(), device };
+    let context = InputContext {
+        shape,
+        adm: model.adm(),
+        concat: model.concat(),
+        format: options.format,
+        latent: &latent,
+        denoise_mask: mask.as_ref(),
+        device,
+    };
     let mut encoded = |entry: &crate::CondEntry, is_negative: bool| encode(entry, is_negative, &context);
     let (roles, combine) = roles_of(&guider.kind);
     let lists = conds::resolve(&roles, &shape, schedule.as_ref(), device, &mut encoded)?;
