@@ -128,11 +128,11 @@ impl Clip {
         if strength == 0.0 {
             return Ok(self.clone());
         }
-        let kinds: Vec<EncoderKind> = self.parts.iter().map(|(kind, _)| *kind).collect();
-        self.with_parts(|kind, weights| {
-            let patches = crate::lora::clip_patches(&self.engine, path, &kinds, kind, weights, strength)?;
-            Ok(if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
-        })
+        let patches = crate::lora::clip_patches(&self.engine, path, &self.parts, strength)?;
+        let parts = self.parts.iter().zip(patches).map(|((kind, weights), patches)| {
+            (*kind, if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
+        });
+        Ok(Self { parts: Arc::new(parts.collect()), ..self.clone() })
     }
 
     /// CLIPMergeSimple: `ratio` of `self`, the rest of `other`.

@@ -170,11 +170,6 @@ impl Weights {
         self.with_patches(patches)
     }
 
-    /// Whether there are patches.
-    pub(crate) fn is_patched(&self) -> bool {
-        !self.patches.is_empty()
-    }
-
     /// Bytes of the patched tensors once they are computed (F32), which no other model shares.
     pub(crate) fn patched_bytes(&self) -> u64 {
         let size = |name: &String| self.part.weights.get(name).map_or(0, |tensor| tensor.shape().iter().product::<usize>() as u64 * 4);
