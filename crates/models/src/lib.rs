@@ -2,8 +2,10 @@
 //! knows no noise schedule, no sampler and no file.
 
 pub mod clip;
+pub mod controlnet;
 pub mod ops;
 pub mod prompt;
+pub mod t2i_adapter;
 pub mod taesd;
 pub mod text_encoding;
 pub mod tiles;

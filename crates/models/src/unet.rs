@@ -91,7 +91,7 @@ impl UNet {
     pub fn forward(&self, input: &UNetInput<'_>, hooks: &mut dyn Hooks) -> Result<Tensor> {
         check_shapes(&self.config, input.x, input.timesteps, input.context, input.y)?;
         let (b, c, height, width) = input.x.dims4()?;
-        let emb_silu = embed(&self.config, &self.time_embed, self.label_emb.as_ref(), input.timesteps, input.y)?;
+        let emb_silu = embed(&self.config, &self.time_embed, self.label_emb.as_ref(), input.timesteps, input.y, None)?;
         let at = BlockInfo {
             part: Part::Input,
             index: 0,
@@ -141,15 +141,19 @@ impl UNet {
     }
 }
 
-/// SiLU of the embedding of time step and vector conditioning: (B, 4 · model_channels).
+/// SiLU of the embedding of time step and vector conditioning, and of `more (1, 4 · model_channels)`: (B, 4 · model_channels).
 pub(crate) fn embed(
     config: &UNetConfig,
     time_embed: &EmbeddingMlp,
     label_emb: Option<&EmbeddingMlp>,
     timesteps: &Tensor,
     y: Option<&Tensor>,
+    more: Option<&Tensor>,
 ) -> Result<Tensor> {
     let mut emb = time_embed.forward(&timestep_embedding(timesteps, config.model_channels)?)?;
+    if let Some(more) = more {
+        emb = emb.broadcast_add(more)?;
+    }
     if let (Some(label_emb), Some(y)) = (label_emb, y) {
         emb = ops::add(&emb, &label_emb.forward(y)?)?;
     }
