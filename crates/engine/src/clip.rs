@@ -129,9 +129,10 @@ impl Clip {
             return Ok(self.clone());
         }
         let patches = crate::lora::clip_patches(&self.engine, path, &self.parts, strength)?;
-        let parts = self.parts.iter().zip(patches).map(|((kind, weights), patches)| {
-            (*kind, if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
-        });
+        let parts =
+            self.parts.iter().zip(patches).map(|((kind, weights), patches)| {
+                (*kind, if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
+            });
         Ok(Self { parts: Arc::new(parts.collect()), ..self.clone() })
     }
 

@@ -16,10 +16,13 @@ type Version = (PathBuf, SystemTime, u64);
 /// The most entries that are remembered; past that all are forgotten and opened again.
 const MAX_FILES: usize = 256;
 
+/// The kind of what was made, and the files that it was made of.
+type Key = (&'static str, Vec<Version>);
+
 /// What was made of files.
 #[derive(Default)]
 pub(crate) struct Files {
-    opened: Mutex<HashMap<(&'static str, Vec<Version>), Arc<dyn Any + Send + Sync>>>,
+    opened: Mutex<HashMap<Key, Arc<dyn Any + Send + Sync>>>,
 }
 
 impl Files {

@@ -11,13 +11,7 @@ use crate::part::{Patch, PatchKind, Weights};
 use crate::{Engine, Error, Result};
 
 /// The patches of a denoiser that a file holds.
-pub(crate) fn model_patches(
-    engine: &Engine,
-    path: &Path,
-    info: &Model,
-    weights: &Weights,
-    strength: f64,
-) -> Result<Vec<(String, Patch)>> {
+pub(crate) fn model_patches(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Vec<(String, Patch)>> {
     let file = open(engine, path)?;
     let lora = load(&file, &lora::unet_keys(&weights.part.weights, &info.config), path)?;
     Ok(lora.adapters.into_iter().map(|(name, adapter)| patch(name, adapter, strength)).collect())
@@ -31,8 +25,7 @@ pub(crate) fn clip_patches(
     strength: f64,
 ) -> Result<Vec<Vec<(String, Patch)>>> {
     let file = open(engine, path)?;
-    let encoders: Vec<(EncoderKind, StateDict)> =
-        parts.iter().map(|(kind, weights)| (*kind, weights.part.weights.clone())).collect();
+    let encoders: Vec<(EncoderKind, StateDict)> = parts.iter().map(|(kind, weights)| (*kind, weights.part.weights.clone())).collect();
     let lora = load(&file, &lora::clip_keys(&encoders), path)?;
     let of_encoder = |kind: EncoderKind| {
         let adapters = lora.adapters.iter().filter_map(|(target, adapter)| {

@@ -87,6 +87,9 @@ pub(crate) struct Patch {
     pub(crate) slice: Option<(usize, usize, usize)>,
 }
 
+/// From the weight (F32, on the CPU) and the strength to the patched weight.
+pub(crate) type Adapt = Arc<dyn Fn(&Tensor, f64) -> Result<Tensor> + Send + Sync>;
+
 /// What is added.
 #[derive(Clone)]
 pub(crate) enum PatchKind {
@@ -94,8 +97,8 @@ pub(crate) enum PatchKind {
     Nothing,
     /// The tensor of the same name of other weights.
     Other(Weights),
-    /// From the weight (F32, on the CPU) and the strength to the patched weight.
-    Adapter(Arc<dyn Fn(&Tensor, f64) -> Result<Tensor> + Send + Sync>),
+    /// What an adapter makes of it.
+    Adapter(Adapt),
 }
 
 impl Patch {

@@ -123,10 +123,4 @@ impl Residency {
         }
         parts.iter().map(|part| part.loaded_bytes()).sum::<u64>() + state.slots.iter().map(|slot| slot.own_bytes).sum::<u64>()
     }
-
-    /// How many models there are.
-    #[cfg(test)]
-    pub(crate) fn count(&self) -> usize {
-        self.state.lock().slots.len()
-    }
 }
