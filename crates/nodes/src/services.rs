@@ -60,6 +60,8 @@ impl OptionSource for FileOptions {
             FileSource::InputImages => self.0.files_in(Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
             FileSource::InputFiles(extensions) => self.0.files_in(Kind::Input, extensions),
             FileSource::InputFolders => self.0.input_folders(),
+            FileSource::Autoencoders => self.0.autoencoders(),
+            FileSource::DiffusersFolders => self.0.diffusers_folders(),
         }
     }
 }

@@ -139,6 +139,8 @@ impl OptionSource for FolderOptions<'_> {
             FileSource::InputImages => self.0.files_in(comfyd_folders::Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
             FileSource::InputFiles(endings) => self.0.files_in(comfyd_folders::Kind::Input, endings),
             FileSource::InputFolders => self.0.input_folders(),
+            FileSource::Autoencoders => self.0.autoencoders(),
+            FileSource::DiffusersFolders => self.0.diffusers_folders(),
         }
     }
 }
