@@ -1,0 +1,1 @@
+//! CLIP's tokenizer: text to the ids of word pieces.
