@@ -1,0 +1,23 @@
+//! Tells a file's format by its first bytes and hands it to the reader. Knows no format.
+
+use std::path::Path;
+
+use crate::mapped::MappedFile;
+use crate::{Error, Result, StateDict, safetensors};
+
+/// Opens a file of any known format.
+pub(crate) fn open(path: &Path) -> Result<StateDict> {
+    let head = MappedFile::open(path, "weights")?;
+    let start = head.all();
+    if start.len() > 8 && start[8] == b'{' {
+        return safetensors::File::open(path)?.into_state_dict();
+    }
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
+    if matches!(extension.as_str(), "safetensors" | "sft") {
+        return safetensors::File::open(path)?.into_state_dict();
+    }
+    Err(Error::Unknown {
+        path: path.to_owned(),
+        reason: "it is neither safetensors, a PyTorch checkpoint nor GGUF; choose a file of one of these formats".into(),
+    })
+}
