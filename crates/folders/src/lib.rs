@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
-pub use crate::save::{SaveTarget, SavedFile};
+pub use crate::save::{Reserved, SaveTarget, SavedFile};
 
 /// File endings of model files, lower case with the dot.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];

@@ -1,0 +1,13 @@
+//! The nodes of the menu `sampling`.
+
+mod custom;
+mod gits;
+mod ksampler;
+mod schedulers;
+mod sigmas;
+
+use crate::class::Class;
+
+pub(crate) fn families() -> Vec<&'static [Class]> {
+    vec![ksampler::CLASSES, custom::CLASSES, schedulers::CLASSES, sigmas::CLASSES]
+}
