@@ -7,6 +7,7 @@ pub mod prompt;
 pub mod taesd;
 pub mod text_encoding;
 pub mod tiles;
+pub mod timestep;
 pub mod tokenizer;
 pub mod unet;
 pub mod upscale;

@@ -5,6 +5,18 @@ use candle_core::Tensor;
 
 use crate::Result;
 
+mod downscale;
+mod freeu;
+mod guidance;
+mod hypertile;
+mod tome;
+
+pub use self::downscale::Downscale;
+pub use self::freeu::{FreeU, Version as FreeUVersion};
+pub use self::guidance::{AttentionScores, PerturbedAttention};
+pub use self::hypertile::HyperTile;
+pub use self::tome::TokenMerging;
+
 /// One of a UNet's three parts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Part {
@@ -39,8 +51,8 @@ pub struct BlockInfo<'a> {
     pub cond_or_uncond: &'a [usize],
 }
 
-/// What an attention is about to project: each (B, N, channels). `key` and `value` have the same N; they may have another B than `query`
-/// only if a later hook makes them equal.
+/// What an attention is about to project: each (B, N, channels). `key` and `value` have the same N. If a hook gives `query` more batches
+/// than them, they are cut into as many equal parts, in the order in which they lie in memory, as the reference does.
 #[derive(Debug, Clone)]
 pub struct AttentionInputs {
     /// Projected by `to_q`.

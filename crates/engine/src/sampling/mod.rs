@@ -1,29 +1,41 @@
 //! From noise to a latent: what nodes ask for, and the values on links that say how.
 
+mod batch;
+mod blur;
+mod conds;
+mod fourier;
+mod guidance;
+mod inputs;
+mod preview;
+mod run;
+
 use std::sync::Arc;
 
 use candle_core::Tensor;
 use comfyd_node::{Context, Opaque};
+use comfyd_samplers::{ksampler, noise};
 
-use crate::{Conditioning, Engine, Error, Guider, Model, Result};
+pub(crate) use self::conds::Cond;
+pub(crate) use self::guidance::{CfgFunction, PostCfg, PreCfg};
+use crate::array::{is_zero, repeat_to_batch};
+use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
 
 /// `SAMPLER`: a way from noise to a latent.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     pub(crate) sampler: Arc<dyn comfyd_samplers::Sampler>,
-    /// Whether the kept part of an inpainted picture gets noise of its own (ddim).
-    pub(crate) inpaint_random: bool,
 }
 
 impl Sampler {
     /// A sampler with its options, made by `comfyd_samplers`.
     pub fn new(sampler: Arc<dyn comfyd_samplers::Sampler>) -> Self {
-        Self { sampler, inpaint_random: false }
+        Self { sampler }
     }
 
     /// The sampler of a name that KSampler lists, with its defaults.
     pub fn by_name(name: &str) -> Result<Self> {
-        Err(Error::msg(format!("there is no sampler '{name}'; take one of the listed ones")))
+        let sampler = comfyd_samplers::by_name(name);
+        Ok(Self::new(sampler.ok_or_else(|| Error::msg(format!("there is no sampler '{name}'; take one of the listed ones")))?))
     }
 }
 
@@ -49,8 +61,7 @@ impl Sigmas {
 
     /// BasicScheduler: the levels of a scheduler that KSampler lists; with `denoise` below 1 only the last ones of a longer way.
     pub fn of_scheduler(model: &Model, scheduler: &str, steps: usize, denoise: f64) -> Result<Self> {
-        let _ = (model, scheduler, steps, denoise);
-        Err(Error::msg("schedulers are not built yet"))
+        Ok(Self::new(ksampler::basic_sigmas(scheduler, model.options.schedule.as_ref(), steps, denoise)?))
     }
 }
 
@@ -76,8 +87,11 @@ pub enum Noise {
 impl Noise {
     /// The noise for a latent, as torch makes it on the CPU.
     pub fn generate(&self, latent: &LatentInput) -> Result<Tensor> {
-        let _ = latent;
-        Err(Error::msg("noise is not built yet"))
+        let shape = latent.samples.dims();
+        match self {
+            Self::Disabled => Ok(latent.samples.zeros_like()?),
+            Self::Random(seed) => Ok(noise::latent(*seed, shape, latent.batch_index.as_deref())?),
+        }
     }
 
     /// The seed that the sampler gets for noise of its own.
@@ -155,8 +169,16 @@ impl Engine {
         latent: &LatentInput,
         settings: &KSampler,
     ) -> Result<Tensor> {
-        let _ = (cx, model, positive, negative, latent, settings);
-        Err(Error::msg("sampling is not built yet"))
+        let latent = fixed_channels(latent, model.latent_format())?;
+        let schedule = &model.options.schedule;
+        let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
+        let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
+        let Some(sigmas) = part else { return Ok(latent.samples) };
+        let noise = if settings.disable_noise { Noise::Disabled } else { Noise::Random(settings.seed) };
+        let sampler = Sampler::by_name(&settings.sampler)?;
+        let guider = Guider::cfg(model, positive, negative, settings.cfg);
+        let sampled = run::run(self, cx, &guider, &noise.generate(&latent)?, settings.seed, &sampler, &sigmas, &latent)?;
+        Ok(sampled.output)
     }
 
     /// SamplerCustomAdvanced; SamplerCustom with [`Guider::cfg`]. Reports progress and previews at every step.
@@ -169,7 +191,26 @@ impl Engine {
         sigmas: &Sigmas,
         latent: &LatentInput,
     ) -> Result<Sampled> {
-        let _ = (cx, guider, noise, sampler, sigmas, latent);
-        Err(Error::msg("sampling is not built yet"))
+        let latent = fixed_channels(latent, guider.model.latent_format())?;
+        run::run(self, cx, guider, &noise.generate(&latent)?, noise.seed(), sampler, &sigmas.0, &latent)
     }
+}
+
+/// An empty latent gets the channels of the model's latents.
+fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentInput> {
+    let (_, channels, _, _) = latent.samples.dims4().map_err(|_| {
+        Error::msg(format!("a latent of the shape {:?} cannot be sampled; these models take four axes", latent.samples.dims()))
+    })?;
+    let mut latent = latent.clone();
+    if channels == format.channels() {
+        return Ok(latent);
+    }
+    if !is_zero(&latent.samples)? {
+        let wanted = format.channels();
+        return Err(Error::msg(format!(
+            "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
+        )));
+    }
+    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
+    Ok(latent)
 }
