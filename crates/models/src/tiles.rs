@@ -19,7 +19,7 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// A tile whose next one begins further on.
+    /// The tile, if the next one begins further on.
     fn checked(self) -> Result<Self> {
         if self.overlap >= self.x || self.overlap >= self.y {
             let Self { x, y, overlap } = self;
@@ -55,7 +55,11 @@ fn round_half_even(x: f64) -> usize {
 /// Calls of the function that [`tiled_scale`] makes for one image of this size.
 pub fn steps(width: usize, height: usize, tile: Tile) -> usize {
     let along = |length: usize, tile_length: usize| {
-        if length <= tile_length { 1 } else { (length - tile.overlap).div_ceil((tile_length - tile.overlap).max(1)) }
+        if length <= tile_length {
+            1
+        } else {
+            length.saturating_sub(tile.overlap).div_ceil(tile_length.saturating_sub(tile.overlap).max(1))
+        }
     };
     along(width, tile.x) * along(height, tile.y)
 }
@@ -72,7 +76,6 @@ pub fn tiled_scale(
     after: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Tensor> {
     let (batch, _, height, width) = samples.dims4()?;
-    let tile = tile.checked()?;
     let mut images = Vec::with_capacity(batch);
     for b in 0..batch {
         let image = samples.narrow(0, b, 1)?;
@@ -95,6 +98,7 @@ fn blended(
     after: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Tensor> {
     let (_, _, height, width) = image.dims4()?;
+    let tile = tile.checked()?;
     let (out_height, out_width) = (scale.apply(height), scale.apply(width));
     let mut sum = vec![0f32; channels * out_height * out_width];
     let mut weights = vec![0f32; out_height * out_width];
