@@ -84,13 +84,8 @@ pub enum Error {
         source: io::Error,
     },
     /// An adapter that does not fit the weight that it is for.
-    #[error("the adapter for '{name}' does not fit: {reason}; choose a LoRA made for this model")]
-    Adapter {
-        /// The weight.
-        name: String,
-        /// What does not fit.
-        reason: String,
-    },
+    #[error("the adapter does not fit its weight: {0}; choose a LoRA made for this model")]
+    Adapter(String),
     /// The caller asked to stop.
     #[error("the work was interrupted")]
     Interrupted,

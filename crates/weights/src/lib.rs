@@ -3,15 +3,19 @@
 
 pub mod convert;
 pub mod detect;
+pub mod lora;
 pub mod safetensors;
 pub mod synthetic;
 pub mod write;
 
 mod checkpoint;
 mod error;
+mod gguf;
 mod mapped;
 mod open;
+mod pickle;
 mod state_dict;
+mod torch;
 
 pub use crate::checkpoint::{Checkpoint, Unet};
 pub use crate::convert::EncoderKind;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use crate::mapped::MappedFile;
-use crate::{Error, Result, StateDict, safetensors};
+use crate::{Error, Result, StateDict, gguf, safetensors, torch};
 
 /// Opens a file of any known format.
 pub(crate) fn open(path: &Path) -> Result<StateDict> {
@@ -12,9 +12,19 @@ pub(crate) fn open(path: &Path) -> Result<StateDict> {
     if start.len() > 8 && start[8] == b'{' {
         return safetensors::File::open(path)?.into_state_dict();
     }
+    if start.starts_with(gguf::MAGIC) {
+        return gguf::open(path);
+    }
+    if torch::is_torch(start) {
+        return torch::open(path);
+    }
+    let invalid = |format, reason: &str| Err(Error::Invalid { path: path.to_owned(), format, reason: reason.into() });
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
-    if matches!(extension.as_str(), "safetensors" | "sft") {
-        return safetensors::File::open(path)?.into_state_dict();
+    match extension.as_str() {
+        "safetensors" | "sft" => return safetensors::File::open(path)?.into_state_dict(),
+        "gguf" => return invalid("GGUF", "it does not begin as such files do"),
+        "ckpt" | "pt" | "pth" | "bin" => return invalid("PyTorch", "it is neither an archive nor the older sequence of pickles"),
+        _ => {}
     }
     Err(Error::Unknown {
         path: path.to_owned(),
