@@ -3,7 +3,7 @@
 use comfyd_engine::{LatentInput, Tensor, tensor, values as tensor_values};
 use comfyd_imaging::{Image, Latent, Mask};
 use comfyd_node::{Error, Result};
-use ndarray::{Array, ArcArray, Dimension, IxDyn};
+use ndarray::{ArcArray, Array, Dimension, IxDyn};
 
 /// An array of any axes.
 pub(crate) fn of<D: Dimension>(array: &ArcArray<f32, D>) -> Result<Tensor> {

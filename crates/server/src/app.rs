@@ -80,6 +80,10 @@ pub trait Control: Send + Sync {
     fn interrupt(&self, prompt_id: Option<&str>) -> bool;
     /// Frees caches, and models, when the running prompt is done.
     fn free(&self, unload_models: bool, free_memory: bool);
+    /// Bytes that loaded models take on the device.
+    fn models_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Shared by all handlers; clones are cheap.

@@ -148,7 +148,6 @@ fn instruct(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let pixels = centre_cut(&call.image("pixels")?.0, CELL);
     let concat_latent = call.object::<Vae>("vae")?.encode(call.cx, &tensors::of(&pixels)?)?;
     let latent = Latent::new(ArcArray::zeros(IxDyn(concat_latent.dims())));
-    let shown =
-        |conditioning: &Conditioning| Value::object(conditioning.map(|entry| entry.concat_latent = Some(concat_latent.clone())));
+    let shown = |conditioning: &Conditioning| Value::object(conditioning.map(|entry| entry.concat_latent = Some(concat_latent.clone())));
     Ok(NodeOutput::values([shown(&positive), shown(&negative), Value::object(values::Latent(latent))]))
 }

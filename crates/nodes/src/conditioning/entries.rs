@@ -167,8 +167,7 @@ fn set_area(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn set_area_percentage(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let area =
-        Area::Percent { height: call.float("height")?, width: call.float("width")?, y: call.float("y")?, x: call.float("x")? };
+    let area = Area::Percent { height: call.float("height")?, width: call.float("width")?, y: call.float("y")?, x: call.float("x")? };
     with_area(call, area)
 }
 

@@ -43,7 +43,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CLIP")
         },
         lora,
-    ).fingerprint(lora_fingerprint),
+    )
+    .fingerprint(lora_fingerprint),
     Class::new(
         || {
             Schema::new("LoraLoaderModelOnly")
@@ -62,7 +63,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("MODEL")
         },
         lora_model_only,
-    ).fingerprint(lora_fingerprint),
+    )
+    .fingerprint(lora_fingerprint),
     Class::new(
         || {
             Schema::new("ControlNetLoader")
@@ -73,7 +75,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONTROL_NET")
         },
         control_net,
-    ).fingerprint(control_net_fingerprint),
+    )
+    .fingerprint(control_net_fingerprint),
     Class::new(
         || {
             Schema::new("DiffControlNetLoader")
@@ -85,7 +88,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONTROL_NET")
         },
         diff_control_net,
-    ).fingerprint(control_net_fingerprint),
+    )
+    .fingerprint(control_net_fingerprint),
     Class::new(
         || {
             Schema::new("SetUnionControlNetType")

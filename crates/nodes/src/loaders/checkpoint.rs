@@ -199,7 +199,9 @@ fn clip_kind(call: &Call<'_, '_>) -> Result<ClipKind> {
 fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let folders = &call.state.services.folders;
     let vae = match call.text("vae_name")? {
-        "pixel_space" => return Err(Error::msg("pixel_space is for models that paint pixels, which are not supported; choose another VAE")),
+        "pixel_space" => {
+            return Err(Error::msg("pixel_space is for models that paint pixels, which are not supported; choose another VAE"));
+        }
         name if TINY.contains(&name) => {
             let half = |half: &str| {
                 let start = format!("{name}_{half}.");

@@ -108,11 +108,7 @@ fn model(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 /// Writes a file into the output folder. `write` gets a path beside the final one, and the title for the metadata.
-fn save_model(
-    call: &Call<'_, '_>,
-    prefix: &str,
-    write: impl FnOnce(&Path, &str) -> comfyd_engine::Result<()>,
-) -> Result<NodeOutput> {
+fn save_model(call: &Call<'_, '_>, prefix: &str, write: impl FnOnce(&Path, &str) -> comfyd_engine::Result<()>) -> Result<NodeOutput> {
     call.cx.check_cancelled()?;
     let target = call.state.services.folders.save_target(Kind::Output, prefix, 0, 0).map_err(Error::other)?;
     let place = target.reserve("safetensors").map_err(Error::other)?;

@@ -203,16 +203,15 @@ fn custom(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let guider = Guider::cfg(&model, &positive, &negative, call.float("cfg")?);
     let seed = call.int("noise_seed")?;
     let noise = if call.bool("add_noise")? { Noise::Random(seed) } else { Noise::Disabled };
-    sample(call, &guider, noise, seed)
+    sample(call, &guider, noise)
 }
 
 fn custom_advanced(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (guider, noise) = (call.object::<Guider>("guider")?, *call.object::<Noise>("noise")?);
-    sample(call, &guider, noise, noise.seed())
+    sample(call, &guider, noise)
 }
 
-/// `seed` is for the noise that the sampler adds itself.
-fn sample(call: &Call<'_, '_>, guider: &Guider, noise: Noise, seed: u64) -> Result<NodeOutput> {
+fn sample(call: &Call<'_, '_>, guider: &Guider, noise: Noise) -> Result<NodeOutput> {
     let (sampler, sigmas) = (call.object::<Sampler>("sampler")?, call.object::<Sigmas>("sigmas")?);
     let latent = call.latent("latent_image")?;
     let input = tensors::latent(&latent, guider.model().latent_format().channels())?;

@@ -3,11 +3,12 @@
 mod custom;
 mod gits;
 mod ksampler;
+mod samplers;
 mod schedulers;
 mod sigmas;
 
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![ksampler::CLASSES, custom::CLASSES, schedulers::CLASSES, sigmas::CLASSES]
+    vec![ksampler::CLASSES, custom::CLASSES, samplers::CLASSES, schedulers::CLASSES, sigmas::CLASSES]
 }

@@ -1,8 +1,20 @@
 //! Samplers with their options.
 
-use comfyd_node::{Error, FileSource, Input, NodeOutput, Result, Schema};
+use std::sync::Arc;
 
-use crate::class::{Call, Class};
+use comfyd_engine::{Model, Sampler, Tensor};
+use comfyd_imaging::resize;
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_samplers::NAMES as SAMPLERS;
+use comfyd_samplers::sampler::{
+    DpmAdaptive, Dpmpp2mSde, Dpmpp2sAncestral, Dpmpp3mSde, DpmppSde, ErSde, EulerAncestral, EulerAncestralCfgPp, EulerCfgPpAlternative,
+    LcmUpscale, Lms, NoiseScaler, SaSolver, SolverType, Tau,
+};
+use ndarray::IxDyn;
+
+use crate::class::{Call, Class, unknown_choice};
+use crate::resize::Crop;
+use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -338,3 +350,109 @@ pub(crate) const CLASSES: &[Class] = &[
         euler_cfg_pp,
     ),
 ];
+
+fn select(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    Ok(NodeOutput::one(Value::object(Sampler::by_name(call.text("sampler_name")?)?)))
+}
+
+fn euler_ancestral(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(EulerAncestral { eta: call.float("eta")?, s_noise: call.float("s_noise")? })
+}
+
+fn euler_ancestral_cfg_pp(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(EulerAncestralCfgPp { eta: call.float("eta")?, s_noise: call.float("s_noise")? })
+}
+
+fn lms(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(Lms { order: call.count("order", 1)? })
+}
+
+fn dpmpp_3m_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(Dpmpp3mSde { eta: call.float("eta")?, s_noise: call.float("s_noise")? })
+}
+
+fn dpmpp_2m_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let name = call.text("solver_type")?;
+    let solver_type = SolverType::by_name(name).ok_or_else(|| unknown_choice("solver_type", name))?;
+    give(Dpmpp2mSde { eta: call.float("eta")?, s_noise: call.float("s_noise")?, solver_type })
+}
+
+fn dpmpp_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(DpmppSde { eta: call.float("eta")?, s_noise: call.float("s_noise")?, r: call.float("r")? })
+}
+
+fn dpmpp_2s_ancestral(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(Dpmpp2sAncestral { eta: call.float("eta")?, s_noise: call.float("s_noise")? })
+}
+
+fn dpm_adaptive(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    give(DpmAdaptive {
+        order: call.int("order")?,
+        rtol: call.float("rtol")?,
+        atol: call.float("atol")?,
+        h_init: call.float("h_init")?,
+        pcoeff: call.float("pcoeff")?,
+        icoeff: call.float("icoeff")?,
+        dcoeff: call.float("dcoeff")?,
+        accept_safety: call.float("accept_safety")?,
+        eta: call.float("eta")?,
+        s_noise: call.float("s_noise")?,
+    })
+}
+
+fn er_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (mut eta, mut s_noise) = (call.float("eta")?, call.float("s_noise")?);
+    let solver = call.text("solver_type")?;
+    if solver == "ODE" || (solver == "Reverse-time SDE" && eta == 0.0) {
+        (eta, s_noise) = (0.0, 0.0);
+    }
+    let scaler = match solver {
+        "ER-SDE" => NoiseScaler::ErSde,
+        "Reverse-time SDE" | "ODE" => NoiseScaler::ReverseTime { eta },
+        other => return Err(unknown_choice("solver_type", other)),
+    };
+    give(ErSde { s_noise, scaler, max_stage: call.count("max_stage", 1)? })
+}
+
+fn sa_solver(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let schedule = call.object::<Model>("model")?.schedule()?;
+    let tau = Tau {
+        start_sigma: schedule.percent_to_sigma(call.float("sde_start_percent")?),
+        end_sigma: schedule.percent_to_sigma(call.float("sde_end_percent")?),
+        eta: call.float("eta")?,
+    };
+    give(SaSolver {
+        tau: Some(tau),
+        s_noise: call.float("s_noise")?,
+        predictor_order: call.int("predictor_order")?,
+        corrector_order: call.int("corrector_order")?,
+        pece: call.bool("use_pece")?,
+        simple_order_2: call.bool("simple_order_2")?,
+    })
+}
+
+fn lcm_upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let method = call.method("upscale_method")?;
+    let resize = move |x: &Tensor, width: usize, height: usize| {
+        let resized = tensors::to_array::<IxDyn>(x).and_then(|array| {
+            let array = resize::latent(&array, width, height, method, Crop::Disabled).map_err(Error::other)?;
+            tensors::of(&array)
+        });
+        let resized = resized.map_err(|error| comfyd_samplers::Error::msg(error.to_string()))?;
+        Ok(resized.to_device(x.device())?)
+    };
+    let steps = usize::try_from(call.int::<i64>("scale_steps")?).ok();
+    give(LcmUpscale { scale_ratio: call.float("scale_ratio")?, steps, resize: Arc::new(resize) })
+}
+
+fn euler_cfg_pp(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    match call.text("version")? {
+        "regular" => Ok(NodeOutput::one(Value::object(Sampler::by_name("euler_cfg_pp")?))),
+        "alternative" => give(EulerCfgPpAlternative),
+        other => Err(unknown_choice("version", other)),
+    }
+}
+
+fn give(sampler: impl comfyd_samplers::Sampler + 'static) -> Result<NodeOutput> {
+    Ok(NodeOutput::one(Value::object(Sampler::new(Arc::new(sampler)))))
+}
