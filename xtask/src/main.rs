@@ -1,6 +1,7 @@
 //! `cargo xtask`: the project's own checks. Holds the command line; each command lives in its own module.
 
 mod manifests;
+mod parity;
 mod rust;
 mod text;
 mod tidy;
@@ -8,19 +9,36 @@ mod tidy;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "usage: cargo xtask tidy\n\n  tidy   check the rules that the compiler does not: floors, file headers, left-over notes, links";
+const USAGE: &str = "usage: cargo xtask tidy | parity [--sdxl] [--only PREFIX]\n\n  \
+     tidy    check the rules that the compiler does not: floors, file headers, left-over notes, links\n  \
+     parity  run the recorded diffusion cases on a full-size test checkpoint";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy(),
+        ["parity"] => parity(false, ""),
+        ["parity", "--sdxl"] => parity(true, ""),
+        ["parity", "--only", only] => parity(false, only),
+        ["parity", "--sdxl", "--only", only] => parity(true, only),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS
         }
         _ => {
             eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parity(sdxl: bool, only: &str) -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match parity::run(&root, &parity::Parity { sdxl, only }) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("parity: {error}");
             ExitCode::from(2)
         }
     }
