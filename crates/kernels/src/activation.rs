@@ -212,6 +212,7 @@ pub fn add_planes(x: &[f32], y: &[f32], out: &mut [f32]) -> Result<()> {
 }
 
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 pub(crate) fn all_at(level: Level, x: &[f32]) -> [Vec<f32>; 3] {
     let mut out = [(); 3].map(|()| vec![0.0; x.len()]);
     map(level, Silu, x, &mut out[0]).unwrap();

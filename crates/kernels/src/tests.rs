@@ -88,10 +88,10 @@ fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
     let bias = numbers(3, out_channels);
     let mut wanted = Vec::new();
     for b in 0..batch {
-        for o in 0..out_channels {
+        for (o, bias) in bias.iter().enumerate() {
             for y in 0..out_height {
                 for column in 0..out_width {
-                    let mut sum = if with_bias { f64::from(bias[o]) } else { 0.0 };
+                    let mut sum = if with_bias { f64::from(*bias) } else { 0.0 };
                     for i in 0..in_channels {
                         for ky in 0..kernel_height {
                             for kx in 0..kernel_width {

@@ -31,7 +31,7 @@ impl Sampler for DpmFast {
         let mut noise = Stream::new(&x, seed);
         let evaluations = sigmas.len() - 1;
         let n_third = evaluations / 3;
-        let mut orders = vec![3; if evaluations % 3 == 0 { n_third - 1 } else { n_third }];
+        let mut orders = vec![3; if evaluations.is_multiple_of(3) { n_third - 1 } else { n_third }];
         match evaluations % 3 {
             0 => orders.extend([2, 1]),
             rest => orders.push(rest),

@@ -12,12 +12,14 @@ pub(super) fn solve(matrix: Vec<Vec<f32>>, right: Vec<f32>) -> Option<Vec<f32>> 
         }
         matrix.swap(column, pivot);
         right.swap(column, pivot);
-        for row in column + 1..n {
-            let factor = matrix[row][column] / matrix[column][column];
-            for k in column..n {
-                matrix[row][k] -= factor * matrix[column][k];
+        let (above, below) = matrix.split_at_mut(column + 1);
+        let pivot_row = &above[column];
+        for (row, values) in below.iter_mut().enumerate() {
+            let factor = values[column] / pivot_row[column];
+            for (value, pivot) in values[column..].iter_mut().zip(&pivot_row[column..]) {
+                *value -= factor * pivot;
             }
-            right[row] -= factor * right[column];
+            right[column + 1 + row] -= factor * right[column];
         }
     }
     let mut solution = vec![0.0; n];

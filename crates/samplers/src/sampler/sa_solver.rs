@@ -191,7 +191,7 @@ fn exponential_integrals(s: f32, t: f32, n: usize, tau_factor: f64) -> Vec<f32> 
             .map(|q| {
                 let depth = p - q;
                 let size = exp(log_factorial[p] - log_factorial[q] - depth as f32 * log_tau);
-                let sign = if depth % 2 == 0 { 1.0 } else { -1.0 };
+                let sign = if depth.is_multiple_of(2) { 1.0 } else { -1.0 };
                 size * sign * term(q)
             })
             .sum::<f32>()
