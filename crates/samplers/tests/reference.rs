@@ -80,7 +80,8 @@ fn schedules_equal_the_reference() {
         if name == "cascade" {
             assert!(relative(&table, &expected("table")) < 1e-5);
         } else {
-            assert_ulps(name, &table, &expected("table"), if matches!(name, "edm" | "continuous_v" | "cosmos") { 4 } else { 1 });
+            // Continuous tables are exponentials of logarithms up to 8, where one unit is 4.8e-7: eight units of the result, and its own.
+            assert_ulps(name, &table, &expected("table"), if matches!(name, "edm" | "continuous_v" | "cosmos") { 9 } else { 1 });
         }
         let at = expected("at");
         let close = |what: &str, actual: &[f32], tolerance: f64| {
@@ -124,8 +125,8 @@ fn schedulers_equal_the_reference() {
         };
         seen += 1;
         assert_eq!(actual.len(), expected.len(), "{key}: {actual:?} instead of {expected:?}");
-        // Stable Cascade's formula cancels at the lowest noise levels.
-        let tolerance = if key.starts_with("scheduler/cascade/") { 2e-5 } else { 3e-6 };
+        // Stable Cascade subtracts a squared cosine from 1: at its lowest level, 0.02, one unit of the cosine is 7.5e-5 of the level.
+        let tolerance = if key.starts_with("scheduler/cascade/") { 1.5e-4 } else { 3e-6 };
         for (a, e) in actual.iter().zip(&expected) {
             assert!((a - e).abs() <= tolerance * e.abs(), "{key}: {actual:?} instead of {expected:?}");
         }
