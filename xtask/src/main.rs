@@ -2,6 +2,7 @@
 
 mod bench_api;
 mod manifests;
+mod parity;
 mod rust;
 mod text;
 mod tidy;
@@ -11,13 +12,18 @@ use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
-  tidy        check the rules that the compiler does not: floors, file headers, left-over notes, links
-  bench-api   measure the server, beside a ComfyUI if one is given; --help tells how";
+  tidy                               check the rules that the compiler does not: floors, file headers, left-over notes, links
+  parity [--sdxl] [--only PREFIX]    run the recorded diffusion cases on a full-size test checkpoint
+  bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy(),
+        ["parity"] => parity(false, ""),
+        ["parity", "--sdxl"] => parity(true, ""),
+        ["parity", "--only", only] => parity(false, only),
+        ["parity", "--sdxl", "--only", only] => parity(true, only),
         ["bench-api", ..] => match bench_api::run(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &arguments[1..]) {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => {
@@ -31,6 +37,18 @@ fn main() -> ExitCode {
         }
         _ => {
             eprintln!("{USAGE}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn parity(sdxl: bool, only: &str) -> ExitCode {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    match parity::run(&root, &parity::Parity { sdxl, only }) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("parity: {error}");
             ExitCode::from(2)
         }
     }

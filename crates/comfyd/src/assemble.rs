@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
+use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
 use comfyd_executor::{CachePolicy, ExecutorOptions};
 use comfyd_folders::Folders;
 use comfyd_node::Catalog;
 use comfyd_nodes::{Builtin, Limits, Services};
 
-use crate::config::{Cache, Config};
+use crate::config::{self, Cache, Config};
 
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -23,10 +24,33 @@ pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
     Ok(Arc::new(folders))
 }
 
+/// What loads models and runs them.
+pub(crate) fn engine(config: &Config, folders: &Arc<Folders>) -> Result<Engine, Failure> {
+    let (for_embeddings, for_decoders) = (Arc::clone(folders), Arc::clone(folders));
+    Ok(Engine::new(EngineOptions {
+        device: DeviceChoice::Auto,
+        memory_budget_bytes: config.memory_budget_bytes,
+        preview: match config.preview_method {
+            config::PreviewMethod::None => PreviewMethod::None,
+            config::PreviewMethod::Auto => PreviewMethod::Auto,
+            config::PreviewMethod::Latent2Rgb => PreviewMethod::Latent2Rgb,
+            config::PreviewMethod::Taesd => PreviewMethod::Taesd,
+        },
+        preview_size: config.preview_size,
+        embeddings: Arc::new(move |name| for_embeddings.embedding(name)),
+        approximate_vae: Arc::new(move |start| for_decoders.approximate_vae(start)),
+    })?)
+}
+
 /// The node classes.
-pub(crate) fn catalog(config: &Config, folders: &Arc<Folders>) -> Arc<Catalog> {
+pub(crate) fn catalog(config: &Config, folders: &Arc<Folders>, engine: &Engine) -> Arc<Catalog> {
     let mut catalog = Catalog::new();
-    let services = Services { folders: Arc::clone(folders), disable_metadata: config.disable_metadata, limits: Limits::default() };
+    let services = Services {
+        folders: Arc::clone(folders),
+        disable_metadata: config.disable_metadata,
+        limits: Limits::default(),
+        engine: engine.clone(),
+    };
     for class in catalog.add(&Builtin::new(services)) {
         tracing::warn!(class, "a node class was declared twice; the later one is used");
     }

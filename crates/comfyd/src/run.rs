@@ -18,7 +18,8 @@ use crate::config::{Config, SetInput};
 
 pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
-    let catalog = assemble::catalog(config, &folders);
+    let engine = assemble::engine(config, &folders)?;
+    let catalog = assemble::catalog(config, &folders, &engine);
     let name = workflow.display();
     let text = std::fs::read_to_string(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
     let mut graph: Json = serde_json::from_str(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart};
 use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Options, announce_changes, keep_log_line, listen, router};
@@ -21,26 +22,32 @@ const STORE_FILE: &str = "comfyd.db";
 /// A node that has not noticed its interruption by then is left behind.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
-struct Device(Handle);
+struct Device {
+    worker: Handle,
+    engine: Engine,
+}
 
 impl Control for Device {
     fn interrupt(&self, prompt_id: Option<&str>) -> bool {
-        self.0.interrupt(prompt_id)
+        self.worker.interrupt(prompt_id)
     }
 
     fn free(&self, unload_models: bool, free_memory: bool) {
-        self.0.free(unload_models, free_memory);
+        self.worker.free(unload_models, free_memory);
+    }
+
+    fn models_bytes(&self) -> u64 {
+        self.engine.memory().held
     }
 }
 
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     init_log(config.verbosity);
-    if config.memory_budget_bytes.is_some() || config.preview_method != config::PreviewMethod::None {
-        tracing::info!("--memory-budget and --preview-method are for models, which this version does not run");
-    }
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
-    let catalog = assemble::catalog(&config, &folders);
+    let engine = assemble::engine(&config, &folders)?;
+    tracing::info!(device = engine.device_name(), "the engine is ready");
+    let catalog = assemble::catalog(&config, &folders, &engine);
     let store: Arc<dyn JobStore> = Arc::new(open_store(&config)?);
     let tls = tls(&config)?;
     let addresses: Vec<SocketAddr> = config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect();
@@ -82,9 +89,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let hub = Hub::new(options.ws_queue, options.preview_size);
     let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));
-    let worker_options = WorkerOptions { device: "cpu".into(), ..WorkerOptions::default() };
+    let unloaded = engine.clone();
+    let worker_options =
+        WorkerOptions { device: engine.device_name(), on_unload_models: Some(Box::new(move || unloaded.free(true, true))) };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
-    let app = App::new(catalog, Arc::clone(&folders), store, Arc::new(Device(worker.clone())), hub.clone(), options);
+    let app = App::new(catalog, Arc::clone(&folders), store, Arc::new(Device { worker: worker.clone(), engine }), hub.clone(), options);
 
     runtime.block_on(async {
         tokio::spawn(announce_changes(app.clone()));

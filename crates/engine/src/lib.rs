@@ -1,2 +1,42 @@
 //! Devices, residency and memory budget, model loading and patching, conditioning and guidance: where models and samplers meet. Knows no
 //! HTTP and no node class.
+//!
+//! Nodes hold the values of this crate ([`Model`], [`Clip`], [`Vae`], [`Conditioning`], …), which are cheap to clone, and change copies of
+//! them (`model.freeu(…)`). Work is done by the [`Engine`], to which the values' methods lead (`engine.sample(cx, …)`, `vae.decode(…)`).
+//! Arrays cross the border as candle tensors on the CPU, F32: see [`tensor`] and [`values`].
+
+mod array;
+mod clip;
+mod conditioning;
+mod control;
+mod device;
+mod engine;
+mod error;
+mod files;
+mod guider;
+mod latent_format;
+mod lora;
+mod model;
+mod options;
+mod part;
+mod residency;
+mod sampling;
+mod saving;
+mod upscale;
+mod vae;
+
+pub use candle_core::Tensor;
+
+pub use crate::array::{tensor, values};
+pub use crate::clip::{Clip, ClipKind, Tokens};
+pub use crate::conditioning::{Area, CondEntry, Conditioning, SdxlSize};
+pub use crate::control::{Control, ControlNet, ControlSettings};
+pub use crate::engine::{Checkpoint, Engine, Memory};
+pub use crate::error::{Error, Result};
+pub use crate::guider::{DualStyle, Guider};
+pub use crate::latent_format::LatentFormat;
+pub use crate::model::{AttentionScale, Downscale, LatentFunction, Model};
+pub use crate::options::{DeviceChoice, EngineOptions, PreviewMethod};
+pub use crate::sampling::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+pub use crate::upscale::UpscaleModel;
+pub use crate::vae::Vae;

@@ -14,7 +14,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
-pub use crate::save::{SaveTarget, SavedFile};
+pub use crate::save::{Reserved, SaveTarget, SavedFile};
 
 /// File endings of model files, lower case with the dot.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];
@@ -24,6 +24,9 @@ pub const IMAGE_EXTENSIONS: [&str; 19] = [
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".ief", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".svg",
     ".tif", ".tiff", ".webp",
 ];
+
+/// Tiny autoencoders that can be chosen without a file of their own in `vae`.
+const TINY_AUTOENCODERS: [&str; 2] = ["taesd", "taesdxl"];
 
 /// The three folders that clients may name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,6 +206,47 @@ impl Folders {
     pub fn model_path(&self, folder: &str, name: &str) -> Option<PathBuf> {
         let relative = clean_relative(name)?;
         self.find(folder)?.paths.iter().map(|p| p.join(&relative)).find(|p| p.is_file())
+    }
+
+    /// What can be chosen as an autoencoder: the files of `vae`, the tiny autoencoders of which both halves are in `vae_approx`, and
+    /// `pixel_space`, which does nothing.
+    pub fn autoencoders(&self) -> Vec<String> {
+        let mut names = self.model_files("vae").unwrap_or_default();
+        let halves = self.model_files("vae_approx").unwrap_or_default();
+        let has = |half: String| halves.iter().any(|file| file.starts_with(&half));
+        let whole = TINY_AUTOENCODERS.iter().filter(|name| has(format!("{name}_encoder.")) && has(format!("{name}_decoder.")));
+        names.extend(whole.map(|name| (*name).to_owned()));
+        names.push("pixel_space".into());
+        names
+    }
+
+    /// The first file in `vae_approx` whose name begins so, such as `taesd_decoder.`.
+    pub fn approximate_vae(&self, start: &str) -> Option<PathBuf> {
+        let name = self.model_files("vae_approx")?.into_iter().find(|name| name.starts_with(start))?;
+        self.model_path("vae_approx", &name)
+    }
+
+    /// Folders in the layout of the diffusers library: those in `diffusers` that hold a `model_index.json`, relative.
+    pub fn diffusers_folders(&self) -> Vec<String> {
+        let mut names = Vec::new();
+        for path in self.model_paths("diffusers").unwrap_or_default() {
+            names.extend(self.listing(path).files.iter().filter_map(|file| file.strip_suffix("/model_index.json")).map(str::to_owned));
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// The full path of such a folder. `None` if there is none, or the name leads outside.
+    pub fn diffusers_folder(&self, name: &str) -> Option<PathBuf> {
+        let relative = clean_relative(name)?;
+        self.model_paths("diffusers")?.iter().map(|p| p.join(&relative)).find(|p| p.join("model_index.json").is_file())
+    }
+
+    /// The file of a textual-inversion embedding by its name in a prompt, with or without its ending.
+    pub fn embedding(&self, name: &str) -> Option<PathBuf> {
+        let endings = ["", ".safetensors", ".pt", ".bin"];
+        endings.iter().find_map(|ending| self.model_path("embeddings", &format!("{name}{ending}")))
     }
 
     /// Files directly in a client's folder whose ending is one of `extensions` (lower case with the dot; all when empty), sorted.

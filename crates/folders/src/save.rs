@@ -71,6 +71,20 @@ impl SaveTarget {
         }
     }
 
+    /// Takes the next free number for a file that is too large to be held in memory. `ending` comes without dot.
+    pub fn reserve(&self, ending: &str) -> Result<Reserved> {
+        loop {
+            let number = self.next_number();
+            let name = format!("{}_{number:05}_.{ending}", self.prefix);
+            let (path, part) = (self.dir.join(&name), self.dir.join(name + ".part"));
+            match OpenOptions::new().write(true).create_new(true).open(&path) {
+                Ok(_) => return Ok(Reserved { part, path, number, finished: false }),
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                Err(source) => return Err(Error::Write { path, source }),
+            }
+        }
+    }
+
     fn next_number(&self) -> u64 {
         let key = (self.dir.clone(), self.prefix.clone());
         let mut counters = self.counters.lock();
@@ -81,6 +95,44 @@ impl SaveTarget {
         let number = *next;
         *next += 1;
         number
+    }
+}
+
+/// A number that was taken for a file, which is written beside its place first. What is not finished leaves no file.
+#[derive(Debug)]
+pub struct Reserved {
+    path: PathBuf,
+    part: PathBuf,
+    number: u64,
+    finished: bool,
+}
+
+impl Reserved {
+    /// Where to write.
+    pub fn part(&self) -> &Path {
+        &self.part
+    }
+
+    /// The number in the file's name.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// Puts what was written into its place.
+    pub fn finish(mut self) -> Result<()> {
+        fs::rename(&self.part, &self.path).map_err(|source| Error::Write { path: self.path.clone(), source })?;
+        self.finished = true;
+        Ok(())
+    }
+}
+
+impl Drop for Reserved {
+    fn drop(&mut self) {
+        if !self.finished {
+            // Half a file would be worse than none; nothing can be done if it cannot be removed.
+            drop(fs::remove_file(&self.part));
+            drop(fs::remove_file(&self.path));
+        }
     }
 }
 

@@ -35,6 +35,41 @@ fn an_annotation_chooses_the_folder() {
 }
 
 #[test]
+fn autoencoders_need_both_halves() {
+    let (dir, folders) = folders();
+    let models = dir.path().join("models");
+    touch(&models.join("vae/a.safetensors"));
+    touch(&models.join("vae_approx/taesd_decoder.safetensors"));
+    assert_eq!(folders.autoencoders(), ["a.safetensors", "pixel_space"]);
+    touch(&models.join("vae_approx/taesd_encoder.pth"));
+    assert_eq!(folders.autoencoders(), ["a.safetensors", "taesd", "pixel_space"]);
+    assert_eq!(folders.approximate_vae("taesd_encoder.").unwrap(), models.join("vae_approx/taesd_encoder.pth"));
+    assert_eq!(folders.approximate_vae("taesdxl_encoder."), None);
+}
+
+#[test]
+fn diffusers_folders_hold_an_index() {
+    let (dir, folders) = folders();
+    let models = dir.path().join("models/diffusers");
+    touch(&models.join("some/model_index.json"));
+    touch(&models.join("other/unet/config.json"));
+    assert_eq!(folders.diffusers_folders(), ["some"]);
+    assert_eq!(folders.diffusers_folder("some").unwrap(), models.join("some"));
+    assert_eq!(folders.diffusers_folder("other"), None);
+    assert_eq!(folders.diffusers_folder("../../diffusers/other"), None);
+}
+
+#[test]
+fn an_embedding_is_found_without_its_ending() {
+    let (dir, folders) = folders();
+    let file = dir.path().join("models/embeddings/style/ink.safetensors");
+    touch(&file);
+    assert_eq!(folders.embedding("style/ink").unwrap(), file);
+    assert_eq!(folders.embedding("style/ink.safetensors").unwrap(), file);
+    assert_eq!(folders.embedding("ink"), None);
+}
+
+#[test]
 fn model_listings_follow_the_disk() {
     let (dir, folders) = folders();
     assert_eq!(folders.model_files("checkpoints").unwrap(), Vec::<String>::new());

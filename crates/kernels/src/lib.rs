@@ -1,3 +1,26 @@
 //! CPU kernels and torch-compatible random numbers. This crate knows neither models nor nodes.
+//!
+//! The kernels work on slices, use all threads of rayon's pool, and choose AVX-512, AVX2 or plain code at run time. Weights are used in the
+//! type in which they are stored. Every kernel checks the lengths of its slices and returns an [`Error`] if they do not fit.
 
 pub mod random;
+
+mod activation;
+mod attention;
+mod conv;
+mod gemm;
+mod linear;
+mod math;
+mod norm;
+mod scratch;
+mod simd;
+#[cfg(test)]
+mod tests;
+mod weight;
+
+pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
+pub use crate::attention::{Attention, Mask, attention};
+pub use crate::conv::{Conv2d, conv2d};
+pub use crate::linear::linear;
+pub use crate::norm::{GroupNorm, group_norm, layer_norm};
+pub use crate::weight::{Error, Result, Weight};

@@ -1,7 +1,19 @@
 //! Text encoders, denoisers, autoencoders and adapters, one file per architecture. A model knows its weights and its forward pass; it
 //! knows no noise schedule, no sampler and no file.
 
+pub mod clip;
+pub mod controlnet;
 pub mod ops;
+pub mod prompt;
+pub mod t2i_adapter;
+pub mod taesd;
+pub mod text_encoding;
+pub mod tiles;
+pub mod timestep;
+pub mod tokenizer;
+pub mod unet;
+pub mod upscale;
+pub mod vae;
 
 mod error;
 mod vb;

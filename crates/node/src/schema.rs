@@ -13,6 +13,10 @@ pub enum FileSource {
     InputFiles(Vec<String>),
     /// Sub-folders of the input folder.
     InputFolders,
+    /// Autoencoders: the files of the folder `vae`, then the built-in ones that can be used.
+    Autoencoders,
+    /// Folders of models in the layout of the diffusers library.
+    DiffusersFolders,
 }
 
 /// A combo's choices.
@@ -20,9 +24,9 @@ pub enum FileSource {
 pub enum Choices {
     /// Fixed values (texts; the reference also uses numbers and booleans).
     Fixed(Vec<Json>),
-    /// Files, listed when asked. `first` stand before them.
+    /// Files, listed when asked, after the choices that are always there.
     Files {
-        /// Choices that are always there, such as `pixel_space` for a VAE.
+        /// Choices that are always there; a file of the same name is not listed twice.
         extra: Vec<String>,
         /// Where the files are.
         source: FileSource,
@@ -123,6 +127,12 @@ impl Input {
         Self::new(name, InputKind::Combo(Choices::Files { extra: Vec::new(), source }))
     }
 
+    /// A choice among fixed texts and, after them, files.
+    pub fn files_and<S: Into<String>>(name: &str, fixed: impl IntoIterator<Item = S>, source: FileSource) -> Self {
+        let extra = fixed.into_iter().map(Into::into).collect();
+        Self::new(name, InputKind::Combo(Choices::Files { extra, source }))
+    }
+
     /// A choice that the client fetches.
     pub fn remote(name: &str) -> Self {
         Self::new(name, InputKind::Combo(Choices::Remote)).options()
@@ -210,7 +220,7 @@ impl Input {
         match &self.kind {
             InputKind::Combo(Choices::Fixed(choices)) => Some(choices.clone()),
             InputKind::Combo(Choices::Files { extra, source: files }) => {
-                let listed = source.files(files);
+                let listed = source.files(files).into_iter().filter(|file| !extra.contains(file));
                 Some(extra.iter().cloned().chain(listed).map(Json::String).collect())
             }
             InputKind::Combo(Choices::Remote)

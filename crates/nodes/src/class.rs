@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema};
+use comfyd_engine::Engine;
+use comfyd_node::{Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 
 use crate::resize::{Crop, Method};
 use crate::services::State;
@@ -80,6 +81,19 @@ pub(crate) struct Call<'a, 'c> {
 }
 
 impl Call<'_, '_> {
+    /// An object of the engine, such as a model.
+    pub(crate) fn object<T: Opaque>(&self, name: &str) -> Result<Arc<T>> {
+        if matches!(self.inputs.value(name)?, Value::Null) {
+            return Err(Error::msg(format!("input '{name}' is empty: the file it comes from holds none; load one from another file")));
+        }
+        self.inputs.get(name)
+    }
+
+    /// What loads models and runs them.
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.state.services.engine
+    }
+
     /// The pictures of an input: (B, H, W, C), none of the axes empty.
     pub(crate) fn image(&self, name: &str) -> Result<comfyd_imaging::Image> {
         let image = self.inputs.get::<Image>(name)?;

@@ -1,4 +1,4 @@
-//! The built-in nodes: pictures, masks, latents, texts and plain values. This crate knows neither HTTP nor how a graph is ordered.
+//! The built-in nodes: models, conditioning, sampling, pictures, masks, latents, texts and plain values. This crate knows neither HTTP nor how a graph is ordered.
 //!
 //! # Adding a node
 //!
@@ -14,17 +14,22 @@
 //! 5. A new file goes into its folder's list of families (`families`).
 
 mod class;
+mod conditioning;
 mod image;
 mod latent;
+mod loaders;
 mod mask;
+mod model;
 mod preview_3d;
 mod preview_any;
 mod primitive;
 mod python;
 mod resize;
+mod sampling;
 mod saving;
 mod services;
 mod string;
+mod tensors;
 mod values;
 
 use std::sync::Arc;
@@ -62,6 +67,10 @@ impl Provider for Builtin {
 /// All classes, in the order in which clients see them.
 fn families() -> Vec<&'static [Class]> {
     [
+        loaders::families(),
+        conditioning::families(),
+        sampling::families(),
+        model::families(),
         image::families(),
         mask::families(),
         latent::families(),

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use comfyd_engine::Engine;
 use comfyd_folders::{Folders, Kind};
 use comfyd_imaging::decode;
 use comfyd_node::{Error, FileSource, OptionSource, Result};
@@ -30,6 +31,8 @@ pub struct Services {
     pub disable_metadata: bool,
     /// What nodes may use.
     pub limits: Limits,
+    /// Loads models and runs them.
+    pub engine: Engine,
 }
 
 /// Bounds for what one node may allocate.
@@ -60,6 +63,8 @@ impl OptionSource for FileOptions {
             FileSource::InputImages => self.0.files_in(Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
             FileSource::InputFiles(extensions) => self.0.files_in(Kind::Input, extensions),
             FileSource::InputFolders => self.0.input_folders(),
+            FileSource::Autoencoders => self.0.autoencoders(),
+            FileSource::DiffusersFolders => self.0.diffusers_folders(),
         }
     }
 }

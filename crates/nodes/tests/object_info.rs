@@ -35,9 +35,12 @@ fn reference() -> serde_json::Map<String, Json> {
 #[test]
 fn every_class_equals_the_reference() {
     let bench = Bench::new();
-    // The reference was recorded with this one file and this one folder in its input folder.
+    // The reference was recorded with this one file and this one folder in its input folder, and one checkpoint.
     std::fs::write(bench.folders.roots().input.join("example.png"), b"").unwrap();
     std::fs::create_dir(bench.folders.roots().input.join("3d")).unwrap();
+    let checkpoints = bench.folders.model_paths("checkpoints").unwrap()[0].clone();
+    std::fs::create_dir_all(&checkpoints).unwrap();
+    std::fs::write(checkpoints.join("sd15_random.safetensors"), b"").unwrap();
     let reference = reference();
     let mut out = Vec::new();
     for entry in bench.catalog.iter() {

@@ -9,7 +9,8 @@ pub trait Denoiser {
     /// The clean latent that the model expects behind `x (B, C, H, W)` at this noise level.
     fn denoise(&mut self, x: &Tensor, sigma: f32) -> Result<Tensor>;
 
-    /// [`Denoiser::denoise`], and the prediction without the prompt, which the CFG++ samplers step along.
+    /// [`Denoiser::denoise`], and the prediction without the prompt, which the CFG++ samplers step along. They call this at every step, so
+    /// the prediction without the prompt is made even where the guidance would not need it (a scale of 1).
     fn denoise_with_uncond(&mut self, x: &Tensor, sigma: f32) -> Result<(Tensor, Tensor)>;
 
     /// The model's noise levels.
@@ -46,5 +47,11 @@ impl Observer for () {
 pub trait Sampler: Send + Sync + std::fmt::Debug {
     /// From `x` at `sigmas[0]` to the latent at the last sigma. `x` is already scaled to the first noise level. The reference keeps
     /// noise levels in single precision, so they are here. `seed` seeds the noise that the sampler adds itself.
+    /// Fewer than two noise levels leave `x` as it is.
     fn sample(&self, model: &mut dyn Denoiser, x: Tensor, sigmas: &[f32], seed: u64, observer: &mut dyn Observer) -> Result<Tensor>;
+
+    /// Whether masked areas get noise of their own ([`crate::noise::inpaint`]) instead of the latent's initial noise.
+    fn fresh_inpaint_noise(&self) -> bool {
+        false
+    }
 }

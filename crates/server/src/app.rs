@@ -80,6 +80,10 @@ pub trait Control: Send + Sync {
     fn interrupt(&self, prompt_id: Option<&str>) -> bool;
     /// Frees caches, and models, when the running prompt is done.
     fn free(&self, unload_models: bool, free_memory: bool);
+    /// Bytes that loaded models take on the device.
+    fn models_bytes(&self) -> u64 {
+        0
+    }
 }
 
 /// Shared by all handlers; clones are cheap.
@@ -139,6 +143,8 @@ impl OptionSource for FolderOptions<'_> {
             FileSource::InputImages => self.0.files_in(comfyd_folders::Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
             FileSource::InputFiles(endings) => self.0.files_in(comfyd_folders::Kind::Input, endings),
             FileSource::InputFolders => self.0.input_folders(),
+            FileSource::Autoencoders => self.0.autoencoders(),
+            FileSource::DiffusersFolders => self.0.diffusers_folders(),
         }
     }
 }

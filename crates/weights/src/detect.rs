@@ -1,4 +1,13 @@
-//! What kind of model a file holds, told from names and shapes alone.
+//! What kind of model a file holds, told from names and shapes (and, for the meaning of SD2's and SDXL's output, from one small tensor).
+
+mod family;
+mod unet;
+mod vae;
+
+pub use self::family::{Family, Model, Prediction, Variant, detect};
+pub(crate) use self::unet::count;
+pub use self::unet::{unet_config, unet_prefix};
+pub use self::vae::{VaeKind, vae_kind};
 
 /// The shape of a Stable Diffusion UNet (the reference's `unet_config`). Level 0 is the one of the full latent size.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +27,11 @@ pub struct UNetConfig {
     /// Transformer blocks after each residual block of the decoder, in the order of the levels (not of the pass), as the reference
     /// keeps it: taken from the end while the decoder is built.
     pub transformer_depth_output: Vec<usize>,
-    /// Transformer blocks of the middle; `None`: the middle has no transformer.
+    /// Transformer blocks of the middle; `None`: the middle has no transformer and only its first residual block.
     pub transformer_depth_middle: Option<usize>,
-    /// Width of the conditioning.
+    /// Whether there is a middle at all; KOALA-700M has none.
+    pub middle_block: bool,
+    /// Width of the conditioning; 0 if no block looks at it.
     pub context_dim: usize,
     /// Whether transformers project with matrices; else with 1x1 convolutions.
     pub use_linear_in_transformer: bool,

@@ -18,10 +18,12 @@ pub enum Error {
         source: io::Error,
     },
     /// The file is damaged, or none of this format.
-    #[error("{} is not a valid safetensors file: {reason}; download or save it again", path.display())]
+    #[error("{} is not a valid {format} file: {reason}; download or save it again", path.display())]
     Invalid {
         /// The file.
         path: PathBuf,
+        /// The format that it was taken for.
+        format: &'static str,
         /// What is wrong.
         reason: String,
     },
@@ -65,6 +67,28 @@ pub enum Error {
         /// How many the shape asks for.
         expected: usize,
     },
+    /// The file is whole, and no model that is known.
+    #[error("cannot use {}: {reason}", path.display())]
+    Unknown {
+        /// The file.
+        path: PathBuf,
+        /// What was looked for, and what to do.
+        reason: String,
+    },
+    /// The file cannot be written.
+    #[error("cannot write {}: {source}; check the folder's permissions and free space", path.display())]
+    Write {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        source: io::Error,
+    },
+    /// An adapter that does not fit the weight that it is for.
+    #[error("the adapter does not fit its weight: {0}; choose a LoRA made for this model")]
+    Adapter(String),
+    /// The caller asked to stop.
+    #[error("the work was interrupted")]
+    Interrupted,
     /// The tensor library failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),

@@ -1,11 +1,24 @@
 //! Files of weights: safetensors, and what their tensors are: named tensors that are read when asked, the model family that names and
 //! shapes tell. This crate does not know how a model runs.
 
+pub mod convert;
 pub mod detect;
+pub mod lora;
 pub mod safetensors;
+pub mod save;
+pub mod synthetic;
+pub mod write;
 
+mod checkpoint;
 mod error;
+mod gguf;
+mod mapped;
+mod open;
+mod pickle;
 mod state_dict;
+mod torch;
 
+pub use crate::checkpoint::{Checkpoint, Unet};
+pub use crate::convert::EncoderKind;
 pub use crate::error::{Error, Result};
 pub use crate::state_dict::{LazyTensor, Source, StateDict};

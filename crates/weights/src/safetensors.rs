@@ -13,13 +13,17 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value as Json, json};
 
-use crate::{Error, Result};
+use crate::mapped::{MappedFile, Values};
+use crate::{Error, Result, StateDict};
 
 /// The largest header that is read, in bytes; the format's own limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
+/// The format's name in errors.
+const FORMAT: &str = "safetensors";
+
 /// Axes that a tensor may have.
-const MAX_AXES: usize = 16;
+pub(crate) const MAX_AXES: usize = 16;
 
 /// The types of values that a file may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -124,7 +128,7 @@ impl File {
     /// Opens a file and checks its header.
     pub fn open(path: &Path) -> Result<Self> {
         let (disk, header, data_start, data_bytes) = read_header(path)?;
-        let invalid = |reason: String| Error::Invalid { path: path.to_owned(), reason };
+        let invalid = |reason: String| Error::Invalid { path: path.to_owned(), format: FORMAT, reason };
         let entries: Entries = serde_json::from_slice(&header).map_err(|e| invalid(format!("its header cannot be read: {e}")))?;
         let mut metadata = Map::new();
         let mut tensors = IndexMap::new();
@@ -143,6 +147,18 @@ impl File {
     /// The texts under `__metadata__`.
     pub fn metadata(&self) -> &Map<String, Json> {
         &self.metadata
+    }
+
+    /// All tensors of the open file, read when asked through a memory map.
+    pub(crate) fn into_state_dict(self) -> Result<StateDict> {
+        let file = MappedFile::from_disk(&self.path, FORMAT, self.disk)?;
+        let mut dict = StateDict::from_file(&self.path);
+        dict.metadata = self.metadata;
+        for (name, tensor) in self.tensors {
+            let values = Values { dtype: tensor.dtype, shape: tensor.shape, start: self.data_start + tensor.start, strides: None };
+            dict.insert(name, values.lazy(&file));
+        }
+        Ok(dict)
     }
 
     /// All tensors, in the header's order.
@@ -271,7 +287,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
 /// The open file, the header's bytes, where the values begin, and how many bytes they have.
 fn read_header(path: &Path) -> Result<(Disk, Vec<u8>, u64, u64)> {
     let fail = |source| Error::Read { path: path.to_owned(), source };
-    let invalid = |reason: String| Error::Invalid { path: path.to_owned(), reason };
+    let invalid = |reason: String| Error::Invalid { path: path.to_owned(), format: FORMAT, reason };
     let mut disk = Disk::open(path).map_err(fail)?;
     let size = disk.metadata().map_err(fail)?.len();
     if size < 8 {

@@ -1,6 +1,7 @@
 //! Named tensors that are read when asked. What a name means is not known here.
 
 use std::fmt;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -13,6 +14,11 @@ use crate::Result;
 pub trait Source: Send + Sync {
     /// Reads it.
     fn read(&self) -> Result<Tensor>;
+
+    /// A source for some rows (places along the first axis) alone, if they can be read without the others.
+    fn rows(&self, _start: usize, _count: usize) -> Option<Arc<dyn Source>> {
+        None
+    }
 }
 
 /// A tensor whose shape is known and whose values are read when asked.
@@ -49,6 +55,31 @@ impl LazyTensor {
         self.source.read()
     }
 
+    /// Some of its rows, the places along the first axis; `None` if it has not as many.
+    pub fn rows(&self, start: usize, count: usize) -> Option<Self> {
+        let rows = *self.shape.first()?;
+        if start.checked_add(count)? > rows {
+            return None;
+        }
+        let mut shape = self.shape.clone();
+        shape[0] = count;
+        Some(match self.source.rows(start, count) {
+            Some(source) => Self { shape, dtype: self.dtype, source },
+            None => self.map(shape, move |t| t.narrow(0, start, count)?.contiguous()),
+        })
+    }
+
+    /// These tensors one after the other along the first axis. They must agree in everything but their number of rows, and there must be
+    /// one at least; reading fails otherwise.
+    pub fn concat_rows(parts: Vec<Self>) -> Self {
+        let mut shape = parts.first().map(|part| part.shape.clone()).unwrap_or_default();
+        if let Some(rows) = shape.first_mut() {
+            *rows = parts.iter().filter_map(|part| part.shape.first()).sum();
+        }
+        let dtype = parts.first().map_or(DType::F32, |part| part.dtype);
+        Self { shape, dtype, source: Arc::new(Concat(parts)) }
+    }
+
     /// The tensor that `f` makes of this one's values each time it is read; `shape` is the result's.
     pub fn map(&self, shape: Vec<usize>, f: impl Fn(Tensor) -> candle_core::Result<Tensor> + Send + Sync + 'static) -> Self {
         Self { shape, dtype: self.dtype, source: Arc::new(Mapped { inner: Arc::clone(&self.source), f }) }
@@ -75,6 +106,15 @@ impl Source for InMemory {
     }
 }
 
+struct Concat(Vec<LazyTensor>);
+
+impl Source for Concat {
+    fn read(&self) -> Result<Tensor> {
+        let parts = self.0.iter().map(LazyTensor::read).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&parts, 0)?)
+    }
+}
+
 struct Mapped<F> {
     inner: Arc<dyn Source>,
     f: F,
@@ -90,11 +130,44 @@ impl<F: Fn(Tensor) -> candle_core::Result<Tensor> + Send + Sync> Source for Mapp
 #[derive(Debug, Clone, Default)]
 pub struct StateDict {
     tensors: IndexMap<String, LazyTensor>,
+    origin: Option<PathBuf>,
     /// The texts that the file carries beside the tensors.
     pub metadata: Map<String, Json>,
 }
 
 impl StateDict {
+    /// Opens a file of weights: safetensors, a PyTorch checkpoint (`.ckpt`, `.pt`, `.pth`, `.bin`) or GGUF, told by its first bytes. Only
+    /// what describes the tensors is read; their values stay in the file until they are asked for. Nothing in a file is ever executed.
+    pub fn open(path: &Path) -> Result<Self> {
+        crate::open::open(path)
+    }
+
+    /// An empty one that is said to come from this file.
+    pub(crate) fn from_file(path: &Path) -> Self {
+        Self { origin: Some(path.to_owned()), ..Self::default() }
+    }
+
+    /// The file that the tensors come from, for errors; empty if they were made.
+    pub fn origin(&self) -> &Path {
+        self.origin.as_deref().unwrap_or(Path::new(""))
+    }
+
+    /// The same tensors and metadata under another origin.
+    pub fn with_origin(mut self, path: impl Into<PathBuf>) -> Self {
+        self.origin = Some(path.into());
+        self
+    }
+
+    /// An empty one with this one's origin and metadata.
+    pub(crate) fn empty_like(&self) -> Self {
+        Self { tensors: IndexMap::new(), origin: self.origin.clone(), metadata: self.metadata.clone() }
+    }
+
+    /// An error that says that this file is no model that can be used.
+    pub(crate) fn unknown(&self, reason: impl Into<String>) -> crate::Error {
+        crate::Error::Unknown { path: self.origin().to_owned(), reason: reason.into() }
+    }
+
     /// The tensor of that name.
     pub fn get(&self, name: &str) -> Option<&LazyTensor> {
         self.tensors.get(name)
@@ -153,6 +226,6 @@ impl StateDict {
     /// The tensors for which `f` gives a new name, under that name.
     pub fn rename(&self, f: impl Fn(&str) -> Option<String>) -> Self {
         let tensors = self.tensors.iter().filter_map(|(name, tensor)| Some((f(name)?, tensor.clone()))).collect();
-        Self { tensors, metadata: self.metadata.clone() }
+        Self { tensors, ..self.empty_like() }
     }
 }

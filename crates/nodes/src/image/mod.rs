@@ -10,6 +10,7 @@ mod save;
 mod scale;
 mod svg;
 pub(crate) mod transform;
+mod upscale_model;
 
 use crate::class::Class;
 
@@ -25,5 +26,6 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         animation::CLASSES,
         svg::CLASSES,
         dataset::CLASSES,
+        upscale_model::CLASSES,
     ]
 }

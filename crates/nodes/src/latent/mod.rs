@@ -9,6 +9,7 @@ mod files;
 mod operations;
 mod scale;
 mod transform;
+pub(crate) mod vae;
 
 use crate::class::Class;
 pub(crate) use crate::latent::batch::first_int;
@@ -17,6 +18,7 @@ pub(crate) use crate::latent::composite::paste;
 pub(crate) fn families() -> Vec<&'static [Class]> {
     vec![
         empty::CLASSES,
+        vae::CLASSES,
         scale::CLASSES,
         batch::CLASSES,
         transform::CLASSES,

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 
+use comfyd_engine::{DeviceChoice, Engine, EngineOptions};
 use comfyd_folders::{Folders, Kind, Roots};
 use comfyd_node::{CancelToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
 use comfyd_nodes::{Builtin, FileOptions, Limits, Services};
@@ -55,8 +56,10 @@ impl Bench {
     pub fn with(disable_metadata: bool, limits: Limits) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
+        let options = EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::default() };
+        let engine = Engine::new(options).unwrap();
         let mut catalog = Catalog::new();
-        let replaced = catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits }));
+        let replaced = catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine }));
         assert!(replaced.is_empty(), "declared twice: {replaced:?}");
         Self { dir, folders, catalog, hidden: Hidden::default(), reports: Reports::default() }
     }

@@ -58,6 +58,9 @@ async fn stats(State(app): State<App>) -> Json<Value> {
             "vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free, "utilization": cpu_percent,
         }));
     }
+    if let Some(device) = devices.first_mut() {
+        device["models_bytes"] = json!(app.control.models_bytes());
+    }
     Json(json!({
         "system": {
             "os": std::env::consts::OS,

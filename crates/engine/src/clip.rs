@@ -1,0 +1,207 @@
+//! Text encoders on links.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use comfyd_models::Vb;
+use comfyd_models::clip::ClipConfig;
+use comfyd_models::prompt::Embeddings;
+use comfyd_models::text_encoding::{self, ClipOptions, Family, TextEncoder};
+use comfyd_node::{Context, Opaque};
+use comfyd_weights::{EncoderKind, StateDict};
+
+use crate::model::AttentionScale;
+use crate::options::FileLookup;
+use crate::part::Weights;
+use crate::{CondEntry, Conditioning, Engine, Error, Result};
+
+pub use comfyd_models::text_encoding::Tokens;
+
+/// Which text encoders a family has (the `type` of CLIPLoader and DualCLIPLoader).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClipKind {
+    /// CLIP-L or OpenCLIP-H, told from the file (`stable_diffusion`).
+    StableDiffusion,
+    /// CLIP-L and OpenCLIP-bigG (`sdxl`), or bigG alone (the refiner).
+    Sdxl,
+}
+
+/// `CLIP`.
+#[derive(Clone)]
+pub struct Clip {
+    engine: Engine,
+    family: Family,
+    parts: Arc<Vec<(EncoderKind, Weights)>>,
+    layer: Option<i32>,
+}
+
+impl Clip {
+    pub(crate) fn new(engine: &Engine, family: Family, parts: Vec<(EncoderKind, Weights)>) -> Self {
+        Self { engine: engine.clone(), family, parts: Arc::new(parts), layer: None }
+    }
+
+    /// The family that encoders of these kinds make.
+    pub(crate) fn family_of(kinds: &[EncoderKind]) -> Result<Family> {
+        let has = |kind| kinds.contains(&kind);
+        match (has(EncoderKind::ClipL), has(EncoderKind::ClipH), has(EncoderKind::ClipG)) {
+            (true, false, false) => Ok(Family::Sd1),
+            (false, true, false) => Ok(Family::Sd2),
+            (true, false, true) => Ok(Family::Sdxl),
+            (false, false, true) => Ok(Family::SdxlRefiner),
+            _ => Err(Error::msg("these text encoders do not belong together; take CLIP-L, CLIP-H, bigG, or CLIP-L with bigG")),
+        }
+    }
+
+    pub(crate) fn parts(&self) -> Vec<(EncoderKind, Weights)> {
+        self.parts.as_ref().clone()
+    }
+
+    fn encoder(&self) -> Result<Arc<TextEncoder>> {
+        let weights: Vec<&Weights> = self.parts.iter().map(|(_, weights)| weights).collect();
+        self.engine.residency().get(&weights, || {
+            let mut parts = Vec::new();
+            for (kind, weights) in self.parts.iter() {
+                let kind = match kind {
+                    EncoderKind::ClipL => text_encoding::ClipKind::L,
+                    EncoderKind::ClipH => text_encoding::ClipKind::H,
+                    EncoderKind::ClipG => text_encoding::ClipKind::G,
+                };
+                parts.push((kind, ClipConfig::detect(&weights.part.weights)?, Vb::new(Arc::new(weights.clone()))));
+            }
+            Ok(TextEncoder::new(self.family, &parts)?)
+        })
+    }
+
+    fn with_parts(&self, change: impl Fn(EncoderKind, &Weights) -> Result<Weights>) -> Result<Self> {
+        let parts = self.parts.iter().map(|(kind, weights)| Ok((*kind, change(*kind, weights)?)));
+        Ok(Self { parts: Arc::new(parts.collect::<Result<_>>()?), ..self.clone() })
+    }
+
+    fn merged(&self, other: &Self, model_strength: f64, strength: f64) -> Result<Self> {
+        self.with_parts(|kind, weights| {
+            let Some((_, other)) = other.parts.iter().find(|(other, _)| *other == kind) else { return Ok(weights.clone()) };
+            let is_kept = |name: &str| name.ends_with(".position_ids") || name.ends_with(".logit_scale");
+            Ok(weights.merged(other, |name| (!is_kept(name)).then_some((model_strength, strength))))
+        })
+    }
+
+    /// A copy that stops at a layer counted from the end: -1 is the last one (CLIPSetLastLayer).
+    pub fn with_layer(&self, layer: i32) -> Self {
+        Self { layer: Some(layer), ..self.clone() }
+    }
+
+    /// A prompt's tokens.
+    pub fn tokenize(&self, text: &str) -> Result<Tokens> {
+        Ok(text_encoding::tokenize(self.family, text, &Finder(&self.engine.options().embeddings))?)
+    }
+
+    /// CLIPTextEncode.
+    pub fn encode(&self, cx: &Context<'_>, text: &str) -> Result<Conditioning> {
+        self.encode_tokens(cx, &self.tokenize(text)?)
+    }
+
+    /// CLIPTextEncodeSDXL: one text for each encoder. The shorter one is padded to as many windows as the longer one.
+    pub fn encode_pair(&self, cx: &Context<'_>, text_g: &str, text_l: &str) -> Result<Conditioning> {
+        let tokens = match self.family {
+            Family::Sdxl => text_encoding::tokenize_sdxl(text_g, text_l, &Finder(&self.engine.options().embeddings))?,
+            Family::SdxlRefiner => self.tokenize(text_g)?,
+            Family::Sd1 | Family::Sd2 => self.tokenize(text_l)?,
+        };
+        self.encode_tokens(cx, &tokens)
+    }
+
+    /// Encodes tokens.
+    pub fn encode_tokens(&self, cx: &Context<'_>, tokens: &Tokens) -> Result<Conditioning> {
+        for warning in &tokens.warnings {
+            tracing::warn!("{warning}");
+        }
+        let check = crate::engine::cancel_check(cx);
+        let options = ClipOptions { clip_layer: self.layer, ..ClipOptions::default() };
+        let encoded = self.encoder()?.encode(tokens, &options, &check)?;
+        let entry = CondEntry { cross_attn: Some(encoded.cross_attn), pooled: encoded.pooled, ..CondEntry::default() };
+        Ok(Conditioning::new(vec![entry]))
+    }
+
+    /// A copy with a LoRA file's patches for the text encoder at a strength.
+    pub fn with_lora(&self, path: &Path, strength: f64) -> Result<Self> {
+        if strength == 0.0 {
+            return Ok(self.clone());
+        }
+        let patches = crate::lora::clip_patches(&self.engine, path, &self.parts, strength)?;
+        let parts =
+            self.parts.iter().zip(patches).map(|((kind, weights), patches)| {
+                (*kind, if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
+            });
+        Ok(Self { parts: Arc::new(parts.collect()), ..self.clone() })
+    }
+
+    /// CLIPMergeSimple: `ratio` of `self`, the rest of `other`.
+    pub fn merge(&self, other: &Self, ratio: f64) -> Result<Self> {
+        self.merged(other, ratio, 1.0 - ratio)
+    }
+
+    /// CLIPMergeSubtract.
+    pub fn subtract(&self, other: &Self, multiplier: f64) -> Result<Self> {
+        self.merged(other, multiplier, -multiplier)
+    }
+
+    /// CLIPMergeAdd.
+    pub fn add(&self, other: &Self) -> Result<Self> {
+        self.merged(other, 1.0, 1.0)
+    }
+
+    /// CLIPAttentionMultiply.
+    pub fn attention_multiply(&self, scale: AttentionScale) -> Self {
+        let parts = [("q_proj", scale.q), ("k_proj", scale.k), ("v_proj", scale.v), ("out_proj", scale.out)];
+        let factor = |name: &str| {
+            let is = |part: &str| name.ends_with(&format!("self_attn.{part}.weight")) || name.ends_with(&format!("self_attn.{part}.bias"));
+            parts.iter().find(|(part, _)| is(part)).map(|(_, factor)| *factor)
+        };
+        let parts = self.parts.iter().map(|(kind, weights)| (*kind, weights.multiplied(factor))).collect();
+        Self { parts: Arc::new(parts), ..self.clone() }
+    }
+
+    /// The encoders that it has, by the names that CLIPSave puts into file names: `clip_l`, `clip_g`, `clip_h`.
+    pub fn encoders(&self) -> Vec<&'static str> {
+        self.parts.iter().map(|(kind, _)| kind.name()).collect()
+    }
+
+    /// The safetensors file that CLIPSave writes for one of its encoders, with these metadata.
+    pub fn save(&self, encoder: &str, path: &Path, metadata: &[(String, String)]) -> Result<()> {
+        let (_, weights) =
+            self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
+                Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
+            })?;
+        crate::saving::save_part(&weights.for_saving(), path, metadata)
+    }
+}
+
+/// Finds the files of embeddings through the options' callback.
+struct Finder<'a>(&'a FileLookup);
+
+impl Embeddings for Finder<'_> {
+    fn find(&self, name: &str) -> comfyd_models::Result<Option<StateDict>> {
+        Ok((self.0)(name).map(|path| StateDict::open(&path)).transpose()?)
+    }
+}
+
+impl fmt::Debug for Clip {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+impl Opaque for Clip {
+    fn type_name(&self) -> &'static str {
+        "CLIP"
+    }
+
+    fn size_bytes(&self) -> usize {
+        0
+    }
+
+    fn describe(&self) -> String {
+        format!("text encoders ({})", self.encoders().join(", "))
+    }
+}

@@ -1,0 +1,120 @@
+//! The one error type of this crate.
+
+use std::path::PathBuf;
+
+/// This crate's result.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// What can go wrong in the engine.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The prompt was interrupted.
+    #[error("the work was interrupted")]
+    Interrupted,
+    /// Any other reason, as a sentence that says what to do.
+    #[error("{0}")]
+    Message(String),
+    /// A file that cannot be used, and why.
+    #[error("{}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: Box<Error>,
+    },
+    /// A file of weights cannot be read.
+    #[error(transparent)]
+    Weights(comfyd_weights::Error),
+    /// A model failed.
+    #[error(transparent)]
+    Model(comfyd_models::Error),
+    /// A sampler failed.
+    #[error(transparent)]
+    Sampler(comfyd_samplers::Error),
+    /// Resizing failed.
+    #[error(transparent)]
+    Imaging(#[from] comfyd_imaging::Error),
+    /// The tensor library failed.
+    #[error(transparent)]
+    Tensor(#[from] candle_core::Error),
+    /// What a node's own function reports.
+    #[error(transparent)]
+    Node(comfyd_node::Error),
+}
+
+impl Error {
+    /// An error with a sentence of its own.
+    pub fn msg(message: impl Into<String>) -> Self {
+        Self::Message(message.into())
+    }
+
+    /// Names the file that the error is about.
+    pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
+        match self {
+            Self::Interrupted | Self::File { .. } => self,
+            Self::Message(_)
+            | Self::Weights(_)
+            | Self::Model(_)
+            | Self::Sampler(_)
+            | Self::Imaging(_)
+            | Self::Tensor(_)
+            | Self::Node(_) => Self::File { path: path.to_owned(), reason: Box::new(self) },
+        }
+    }
+}
+
+impl From<comfyd_weights::Error> for Error {
+    fn from(error: comfyd_weights::Error) -> Self {
+        Self::Weights(error)
+    }
+}
+
+impl From<comfyd_models::Error> for Error {
+    fn from(error: comfyd_models::Error) -> Self {
+        match error {
+            comfyd_models::Error::Interrupted => Self::Interrupted,
+            error => Self::Model(error),
+        }
+    }
+}
+
+impl From<comfyd_samplers::Error> for Error {
+    fn from(error: comfyd_samplers::Error) -> Self {
+        match error {
+            comfyd_samplers::Error::Interrupted => Self::Interrupted,
+            comfyd_samplers::Error::Denoiser(inner) => match inner.downcast::<Self>() {
+                Ok(error) => *error,
+                Err(inner) => Self::Sampler(comfyd_samplers::Error::Denoiser(inner)),
+            },
+            error => Self::Sampler(error),
+        }
+    }
+}
+
+impl From<comfyd_node::Error> for Error {
+    fn from(error: comfyd_node::Error) -> Self {
+        match error {
+            comfyd_node::Error::Interrupted => Self::Interrupted,
+            error => Self::Node(error),
+        }
+    }
+}
+
+impl From<Error> for comfyd_samplers::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Interrupted => Self::Interrupted,
+            error => Self::Denoiser(Box::new(error)),
+        }
+    }
+}
+
+impl From<Error> for comfyd_node::Error {
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Interrupted => Self::Interrupted,
+            Error::Node(error) => error,
+            error => Self::other(error),
+        }
+    }
+}

@@ -1,0 +1,61 @@
+//! LoRA files as patches of a model's weights. The adapters themselves are `weights`' business.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use comfyd_weights::detect::Model;
+use comfyd_weights::lora::{self, Adapter, KeyMap, Lora};
+use comfyd_weights::{EncoderKind, StateDict};
+
+use crate::part::{Patch, PatchKind, Weights};
+use crate::{Engine, Error, Result};
+
+/// The patches of a denoiser that a file holds.
+pub(crate) fn model_patches(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Vec<(String, Patch)>> {
+    let file = open(engine, path)?;
+    let lora = load(&file, &lora::unet_keys(&weights.part.weights, &info.config), path)?;
+    Ok(lora.adapters.into_iter().map(|(name, adapter)| patch(name, adapter, strength)).collect())
+}
+
+/// The patches of text encoders that a file holds, for each of them.
+pub(crate) fn clip_patches(
+    engine: &Engine,
+    path: &Path,
+    parts: &[(EncoderKind, Weights)],
+    strength: f64,
+) -> Result<Vec<Vec<(String, Patch)>>> {
+    let file = open(engine, path)?;
+    let encoders: Vec<(EncoderKind, StateDict)> = parts.iter().map(|(kind, weights)| (*kind, weights.part.weights.clone())).collect();
+    let lora = load(&file, &lora::clip_keys(&encoders), path)?;
+    let of_encoder = |kind: EncoderKind| {
+        let adapters = lora.adapters.iter().filter_map(|(target, adapter)| {
+            let name = target.strip_prefix(kind.name())?.strip_prefix('.')?;
+            Some(patch(name.to_owned(), adapter.clone(), strength))
+        });
+        adapters.collect()
+    };
+    Ok(parts.iter().map(|(kind, _)| of_encoder(*kind)).collect())
+}
+
+fn open(engine: &Engine, path: &Path) -> Result<StateDict> {
+    engine.files().get("lora", &[path], || Ok(StateDict::open(path)?))
+}
+
+fn load(file: &StateDict, keys: &KeyMap, path: &Path) -> Result<Lora> {
+    let lora = lora::load(file, keys).map_err(|error| Error::from(error).in_file(path))?;
+    tracing::debug!("{}: {} weights change, {} names are not of this model", path.display(), lora.adapters.len(), lora.unused.len());
+    Ok(lora)
+}
+
+fn patch(name: String, adapter: Adapter, strength: f64) -> (String, Patch) {
+    let label = name.clone();
+    // An adapter that does not fit leaves the weight as it is, as in the reference.
+    let apply = move |weight: &candle_core::Tensor, strength: f64| match adapter.apply(weight, strength) {
+        Ok(patched) => Ok(patched),
+        Err(error) => {
+            tracing::warn!("'{label}' is left as it is: {error}");
+            Ok(weight.clone())
+        }
+    };
+    (name, Patch { kind: PatchKind::Adapter(Arc::new(apply)), strength, model_strength: 1.0, slice: None })
+}

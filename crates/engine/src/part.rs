@@ -1,0 +1,247 @@
+//! The weights of one model part (a UNet, a text encoder, …): the file they come from, the tensors that are loaded, and patches of them.
+//! Patched tensors belong to the built model that asked for them; the others are shared by all models of the same part.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use candle_core::{DType, Device, Tensor};
+use comfyd_models::Provider;
+use comfyd_weights::{LazyTensor, StateDict};
+use parking_lot::Mutex;
+
+use crate::{Error, Result};
+
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+
+/// A number that no other part and no other set of patches has.
+fn next_id() -> u64 {
+    NEXT_ID.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A part's file, and what of it is loaded.
+pub(crate) struct Part {
+    pub(crate) weights: StateDict,
+    pub(crate) device: Device,
+    /// Weights of another floating-point type are rounded to this one (text encoders, as in the reference).
+    pub(crate) dtype: Option<DType>,
+    loaded: Mutex<HashMap<String, Tensor>>,
+}
+
+impl Part {
+    pub(crate) fn new(weights: StateDict, device: Device, dtype: Option<DType>) -> Arc<Self> {
+        Arc::new(Self { weights, device, dtype, loaded: Mutex::default() })
+    }
+
+    /// Bytes of the tensors that are loaded.
+    pub(crate) fn loaded_bytes(&self) -> u64 {
+        self.loaded.lock().values().map(bytes_of).sum()
+    }
+
+    /// Bytes of all tensors.
+    pub(crate) fn total_bytes(&self) -> u64 {
+        self.weights.iter().map(|(_, tensor)| tensor.size_bytes()).sum()
+    }
+
+    /// Forgets the loaded tensors. Models that were built of them keep theirs.
+    pub(crate) fn unload(&self) {
+        self.loaded.lock().clear();
+    }
+
+    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
+        if let Some(tensor) = self.loaded.lock().get(name) {
+            return Ok(Some(tensor.clone()));
+        }
+        let Some(lazy) = self.weights.get(name) else { return Ok(None) };
+        let tensor = self.kept(lazy.read()?)?;
+        self.loaded.lock().insert(name.into(), tensor.clone());
+        Ok(Some(tensor))
+    }
+
+    /// In the type and on the device where it stays.
+    fn kept(&self, tensor: Tensor) -> Result<Tensor> {
+        let tensor = match self.dtype {
+            Some(dtype) if is_float(tensor.dtype()) && tensor.dtype() != dtype => tensor.to_dtype(dtype)?,
+            Some(_) | None => tensor,
+        };
+        Ok(tensor.to_device(&self.device)?)
+    }
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+}
+
+fn bytes_of(tensor: &Tensor) -> u64 {
+    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
+}
+
+/// A change of one tensor: `weight * model_strength`, then the patch at its strength.
+#[derive(Clone)]
+pub(crate) struct Patch {
+    pub(crate) kind: PatchKind,
+    pub(crate) strength: f64,
+    pub(crate) model_strength: f64,
+    /// Only these rows or columns: axis, first, count.
+    pub(crate) slice: Option<(usize, usize, usize)>,
+}
+
+/// From the weight (F32, on the CPU) and the strength to the patched weight.
+pub(crate) type Adapt = Arc<dyn Fn(&Tensor, f64) -> Result<Tensor> + Send + Sync>;
+
+/// What is added.
+#[derive(Clone)]
+pub(crate) enum PatchKind {
+    /// Nothing.
+    Nothing,
+    /// The tensor of the same name of other weights.
+    Other(Weights),
+    /// What an adapter makes of it.
+    Adapter(Adapt),
+}
+
+impl Patch {
+    fn apply(&self, name: &str, weight: Tensor) -> Result<Tensor> {
+        if let Some((axis, first, count)) = self.slice {
+            let part = self.apply_to(name, weight.narrow(axis, first, count)?.contiguous()?)?;
+            let length = weight.dim(axis)?;
+            let parts = [weight.narrow(axis, 0, first)?, part, weight.narrow(axis, first + count, length - first - count)?];
+            let parts: Vec<&Tensor> = parts.iter().filter(|part| part.elem_count() > 0).collect();
+            return Ok(Tensor::cat(&parts, axis)?);
+        }
+        self.apply_to(name, weight)
+    }
+
+    fn apply_to(&self, name: &str, weight: Tensor) -> Result<Tensor> {
+        let weight = if self.model_strength == 1.0 { weight } else { (weight * self.model_strength)? };
+        match &self.kind {
+            PatchKind::Nothing => Ok(weight),
+            PatchKind::Adapter(adapter) => adapter(&weight, self.strength),
+            PatchKind::Other(_) if self.strength == 0.0 => Ok(weight),
+            PatchKind::Other(other) => {
+                let Some(tensor) = other.full_precision(name)? else { return Ok(weight) };
+                if tensor.dims() != weight.dims() {
+                    tracing::warn!("'{name}' is not merged: its shapes {:?} and {:?} differ", weight.dims(), tensor.dims());
+                    return Ok(weight);
+                }
+                Ok((weight + (tensor * self.strength)?)?)
+            }
+        }
+    }
+}
+
+/// Weights of a part with patches: a cheap value.
+#[derive(Clone)]
+pub(crate) struct Weights {
+    /// No other weights that differ have it.
+    pub(crate) id: u64,
+    pub(crate) part: Arc<Part>,
+    patches: Arc<HashMap<String, Vec<Patch>>>,
+}
+
+impl Weights {
+    pub(crate) fn new(part: Arc<Part>) -> Self {
+        Self { id: next_id(), part, patches: Arc::default() }
+    }
+
+    /// A copy with more patches, applied after those that are there.
+    pub(crate) fn with_patches(&self, patches: impl IntoIterator<Item = (String, Patch)>) -> Self {
+        let mut all = self.patches.as_ref().clone();
+        for (name, patch) in patches {
+            all.entry(name).or_default().push(patch);
+        }
+        Self { id: next_id(), part: Arc::clone(&self.part), patches: Arc::new(all) }
+    }
+
+    /// A copy where `other` is added to each tensor of the same name, at strengths that `ratio` gives for a name: its own, the other's.
+    pub(crate) fn merged(&self, other: &Self, ratio: impl Fn(&str) -> Option<(f64, f64)>) -> Self {
+        let names = other.part.weights.names().filter(|name| self.part.weights.contains(name));
+        let patches = names.filter_map(|name| {
+            let (model_strength, strength) = ratio(name)?;
+            Some((name.to_owned(), Patch { kind: PatchKind::Other(other.clone()), strength, model_strength, slice: None }))
+        });
+        self.with_patches(patches)
+    }
+
+    /// A copy where tensors are multiplied by what `factor` gives for a name.
+    pub(crate) fn multiplied(&self, factor: impl Fn(&str) -> Option<f64>) -> Self {
+        let patches = self.part.weights.names().filter_map(|name| {
+            let patch = Patch { kind: PatchKind::Nothing, strength: 0.0, model_strength: factor(name)?, slice: None };
+            Some((name.to_owned(), patch))
+        });
+        self.with_patches(patches)
+    }
+
+    /// Bytes of the patched tensors once they are computed (F32), which no other model shares.
+    pub(crate) fn patched_bytes(&self) -> u64 {
+        let size = |name: &String| self.part.weights.get(name).map_or(0, |tensor| tensor.shape().iter().product::<usize>() as u64 * 4);
+        self.patches.keys().map(size).sum()
+    }
+
+    /// The tensor as F32 on the CPU, patches applied.
+    pub(crate) fn full_precision(&self, name: &str) -> Result<Option<Tensor>> {
+        let Some(lazy) = self.part.weights.get(name) else { return Ok(None) };
+        let mut tensor = lazy.read()?;
+        if let Some(dtype) = self.part.dtype.filter(|_| is_float(tensor.dtype())) {
+            tensor = tensor.to_dtype(dtype)?;
+        }
+        let mut tensor = tensor.to_dtype(DType::F32)?;
+        for patch in self.patches.get(name).into_iter().flatten() {
+            tensor = patch.apply(name, tensor)?;
+        }
+        Ok(Some(tensor))
+    }
+
+    /// All tensors for a file, patches applied when they are read.
+    pub(crate) fn for_saving(&self) -> StateDict {
+        let mut dict = StateDict::default();
+        for (name, lazy) in self.part.weights.iter() {
+            if !self.patches.contains_key(name) {
+                dict.insert(name, lazy.clone());
+                continue;
+            }
+            let source = Saved { weights: self.clone(), name: name.to_owned(), dtype: lazy.dtype() };
+            dict.insert(name, LazyTensor::new(lazy.shape().to_vec(), lazy.dtype(), Arc::new(source)));
+        }
+        dict
+    }
+}
+
+struct Saved {
+    weights: Weights,
+    name: String,
+    dtype: DType,
+}
+
+impl comfyd_weights::Source for Saved {
+    fn read(&self) -> comfyd_weights::Result<Tensor> {
+        let tensor = self.weights.full_precision(&self.name).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
+        let tensor = tensor.ok_or_else(|| candle_core::Error::Msg(format!("the tensor '{}' is gone", self.name)))?;
+        Ok(tensor.to_dtype(self.dtype)?)
+    }
+}
+
+impl Provider for Weights {
+    fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
+        let tensor = if self.patches.contains_key(name) {
+            // Patched weights keep full precision, except where the part rounds all of its weights.
+            self.full_precision(name).and_then(|tensor| tensor.map(|tensor| self.part.kept(tensor)).transpose())
+        } else {
+            self.part.tensor(name)
+        };
+        tensor.map_err(|error| match error {
+            Error::Interrupted => comfyd_models::Error::Interrupted,
+            Error::Model(error) => error,
+            Error::Weights(error) => error.into(),
+            Error::Tensor(error) => error.into(),
+            error => comfyd_models::Error::msg(error.to_string()),
+        })
+    }
+}
+
+impl fmt::Debug for Weights {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tensors, {} of them patched", self.part.weights.len(), self.patches.len())
+    }
+}

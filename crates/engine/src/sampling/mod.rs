@@ -1,0 +1,216 @@
+//! From noise to a latent: what nodes ask for, and the values on links that say how.
+
+mod batch;
+mod blur;
+mod conds;
+mod fourier;
+mod guidance;
+mod inputs;
+mod preview;
+mod run;
+
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use comfyd_node::{Context, Opaque};
+use comfyd_samplers::{ksampler, noise};
+
+pub(crate) use self::conds::Cond;
+pub(crate) use self::guidance::{CfgFunction, PostCfg, PreCfg};
+use crate::array::{is_zero, repeat_to_batch};
+use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
+
+/// `SAMPLER`: a way from noise to a latent.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    pub(crate) sampler: Arc<dyn comfyd_samplers::Sampler>,
+}
+
+impl Sampler {
+    /// A sampler with its options, made by `comfyd_samplers`.
+    pub fn new(sampler: Arc<dyn comfyd_samplers::Sampler>) -> Self {
+        Self { sampler }
+    }
+
+    /// The sampler of a name that KSampler lists, with its defaults.
+    pub fn by_name(name: &str) -> Result<Self> {
+        let sampler = comfyd_samplers::by_name(name);
+        Ok(Self::new(sampler.ok_or_else(|| Error::msg(format!("there is no sampler '{name}'; take one of the listed ones")))?))
+    }
+}
+
+impl Opaque for Sampler {
+    fn type_name(&self) -> &'static str {
+        "SAMPLER"
+    }
+
+    fn size_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// `SIGMAS`: noise levels, falling.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sigmas(pub Arc<Vec<f32>>);
+
+impl Sigmas {
+    /// These levels.
+    pub fn new(levels: Vec<f32>) -> Self {
+        Self(Arc::new(levels))
+    }
+
+    /// BasicScheduler: the levels of a scheduler that KSampler lists; with `denoise` below 1 only the last ones of a longer way.
+    pub fn of_scheduler(model: &Model, scheduler: &str, steps: usize, denoise: f64) -> Result<Self> {
+        Ok(Self::new(ksampler::basic_sigmas(scheduler, model.options.schedule.as_ref(), steps, denoise)?))
+    }
+}
+
+impl Opaque for Sigmas {
+    fn type_name(&self) -> &'static str {
+        "SIGMAS"
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.0.len() * 4
+    }
+}
+
+/// `NOISE`: where noise comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Noise {
+    /// None (DisableNoise).
+    Disabled,
+    /// From a seed (RandomNoise).
+    Random(u64),
+}
+
+impl Noise {
+    /// The noise for a latent, as torch makes it on the CPU.
+    pub fn generate(&self, latent: &LatentInput) -> Result<Tensor> {
+        let shape = latent.samples.dims();
+        match self {
+            Self::Disabled => Ok(latent.samples.zeros_like()?),
+            Self::Random(seed) => Ok(noise::latent(*seed, shape, latent.batch_index.as_deref())?),
+        }
+    }
+
+    /// The seed that the sampler gets for noise of its own.
+    pub fn seed(&self) -> u64 {
+        match self {
+            Self::Disabled => 0,
+            Self::Random(seed) => *seed,
+        }
+    }
+}
+
+impl Opaque for Noise {
+    fn type_name(&self) -> &'static str {
+        "NOISE"
+    }
+
+    fn size_bytes(&self) -> usize {
+        0
+    }
+}
+
+/// A latent as nodes hold it: CPU tensors, F32.
+#[derive(Debug, Clone)]
+pub struct LatentInput {
+    /// (B, C, H, W), as on links.
+    pub samples: Tensor,
+    /// Where to sample: 1 renews, 0 keeps; (B, H, W) or (B, 1, H, W), of any resolution.
+    pub noise_mask: Option<Tensor>,
+    /// Which place in the noise sequence each sample takes.
+    pub batch_index: Option<Vec<i64>>,
+}
+
+/// KSampler's and KSamplerAdvanced's settings.
+#[derive(Debug, Clone)]
+pub struct KSampler {
+    /// Seeds the noise.
+    pub seed: u64,
+    /// Steps of the whole way.
+    pub steps: usize,
+    /// Guidance.
+    pub cfg: f64,
+    /// A name that KSampler lists.
+    pub sampler: String,
+    /// A name that KSampler lists.
+    pub scheduler: String,
+    /// How much of the way is gone (0..1); 1 for KSamplerAdvanced.
+    pub denoise: f64,
+    /// Starts from the latent as it is (KSamplerAdvanced, `add_noise` disabled).
+    pub disable_noise: bool,
+    /// The first step.
+    pub start_step: Option<usize>,
+    /// The step before which to stop.
+    pub last_step: Option<usize>,
+    /// Ends without noise where it stops early (KSamplerAdvanced, `return_with_leftover_noise` disabled).
+    pub force_full_denoise: bool,
+}
+
+/// What sampling gives.
+#[derive(Debug, Clone)]
+pub struct Sampled {
+    /// The latent (B, C, H, W), as on links.
+    pub output: Tensor,
+    /// The clean latent expected at the last step; the output where there was no step.
+    pub denoised: Tensor,
+}
+
+impl Engine {
+    /// KSampler and KSamplerAdvanced. Reports progress and previews at every step.
+    pub fn ksampler(
+        &self,
+        cx: &Context<'_>,
+        model: &Model,
+        positive: &Conditioning,
+        negative: &Conditioning,
+        latent: &LatentInput,
+        settings: &KSampler,
+    ) -> Result<Tensor> {
+        let latent = fixed_channels(latent, model.latent_format())?;
+        let schedule = &model.options.schedule;
+        let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
+        let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
+        let Some(sigmas) = part else { return Ok(latent.samples) };
+        let noise = if settings.disable_noise { Noise::Disabled } else { Noise::Random(settings.seed) };
+        let sampler = Sampler::by_name(&settings.sampler)?;
+        let guider = Guider::cfg(model, positive, negative, settings.cfg);
+        let sampled = run::run(self, cx, &guider, &noise.generate(&latent)?, settings.seed, &sampler, &sigmas, &latent)?;
+        Ok(sampled.output)
+    }
+
+    /// SamplerCustomAdvanced; SamplerCustom with [`Guider::cfg`]. Reports progress and previews at every step.
+    pub fn sample(
+        &self,
+        cx: &Context<'_>,
+        guider: &Guider,
+        noise: Noise,
+        sampler: &Sampler,
+        sigmas: &Sigmas,
+        latent: &LatentInput,
+    ) -> Result<Sampled> {
+        let latent = fixed_channels(latent, guider.model.latent_format())?;
+        run::run(self, cx, guider, &noise.generate(&latent)?, noise.seed(), sampler, &sigmas.0, &latent)
+    }
+}
+
+/// An empty latent gets the channels of the model's latents.
+fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentInput> {
+    let (_, channels, _, _) = latent.samples.dims4().map_err(|_| {
+        Error::msg(format!("a latent of the shape {:?} cannot be sampled; these models take four axes", latent.samples.dims()))
+    })?;
+    let mut latent = latent.clone();
+    if channels == format.channels() {
+        return Ok(latent);
+    }
+    if !is_zero(&latent.samples)? {
+        let wanted = format.channels();
+        return Err(Error::msg(format!(
+            "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
+        )));
+    }
+    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
+    Ok(latent)
+}

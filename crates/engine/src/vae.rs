@@ -1,0 +1,151 @@
+//! Autoencoders on links: between pictures and latents, in tiles where memory is short.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+
+use candle_core::Tensor;
+use comfyd_models::Vb;
+use comfyd_models::tiles::Tile;
+use comfyd_models::vae::{self, DECODE_TILE, ENCODE_TILE, VaeConfig};
+use comfyd_node::{Context, Opaque};
+
+use crate::engine::{cancel_check, tile_progress};
+use crate::part::{Part, Weights};
+use crate::{Engine, Error, Result};
+
+/// `VAE`.
+#[derive(Clone)]
+pub struct Vae {
+    engine: Engine,
+    config: Arc<VaeConfig>,
+    weights: Weights,
+}
+
+impl Vae {
+    pub(crate) fn new(engine: &Engine, weights: comfyd_weights::StateDict) -> Result<Self> {
+        let config = Arc::new(VaeConfig::detect(&weights)?);
+        let weights = Weights::new(Part::new(weights, engine.device().clone(), None));
+        Ok(Self { engine: engine.clone(), config, weights })
+    }
+
+    pub(crate) fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    fn model(&self) -> Result<Arc<vae::Vae>> {
+        self.engine.residency().get(&[&self.weights], || Ok(vae::Vae::new(&self.config, &Vb::new(Arc::new(self.weights.clone())))?))
+    }
+
+    /// Pixels per cell of the latent, on each side.
+    pub fn compression(&self) -> usize {
+        8
+    }
+
+    /// `latent (B, 4, H, W)` as on links to pictures `(B, 8H, 8W, 3)`, values 0..1.
+    pub fn decode(&self, cx: &Context<'_>, latent: &Tensor) -> Result<Tensor> {
+        let (batch, _, h, w) = latent.dims4().map_err(|_| wrong_latent(latent))?;
+        let model = self.model()?;
+        let free = self.engine.memory().free;
+        let bytes = model.decode_memory_bytes(h, w);
+        if bytes > free {
+            tracing::warn!("decoding in one piece would take {bytes} bytes of {free} that are free; decoding in tiles");
+            return self.decode_in(cx, latent, DECODE_TILE);
+        }
+        let pixels =
+            (0..batch).map(|i| Ok(model.decode(&self.here(&latent.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
+        to_pictures(&Tensor::cat(&pixels, 0)?)
+    }
+
+    /// [`Vae::decode`] in tiles of `tile` cells of the latent that overlap by `overlap` cells. Reports progress per tile.
+    pub fn decode_tiled(&self, cx: &Context<'_>, latent: &Tensor, tile: usize, overlap: usize) -> Result<Tensor> {
+        latent.dims4().map_err(|_| wrong_latent(latent))?;
+        self.decode_in(cx, latent, checked(tile, overlap)?)
+    }
+
+    fn decode_in(&self, cx: &Context<'_>, latent: &Tensor, tile: Tile) -> Result<Tensor> {
+        let pixels = self.model()?.decode_tiled(&self.here(latent)?, tile, &cancel_check(cx), &mut tile_progress(cx))?;
+        to_pictures(&pixels)
+    }
+
+    /// Pictures `(B, H, W, >= 3)` to latents `(B, 4, H / 8, W / 8)` as on links. Sides are cut to multiples of 8.
+    pub fn encode(&self, cx: &Context<'_>, pixels: &Tensor) -> Result<Tensor> {
+        let pixels = from_pictures(pixels)?;
+        let (batch, _, h, w) = pixels.dims4()?;
+        let model = self.model()?;
+        let free = self.engine.memory().free;
+        let bytes = model.encode_memory_bytes(h, w);
+        if bytes > free {
+            tracing::warn!("encoding in one piece would take {bytes} bytes of {free} that are free; encoding in tiles");
+            return self.encode_in(cx, &pixels, ENCODE_TILE);
+        }
+        let latents =
+            (0..batch).map(|i| Ok(model.encode(&self.here(&pixels.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
+        Ok(Tensor::cat(&latents, 0)?)
+    }
+
+    /// [`Vae::encode`] in tiles of `tile` pixels that overlap by `overlap` pixels. Reports progress per tile.
+    pub fn encode_tiled(&self, cx: &Context<'_>, pixels: &Tensor, tile: usize, overlap: usize) -> Result<Tensor> {
+        self.encode_in(cx, &from_pictures(pixels)?, checked(tile, overlap)?)
+    }
+
+    fn encode_in(&self, cx: &Context<'_>, pixels: &Tensor, tile: Tile) -> Result<Tensor> {
+        Ok(self.model()?.encode_tiled(&self.here(pixels)?, tile, &cancel_check(cx), &mut tile_progress(cx))?)
+    }
+
+    fn here(&self, tensor: &Tensor) -> Result<Tensor> {
+        Ok(tensor.contiguous()?.to_device(self.engine.device())?)
+    }
+
+    /// The safetensors file that VAESave writes, with these metadata.
+    pub fn save(&self, path: &Path, metadata: &[(String, String)]) -> Result<()> {
+        crate::saving::save_part(&self.weights.for_saving(), path, metadata)
+    }
+}
+
+fn wrong_latent(latent: &Tensor) -> Error {
+    Error::msg(format!("a latent of the shape {:?} cannot be decoded; the autoencoder takes four axes", latent.dims()))
+}
+
+fn checked(tile: usize, overlap: usize) -> Result<Tile> {
+    if tile < 2 || overlap >= tile / 2 * 2 {
+        return Err(Error::msg(format!(
+            "tiles of {tile} with an overlap of {overlap} cannot be used; choose larger tiles or less overlap"
+        )));
+    }
+    Ok(Tile { x: tile, y: tile, overlap })
+}
+
+/// `(B, 3, H, W)` to `(B, H, W, 3)`.
+fn to_pictures(pixels: &Tensor) -> Result<Tensor> {
+    Ok(pixels.permute((0, 2, 3, 1))?.contiguous()?)
+}
+
+/// `(B, H, W, >= 3)` to `(B, 3, H, W)`.
+fn from_pictures(pixels: &Tensor) -> Result<Tensor> {
+    let channels = pixels.dims4().map_or(0, |(_, _, _, channels)| channels);
+    if channels < 3 {
+        return Err(Error::msg(format!("pictures of the shape {:?} cannot be encoded; they need three colours", pixels.dims())));
+    }
+    Ok(pixels.narrow(3, 0, 3)?.permute((0, 3, 1, 2))?.contiguous()?)
+}
+
+impl fmt::Debug for Vae {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+impl Opaque for Vae {
+    fn type_name(&self) -> &'static str {
+        "VAE"
+    }
+
+    fn size_bytes(&self) -> usize {
+        0
+    }
+
+    fn describe(&self) -> String {
+        "an autoencoder".into()
+    }
+}

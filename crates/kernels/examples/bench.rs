@@ -1,0 +1,124 @@
+//! Times every kernel at the sizes of Stable Diffusion: `cargo run --release -p comfyd-kernels --example bench -- [NAME [REPEATS]]` runs
+//! those whose name contains NAME and prints the least time of each. `RAYON_NUM_THREADS` sets the threads.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::time::Instant;
+
+use comfyd_kernels::{Attention, Conv2d, GroupNorm, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear};
+use half::f16;
+
+struct Bench {
+    only: String,
+    repeats: usize,
+}
+
+impl Bench {
+    fn time(&self, name: &str, operations: usize, mut work: impl FnMut()) {
+        if !name.contains(&self.only) {
+            return;
+        }
+        work();
+        let mut least = f64::INFINITY;
+        for _ in 0..self.repeats {
+            let start = Instant::now();
+            work();
+            least = least.min(start.elapsed().as_secs_f64());
+        }
+        println!("{name}\t{:.2} ms\t{:.1} GFLOP/s", 1e3 * least, operations as f64 / least / 1e9);
+    }
+}
+
+fn numbers(len: usize) -> Vec<f32> {
+    let mut state = 88_172_645_463_325_252u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+fn main() {
+    let mut args = std::env::args().skip(1);
+    let only = args.next().unwrap_or_default();
+    let repeats = args.next().map_or(5, |repeats| repeats.parse().expect("REPEATS is a number"));
+    let bench = Bench { only, repeats };
+    products(&bench);
+    convolutions(&bench);
+    attentions(&bench);
+    elementwise(&bench);
+}
+
+fn products(bench: &Bench) {
+    for (rows, depth, columns) in [(4096, 1280, 1280), (4096, 320, 2560), (64, 1280, 1280), (154, 768, 3072), (2, 320, 1280)] {
+        let (x, w, bias) = (numbers(rows * depth), numbers(columns * depth), numbers(columns));
+        let halves: Vec<f16> = w.iter().map(|&x| f16::from_f32(x)).collect();
+        let mut out = vec![0.0; rows * columns];
+        for (kind, weight) in [("f32", Weight::F32(&w)), ("f16", Weight::F16(&halves))] {
+            bench.time(&format!("linear {rows}x{depth}x{columns} {kind}"), 2 * rows * depth * columns, || {
+                linear(&x, weight, Some(&bias), rows, depth, columns, &mut out).unwrap();
+            });
+        }
+    }
+}
+
+fn convolutions(bench: &Bench) {
+    for (channels, size) in [(320, 64), (640, 32), (1280, 16), (1280, 8), (128, 256), (512, 64)] {
+        let (batch, pixels) = (2, size * size);
+        let (x, w, bias) = (numbers(batch * channels * pixels), numbers(channels * channels * 9), numbers(channels));
+        let halves: Vec<f16> = w.iter().map(|&x| f16::from_f32(x)).collect();
+        let mut out = vec![0.0; x.len()];
+        let sizes = Conv2d {
+            batch,
+            in_channels: channels,
+            out_channels: channels,
+            height: size,
+            width: size,
+            kernel_height: 3,
+            kernel_width: 3,
+            stride: 1,
+            padding: 1,
+        };
+        for (kind, weight) in [("f32", Weight::F32(&w)), ("f16", Weight::F16(&halves))] {
+            bench.time(&format!("conv 3x3 {channels} {size}x{size} {kind}"), 2 * batch * channels * channels * 9 * pixels, || {
+                conv2d(&x, weight, Some(&bias), &sizes, &mut out).unwrap();
+            });
+        }
+    }
+}
+
+fn attentions(bench: &Bench) {
+    for (queries, keys, heads, head_dim) in [
+        (4096, 4096, 8, 40),
+        (4096, 4096, 10, 64),
+        (1024, 1024, 8, 80),
+        (1024, 1024, 20, 64),
+        (256, 256, 8, 160),
+        (256, 256, 20, 64),
+        (4096, 77, 8, 40),
+        (4096, 77, 10, 64),
+        (1024, 77, 20, 64),
+    ] {
+        let batch = 2;
+        let inner = heads * head_dim;
+        let (q, k, v) = (numbers(batch * queries * inner), numbers(batch * keys * inner), numbers(batch * keys * inner));
+        let mut out = vec![0.0; q.len()];
+        let sizes = Attention { batch, heads, head_dim, queries, keys };
+        bench.time(&format!("attention {queries}x{keys} h{heads} d{head_dim}"), 4 * batch * queries * keys * inner, || {
+            attention(&q, &k, &v, &sizes, None, &mut out).unwrap();
+        });
+    }
+}
+
+fn elementwise(bench: &Bench) {
+    let x = numbers(2 * 320 * 64 * 64);
+    let (weight, bias) = (numbers(320), numbers(320));
+    let mut out = vec![0.0; x.len()];
+    let sizes = GroupNorm { batch: 2, channels: 320, pixels: 64 * 64, groups: 32, eps: 1e-5, silu: true };
+    bench.time("group_norm_silu 2x320x64x64", 0, || group_norm(&x, &weight, &bias, &sizes, &mut out).unwrap());
+    bench.time("layer_norm 2x4096x320", 0, || layer_norm(&x, Some(&weight), Some(&bias), 320, 1e-5, &mut out).unwrap());
+    let x = numbers(2 * 4096 * 2560);
+    let mut out = vec![0.0; x.len() / 2];
+    bench.time("geglu 2x4096x2560", 0, || geglu(&x, 1280, &mut out).unwrap());
+}

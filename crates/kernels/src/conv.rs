@@ -1,0 +1,198 @@
+//! Two-dimensional convolution as a matrix product whose right factor, the unfolded image, is made panel by panel (implicit im2col).
+
+use crate::gemm::{Bias, Gemm, Panels, Shared};
+use crate::simd::{Element, Level, Simd};
+use crate::weight::{Error, Result, Weight, check_len, product};
+
+/// The sizes of a convolution. The kernel has the same stride and the same zero padding on both axes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conv2d {
+    /// Images.
+    pub batch: usize,
+    /// Channels of the input.
+    pub in_channels: usize,
+    /// Channels of the output.
+    pub out_channels: usize,
+    /// Height of the input in pixels.
+    pub height: usize,
+    /// Width of the input in pixels.
+    pub width: usize,
+    /// Height of the kernel.
+    pub kernel_height: usize,
+    /// Width of the kernel.
+    pub kernel_width: usize,
+    /// Pixels from one output to the next.
+    pub stride: usize,
+    /// Rows and columns of zeros on every side.
+    pub padding: usize,
+}
+
+impl Conv2d {
+    /// Height and width of the output, or an error if the kernel does not fit.
+    pub fn output_size(&self) -> Result<(usize, usize)> {
+        let along = |size: usize, kernel: usize| {
+            let padded = size.checked_add(self.padding.checked_mul(2)?)?;
+            if kernel == 0 || self.stride == 0 { None } else { Some(padded.checked_sub(kernel)? / self.stride + 1) }
+        };
+        match (along(self.height, self.kernel_height), along(self.width, self.kernel_width)) {
+            (Some(height), Some(width)) => Ok((height, width)),
+            _ => Err(Error(format!("the kernel does not fit the padded image: {self:?}"))),
+        }
+    }
+}
+
+/// `x (batch, in, height, width)` with `weight (out, in, kernel_height, kernel_width)` and `bias (out)` to
+/// `out (batch, out, height', width')`.
+pub fn conv2d(x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+    conv2d_at(Level::best(), x, weight, bias, sizes, out)
+}
+
+pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+    let (out_height, out_width) = sizes.output_size()?;
+    check_len("the input", x.len(), &[sizes.batch, sizes.in_channels, sizes.height, sizes.width])?;
+    check_len("the weight", weight.len(), &[sizes.out_channels, sizes.in_channels, sizes.kernel_height, sizes.kernel_width])?;
+    check_len("the output", out.len(), &[sizes.batch, sizes.out_channels, out_height, out_width])?;
+    if let Some(bias) = bias {
+        check_len("the bias", bias.len(), &[sizes.out_channels])?;
+    }
+    product("the padded image", &[sizes.height + 2 * sizes.padding, sizes.width + 2 * sizes.padding, 4])?;
+    match weight {
+        Weight::F32(w) => typed(level, x, w, bias, sizes, out),
+        Weight::F16(w) => typed(level, x, w, bias, sizes, out),
+        Weight::BF16(w) => typed(level, x, w, bias, sizes, out),
+    }
+    Ok(())
+}
+
+fn typed<E: Element>(level: Level, x: &[f32], weight: &[E], bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) {
+    // Checked by the caller.
+    let Ok((out_height, out_width)) = sizes.output_size() else { return };
+    let unfolded = Unfolded { x, sizes: *sizes, out_width, pixels: out_height * out_width };
+    let gemm = Gemm {
+        a: weight,
+        rows: sizes.out_channels,
+        depth: sizes.in_channels * sizes.kernel_height * sizes.kernel_width,
+        b: &unfolded,
+        c: Shared(out.as_mut_ptr()),
+        ldc: unfolded.pixels,
+        bias: bias.map_or(Bias::None, Bias::Rows),
+    };
+    // SAFETY: the lengths were checked against the sizes.
+    unsafe { gemm.run(level) };
+}
+
+/// The unfolded image: a column for every output pixel, a row for every element of the kernel. A panel never spans two images.
+struct Unfolded<'a> {
+    x: &'a [f32],
+    sizes: Conv2d,
+    out_width: usize,
+    pixels: usize,
+}
+
+impl Panels for Unfolded<'_> {
+    fn count(&self, width: usize) -> usize {
+        self.sizes.batch * self.pixels.div_ceil(width)
+    }
+
+    #[inline(always)]
+    fn place(&self, panel: usize, width: usize) -> (usize, usize) {
+        let per_image = self.pixels.div_ceil(width);
+        let (image, pixel) = (panel / per_image, panel % per_image * width);
+        (image * self.sizes.out_channels * self.pixels + pixel, width.min(self.pixels - pixel))
+    }
+
+    #[inline(always)]
+    unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32) {
+        let Conv2d { in_channels, height, width: in_width, kernel_height, kernel_width, stride, padding, .. } = self.sizes;
+        let width = 2 * S::LANES;
+        let per_image = self.pixels.div_ceil(width);
+        let (image, pixel) = (panel / per_image, panel % per_image * width);
+        let pixels = width.min(self.pixels - pixel);
+        let plane = height * in_width;
+        // SAFETY: everything read lies inside image `image` of `x`, as the limits computed below show; `dst` holds `kc` rows of a panel.
+        unsafe {
+            let x = self.x.as_ptr().add(image * in_channels * plane);
+            if kernel_height * kernel_width == 1 && stride == 1 && padding == 0 {
+                for k in 0..kc {
+                    copy_run::<S>(x.add((k0 + k) * plane + pixel), pixels, width, dst.add(k * width));
+                }
+                return;
+            }
+            let kernel = kernel_height * kernel_width;
+            // The panel's pixels, row by row of the output image.
+            let mut start = 0;
+            while start < pixels {
+                let (y, first_x) = ((pixel + start) / self.out_width, (pixel + start) % self.out_width);
+                let len = (self.out_width - first_x).min(pixels - start);
+                let (mut channel, mut ky, mut kx) = (k0 / kernel, k0 % kernel / kernel_width, k0 % kernel_width);
+                for k in 0..kc {
+                    let dst = dst.add(k * width + start);
+                    // Coordinates in the padded image, which begins `padding` before the image.
+                    let (row, column) = (y * stride + ky, first_x * stride + kx);
+                    if row < padding || row >= height + padding {
+                        fill_zero(dst, len);
+                    } else {
+                        let src = x.add(channel * plane + (row - padding) * in_width);
+                        // Pixels `low..high` of the run lie inside the image.
+                        let low = padding.saturating_sub(column).div_ceil(stride).min(len);
+                        let high = (in_width + padding).saturating_sub(column).div_ceil(stride).clamp(low, len);
+                        if low == 0 && high == width && stride == 1 {
+                            let src = src.add(column - padding);
+                            S::store(dst, S::load(src));
+                            S::store(dst.add(S::LANES), S::load(src.add(S::LANES)));
+                        } else {
+                            fill_zero(dst, low);
+                            for i in low..high {
+                                *dst.add(i) = *src.add(column + i * stride - padding);
+                            }
+                            fill_zero(dst.add(high), len - high);
+                        }
+                    }
+                    kx += 1;
+                    if kx == kernel_width {
+                        (kx, ky) = (0, ky + 1);
+                        if ky == kernel_height {
+                            (ky, channel) = (0, channel + 1);
+                        }
+                    }
+                }
+                start += len;
+            }
+            if pixels < width {
+                for k in 0..kc {
+                    fill_zero(dst.add(k * width + pixels), width - pixels);
+                }
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `dst` is valid for `len` numbers.
+#[inline(always)]
+unsafe fn fill_zero(dst: *mut f32, len: usize) {
+    for i in 0..len {
+        // SAFETY: the caller's.
+        unsafe { *dst.add(i) = 0.0 };
+    }
+}
+
+/// Copies up to two vectors and fills the rest with zeros.
+///
+/// # Safety
+/// `src` is valid for `len` numbers, `dst` for `width`, which is two vectors.
+#[inline(always)]
+unsafe fn copy_run<S: Simd>(src: *const f32, len: usize, width: usize, dst: *mut f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        if len == width {
+            S::store(dst, S::load(src));
+            S::store(dst.add(S::LANES), S::load(src.add(S::LANES)));
+        } else {
+            for i in 0..len {
+                *dst.add(i) = *src.add(i);
+            }
+            fill_zero(dst.add(len), width - len);
+        }
+    }
+}

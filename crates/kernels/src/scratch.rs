@@ -1,0 +1,51 @@
+//! Working memory that threads keep between calls, so that a kernel does not ask the system for fresh pages each time.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// What a thread keeps at most: 16 MiB.
+const KEPT_MAX_LEN: usize = 4 << 20;
+
+thread_local! {
+    static KEPT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer with whatever numbers its last user left; goes back to the thread when dropped.
+pub(crate) struct Scratch {
+    buffer: Vec<f32>,
+    len: usize,
+}
+
+impl Scratch {
+    /// A buffer of `len` numbers.
+    pub(crate) fn take(len: usize) -> Self {
+        let mut buffer = KEPT.with(|kept| std::mem::take(&mut *kept.borrow_mut()));
+        if buffer.len() < len {
+            buffer.resize(len, 0.0);
+        }
+        Self { buffer, len }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if self.buffer.len() <= KEPT_MAX_LEN {
+            let buffer = std::mem::take(&mut self.buffer);
+            // A thread that is ending has nothing to keep the buffer in; then it is simply freed.
+            let _ = KEPT.try_with(|kept| *kept.borrow_mut() = buffer);
+        }
+    }
+}
+
+impl Deref for Scratch {
+    type Target = [f32];
+    fn deref(&self) -> &[f32] {
+        &self.buffer[..self.len]
+    }
+}
+
+impl DerefMut for Scratch {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[..self.len]
+    }
+}

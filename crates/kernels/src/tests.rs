@@ -1,0 +1,442 @@
+//! Every kernel against a plain implementation in double precision, over random sizes and every instruction set of this processor.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::too_many_arguments)]
+
+use half::{bf16, f16};
+use proptest::prelude::*;
+
+use crate::activation::{all_at, geglu_at};
+use crate::attention::attention_at;
+use crate::conv::conv2d_at;
+use crate::linear::linear_at;
+use crate::norm::{group_norm_at, layer_norm_at};
+use crate::simd::levels;
+use crate::{Attention, Conv2d, GroupNorm, Mask, Weight, upsample_nearest};
+
+/// Numbers in [-1, 1), the same for the same seed.
+fn numbers(seed: u64, len: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    (0..len).map(|_| next()).collect()
+}
+
+/// A weight in one of the three types, and the numbers it stands for.
+struct Stored {
+    f32s: Vec<f32>,
+    f16s: Vec<f16>,
+    bf16s: Vec<bf16>,
+    kind: usize,
+}
+
+impl Stored {
+    fn new(seed: u64, len: usize, kind: usize) -> Self {
+        let values = numbers(seed, len);
+        let f16s: Vec<f16> = values.iter().map(|&x| f16::from_f32(x)).collect();
+        let bf16s: Vec<bf16> = values.iter().map(|&x| bf16::from_f32(x)).collect();
+        let f32s = match kind {
+            0 => values,
+            1 => f16s.iter().map(|x| x.to_f32()).collect(),
+            _ => bf16s.iter().map(|x| x.to_f32()).collect(),
+        };
+        Self { f32s, f16s, bf16s, kind }
+    }
+
+    fn weight(&self) -> Weight<'_> {
+        match self.kind {
+            0 => Weight::F32(&self.f32s),
+            1 => Weight::F16(&self.f16s),
+            _ => Weight::BF16(&self.bf16s),
+        }
+    }
+}
+
+#[track_caller]
+fn assert_close(got: &[f32], wanted: &[f64], tolerance: f64) {
+    assert_eq!(got.len(), wanted.len());
+    for (i, (g, w)) in got.iter().zip(wanted).enumerate() {
+        assert!((f64::from(*g) - w).abs() <= tolerance * (1.0 + w.abs()), "element {i}: got {g}, wanted {w}");
+    }
+}
+
+fn check_linear(rows: usize, depth: usize, columns: usize, kind: usize, with_bias: bool) {
+    let x = numbers(1, rows * depth);
+    let weight = Stored::new(2, columns * depth, kind);
+    let bias = numbers(3, columns);
+    let mut wanted = vec![0.0; rows * columns];
+    for i in 0..rows {
+        for j in 0..columns {
+            let dot: f64 = (0..depth).map(|k| f64::from(x[i * depth + k]) * f64::from(weight.f32s[j * depth + k])).sum();
+            wanted[i * columns + j] = dot + if with_bias { f64::from(bias[j]) } else { 0.0 };
+        }
+    }
+    for level in levels() {
+        let mut out = vec![f32::NAN; rows * columns];
+        linear_at(level, &x, weight.weight(), with_bias.then_some(&bias), rows, depth, columns, &mut out).unwrap();
+        assert_close(&out, &wanted, 2e-6 * (1.0 + (depth as f64).sqrt()));
+    }
+}
+
+fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
+    let Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding } = sizes;
+    let (out_height, out_width) = sizes.output_size().unwrap();
+    let x = numbers(1, batch * in_channels * height * width);
+    let weight = Stored::new(2, out_channels * in_channels * kernel_height * kernel_width, kind);
+    let bias = numbers(3, out_channels);
+    let mut wanted = Vec::new();
+    for b in 0..batch {
+        for (o, bias) in bias.iter().enumerate() {
+            for y in 0..out_height {
+                for column in 0..out_width {
+                    let mut sum = if with_bias { f64::from(*bias) } else { 0.0 };
+                    for i in 0..in_channels {
+                        for ky in 0..kernel_height {
+                            for kx in 0..kernel_width {
+                                let (sy, sx) = ((y * stride + ky).wrapping_sub(padding), (column * stride + kx).wrapping_sub(padding));
+                                if sy < height && sx < width {
+                                    let w = weight.f32s[((o * in_channels + i) * kernel_height + ky) * kernel_width + kx];
+                                    sum += f64::from(w) * f64::from(x[((b * in_channels + i) * height + sy) * width + sx]);
+                                }
+                            }
+                        }
+                    }
+                    wanted.push(sum);
+                }
+            }
+        }
+    }
+    for level in levels() {
+        let mut out = vec![f32::NAN; wanted.len()];
+        conv2d_at(level, &x, weight.weight(), with_bias.then_some(&bias), &sizes, &mut out).unwrap();
+        assert_close(&out, &wanted, 2e-6 * (1.0 + ((in_channels * kernel_height * kernel_width) as f64).sqrt()));
+    }
+}
+
+/// `mask_kind`: none, over queries and keys, over everything.
+fn check_attention(sizes: Attention, mask_kind: usize) {
+    let Attention { batch, heads, head_dim, queries, keys } = sizes;
+    let inner = heads * head_dim;
+    let (q, k, v) = (numbers(1, batch * queries * inner), numbers(2, batch * keys * inner), numbers(3, batch * keys * inner));
+    let q: Vec<f32> = q.iter().map(|x| 4.0 * x).collect();
+    let mut values = numbers(4, batch * heads * queries * keys);
+    for (i, value) in values.iter_mut().enumerate() {
+        if i % 5 == 3 {
+            *value = f32::NEG_INFINITY;
+        }
+    }
+    let mask = match mask_kind {
+        0 => None,
+        1 => Some(Mask { values: &values[..queries * keys], batch_stride: 0, head_stride: 0, query_stride: keys }),
+        _ => Some(Mask { values: &values, batch_stride: heads * queries * keys, head_stride: queries * keys, query_stride: keys }),
+    };
+    let mut wanted = vec![0.0; q.len()];
+    for b in 0..batch {
+        for h in 0..heads {
+            for n in 0..queries {
+                let scores: Vec<f64> = (0..keys)
+                    .map(|m| {
+                        let dot: f64 = (0..head_dim)
+                            .map(|d| {
+                                let (at, to) = ((b * queries + n) * inner + h * head_dim + d, (b * keys + m) * inner + h * head_dim + d);
+                                f64::from(q[at]) * f64::from(k[to])
+                            })
+                            .sum();
+                        let add =
+                            mask.map_or(0.0, |mask| mask.values[b * mask.batch_stride + h * mask.head_stride + n * mask.query_stride + m]);
+                        dot / (head_dim as f64).sqrt() + f64::from(add)
+                    })
+                    .collect();
+                let greatest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+                if greatest == f64::NEG_INFINITY {
+                    continue;
+                }
+                let weights: Vec<f64> = scores.iter().map(|s| (s - greatest).exp()).collect();
+                let sum: f64 = weights.iter().sum();
+                for d in 0..head_dim {
+                    let dot: f64 = (0..keys).map(|m| weights[m] * f64::from(v[(b * keys + m) * inner + h * head_dim + d])).sum();
+                    wanted[(b * queries + n) * inner + h * head_dim + d] = dot / sum;
+                }
+            }
+        }
+    }
+    for level in levels() {
+        let mut out = vec![f32::NAN; q.len()];
+        attention_at(level, &q, &k, &v, &sizes, mask, &mut out).unwrap();
+        assert_close(&out, &wanted, 3e-6);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn linear_of_any_size(rows in 1usize..70, depth in 0usize..90, columns in 1usize..90, kind in 0usize..3, bias: bool) {
+        check_linear(rows, depth, columns, kind, bias);
+    }
+
+    #[test]
+    fn conv2d_of_any_size(
+        (batch, in_channels, out_channels) in (1usize..3, 1usize..7, 1usize..20),
+        (height, width) in (3usize..24, 3usize..40),
+        (kernel_height, kernel_width) in (1usize..4, 1usize..4),
+        (stride, padding) in (1usize..4, 0usize..3),
+        kind in 0usize..3,
+        bias: bool,
+    ) {
+        check_conv(
+            Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding },
+            kind,
+            bias,
+        );
+    }
+
+    #[test]
+    fn conv2d_3x3_and_1x1(
+        (batch, in_channels, out_channels) in (1usize..3, 1usize..20, 1usize..40),
+        (height, width) in (1usize..24, 1usize..40),
+        small: bool,
+        kind in 0usize..3,
+    ) {
+        let (kernel, padding) = if small { (1, 0) } else { (3, 1) };
+        check_conv(
+            Conv2d {
+                batch, in_channels, out_channels, height, width,
+                kernel_height: kernel, kernel_width: kernel, stride: 1, padding,
+            },
+            kind,
+            true,
+        );
+    }
+
+    #[test]
+    fn attention_of_any_size(
+        (batch, heads, head_dim) in (1usize..3, 1usize..4, 1usize..70),
+        (queries, keys) in (1usize..120, 1usize..300),
+        mask in 0usize..3,
+    ) {
+        check_attention(Attention { batch, heads, head_dim, queries, keys }, mask);
+    }
+
+    #[test]
+    fn norms_of_any_size(
+        (batch, groups, each, pixels) in (1usize..3, 1usize..5, 1usize..5, 1usize..2000),
+        mean in -100.0f32..100.0,
+        silu: bool,
+    ) {
+        check_norms(batch, groups, each, pixels, mean, silu);
+    }
+
+    #[test]
+    fn activations_of_any_length(len in 1usize..200, scale in 0.1f32..100.0, columns in 1usize..40) {
+        check_activations(len, scale, columns);
+    }
+}
+
+#[test]
+fn larger_products_are_divided_into_slices_and_tasks() {
+    check_linear(200, 700, 150, 0, true);
+    check_linear(3, 1000, 130, 1, true);
+    check_conv(
+        Conv2d {
+            batch: 2,
+            in_channels: 80,
+            out_channels: 210,
+            height: 9,
+            width: 18,
+            kernel_height: 3,
+            kernel_width: 3,
+            stride: 1,
+            padding: 1,
+        },
+        1,
+        true,
+    );
+    check_conv(
+        Conv2d {
+            batch: 1,
+            in_channels: 40,
+            out_channels: 30,
+            height: 32,
+            width: 64,
+            kernel_height: 3,
+            kernel_width: 3,
+            stride: 2,
+            padding: 1,
+        },
+        0,
+        false,
+    );
+    check_attention(Attention { batch: 1, heads: 2, head_dim: 40, queries: 100, keys: 600 }, 0);
+    check_attention(Attention { batch: 1, heads: 1, head_dim: 512, queries: 20, keys: 300 }, 0);
+}
+
+fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f32, silu: bool) {
+    let channels = groups * each;
+    let x: Vec<f32> = numbers(1, batch * channels * pixels).iter().map(|x| x + mean).collect();
+    let (weight, bias) = (numbers(2, channels), numbers(3, channels));
+    let eps = 1e-5;
+    let normed = |run: &[f32]| -> (f64, f64) {
+        let mean = run.iter().map(|&x| f64::from(x)).sum::<f64>() / run.len() as f64;
+        let variance = run.iter().map(|&x| (f64::from(x) - mean).powi(2)).sum::<f64>() / run.len() as f64;
+        (mean, 1.0 / (variance + eps).sqrt())
+    };
+    let mut wanted = Vec::new();
+    for (index, run) in x.chunks(each * pixels).enumerate() {
+        let (mean, scale) = normed(run);
+        for (i, x) in run.iter().enumerate() {
+            let channel = index % groups * each + i / pixels;
+            let y = (f64::from(*x) - mean) * scale * f64::from(weight[channel]) + f64::from(bias[channel]);
+            wanted.push(if silu { y / (1.0 + (-y).exp()) } else { y });
+        }
+    }
+    // What single precision of the numbers themselves costs.
+    let tolerance = 2e-6 * (1.0 + f64::from(mean.abs()));
+    for level in levels() {
+        let mut out = vec![f32::NAN; x.len()];
+        group_norm_at(level, &x, &weight, &bias, &GroupNorm { batch, channels, pixels, groups, eps, silu }, &mut out).unwrap();
+        assert_close(&out, &wanted, tolerance);
+    }
+    let mut wanted = Vec::new();
+    for row in x.chunks(channels) {
+        let (mean, scale) = normed(row);
+        wanted.extend(row.iter().zip(&weight).zip(&bias).map(|((x, w), b)| (f64::from(*x) - mean) * scale * f64::from(*w) + f64::from(*b)));
+    }
+    if channels > 1 {
+        for level in levels() {
+            let mut out = vec![f32::NAN; x.len()];
+            layer_norm_at(level, &x, Some(&weight), Some(&bias), channels, eps, &mut out).unwrap();
+            // Few numbers that lie close together are spread by the norm, and their rounding with them.
+            assert_close(&out, &wanted, tolerance * 300.0);
+        }
+    }
+}
+
+fn reference_erf(x: f64) -> f64 {
+    // The series converges for every number here; the terms alternate and stay small enough below four.
+    if x.abs() > 4.5 {
+        return x.signum();
+    }
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn check_activations(len: usize, scale: f32, columns: usize) {
+    let x: Vec<f32> = numbers(5, len).iter().map(|x| x * scale).collect();
+    let gelu = |x: f32| 0.5 * f64::from(x) * (1.0 + reference_erf(f64::from(x) / std::f64::consts::SQRT_2));
+    let wanted: [Vec<f64>; 3] = [
+        x.iter().map(|&x| f64::from(x) / (1.0 + (-f64::from(x)).exp())).collect(),
+        x.iter().map(|&x| f64::from(x) / (1.0 + (-1.702 * f64::from(x)).exp())).collect(),
+        x.iter().map(|&x| gelu(x)).collect(),
+    ];
+    let pairs = numbers(6, 2 * columns * 3);
+    let gated: Vec<f64> = pairs
+        .chunks(2 * columns)
+        .flat_map(|row| (0..columns).map(|i| f64::from(row[i]) * gelu(row[columns + i])).collect::<Vec<_>>())
+        .collect();
+    for level in levels() {
+        for (got, wanted) in all_at(level, &x).iter().zip(&wanted) {
+            // Where the exact GELU is nearly zero, a unit in the last place of the error function near one is multiplied with the number.
+            assert_close(got, wanted, 2e-6);
+        }
+        let mut out = vec![f32::NAN; 3 * columns];
+        geglu_at(level, &pairs, columns, &mut out).unwrap();
+        assert_close(&out, &gated, 2e-6);
+    }
+}
+
+#[test]
+fn activations_at_the_ends_of_the_numbers() {
+    for level in levels() {
+        let [silu, quick, gelu] = all_at(level, &[f32::NAN, f32::INFINITY, -1e30, 1e30, 0.0, -0.0, -90.0, 90.0]);
+        for got in [silu, quick, gelu] {
+            assert!(got[0].is_nan());
+            assert_eq!(got[1], f32::INFINITY);
+            assert!(got[2].abs() < 1e-6, "{}", got[2]);
+            assert_eq!(got[3], 1e30);
+            assert_eq!((got[4], got[5]), (0.0, 0.0));
+            assert!(got[6].abs() < 1e-6);
+            assert_eq!(got[7], 90.0);
+        }
+    }
+}
+
+#[test]
+fn numbers_that_are_none_pass_through() {
+    let sizes = Attention { batch: 1, heads: 1, head_dim: 8, queries: 3, keys: 20 };
+    let (mut q, k, v) = (numbers(1, 24), numbers(2, 160), numbers(3, 160));
+    q[0] = f32::NAN;
+    q[8] = f32::INFINITY;
+    for level in levels() {
+        let mut out = vec![0.0; 24];
+        attention_at(level, &q, &k, &v, &sizes, None, &mut out).unwrap();
+        assert!(out[..16].iter().all(|x| x.is_nan()));
+        assert!(out[16..].iter().all(|x| x.is_finite()));
+        let nothing = vec![f32::NEG_INFINITY; 60];
+        let mask = Mask { values: &nothing, batch_stride: 0, head_stride: 0, query_stride: 20 };
+        attention_at(level, &k[..24], &k, &v, &sizes, Some(mask), &mut out).unwrap();
+        assert_eq!(out, vec![0.0; 24]);
+        let mut x = numbers(1, 60);
+        x[7] = f32::NAN;
+        let mut out = vec![0.0; 60];
+        group_norm_at(
+            level,
+            &x,
+            &[1.0; 2],
+            &[0.0; 2],
+            &GroupNorm { batch: 1, channels: 2, pixels: 30, groups: 2, eps: 1e-5, silu: true },
+            &mut out,
+        )
+        .unwrap();
+        assert!(out[..30].iter().all(|x| x.is_nan()));
+        assert!(out[30..].iter().all(|x| x.is_finite()));
+    }
+}
+
+#[test]
+fn upsampling_repeats() {
+    let x: Vec<f32> = (0..12).map(|x| x as f32).collect();
+    for factor in 1..4 {
+        let mut out = vec![f32::NAN; 12 * factor * factor];
+        upsample_nearest(&x, 2, 2, 3, factor, &mut out).unwrap();
+        for (i, got) in out.iter().enumerate() {
+            let (plane, y, column) = (i / (6 * factor * factor), i / (3 * factor) % (2 * factor), i % (3 * factor));
+            assert_eq!(*got, x[plane * 6 + y / factor * 3 + column / factor]);
+        }
+    }
+}
+
+#[test]
+fn sums() {
+    let (a, b) = (numbers(1, 40_001), numbers(2, 40_001));
+    let mut out = vec![f32::NAN; a.len()];
+    crate::add(&a, &b, &mut out).unwrap();
+    assert!(out.iter().zip(a.iter().zip(&b)).all(|(sum, (a, b))| *sum == a + b));
+    let mut out = vec![f32::NAN; 39_996];
+    crate::add_planes(&a[..39_996], &b[..12], &mut out).unwrap();
+    assert!(out.iter().enumerate().all(|(i, sum)| *sum == a[i] + b[i / 3333]));
+    assert!(crate::add_planes(&a, &b[..7], &mut [0.0; 40_001]).is_err());
+}
+
+#[test]
+fn wrong_lengths_are_errors() {
+    let mut out = vec![0.0; 6];
+    let error = crate::linear(&[0.0; 8], Weight::F32(&[0.0; 11]), None, 2, 4, 3, &mut out).unwrap_err();
+    assert_eq!(error.to_string(), "the weight has 11 elements where the sizes [3, 4] need 12");
+    let sizes =
+        Conv2d { batch: 1, in_channels: 1, out_channels: 1, height: 2, width: 2, kernel_height: 3, kernel_width: 3, stride: 1, padding: 0 };
+    assert!(crate::conv2d(&[0.0; 4], Weight::F32(&[0.0; 9]), None, &sizes, &mut []).is_err());
+    assert!(crate::layer_norm(&[0.0; 5], None, None, 2, 1e-5, &mut [0.0; 5]).is_err());
+    assert!(crate::geglu(&[0.0; 5], 0, &mut [0.0; 5]).is_err());
+    let huge = usize::MAX / 2;
+    assert!(crate::linear(&[], Weight::F32(&[]), None, huge, 4, huge, &mut []).is_err());
+    let short = Mask { values: &[0.0; 3], batch_stride: 0, head_stride: 0, query_stride: 2 };
+    let sizes = Attention { batch: 1, heads: 1, head_dim: 1, queries: 2, keys: 2 };
+    assert!(crate::attention(&[0.0; 2], &[0.0; 2], &[0.0; 2], &sizes, Some(short), &mut [0.0; 2]).is_err());
+}

@@ -1,0 +1,235 @@
+//! The operations by the kernels of `comfyd_kernels`, on the storage of CPU tensors. Each gives `None` for what the kernels do not do:
+//! another device, another type, or axes that do not fit; the portable operations then do it, or find the words for the error.
+
+use candle_core::{CpuStorage, D, DType, Storage, StorageRef, Tensor};
+use comfyd_kernels::{Attention, Conv2d, GroupNorm, Mask, Weight};
+
+use crate::{Error, Result};
+
+/// Whether a tensor holds F32 numbers on the CPU.
+fn is_ours(t: &Tensor) -> bool {
+    t.device().is_cpu() && t.dtype() == DType::F32
+}
+
+/// Whether the kernels read such a weight.
+fn is_weight(t: &Tensor) -> bool {
+    t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16)
+}
+
+/// The storage of a contiguous tensor while it is being read.
+struct Numbers<'a> {
+    storage: StorageRef<'a>,
+    range: std::ops::Range<usize>,
+}
+
+impl<'a> Numbers<'a> {
+    /// The tensor must be contiguous and on the CPU.
+    fn of(t: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = t.storage_and_layout();
+        let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::msg("a tensor for the CPU kernels is not contiguous"))?;
+        Ok(Self { storage, range: start..end })
+    }
+
+    fn weight(&self) -> Result<Weight<'_>> {
+        let range = self.range.clone();
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::F32(numbers)) => Ok(Weight::F32(&numbers[range])),
+            Storage::Cpu(CpuStorage::F16(numbers)) => Ok(Weight::F16(&numbers[range])),
+            Storage::Cpu(CpuStorage::BF16(numbers)) => Ok(Weight::BF16(&numbers[range])),
+            _ => Err(Error::msg("a tensor for the CPU kernels is of another type or on another device")),
+        }
+    }
+
+    fn f32(&self) -> Result<&[f32]> {
+        match self.weight()? {
+            Weight::F32(numbers) => Ok(numbers),
+            _ => Err(Error::msg("a tensor for the CPU kernels is not F32")),
+        }
+    }
+}
+
+/// A small parameter, such as a bias, as F32.
+fn parameter(t: &Tensor) -> Result<Vec<f32>> {
+    Ok(t.flatten_all()?.to_dtype(DType::F32)?.to_vec1()?)
+}
+
+/// Lets a kernel fill a new tensor.
+fn filled<S: Into<candle_core::Shape>>(
+    like: &Tensor,
+    shape: S,
+    fill: impl FnOnce(&mut [f32]) -> comfyd_kernels::Result<()>,
+) -> Result<Option<Tensor>> {
+    let shape = shape.into();
+    let mut numbers = vec![0.0; shape.elem_count()];
+    fill(&mut numbers).map_err(|error| Error::msg(error.to_string()))?;
+    Ok(Some(Tensor::from_vec(numbers, shape, like.device())?))
+}
+
+/// A kernel that makes of one tensor another one.
+fn mapped<S: Into<candle_core::Shape>>(
+    x: &Tensor,
+    shape: S,
+    kernel: impl FnOnce(&[f32], &mut [f32]) -> comfyd_kernels::Result<()>,
+) -> Result<Option<Tensor>> {
+    let x = x.contiguous()?;
+    let numbers = Numbers::of(&x)?;
+    let slice = numbers.f32()?;
+    filled(&x, shape, |out| kernel(slice, out))
+}
+
+pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+    if !is_ours(x) || !is_weight(weight) || x.rank() == 0 || weight.rank() != 2 || x.dim(D::Minus1)? != weight.dim(1)? {
+        return Ok(None);
+    }
+    let (columns, depth) = weight.dims2()?;
+    if bias.is_some_and(|bias| bias.elem_count() != columns) {
+        return Ok(None);
+    }
+    let bias = bias.map(parameter).transpose()?;
+    let weight = weight.contiguous()?;
+    let weight = Numbers::of(&weight)?;
+    let weight = weight.weight()?;
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    let rows = shape.iter().product();
+    shape.push(columns);
+    mapped(x, shape, |x, out| comfyd_kernels::linear(x, weight, bias.as_deref(), rows, depth, columns, out))
+}
+
+pub(super) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
+    if !is_ours(x) || !is_weight(weight) || x.rank() != 4 || weight.rank() != 4 || x.dim(1)? != weight.dim(1)? {
+        return Ok(None);
+    }
+    let (batch, in_channels, height, width) = x.dims4()?;
+    let (out_channels, _, kernel_height, kernel_width) = weight.dims4()?;
+    let sizes = Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding };
+    let Ok((out_height, out_width)) = sizes.output_size() else { return Ok(None) };
+    if bias.is_some_and(|bias| bias.elem_count() != out_channels) {
+        return Ok(None);
+    }
+    let bias = bias.map(parameter).transpose()?;
+    let weight = weight.contiguous()?;
+    let weight = Numbers::of(&weight)?;
+    let weight = weight.weight()?;
+    mapped(x, (batch, out_channels, out_height, out_width), |x, out| comfyd_kernels::conv2d(x, weight, bias.as_deref(), &sizes, out))
+}
+
+pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Option<Tensor>> {
+    if ![q, k, v].into_iter().all(|t| is_ours(t) && t.rank() == 3) || heads == 0 {
+        return Ok(None);
+    }
+    let (batch, queries, inner) = q.dims3()?;
+    let keys = k.dim(1)?;
+    if inner % heads != 0 || k.dims() != [batch, keys, inner] || v.dims() != k.dims() {
+        return Ok(None);
+    }
+    let mask = match mask {
+        Some(mask) => {
+            let Some(mask) = four_axes(mask, [batch, heads, queries, keys])? else { return Ok(None) };
+            Some(mask)
+        }
+        None => None,
+    };
+    let mask_numbers = mask.as_ref().map(Numbers::of).transpose()?;
+    let mask = match (&mask, &mask_numbers) {
+        (Some(mask), Some(numbers)) => {
+            let (b, h, n, m) = mask.dims4()?;
+            // An axis of length one serves for all.
+            let stride = |len: usize, stride: usize| if len == 1 { 0 } else { stride };
+            let (batch_stride, head_stride, query_stride) = (stride(b, h * n * m), stride(h, n * m), stride(n, m));
+            Some(Mask { values: numbers.f32()?, batch_stride, head_stride, query_stride })
+        }
+        _ => None,
+    };
+    let (k, v) = (k.contiguous()?, v.contiguous()?);
+    let (k, v) = (Numbers::of(&k)?, Numbers::of(&v)?);
+    let (k, v) = (k.f32()?, v.f32()?);
+    let sizes = Attention { batch, heads, head_dim: inner / heads, queries, keys };
+    mapped(q, q.shape(), |q, out| comfyd_kernels::attention(q, k, v, &sizes, mask, out))
+}
+
+/// A mask as contiguous F32 with four axes, each one or whole, the last whole.
+fn four_axes(mask: &Tensor, whole: [usize; 4]) -> Result<Option<Tensor>> {
+    if !mask.device().is_cpu() {
+        return Ok(None);
+    }
+    let mask = match mask.rank() {
+        2 => mask.unsqueeze(0)?.unsqueeze(0)?,
+        3 => mask.unsqueeze(1)?,
+        4 => mask.clone(),
+        _ => return Ok(None),
+    };
+    if mask.dims().iter().zip(whole).any(|(&have, whole)| have != 1 && have != whole) {
+        return Ok(None);
+    }
+    let (b, h, n, _) = mask.dims4()?;
+    Ok(Some(mask.broadcast_as((b, h, n, whole[3]))?.to_dtype(DType::F32)?.contiguous()?))
+}
+
+pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, silu: bool) -> Result<Option<Tensor>> {
+    if !is_ours(x) || x.rank() < 2 || groups == 0 {
+        return Ok(None);
+    }
+    let (batch, channels) = (x.dim(0)?, x.dim(1)?);
+    if channels % groups != 0 || weight.elem_count() != channels || bias.elem_count() != channels {
+        return Ok(None);
+    }
+    let pixels = x.dims()[2..].iter().product();
+    let (weight, bias) = (parameter(weight)?, parameter(bias)?);
+    let sizes = GroupNorm { batch, channels, pixels, groups, eps, silu };
+    mapped(x, x.shape(), |x, out| comfyd_kernels::group_norm(x, &weight, &bias, &sizes, out))
+}
+
+pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Option<Tensor>> {
+    if !is_ours(x) || x.rank() == 0 {
+        return Ok(None);
+    }
+    let columns = x.dim(D::Minus1)?;
+    if columns == 0 || weight.elem_count() != columns || bias.elem_count() != columns {
+        return Ok(None);
+    }
+    let (weight, bias) = (parameter(weight)?, parameter(bias)?);
+    mapped(x, x.shape(), |x, out| comfyd_kernels::layer_norm(x, Some(&weight), Some(&bias), columns, eps, out))
+}
+
+/// A function of every single number.
+pub(super) fn elementwise(x: &Tensor, kernel: fn(&[f32], &mut [f32]) -> comfyd_kernels::Result<()>) -> Result<Option<Tensor>> {
+    if is_ours(x) { mapped(x, x.shape(), kernel) } else { Ok(None) }
+}
+
+pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(x) || x.rank() == 0 || x.elem_count() == 0 || x.dim(D::Minus1)? % 2 != 0 {
+        return Ok(None);
+    }
+    let columns = x.dim(D::Minus1)? / 2;
+    let mut shape = x.dims().to_vec();
+    shape.pop();
+    shape.push(columns);
+    mapped(x, shape, |x, out| comfyd_kernels::geglu(x, columns, out))
+}
+
+pub(super) fn upsample_nearest_2x(x: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(x) || x.rank() != 4 {
+        return Ok(None);
+    }
+    let (b, c, h, w) = x.dims4()?;
+    mapped(x, (b, c, 2 * h, 2 * w), |x, out| comfyd_kernels::upsample_nearest(x, b * c, h, w, 2, out))
+}
+
+pub(super) fn add(a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(a) || !is_ours(b) || a.dims() != b.dims() {
+        return Ok(None);
+    }
+    let b = b.contiguous()?;
+    let b = Numbers::of(&b)?;
+    let b = b.f32()?;
+    mapped(a, a.shape(), |a, out| comfyd_kernels::add(a, b, out))
+}
+
+pub(super) fn add_channels(x: &Tensor, y: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(x) || !is_ours(y) || x.rank() < 2 || y.dims() != &x.dims()[..2] || x.elem_count() == 0 {
+        return Ok(None);
+    }
+    let y = parameter(y)?;
+    mapped(x, x.shape(), |x, out| comfyd_kernels::add_planes(x, &y, out))
+}

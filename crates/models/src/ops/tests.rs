@@ -1,0 +1,97 @@
+//! Every operation of the CPU kernels against candle's own: views with an offset, strides, weights of every type.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use candle_core::{D, DType, Device, Tensor};
+
+use crate::ops::{self, cpu, portable};
+
+fn tensor(seed: u64, shape: &[usize]) -> Tensor {
+    let len: usize = shape.iter().product();
+    let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+    };
+    let numbers: Vec<f32> = (0..len).map(|_| next()).collect();
+    Tensor::from_vec(numbers, shape, &Device::Cpu).unwrap()
+}
+
+#[track_caller]
+fn assert_close(got: Option<Tensor>, wanted: &Tensor) {
+    let got = got.expect("the kernels do this");
+    assert_eq!(got.dims(), wanted.dims());
+    let difference = (got - wanted).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+    assert!(difference < 2e-5, "the difference is {difference}");
+}
+
+const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+#[test]
+fn linear_with_views_and_every_type() {
+    for dtype in TYPES {
+        let weight = tensor(1, &[50, 37]).to_dtype(dtype).unwrap().narrow(0, 3, 40).unwrap();
+        let bias = tensor(2, &[40]).to_dtype(dtype).unwrap();
+        let x = tensor(3, &[2, 9, 37]).narrow(1, 2, 6).unwrap();
+        assert_close(cpu::linear(&x, &weight, Some(&bias)).unwrap(), &portable::linear(&x, &weight, Some(&bias)).unwrap());
+        let row = x.narrow(0, 1, 1).unwrap().narrow(1, 0, 1).unwrap();
+        assert_close(cpu::linear(&row, &weight, None).unwrap(), &portable::linear(&row, &weight, None).unwrap());
+    }
+    assert!(ops::linear(&tensor(1, &[2, 5]), &tensor(2, &[3, 4]), None).is_err());
+}
+
+#[test]
+fn conv2d_with_every_type() {
+    for dtype in TYPES {
+        for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 2, 0)] {
+            let weight = tensor(1, &[10, 7, kernel, kernel]).to_dtype(dtype).unwrap();
+            let bias = tensor(2, &[10]).to_dtype(dtype).unwrap();
+            let x = tensor(3, &[2, 9, 12, 19]).narrow(1, 1, 7).unwrap();
+            let wanted = portable::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap();
+            assert_close(cpu::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap(), &wanted);
+        }
+    }
+    assert!(ops::conv2d(&tensor(1, &[1, 2, 2, 2]), &tensor(2, &[1, 3, 3, 3]), None, 1, 1).is_err());
+}
+
+#[test]
+fn attention_with_masks() {
+    let (q, k, v) = (tensor(1, &[2, 17, 24]), tensor(2, &[2, 21, 24]), tensor(3, &[2, 21, 24]));
+    assert_close(cpu::attention(&q, &k, &v, 3, None).unwrap(), &portable::attention(&q, &k, &v, 3, None).unwrap());
+    for shape in [&[17, 21][..], &[2, 17, 21], &[2, 3, 17, 21], &[1, 1, 17, 21], &[2, 1, 1, 21]] {
+        let mask = tensor(4, shape);
+        assert_close(cpu::attention(&q, &k, &v, 3, Some(&mask)).unwrap(), &portable::attention(&q, &k, &v, 3, Some(&mask)).unwrap());
+    }
+    let part = q.narrow(D::Minus1, 8, 8).unwrap();
+    let (k, v) = (k.narrow(D::Minus1, 0, 8).unwrap(), v.narrow(D::Minus1, 16, 8).unwrap());
+    assert_close(cpu::attention(&part, &k, &v, 2, None).unwrap(), &portable::attention(&part, &k, &v, 2, None).unwrap());
+    assert!(ops::attention(&q, &k, &v, 3, None).is_err());
+}
+
+#[test]
+fn norms() {
+    for dtype in TYPES {
+        let (weight, bias) = (tensor(1, &[12]).to_dtype(dtype).unwrap(), tensor(2, &[12]).to_dtype(dtype).unwrap());
+        let x = tensor(3, &[2, 12, 5, 7]);
+        let wanted = portable::group_norm(&x, &weight, &bias, 4, 1e-5).unwrap();
+        assert_close(cpu::group_norm(&x, &weight, &bias, 4, 1e-5, false).unwrap(), &wanted);
+        assert_close(cpu::group_norm(&x, &weight, &bias, 4, 1e-5, true).unwrap(), &portable::silu(&wanted).unwrap());
+        let x = tensor(3, &[3, 5, 12]).transpose(0, 1).unwrap();
+        assert_close(cpu::layer_norm(&x, &weight, &bias, 1e-5).unwrap(), &portable::layer_norm(&x, &weight, &bias, 1e-5).unwrap());
+    }
+}
+
+#[test]
+fn single_numbers() {
+    let x = (tensor(1, &[3, 5, 26]) * 4.0).unwrap().narrow(1, 1, 3).unwrap();
+    assert_close(cpu::elementwise(&x, comfyd_kernels::silu).unwrap(), &portable::silu(&x).unwrap());
+    assert_close(cpu::elementwise(&x, comfyd_kernels::gelu).unwrap(), &portable::gelu(&x).unwrap());
+    assert_close(cpu::elementwise(&x, comfyd_kernels::quick_gelu).unwrap(), &portable::quick_gelu(&x).unwrap());
+    assert_close(cpu::geglu(&x).unwrap(), &portable::geglu(&x).unwrap());
+    assert_close(cpu::add(&x, &x).unwrap(), &portable::add(&x, &x).unwrap());
+    let (image, embedding) = (tensor(2, &[2, 3, 4, 5]), tensor(3, &[2, 3]));
+    assert_close(cpu::upsample_nearest_2x(&image).unwrap(), &portable::upsample_nearest_2x(&image).unwrap());
+    assert_close(cpu::add_channels(&image, &embedding).unwrap(), &portable::add_channels(&image, &embedding).unwrap());
+    assert_eq!(ops::gelu(&x.to_dtype(DType::F64).unwrap()).unwrap().dtype(), DType::F64);
+}

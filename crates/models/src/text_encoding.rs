@@ -1,0 +1,307 @@
+//! Text encoders as the model families compose them: which CLIP, which of its layers, how weights act, what is concatenated.
+
+use candle_core::{Device, Tensor};
+
+use crate::clip::{ClipConfig, ClipTextModel};
+use crate::prompt::{self, Embeddings, Token, Window, WindowRules};
+use crate::tokenizer::END;
+use crate::{Error, Result, Vb};
+
+/// Tokens of a window.
+const WINDOW: usize = 77;
+
+/// A text transformer by its place in a checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ClipKind {
+    /// CLIP ViT-L (OpenAI).
+    L,
+    /// OpenCLIP ViT-H.
+    H,
+    /// OpenCLIP ViT-bigG.
+    G,
+}
+
+impl ClipKind {
+    /// `clip_l`, `clip_h`, `clip_g`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::L => "clip_l",
+            Self::H => "clip_h",
+            Self::G => "clip_g",
+        }
+    }
+
+    /// How prompts are cut for it: OpenCLIP's windows are filled up with 0, OpenAI's with the end token.
+    fn rules(self) -> WindowRules {
+        let pad = if self == Self::L { END } else { 0 };
+        WindowRules { length: WINDOW, pad, embedding_key: self.name() }
+    }
+}
+
+/// A family's way to encode texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Family {
+    /// L: the last layer, normalised; pooled without projection.
+    Sd1,
+    /// H: the last but one layer, normalised; pooled and projected.
+    Sd2,
+    /// L and G: the last but one layer of both, not normalised, side by side; pooled of G.
+    Sdxl,
+    /// G alone, as in [`Family::Sdxl`].
+    SdxlRefiner,
+}
+
+impl Family {
+    /// The transformers that it needs.
+    pub fn kinds(self) -> &'static [ClipKind] {
+        match self {
+            Self::Sd1 => &[ClipKind::L],
+            Self::Sd2 => &[ClipKind::H],
+            Self::Sdxl => &[ClipKind::L, ClipKind::G],
+            Self::SdxlRefiner => &[ClipKind::G],
+        }
+    }
+}
+
+/// A tokenised prompt: the windows of each transformer of the family.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Tokens {
+    /// For CLIP L.
+    pub l: Vec<Window>,
+    /// For OpenCLIP H.
+    pub h: Vec<Window>,
+    /// For OpenCLIP bigG.
+    pub g: Vec<Window>,
+    /// What the user should know, such as embeddings that do not exist.
+    pub warnings: Vec<String>,
+}
+
+impl Tokens {
+    /// The windows of one transformer.
+    pub fn of(&self, kind: ClipKind) -> &[Window] {
+        match kind {
+            ClipKind::L => &self.l,
+            ClipKind::H => &self.h,
+            ClipKind::G => &self.g,
+        }
+    }
+
+    fn of_mut(&mut self, kind: ClipKind) -> &mut Vec<Window> {
+        match kind {
+            ClipKind::L => &mut self.l,
+            ClipKind::H => &mut self.h,
+            ClipKind::G => &mut self.g,
+        }
+    }
+}
+
+/// Tokenises a prompt for a family. Needs no model.
+pub fn tokenize(family: Family, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
+    let mut tokens = Tokens::default();
+    for kind in family.kinds() {
+        let mut warnings = Vec::new();
+        *tokens.of_mut(*kind) = prompt::windows(text, &kind.rules(), embeddings, &mut warnings)?;
+        warnings.retain(|warning| !tokens.warnings.contains(warning));
+        tokens.warnings.append(&mut warnings);
+    }
+    Ok(tokens)
+}
+
+/// Different texts for G and L (CLIPTextEncodeSDXL): the shorter one is padded with empty windows.
+pub fn tokenize_sdxl(text_g: &str, text_l: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
+    let mut tokens = Tokens::default();
+    tokens.g = prompt::windows(text_g, &ClipKind::G.rules(), embeddings, &mut tokens.warnings)?;
+    tokens.l = prompt::windows(text_l, &ClipKind::L.rules(), embeddings, &mut tokens.warnings)?;
+    let count = tokens.g.len().max(tokens.l.len());
+    tokens.g.resize(count, prompt::empty_window(&ClipKind::G.rules()));
+    tokens.l.resize(count, prompt::empty_window(&ClipKind::L.rules()));
+    Ok(tokens)
+}
+
+/// How tokens are encoded.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ClipOptions {
+    /// The layer that the nodes set (CLIPSetLastLayer): -1 is the last. `None`: the family's own.
+    pub clip_layer: Option<i32>,
+    /// Whether pooled outputs come without projection, whatever the family's own way is.
+    pub unprojected: bool,
+}
+
+/// An encoded prompt.
+#[derive(Debug, Clone)]
+pub struct Encoded {
+    /// `(1, T, D)`, T = 77 times the number of windows; F32 on the CPU.
+    pub cross_attn: Tensor,
+    /// `(1, P)`, of the first window.
+    pub pooled: Option<Tensor>,
+}
+
+/// The text encoder of a family.
+pub struct TextEncoder {
+    family: Family,
+    models: Vec<(ClipKind, ClipTextModel)>,
+}
+
+impl TextEncoder {
+    /// Puts a family's transformers together; each has its config and the root of its weights (`text_model.…` lies directly below).
+    pub fn new(family: Family, parts: &[(ClipKind, ClipConfig, Vb)]) -> Result<Self> {
+        let mut models = Vec::new();
+        for kind in family.kinds() {
+            let Some((_, config, vb)) = parts.iter().find(|(part, _, _)| part == kind) else {
+                return Err(Error::msg(format!("the text encoder {} is not there; choose a file that has it", kind.name())));
+            };
+            models.push((*kind, ClipTextModel::new(config, vb)?));
+        }
+        Ok(Self { family, models })
+    }
+
+    /// Its family.
+    pub fn family(&self) -> Family {
+        self.family
+    }
+
+    /// Encodes a tokenised prompt. `check` is called between blocks; its error stops.
+    pub fn encode(&self, tokens: &Tokens, options: &ClipOptions, check: &dyn Fn() -> Result<()>) -> Result<Encoded> {
+        let mut parts = Vec::new();
+        let mut pooled = None;
+        for (kind, model) in &self.models {
+            let way = Way::new(self.family, *kind, model.config().layers, options)?;
+            let (cross_attn, own) = encode_windows(model, tokens.of(*kind), kind.rules().pad, &way, check)?;
+            parts.push(cross_attn);
+            pooled = own.or(pooled);
+        }
+        let length = parts.iter().map(|part| part.dims()[1]).min().unwrap_or(0);
+        let parts = parts.iter().map(|part| part.narrow(1, 0, length)).collect::<Result<Vec<_>, _>>()?;
+        let cross_attn = Tensor::cat(&parts, 2)?.to_device(&Device::Cpu)?;
+        Ok(Encoded { cross_attn, pooled: pooled.map(|pooled| pooled.to_device(&Device::Cpu)).transpose()? })
+    }
+}
+
+/// How one transformer of a family is used.
+struct Way {
+    /// The block whose output is taken; `None`: the last one's, normalised.
+    hidden: Option<usize>,
+    /// Whether the norm is applied to that output.
+    norm_hidden: bool,
+    /// Whether the pooled output is wanted.
+    pooled: bool,
+    /// Whether it is projected.
+    projected: bool,
+}
+
+impl Way {
+    fn new(family: Family, kind: ClipKind, layers: usize, options: &ClipOptions) -> Result<Self> {
+        let (layer, norm_hidden, projected) = match family {
+            Family::Sd1 => (None, true, false),
+            Family::Sd2 => (Some(-2), true, true),
+            Family::Sdxl | Family::SdxlRefiner => (Some(-2), false, true),
+        };
+        let layer: Option<i32> = options.clip_layer.or(layer);
+        let hidden = match layer {
+            // Deeper than the model is: the last layer.
+            Some(layer) if layer.unsigned_abs() as usize > layers => None,
+            Some(layer) if layer < 0 => Some(layers - layer.unsigned_abs() as usize),
+            Some(layer) if layer as usize == layers => {
+                return Err(Error::msg(format!("the text encoder has no layer {layer}; choose one from -{layers} to -1")));
+            }
+            Some(layer) => Some(layer as usize),
+            None => None,
+        };
+        let pooled = family != Family::Sdxl || kind == ClipKind::G;
+        Ok(Self { hidden, norm_hidden, pooled, projected: projected && !options.unprojected })
+    }
+}
+
+/// Windows to `(1, T, D)` and the pooled output `(1, D)` of the first one. Weights move a token's result away from the one that an empty
+/// window has in its place.
+fn encode_windows(
+    model: &ClipTextModel,
+    windows: &[Window],
+    pad: u32,
+    way: &Way,
+    check: &dyn Fn() -> Result<()>,
+) -> Result<(Tensor, Option<Tensor>)> {
+    if windows.is_empty() {
+        return Err(Error::msg("the prompt was tokenised for another text encoder; tokenise it again"));
+    }
+    let weighted = windows.iter().flatten().any(|token| token.weight != 1.0);
+    let empty = weighted.then(|| {
+        let rules = WindowRules { length: windows[0].len(), pad, embedding_key: "" };
+        prompt::empty_window(&rules)
+    });
+    let mut results = Vec::with_capacity(windows.len() + 1);
+    let mut pooled = None;
+    // One window after the other: the memory that a pass takes does not grow with the prompt.
+    for (index, window) in windows.iter().chain(&empty).enumerate() {
+        let (rows, last_token) = window_rows(model, window, pad)?;
+        let pool = way.pooled && index == 0;
+        let output = model.forward(&rows.unsqueeze(0)?, way.hidden, pool || way.hidden.is_none(), check)?;
+        if let (true, Some(last)) = (pool, &output.last) {
+            let own = last.narrow(1, last_token, 1)?.squeeze(1)?;
+            pooled = Some(if way.projected { model.project(&own)? } else { own });
+        }
+        let result = match output.hidden {
+            Some(hidden) if way.norm_hidden => model.normalise(&hidden)?,
+            Some(hidden) => hidden,
+            None => output.last.ok_or_else(|| Error::msg("the text encoder has no layers"))?,
+        };
+        results.push(result);
+    }
+    if let Some(z_empty) = empty.and_then(|_| results.pop()) {
+        for (result, window) in results.iter_mut().zip(windows) {
+            *result = weigh(result, &z_empty, window)?;
+        }
+    }
+    Ok((Tensor::cat(&results, 1)?, pooled))
+}
+
+/// `z_empty + (z - z_empty) * weight` where a token has a weight.
+fn weigh(z: &Tensor, z_empty: &Tensor, window: &Window) -> Result<Tensor> {
+    if window.iter().all(|token| token.weight == 1.0) {
+        return Ok(z.clone());
+    }
+    let mut rows = Vec::with_capacity(window.len());
+    for (place, token) in window.iter().enumerate() {
+        let row = z.narrow(1, place, 1)?;
+        if token.weight == 1.0 {
+            rows.push(row);
+        } else {
+            let empty = z_empty.narrow(1, place, 1)?;
+            rows.push((((row - &empty)? * token.weight)? + &empty)?);
+        }
+    }
+    Ok(Tensor::cat(&rows, 1)?)
+}
+
+/// The rows `(T, D)` of a window, and where the pooled output is taken: at the first end token. Embeddings of another width are left out,
+/// and the window is padded instead.
+fn window_rows(model: &ClipTextModel, window: &Window, pad: u32) -> Result<(Tensor, usize)> {
+    let width = model.config().width;
+    let ids = |run: &mut Vec<u32>, rows: &mut Vec<Tensor>| -> Result<()> {
+        if !run.is_empty() {
+            rows.push(model.embed(run)?);
+            run.clear();
+        }
+        Ok(())
+    };
+    let (mut rows, mut run) = (Vec::new(), Vec::new());
+    let (mut count, mut ended, mut dropped) = (0usize, false, 0);
+    for token in window {
+        match &token.token {
+            Token::Id(id) => {
+                run.push(*id);
+                count += usize::from(!ended);
+                ended |= *id == END;
+            }
+            Token::Embedding(row) if row.len() == width => {
+                ids(&mut run, &mut rows)?;
+                rows.push(Tensor::new(&row[..], model.device())?.unsqueeze(0)?);
+                count += 1;
+            }
+            Token::Embedding(_) => dropped += 1,
+        }
+    }
+    run.extend(std::iter::repeat_n(pad, dropped));
+    ids(&mut run, &mut rows)?;
+    Ok((Tensor::cat(&rows, 0)?, count.saturating_sub(1)))
+}

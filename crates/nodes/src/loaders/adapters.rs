@@ -1,0 +1,164 @@
+//! LoRA and ControlNet files.
+
+use std::path::PathBuf;
+
+use comfyd_engine::{Clip, ControlNet, Model};
+use comfyd_node::{FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+
+use crate::class::{Call, Class, unknown_choice};
+use crate::loaders::files::{files_fingerprint, model_file};
+use crate::services::State;
+
+/// What a union ControlNet's numbers mean, by place.
+const UNION_TYPES: [&str; 8] =
+    ["openpose", "depth", "hed/pidi/scribble/ted", "canny/lineart/anime_lineart/mlsd", "normal", "segment", "tile", "repaint"];
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("LoraLoader")
+                .display("Load LoRA")
+                .category("loaders")
+                .description("Changes a diffusion model and its text encoder by a LoRA. Several can be put one after another.")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
+                .input(Input::files("lora_name", FileSource::Models("loras".into())).tooltip("The file in the folder loras."))
+                .input(
+                    Input::float("strength_model")
+                        .default(1.0)
+                        .min(-100.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("How much of the change the diffusion model takes; negative values turn it round."),
+                )
+                .input(
+                    Input::float("strength_clip")
+                        .default(1.0)
+                        .min(-100.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("How much of the change the text encoder takes; negative values turn it round."),
+                )
+                .output("MODEL")
+                .output("CLIP")
+        },
+        lora,
+    )
+    .fingerprint(lora_fingerprint),
+    Class::new(
+        || {
+            Schema::new("LoraLoaderModelOnly")
+                .category("loaders")
+                .description("Changes a diffusion model by a LoRA and leaves the text encoder as it is.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::files("lora_name", FileSource::Models("loras".into())))
+                .input(
+                    Input::float("strength_model")
+                        .default(1.0)
+                        .min(-100.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("How much of the change the diffusion model takes; negative values turn it round."),
+                )
+                .output("MODEL")
+        },
+        lora_model_only,
+    )
+    .fingerprint(lora_fingerprint),
+    Class::new(
+        || {
+            Schema::new("ControlNetLoader")
+                .display("Load ControlNet Model")
+                .category("loaders")
+                .description("Loads a ControlNet, which makes the picture follow a hint such as edges or a pose.")
+                .input(Input::files("control_net_name", FileSource::Models("controlnet".into())))
+                .output("CONTROL_NET")
+        },
+        control_net,
+    )
+    .fingerprint(control_net_fingerprint),
+    Class::new(
+        || {
+            Schema::new("DiffControlNetLoader")
+                .display("Load ControlNet Model (diff)")
+                .category("loaders")
+                .description("Loads a ControlNet that is stored as its difference from a diffusion model.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::files("control_net_name", FileSource::Models("controlnet".into())))
+                .output("CONTROL_NET")
+        },
+        diff_control_net,
+    )
+    .fingerprint(control_net_fingerprint),
+    Class::new(
+        || {
+            Schema::new("SetUnionControlNetType")
+                .category("conditioning/controlnet")
+                .module("comfy_extras.nodes_controlnet")
+                .description("Tells a ControlNet for several kinds of hints which kind it gets.")
+                .input(Input::link("control_net", "CONTROL_NET"))
+                .input(Input::combo("type", ["auto"].into_iter().chain(UNION_TYPES)))
+                .output("CONTROL_NET")
+        },
+        union_type,
+    ),
+];
+
+fn lora(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.object::<Model>("model")?;
+    let clip = call.inputs.get_optional::<Clip>("clip")?;
+    let (for_model, for_clip) = (call.float("strength_model")?, call.float("strength_clip")?);
+    let path = (for_model != 0.0 || for_clip != 0.0).then(|| lora_file(call)).transpose()?;
+    let changed = match &path {
+        Some(path) if for_model != 0.0 => Value::object(model.with_lora(path, for_model)?),
+        Some(_) | None => Value::from(model),
+    };
+    let clip = match (clip, &path) {
+        (Some(clip), Some(path)) if for_clip != 0.0 => Value::object(clip.with_lora(path, for_clip)?),
+        (Some(clip), _) => Value::from(clip),
+        (None, _) => Value::Null,
+    };
+    Ok(NodeOutput::values([changed, clip]))
+}
+
+fn lora_model_only(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.object::<Model>("model")?;
+    let strength = call.float("strength_model")?;
+    if strength == 0.0 {
+        return Ok(NodeOutput::one(model));
+    }
+    Ok(NodeOutput::one(Value::object(model.with_lora(&lora_file(call)?, strength)?)))
+}
+
+fn control_net(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "controlnet", call.text("control_net_name")?)?;
+    Ok(NodeOutput::one(Value::object(call.engine().load_controlnet(&path, None)?)))
+}
+
+fn diff_control_net(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.object::<Model>("model")?;
+    let path = model_file(call.state, "controlnet", call.text("control_net_name")?)?;
+    Ok(NodeOutput::one(Value::object(call.engine().load_controlnet(&path, Some(&model))?)))
+}
+
+fn union_type(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let net = call.object::<ControlNet>("control_net")?;
+    let kind = call.text("type")?;
+    let index = UNION_TYPES.iter().position(|known| *known == kind);
+    if index.is_none() && kind != "auto" {
+        return Err(unknown_choice("type", kind));
+    }
+    Ok(NodeOutput::one(Value::object(net.with_union_types(index.into_iter().collect()))))
+}
+
+fn lora_file(call: &Call<'_, '_>) -> Result<PathBuf> {
+    model_file(call.state, "loras", call.text("lora_name")?)
+}
+
+fn lora_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+    files_fingerprint(state, inputs, &[("loras", "lora_name")])
+}
+
+fn control_net_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+    files_fingerprint(state, inputs, &[("controlnet", "control_net_name")])
+}

@@ -1,0 +1,241 @@
+//! Checkpoints and their parts from files: diffusion models, text encoders, autoencoders.
+
+use comfyd_engine::{Checkpoint, ClipKind};
+use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+
+use crate::class::{Call, Class};
+use crate::loaders::files::{files_fingerprint, model_file, version};
+use crate::services::State;
+
+/// The reference's old configuration files. Everything that they tell is told from the checkpoint, except the CLIP layer.
+const CONFIGS: [&str; 11] = [
+    "anything_v3.yaml",
+    "v1-inference.yaml",
+    "v1-inference_clip_skip_2.yaml",
+    "v1-inference_clip_skip_2_fp16.yaml",
+    "v1-inference_fp16.yaml",
+    "v1-inpainting-inference.yaml",
+    "v2-inference-v.yaml",
+    "v2-inference-v_fp32.yaml",
+    "v2-inference.yaml",
+    "v2-inference_fp32.yaml",
+    "v2-inpainting-inference.yaml",
+];
+
+/// Tiny autoencoders, which come in two files.
+const TINY: [&str; 2] = ["taesd", "taesdxl"];
+
+/// The files of a denoiser or an autoencoder in the layout of the diffusers library, the one to prefer first.
+const DENOISER_FILES: [&str; 3] =
+    ["diffusion_pytorch_model.fp16.safetensors", "diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.bin"];
+
+/// The files of a text encoder in that layout.
+const ENCODER_FILES: [&str; 4] = ["model.fp16.safetensors", "model.safetensors", "pytorch_model.fp16.bin", "pytorch_model.bin"];
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("CheckpointLoaderSimple").display("Load Checkpoint").category("loaders").description("Loads a checkpoint: its diffusion model, its text encoder and its autoencoder. What kind of model it holds is told from the file.")
+.input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())).tooltip("The file in the folder checkpoints.")).output("MODEL").output("CLIP").output("VAE")
+        },
+        checkpoint,
+    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])),
+    Class::new(
+        || {
+            Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("advanced/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.")
+.input(Input::files_and("config_name", CONFIGS, FileSource::Models("configs".into())))
+.input(Input::files("ckpt_name", FileSource::Models("checkpoints".into()))).output("MODEL").output("CLIP").output("VAE")
+        },
+        checkpoint_with_config,
+    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])),
+    Class::new(
+        || {
+            Schema::new("DiffusersLoader")
+                .category("advanced/loaders/deprecated")
+                .description("Loads a model from a folder in the layout of the diffusers library.")
+                .input(Input::files("model_path", FileSource::DiffusersFolders))
+                .output("MODEL")
+                .output("CLIP")
+                .output("VAE")
+        },
+        diffusers,
+    ).fingerprint(diffusers_fingerprint),
+    Class::new(
+        || {
+            Schema::new("UNETLoader")
+                .display("Load Diffusion Model")
+                .category("advanced/loaders")
+                .description("Loads a diffusion model without text encoder and autoencoder.")
+                .input(Input::files("unet_name", FileSource::Models("diffusion_models".into())))
+                .input(Input::combo("weight_dtype", ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]))
+                .output("MODEL")
+        },
+        unet,
+    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("diffusion_models", "unet_name")])),
+    Class::new(
+        || {
+            Schema::new("CLIPLoader")
+                .display("Load CLIP")
+                .category("advanced/loaders")
+                .description("Loads a text encoder.")
+                .input(Input::files("clip_name", FileSource::Models("text_encoders".into())))
+                .input(Input::combo(
+                    "type",
+                    [
+                        "stable_diffusion",
+                        "stable_cascade",
+                        "sd3",
+                        "stable_audio",
+                        "mochi",
+                        "ltxv",
+                        "pixart",
+                        "cosmos",
+                        "lumina2",
+                        "wan",
+                        "hidream",
+                        "chroma",
+                        "ace",
+                        "omnigen2",
+                        "qwen_image",
+                        "hunyuan_image",
+                    ],
+                ))
+                .input(Input::combo("device", ["default", "cpu"]).option("advanced", true).tooltip("Where it runs.").optional())
+                .output("CLIP")
+        },
+        clip,
+    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("text_encoders", "clip_name")])),
+    Class::new(
+        || {
+            Schema::new("DualCLIPLoader")
+                .category("advanced/loaders")
+                .description("Loads the two text encoders of a model that uses two, such as Stable Diffusion XL.")
+                .input(Input::files("clip_name1", FileSource::Models("text_encoders".into())))
+                .input(Input::files("clip_name2", FileSource::Models("text_encoders".into())))
+                .input(Input::combo("type", ["sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"]))
+                .input(Input::combo("device", ["default", "cpu"]).option("advanced", true).tooltip("Where it runs.").optional())
+                .output("CLIP")
+        },
+        dual_clip,
+    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("text_encoders", "clip_name1"), ("text_encoders", "clip_name2")])),
+    Class::new(
+        || {
+            Schema::new("VAELoader")
+                .display("Load VAE")
+                .category("loaders")
+                .description("Loads an autoencoder, which turns pictures into latents and back.")
+                .input(Input::files("vae_name", FileSource::Autoencoders))
+                .output("VAE")
+        },
+        vae,
+    ).fingerprint(vae_fingerprint),
+];
+
+fn checkpoint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
+    Ok(outputs(call.engine().load_checkpoint(&path)?))
+}
+
+fn checkpoint_with_config(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
+    let mut loaded = call.engine().load_checkpoint(&path)?;
+    if call.text("config_name")?.contains("clip_skip_2") {
+        loaded.clip = loaded.clip.map(|clip| clip.with_layer(-2));
+    }
+    Ok(outputs(loaded))
+}
+
+fn diffusers(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let name = call.text("model_path")?;
+    let folder = call.state.services.folders.diffusers_folder(name);
+    let folder = folder.ok_or_else(|| {
+        Error::msg(format!("there is no folder '{name}' with a model_index.json among the diffusers models; choose another one"))
+    })?;
+    let part = |name: &str, names: &[&str]| {
+        let part = folder.join(name);
+        let file = names.iter().map(|file| part.join(file)).find(|file| file.is_file());
+        file.ok_or_else(|| Error::msg(format!("{} holds none of the files {}; put one there", part.display(), names.join(", "))))
+    };
+    let unet = part("unet", &DENOISER_FILES)?;
+    let vae = part("vae", &DENOISER_FILES)?;
+    let first = part("text_encoder", &ENCODER_FILES)?;
+    let second = part("text_encoder_2", &ENCODER_FILES).ok();
+    let engine = call.engine();
+    let clip = match &second {
+        Some(second) => engine.load_clip(&[&first, second], ClipKind::Sdxl)?,
+        None => engine.load_clip(&[&first], ClipKind::StableDiffusion)?,
+    };
+    Ok(outputs(Checkpoint { model: engine.load_unet(&unet, "default")?, clip: Some(clip), vae: Some(engine.load_vae(&vae)?) }))
+}
+
+fn unet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "diffusion_models", call.text("unet_name")?)?;
+    let model = call.engine().load_unet(&path, call.text("weight_dtype")?)?;
+    Ok(NodeOutput::one(Value::object(model)))
+}
+
+fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "text_encoders", call.text("clip_name")?)?;
+    let clip = call.engine().load_clip(&[&path], clip_kind(call)?)?;
+    Ok(NodeOutput::one(Value::object(clip)))
+}
+
+fn dual_clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let first = model_file(call.state, "text_encoders", call.text("clip_name1")?)?;
+    let second = model_file(call.state, "text_encoders", call.text("clip_name2")?)?;
+    let clip = call.engine().load_clip(&[&first, &second], clip_kind(call)?)?;
+    Ok(NodeOutput::one(Value::object(clip)))
+}
+
+fn clip_kind(call: &Call<'_, '_>) -> Result<ClipKind> {
+    match call.text("type")? {
+        "stable_diffusion" => Ok(ClipKind::StableDiffusion),
+        // Stable Cascade uses bigG alone, as the refiner of Stable Diffusion XL does.
+        "sdxl" | "stable_cascade" => Ok(ClipKind::Sdxl),
+        other => Err(Error::msg(format!("text encoders of the type '{other}' are not supported; take stable_diffusion or sdxl"))),
+    }
+}
+
+fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let folders = &call.state.services.folders;
+    let vae = match call.text("vae_name")? {
+        "pixel_space" => {
+            return Err(Error::msg("pixel_space is for models that paint pixels, which are not supported; choose another VAE"));
+        }
+        name if TINY.contains(&name) => {
+            let half = |half: &str| {
+                let start = format!("{name}_{half}.");
+                let missing = || Error::msg(format!("there is no file {start}* in the folder vae_approx; put it there"));
+                folders.approximate_vae(&start).ok_or_else(missing)
+            };
+            call.engine().load_taesd(&half("encoder")?, &half("decoder")?)?
+        }
+        name => call.engine().load_vae(&model_file(call.state, "vae", name)?)?,
+    };
+    Ok(NodeOutput::one(Value::object(vae)))
+}
+
+/// Parts that the file does not hold are null; nodes that need them say so.
+fn outputs(loaded: Checkpoint) -> NodeOutput {
+    let clip = loaded.clip.map_or(Value::Null, Value::object);
+    let vae = loaded.vae.map_or(Value::Null, Value::object);
+    NodeOutput::values([Value::object(loaded.model), clip, vae])
+}
+
+fn vae_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+    match inputs.optional("vae_name") {
+        Some(Value::Text(name)) if TINY.contains(&name.as_ref()) => {
+            let halves = ["encoder", "decoder"].map(|half| state.services.folders.approximate_vae(&format!("{name}_{half}.")));
+            Ok(Fingerprint::Text(halves.iter().flatten().map(|path| version(path)).collect::<Vec<_>>().join(" ")))
+        }
+        Some(_) | None => files_fingerprint(state, inputs, &[("vae", "vae_name")]),
+    }
+}
+
+fn diffusers_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+    let Some(Value::Text(name)) = inputs.optional("model_path") else { return Ok(Fingerprint::Always) };
+    let Some(folder) = state.services.folders.diffusers_folder(name) else { return Ok(Fingerprint::Always) };
+    let parts = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|part| folder.join(part));
+    let files = parts.iter().flat_map(|part| DENOISER_FILES.iter().chain(&ENCODER_FILES).map(move |file| part.join(file)));
+    Ok(Fingerprint::Text(files.filter(|file| file.is_file()).map(|file| version(&file)).collect::<Vec<_>>().join(" ")))
+}

@@ -1,0 +1,11 @@
+//! The nodes of the menu `loaders`.
+
+mod adapters;
+mod checkpoint;
+pub(crate) mod files;
+
+use crate::class::Class;
+
+pub(crate) fn families() -> Vec<&'static [Class]> {
+    vec![checkpoint::CLASSES, adapters::CLASSES]
+}

@@ -1,0 +1,13 @@
+//! The nodes that change models, merge them and save them.
+
+mod guidance;
+mod merging;
+mod patches;
+mod sampling;
+mod saving;
+
+use crate::class::Class;
+
+pub(crate) fn families() -> Vec<&'static [Class]> {
+    vec![sampling::CLASSES, guidance::CLASSES, patches::CLASSES, merging::CLASSES, saving::CLASSES]
+}

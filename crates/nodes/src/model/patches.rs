@@ -1,0 +1,267 @@
+//! Changes inside the denoiser.
+
+use comfyd_engine::{AttentionScale, Clip, Downscale, Model};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+
+use crate::class::{Call, Class};
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("FreeU")
+                .category("model_patches/unet")
+                .module("comfy_extras.nodes_freelunch")
+                .description("Strengthens the backbone and weakens the low frequencies of skip connections in the decoder (FreeU).")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::float("b1").default(1.1).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone at the lowest level."))
+                .input(Input::float("b2").default(1.2).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone one level above."))
+                .input(
+                    Input::float("s1")
+                        .default(0.9)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the low frequencies of the skip connection at the lowest level."),
+                )
+                .input(
+                    Input::float("s2")
+                        .default(0.2)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the low frequencies of the skip connection one level above."),
+                )
+                .output("MODEL")
+        },
+        freeu,
+    ),
+    Class::new(
+        || {
+            Schema::new("FreeU_V2")
+                .category("model_patches/unet")
+                .module("comfy_extras.nodes_freelunch")
+                .description("FreeU in its second version, which strengthens where the features are strong.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::float("b1").default(1.3).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone at the lowest level."))
+                .input(Input::float("b2").default(1.4).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone one level above."))
+                .input(
+                    Input::float("s1")
+                        .default(0.9)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the low frequencies of the skip connection at the lowest level."),
+                )
+                .input(
+                    Input::float("s2")
+                        .default(0.2)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the low frequencies of the skip connection one level above."),
+                )
+                .output("MODEL")
+        },
+        freeu_v2,
+    ),
+    Class::new(
+        || {
+            Schema::new("HyperTile")
+                .no_display()
+                .category("model_patches/unet")
+                .module("comfy_extras.nodes_hypertile")
+                .schema_generation()
+                .description("Runs self-attention on tiles, which is faster for large pictures.")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::int("tile_size").default(256).min(1).max(2048).tooltip("Side of a tile in pixels, at least."))
+                .input(Input::int("swap_size").default(2).min(1).max(128).tooltip("How many divisions are tried in turn."))
+                .input(Input::int("max_depth").default(0).min(0).max(10).tooltip("The lowest level that is tiled."))
+                .input(Input::bool("scale_depth").default(false).tooltip("Makes tiles larger on lower levels."))
+                .output("MODEL")
+        },
+        hyper_tile,
+    ),
+    Class::new(
+        || {
+            Schema::new("PatchModelAddDownscale")
+                .display("PatchModelAddDownscale (Kohya Deep Shrink)")
+                .category("model_patches/unet")
+                .module("comfy_extras.nodes_model_downscale")
+                .schema_generation()
+                .description(
+                    "Runs the inner blocks at a smaller size in the first part of the sampling, against doubled motifs in large pictures.",
+                )
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::int("block_number").default(3).min(1).max(32).step(1).tooltip("The block after which the size is reduced."))
+                .input(
+                    Input::float("downscale_factor").default(2.0).min(0.1).max(9.0).step(0.001).tooltip("By how much the size is reduced."),
+                )
+                .input(
+                    Input::float("start_percent")
+                        .default(0.0)
+                        .min(0.0)
+                        .max(1.0)
+                        .step(0.001)
+                        .tooltip("The part of the sampling after which it begins."),
+                )
+                .input(
+                    Input::float("end_percent")
+                        .default(0.35)
+                        .min(0.0)
+                        .max(1.0)
+                        .step(0.001)
+                        .tooltip("The part of the sampling after which it ends."),
+                )
+                .input(Input::bool("downscale_after_skip").default(true).tooltip("Reduces after the skip connection was taken."))
+                .input(
+                    Input::combo("downscale_method", ["bicubic", "nearest-exact", "bilinear", "area", "bislerp"])
+                        .tooltip("How it is reduced."),
+                )
+                .input(
+                    Input::combo("upscale_method", ["bicubic", "nearest-exact", "bilinear", "area", "bislerp"])
+                        .tooltip("How latents are enlarged."),
+                )
+                .output("MODEL")
+        },
+        downscale,
+    ),
+    Class::new(
+        || {
+            Schema::new("TomePatchModel")
+                .no_display()
+                .category("model_patches/unet")
+                .module("comfy_extras.nodes_tomesd")
+                .schema_generation()
+                .description("Merges similar tokens before self-attention, which is faster (token merging).")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::float("ratio").default(0.3).min(0.0).max(1.0).step(0.01).tooltip("The share of tokens that is merged."))
+                .output("MODEL")
+        },
+        tome,
+    ),
+    Class::new(
+        || {
+            Schema::new("UNetSelfAttentionMultiply")
+                .no_display()
+                .category("_for_testing/attention_experiments")
+                .module("comfy_extras.nodes_attention_multiply")
+                .schema_generation()
+                .experimental()
+                .description("Multiplies the weights of self-attention.")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries."))
+                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys."))
+                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values."))
+                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
+                .output("MODEL")
+        },
+        self_attention_multiply,
+    ),
+    Class::new(
+        || {
+            Schema::new("UNetCrossAttentionMultiply")
+                .no_display()
+                .category("_for_testing/attention_experiments")
+                .module("comfy_extras.nodes_attention_multiply")
+                .schema_generation()
+                .experimental()
+                .description("Multiplies the weights of cross-attention.")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries."))
+                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys."))
+                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values."))
+                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
+                .output("MODEL")
+        },
+        cross_attention_multiply,
+    ),
+    Class::new(
+        || {
+            Schema::new("CLIPAttentionMultiply")
+                .no_display()
+                .category("_for_testing/attention_experiments")
+                .module("comfy_extras.nodes_attention_multiply")
+                .schema_generation()
+                .experimental()
+                .description("Multiplies the attention weights of a text encoder.")
+                .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
+                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries."))
+                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys."))
+                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values."))
+                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
+                .output("CLIP")
+        },
+        clip_attention_multiply,
+    ),
+];
+
+fn freeu(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let [b1, b2, s1, s2] = floats(call, ["b1", "b2", "s1", "s2"])?;
+    change(call, |model| model.freeu(b1, b2, s1, s2))
+}
+
+fn freeu_v2(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let [b1, b2, s1, s2] = floats(call, ["b1", "b2", "s1", "s2"])?;
+    change(call, |model| model.freeu_v2(b1, b2, s1, s2))
+}
+
+fn hyper_tile(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (tile_size, swap_size, max_depth) = (call.count("tile_size", 1)?, call.count("swap_size", 1)?, call.int("max_depth")?);
+    let scale_depth = call.bool("scale_depth")?;
+    change(call, |model| model.hypertile(tile_size, swap_size, max_depth, scale_depth))
+}
+
+fn downscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let factor = call.float("downscale_factor")?;
+    if factor <= 0.0 {
+        return Err(Error::msg(format!("input 'downscale_factor' is {factor}; take a number above 0")));
+    }
+    let settings = Downscale {
+        block_number: call.int("block_number")?,
+        factor,
+        start_percent: call.float("start_percent")?,
+        end_percent: call.float("end_percent")?,
+        after_skip: call.bool("downscale_after_skip")?,
+        downscale_method: call.method("downscale_method")?,
+        upscale_method: call.method("upscale_method")?,
+    };
+    let model = call.object::<Model>("model")?.downscale(settings)?;
+    Ok(NodeOutput::one(Value::object(model)))
+}
+
+fn tome(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let ratio = call.float("ratio")?;
+    change(call, |model| model.token_merging(ratio))
+}
+
+fn self_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let scale = attention_scale(call)?;
+    change(call, |model| model.self_attention_multiply(scale))
+}
+
+fn cross_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let scale = attention_scale(call)?;
+    change(call, |model| model.cross_attention_multiply(scale))
+}
+
+fn clip_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let clip = call.object::<Clip>("clip")?.attention_multiply(attention_scale(call)?);
+    Ok(NodeOutput::one(Value::object(clip)))
+}
+
+fn attention_scale(call: &Call<'_, '_>) -> Result<AttentionScale> {
+    let [q, k, v, out] = floats(call, ["q", "k", "v", "out"])?;
+    Ok(AttentionScale { q, k, v, out })
+}
+
+fn floats<const N: usize>(call: &Call<'_, '_>, names: [&str; N]) -> Result<[f64; N]> {
+    let mut values = [0.0; N];
+    for (value, name) in values.iter_mut().zip(names) {
+        *value = call.float(name)?;
+    }
+    Ok(values)
+}
+
+fn change(call: &Call<'_, '_>, f: impl FnOnce(&Model) -> Model) -> Result<NodeOutput> {
+    Ok(NodeOutput::one(Value::object(f(call.object::<Model>("model")?.as_ref()))))
+}

@@ -1,0 +1,130 @@
+//! What a model predicts and which noise levels it has.
+
+use std::sync::Arc;
+
+use comfyd_engine::{LatentFormat, Model};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_samplers::schedule::{Continuous, ContinuousSettings, Discrete, DiscreteSettings};
+use comfyd_samplers::{Prediction, Schedule};
+
+use crate::class::{Call, Class, unknown_choice};
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("ModelSamplingDiscrete")
+                .category("advanced/model")
+                .module("comfy_extras.nodes_model_advanced")
+                .description("Sets what a model predicts, with discrete noise levels.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::combo("sampling", ["eps", "v_prediction", "lcm", "x0", "img_to_img"]))
+                .input(Input::bool("zsnr").default(false).tooltip("Moves the noise levels so that the last one is all noise."))
+                .output("MODEL")
+        },
+        discrete,
+    ),
+    Class::new(
+        || {
+            Schema::new("ModelSamplingContinuousEDM")
+                .category("advanced/model")
+                .module("comfy_extras.nodes_model_advanced")
+                .description("Sets what a model predicts, with continuous noise levels.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::combo("sampling", ["v_prediction", "edm", "edm_playground_v2.5", "eps", "cosmos_rflow"]))
+                .input(
+                    Input::float("sigma_max")
+                        .default(120.0)
+                        .min(0.0)
+                        .max(1000.0)
+                        .step(0.001)
+                        .round(false)
+                        .tooltip("The highest noise level."),
+                )
+                .input(
+                    Input::float("sigma_min")
+                        .default(0.002)
+                        .min(0.0)
+                        .max(1000.0)
+                        .step(0.001)
+                        .round(false)
+                        .tooltip("The lowest noise level."),
+                )
+                .output("MODEL")
+        },
+        continuous_edm,
+    ),
+    Class::new(
+        || {
+            Schema::new("ModelSamplingContinuousV")
+                .category("advanced/model")
+                .module("comfy_extras.nodes_model_advanced")
+                .description("Sets velocity prediction with continuous noise levels.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::combo("sampling", ["v_prediction"]))
+                .input(
+                    Input::float("sigma_max")
+                        .default(500.0)
+                        .min(0.0)
+                        .max(1000.0)
+                        .step(0.001)
+                        .round(false)
+                        .tooltip("The highest noise level."),
+                )
+                .input(
+                    Input::float("sigma_min")
+                        .default(0.03)
+                        .min(0.0)
+                        .max(1000.0)
+                        .step(0.001)
+                        .round(false)
+                        .tooltip("The lowest noise level."),
+                )
+                .output("MODEL")
+        },
+        continuous_v,
+    ),
+];
+
+fn discrete(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let settings = |prediction| Ok::<_, Error>(DiscreteSettings { prediction, zsnr: call.bool("zsnr")?, ..DiscreteSettings::default() });
+    let schedule = match call.text("sampling")? {
+        "eps" => Discrete::new(&settings(Prediction::Eps)?),
+        "v_prediction" => Discrete::new(&settings(Prediction::V)?),
+        "x0" => Discrete::new(&settings(Prediction::X0)?),
+        "lcm" => Discrete::distilled(&settings(Prediction::Lcm)?),
+        "img_to_img" => return Err(Error::msg("img_to_img is for models that are not supported; take another kind of sampling")),
+        other => return Err(unknown_choice("sampling", other)),
+    };
+    with_schedule(call, Arc::new(schedule.map_err(Error::other)?))
+}
+
+fn continuous_edm(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.object::<Model>("model")?;
+    let settings = |prediction, sigma_data| {
+        let (sigma_min, sigma_max) = (call.float("sigma_min")?, call.float("sigma_max")?);
+        Ok::<_, Error>(ContinuousSettings { prediction, sigma_min, sigma_max, sigma_data })
+    };
+    let sampling = call.text("sampling")?;
+    let schedule = match sampling {
+        "eps" => Continuous::edm(&settings(Prediction::Eps, 1.0)?),
+        "v_prediction" => Continuous::edm(&settings(Prediction::V, 1.0)?),
+        "edm" | "edm_playground_v2.5" => Continuous::edm(&settings(Prediction::Edm, 0.5)?),
+        "cosmos_rflow" => Continuous::cosmos_flow(&settings(Prediction::Flow, 1.0)?),
+        other => return Err(unknown_choice("sampling", other)),
+    };
+    let mut model = model.with_schedule(Arc::new(schedule.map_err(Error::other)?));
+    if sampling == "edm_playground_v2.5" {
+        model = model.with_latent_format(LatentFormat::Playground);
+    }
+    Ok(NodeOutput::one(Value::object(model)))
+}
+
+fn continuous_v(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (sigma_min, sigma_max) = (call.float("sigma_min")?, call.float("sigma_max")?);
+    let settings = ContinuousSettings { prediction: Prediction::V, sigma_min, sigma_max, sigma_data: 1.0 };
+    with_schedule(call, Arc::new(Continuous::v(&settings).map_err(Error::other)?))
+}
+
+fn with_schedule(call: &Call<'_, '_>, schedule: Arc<dyn Schedule>) -> Result<NodeOutput> {
+    Ok(NodeOutput::one(Value::object(call.object::<Model>("model")?.with_schedule(schedule))))
+}

@@ -1,0 +1,118 @@
+//! Models written to files.
+
+use std::path::Path;
+
+use comfyd_engine::{Clip, Model, Vae};
+use comfyd_folders::Kind;
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+
+use crate::class::{Call, Class};
+use crate::saving;
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("CheckpointSave")
+                .display("Save Checkpoint")
+                .category("advanced/model_merging")
+                .module("comfy_extras.nodes_model_merging")
+                .description("Saves a diffusion model, a text encoder and an autoencoder as one checkpoint, with the workflow inside.")
+                .input(Input::link("model", "MODEL"))
+                .input(Input::link("clip", "CLIP"))
+                .input(Input::link("vae", "VAE"))
+                .input(
+                    Input::text("filename_prefix")
+                        .default("checkpoints/ComfyUI")
+                        .tooltip("Start of the file names. A slash makes folders."),
+                )
+                .hidden_metadata()
+                .output_node()
+        },
+        checkpoint,
+    ),
+    Class::new(
+        || {
+            Schema::new("CLIPSave")
+                .category("advanced/model_merging")
+                .module("comfy_extras.nodes_model_merging")
+                .description("Saves text encoders.")
+                .input(Input::link("clip", "CLIP"))
+                .input(Input::text("filename_prefix").default("clip/ComfyUI").tooltip("Start of the file names. A slash makes folders."))
+                .hidden_metadata()
+                .output_node()
+        },
+        clip,
+    ),
+    Class::new(
+        || {
+            Schema::new("VAESave")
+                .category("advanced/model_merging")
+                .module("comfy_extras.nodes_model_merging")
+                .description("Saves an autoencoder.")
+                .input(Input::link("vae", "VAE"))
+                .input(Input::text("filename_prefix").default("vae/ComfyUI_vae").tooltip("Start of the file names. A slash makes folders."))
+                .hidden_metadata()
+                .output_node()
+        },
+        vae,
+    ),
+    Class::new(
+        || {
+            Schema::new("ModelSave")
+                .category("advanced/model_merging")
+                .module("comfy_extras.nodes_model_merging")
+                .description("Saves a diffusion model.")
+                .input(Input::link("model", "MODEL"))
+                .input(
+                    Input::text("filename_prefix")
+                        .default("diffusion_models/ComfyUI")
+                        .tooltip("Start of the file names. A slash makes folders."),
+                )
+                .hidden_metadata()
+                .output_node()
+        },
+        model,
+    ),
+];
+
+fn checkpoint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.object::<Model>("model")?;
+    let (clip, vae) = (call.object::<Clip>("clip")?, call.object::<Vae>("vae")?);
+    let metadata = saving::metadata(call);
+    save_model(call, call.text("filename_prefix")?, |path, title| model.save(path, Some(&clip), Some(&vae), title, &metadata))
+}
+
+fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let clip = call.object::<Clip>("clip")?;
+    let prefix = call.text("filename_prefix")?;
+    let mut metadata = saving::metadata(call);
+    if !call.state.services.disable_metadata {
+        metadata.insert(0, ("format".into(), "pt".into()));
+    }
+    for encoder in clip.encoders() {
+        save_model(call, &format!("{prefix}_{encoder}"), |path, _| clip.save(encoder, path, &metadata))?;
+    }
+    Ok(NodeOutput::default())
+}
+
+fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let vae = call.object::<Vae>("vae")?;
+    let metadata = saving::metadata(call);
+    save_model(call, call.text("filename_prefix")?, |path, _| vae.save(path, &metadata))
+}
+
+fn model(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.object::<Model>("model")?;
+    let metadata = saving::metadata(call);
+    save_model(call, call.text("filename_prefix")?, |path, title| model.save(path, None, None, title, &metadata))
+}
+
+/// Writes a file into the output folder. `write` gets a path beside the final one, and the title for the metadata.
+fn save_model(call: &Call<'_, '_>, prefix: &str, write: impl FnOnce(&Path, &str) -> comfyd_engine::Result<()>) -> Result<NodeOutput> {
+    call.cx.check_cancelled()?;
+    let target = call.state.services.folders.save_target(Kind::Output, prefix, 0, 0).map_err(Error::other)?;
+    let place = target.reserve("safetensors").map_err(Error::other)?;
+    write(place.part(), &format!("{} {}", target.prefix, place.number()))?;
+    place.finish().map_err(Error::other)?;
+    Ok(NodeOutput::default())
+}

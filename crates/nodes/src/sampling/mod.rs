@@ -1,0 +1,14 @@
+//! The nodes of the menu `sampling`.
+
+mod custom;
+mod gits;
+mod ksampler;
+mod samplers;
+mod schedulers;
+mod sigmas;
+
+use crate::class::Class;
+
+pub(crate) fn families() -> Vec<&'static [Class]> {
+    vec![ksampler::CLASSES, custom::CLASSES, samplers::CLASSES, schedulers::CLASSES, sigmas::CLASSES]
+}

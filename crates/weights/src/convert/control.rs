@@ -1,0 +1,137 @@
+//! ControlNets and adapters for control: the file's kind, told from names, and ldm's names for diffusers' ones.
+
+use super::unet;
+use crate::detect::{self, Heads, UNetConfig, count, unet_config};
+use crate::{Result, StateDict};
+
+/// A file that steers a diffusion model with a picture.
+#[derive(Debug, Clone)]
+pub enum Control {
+    /// A copy of the encoder half of a UNet.
+    ControlNet(Box<ControlNet>),
+    /// One that stores its difference to the model's UNet in narrow matrices (`lora_controlnet`); names as they are.
+    ControlLora(StateDict),
+    /// A T2I-Adapter, `body.…` without a prefix.
+    T2iAdapter(StateDict),
+}
+
+/// A ControlNet of Stable Diffusion.
+#[derive(Debug, Clone)]
+pub struct ControlNet {
+    /// Its weights: ldm's names without a prefix (`input_blocks.…`, `zero_convs.N.0`, `middle_block_out.0`, `input_hint_block.N`).
+    pub weights: StateDict,
+    /// The shape of the UNet that it is a copy of; the decoder's part is empty.
+    pub config: UNetConfig,
+    /// Channels of the picture.
+    pub hint_channels: usize,
+    /// The kinds of control that a union model knows (`task_embedding`, `control_add_embedding`).
+    pub union_types: Option<usize>,
+    /// Whether the weights are differences to the model's UNet, to be added to it (names that are there too).
+    pub is_difference: bool,
+}
+
+/// What a file for control is.
+pub fn control(dict: &StateDict) -> Result<Control> {
+    if dict.contains("lora_controlnet") {
+        return Ok(Control::ControlLora(dict.clone()));
+    }
+    if dict.contains("controlnet_cond_embedding.conv_in.weight") {
+        return Ok(Control::ControlNet(Box::new(diffusers(dict)?)));
+    }
+    for prefix in ["control_model.", ""] {
+        if dict.contains(&format!("{prefix}zero_convs.0.0.weight")) {
+            let weights = dict.with_prefix(prefix, "");
+            let mut config = unet_config(&weights, "").ok_or_else(|| dict.unknown(UNKNOWN))?;
+            config.heads = heads(&config);
+            let is_difference = !prefix.is_empty() && dict.contains("difference");
+            return Ok(Control::ControlNet(Box::new(finish(dict, weights, config, None, is_difference)?)));
+        }
+    }
+    if let Some(weights) = t2i_adapter(dict) {
+        return Ok(Control::T2iAdapter(weights));
+    }
+    Err(dict.unknown(UNKNOWN))
+}
+
+const UNKNOWN: &str = "it is no ControlNet for SD1.x, SD2.x or SDXL and no T2I-Adapter; looked for zero_convs.0.0.weight, \
+    controlnet_cond_embedding.conv_in.weight, lora_controlnet and body.0.";
+
+/// As in the UNets that ControlNets are copies of.
+fn heads(config: &UNetConfig) -> Heads {
+    if config.use_linear_in_transformer || config.context_dim == 0 { Heads::Channels(64) } else { Heads::Count(8) }
+}
+
+fn finish(dict: &StateDict, weights: StateDict, config: UNetConfig, union_types: Option<usize>, is_difference: bool) -> Result<ControlNet> {
+    let hint = weights.shape("input_hint_block.0.weight").and_then(|shape| shape.get(1)).copied();
+    let hint_channels = hint.ok_or_else(|| dict.unknown("it has no input_hint_block.0.weight, which every ControlNet has"))?;
+    Ok(ControlNet { weights, config, hint_channels, union_types, is_difference })
+}
+
+fn diffusers(dict: &StateDict) -> Result<ControlNet> {
+    let mut config = unet::diffusers_config(dict).ok_or_else(|| dict.unknown(UNKNOWN))?;
+    config.heads = heads(&config);
+    let mut names = unet::names(&config);
+    let mut both = |diffusers: String, ldm: String| {
+        for kind in ["weight", "bias"] {
+            names.push((format!("{diffusers}.{kind}"), format!("{ldm}.{kind}")));
+        }
+    };
+    both("controlnet_mid_block".into(), "middle_block_out.0".into());
+    for i in 0..count(dict, |i| format!("controlnet_down_blocks.{i}.")) {
+        both(format!("controlnet_down_blocks.{i}"), format!("zero_convs.{i}.0"));
+    }
+    // The picture's convolutions stand in a row with activations between, hence every second number.
+    let blocks = count(dict, |i| format!("controlnet_cond_embedding.blocks.{i}."));
+    both("controlnet_cond_embedding.conv_in".into(), "input_hint_block.0".into());
+    for i in 0..blocks {
+        both(format!("controlnet_cond_embedding.blocks.{i}"), format!("input_hint_block.{}", 2 * (i + 1)));
+    }
+    both("controlnet_cond_embedding.conv_out".into(), format!("input_hint_block.{}", 2 * (blocks + 1)));
+
+    let mut weights = dict.empty_like();
+    let mut known = std::collections::HashSet::new();
+    for (from, to) in names {
+        if let Some(tensor) = dict.get(&from) {
+            weights.insert(to, tensor.clone());
+            known.insert(from);
+        }
+    }
+    let mut union_types = None;
+    if dict.contains("control_add_embedding.linear_1.bias") {
+        union_types = dict.shape("task_embedding").and_then(|shape| shape.first()).copied();
+        for (name, tensor) in dict.iter().filter(|(name, _)| !known.contains(*name)) {
+            weights.insert(name.replace(".attn.in_proj_", ".attn.in_proj."), tensor.clone());
+        }
+    }
+    finish(dict, weights, config, union_types, false)
+}
+
+/// A T2I-Adapter without the prefixes that it is saved with.
+fn t2i_adapter(dict: &StateDict) -> Option<StateDict> {
+    let dict = if dict.contains("adapter.body.0.resnets.0.block1.weight") {
+        dict.rename(|name| {
+            let name = name.strip_prefix("adapter.")?;
+            let Some((i, rest)) = name.strip_prefix("body.").and_then(|rest| rest.split_once('.')) else { return Some(name.to_owned()) };
+            let first = i.parse::<usize>().ok()?.checked_mul(2)?;
+            Some(match rest.strip_prefix("resnets.").and_then(|rest| rest.split_once('.')) {
+                Some((j, rest)) => format!("body.{}.{rest}", first.checked_add(j.parse::<usize>().ok()?)?),
+                None => format!("body.{first}.{rest}"),
+            })
+        })
+    } else if dict.has_prefix("adapter.body.") {
+        dict.with_prefix("adapter.", "")
+    } else {
+        dict.clone()
+    };
+    (dict.contains("body.0.in_conv.weight") || dict.contains("conv_in.weight") && dict.has_prefix("body.0.")).then_some(dict)
+}
+
+/// The diffusion model's names that a ControlNet of differences adds to, for each of its weights that there is one for.
+pub fn difference_targets<'a>(net: &'a ControlNet, unet: &'a StateDict) -> impl Iterator<Item = &'a str> {
+    net.weights.names().filter(|name| unet.contains(name))
+}
+
+/// Whether a ControlNet's shape fits the UNet of this shape: the conditioning and the levels are the same.
+pub fn fits(net: &ControlNet, unet: &detect::UNetConfig) -> bool {
+    net.config.model_channels == unet.model_channels && (net.config.context_dim == unet.context_dim || net.config.context_dim == 0)
+}

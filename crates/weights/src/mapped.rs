@@ -1,0 +1,245 @@
+//! Memory-mapped files and the values in them, whatever the format that tells where they lie. The only unsafe code of this crate.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Tensor};
+use half::{bf16, f16};
+use memmap2::Mmap;
+
+use crate::safetensors::Dtype;
+use crate::{Error, LazyTensor, Result, Source};
+
+/// Bytes that a tensor with repeated values (stride 0) may need, as read. Others are bounded by the file's size.
+const MAX_REPEATED_BYTES: u64 = 256 << 20;
+
+/// A file that is mapped, never written.
+pub(crate) struct MappedFile {
+    path: PathBuf,
+    format: &'static str,
+    disk: File,
+    map: Option<Mmap>,
+}
+
+impl MappedFile {
+    /// Maps a file; `format` is its name in errors.
+    pub(crate) fn open(path: &Path, format: &'static str) -> Result<Arc<Self>> {
+        let disk = File::open(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;
+        Self::from_disk(path, format, disk)
+    }
+
+    /// Maps an open file.
+    pub(crate) fn from_disk(path: &Path, format: &'static str, disk: File) -> Result<Arc<Self>> {
+        let fail = |source| Error::Read { path: path.to_owned(), source };
+        let length = disk.metadata().map_err(fail)?.len();
+        let map = if length == 0 {
+            None
+        } else {
+            // SAFETY: the map is private and only read. A file that another process changes gives other numbers; one that it shortens is
+            // noticed before each read (`bytes`), which leaves the time of the copy itself, as in every program that maps weights.
+            Some(unsafe { Mmap::map(&disk) }.map_err(fail)?)
+        };
+        Ok(Arc::new(Self { path: path.to_owned(), format, disk, map }))
+    }
+
+    /// The whole file.
+    pub(crate) fn all(&self) -> &[u8] {
+        self.map.as_deref().unwrap_or_default()
+    }
+
+    /// Its size when it was opened.
+    pub(crate) fn len(&self) -> u64 {
+        self.all().len() as u64
+    }
+
+    /// Some of its bytes, if they are still there.
+    pub(crate) fn bytes(&self, start: u64, length: u64) -> Result<&[u8]> {
+        let size = self.disk.metadata().map_err(|source| Error::Read { path: self.path.clone(), source })?.len().min(self.len());
+        let end = start.checked_add(length).filter(|end| *end <= size);
+        let Some(end) = end else {
+            return Err(self.invalid(format!("values lie at {start} and take {length} bytes, the file has {size}")));
+        };
+        Ok(&self.all()[start as usize..end as usize])
+    }
+
+    /// An error that says that the file is damaged.
+    pub(crate) fn invalid(&self, reason: impl Into<String>) -> Error {
+        Error::Invalid { path: self.path.clone(), format: self.format, reason: reason.into() }
+    }
+}
+
+/// Where the values of a tensor lie in a file. Built only after `check` agreed, or after a format's own checks.
+#[derive(Debug, Clone)]
+pub(crate) struct Values {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    /// The first value's place in the file, in bytes.
+    pub start: u64,
+    /// Distances between neighbours along each axis, in values; `None`: the last axis runs fastest.
+    pub strides: Option<Vec<usize>>,
+}
+
+impl Values {
+    /// Whether all values lie inside `end` bytes of the file; else why not.
+    pub(crate) fn check(&self, end: u64) -> std::result::Result<(), String> {
+        let size = self.dtype.size();
+        let count = self.shape.iter().try_fold(1u64, |count, axis| count.checked_mul(*axis as u64));
+        let count = count.filter(|count| count.checked_mul(8).is_some()).ok_or("claims more values than any machine holds")?;
+        let span = match (&self.strides, count) {
+            (_, 0) => 0,
+            (None, count) => count,
+            (Some(strides), _) => strides
+                .iter()
+                .zip(&self.shape)
+                .try_fold(1u64, |last, (stride, axis)| (*axis as u64 - 1).checked_mul(*stride as u64)?.checked_add(last))
+                .ok_or("has steps beyond any file")?,
+        };
+        let fits = span.checked_mul(size).and_then(|bytes| bytes.checked_add(self.start)).is_some_and(|needed| needed <= end);
+        if !fits {
+            return Err(format!("needs {span} values from byte {} on, the file has only {end} bytes", self.start));
+        }
+        if count > span && count * size > MAX_REPEATED_BYTES {
+            return Err(format!("repeats {span} values {count} times"));
+        }
+        Ok(())
+    }
+
+    /// The tensor that reads them from this file.
+    pub(crate) fn lazy(self, file: &Arc<MappedFile>) -> LazyTensor {
+        LazyTensor::new(self.shape.clone(), reads_as(self.dtype), Arc::new(InFile { file: Arc::clone(file), values: self }))
+    }
+}
+
+struct InFile {
+    file: Arc<MappedFile>,
+    values: Values,
+}
+
+impl Source for InFile {
+    fn read(&self) -> Result<Tensor> {
+        let Values { dtype, shape, start, strides } = &self.values;
+        let count: usize = shape.iter().product();
+        let size = dtype.size();
+        match strides {
+            Some(strides) if count > 0 => {
+                let last: u64 = strides.iter().zip(shape).map(|(stride, axis)| (*axis as u64 - 1) * *stride as u64).sum();
+                let bytes = self.file.bytes(*start, (last + 1) * size)?;
+                decode(*dtype, &gather(bytes, size as usize, shape, strides), shape)
+            }
+            _ => decode(*dtype, self.file.bytes(*start, count as u64 * size)?, shape),
+        }
+    }
+
+    fn rows(&self, start: usize, count: usize) -> Option<Arc<dyn Source>> {
+        let mut values = self.values.clone();
+        if values.strides.is_some() {
+            return None;
+        }
+        let row = values.shape.iter().skip(1).try_fold(values.dtype.size(), |bytes, axis| bytes.checked_mul(*axis as u64))?;
+        *values.shape.first_mut()? = count;
+        values.start = (start as u64).checked_mul(row)?.checked_add(values.start)?;
+        Some(Arc::new(Self { file: Arc::clone(&self.file), values }))
+    }
+}
+
+/// The values in the order in which the last axis runs fastest.
+fn gather(bytes: &[u8], size: usize, shape: &[usize], strides: &[usize]) -> Vec<u8> {
+    let count: usize = shape.iter().product();
+    let mut out = Vec::with_capacity(count * size);
+    let mut index = vec![0; shape.len()];
+    for _ in 0..count {
+        let at: usize = index.iter().zip(strides).map(|(i, stride)| i * stride).sum();
+        out.extend_from_slice(&bytes[at * size..(at + 1) * size]);
+        for axis in (0..shape.len()).rev() {
+            index[axis] += 1;
+            if index[axis] < shape[axis] {
+                break;
+            }
+            index[axis] = 0;
+        }
+    }
+    out
+}
+
+/// The type of the tensor that values of a file's type are read as.
+pub(crate) fn reads_as(dtype: Dtype) -> DType {
+    match dtype {
+        Dtype::F32 | Dtype::F64 => DType::F32,
+        Dtype::F16 | Dtype::F8E5M2 | Dtype::F8E4M3 => DType::F16,
+        Dtype::Bf16 => DType::BF16,
+        Dtype::Bool | Dtype::U8 => DType::U8,
+        Dtype::I8 | Dtype::I16 | Dtype::U16 | Dtype::I32 | Dtype::U32 | Dtype::I64 | Dtype::U64 => DType::I64,
+    }
+}
+
+/// The values as a tensor on the CPU; `bytes` are exactly as many as the shape needs.
+pub(crate) fn decode(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Tensor> {
+    let device = &Device::Cpu;
+    Ok(match dtype {
+        Dtype::F32 => Tensor::from_vec(convert(bytes, f32::from_le_bytes), shape, device),
+        Dtype::F64 => Tensor::from_vec(convert(bytes, |b| f64::from_le_bytes(b) as f32), shape, device),
+        Dtype::F16 => Tensor::from_vec(convert(bytes, f16::from_le_bytes), shape, device),
+        Dtype::Bf16 => Tensor::from_vec(convert(bytes, bf16::from_le_bytes), shape, device),
+        Dtype::F8E5M2 => Tensor::from_vec(convert(bytes, |[b]: [u8; 1]| f16::from_bits(u16::from(b) << 8)), shape, device),
+        Dtype::F8E4M3 => Tensor::from_vec(convert(bytes, |[b]: [u8; 1]| f8_e4m3(b)), shape, device),
+        Dtype::Bool | Dtype::U8 => Tensor::from_vec(bytes.to_vec(), shape, device),
+        Dtype::I8 => Tensor::from_vec(convert(bytes, |b| i64::from(i8::from_le_bytes(b))), shape, device),
+        Dtype::I16 => Tensor::from_vec(convert(bytes, |b| i64::from(i16::from_le_bytes(b))), shape, device),
+        Dtype::U16 => Tensor::from_vec(convert(bytes, |b| i64::from(u16::from_le_bytes(b))), shape, device),
+        Dtype::I32 => Tensor::from_vec(convert(bytes, |b| i64::from(i32::from_le_bytes(b))), shape, device),
+        Dtype::U32 => Tensor::from_vec(convert(bytes, |b| i64::from(u32::from_le_bytes(b))), shape, device),
+        Dtype::I64 => Tensor::from_vec(convert(bytes, i64::from_le_bytes), shape, device),
+        Dtype::U64 => Tensor::from_vec(convert(bytes, |b| u64::from_le_bytes(b) as i64), shape, device),
+    }?)
+}
+
+fn convert<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|chunk| value(*chunk)).collect()
+}
+
+/// The eight-bit float with four bits of exponent, three of mantissa and no infinity (`float8_e4m3fn`); every value is exact in binary16.
+fn f8_e4m3(byte: u8) -> f16 {
+    let sign = u16::from(byte & 0x80) << 8;
+    let (exponent, mantissa) = (u16::from(byte >> 3 & 0xf), u16::from(byte & 7));
+    let bits = match (exponent, mantissa) {
+        (0xf, 7) => 0x7e00,
+        // Below the normal range: the mantissa counts 2^-9, which binary16 holds as a normal number.
+        (0, m) => f16::from_f32(f32::from(m) / 512.0).to_bits(),
+        // The exponents' biases are 7 and 15.
+        (e, m) => (e + 8) << 10 | m << 7,
+    };
+    f16::from_bits(sign | bits)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn eight_bit_floats_are_exact() {
+        let value = |byte| f8_e4m3(byte).to_f32();
+        assert_eq!([value(0x38), value(0xb8), value(0x7e), value(0x01), value(0x07)], [1.0, -1.0, 448.0, 2f32.powi(-9), 7.0 / 512.0]);
+        assert_eq!([value(0x08), value(0x40), value(0x49)], [2f32.powi(-6), 2.0, 4.5]);
+        assert!(value(0x7f).is_nan() && value(0xff).is_nan());
+        assert!(f8_e4m3(0x80).to_bits() == 0x8000);
+        let two = decode(Dtype::F8E5M2, &[0x3c, 0xc1, 0x7c], &[3]).unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(two, [1.0, -2.5, f32::INFINITY]);
+    }
+
+    #[test]
+    fn strides_are_followed() {
+        let bytes: Vec<u8> = (0..6).collect();
+        // (2, 3) stored, read as its transpose.
+        assert_eq!(gather(&bytes, 1, &[3, 2], &[1, 3]), [0, 3, 1, 4, 2, 5]);
+        let values = |strides: Vec<usize>, shape: Vec<usize>| Values { dtype: Dtype::F32, shape, start: 8, strides: Some(strides) };
+        assert!(values(vec![1, 3], vec![3, 2]).check(32).is_ok());
+        assert!(values(vec![1, 3], vec![3, 2]).check(31).is_err());
+        assert!(values(vec![usize::MAX, usize::MAX], vec![3, 2]).check(32).is_err());
+        assert!(values(vec![0, 0], vec![1 << 20, 1 << 20]).check(64).is_err());
+        assert!(values(vec![0, 0], vec![usize::MAX, 0]).check(8).is_ok());
+    }
+}

@@ -1,0 +1,33 @@
+//! Tells a file's format by its first bytes and hands it to the reader. Knows no format.
+
+use std::path::Path;
+
+use crate::mapped::MappedFile;
+use crate::{Error, Result, StateDict, gguf, safetensors, torch};
+
+/// Opens a file of any known format.
+pub(crate) fn open(path: &Path) -> Result<StateDict> {
+    let head = MappedFile::open(path, "weights")?;
+    let start = head.all();
+    if start.len() > 8 && start[8] == b'{' {
+        return safetensors::File::open(path)?.into_state_dict();
+    }
+    if start.starts_with(gguf::MAGIC) {
+        return gguf::open(path);
+    }
+    if torch::is_torch(start) {
+        return torch::open(path);
+    }
+    let invalid = |format, reason: &str| Err(Error::Invalid { path: path.to_owned(), format, reason: reason.into() });
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default().to_lowercase();
+    match extension.as_str() {
+        "safetensors" | "sft" => return safetensors::File::open(path)?.into_state_dict(),
+        "gguf" => return invalid("GGUF", "it does not begin as such files do"),
+        "ckpt" | "pt" | "pth" | "bin" => return invalid("PyTorch", "it is neither an archive nor the older sequence of pickles"),
+        _ => {}
+    }
+    Err(Error::Unknown {
+        path: path.to_owned(),
+        reason: "it is neither safetensors, a PyTorch checkpoint nor GGUF; choose a file of one of these formats".into(),
+    })
+}

@@ -1,0 +1,99 @@
+//! Test weights: numbers that are a pure function of a tensor's name and a value's place, so that every language can make the same
+//! checkpoint from a layout of names and shapes. `conformance/diffusion/make_checkpoint.py` makes the same ones in Python. Not for use
+//! outside tests: a model of such weights paints noise.
+
+use std::path::Path;
+
+use candle_core::{DType, Device, Tensor};
+use indexmap::IndexMap;
+
+use crate::{Error, LazyTensor, Result, Source, StateDict};
+
+/// The tensor of that name and shape, F32 on the CPU, as the Python script makes it to the bit. Uniformly distributed: two or more axes
+/// with the variance of one over the number of inputs (embeddings up to 0.05), weights of norms around 1, biases up to 0.02, a single
+/// number 2.6592.
+pub fn tensor(name: &str, shape: &[usize]) -> Result<Tensor> {
+    if shape.is_empty() {
+        return Ok(Tensor::new(2.6592f32, &Device::Cpu)?);
+    }
+    let count: usize = shape.iter().product();
+    let seed = fnv1a64(name.as_bytes());
+    let centred = (0..count as u64).map(|i| 2.0 * unit(seed, i) - 1.0);
+    let values: Vec<f32> = if shape.len() >= 2 {
+        let inputs: usize = shape[1..].iter().product();
+        let is_embedding = name.contains("embedding") || name.contains("positional");
+        let amplitude = if is_embedding { 0.05 } else { (3.0 / inputs as f64).sqrt() } as f32;
+        centred.map(|c| c * amplitude).collect()
+    } else if name.ends_with("weight") {
+        centred.map(|c| 1.0 + 0.1f32 * c).collect()
+    } else {
+        centred.map(|c| 0.02f32 * c).collect()
+    };
+    Ok(Tensor::from_vec(values, shape, &Device::Cpu)?)
+}
+
+/// All tensors of a layout, `{"name": [axes], …}`, of this type, made when they are read.
+pub fn state_dict(layout: &str, dtype: DType) -> Result<StateDict> {
+    let layout: IndexMap<String, Vec<usize>> =
+        serde_json::from_str(layout).map_err(|e| Error::Invalid { path: "layout".into(), format: "layout", reason: e.to_string() })?;
+    Ok(from_shapes(layout, dtype))
+}
+
+/// All tensors of these names and shapes, of this type, made when they are read.
+pub fn from_shapes(shapes: impl IntoIterator<Item = (String, Vec<usize>)>, dtype: DType) -> StateDict {
+    let mut dict = StateDict::from_file(Path::new("synthetic weights"));
+    for (name, shape) in shapes {
+        let source = Synthetic { name: name.clone(), shape: shape.clone(), dtype };
+        dict.insert(name, LazyTensor::new(shape, dtype, std::sync::Arc::new(source)));
+    }
+    dict
+}
+
+struct Synthetic {
+    name: String,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl Source for Synthetic {
+    fn read(&self) -> Result<Tensor> {
+        Ok(tensor(&self.name, &self.shape)?.to_dtype(self.dtype)?)
+    }
+}
+
+/// The hash of Fowler, Noll and Vo, 64 bits.
+fn fnv1a64(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3))
+}
+
+/// A number in [0, 1) of 24 bits: splitmix64's finaliser of the seed and the place.
+fn unit(seed: u64, i: u64) -> f32 {
+    let s = seed.wrapping_add(i.wrapping_mul(0x9E37_79B9_7F4A_7C15));
+    let z = (s ^ (s >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    ((z ^ (z >> 31)) >> 40) as f32 * 2f32.powi(-24)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    /// The bits that the Python script gives for the first three values and the last.
+    #[test]
+    fn values_equal_those_of_the_script() {
+        let cases: [(&str, &[usize], [u32; 4]); 5] = [
+            ("a.weight", &[3], [0x3f768ba4, 0x3f845d99, 0x3f72222b, 0x3f72222b]),
+            ("a.bias", &[3], [0x3c72fc30, 0x3c275e99, 0x3c2c7c59, 0x3c2c7c59]),
+            ("conv.weight", &[2, 3, 3, 3], [0xbd5837eb, 0xbe54662b, 0x3dda8ffb, 0xbe8e86df]),
+            ("token_embedding.weight", &[2, 4], [0xbb5ead00, 0xbb860a8d, 0xbc93fc1a, 0x3c99b88a]),
+            ("model.diffusion_model.out.2.weight", &[4, 320, 3, 3], [0x3caf09e7, 0xbccf39fb, 0x3cb530ee, 0x3bd85fbb]),
+        ];
+        for (name, shape, wanted) in cases {
+            let values = tensor(name, shape).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let got = [values[0], values[1], values[2], values[values.len() - 1]].map(f32::to_bits);
+            assert_eq!(got, wanted, "{name}");
+        }
+    }
+}

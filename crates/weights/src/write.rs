@@ -1,0 +1,142 @@
+//! Writes safetensors files tensor by tensor, through a file beside the target that replaces it only when it is whole.
+
+use std::fs::File;
+use std::io::{BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use candle_core::{DType, Tensor};
+use half::{bf16, f16};
+use serde_json::{Map, Value as Json, json};
+
+use crate::{Error, LazyTensor, Result, StateDict};
+
+/// What to write, beside the tensors.
+#[derive(Default)]
+pub struct Options<'a> {
+    /// Texts for the header.
+    pub metadata: Vec<(String, String)>,
+    /// The type that floating-point tensors are converted to; `None`: each as it is read.
+    pub dtype: Option<DType>,
+    /// Asked before each tensor; `true` ends the writing with [`Error::Interrupted`] and leaves no file.
+    pub interrupted: Option<&'a dyn Fn() -> bool>,
+}
+
+/// Writes a file of these tensors, in the order that the format's own library gives them (larger types first, then by name). One tensor
+/// at a time is in memory. An existing file is replaced when all is written; after an error it is as it was.
+pub fn write(path: &Path, tensors: &StateDict, options: &Options<'_>) -> Result<()> {
+    let fail = |source| Error::Write { path: path.to_owned(), source };
+    let mut entries: Vec<Entry<'_>> =
+        tensors.iter().map(|(name, tensor)| Entry { name, tensor, dtype: target(tensor.dtype(), options.dtype) }).collect();
+    entries.sort_by(|a, b| b.dtype.size_in_bytes().cmp(&a.dtype.size_in_bytes()).then_with(|| a.name.cmp(b.name)));
+    let header = header(&entries, &options.metadata)?;
+
+    let temporary = Temporary::beside(path);
+    let file = File::create(&temporary.0).map_err(fail)?;
+    let mut out = BufWriter::with_capacity(1 << 20, file);
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
+    out.write_all(&header).map_err(fail)?;
+    for entry in &entries {
+        if options.interrupted.is_some_and(|interrupted| interrupted()) {
+            return Err(Error::Interrupted);
+        }
+        let tensor = entry.tensor.read()?;
+        if tensor.dims() != entry.tensor.shape() {
+            let (values, expected) = (tensor.elem_count(), entry.tensor.shape().iter().product());
+            return Err(Error::Shape { name: entry.name.into(), values, expected });
+        }
+        write_values(&mut out, &tensor.to_dtype(entry.dtype)?, fail)?;
+    }
+    let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
+    file.sync_all().map_err(fail)?;
+    drop(file);
+    std::fs::rename(&temporary.0, path).map_err(fail)
+}
+
+struct Entry<'a> {
+    name: &'a str,
+    tensor: &'a LazyTensor,
+    dtype: DType,
+}
+
+/// Only floating-point numbers are converted.
+fn target(dtype: DType, wanted: Option<DType>) -> DType {
+    match dtype {
+        DType::F16 | DType::BF16 | DType::F32 | DType::F64 => wanted.unwrap_or(dtype),
+        _ => dtype,
+    }
+}
+
+fn header(entries: &[Entry<'_>], metadata: &[(String, String)]) -> Result<Vec<u8>> {
+    let mut header = Map::new();
+    if !metadata.is_empty() {
+        let texts: Map<String, Json> = metadata.iter().map(|(key, value)| (key.clone(), Json::from(value.as_str()))).collect();
+        header.insert("__metadata__".into(), Json::Object(texts));
+    }
+    let mut end = 0u64;
+    for entry in entries {
+        let start = end;
+        let shape = entry.tensor.shape();
+        end += shape.iter().fold(entry.dtype.size_in_bytes() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64));
+        header.insert(entry.name.into(), json!({"dtype": type_name(entry)?, "shape": shape, "data_offsets": [start, end]}));
+    }
+    let mut header = Json::Object(header).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(8), b' ');
+    Ok(header)
+}
+
+fn type_name(entry: &Entry<'_>) -> Result<&'static str> {
+    Ok(match entry.dtype {
+        DType::U8 => "U8",
+        DType::U32 => "U32",
+        DType::I16 => "I16",
+        DType::I32 => "I32",
+        DType::I64 => "I64",
+        DType::BF16 => "BF16",
+        DType::F16 => "F16",
+        DType::F32 => "F32",
+        DType::F64 => "F64",
+        other => return Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
+    })
+}
+
+fn write_values(out: &mut impl Write, tensor: &Tensor, fail: impl Fn(std::io::Error) -> Error) -> Result<()> {
+    let flat = tensor.flatten_all()?;
+    match flat.dtype() {
+        DType::U8 => out.write_all(&flat.to_vec1::<u8>()?).map_err(fail),
+        DType::U32 => write_all(out, &flat.to_vec1::<u32>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::I16 => write_all(out, &flat.to_vec1::<i16>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::I32 => write_all(out, &flat.to_vec1::<i32>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::I64 => write_all(out, &flat.to_vec1::<i64>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::BF16 => write_all(out, &flat.to_vec1::<bf16>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::F16 => write_all(out, &flat.to_vec1::<f16>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::F32 => write_all(out, &flat.to_vec1::<f32>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::F64 => write_all(out, &flat.to_vec1::<f64>()?, |v| v.to_le_bytes()).map_err(fail),
+        other => Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
+    }
+}
+
+fn write_all<T: Copy, const N: usize>(out: &mut impl Write, values: &[T], bytes: impl Fn(T) -> [u8; N]) -> std::io::Result<()> {
+    let mut buffer = Vec::with_capacity(N << 12);
+    for chunk in values.chunks(1 << 12) {
+        buffer.clear();
+        chunk.iter().for_each(|value| buffer.extend_from_slice(&bytes(*value)));
+        out.write_all(&buffer)?;
+    }
+    Ok(())
+}
+
+/// A file that is removed unless it was renamed.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn beside(path: &Path) -> Self {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        Self(path.with_file_name(format!(".{name}.{}.part", std::process::id())))
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}

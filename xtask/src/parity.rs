@@ -1,0 +1,84 @@
+//! `cargo xtask parity`: runs the recorded diffusion cases against this server on a full-size test checkpoint. Knows how to make the
+//! checkpoint and to start the server; what passes is decided by `conformance/check_cases.py`.
+
+use std::io::Error;
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::{Duration, Instant};
+
+/// A cold start of a debug build on a busy machine.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+
+/// What to run.
+pub(crate) struct Parity<'a> {
+    /// The cases of Stable Diffusion XL in place of those of 1.5.
+    pub(crate) sdxl: bool,
+    /// Only cases whose names begin so.
+    pub(crate) only: &'a str,
+}
+
+/// Runs the cases; whether all passed.
+pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
+    let family = if parity.sdxl { "sdxl" } else { "sd15" };
+    let base = root.join("target/parity");
+    let checkpoints = base.join("models/checkpoints");
+    std::fs::create_dir_all(&checkpoints)?;
+    let checkpoint = checkpoints.join(format!("{family}_random.safetensors"));
+    if !checkpoint.is_file() {
+        println!("parity: making {}", checkpoint.display());
+        let layout = root.join(format!("conformance/diffusion/{family}.layout.json"));
+        cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_checkpoint", "--"], &[&layout, &checkpoint])?;
+    }
+    cargo(root, &["build", "--release", "-p", "comfyd"], &[])?;
+    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
+    let server = Command::new(root.join("target/release/comfyd"))
+        .args(["serve", "--listen", "127.0.0.1", "--front-end", "none", "--verbose", "WARNING", "--port", &port.to_string()])
+        .arg("--base-directory")
+        .arg(&base)
+        .spawn()?;
+    let mut server = Server(server);
+    server.wait_until_ready(port)?;
+    let cases = root.join(if parity.sdxl { "conformance/diffusion/sdxl" } else { "conformance/diffusion" });
+    let python = root.join(".venv/bin/python");
+    let status = Command::new(python)
+        .arg(root.join("conformance/check_cases.py"))
+        .arg(format!("http://127.0.0.1:{port}"))
+        .arg(cases)
+        .args(["--verbose", "--timeout", "3600", "--only", parity.only])
+        .status()
+        .map_err(|e| Error::other(format!("cannot run .venv/bin/python, which .ci/run makes: {e}")))?;
+    Ok(status.success())
+}
+
+fn cargo(root: &Path, arguments: &[&str], paths: &[&PathBuf]) -> Result<(), Error> {
+    let status = Command::new("cargo").current_dir(root).args(arguments).args(paths).status()?;
+    if status.success() { Ok(()) } else { Err(Error::other(format!("cargo {} failed", arguments.join(" ")))) }
+}
+
+/// A server that ends with its owner.
+struct Server(Child);
+
+impl Server {
+    fn wait_until_ready(&mut self, port: u16) -> Result<(), Error> {
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", port)).is_err() {
+            if let Some(status) = self.0.try_wait()? {
+                return Err(Error::other(format!("the server ended with {status}")));
+            }
+            if started.elapsed() > START_TIMEOUT {
+                return Err(Error::other("the server does not answer"));
+            }
+            std::thread::sleep(Duration::from_millis(100));
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        drop(self.0.kill());
+        drop(self.0.wait());
+    }
+}
