@@ -34,7 +34,8 @@ impl Server {
     pub(super) async fn start(name: &'static str, command: &str) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let base = std::env::temp_dir().join(format!("comfyd-bench-{}-{port}", std::process::id()));
-        std::fs::create_dir_all(&base)?;
+        // ComfyUI does not start without this folder.
+        std::fs::create_dir_all(base.join("custom_nodes"))?;
         let command = command.replace("{port}", &port.to_string()).replace("{base}", &base.display().to_string());
         let log = std::fs::File::create(base.join("log"))?;
         let began = Instant::now();

@@ -17,6 +17,8 @@ use crate::{ApiError, App};
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
 const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
+/// What is read from a client at once. Thousands of clients that say next to nothing must not each hold the default of 128 KiB.
+const READ_BUFFER_BYTES: usize = 4 << 10;
 
 pub(super) fn routes() -> Router<App> {
     Router::new().route("/ws", get(connect))
@@ -48,7 +50,11 @@ async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: 
         let (app, id, mailbox) = (app.clone(), client_id.clone(), Arc::clone(&mailbox));
         move |_| app.hub.disconnect(&id, &mailbox)
     };
-    let upgrade = upgrade.max_message_size(MAX_CLIENT_MESSAGE_BYTES).write_buffer_size(0).on_failed_upgrade(failed);
+    let upgrade = upgrade
+        .max_message_size(MAX_CLIENT_MESSAGE_BYTES)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(0)
+        .on_failed_upgrade(failed);
     Ok(upgrade.on_upgrade(move |socket| serve(app, socket, client_id, mailbox)))
 }
 
