@@ -1,5 +1,6 @@
 //! `cargo xtask`: the project's own checks. Holds the command line; each command lives in its own module.
 
+mod bench_api;
 mod manifests;
 mod parity;
 mod rust;
@@ -9,9 +10,11 @@ mod tidy;
 use std::path::Path;
 use std::process::ExitCode;
 
-const USAGE: &str = "usage: cargo xtask tidy | parity [--sdxl] [--only PREFIX]\n\n  \
-     tidy    check the rules that the compiler does not: floors, file headers, left-over notes, links\n  \
-     parity  run the recorded diffusion cases on a full-size test checkpoint";
+const USAGE: &str = "usage: cargo xtask COMMAND
+
+  tidy                               check the rules that the compiler does not: floors, file headers, left-over notes, links
+  parity [--sdxl] [--only PREFIX]    run the recorded diffusion cases on a full-size test checkpoint
+  bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -21,6 +24,13 @@ fn main() -> ExitCode {
         ["parity", "--sdxl"] => parity(true, ""),
         ["parity", "--only", only] => parity(false, only),
         ["parity", "--sdxl", "--only", only] => parity(true, only),
+        ["bench-api", ..] => match bench_api::run(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &arguments[1..]) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("{error}");
+                ExitCode::FAILURE
+            }
+        },
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS

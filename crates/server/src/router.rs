@@ -5,7 +5,8 @@ use std::any::Any;
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, HOST, ORIGIN,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
+    CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
@@ -19,6 +20,8 @@ use crate::{ApiError, App, routes};
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
+/// Longest text of an error of the framework.
+const MAX_PLAIN_ERROR_BYTES: usize = 16 * 1024;
 
 /// The server as one service.
 pub fn router(app: App) -> Router {
@@ -30,6 +33,7 @@ pub fn router(app: App) -> Router {
         .fallback(page_or_unknown)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(app.options.max_upload_bytes))
+        .layer(middleware::map_response(plain_error_to_json))
         .layer(CompressionLayer::new().gzip(true).compress_when(compress))
         .layer(middleware::from_fn_with_state(app.clone(), origin))
         .layer(CatchPanicLayer::custom(panicked))
@@ -56,6 +60,28 @@ async fn unknown(method: Method, uri: Uri) -> ApiError {
 
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{} does not take {method}", uri.path()))
+}
+
+/// Errors of the framework itself (an unreadable query, path or handshake) are plain text: they get the form of all others.
+async fn plain_error_to_json(response: Response) -> Response {
+    let (status, headers) = (response.status(), response.headers());
+    let plain = headers.get(CONTENT_TYPE).is_none_or(|mime| mime.as_bytes().starts_with(b"text/plain"));
+    if !(status.is_client_error() || status.is_server_error()) || !plain {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    let text = axum::body::to_bytes(body, MAX_PLAIN_ERROR_BYTES).await.unwrap_or_default();
+    let text = match String::from_utf8_lossy(&text) {
+        text if text.trim().is_empty() => status.canonical_reason().unwrap_or("the request failed").to_owned(),
+        text => text.into_owned(),
+    };
+    let error = ApiError::new(status, if status.is_client_error() { "bad_request" } else { "internal_error" }, text).into_response();
+    for name in [CONTENT_TYPE, CONTENT_LENGTH] {
+        parts.headers.remove(name);
+    }
+    let (error_parts, body) = error.into_parts();
+    parts.headers.extend(error_parts.headers);
+    Response::from_parts(parts, body)
 }
 
 fn panicked(_: Box<dyn Any + Send>) -> Response {

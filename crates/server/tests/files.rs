@@ -207,6 +207,32 @@ async fn user_files_and_settings_round_trip() {
 }
 
 #[tokio::test]
+async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
+    let server = Server::new(|options, dir| {
+        std::fs::create_dir_all(dir.join("site/pkg/static")).unwrap();
+        options.front_end = FrontEnd::Folder(dir.join("site/pkg/static"));
+    });
+    assert_eq!(server.get("/userdata?dir=workflows&recurse=true&full_info=true").await.json(), json!([]));
+    assert_eq!(server.get("/userdata?dir=subgraphs%2F").await.json(), json!([]));
+    assert_eq!(server.get("/api/userdata/comfy.templates.json").await.json(), json!([]));
+    assert_eq!(server.get("/templates/index.json").await.json(), json!([]));
+    assert_eq!(server.get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(server.get("/user.css").await.header("content-type"), "text/css; charset=utf-8");
+    server.send("POST", "/userdata/user.css", &[], "a {}").await;
+    assert_eq!(server.get("/user.css").await.body, b"a {}");
+    assert_eq!(server.get("/userdata/user.css").await.body, b"a {}");
+}
+
+#[tokio::test]
+async fn the_frameworks_own_errors_are_json_too() {
+    let server = Server::new(|_, _| ());
+    for (path, status) in [("/ws", 400), ("/history?max_items=1&max_items=2", 400), ("/object_info/%ff", 400), ("/api/userdata/%ff", 400)] {
+        assert_eq!(server.error(path).await, status, "{path}");
+    }
+    assert_eq!(server.send("GET", "/nothing", &[], "").await.header("content-type"), "application/json");
+}
+
+#[tokio::test]
 async fn users_are_told_apart_by_their_header() {
     let server = Server::new(|options, _| options.multi_user = true);
     assert_eq!(server.error("/settings").await, 401);
@@ -232,7 +258,7 @@ async fn the_front_end_is_served_from_its_folder_only() {
     let page = server.get("/").await;
     assert_eq!((page.header("content-type"), &page.body[..]), ("text/html; charset=utf-8", &b"<html>page"[..]));
     assert_eq!(server.get("/assets/a.js").await.header("content-type"), "text/javascript; charset=utf-8");
-    for path in ["/..%2Fsecret.txt", "/%2e%2e/secret.txt", "/assets", "/none.js", "/templates/index.json"] {
+    for path in ["/..%2Fsecret.txt", "/%2e%2e/secret.txt", "/assets", "/none.js", "/templates/none.json"] {
         assert_eq!(server.error(path).await, 404, "{path}");
     }
     assert!(Server::new(|_, _| ()).get("/").await.body.starts_with(b"<!doctype html>"));

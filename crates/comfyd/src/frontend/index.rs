@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use reqwest::Url;
 use serde::Deserialize;
 
-use super::{Error, Result, get, public};
+use super::{Clients, Error, Result, get, public};
 
 const PYPI: &str = "https://pypi.org/simple";
 
@@ -39,6 +39,10 @@ pub struct PipSettings {
     pub indexes: Vec<String>,
     /// Further certificate authorities: who names the file, and the file.
     pub certificates: Option<(String, PathBuf)>,
+    /// Hosts, or hosts with a port, whose certificates are not checked.
+    pub trusted_hosts: Vec<String>,
+    /// The proxy for all requests; without it, those of the usual variables.
+    pub proxy: Option<String>,
 }
 
 impl PipSettings {
@@ -78,8 +82,26 @@ impl PipSettings {
         }
         let bundle = |name: &str| variable(name).map(|value| (name.to_owned(), value));
         let certificates = setting("PIP_CERT", "cert").or_else(|| bundle("REQUESTS_CA_BUNDLE")).or_else(|| bundle("SSL_CERT_FILE"));
-        Self { indexes, certificates: certificates.map(|(origin, path)| (origin, path.into())) }
+        let trusted = setting("PIP_TRUSTED_HOST", "trusted-host").map(|(_, hosts)| hosts).unwrap_or_default();
+        Self {
+            indexes,
+            certificates: certificates.map(|(origin, path)| (origin, path.into())),
+            trusted_hosts: trusted.split_whitespace().map(str::to_ascii_lowercase).collect(),
+            proxy: setting("PIP_PROXY", "proxy").map(|(_, proxy)| proxy),
+        }
     }
+
+    /// Whether the certificate of this address's host need not be valid.
+    pub fn trusts(&self, url: &Url) -> bool {
+        trusted(&self.trusted_hosts, url)
+    }
+}
+
+/// Whether a list of hosts, with or without a port, names this address's host.
+pub(super) fn trusted(hosts: &[String], url: &Url) -> bool {
+    let host = url.host_str().unwrap_or_default().to_ascii_lowercase();
+    let with_port = format!("{host}:{}", url.port_or_known_default().unwrap_or_default());
+    hosts.iter().any(|known| *known == host || *known == with_port)
 }
 
 /// The value of a key in the sections of a pip.conf that `pip download` and `pip install` share: `[global]`, `[install]`, `[download]`.
@@ -115,14 +137,14 @@ fn pip_key(text: &str, key: &str) -> Option<String> {
 }
 
 /// Finds the wheel of a version, or of the newest release for `latest`, on the first index that has it.
-pub async fn find(client: &reqwest::Client, settings: &PipSettings, package: &str, version: &str) -> Result<Wheel> {
+pub async fn find(clients: &Clients, settings: &PipSettings, package: &str, version: &str) -> Result<Wheel> {
     let mut known: Vec<Wheel> = Vec::new();
     let mut failure = None;
     for index in &settings.indexes {
         let url = format!("{}/{package}/", index.trim_end_matches('/'));
         let url = Url::parse(&url).map_err(|error| Error::Setting { setting: "pip's index-url".into(), message: error.to_string() })?;
         let asked = url.clone();
-        let listed = match get(client, url, ACCEPT, MAX_INDEX_BYTES, &|_, _| {}).await {
+        let listed = match get(clients, url, ACCEPT, MAX_INDEX_BYTES, &|_, _| {}).await {
             Ok(answer) if answer.content_type == JSON => parse_json(&answer.bytes, &with_credentials(answer.url, &asked), package),
             Ok(answer) => Ok(parse_html(&String::from_utf8_lossy(&answer.bytes), &with_credentials(answer.url, &asked), package)),
             Err(error) => Err(error),
@@ -240,7 +262,7 @@ mod tests {
             ),
         ];
         let none = PipSettings::from(&|_| None, &[]);
-        assert_eq!(none, PipSettings { indexes: vec![PYPI.into()], certificates: None });
+        assert_eq!(none, PipSettings { indexes: vec![PYPI.into()], certificates: None, trusted_hosts: Vec::new(), proxy: None });
         let from_files = PipSettings::from(&|_| None, &files);
         assert_eq!(from_files.indexes, ["https://a/simple", "https://c", "https://d"]);
         assert_eq!(from_files.certificates, Some(("/b/pip.conf, cert".into(), "/b.pem".into())));
@@ -252,6 +274,18 @@ mod tests {
         assert_eq!(PipSettings::from(&env, &[]).indexes, ["https://e"]);
         assert_eq!(PipSettings::from(&env, &[]).certificates, Some(("SSL_CERT_FILE".into(), "/e.pem".into())));
         assert_eq!(PipSettings::from(&env, &files).certificates.unwrap().1, PathBuf::from("/b.pem"));
+    }
+
+    #[test]
+    fn trusted_hosts_are_matched_with_and_without_port() {
+        let files = [("/a/pip.conf".into(), "[global]\ntrusted-host =\n  Mirror.local\n  other:8443\nproxy = http://p:1\n".to_owned())];
+        let settings = PipSettings::from(&|_| None, &files);
+        let trusts = |url: &str| settings.trusts(&Url::parse(url).unwrap());
+        assert!(trusts("https://mirror.local/simple") && trusts("https://mirror.local:99/x") && trusts("https://other:8443/"));
+        assert!(!trusts("https://other/") && !trusts("https://a.mirror.local/"));
+        assert_eq!(settings.proxy.as_deref(), Some("http://p:1"));
+        let env = |name: &str| (name == "PIP_TRUSTED_HOST").then(|| "a b".to_owned());
+        assert_eq!(PipSettings::from(&env, &files).trusted_hosts, ["a", "b"]);
     }
 
     #[test]

@@ -95,7 +95,7 @@ async fn index(files: Vec<(&'static str, &'static str, Vec<u8>)>) -> PipSettings
             stream.write_all(&answer).await.unwrap();
         }
     });
-    PipSettings { indexes: vec![format!("http://{address}/simple")], certificates: None }
+    PipSettings { indexes: vec![format!("http://{address}/simple")], certificates: None, trusted_hosts: Vec::new(), proxy: None }
 }
 
 #[tokio::test]

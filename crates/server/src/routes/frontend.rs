@@ -11,7 +11,7 @@ use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
-use crate::routes::userdata::percent_decode;
+use crate::routes::userdata::{percent_decode, user_folder};
 use crate::routes::view::{Disposition, inside, send_file};
 use crate::{ApiError, App, FrontEnd};
 
@@ -78,7 +78,26 @@ pub async fn fallback(State(app): State<App>, method: Method, uri: Uri, headers:
             return send_file(&file, &name, &headers, Disposition::Page).await;
         }
     }
+    if let Some(answer) = optional(&app, &path, &headers) {
+        return Ok(answer);
+    }
     Err(unknown())
+}
+
+/// Files that the front end asks for in any case and does without: an empty answer in place of an error in the browser's console.
+fn optional(app: &App, path: &str, headers: &HeaderMap) -> Option<Response<Body>> {
+    let typed =
+        |mime: &'static str, body: Vec<u8>| ([(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, "no-cache")], body).into_response();
+    match path {
+        "favicon.ico" => Some(StatusCode::NO_CONTENT.into_response()),
+        "user.css" => {
+            let own = user_folder(app, headers).ok().and_then(|folder| std::fs::read(folder.join("user.css")).ok());
+            Some(typed("text/css; charset=utf-8", own.unwrap_or_default()))
+        }
+        "templates/index_logo.json" => Some(typed("application/json", b"{}".to_vec())),
+        _ if path.starts_with("templates/index") && path.ends_with(".json") => Some(typed("application/json", b"[]".to_vec())),
+        _ => None,
+    }
 }
 
 /// Where a static file may be: in the front end's folder, or in a package beside it.

@@ -3,6 +3,7 @@
 mod download;
 pub(crate) mod frontend;
 pub(crate) mod history;
+mod jobs;
 pub(crate) mod misc;
 mod models;
 pub(crate) mod object_info;
@@ -27,6 +28,7 @@ pub(crate) fn all() -> Router<App> {
         .merge(frontend::routes())
         .merge(history::routes())
         .merge(misc::routes())
+        .merge(jobs::routes())
         .merge(models::routes())
         .merge(object_info::routes())
         .merge(prompt::routes())

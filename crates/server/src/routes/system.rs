@@ -1,10 +1,13 @@
 //! `/system_stats` and `/features`.
 
+use std::time::{Duration, Instant};
+
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use sysinfo::{MemoryRefreshKind, RefreshKind, System};
+use sysinfo::{MemoryRefreshKind, System};
 
 use crate::App;
 
@@ -17,14 +20,42 @@ pub(crate) fn features(app: &App) -> Value {
     json!({"supports_preview_metadata": true, "supports_raw_previews": true, "max_upload_size": app.options.max_upload_bytes})
 }
 
+/// How busy the processors are is measured between two readings, this far apart at least.
+const CPU_INTERVAL: Duration = Duration::from_millis(250);
+
+/// The machine's figures, read anew for a request; those of the processors at most every [`CPU_INTERVAL`].
+struct Machine {
+    system: System,
+    read: Instant,
+}
+
+impl Machine {
+    /// Total and available memory in bytes, and how busy the processors are in percent of all of them.
+    fn figures() -> (u64, u64, f32) {
+        static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
+        let mut machine = MACHINE.lock();
+        let machine = machine.get_or_insert_with(|| {
+            let mut system = System::new();
+            // The first reading is the time since the machine's start; the next one is compared with it.
+            system.refresh_cpu_usage();
+            Machine { system, read: Instant::now() }
+        });
+        machine.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
+        if machine.read.elapsed() >= CPU_INTERVAL {
+            machine.system.refresh_cpu_usage();
+            machine.read = Instant::now();
+        }
+        (machine.system.total_memory(), machine.system.available_memory(), machine.system.global_cpu_usage())
+    }
+}
+
 async fn stats(State(app): State<App>) -> Json<Value> {
-    let system = System::new_with_specifics(RefreshKind::nothing().with_memory(MemoryRefreshKind::nothing().with_ram()));
-    let (total, free) = (system.total_memory(), system.available_memory());
+    let (total, free, cpu_percent) = Machine::figures();
     let mut devices = gpus();
     if devices.is_empty() {
         devices.push(json!({
             "name": "cpu", "type": "cpu", "index": null,
-            "vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free,
+            "vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free, "utilization": cpu_percent,
         }));
     }
     if let Some(device) = devices.first_mut() {
@@ -35,6 +66,8 @@ async fn stats(State(app): State<App>) -> Json<Value> {
             "os": std::env::consts::OS,
             "ram_total": total,
             "ram_free": free,
+            "cpu_count": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            "cpu_utilization": cpu_percent,
             "comfyui_version": app.options.api_version,
             "required_frontend_version": null,
             "installed_templates_version": null,
@@ -49,7 +82,7 @@ async fn stats(State(app): State<App>) -> Json<Value> {
     }))
 }
 
-/// Graphics cards with their memory in bytes, where NVIDIA's management library is there.
+/// Graphics cards with their memory in bytes and how busy they are in percent, where NVIDIA's management library is there.
 fn gpus() -> Vec<Value> {
     use std::sync::OnceLock;
     static NVML: OnceLock<Option<nvml_wrapper::Nvml>> = OnceLock::new();
@@ -58,9 +91,11 @@ fn gpus() -> Vec<Value> {
     let cards = (0..count).filter_map(|index| {
         let device = nvml.device_by_index(index).ok()?;
         let (name, memory) = (device.name().ok()?, device.memory_info().ok()?);
+        let busy = device.utilization_rates().ok().map(|rates| rates.gpu);
         Some(json!({
             "name": format!("cuda:{index} {name}"), "type": "cuda", "index": index,
             "vram_total": memory.total, "vram_free": memory.free, "torch_vram_total": 0, "torch_vram_free": 0,
+            "utilization": busy,
         }))
     });
     cards.collect()

@@ -1,0 +1,82 @@
+//! The least HTTP client that keeps a connection: one request at a time, answers with a length or in chunks. Knows no address but its own.
+
+use std::io;
+
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+/// A kept connection to a server.
+pub(super) struct Connection {
+    host: String,
+    stream: BufReader<TcpStream>,
+}
+
+impl Connection {
+    /// Connects to `host:port`.
+    pub(super) async fn open(host: &str) -> io::Result<Self> {
+        let stream = TcpStream::connect(host).await?;
+        stream.set_nodelay(true)?;
+        Ok(Self { host: host.to_owned(), stream: BufReader::with_capacity(64 << 10, stream) })
+    }
+
+    /// The body of a successful answer.
+    pub(super) async fn get(&mut self, path: &str) -> io::Result<Vec<u8>> {
+        self.send("GET", path, "").await
+    }
+
+    /// The body of a successful answer to a JSON body.
+    pub(super) async fn post(&mut self, path: &str, body: &str) -> io::Result<Vec<u8>> {
+        self.send("POST", path, body).await
+    }
+
+    async fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
+        let (host, length) = (&self.host, body.len());
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        self.stream.get_mut().write_all(format!("{head}{body}").as_bytes()).await?;
+        let status = self.line().await?;
+        let (mut length, mut chunked) = (0, false);
+        loop {
+            let line = self.line().await?.to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().map_err(io::Error::other)?;
+            }
+            chunked |= line.starts_with("transfer-encoding:") && line.contains("chunked");
+        }
+        let body = if chunked { self.chunks().await? } else { self.exactly(length).await? };
+        if status.split(' ').nth(1).is_some_and(|code| code.starts_with('2')) {
+            return Ok(body);
+        }
+        Err(io::Error::other(format!("{method} {path}: {status}: {}", String::from_utf8_lossy(&body))))
+    }
+
+    async fn chunks(&mut self) -> io::Result<Vec<u8>> {
+        let mut body = Vec::new();
+        loop {
+            let size = usize::from_str_radix(self.line().await?.trim(), 16).map_err(io::Error::other)?;
+            body.extend(self.exactly(size).await?);
+            self.line().await?;
+            if size == 0 {
+                return Ok(body);
+            }
+        }
+    }
+
+    async fn exactly(&mut self, length: usize) -> io::Result<Vec<u8>> {
+        let mut body = vec![0; length];
+        self.stream.read_exact(&mut body).await?;
+        Ok(body)
+    }
+
+    async fn line(&mut self) -> io::Result<String> {
+        let mut line = String::new();
+        if self.stream.read_line(&mut line).await? == 0 {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection"));
+        }
+        line.truncate(line.trim_end().len());
+        Ok(line)
+    }
+}

@@ -1,0 +1,84 @@
+//! Servers to measure: one that is started here and stopped at the end, or one that runs already. Knows nothing of what is asked of them.
+
+use std::io;
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::http::Connection;
+
+/// A server that has not answered by then never will.
+const START_TIMEOUT: Duration = Duration::from_secs(120);
+/// After this time without requests a server counts as idle.
+const IDLE_AFTER: Duration = Duration::from_secs(2);
+
+/// A server to measure.
+pub(super) struct Server {
+    pub(super) name: &'static str,
+    /// `host:port`.
+    pub(super) host: String,
+    /// From the start of its process to its first answer; `None` if it ran already.
+    pub(super) first_answer: Option<Duration>,
+    process: Option<(Child, PathBuf)>,
+}
+
+impl Server {
+    /// One that runs already.
+    pub(super) fn running(name: &'static str, url: &str) -> Self {
+        let host = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
+        Self { name, host, first_answer: None, process: None }
+    }
+
+    /// Starts `command` with the shell; `{port}` and `{base}` in it become a free port and a new, empty folder.
+    pub(super) async fn start(name: &'static str, command: &str) -> io::Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let base = std::env::temp_dir().join(format!("comfyd-bench-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&base)?;
+        let command = command.replace("{port}", &port.to_string()).replace("{base}", &base.display().to_string());
+        let log = std::fs::File::create(base.join("log"))?;
+        let began = Instant::now();
+        let child = Command::new("sh")
+            .args(["-c", &format!("exec {command}")])
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let mut server = Self { name, host: format!("127.0.0.1:{port}"), first_answer: None, process: Some((child, base.clone())) };
+        while began.elapsed() < START_TIMEOUT {
+            if let Ok(mut connection) = Connection::open(&server.host).await
+                && connection.get("/prompt").await.is_ok()
+            {
+                server.first_answer = Some(began.elapsed());
+                return Ok(server);
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let log = std::fs::read_to_string(base.join("log")).unwrap_or_default();
+        Err(io::Error::other(format!("{name} did not answer: {log}")))
+    }
+
+    /// Resident memory in bytes once the server is idle; only of a server that was started here, and only on Linux.
+    pub(super) async fn idle_memory(&self) -> Option<u64> {
+        tokio::time::sleep(IDLE_AFTER).await;
+        self.memory()
+    }
+
+    /// Resident memory in bytes now.
+    pub(super) fn memory(&self) -> Option<u64> {
+        let (child, _) = self.process.as_ref()?;
+        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let Some((child, base)) = &mut self.process else { return };
+        // It may have ended by itself; what it left goes anyway.
+        drop(child.kill());
+        drop(child.wait());
+        drop(std::fs::remove_dir_all(base));
+    }
+}
