@@ -217,6 +217,7 @@ async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
     assert_eq!(server.get("/api/userdata/comfy.templates.json").await.json(), json!([]));
     assert_eq!(server.get("/templates/index.json").await.json(), json!([]));
     assert_eq!(server.get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(Server::new(|_, _| ()).get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
     assert_eq!(server.get("/user.css").await.header("content-type"), "text/css; charset=utf-8");
     server.send("POST", "/userdata/user.css", &[], "a {}").await;
     assert_eq!(server.get("/user.css").await.body, b"a {}");

@@ -64,7 +64,11 @@ async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Bo
 /// What no route takes: the front end's files, else 404 as JSON.
 pub async fn fallback(State(app): State<App>, method: Method, uri: Uri, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let unknown = || ApiError::not_found("there is nothing at that address").details(uri.path());
-    let FrontEnd::Folder(root) = &app.options.front_end else { return Err(unknown()) };
+    let FrontEnd::Folder(root) = &app.options.front_end else {
+        // Browsers ask for it whatever the page says.
+        let icon = uri.path() == "/favicon.ico" && app.options.front_end == FrontEnd::Builtin;
+        return if icon { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(unknown()) };
+    };
     if method != Method::GET && method != Method::HEAD {
         return Err(ApiError::new(StatusCode::NOT_FOUND, "not_found", "no such call: see the API's documentation").details(uri.path()));
     }
