@@ -342,12 +342,21 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
         .collect();
     for level in levels() {
         for (got, wanted) in all_at(level, &x).iter().zip(&wanted) {
-            // Where the exact GELU is nearly zero, a unit in the last place of the error function near one is multiplied with the number.
-            assert_close(got, wanted, 2e-6);
+            assert_close(got, wanted, 1e-6);
         }
         let mut out = vec![f32::NAN; 3 * columns];
         geglu_at(level, &pairs, columns, &mut out).unwrap();
-        assert_close(&out, &gated, 2e-6);
+        assert_close(&out, &gated, 1e-6);
+    }
+}
+
+/// Random numbers seldom meet the worst places, which lie where the error function is almost one.
+#[test]
+fn gelu_is_accurate_everywhere() {
+    let x: Vec<f32> = (0..=120_000).map(|i| -6.0 + i as f32 * 1e-4).collect();
+    let wanted: Vec<f64> = x.iter().map(|&x| 0.5 * f64::from(x) * (1.0 + reference_erf(f64::from(x) / std::f64::consts::SQRT_2))).collect();
+    for level in levels() {
+        assert_close(&all_at(level, &x)[2], &wanted, 1e-6);
     }
 }
 
