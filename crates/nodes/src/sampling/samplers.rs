@@ -34,18 +34,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Euler steps with fresh noise.")
-                .input(
-                    Input::float("eta")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("How much fresh noise each step adds."),
-                )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(eta())
+                .input(s_noise())
                 .output("SAMPLER")
         },
         euler_ancestral,
@@ -90,18 +80,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("DPM-Solver++ with three steps of memory and fresh noise.")
-                .input(
-                    Input::float("eta")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("How much fresh noise each step adds."),
-                )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(eta())
+                .input(s_noise())
                 .input(Input::combo("noise_device", ["gpu", "cpu"]))
                 .output("SAMPLER")
         },
@@ -114,18 +94,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("DPM-Solver++ with two steps of memory and fresh noise.")
                 .input(Input::combo("solver_type", ["midpoint", "heun"]))
-                .input(
-                    Input::float("eta")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("How much fresh noise each step adds."),
-                )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(eta())
+                .input(s_noise())
                 .input(Input::combo("noise_device", ["gpu", "cpu"]))
                 .output("SAMPLER")
         },
@@ -137,18 +107,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("DPM-Solver++ with a step in between and fresh noise.")
-                .input(
-                    Input::float("eta")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("How much fresh noise each step adds."),
-                )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(eta())
+                .input(s_noise())
                 .input(Input::float("r").default(0.5).min(0.0).max(100.0).step(0.01).round(false).tooltip("Place of the step in between."))
                 .input(Input::combo("noise_device", ["gpu", "cpu"]))
                 .output("SAMPLER")
@@ -161,18 +121,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("DPM-Solver++ with a step in between and ancestral noise.")
-                .input(
-                    Input::float("eta")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("How much fresh noise each step adds."),
-                )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(eta())
+                .input(s_noise())
                 .output("SAMPLER")
         },
         dpmpp_2s_ancestral,
@@ -232,9 +182,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .round(false)
                         .tooltip("How much fresh noise each step adds."),
                 )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(s_noise())
                 .output("SAMPLER")
         },
         dpm_adaptive,
@@ -251,18 +199,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .tooltip("What kind of equation is solved."),
                 )
                 .input(Input::int("max_stage").default(3).min(1).max(3).tooltip("Highest order."))
-                .input(
-                    Input::float("eta")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("How much fresh noise each step adds."),
-                )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(eta())
+                .input(s_noise())
                 .output("SAMPLER")
         },
         er_sde,
@@ -299,9 +237,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .step(0.001)
                         .tooltip("The part of the sampling after which fresh noise ends."),
                 )
-                .input(
-                    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise."),
-                )
+                .input(s_noise())
                 .input(Input::int("predictor_order").default(3).min(1).max(6).tooltip("Order of the predictor."))
                 .input(Input::int("corrector_order").default(4).min(0).max(6).tooltip("Order of the corrector; 0 leaves it out."))
                 .input(Input::bool("use_pece").tooltip("Evaluates the model again after the correction."))
@@ -350,6 +286,16 @@ pub(crate) const CLASSES: &[Class] = &[
         euler_cfg_pp,
     ),
 ];
+
+/// The widget of the samplers that exchange noise.
+fn eta() -> Input {
+    Input::float("eta").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("How much fresh noise each step adds.")
+}
+
+/// The widget of the samplers that add noise.
+fn s_noise() -> Input {
+    Input::float("s_noise").default(1.0).min(0.0).max(100.0).step(0.01).round(false).tooltip("Factor of the fresh noise.")
+}
 
 fn select(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     Ok(NodeOutput::one(Value::object(Sampler::by_name(call.text("sampler_name")?)?)))

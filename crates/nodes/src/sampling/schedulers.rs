@@ -16,15 +16,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Noise levels of a model, spread by a named scheduler.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::combo("scheduler", SCHEDULERS))
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("denoise")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(1.0)
-                        .step(0.01)
-                        .tooltip("The part of the noise levels that is run, counted from the end; below 1 keeps some of the input."),
-                )
+                .input(steps())
+                .input(denoise())
                 .output("SIGMAS")
         },
         basic,
@@ -35,25 +28,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Noise levels spread as in the paper of Karras et al.")
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("sigma_max")
-                        .default(14.614642)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The highest noise level."),
-                )
-                .input(
-                    Input::float("sigma_min")
-                        .default(0.0291675)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The lowest noise level."),
-                )
+                .input(steps())
+                .input(sigma_max())
+                .input(sigma_min())
                 .input(
                     Input::float("rho")
                         .default(7.0)
@@ -73,25 +50,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Noise levels spread evenly by their logarithm.")
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("sigma_max")
-                        .default(14.614642)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The highest noise level."),
-                )
-                .input(
-                    Input::float("sigma_min")
-                        .default(0.0291675)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The lowest noise level."),
-                )
+                .input(steps())
+                .input(sigma_max())
+                .input(sigma_min())
                 .output("SIGMAS")
         },
         exponential,
@@ -102,25 +63,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Noise levels spread by a polynomial of their logarithm.")
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("sigma_max")
-                        .default(14.614642)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The highest noise level."),
-                )
-                .input(
-                    Input::float("sigma_min")
-                        .default(0.0291675)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The lowest noise level."),
-                )
+                .input(steps())
+                .input(sigma_max())
+                .input(sigma_min())
                 .input(
                     Input::float("rho")
                         .default(1.0)
@@ -140,25 +85,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Noise levels spread by a Laplace distribution.")
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("sigma_max")
-                        .default(14.614642)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The highest noise level."),
-                )
-                .input(
-                    Input::float("sigma_min")
-                        .default(0.0291675)
-                        .min(0.0)
-                        .max(5000.0)
-                        .step(0.01)
-                        .round(false)
-                        .tooltip("The lowest noise level."),
-                )
+                .input(steps())
+                .input(sigma_max())
+                .input(sigma_min())
                 .input(Input::float("mu").default(0.0).min(-10.0).max(10.0).step(0.1).round(false).tooltip("Centre of the distribution."))
                 .input(Input::float("beta").default(0.5).min(0.0).max(10.0).step(0.1).round(false).tooltip("Width of the distribution."))
                 .output("SIGMAS")
@@ -171,7 +100,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("sampling/custom_sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Noise levels of a continuous variance-preserving process.")
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
+                .input(steps())
                 .input(
                     Input::float("beta_d").default(19.9).min(0.0).max(5000.0).step(0.01).round(false).tooltip("Growth of the noise rate."),
                 )
@@ -190,7 +119,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_custom_sampler")
                 .description("Noise levels of a model, spread by a beta distribution.")
                 .input(Input::link("model", "MODEL"))
-                .input(Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
+                .input(steps())
                 .input(
                     Input::float("alpha")
                         .default(0.6)
@@ -243,14 +172,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Noise levels that were optimised for a family of models (Align Your Steps).")
                 .input(Input::combo("model_type", ["SD1", "SDXL", "SVD"]).tooltip("The family of the model."))
                 .input(Input::int("steps").default(10).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("denoise")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(1.0)
-                        .step(0.01)
-                        .tooltip("The part of the noise levels that is run, counted from the end; below 1 keeps some of the input."),
-                )
+                .input(denoise())
                 .output("SIGMAS")
         },
         align_your_steps,
@@ -265,19 +187,37 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Noise levels that were optimised by the geometry of the way (GITS).")
                 .input(Input::float("coeff").default(1.2).min(0.8).max(1.5).step(0.05).tooltip("Which table of noise levels."))
                 .input(Input::int("steps").default(10).min(2).max(1000).tooltip("How many noise levels the way is divided into."))
-                .input(
-                    Input::float("denoise")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(1.0)
-                        .step(0.01)
-                        .tooltip("The part of the noise levels that is run, counted from the end; below 1 keeps some of the input."),
-                )
+                .input(denoise())
                 .output("SIGMAS")
         },
         gits,
     ),
 ];
+
+/// The widget of the number of noise levels.
+fn steps() -> Input {
+    Input::int("steps").default(20).min(1).max(10000).tooltip("How many noise levels the way is divided into.")
+}
+
+/// The highest level, that of Stable Diffusion 1 as default.
+fn sigma_max() -> Input {
+    Input::float("sigma_max").default(14.614642).min(0.0).max(5000.0).step(0.01).round(false).tooltip("The highest noise level.")
+}
+
+/// The lowest level, that of Stable Diffusion 1 as default.
+fn sigma_min() -> Input {
+    Input::float("sigma_min").default(0.0291675).min(0.0).max(5000.0).step(0.01).round(false).tooltip("The lowest noise level.")
+}
+
+/// The part of the noise levels that is run.
+fn denoise() -> Input {
+    Input::float("denoise")
+        .default(1.0)
+        .min(0.0)
+        .max(1.0)
+        .step(0.01)
+        .tooltip("The part of the noise levels that is run, counted from the end; below 1 keeps some of the input.")
+}
 
 fn basic(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let model = call.object::<Model>("model")?;
