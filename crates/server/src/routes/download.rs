@@ -6,9 +6,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Json, Router};
 use comfyd_folders::{extension, join_inside};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
 /// Redirects that are followed.
@@ -36,8 +36,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 static ACTIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new().route("/internal/models/download", post(download))
+pub(super) fn routes() -> Table {
+    Table::default().post(
+        "/internal/models/download",
+        download,
+        Doc::new("models", "Fetches a model file from an allowed host into a model folder.").body("DownloadRequest").json("Downloaded"),
+    )
 }
 
 /// A refusal or failure, as a sentence for the client.
@@ -453,7 +457,7 @@ mod tests {
             }
         }
         let to = |place: &'static str| get(move || async move { (axum::http::StatusCode::FOUND, [("location", place)], Body::empty()) });
-        let app = Router::new()
+        let app = axum::Router::new()
             .route("/m", get(send))
             .route("/go", to("/m"))
             .route("/out", to("http://example.com/m"))
