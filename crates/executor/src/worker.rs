@@ -191,6 +191,7 @@ impl Device {
             }
             state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
         }
+        tracing::debug!(prompt_id = %job.id, "a prompt begins");
         let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
         self.announce(&to, self.figures(None));
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));
@@ -217,6 +218,8 @@ impl Device {
 
     /// Stores the outcome, then announces the end: what clients are told can be read from the history. Gives the next job if `go_on`.
     fn finish(&self, job: &Arc<Job>, outcome: Outcome, to: &Addressee, go_on: bool) -> Option<Arc<Job>> {
+        let took_ms = outcome.ended_ms - outcome.started_ms;
+        tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
         let end = terminal_event(&outcome);
         let next = self.store_end(job, &outcome, go_on);
         self.shared.state.lock().running = None;

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::ws::Message;
 use comfyd_jobs::event::NodeRef;
@@ -248,6 +249,13 @@ impl Hub {
     pub fn shutdown(&self) {
         for mailbox in self.inner.clients.read().values() {
             mailbox.close(Closed::Shutdown);
+        }
+    }
+
+    /// Waits until nobody is connected.
+    pub async fn emptied(&self) {
+        while !self.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
