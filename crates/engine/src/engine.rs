@@ -56,7 +56,9 @@ impl Engine {
         let device = device::open(options.device)?;
         let (total, _) = device::memory(&device);
         let budget = options.memory_budget_bytes.unwrap_or((total as f64 * DEFAULT_BUDGET) as u64);
-        Ok(Self { inner: Arc::new(Inner { options, device, residency: Residency::new(budget), files: Files::default() }) })
+        let of = device.clone();
+        let residency = Residency::new(budget, move || device::memory(&of).1);
+        Ok(Self { inner: Arc::new(Inner { options, device, residency, files: Files::default() }) })
     }
 
     /// The options.

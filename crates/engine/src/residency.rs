@@ -35,17 +35,24 @@ struct State {
     clock: u64,
 }
 
+/// Tells the device's free memory in bytes; others use it too.
+type FreeBytes = Box<dyn Fn() -> u64 + Send + Sync>;
+
+/// What stays free beside the models, for what they compute.
+const RESERVE_BYTES: u64 = 1 << 30;
+
 /// The models in memory.
 pub(crate) struct Residency {
     budget_bytes: u64,
+    free_bytes: FreeBytes,
     state: Mutex<State>,
     /// Held while a model is built, so that two threads do not build the same one.
     building: Mutex<()>,
 }
 
 impl Residency {
-    pub(crate) fn new(budget_bytes: u64) -> Self {
-        Self { budget_bytes, state: Mutex::default(), building: Mutex::default() }
+    pub(crate) fn new(budget_bytes: u64, free_bytes: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self { budget_bytes, free_bytes: Box::new(free_bytes), state: Mutex::default(), building: Mutex::default() }
     }
 
     /// The model of these weights, built if it is not there. Others are unloaded, those that were not used for longest first, until it
@@ -84,10 +91,11 @@ impl Residency {
         Some(Arc::clone(&slot.object))
     }
 
-    /// Unloads models until so many bytes fit beside the others. Those of `keep` lose no shared tensors.
+    /// Unloads models until so many bytes fit beside the others, into the budget and into the memory that is free. Those of `keep` lose no shared tensors.
     fn make_room(&self, bytes: u64, keep: &[Arc<Part>]) {
         loop {
-            if self.held_bytes().saturating_add(bytes) <= self.budget_bytes {
+            let fits_budget = self.held_bytes().saturating_add(bytes) <= self.budget_bytes;
+            if fits_budget && bytes.saturating_add(RESERVE_BYTES) <= (self.free_bytes)() {
                 return;
             }
             let mut state = self.state.lock();
@@ -172,7 +180,7 @@ mod tests {
 
     #[test]
     fn patched_models_go_with_the_last_value_that_names_them() {
-        let residency = Residency::new(1 << 20);
+        let residency = Residency::new(1 << 20, || u64::MAX);
         let base = weights();
         load(&residency, &base);
         assert_eq!(residency.held_bytes(), (32 + 8) * 4);
@@ -193,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_model_used_longest_ago_makes_room() {
-        let residency = Residency::new(2 * 40 * 4);
+        let residency = Residency::new(2 * 40 * 4, || u64::MAX);
         let [first, second, third] = [weights(), weights(), weights()];
         load(&residency, &first);
         load(&residency, &second);
@@ -201,5 +209,14 @@ mod tests {
         load(&residency, &third);
         assert_eq!(residency.held_bytes(), 2 * 40 * 4);
         assert!(second.part.loaded_bytes() == 0 && first.part.loaded_bytes() > 0 && third.part.loaded_bytes() > 0);
+    }
+
+    #[test]
+    fn models_make_room_when_the_memory_is_short_though_the_budget_is_not() {
+        let residency = Residency::new(u64::MAX, || 0);
+        let [first, second] = [weights(), weights()];
+        load(&residency, &first);
+        load(&residency, &second);
+        assert!(first.part.loaded_bytes() == 0 && second.part.loaded_bytes() > 0);
     }
 }
