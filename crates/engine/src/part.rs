@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_models::Provider;
@@ -12,13 +11,6 @@ use comfyd_weights::{LazyTensor, StateDict};
 use parking_lot::Mutex;
 
 use crate::{Error, Result};
-
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-/// A number that no other part and no other set of patches has.
-fn next_id() -> u64 {
-    NEXT_ID.fetch_add(1, Ordering::Relaxed)
-}
 
 /// A part's file, and what of it is loaded.
 pub(crate) struct Part {
@@ -134,15 +126,15 @@ impl Patch {
 /// Weights of a part with patches: a cheap value.
 #[derive(Clone)]
 pub(crate) struct Weights {
-    /// No other weights that differ have it.
-    pub(crate) id: u64,
+    /// What clones have in common, and other weights have not. It tells whether any of them is left.
+    pub(crate) id: Arc<()>,
     pub(crate) part: Arc<Part>,
     patches: Arc<HashMap<String, Vec<Patch>>>,
 }
 
 impl Weights {
     pub(crate) fn new(part: Arc<Part>) -> Self {
-        Self { id: next_id(), part, patches: Arc::default() }
+        Self { id: Arc::default(), part, patches: Arc::default() }
     }
 
     /// A copy with more patches, applied after those that are there.
@@ -151,7 +143,7 @@ impl Weights {
         for (name, patch) in patches {
             all.entry(name).or_default().push(patch);
         }
-        Self { id: next_id(), part: Arc::clone(&self.part), patches: Arc::new(all) }
+        Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::new(all) }
     }
 
     /// A copy where `other` is added to each tensor of the same name, at strengths that `ratio` gives for a name: its own, the other's.
