@@ -1,20 +1,22 @@
 //! `cargo xtask`: the project's own checks. Holds the command line; each command lives in its own module.
 
 mod bench_api;
+mod bench_engine;
 mod manifests;
 mod parity;
 mod rust;
 mod text;
 mod tidy;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy                               check the rules that the compiler does not: floors, file headers, left-over notes, links
   parity [--sdxl] [--only PREFIX]    run the recorded diffusion cases on a full-size test checkpoint
-  bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how";
+  bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
+  bench-engine                       the same for making a picture";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -24,13 +26,8 @@ fn main() -> ExitCode {
         ["parity", "--sdxl"] => parity(true, ""),
         ["parity", "--only", only] => parity(false, only),
         ["parity", "--sdxl", "--only", only] => parity(true, only),
-        ["bench-api", ..] => match bench_api::run(&Path::new(env!("CARGO_MANIFEST_DIR")).join(".."), &arguments[1..]) {
-            Ok(()) => ExitCode::SUCCESS,
-            Err(error) => {
-                eprintln!("{error}");
-                ExitCode::FAILURE
-            }
-        },
+        ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
+        ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS
@@ -42,8 +39,22 @@ fn main() -> ExitCode {
     }
 }
 
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+fn bench(outcome: Result<(), String>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
 fn parity(sdxl: bool, only: &str) -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     match parity::run(&root, &parity::Parity { sdxl, only }) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
@@ -56,7 +67,7 @@ fn parity(sdxl: bool, only: &str) -> ExitCode {
 
 /// Prints every finding; fails if there is one.
 fn tidy() -> ExitCode {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = root();
     let tree = match tidy::Tree::read(&root) {
         Ok(tree) => tree,
         Err(error) => {

@@ -18,21 +18,35 @@ pub(crate) struct Parity<'a> {
     pub(crate) only: &'a str,
 }
 
-/// Runs the cases; whether all passed.
-pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
-    let family = if parity.sdxl { "sdxl" } else { "sd15" };
-    let base = root.join("target/parity");
-    let checkpoints = base.join("models/checkpoints");
+/// The folder that the server works in.
+const BASE: &str = "target/parity";
+
+/// The full-size test checkpoint of a family, `sd15` or `sdxl`; made if it is not there.
+pub(crate) fn checkpoint(root: &Path, family: &str) -> Result<PathBuf, Error> {
+    let checkpoints = root.join(BASE).join("models/checkpoints");
     std::fs::create_dir_all(&checkpoints)?;
     let checkpoint = checkpoints.join(format!("{family}_random.safetensors"));
     if !checkpoint.is_file() {
-        println!("parity: making {}", checkpoint.display());
+        println!("making {}", checkpoint.display());
         let layout = root.join(format!("conformance/diffusion/{family}.layout.json"));
         cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_checkpoint", "--"], &[&layout, &checkpoint])?;
     }
+    Ok(checkpoint)
+}
+
+/// The server's release build, brought up to date.
+pub(crate) fn release_binary(root: &Path) -> Result<PathBuf, Error> {
     cargo(root, &["build", "--release", "-p", "comfyd"], &[])?;
+    Ok(std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("release/comfyd"))
+}
+
+/// Runs the cases; whether all passed.
+pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
+    checkpoint(root, if parity.sdxl { "sdxl" } else { "sd15" })?;
+    let binary = release_binary(root)?;
+    let base = root.join(BASE);
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-    let server = Command::new(root.join("target/release/comfyd"))
+    let server = Command::new(binary)
         .args(["serve", "--listen", "127.0.0.1", "--front-end", "none", "--verbose", "WARNING", "--port", &port.to_string()])
         .arg("--base-directory")
         .arg(&base)

@@ -24,8 +24,27 @@ pub(crate) fn name(device: &Device) -> String {
     }
 }
 
+/// The device's memory in bytes: all, and what is free.
+pub(crate) fn memory(device: &Device) -> (u64, u64) {
+    cuda_memory(device).unwrap_or_else(system_memory)
+}
+
+#[cfg(feature = "cuda")]
+fn cuda_memory(device: &Device) -> Option<(u64, u64)> {
+    let Device::Cuda(device) = device else { return None };
+    // The driver answers for the context that the calling thread is bound to, and any thread may ask.
+    device.cuda_stream().context().bind_to_thread().ok()?;
+    let (free, total) = candle_core::cuda_backend::cudarc::driver::result::mem_get_info().ok()?;
+    Some((total as u64, free as u64))
+}
+
+#[cfg(not(feature = "cuda"))]
+fn cuda_memory(_: &Device) -> Option<(u64, u64)> {
+    None
+}
+
 /// The computer's memory in bytes: all, and what is free, a container's limit included.
-pub(crate) fn system_memory() -> (u64, u64) {
+fn system_memory() -> (u64, u64) {
     let mut system = sysinfo::System::new();
     system.refresh_memory();
     match system.cgroup_limits() {

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::Device;
+use candle_core::{Device, Tensor};
 use comfyd_node::Context;
 use comfyd_weights::{EncoderKind, StateDict};
 
@@ -11,7 +11,7 @@ use crate::files::Files;
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
 use crate::residency::Residency;
-use crate::{Clip, ControlNet, EngineOptions, Model, Result, UpscaleModel, Vae, device};
+use crate::{Clip, ControlNet, EngineOptions, LatentFormat, Model, Result, UpscaleModel, Vae, device};
 
 /// What a checkpoint file holds.
 #[derive(Debug, Clone)]
@@ -55,9 +55,11 @@ impl Engine {
     /// An engine; fails if the device that the options name is not there.
     pub fn new(options: EngineOptions) -> Result<Self> {
         let device = device::open(options.device)?;
-        let (total, _) = device::system_memory();
+        let (total, _) = device::memory(&device);
         let budget = options.memory_budget_bytes.unwrap_or((total as f64 * DEFAULT_BUDGET) as u64);
-        Ok(Self { inner: Arc::new(Inner { options, device, residency: Residency::new(budget), files: Files::default() }) })
+        let of = device.clone();
+        let residency = Residency::new(budget, move || device::memory(&of).1);
+        Ok(Self { inner: Arc::new(Inner { options, device, residency, files: Files::default() }) })
     }
 
     /// The options.
@@ -84,7 +86,7 @@ impl Engine {
 
     /// The device's memory.
     pub fn memory(&self) -> Memory {
-        let (total, free) = device::system_memory();
+        let (total, free) = device::memory(&self.inner.device);
         Memory { total, free, held: self.inner.residency.held_bytes() }
     }
 
@@ -155,13 +157,16 @@ impl Engine {
         Vae::pixel_space(self)
     }
 
-    /// VAELoader's `taesd` and `taesdxl`: a tiny autoencoder from two files.
-    pub fn load_taesd(&self, encoder: &Path, decoder: &Path) -> Result<Vae> {
+    /// VAELoader's `taesd` (`format` is [`LatentFormat::Sd15`]) and `taesdxl` ([`LatentFormat::Sdxl`]): a tiny autoencoder from two files.
+    pub fn load_taesd(&self, format: LatentFormat, encoder: &Path, decoder: &Path) -> Result<Vae> {
         self.inner.files.get("taesd", &[encoder, decoder], || {
             let mut dict = StateDict::open(encoder)?.with_prefix("", "taesd_encoder.");
             for (name, tensor) in StateDict::open(decoder)?.with_prefix("", "taesd_decoder.").iter() {
                 dict.insert(name, tensor.clone());
             }
+            // The files do not tell by how much latents on links differ from the model's.
+            dict.insert("vae_scale", Tensor::new(format.scale(), &Device::Cpu)?);
+            dict.insert("vae_shift", Tensor::new(0f32, &Device::Cpu)?);
             Vae::new(self, dict)
         })
     }

@@ -25,11 +25,19 @@ impl LatentFormat {
         4
     }
 
+    /// The one factor of the families that need no more: what [`LatentFormat::process_in`] multiplies with, and what the tiny autoencoder,
+    /// which knows only the model's latents, has to be told.
+    pub(crate) fn scale(self) -> f32 {
+        match self {
+            Self::Sd15 => 0.18215,
+            Self::Sdxl | Self::Playground => 0.13025,
+        }
+    }
+
     /// From the latents on links to those that the model works on.
     pub fn process_in(self, latent: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            Self::Sd15 => (latent * 0.18215)?,
-            Self::Sdxl => (latent * 0.13025)?,
+            Self::Sd15 | Self::Sdxl => (latent * f64::from(self.scale()))?,
             Self::Playground => {
                 let (mean, std) = playground(latent.device())?;
                 (latent.broadcast_sub(&mean)? * 0.5)?.broadcast_div(&std)?
@@ -40,9 +48,8 @@ impl LatentFormat {
     /// Undoes [`LatentFormat::process_in`].
     pub fn process_out(self, latent: &Tensor) -> Result<Tensor> {
         Ok(match self {
-            // Not `latent / 0.18215`, which the tensor library turns into a product with the inverse.
-            Self::Sd15 => latent.broadcast_div(&Tensor::new(0.18215f32, latent.device())?)?,
-            Self::Sdxl => latent.broadcast_div(&Tensor::new(0.13025f32, latent.device())?)?,
+            // Not `latent / scale`, which the tensor library turns into a product with the inverse.
+            Self::Sd15 | Self::Sdxl => latent.broadcast_div(&Tensor::new(self.scale(), latent.device())?)?,
             Self::Playground => {
                 let (mean, std) = playground(latent.device())?;
                 (latent.broadcast_mul(&std)? / 0.5)?.broadcast_add(&mean)?

@@ -4,7 +4,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_models::Provider;
@@ -13,13 +12,6 @@ use parking_lot::Mutex;
 
 use crate::precision::Precision;
 use crate::{Error, Result};
-
-static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-/// A number that no other part and no other set of patches has.
-fn next_id() -> u64 {
-    NEXT_ID.fetch_add(1, Ordering::Relaxed)
-}
 
 /// A part's file, and what of it is loaded.
 pub(crate) struct Part {
@@ -126,15 +118,15 @@ impl Patch {
 /// Weights of a part with patches: a cheap value.
 #[derive(Clone)]
 pub(crate) struct Weights {
-    /// No other weights that differ have it.
-    pub(crate) id: u64,
+    /// What clones have in common, and other weights have not. It tells whether any of them is left.
+    pub(crate) id: Arc<()>,
     pub(crate) part: Arc<Part>,
     patches: Arc<HashMap<String, Vec<Patch>>>,
 }
 
 impl Weights {
     pub(crate) fn new(part: Arc<Part>) -> Self {
-        Self { id: next_id(), part, patches: Arc::default() }
+        Self { id: Arc::default(), part, patches: Arc::default() }
     }
 
     /// A copy with more patches, applied after those that are there.
@@ -143,7 +135,7 @@ impl Weights {
         for (name, patch) in patches {
             all.entry(name).or_default().push(patch);
         }
-        Self { id: next_id(), part: Arc::clone(&self.part), patches: Arc::new(all) }
+        Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::new(all) }
     }
 
     /// A copy where `other` is added to each tensor of the same name, at strengths that `ratio` gives for a name: its own, the other's.
@@ -158,7 +150,7 @@ impl Weights {
 
     /// A copy where the difference between `other` and the file's own tensors is added, whatever patches there are.
     pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Self {
-        let own = Self { id: next_id(), part: Arc::clone(&self.part), patches: Arc::default() };
+        let own = Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::default() };
         let names: Vec<&str> = self.part.weights.names().filter(|name| other.part.weights.contains(name)).collect();
         let patch = |other: &Self, strength| Patch { kind: PatchKind::Other(other.clone()), strength, model_strength: 1.0, slice: None };
         let pairs = names.iter().flat_map(|name| [other, &own].into_iter().zip([strength, -strength]).map(move |pair| (*name, pair)));

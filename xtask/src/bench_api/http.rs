@@ -6,26 +6,26 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
 /// A kept connection to a server.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     host: String,
     stream: BufReader<TcpStream>,
 }
 
 impl Connection {
     /// Connects to `host:port`.
-    pub(super) async fn open(host: &str) -> io::Result<Self> {
+    pub(crate) async fn open(host: &str) -> io::Result<Self> {
         let stream = TcpStream::connect(host).await?;
         stream.set_nodelay(true)?;
         Ok(Self { host: host.to_owned(), stream: BufReader::with_capacity(64 << 10, stream) })
     }
 
     /// The body of a successful answer.
-    pub(super) async fn get(&mut self, path: &str) -> io::Result<Vec<u8>> {
+    pub(crate) async fn get(&mut self, path: &str) -> io::Result<Vec<u8>> {
         self.send("GET", path, "").await
     }
 
     /// The body of a successful answer to a JSON body.
-    pub(super) async fn post(&mut self, path: &str, body: &str) -> io::Result<Vec<u8>> {
+    pub(crate) async fn post(&mut self, path: &str, body: &str) -> io::Result<Vec<u8>> {
         self.send("POST", path, body).await
     }
 

@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use self::http::Connection;
-use self::server::Server;
+pub(crate) use self::http::Connection;
+pub(crate) use self::server::Server;
 
 const USAGE: &str =
     "usage: cargo xtask bench-api [--reference URL | --reference-command COMMAND] [--server COMMAND] [--seconds N] [--rounds N]

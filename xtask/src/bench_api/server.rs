@@ -14,24 +14,24 @@ const START_TIMEOUT: Duration = Duration::from_secs(120);
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 
 /// A server to measure.
-pub(super) struct Server {
-    pub(super) name: &'static str,
+pub(crate) struct Server {
+    pub(crate) name: &'static str,
     /// `host:port`.
-    pub(super) host: String,
+    pub(crate) host: String,
     /// From the start of its process to its first answer; `None` if it ran already.
-    pub(super) first_answer: Option<Duration>,
+    pub(crate) first_answer: Option<Duration>,
     process: Option<(Child, PathBuf)>,
 }
 
 impl Server {
     /// One that runs already.
-    pub(super) fn running(name: &'static str, url: &str) -> Self {
+    pub(crate) fn running(name: &'static str, url: &str) -> Self {
         let host = url.trim_start_matches("http://").trim_end_matches('/').to_owned();
         Self { name, host, first_answer: None, process: None }
     }
 
     /// Starts `command` with the shell; `{port}` and `{base}` in it become a free port and a new, empty folder.
-    pub(super) async fn start(name: &'static str, command: &str) -> io::Result<Self> {
+    pub(crate) async fn start(name: &'static str, command: &str) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let base = std::env::temp_dir().join(format!("comfyd-bench-{}-{port}", std::process::id()));
         // ComfyUI does not start without this folder.
@@ -60,16 +60,25 @@ impl Server {
     }
 
     /// Resident memory in bytes once the server is idle; only of a server that was started here, and only on Linux.
-    pub(super) async fn idle_memory(&self) -> Option<u64> {
+    pub(crate) async fn idle_memory(&self) -> Option<u64> {
         tokio::time::sleep(IDLE_AFTER).await;
         self.memory()
     }
 
     /// Resident memory in bytes now.
-    pub(super) fn memory(&self) -> Option<u64> {
+    pub(crate) fn memory(&self) -> Option<u64> {
+        self.status_bytes("VmRSS:")
+    }
+
+    /// The most resident memory in bytes that there ever was.
+    pub(crate) fn peak_memory(&self) -> Option<u64> {
+        self.status_bytes("VmHWM:")
+    }
+
+    fn status_bytes(&self, name: &str) -> Option<u64> {
         let (child, _) = self.process.as_ref()?;
         let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
         Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
     }
 }

@@ -1,6 +1,6 @@
 //! Checkpoints and their parts from files: diffusion models, text encoders, autoencoders.
 
-use comfyd_engine::Checkpoint;
+use comfyd_engine::{Checkpoint, LatentFormat};
 use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
@@ -209,7 +209,8 @@ fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
                 let missing = || Error::msg(format!("there is no file {start}* in the folder vae_approx; put it there"));
                 folders.approximate_vae(&start).ok_or_else(missing)
             };
-            call.engine().load_taesd(&half("encoder")?, &half("decoder")?)?
+            let format = if name == "taesdxl" { LatentFormat::Sdxl } else { LatentFormat::Sd15 };
+            call.engine().load_taesd(format, &half("encoder")?, &half("decoder")?)?
         }
         name => call.engine().load_vae(&model_file(call.state, "vae", name)?)?,
     };
