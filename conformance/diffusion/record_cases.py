@@ -1,13 +1,13 @@
 #!/usr/bin/env python3
 """Record cases from a running ComfyUI: adapters, model patches, guiders, schedulers, hooks, and so on.
 
-  record_cases.py BASE_URL OUT_DIR extra|reduced [--only PREFIX]
+  record_cases.py BASE_URL OUT_DIR extra|reduced [--only PREFIX] [--new]
 
 extra: on the full-size SD1.5 checkpoint, beside the cases of this folder; the other models are made by make_models.py extra/models.json.
 reduced: all of these, and samplers, schedulers and other families, on the reduced models (reduced/models.json, server: reduced_server.py).
-OUT_DIR gets cases.json and what was saved, as check_cases.py reads them; cases that are there and not recorded now are kept.
+OUT_DIR gets cases.json and what was saved, as check_cases.py reads them; cases that are there and not recorded now are kept. --new records only what is not there.
 """
-import copy, json, os, sys, time, urllib.error, urllib.parse, urllib.request
+import argparse, copy, json, os, sys, time, urllib.error, urllib.parse, urllib.request
 
 def call(base, path, data=None):
     body = json.dumps(data).encode() if data is not None else None
@@ -246,6 +246,14 @@ class Cases:
         g = self.latents(); g["3"]["inputs"]["seed"] = 2**64 - 1; out["txt2img/large_seed"] = g
         g = self.latents(cfg=1.0); out["txt2img/no_guidance"] = g
 
+    def loaders(self):
+        """The checkpoint's parts from files of their own, the denoiser's weights in eight bits too."""
+        for dtype in ("default", "fp8_e4m3fn", "fp8_e5m2"):
+            g = self.graph(picture=dtype == "default"); g["3"]["inputs"]["model"] = node(g, "20", "UNETLoader", unet_name="unet.safetensors", weight_dtype=dtype)
+            node(g, "21", "CLIPLoader", clip_name="clip_l.safetensors", type="stable_diffusion" if dtype == "default" else "wan"); g["6"]["inputs"]["clip"] = g["7"]["inputs"]["clip"] = ["21", 0]
+            if dtype == "default": g["8"]["inputs"]["vae"] = node(g, "22", "VAELoader", vae_name="vae.safetensors")
+            del g["4"]; self.all["loader/" + dtype] = g
+
     def advanced(self):
         def stage(g, key, noise, start, end, leftover, latent): return node(g, key, "KSamplerAdvanced", add_noise=noise, noise_seed=7, steps=6, cfg=7.0, sampler_name="dpmpp_2m", scheduler="karras", start_at_step=start, end_at_step=end, return_with_leftover_noise=leftover, model=["4", 0], positive=["6", 0], negative=["7", 0], latent_image=latent)
         g = self.latents(); stage(g, "46", "enable", 0, 3, "enable", ["5", 0]); stage(g, "3", "disable", 3, 10000, "disable", ["46", 0]); self.all["txt2img/two_stages"] = g
@@ -270,15 +278,15 @@ def cases(kind, info):
                  controlnet="controlnet.safetensors", t2i="t2i.safetensors", embedding="emb", upscaler="esrgan.safetensors")
     c = Cases(small if kind == "reduced" else full, kind == "reduced")
     for part in (c.adapters, c.patches, c.merging, c.conditioning, c.hooks, c.sampling, c.pictures): part()
-    if kind == "reduced": c.advanced(); c.families(); c.names_of_samplers(info)
+    if kind == "reduced": c.loaders(); c.advanced(); c.families(); c.names_of_samplers(info)
     return c.all
 
-def record(base, folder, kind, only):
+def record(base, folder, kind, only, new):
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, "cases.json")
     recorded = json.load(open(path)) if os.path.exists(path) else {}
     for name, workflow in cases(kind, call(base, "/object_info/KSampler")).items():
-        if not name.startswith(only): continue
+        if not name.startswith(only) or new and name in recorded: continue
         try: prompt_id = call(base, "/prompt", {"prompt": workflow})["prompt_id"]
         except urllib.error.HTTPError as e: print("REFUSED", name, e.read()[:400]); continue
         while prompt_id not in (history := call(base, "/history/" + prompt_id)): time.sleep(0.05)
@@ -295,4 +303,8 @@ def record(base, folder, kind, only):
         json.dump(recorded, open(path, "w"), separators=(",", ":"))
         print("ok", name, flush=True)
 
-if __name__ == "__main__": record(sys.argv[1].rstrip("/"), sys.argv[2], sys.argv[3], sys.argv[5] if sys.argv[4:5] == ["--only"] else "")
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser()
+    parser.add_argument("base"); parser.add_argument("folder"); parser.add_argument("kind", choices=["extra", "reduced"]); parser.add_argument("--only", default=""); parser.add_argument("--new", action="store_true")
+    a = parser.parse_args()
+    record(a.base.rstrip("/"), a.folder, a.kind, a.only, a.new)
