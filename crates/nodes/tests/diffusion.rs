@@ -52,7 +52,7 @@ fn every_scheduler() {
 
 #[test]
 fn text_and_pictures() {
-    run(&["txt2img/", "vae/", "inpaint/"]);
+    run(&["txt2img/", "vae/", "inpaint/", "loader/"]);
 }
 
 #[test]
