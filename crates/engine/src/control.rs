@@ -7,11 +7,11 @@ use candle_core::{Device, Tensor};
 use comfyd_imaging::resize::{Crop, Method};
 use comfyd_models::Vb;
 use comfyd_models::controlnet::{self, ControlInput, ControlNetConfig};
-use comfyd_models::t2i_adapter::{self, T2iAdapter, T2iAdapterConfig};
+use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use comfyd_models::unet::{Control as ControlTensors, Hooks};
 use comfyd_node::Opaque;
 use comfyd_samplers::Schedule;
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, convert};
 
 use crate::array::{repeat_to_batch, resize};
 use crate::part::{Part, Weights};
@@ -44,27 +44,32 @@ pub struct ControlNet {
 
 impl ControlNet {
     pub(crate) fn open(engine: &Engine, file: &StateDict, model: Option<&Model>) -> Result<Self> {
-        let unknown = || Error::msg("it is no ControlNet or T2I-Adapter that is known; choose one for SD1.x, SD2.x or SDXL");
         let new = |dict, kind| {
             let weights = Weights::new(Part::new(dict, engine.device().clone(), Precision::Stored));
             Self { engine: engine.clone(), kind: Arc::new(kind), weights, union_types: Vec::new() }
         };
-        let Some(mut dict) = controlnet::canonical(file) else {
-            let mut dict = t2i_adapter::canonical(file);
-            if dict.has_prefix("adapter.") {
-                dict = dict.with_prefix("adapter.", "");
+        match convert::control(file)? {
+            convert::Control::ControlNet(net) => {
+                let config = ControlNetConfig::from(&*net);
+                let weights = match model {
+                    Some(model) if net.is_difference => net.with_base(&model.weights.for_saving()),
+                    None if net.is_difference => {
+                        tracing::warn!("this ControlNet keeps differences to a model; load it with the model that they belong to");
+                        net.weights
+                    }
+                    Some(_) | None => net.weights,
+                };
+                Ok(new(weights, Kind::ControlNet(config)))
             }
-            let config = T2iAdapterConfig::detect(&dict).ok_or_else(unknown)?;
-            return Ok(new(dict, Kind::Adapter(config)));
-        };
-        if controlnet::is_difference(file) {
-            match model {
-                Some(model) => dict = controlnet::add_base(&dict, &model.weights.for_saving()),
-                None => tracing::warn!("this ControlNet keeps differences to a model; load it with the model that they belong to"),
+            convert::Control::T2iAdapter(dict) => {
+                let config = T2iAdapterConfig::detect(&dict);
+                let config = config.ok_or_else(|| Error::msg("it is a T2I-Adapter of a kind that is not known; choose another file"))?;
+                Ok(new(dict, Kind::Adapter(config)))
+            }
+            convert::Control::ControlLora(_) => {
+                Err(Error::msg("it is a control-LoRA, which is not supported; choose a whole ControlNet for the same purpose"))
             }
         }
-        let config = ControlNetConfig::detect(&dict).ok_or_else(unknown)?;
-        Ok(new(dict, Kind::ControlNet(config)))
     }
 
     fn model(&self) -> Result<Steering> {
