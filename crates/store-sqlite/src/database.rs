@@ -22,8 +22,8 @@ const APPLICATION_ID: i64 = 0x636d_6664;
 /// Up to this size the whole file is checked at start; checking larger ones would delay it.
 const MAX_CHECKED_BYTES: u64 = 64 << 20;
 
-/// How many pages (of 4 KiB) the write-ahead log grows to before they are brought into the database.
-const CHECKPOINT_PAGES: i64 = 4096;
+/// How many pages (of 4 KiB) the write-ahead log has before a commit brings them into the database.
+const MAX_LOG_PAGES: i64 = 16_384;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
@@ -166,8 +166,8 @@ fn configure(connection: &Connection, durability: Durability) -> rusqlite::Resul
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
-    // A checkpoint writes each page that changed since the last one, and waits for the disk.
-    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // Checkpoints wait for the disk: the writer's thread makes them. This is for when it does not come to it.
+    connection.pragma_update(None, "wal_autocheckpoint", MAX_LOG_PAGES)?;
     // Otherwise a statement is compiled again whenever a value that the planner looked at changes.
     connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -4096)?;

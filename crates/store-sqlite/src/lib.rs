@@ -1,11 +1,12 @@
 //! The durable `JobStore` on SQLite: one file (and SQLite's `-wal` and `-shm` beside it, and a `.lock`), one writer.
 //!
-//! All writes go through one thread, which commits everything that waits for it in one transaction and answers each caller after the
-//! commit. The queue and the ids of the history are mirrored in memory; the history's entries are read from disk through a cache
+//! All writes go through one connection. A small change is made on the caller's thread while nothing else is written; otherwise a thread
+//! commits everything that waits for it in one transaction and answers each caller after the commit. The queue and the ids of the history are mirrored in memory; the history's entries are read from disk through a cache
 //! bounded in bytes. This crate knows neither HTTP nor what a graph is.
 
 mod cache;
 mod database;
+mod desk;
 mod reader;
 mod state;
 mod writer;
@@ -21,6 +22,7 @@ use comfyd_jobs::{
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::database::Lock;
+use crate::desk::Desk;
 use crate::reader::Reader;
 use crate::state::Shared;
 use crate::writer::{Answer, Command, Operation, Reply, Writer};
@@ -126,7 +128,8 @@ pub struct SqliteStore {
     reader: Reader,
     /// `None` only while dropping.
     commands: Option<mpsc::Sender<Command>>,
-    writer: Option<JoinHandle<()>>,
+    thread: Option<JoinHandle<()>>,
+    desk: Arc<Desk>,
     /// Released last.
     _lock: Lock,
 }
@@ -143,12 +146,14 @@ impl SqliteStore {
         let shared = Arc::new(Shared::new(loaded.state.clone(), options.cache_bytes));
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
+        let desk = Arc::new(Desk::new(writer, options.durability == Durability::Normal));
+        let work = desk.clone();
         let thread = std::thread::Builder::new()
             .name("store-writer".to_owned())
-            .spawn(move || writer.run(receiver))
+            .spawn(move || work.run(receiver))
             .map_err(|source| Error::Io { path: path.clone(), source })?;
         let reader = Reader::new(path, shared.clone());
-        Ok(Self { shared, reader, commands: Some(sender), writer: Some(thread), _lock: lock })
+        Ok(Self { shared, reader, commands: Some(sender), thread: Some(thread), desk, _lock: lock })
     }
 
     async fn write(&self, operation: Operation) -> JobResult<Answer> {
@@ -158,7 +163,11 @@ impl SqliteStore {
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> JobResult<Answer> {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or_else(stopped)?;
-        commands.send(command(reply)).await.map_err(|_closed| stopped())?;
+        if let Err(command) = self.desk.do_now(command(reply), commands)
+            && !self.desk.queue(command, commands).await
+        {
+            return Err(stopped());
+        }
         answer.await.map_err(|_closed| stopped())?
     }
 
@@ -174,8 +183,8 @@ impl Drop for SqliteStore {
     fn drop(&mut self) {
         drop(self.commands.take());
         self.reader.close();
-        if let Some(writer) = self.writer.take()
-            && writer.join().is_err()
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
         {
             tracing::error!("the store's writer ended with a panic");
         }

@@ -1,5 +1,5 @@
-//! The one thread that writes. It takes all operations that wait, does them in one transaction, publishes what changed and answers.
-//! It knows nothing of how the history is read.
+//! The one that writes. It takes all operations that wait, does them in one transaction, publishes what changed and answers.
+//! It knows nothing of how the history is read, nor on which thread it works (see [`crate::desk`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -7,7 +7,6 @@ use std::sync::Arc;
 use comfyd_jobs::line::{Place, Running};
 use comfyd_jobs::{Error as JobError, HistoryEntry, Job, NewJob, OnRestart, Outcome, Recovered, Result as JobResult, Ticket, now_ms};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use tokio::sync::mpsc::error::TryRecvError;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::Options;
@@ -20,8 +19,14 @@ const MAX_GROUP: usize = 256;
 /// How many bytes of JSON, about, go into one transaction.
 const MAX_GROUP_BYTES: usize = 16 << 20;
 
+/// How many bytes of JSON a small operation brings at most.
+const SMALL_BYTES: usize = 64 << 10;
+
 /// How many deleted entries are removed along with a transaction, beside two for each operation in it.
 const PURGE_SLICE: usize = 32;
+
+/// How many pages (of 4 KiB) the write-ahead log grows to before they are brought into the database.
+const CHECKPOINT_PAGES: usize = 4096;
 
 /// How many free pages are given back to the system at a time, and how many may stay.
 const VACUUM_SLICE: i64 = 256;
@@ -77,7 +82,7 @@ pub(crate) struct Claimed {
     writer: mpsc::WeakSender<Command>,
 }
 
-/// The thread's state.
+/// The connection that writes, and its state.
 #[derive(Debug)]
 pub(crate) struct Writer {
     connection: Connection,
@@ -101,6 +106,8 @@ pub(crate) struct Writer {
     purging: bool,
     /// Much may be free in the file.
     vacuuming: bool,
+    /// About how many pages the write-ahead log got since the last checkpoint.
+    log_pages: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +197,7 @@ impl Writer {
             stored,
             purging: true,
             vacuuming: false,
+            log_pages: 0,
         };
         // The bound may be smaller than last time.
         writer.trim();
@@ -197,35 +205,34 @@ impl Writer {
         writer
     }
 
-    /// Works until all senders are gone.
-    pub(crate) fn run(mut self, mut commands: mpsc::Receiver<Command>) {
-        loop {
-            let first = match commands.try_recv() {
-                Ok(command) => command,
-                Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) if self.tidy() => continue,
-                Err(TryRecvError::Empty) => match commands.blocking_recv() {
-                    Some(command) => command,
-                    None => break,
-                },
-            };
-            let mut group = self.abandoned();
-            let mut bytes = 0;
-            let mut next = Some(first);
-            while let Some(command) = next {
-                match command {
-                    Command::Write { operation, reply } => {
-                        bytes += operation.bytes();
-                        group.push(Waiting { operation, reply: Some(reply) });
-                    }
-                    Command::Next { reply } => self.hungry.push_back(reply),
-                    Command::Wake => {}
+    /// Does a command, and along with it what `more` gives, answers, and says how many commands that expect an answer were done.
+    pub(crate) fn work(&mut self, first: Command, more: &mut dyn FnMut() -> Option<Command>) -> usize {
+        let mut group = self.abandoned();
+        let (mut bytes, mut done) = (0, 0);
+        let mut next = Some(first);
+        while let Some(command) = next {
+            match command {
+                Command::Write { operation, reply } => {
+                    bytes += operation.bytes();
+                    done += 1;
+                    group.push(Waiting { operation, reply: Some(reply) });
                 }
-                next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { commands.try_recv().ok() } else { None };
+                Command::Next { reply } => {
+                    done += 1;
+                    self.hungry.push_back(reply);
+                }
+                Command::Wake => {}
             }
-            self.commit(group);
-            self.serve();
+            next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { more() } else { None };
         }
+        self.log_pages += bytes / 4096;
+        self.commit(group);
+        self.serve();
+        done
+    }
+
+    /// Puts back what was claimed for callers who are gone.
+    pub(crate) fn close(&mut self) {
         let group = self.abandoned();
         self.commit(group);
     }
@@ -276,6 +283,8 @@ impl Writer {
             Ok(Done { answers, served }) => {
                 self.stored = self.counters();
                 self.publish();
+                // A commit writes each page that it touches: about four, and four more for each operation.
+                self.log_pages += 4 + 4 * group.len();
                 for mut claimed in served {
                     claimed.committed = true;
                     if let Some(reply) = self.hungry.pop_front() {
@@ -543,8 +552,21 @@ impl Writer {
         Ok(())
     }
 
-    /// A slice of the work that can wait until nothing else does; whether there is more.
-    fn tidy(&mut self) -> bool {
+    /// Whether there is work that can wait until nothing else does.
+    pub(crate) fn is_untidy(&self) -> bool {
+        self.purging || self.vacuuming || self.log_pages >= CHECKPOINT_PAGES
+    }
+
+    /// A slice of that work; whether there is more.
+    pub(crate) fn tidy(&mut self) -> bool {
+        if self.log_pages >= CHECKPOINT_PAGES {
+            self.log_pages = 0;
+            // The row says how far it came; what is left is for the next time.
+            if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
+                tracing::warn!(%error, "the write-ahead log could not be brought into the database");
+            }
+            return true;
+        }
         if self.purging {
             // Without operations, the transaction only purges.
             if let Err(error) = self.attempt(&[]) {
@@ -581,7 +603,25 @@ impl Writer {
     }
 }
 
+impl Command {
+    /// Whether it is short work, which may be done where it comes up.
+    pub(crate) fn is_small(&self) -> bool {
+        match self {
+            Self::Write { operation, .. } => operation.is_small(),
+            Self::Next { .. } | Self::Wake => true,
+        }
+    }
+}
+
 impl Operation {
+    fn is_small(&self) -> bool {
+        match self {
+            Self::Enqueue(_) | Self::Finish(_) | Self::HandOver(_) => self.bytes() <= SMALL_BYTES,
+            Self::Claim | Self::Requeue(_) => true,
+            Self::RemovePending(_) | Self::ClearPending | Self::DeleteHistory(_) | Self::ClearHistory | Self::Recover(_) => false,
+        }
+    }
+
     /// About how much JSON it brings.
     fn bytes(&self) -> usize {
         match self {
