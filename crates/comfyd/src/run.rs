@@ -142,3 +142,57 @@ impl EventSink for Bar {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use async_trait::async_trait;
+    use comfyd_jobs::contract::sink::{self, Harness};
+    use comfyd_jobs::event::NodeRef;
+
+    use super::*;
+
+    /// The bar shows one prompt to one person: nobody can be asked what they were told.
+    struct Shown;
+
+    #[async_trait]
+    impl Harness for Shown {
+        async fn fresh(&self, _clients: &[&str]) -> Arc<dyn EventSink> {
+            Arc::new(Bar::new())
+        }
+
+        async fn told(&self, _client: &str) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn observable(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test]
+    async fn contract() {
+        sink::run(&Shown).await;
+    }
+
+    #[test]
+    fn the_bar_shows_the_node_and_its_steps() {
+        let node = NodeRef {
+            id: "3".into(),
+            display_id: "3".into(),
+            real_id: "3".into(),
+            parent_id: None,
+            class_type: "KSampler".into(),
+            title: None,
+        };
+        let bar = Bar::new();
+        let emit = |kind| bar.emit(Event { prompt_id: "p".into(), client_id: None, kind });
+        emit(EventKind::Executing(node.clone()));
+        assert_eq!(bar.0.message(), "KSampler");
+        emit(EventKind::Progress { node: node.clone(), value: 3.0, max: 20.0 });
+        assert_eq!((bar.0.position(), bar.0.length()), (3, Some(20)));
+        emit(EventKind::Executing(NodeRef { title: Some("Refine".into()), ..node }));
+        assert_eq!((bar.0.message(), bar.0.position(), bar.0.length()), ("Refine".into(), 0, Some(1)));
+    }
+}

@@ -22,6 +22,9 @@ const STORE_FILE: &str = "comfyd.db";
 /// A node that has not noticed its interruption by then is left behind.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long websocket clients have to take what waits for them and the close frame.
+const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
+
 struct Device {
     worker: Handle,
     engine: Engine,
@@ -96,6 +99,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let app = App::new(catalog, Arc::clone(&folders), store, Arc::new(Device { worker: worker.clone(), engine }), hub.clone(), options);
 
     runtime.block_on(async {
+        // Before the first answer: whoever got one may stop the server.
+        let signal = shutdown_signal()?;
         tokio::spawn(announce_changes(app.clone()));
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
@@ -105,7 +110,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         let mut server = server;
         tokio::select! {
             ended = &mut server => return Ok::<_, Failure>(ended??),
-            signal = shutdown_signal() => signal?,
+            () = signal => {}
         }
         tracing::info!("stopping: the running prompt goes back into the queue");
         // The first receiver is the server's; it ends when it has drained.
@@ -116,7 +121,12 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             tracing::warn!("the running node did not stop in time; its prompt runs again at the next start");
         }
         hub.shutdown();
-        Ok(server.await??)
+        server.await??;
+        // Their sockets are no longer the server's, but the clients have not been told yet why they are closed.
+        if tokio::time::timeout(CLOSE_TIMEOUT, hub.emptied()).await.is_err() {
+            tracing::debug!("some websocket clients did not take their close frame");
+        }
+        Ok(())
     })?;
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
@@ -200,18 +210,24 @@ fn empty(folder: &Path) {
     }
 }
 
-async fn shutdown_signal() -> std::io::Result<()> {
+/// Waits until the process is asked to stop; from when this returns, asking does not end the process by itself.
+fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        let mut terminate = signal(SignalKind::terminate())?;
-        tokio::select! {
-            _ = terminate.recv() => Ok(()),
-            interrupt = tokio::signal::ctrl_c() => interrupt,
-        }
+        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        Ok(async move {
+            tokio::select! {
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+        })
     }
     #[cfg(not(unix))]
-    tokio::signal::ctrl_c().await
+    {
+        let mut interrupt = tokio::signal::windows::ctrl_c()?;
+        Ok(async move { drop(interrupt.recv().await) })
+    }
 }
 
 fn init_log(verbosity: Verbosity) {

@@ -273,6 +273,7 @@ impl<'a> Run<'a> {
             Some(parts) => self.store(index, parts).map(|()| Step::Done),
             None => {
                 self.progress.start(&node);
+                tracing::debug!(node = %node.id, class = %node.class_type, "a node begins");
                 let mut inputs = self.collect(index);
                 self.progress.emit(EventKind::Executing(node.clone()));
                 let step = self.call(index, &mut inputs);
@@ -556,7 +557,10 @@ impl<'a> Run<'a> {
         let real = self.graph.node(self.graph.node(index).real);
         let cause = match stop {
             Stop::Interrupted => Cause::Interrupted,
-            Stop::Failed { kind, message, traceback } => Cause::Failed { kind, message, traceback, inputs },
+            Stop::Failed { kind, message, traceback } => {
+                tracing::warn!(node = %real.id, class = %real.class_type, kind, message, "a node failed");
+                Cause::Failed { kind, message, traceback, inputs }
+            }
         };
         Box::new(Failure { node_id: real.id.to_string(), node_type: real.class_type.to_string(), cause })
     }

@@ -147,39 +147,42 @@ struct Device {
 
 impl Device {
     fn work(mut self) {
-        let mut versions = self.store.versions();
+        let mut next: Option<Arc<Job>> = None;
         loop {
             self.free_if_asked();
             if self.shared.state.lock().stop.is_some() {
+                if let Some(job) = next {
+                    self.put_back(&job);
+                }
                 return;
             }
-            // Before the claim, so that a job enqueued after it is noticed.
-            versions.borrow_and_update();
-            match self.runtime.block_on(self.store.claim()) {
-                Ok(Some(job)) => {
-                    if self.run(&job) {
-                        return;
-                    }
-                }
-                Ok(None) => {
-                    let wake = &self.shared.wake;
-                    self.runtime.block_on(async {
-                        tokio::select! {
-                            changed = versions.changed() => if changed.is_err() { wake.notified().await },
-                            () = wake.notified() => {}
-                        }
-                    });
-                }
-                Err(error) => {
-                    tracing::error!(%error, "no job could be claimed");
-                    self.pause();
-                }
+            if let Some(job) = next.take().or_else(|| self.wait()) {
+                next = self.run(&job);
             }
         }
     }
 
-    /// Runs one job; whether the worker shall stop.
-    fn run(&mut self, job: &Arc<Job>) -> bool {
+    /// Waits for a job; `None` if something else wants a look first.
+    fn wait(&self) -> Option<Arc<Job>> {
+        let (store, wake) = (&self.store, &self.shared.wake);
+        let claimed = self.runtime.block_on(async {
+            tokio::select! {
+                claimed = store.next_job() => Some(claimed),
+                () = wake.notified() => None,
+            }
+        })?;
+        match claimed {
+            Ok(job) => Some(job),
+            Err(error) => {
+                tracing::error!(%error, "no job could be claimed");
+                self.pause();
+                None
+            }
+        }
+    }
+
+    /// Runs one job and gives the next one, if it was claimed along with this one's end.
+    fn run(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
         let cancel = CancelToken::default();
         {
             let mut state = self.shared.state.lock();
@@ -188,8 +191,9 @@ impl Device {
             }
             state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
         }
+        tracing::debug!(prompt_id = %job.id, "a prompt begins");
         let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
-        self.announce(&to, self.queue_event());
+        self.announce(&to, self.figures(None));
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));
         let outcome = run.unwrap_or_else(|panic| {
             // The cache may be half written.
@@ -197,27 +201,46 @@ impl Device {
             failed_by_panic(job, &*panic)
         });
         let stop = self.shared.state.lock().stop;
-        let requeue = stop == Some(Shutdown::Requeue) && outcome.status == Status::Interrupted;
-        if requeue {
-            if let Err(error) = self.runtime.block_on(self.store.requeue(&job.id)) {
-                tracing::error!(%error, prompt_id = %job.id, "the prompt could not be put back; it is found again at the next start");
-            }
+        if stop == Some(Shutdown::Requeue) && outcome.status == Status::Interrupted {
+            self.put_back(job);
             self.shared.state.lock().running = None;
-        } else {
-            self.finish(job, outcome, &to);
+            return None;
         }
-        stop.is_some()
+        self.finish(job, outcome, &to, stop.is_none())
     }
 
-    /// Stores the outcome, then announces the end: what clients are told can be read from the history.
-    fn finish(&self, job: &Arc<Job>, outcome: Outcome, to: &Addressee) {
+    /// A job that did not end goes back into the queue.
+    fn put_back(&self, job: &Job) {
+        if let Err(error) = self.runtime.block_on(self.store.requeue(&job.id)) {
+            tracing::error!(%error, prompt_id = %job.id, "the prompt could not be put back; it is found again at the next start");
+        }
+    }
+
+    /// Stores the outcome, then announces the end: what clients are told can be read from the history. Gives the next job if `go_on`.
+    fn finish(&self, job: &Arc<Job>, outcome: Outcome, to: &Addressee, go_on: bool) -> Option<Arc<Job>> {
+        let took_ms = outcome.ended_ms - outcome.started_ms;
+        tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
         let end = terminal_event(&outcome);
+        let next = self.store_end(job, &outcome, go_on);
+        self.shared.state.lock().running = None;
+        // In the reference's order: the end, the queue's new figures, and then that nothing runs any more.
+        let kinds = end.into_iter().chain(self.figures(next.as_deref())).chain([EventKind::Idle]);
+        self.announce(to, kinds);
+        next
+    }
+
+    /// Stores the outcome, for as long as the store fails within the bound, and claims the next job along with it if `go_on`.
+    fn store_end(&self, job: &Job, outcome: &Outcome, go_on: bool) -> Option<Arc<Job>> {
         for attempt in 1..=FINISH_ATTEMPTS {
-            match self.runtime.block_on(self.store.finish(&job.id, outcome.clone())) {
-                Ok(()) => break,
+            let (store, outcome) = (&self.store, outcome.clone());
+            let stored = self.runtime.block_on(async {
+                if go_on { store.finish_and_claim(&job.id, outcome).await } else { store.finish(&job.id, outcome).await.map(|()| None) }
+            });
+            match stored {
+                Ok(next) => return next,
                 Err(error @ comfyd_jobs::Error::NotRunning(_)) => {
                     tracing::warn!(%error, "the prompt was removed while it ran");
-                    break;
+                    return None;
                 }
                 Err(error) => {
                     tracing::error!(%error, prompt_id = %job.id, attempt, "the outcome could not be stored");
@@ -227,10 +250,7 @@ impl Device {
                 }
             }
         }
-        self.shared.state.lock().running = None;
-        // In the reference's order: the end, the queue's new figures, and then that nothing runs any more.
-        let kinds = end.into_iter().chain(self.queue_event()).chain([EventKind::Idle]);
-        self.announce(to, kinds);
+        None
     }
 
     fn announce(&self, to: &Addressee, kinds: impl IntoIterator<Item = EventKind>) {
@@ -239,11 +259,18 @@ impl Device {
         }
     }
 
-    /// The queue's figures now.
-    fn queue_event(&self) -> Option<EventKind> {
+    /// The queue's figures now. A job that was claimed already, but of whose start nobody was told yet, counts as waiting.
+    fn figures(&self, claimed: Option<&Job>) -> Option<EventKind> {
         let version = self.store.versions().borrow().queue;
         match self.runtime.block_on(self.store.counts()) {
-            Ok(counts) => Some(EventKind::Queue { version, counts }),
+            Ok(mut counts) => {
+                if let Some(at) = claimed.and_then(|job| counts.running_ids.iter().position(|id| *id == job.id)) {
+                    counts.running_ids.remove(at);
+                    counts.running -= 1;
+                    counts.pending += 1;
+                }
+                Some(EventKind::Queue { version, counts })
+            }
             Err(error) => {
                 tracing::warn!(%error, "the queue's figures could not be read");
                 None

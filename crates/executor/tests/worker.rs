@@ -8,28 +8,34 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
-use comfyd_jobs::memory::MemoryStore;
+use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NewJob, Position, Status};
 use serde_json::json;
 use tokio::runtime::Runtime;
 
-use common::{Recorder, catalog, prompt};
+use common::{catalog, lines, prompt};
 
-/// Writes events down, and what the history holds when the end is announced.
+/// Keeps events, and sees to it that the history tells of an end before it is announced.
 struct Sink {
-    recorder: Recorder,
+    kept: MemorySink,
     store: Arc<MemoryStore>,
     runtime: tokio::runtime::Handle,
 }
 
 impl EventSink for Sink {
     fn emit(&self, event: Event) {
-        if let EventKind::Success { .. } | EventKind::Error { .. } | EventKind::Interrupted { .. } = event.kind {
+        let told = match event.kind {
+            EventKind::Success { .. } => Some(Status::Success),
+            EventKind::Error { .. } => Some(Status::Error),
+            EventKind::Interrupted { .. } => Some(Status::Interrupted),
+            _ => None,
+        };
+        if told.is_some() {
             let stored = self.runtime.block_on(self.store.history_entry(&event.prompt_id)).unwrap();
             assert_eq!(event.client_id.as_deref(), Some("me"));
-            self.recorder.lines.lock().push(format!("stored {:?}", stored.map(|s| s.status)));
+            assert_eq!(stored.map(|entry| entry.status), told, "the history when the end is announced");
         }
-        self.recorder.emit(event);
+        self.kept.emit(event);
     }
 }
 
@@ -45,7 +51,7 @@ impl Scene {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = Arc::new(MemoryStore::default());
-        let sink = Arc::new(Sink { recorder: Recorder::default(), store: store.clone(), runtime: runtime.handle().clone() });
+        let sink = Arc::new(Sink { kept: MemorySink::default(), store: store.clone(), runtime: runtime.handle().clone() });
         let unloaded = Arc::new(AtomicUsize::new(0));
         let counter = unloaded.clone();
         let options = WorkerOptions {
@@ -77,13 +83,13 @@ impl Scene {
     fn until(&self, what: &str, done: impl Fn() -> bool) {
         let begun = Instant::now();
         while !done() {
-            assert!(begun.elapsed() < Duration::from_secs(10), "waited in vain for {what}: {}", self.sink.recorder.lines.lock().join("\n"));
+            assert!(begun.elapsed() < Duration::from_secs(10), "waited in vain for {what}: {}", lines(&self.sink.kept));
             std::thread::sleep(Duration::from_millis(1));
         }
     }
 
     fn until_idle(&self, prompts: usize) {
-        let idle = || self.sink.recorder.lines.lock().iter().filter(|l| *l == "idle").count() == prompts;
+        let idle = || self.sink.kept.look(|e| e.iter().filter(|e| matches!(e.kind, EventKind::Idle)).count()) == prompts;
         self.until("the end of all prompts", idle);
     }
 }
@@ -93,23 +99,22 @@ fn the_end_is_announced_once_it_is_stored() {
     let scene = Scene::new();
     scene.enqueue("p", "1:Num value=1\nout:Show value=@1");
     scene.until_idle(1);
-    let lines = [
+    let wanted = [
         "queue 1 running 0 waiting",
         "start",
         "cached []",
         "executing 1 shown at 1",
         "executing out shown at out",
         "executed out {\"values\":[1]}",
-        "stored Some(Success)",
         "success",
         "queue 0 running 0 waiting",
         "idle",
     ];
-    assert_eq!(scene.sink.recorder.take(), lines.join("\n"));
+    assert_eq!(lines(&scene.sink.kept), wanted.join("\n"));
     scene.enqueue("q", "1:Fail how=broken\nout:Show value=@1");
     scene.until_idle(1);
-    let events = scene.sink.recorder.take();
-    assert!(events.ends_with("stored Some(Error)\nerror \"1\" \"broken\\n\"\nqueue 0 running 0 waiting\nidle"), "{events}");
+    let events = lines(&scene.sink.kept);
+    assert!(events.ends_with("error \"1\" \"broken\\n\"\nqueue 0 running 0 waiting\nidle"), "{events}");
     scene.handle.shutdown(Shutdown::Finish);
 }
 
@@ -124,8 +129,8 @@ fn a_running_prompt_is_interrupted_by_its_id() {
     scene.until_idle(1);
     assert_eq!(scene.status("p"), Some(Status::Interrupted));
     assert_eq!(scene.handle.running(), None);
-    let events = scene.sink.recorder.take();
-    assert!(events.contains("stored Some(Interrupted)\ninterrupted \"1\"\n"), "{events}");
+    let events = lines(&scene.sink.kept);
+    assert!(events.contains("interrupted \"1\"\n"), "{events}");
     // The next prompt is not touched.
     scene.enqueue("q", "1:Num value=1\nout:Show value=@1");
     scene.until_idle(1);
@@ -144,7 +149,7 @@ fn shutdown_puts_the_running_prompt_back() {
     let waiting: Vec<&str> = queue.pending.iter().map(|j| j.id.as_str()).collect();
     assert_eq!((waiting, queue.running.len()), (vec!["p", "q"], 0));
     assert_eq!(scene.status("p"), None);
-    assert!(!scene.sink.recorder.take().contains("interrupted"), "it is not over");
+    assert!(!lines(&scene.sink.kept).contains("interrupted"), "it is not over");
     scene.handle.shutdown(Shutdown::Finish);
 }
 
@@ -170,15 +175,15 @@ fn memory_is_freed_between_prompts() {
     scene.until_idle(1);
     scene.handle.free(true, false);
     scene.until("the models to be unloaded", || scene.unloaded.load(Ordering::Relaxed) == 1);
-    scene.sink.recorder.take();
+    lines(&scene.sink.kept);
     scene.enqueue("q", text);
     scene.until_idle(1);
-    assert!(!scene.sink.recorder.take().contains("executing"), "results stay");
+    assert!(!lines(&scene.sink.kept).contains("executing"), "results stay");
     scene.handle.free(false, true);
     scene.until("the models to be unloaded", || scene.unloaded.load(Ordering::Relaxed) == 2);
     scene.enqueue("r", text);
     scene.until_idle(1);
-    assert!(scene.sink.recorder.take().contains("executing 1"), "results are gone");
+    assert!(lines(&scene.sink.kept).contains("executing 1"), "results are gone");
     scene.handle.shutdown(Shutdown::Finish);
 }
 
@@ -192,9 +197,47 @@ fn prompts_run_in_the_order_of_the_queue() {
     }
     scene.handle.interrupt(None);
     scene.until_idle(51);
-    let events = scene.sink.recorder.take();
+    let events = lines(&scene.sink.kept);
     let shown: Vec<&str> = events.lines().filter(|l| l.starts_with("executed")).collect();
     let expected: Vec<String> = (0..50).map(|i| format!("executed out {{\"values\":[{i}]}}")).collect();
     assert_eq!(shown, expected);
     scene.handle.shutdown(Shutdown::Finish);
+}
+
+#[test]
+fn the_figures_between_two_prompts_count_the_next_one_as_waiting() {
+    let scene = Scene::new();
+    scene.enqueue("hold", "1:Wait value=1\nout:Show value=@1");
+    scene.until("the start", || scene.handle.running().is_some());
+    scene.enqueue("p", "1:Num value=1\nout:Show value=@1");
+    scene.handle.interrupt(None);
+    scene.until_idle(2);
+    let events = lines(&scene.sink.kept);
+    let figures: Vec<&str> = events.lines().filter(|l| l.starts_with("queue") || *l == "idle").collect();
+    let wanted = [
+        "queue 1 running 0 waiting",
+        "queue 0 running 1 waiting",
+        "idle",
+        "queue 1 running 0 waiting",
+        "queue 0 running 0 waiting",
+        "idle",
+    ];
+    assert_eq!(figures, wanted);
+    scene.handle.shutdown(Shutdown::Finish);
+}
+
+#[test]
+fn a_prompt_claimed_before_the_stop_goes_back() {
+    let scene = Scene::new();
+    scene.enqueue("hold", "1:Wait value=1\nout:Show value=@1");
+    scene.until("the start", || scene.handle.running().is_some());
+    scene.enqueue("p", "1:Num value=1\nout:Show value=@1");
+    let handle = scene.handle.clone();
+    let stopping = std::thread::spawn(move || handle.shutdown(Shutdown::Finish));
+    std::thread::sleep(Duration::from_millis(20));
+    scene.handle.interrupt(None);
+    stopping.join().unwrap();
+    let queue = scene.runtime.block_on(scene.store.queue()).unwrap();
+    let waiting: Vec<&str> = queue.pending.iter().map(|j| j.id.as_str()).collect();
+    assert_eq!((waiting, queue.running.len()), (vec!["p"], 0));
 }

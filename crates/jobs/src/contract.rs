@@ -1,5 +1,5 @@
 //! The test-suite of every `JobStore`: what each must do, and a comparison with a naive model over random operations. It knows the
-//! contract only, nothing of how a store works.
+//! contract only, nothing of how a store works. [`sink`] is the same for event sinks.
 //!
 //! A store's tests implement [`Harness`] and call [`run`]. Each check gets stores of its own; a failed one panics with its name first.
 
@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use crate::memory::Options as Limits;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
+mod handover;
 mod model;
+pub mod sink;
 
 /// What a store's tests provide.
 #[async_trait]
@@ -53,6 +55,7 @@ pub async fn run(harness: &dyn Harness) {
     versions(harness).await;
     concurrency(harness).await;
     abandoned_claims(harness).await;
+    handover::run(harness).await;
     recover_in_place(harness).await;
     restart_order(harness).await;
     restart_rerun(harness).await;

@@ -1,7 +1,7 @@
 //! Jobs: the model of a queued prompt, its history and its events, and the [`JobStore`] contract. This crate knows neither SQL nor HTTP.
 //!
-//! [`memory::MemoryStore`] is the implementation for tests and for `comfyd run`; [`contract`] is the test-suite that every
-//! implementation passes.
+//! [`memory`] holds the implementations for tests; [`contract`] is the test-suite that every implementation of the store passes, and
+//! [`contract::sink`] that of event sinks.
 
 pub mod contract;
 pub mod event;

@@ -1,4 +1,4 @@
-//! The in-memory store: for tests, and where nothing needs to outlive the process. It knows no disk.
+//! The in-memory store and the in-memory event sink: for tests, and where nothing needs to outlive the process. It knows no disk.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::event::{Event, EventKind, EventSink};
 use crate::line::Line;
 use crate::store::{
     Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result, Ticket, Versions, now_ms,
@@ -76,6 +77,14 @@ impl Default for MemoryStore {
 }
 
 impl State {
+    fn finish(&mut self, id: &str, outcome: &Outcome, max_history: usize) -> Result<()> {
+        let job = self.line.running(id).ok_or_else(|| crate::Error::NotRunning(id.to_owned()))?.job.as_ref().clone();
+        let entry = HistoryEntry::new(job, outcome)?;
+        self.line.take_running(id)?;
+        self.push_history(entry, max_history);
+        Ok(())
+    }
+
     fn push_history(&mut self, entry: HistoryEntry, max_history: usize) {
         self.ended.insert(entry.job.id.clone(), self.next_ended);
         self.history.insert(self.next_ended, Arc::new(entry));
@@ -109,19 +118,19 @@ impl JobStore for MemoryStore {
     }
 
     async fn finish(&self, id: &str, outcome: Outcome) -> Result<()> {
-        {
-            let mut state = self.state.lock();
-            let running = state.line.take_running(id)?;
-            match HistoryEntry::new(running.job.as_ref().clone(), &outcome) {
-                Ok(entry) => state.push_history(entry, self.options.max_history),
-                Err(error) => {
-                    state.line.insert_running(running);
-                    return Err(error);
-                }
-            }
-        }
+        self.state.lock().finish(id, &outcome, self.options.max_history)?;
         self.publish(Touched { queue: true, history: true });
         Ok(())
+    }
+
+    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>> {
+        let claimed = {
+            let mut state = self.state.lock();
+            state.finish(id, &outcome, self.options.max_history)?;
+            state.line.claim(now_ms())
+        };
+        self.publish(Touched { queue: true, history: true });
+        Ok(claimed.map(|running| running.job))
     }
 
     async fn requeue(&self, id: &str) -> Result<()> {
@@ -212,12 +221,46 @@ impl JobStore for MemoryStore {
     }
 }
 
+/// Keeps every event, without bound: for tests.
+#[derive(Debug, Default)]
+pub struct MemorySink {
+    events: Mutex<Vec<Event>>,
+    /// The version of the queue's newest figures.
+    figures: Mutex<u64>,
+}
+
+impl MemorySink {
+    /// Takes the events since the last call.
+    pub fn take(&self) -> Vec<Event> {
+        std::mem::take(&mut *self.events.lock())
+    }
+
+    /// Looks at the events since the last [`MemorySink::take`].
+    pub fn look<T>(&self, at: impl FnOnce(&[Event]) -> T) -> T {
+        at(&self.events.lock())
+    }
+}
+
+impl EventSink for MemorySink {
+    fn emit(&self, event: Event) {
+        let mut figures = self.figures.lock();
+        if let EventKind::Queue { version, .. } = event.kind {
+            if version < *figures {
+                return;
+            }
+            *figures = version;
+        }
+        self.events.lock().push(event);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
-    use crate::contract::{self, Harness};
+    use crate::contract::{self, Harness, sink};
+    use crate::event::NullSink;
 
     struct Memory;
 
@@ -239,5 +282,54 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn contract() {
         contract::run(&Memory).await;
+    }
+
+    /// Clients of a sink that keeps everything in one list: each has its own place in it.
+    #[derive(Default)]
+    struct Kept {
+        sink: Mutex<Arc<MemorySink>>,
+        events: Mutex<Vec<Event>>,
+        read: Mutex<HashMap<String, usize>>,
+    }
+
+    #[async_trait]
+    impl sink::Harness for Kept {
+        async fn fresh(&self, clients: &[&str]) -> Arc<dyn EventSink> {
+            *self.read.lock() = clients.iter().map(|client| ((*client).to_owned(), 0)).collect();
+            self.events.lock().clear();
+            *self.sink.lock() = Arc::default();
+            self.sink.lock().clone()
+        }
+
+        async fn told(&self, client: &str) -> Vec<String> {
+            self.events.lock().extend(self.sink.lock().take());
+            let events = self.events.lock();
+            let from = self.read.lock().insert(client.to_owned(), events.len()).unwrap_or(events.len());
+            let to_client = |event: &&Event| event.kind.broadcast() || event.client_id.as_deref() == Some(client);
+            events[from..].iter().filter(to_client).map(sink::label).collect()
+        }
+    }
+
+    struct Null;
+
+    #[async_trait]
+    impl sink::Harness for Null {
+        async fn fresh(&self, _clients: &[&str]) -> Arc<dyn EventSink> {
+            Arc::new(NullSink)
+        }
+
+        async fn told(&self, _client: &str) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn observable(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn sinks() {
+        sink::run(&Kept::default()).await;
+        sink::run(&Null).await;
     }
 }

@@ -255,11 +255,30 @@ pub trait JobStore: Send + Sync + 'static {
     /// Stores a job. Refuses a known id and a full queue.
     async fn enqueue(&self, job: NewJob) -> Result<Ticket>;
 
-    /// Takes the next waiting job and marks it as running; `None` if none waits. Does not wait: watch [`JobStore::versions`].
+    /// Takes the next waiting job and marks it as running; `None` if none waits. Does not wait: see [`JobStore::next_job`]. A job that
+    /// was claimed for a caller who has gone meanwhile goes back.
     async fn claim(&self) -> Result<Option<Arc<Job>>>;
+
+    /// Takes the next waiting job as [`JobStore::claim`] does, and waits for one if none waits; callers are served in the order in which
+    /// they came. A store may mark a job as running in the same step that stores it.
+    async fn next_job(&self) -> Result<Arc<Job>> {
+        let mut versions = self.versions();
+        loop {
+            // Before the claim, so that a job enqueued after it is noticed.
+            versions.borrow_and_update();
+            if let Some(job) = self.claim().await? {
+                return Ok(job);
+            }
+            versions.changed().await.map_err(|_gone| Error::Storage("it has stopped: restart the server".to_owned()))?;
+        }
+    }
 
     /// Moves a running job into the history, and drops the oldest entries over the history's bound.
     async fn finish(&self, id: &str, outcome: Outcome) -> Result<()>;
+
+    /// [`JobStore::finish`] and [`JobStore::claim`] in one step: both are done and survive the process, or neither. What a worker calls
+    /// between two jobs, since each step of its own would wait for the storage.
+    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>>;
 
     /// Puts a running job back with its old number (shutdown).
     async fn requeue(&self, id: &str) -> Result<()>;

@@ -68,3 +68,56 @@ impl Catalog {
         self.entries.is_empty()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+    use crate::{Context, Inputs, NodeOutput, Result};
+
+    /// A class whose declaration is made at run time, as that of a worker outside the process is.
+    struct Remote {
+        class: String,
+        category: &'static str,
+    }
+
+    impl Node for Remote {
+        fn schema(&self) -> Schema {
+            Schema::new(&self.class).category(self.category)
+        }
+
+        fn run(&self, _: &mut Context<'_>, _: Inputs) -> Result<NodeOutput> {
+            Ok(NodeOutput::default())
+        }
+    }
+
+    struct Worker {
+        category: &'static str,
+        classes: &'static [&'static str],
+    }
+
+    impl Provider for Worker {
+        fn name(&self) -> &str {
+            self.category
+        }
+
+        fn nodes(&self) -> Vec<Arc<dyn Node>> {
+            let node = |class: &&str| Arc::new(Remote { class: (*class).to_owned(), category: self.category }) as Arc<dyn Node>;
+            self.classes.iter().map(node).collect()
+        }
+    }
+
+    #[test]
+    fn providers_are_added_one_after_the_other_and_later_ones_replace() {
+        let mut catalog = Catalog::new();
+        assert!(catalog.is_empty());
+        assert!(catalog.add(&Worker { category: "first", classes: &["A", "B"] }).is_empty());
+        assert_eq!(catalog.add(&Worker { category: "second", classes: &["B", "C"] }), ["B"], "the replaced ones are named");
+        assert_eq!(catalog.len(), 3);
+        let categories: Vec<String> = catalog.iter().map(|entry| format!("{}:{}", entry.schema.class, entry.schema.category)).collect();
+        assert_eq!(categories, ["A:first", "B:second", "C:second"]);
+        assert_eq!(catalog.get("B").unwrap().schema.category, "second");
+        assert!(catalog.get("D").is_none());
+    }
+}

@@ -78,3 +78,23 @@ fn a_difference_is_noticed() {
     differences("ImageScale", &changed, &reference["ImageScale"], &mut out);
     assert_eq!(out, ["ImageScale.input.required.width[1].max: 1, the reference has 16384"]);
 }
+
+/// The front end 1.27.10 looks these up by name before it builds any node with a model's widget, and fails if one is missing.
+#[test]
+fn the_front_end_finds_the_loaders_that_it_knows_by_name() {
+    let bench = Bench::new();
+    for class in [
+        "CheckpointLoaderSimple",
+        "ImageOnlyCheckpointLoader",
+        "LoraLoader",
+        "LoraLoaderModelOnly",
+        "VAELoader",
+        "ControlNetLoader",
+        "UNETLoader",
+        "UpscaleModelLoader",
+        "StyleModelLoader",
+        "GLIGENLoader",
+    ] {
+        assert!(bench.catalog.iter().any(|entry| entry.schema.class == class), "{class} is missing");
+    }
+}

@@ -111,7 +111,7 @@ pub struct Inner {
 }
 
 impl App {
-    /// Puts the services together. `hub` is the one whose [`Hub::sink`] the executor reports to.
+    /// Puts the services together. `hub` is the one that the executor reports to.
     pub fn new(
         catalog: Arc<Catalog>,
         folders: Arc<Folders>,

@@ -4,14 +4,19 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use axum::extract::ws::Message;
+use comfyd_jobs::event::NodeRef;
 use comfyd_jobs::{Counts, Event, EventKind, EventSink};
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 
 use crate::frames;
+
+#[cfg(test)]
+mod tests;
 
 /// What a client can understand, from its feature flags and its query.
 #[derive(Debug, Clone, Copy, Default)]
@@ -116,8 +121,8 @@ impl Mailbox {
     }
 }
 
-/// What a prompt is at: its client, and the data of its last `executing` event.
-type Current = (Option<Arc<str>>, Value);
+/// What a prompt is at: its client and the node of its last `executing` event.
+type Current = (Option<Arc<str>>, NodeRef);
 
 /// All connections. Clones share them.
 #[derive(Clone)]
@@ -198,8 +203,12 @@ impl Hub {
 
     /// Sends an event to everybody.
     pub fn broadcast(&self, event: &str, data: &Value) {
+        let clients = self.inner.clients.read();
+        if clients.is_empty() {
+            return;
+        }
         let message = text(event, data);
-        for mailbox in self.inner.clients.read().values() {
+        for mailbox in clients.values() {
             mailbox.push(message.clone(), false);
         }
     }
@@ -232,7 +241,8 @@ impl Hub {
     /// What a client that reconnects in the middle of its prompt must be told: the `executing` data.
     pub fn executing_for(&self, client_id: &str) -> Option<Value> {
         let current = self.inner.current.lock();
-        current.values().find(|(client, _)| client.as_deref() == Some(client_id)).map(|(_, data)| data.clone())
+        let (prompt_id, (_, node)) = current.iter().find(|(_, (client, _))| client.as_deref() == Some(client_id))?;
+        Some(frames::executing(prompt_id, node))
     }
 
     /// Disconnects everybody once what waits for them is sent.
@@ -242,11 +252,18 @@ impl Hub {
         }
     }
 
+    /// Waits until nobody is connected.
+    pub async fn emptied(&self) {
+        while !self.is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     fn remember(&self, event: &Event) {
         let mut current = self.inner.current.lock();
         match &event.kind {
             EventKind::Executing(node) => {
-                current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), frames::executing(&event.prompt_id, node)));
+                current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), node.clone()));
             }
             EventKind::Idle => {
                 current.remove(&event.prompt_id);
@@ -311,5 +328,6 @@ impl EventSink for Hub {
 }
 
 fn text(event: &str, data: &Value) -> Message {
-    Message::Text(json!({"type": event, "data": data}).to_string().into())
+    // Without a copy of the data; the name is one of ours and needs no escapes.
+    Message::Text(format!("{{\"type\":\"{event}\",\"data\":{data}}}").into())
 }

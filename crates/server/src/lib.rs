@@ -7,6 +7,7 @@ mod frames;
 mod hub;
 mod json;
 pub mod listen;
+mod openapi;
 mod router;
 mod routes;
 

@@ -11,6 +11,7 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
@@ -26,8 +27,10 @@ const MAX_PLAIN_ERROR_BYTES: usize = 16 * 1024;
 /// The server as one service.
 pub fn router(app: App) -> Router {
     let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES);
-    let routes = routes::all();
+    let routes = routes::all().into_router();
     Router::new()
+        // The nested routes' `/` is `/api` only.
+        .route("/api/", get(frontend::index))
         .nest("/api", routes.clone().fallback(unknown).method_not_allowed_fallback(wrong_method))
         .merge(routes)
         .fallback(page_or_unknown)

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use comfyd_jobs::line::{Line, Place, Running};
 use comfyd_jobs::{Job, Status};
+use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use serde_json::value::RawValue;
@@ -20,6 +21,9 @@ const APPLICATION_ID: i64 = 0x636d_6664;
 
 /// Up to this size the whole file is checked at start; checking larger ones would delay it.
 const MAX_CHECKED_BYTES: u64 = 64 << 20;
+
+/// How many pages (of 4 KiB) the write-ahead log grows to before they are brought into the database.
+const CHECKPOINT_PAGES: i64 = 4096;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
@@ -162,6 +166,10 @@ fn configure(connection: &Connection, durability: Durability) -> rusqlite::Resul
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
+    // A checkpoint writes each page that changed since the last one, and waits for the disk.
+    connection.pragma_update(None, "wal_autocheckpoint", CHECKPOINT_PAGES)?;
+    // Otherwise a statement is compiled again whenever a value that the planner looked at changes.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.pragma_update(None, "cache_size", -4096)?;
     connection.pragma_update(None, "temp_store", "MEMORY")?;
     connection.set_prepared_statement_cache_capacity(32);

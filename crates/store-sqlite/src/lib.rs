@@ -23,7 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use crate::database::Lock;
 use crate::reader::Reader;
 use crate::state::Shared;
-use crate::writer::{Answer, Command, Operation, Writer};
+use crate::writer::{Answer, Command, Operation, Reply, Writer};
 
 /// How many writes may wait for the writer; further callers wait for a place.
 const MAX_WAITING: usize = 1024;
@@ -152,10 +152,21 @@ impl SqliteStore {
     }
 
     async fn write(&self, operation: Operation) -> JobResult<Answer> {
+        self.ask(|reply| Command::Write { operation, reply }).await
+    }
+
+    async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> JobResult<Answer> {
         let (reply, answer) = oneshot::channel();
         let commands = self.commands.as_ref().ok_or_else(stopped)?;
-        commands.send(Command::Write { operation, reply }).await.map_err(|_closed| stopped())?;
+        commands.send(command(reply)).await.map_err(|_closed| stopped())?;
         answer.await.map_err(|_closed| stopped())?
+    }
+
+    /// The history's entry of a job that runs.
+    fn entry(&self, id: &str, outcome: &Outcome) -> JobResult<Arc<HistoryEntry>> {
+        let job = self.shared.state.lock().line.running(id).map(|running| running.job.as_ref().clone());
+        let job = job.ok_or_else(|| comfyd_jobs::Error::NotRunning(id.to_owned()))?;
+        Ok(Arc::new(HistoryEntry::new(job, outcome)?))
     }
 }
 
@@ -190,11 +201,24 @@ impl JobStore for SqliteStore {
         }
     }
 
+    async fn next_job(&self) -> JobResult<Arc<Job>> {
+        match self.ask(|reply| Command::Next { reply }).await? {
+            Answer::Claimed(Some(claimed)) => Ok(claimed.keep()),
+            other => Err(other.misplaced()),
+        }
+    }
+
     async fn finish(&self, id: &str, outcome: Outcome) -> JobResult<()> {
-        let job = self.shared.state.lock().line.running(id).map(|running| running.job.as_ref().clone());
-        let job = job.ok_or_else(|| comfyd_jobs::Error::NotRunning(id.to_owned()))?;
-        let entry = Arc::new(HistoryEntry::new(job, &outcome)?);
+        let entry = self.entry(id, &outcome)?;
         self.write(Operation::Finish(entry)).await?.done()
+    }
+
+    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> JobResult<Option<Arc<Job>>> {
+        let entry = self.entry(id, &outcome)?;
+        match self.write(Operation::HandOver(entry)).await? {
+            Answer::Claimed(claimed) => Ok(claimed.map(writer::Claimed::keep)),
+            other => Err(other.misplaced()),
+        }
     }
 
     async fn requeue(&self, id: &str) -> JobResult<()> {

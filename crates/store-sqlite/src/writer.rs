@@ -1,6 +1,7 @@
 //! The one thread that writes. It takes all operations that wait, does them in one transaction, publishes what changed and answers.
 //! It knows nothing of how the history is read.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use comfyd_jobs::line::{Place, Running};
@@ -30,10 +31,15 @@ const MAX_FREE_PAGES: i64 = 1024;
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Do it, and say when it is committed.
-    Write { operation: Operation, reply: oneshot::Sender<JobResult<Answer>> },
+    Write { operation: Operation, reply: Reply },
+    /// Claim the next job as soon as there is one.
+    Next { reply: Reply },
     /// Look at the abandoned jobs.
     Wake,
 }
+
+/// Where an answer goes.
+pub(crate) type Reply = oneshot::Sender<JobResult<Answer>>;
 
 /// A change that a caller wants.
 #[derive(Debug, Clone)]
@@ -41,6 +47,8 @@ pub(crate) enum Operation {
     Enqueue(NewJob),
     Claim,
     Finish(Arc<HistoryEntry>),
+    /// The end of one job, and the claim of the next.
+    HandOver(Arc<HistoryEntry>),
     Requeue(String),
     RemovePending(Vec<String>),
     ClearPending,
@@ -76,6 +84,8 @@ pub(crate) struct Writer {
     options: Options,
     shared: Arc<Shared>,
     itself: mpsc::WeakSender<Command>,
+    /// Callers that wait for a job, longest first. They are served in the transaction that brings one.
+    hungry: VecDeque<Reply>,
     /// The state with the changes of the transaction under way.
     state: State,
     /// Those changes.
@@ -101,7 +111,15 @@ struct Counters {
 
 struct Waiting {
     operation: Operation,
-    reply: Option<oneshot::Sender<JobResult<Answer>>>,
+    reply: Option<Reply>,
+}
+
+/// What a transaction led to.
+struct Done {
+    /// By operation.
+    answers: Vec<JobResult<Answer>>,
+    /// Jobs for the first of those who are hungry.
+    served: Vec<Claimed>,
 }
 
 impl Answer {
@@ -163,6 +181,7 @@ impl Writer {
             options,
             shared,
             itself,
+            hungry: VecDeque::new(),
             state,
             changes: Vec::new(),
             next_claim,
@@ -194,16 +213,36 @@ impl Writer {
             let mut bytes = 0;
             let mut next = Some(first);
             while let Some(command) = next {
-                if let Command::Write { operation, reply } = command {
-                    bytes += operation.bytes();
-                    group.push(Waiting { operation, reply: Some(reply) });
+                match command {
+                    Command::Write { operation, reply } => {
+                        bytes += operation.bytes();
+                        group.push(Waiting { operation, reply: Some(reply) });
+                    }
+                    Command::Next { reply } => self.hungry.push_back(reply),
+                    Command::Wake => {}
                 }
                 next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { commands.try_recv().ok() } else { None };
             }
             self.commit(group);
+            self.serve();
         }
         let group = self.abandoned();
         self.commit(group);
+    }
+
+    /// Serves the hungry with what waits already.
+    fn serve(&mut self) {
+        self.hungry.retain(|reply| !reply.is_closed());
+        if self.hungry.is_empty() || self.state.line.waiting() == 0 {
+            return;
+        }
+        if let Err(error) = self.attempt(&[]) {
+            tracing::error!(%error, "jobs could not be claimed");
+            for reply in self.hungry.drain(..) {
+                // A caller that is gone needs no answer.
+                let _ = reply.send(Err(JobError::Storage(error.to_string())));
+            }
+        }
     }
 
     fn abandoned(&self) -> Vec<Waiting> {
@@ -234,9 +273,16 @@ impl Writer {
     /// One transaction. After an error nothing has happened.
     fn attempt(&mut self, group: &[Waiting]) -> rusqlite::Result<Vec<JobResult<Answer>>> {
         match self.transact(group) {
-            Ok(answers) => {
+            Ok(Done { answers, served }) => {
                 self.stored = self.counters();
                 self.publish();
+                for mut claimed in served {
+                    claimed.committed = true;
+                    if let Some(reply) = self.hungry.pop_front() {
+                        // If the caller is gone, the job goes back by itself.
+                        let _ = reply.send(Ok(Answer::Claimed(Some(claimed))));
+                    }
+                }
                 Ok(answers)
             }
             Err(error) => {
@@ -259,25 +305,36 @@ impl Writer {
         self.shared.publish(&mut self.changes);
     }
 
-    fn transact(&mut self, group: &[Waiting]) -> rusqlite::Result<Vec<JobResult<Answer>>> {
+    fn transact(&mut self, group: &[Waiting]) -> rusqlite::Result<Done> {
+        self.hungry.retain(|reply| !reply.is_closed());
         self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut answers = Vec::with_capacity(group.len());
         for waiting in group {
             answers.push(self.perform(&waiting.operation)?);
+        }
+        let mut served = Vec::new();
+        while served.len() < self.hungry.len()
+            && let Some(claimed) = self.claim()?
+        {
+            served.push(claimed);
         }
         if self.purging {
             self.purge(PURGE_SLICE + 2 * group.len())?;
         }
         self.store_counters()?;
         self.connection.prepare_cached("COMMIT")?.execute([])?;
-        Ok(answers)
+        Ok(Done { answers, served })
     }
 
     fn perform(&mut self, operation: &Operation) -> rusqlite::Result<JobResult<Answer>> {
         match operation {
             Operation::Enqueue(new) => self.enqueue(new),
-            Operation::Claim => self.claim(),
+            Operation::Claim => Ok(Ok(Answer::Claimed(self.claim()?))),
             Operation::Finish(entry) => self.finish(entry),
+            Operation::HandOver(entry) => match self.finish(entry)? {
+                Ok(_done) => Ok(Ok(Answer::Claimed(self.claim()?))),
+                refused => Ok(refused),
+            },
             Operation::Requeue(id) => self.requeue(id),
             Operation::RemovePending(ids) => self.remove_pending(ids),
             Operation::ClearPending => self.clear_pending(),
@@ -310,9 +367,9 @@ impl Writer {
         Ok(Ok(Answer::Ticket(ticket)))
     }
 
-    fn claim(&mut self) -> rusqlite::Result<JobResult<Answer>> {
+    fn claim(&mut self) -> rusqlite::Result<Option<Claimed>> {
         let claimed_ms = now_ms();
-        let Some(running) = self.state.line.claim(claimed_ms) else { return Ok(Ok(Answer::Claimed(None))) };
+        let Some(running) = self.state.line.claim(claimed_ms) else { return Ok(None) };
         self.connection.prepare_cached("UPDATE queue SET claim = ?2, claimed_ms = ?3 WHERE seq = ?1")?.execute([
             running.place.arrival,
             self.next_claim,
@@ -320,8 +377,7 @@ impl Writer {
         ])?;
         self.next_claim += 1;
         self.changes.push(Change::Claim { claimed_ms });
-        let job = Claimed { job: Some(running.job), committed: false, shared: self.shared.clone(), writer: self.itself.clone() };
-        Ok(Ok(Answer::Claimed(Some(job))))
+        Ok(Some(Claimed { job: Some(running.job), committed: false, shared: self.shared.clone(), writer: self.itself.clone() }))
     }
 
     fn finish(&mut self, entry: &Arc<HistoryEntry>) -> rusqlite::Result<JobResult<Answer>> {
@@ -530,7 +586,7 @@ impl Operation {
     fn bytes(&self) -> usize {
         match self {
             Self::Enqueue(new) => new.prompt.get().len() + new.extra_data.get().len(),
-            Self::Finish(entry) => entry.messages.get().len() + entry.outputs.get().len() + entry.meta.get().len(),
+            Self::Finish(entry) | Self::HandOver(entry) => entry.messages.get().len() + entry.outputs.get().len() + entry.meta.get().len(),
             Self::Claim
             | Self::Requeue(_)
             | Self::RemovePending(_)
@@ -633,6 +689,69 @@ mod tests {
         let back = writer.abandoned();
         writer.commit(back);
         assert_eq!(shared.state.lock().line.counts().running, 0);
+    }
+
+    fn hungry(writer: &mut Writer) -> oneshot::Receiver<JobResult<Answer>> {
+        let (reply, receiver) = oneshot::channel();
+        writer.hungry.push_back(reply);
+        receiver
+    }
+
+    fn served(receiver: &mut oneshot::Receiver<JobResult<Answer>>) -> Option<String> {
+        match receiver.try_recv().ok()?.unwrap() {
+            Answer::Claimed(claimed) => claimed.map(|claimed| claimed.keep().id.clone()),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn who_waits_for_a_job_is_served_in_the_commit_that_brings_it() {
+        let Bench { mut writer, shared, .. } = bench(Options::default());
+        let (mut first, gone, mut second) = (hungry(&mut writer), hungry(&mut writer), hungry(&mut writer));
+        drop(gone);
+        let before = shared.versions.borrow().queue;
+        assert!(group(&mut writer, vec![enqueue("a"), enqueue("b"), enqueue("c")]).iter().all(Result::is_ok));
+        assert_eq!(shared.versions.borrow().queue, before + 1, "one commit");
+        assert_eq!((served(&mut first).as_deref(), served(&mut second).as_deref()), (Some("a"), Some("b")));
+        let claimed = |writer: &Writer| -> i64 {
+            writer.connection.query_row("SELECT count(*) FROM queue WHERE claim IS NOT NULL", [], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(claimed(&writer), 2);
+
+        // A job that waits already needs no other operation.
+        let mut third = hungry(&mut writer);
+        writer.serve();
+        assert_eq!(served(&mut third).as_deref(), Some("c"));
+
+        // A transaction that fails serves nobody; the next one does.
+        let mut fourth = hungry(&mut writer);
+        writer.connection.execute_batch("ALTER TABLE state RENAME TO hidden").unwrap();
+        assert!(matches!(group(&mut writer, vec![enqueue("d")])[0], Err(JobError::Storage(_))));
+        assert!(served(&mut fourth).is_none());
+        writer.connection.execute_batch("ALTER TABLE hidden RENAME TO state").unwrap();
+        assert!(group(&mut writer, vec![enqueue("d")])[0].is_ok());
+        assert_eq!(served(&mut fourth).as_deref(), Some("d"));
+        assert_eq!((claimed(&writer), shared.state.lock().line.counts().running), (4, 4));
+    }
+
+    #[test]
+    fn the_end_of_a_job_and_the_next_claim_are_one_commit() {
+        let Bench { mut writer, shared, .. } = bench(Options::default());
+        let mut first = hungry(&mut writer);
+        group(&mut writer, vec![enqueue("a"), enqueue("b")]);
+        assert_eq!(served(&mut first).as_deref(), Some("a"));
+        let before = *shared.versions.borrow();
+        let operation = Operation::HandOver(entry(&shared, "a"));
+        writer.connection.execute_batch("ALTER TABLE history RENAME TO hidden").unwrap();
+        assert!(matches!(group(&mut writer, vec![operation.clone()])[0], Err(JobError::Storage(_))));
+        assert_eq!(shared.state.lock().line.counts().running_ids, ["a"], "neither is done");
+        writer.connection.execute_batch("ALTER TABLE hidden RENAME TO history").unwrap();
+        match group(&mut writer, vec![operation]).pop().unwrap().unwrap() {
+            Answer::Claimed(Some(claimed)) => assert_eq!(claimed.keep().id, "b"),
+            other => panic!("{other:?}"),
+        }
+        let after = *shared.versions.borrow();
+        assert_eq!((after.queue, after.history), (before.queue + 1, before.history + 1), "both are done at once");
     }
 
     #[test]

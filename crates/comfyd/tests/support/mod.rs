@@ -3,7 +3,7 @@
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -35,7 +35,7 @@ impl Server {
         while reqwest::get(format!("{}/system_stats", server.url)).await.is_err() {
             assert!(server.child.try_wait().unwrap().is_none(), "the server ended at its start");
             assert!(start.elapsed() < Duration::from_secs(30), "the server did not answer");
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
         server
     }
@@ -45,6 +45,14 @@ impl Server {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         std::mem::replace(&mut self.base, tempfile::tempdir().unwrap())
+    }
+
+    /// Asks the process to end with a signal such as `TERM`, and gives how it ended and the base folder.
+    pub fn stop(mut self, signal: &str) -> (ExitStatus, tempfile::TempDir) {
+        let sent = Command::new("kill").args([&format!("-{signal}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let ended = self.child.wait().unwrap();
+        (ended, std::mem::replace(&mut self.base, tempfile::tempdir().unwrap()))
     }
 
     pub async fn get(&self, path: &str) -> Value {

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use comfyd_executor::{Executor, ExecutorOptions};
-use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome};
+use comfyd_jobs::memory::MemorySink;
+use comfyd_jobs::{Event, EventKind, Job, Outcome};
 use comfyd_node::{
     CancelToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
     Result, Schema, Source, Value,
 };
-use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
 type RunFn = Box<dyn Fn(&mut Context<'_>, Inputs) -> Result<NodeOutput> + Send + Sync>;
@@ -252,37 +252,28 @@ fn add_expanding(add: &mut dyn FnMut(Schema, Option<NeededFn>, Option<Fingerprin
     add(wrong, None, None, run);
 }
 
-/// Writes events down, one a line.
-#[derive(Default)]
-pub struct Recorder {
-    pub lines: Mutex<Vec<String>>,
+/// An event in a line; `None` for those of which there are too many.
+pub fn line(event: &Event) -> Option<String> {
+    Some(match &event.kind {
+        EventKind::Start { .. } => "start".into(),
+        EventKind::Cached { nodes, .. } => format!("cached {nodes:?}"),
+        EventKind::Executing(node) => format!("executing {} shown at {}", node.id, node.display_id),
+        EventKind::Idle => "idle".into(),
+        EventKind::Progress { node, value, max } => format!("progress {} {value}/{max}", node.id),
+        EventKind::ProgressState(_) => return None,
+        EventKind::Executed { node, output } => format!("executed {} {output}", node.id),
+        EventKind::Success { .. } => "success".into(),
+        EventKind::Error { data } => format!("error {} {}", data["node_id"], data["exception_message"]),
+        EventKind::Interrupted { data } => format!("interrupted {}", data["node_id"]),
+        EventKind::Queue { counts, .. } => format!("queue {} running {} waiting", counts.running, counts.pending),
+        EventKind::Image { node, .. } => format!("image {}", node.id),
+        EventKind::Text { node, text } => format!("text {} {text}", node.id),
+    })
 }
 
-impl Recorder {
-    pub fn take(&self) -> String {
-        std::mem::take(&mut *self.lines.lock()).join("\n")
-    }
-}
-
-impl EventSink for Recorder {
-    fn emit(&self, event: Event) {
-        let line = match event.kind {
-            EventKind::Start { .. } => "start".into(),
-            EventKind::Cached { nodes, .. } => format!("cached {nodes:?}"),
-            EventKind::Executing(node) => format!("executing {} shown at {}", node.id, node.display_id),
-            EventKind::Idle => "idle".into(),
-            EventKind::Progress { node, value, max } => format!("progress {} {value}/{max}", node.id),
-            EventKind::ProgressState(_) => return,
-            EventKind::Executed { node, output } => format!("executed {} {output}", node.id),
-            EventKind::Success { .. } => "success".into(),
-            EventKind::Error { data } => format!("error {} {}", data["node_id"], data["exception_message"]),
-            EventKind::Interrupted { data } => format!("interrupted {}", data["node_id"]),
-            EventKind::Queue { counts, .. } => format!("queue {} running {} waiting", counts.running, counts.pending),
-            EventKind::Image { node, .. } => format!("image {}", node.id),
-            EventKind::Text { node, text } => format!("text {} {text}", node.id),
-        };
-        self.lines.lock().push(line);
-    }
+/// What a sink was told since the last call, one event a line.
+pub fn lines(sink: &MemorySink) -> String {
+    sink.take().iter().filter_map(line).collect::<Vec<_>>().join("\n")
 }
 
 pub struct Bench {
@@ -324,9 +315,9 @@ impl Bench {
     }
 
     pub fn run_job(&mut self, job: &Job, cancel: &CancelToken) -> Ran {
-        let recorder = Recorder::default();
-        let outcome = self.executor.run(job, cancel, &recorder);
-        Ran { events: recorder.take(), outcome }
+        let sink = MemorySink::default();
+        let outcome = self.executor.run(job, cancel, &sink);
+        Ran { events: lines(&sink), outcome }
     }
 }
 

@@ -128,7 +128,8 @@ async fn step(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> Strin
             model.running.extend(wanted);
             "claim".to_owned()
         }
-        9..=11 => finish(store, model, dice).await,
+        9..=10 => finish(store, model, dice).await,
+        11 => finish_and_claim(store, model, dice).await,
         12 => {
             let id = model.running.first().map_or_else(|| dice.id(), |entry| entry.3.clone());
             let wanted = model.take_running(&id);
@@ -193,10 +194,32 @@ async fn enqueue(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> St
     done
 }
 
-async fn finish(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
+/// A job that runs, or any if none does, and how it ends.
+fn ending(model: &Model, dice: &mut Dice) -> (String, Status) {
     let status = [Status::Success, Status::Error, Status::Interrupted][dice.roll(3) as usize];
     let any = dice.roll(u64::MAX) as usize;
     let id = if model.running.is_empty() { dice.id() } else { model.running[any % model.running.len()].3.clone() };
+    (id, status)
+}
+
+async fn finish_and_claim(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
+    let (id, status) = ending(model, dice);
+    let result = store.finish_and_claim(&id, outcome(status)).await;
+    match model.take_running(&id) {
+        Some(entry) => {
+            model.push_history(entry.3, status);
+            let wanted = if model.pending.is_empty() { None } else { Some(model.pending.remove(0)) };
+            let claimed = result.expect("finish_and_claim").map(|job| job.id.clone());
+            assert_eq!(claimed, wanted.as_ref().map(|entry| entry.3.clone()), "model: the job claimed when '{id}' ended");
+            model.running.extend(wanted);
+        }
+        None => assert!(matches!(result, Err(Error::NotRunning(_))), "model: end of '{id}', which does not run: {result:?}"),
+    }
+    format!("finish {id} {} and claim", status_name(status))
+}
+
+async fn finish(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
+    let (id, status) = ending(model, dice);
     let finished = store.finish(&id, outcome(status)).await;
     match model.take_running(&id) {
         Some(entry) => {

@@ -3,9 +3,10 @@
 mod adapters;
 mod checkpoint;
 pub(crate) mod files;
+mod foreign;
 
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![checkpoint::CLASSES, adapters::CLASSES]
+    vec![checkpoint::CLASSES, adapters::CLASSES, foreign::CLASSES]
 }

@@ -6,9 +6,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Json, Router};
 use comfyd_folders::{extension, join_inside};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -18,6 +17,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
 /// Redirects that are followed.
@@ -36,8 +36,12 @@ const READ_TIMEOUT: Duration = Duration::from_secs(60);
 static ACTIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new().route("/internal/models/download", post(download))
+pub(super) fn routes() -> Table {
+    Table::default().post(
+        "/internal/models/download",
+        download,
+        Doc::new("models", "Fetches a model file from an allowed host into a model folder.").body("DownloadRequest").json("Downloaded"),
+    )
 }
 
 /// A refusal or failure, as a sentence for the client.
@@ -101,14 +105,8 @@ impl Policy {
         Self { hosts, https_only: true, allowed: is_public }
     }
 
-    /// Fails unless the scheme and the host are allowed.
-    fn check(&self, url: &Url) -> Result<(), Failure> {
-        if self.https_only && url.scheme() != "https" {
-            return Err(format!("'{}' is not https: only encrypted addresses are fetched", url.scheme()));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err("the address must not hold a user name or password".into());
-        }
+    /// Fails unless the host of an address that a client gave is allowed.
+    fn check_host(&self, url: &Url) -> Result<(), Failure> {
         let host = url.host_str().unwrap_or_default().trim_end_matches('.');
         let listed = self.hosts.iter().any(|known| {
             host.eq_ignore_ascii_case(known)
@@ -117,6 +115,18 @@ impl Policy {
                     && host[host.len() - known.len() - 1..].eq_ignore_ascii_case(&format!(".{known}"))
         });
         if listed { Ok(()) } else { Err(format!("the host '{host}' is not allowed: add it with --download-host")) }
+    }
+
+    /// Fails unless an address may be asked, be it a client's or one that a host redirects to. Allowed hosts keep their files at others,
+    /// whose names change: what they redirect to need not be listed, but must be encrypted, and public as [`Policy::resolve`] sees it.
+    fn check(&self, url: &Url) -> Result<(), Failure> {
+        if self.https_only && url.scheme() != "https" {
+            return Err(format!("'{}' is not https: only encrypted addresses are fetched", url.scheme()));
+        }
+        if !url.username().is_empty() || url.password().is_some() {
+            return Err("the address must not hold a user name or password".into());
+        }
+        Ok(())
     }
 
     /// The host's addresses; fails if any is not allowed, as a name that leads to both is an attempt at something.
@@ -261,6 +271,7 @@ async fn fetch(
 ) -> Result<(), Failure> {
     let parsed = Url::parse(url).map_err(|e| format!("the address cannot be read: {e}"))?;
     policy.check(&parsed)?;
+    policy.check_host(&parsed)?;
     if target.exists() {
         return Err("the file is there already: remove it first, or choose another name".into());
     }
@@ -425,7 +436,8 @@ mod tests {
     use axum::routing::get;
 
     fn local() -> Policy {
-        Policy { hosts: vec!["localhost".into(), "127.0.0.1".into()], https_only: false, allowed: |ip| ip.is_loopback() }
+        let allowed = |ip: IpAddr| ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
+        Policy { hosts: vec!["localhost".into(), "127.0.0.1".into()], https_only: false, allowed }
     }
 
     fn model() -> Vec<u8> {
@@ -452,11 +464,16 @@ mod tests {
                 None => ([("etag", "\"v1\"")], all).into_response(),
             }
         }
+        async fn away(headers: HeaderMap) -> axum::response::Response {
+            let place = format!("http://{}/m", headers["host"].to_str().unwrap().replace("localhost", "127.0.0.1"));
+            (axum::http::StatusCode::FOUND, [("location", place)]).into_response()
+        }
         let to = |place: &'static str| get(move || async move { (axum::http::StatusCode::FOUND, [("location", place)], Body::empty()) });
-        let app = Router::new()
+        let app = axum::Router::new()
             .route("/m", get(send))
             .route("/go", to("/m"))
-            .route("/out", to("http://example.com/m"))
+            .route("/inside", to("http://127.0.0.2:1/m"))
+            .route("/away", get(away))
             .route("/loop", to("/loop"))
             .route("/page", get(|| async { "<html>please log in</html>" }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -502,11 +519,25 @@ mod tests {
     async fn refusals_leave_nothing_behind() {
         let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
         let target = dir.path().join("m.safetensors");
-        for (path, reason) in [("/out", "not allowed"), ("/loop", "redirects more"), ("/page", "not a safetensors"), ("/none", "404")] {
+        for (path, reason) in
+            [("/inside", "127.0.0.2, which is not a public"), ("/loop", "redirects more"), ("/page", "not a safetensors"), ("/none", "404")]
+        {
             let failure = get_to(&target, &format!("{host}{path}")).await.unwrap_err();
             assert!(failure.contains(reason), "{path}: {failure}");
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn an_allowed_host_may_redirect_to_where_it_keeps_its_files() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
+        let policy = Policy { hosts: vec!["localhost".into()], ..local() };
+        let get = async |url: String| fetch(&policy, &url, &dir.path().join("m.safetensors"), Duration::from_secs(1), &|_| ()).await;
+        assert!(get(format!("{host}/m")).await.unwrap_err().contains("not allowed"), "127.0.0.1 is not listed");
+        get(format!("{}/away", host.replace("127.0.0.1", "localhost"))).await.unwrap();
+        // With https alone, a redirect must not lead to an unencrypted address.
+        let strict = Policy { https_only: true, ..Policy::public(vec![]) };
+        assert!(strict.check(&Url::parse("http://example.com/m").unwrap()).is_err());
     }
 
     #[tokio::test]
@@ -522,7 +553,10 @@ mod tests {
     #[test]
     fn hosts_are_matched_by_label() {
         let policy = Policy::public(vec!["example.com".into()]);
-        let check = |url: &str| policy.check(&Url::parse(url).unwrap()).is_ok();
+        let check = |url: &str| {
+            let url = Url::parse(url).unwrap();
+            policy.check(&url).is_ok() && policy.check_host(&url).is_ok()
+        };
         assert!(check("https://example.com/a") && check("https://cdn.Example.com/a"));
         assert!(!check("http://example.com/a") && !check("https://notexample.com/a") && !check("https://example.com.evil.net/a"));
         assert!(!check("https://example.com@evil.net/a") && !check("https://user@example.com/a"));

@@ -3,14 +3,14 @@
 
 use std::path::{Path, PathBuf};
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use crate::openapi::{Doc, Table};
 use crate::routes::userdata::{percent_decode, user_folder};
 use crate::routes::view::{Disposition, inside, send_file};
 use crate::{ApiError, App, FrontEnd};
@@ -24,13 +24,17 @@ const PACKAGES: [(&str, &str, &str); 2] =
     [("templates", "comfyui_workflow_templates", "templates"), ("docs", "comfyui_embedded_docs", "docs")];
 
 /// The routes of this module. Static files are served by [`fallback`].
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/", get(index))
-        .route("/i18n", get(nothing))
-        .route("/workflow_templates", get(nothing))
-        .route("/global_subgraphs", get(nothing))
-        .route("/global_subgraphs/{id}", get(no_subgraph))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get("/", index, Doc::new("front end", "The page of the front end; its files are below it.").bytes("text/html"))
+        .get("/i18n", nothing, Doc::new("front end", "Translations of custom nodes: none.").json("Object"))
+        .get("/workflow_templates", nothing, Doc::new("front end", "Workflow templates of custom nodes: none.").json("Object"))
+        .get("/global_subgraphs", nothing, Doc::new("front end", "Blueprints of custom nodes: none.").json("Object"))
+        .get(
+            "/global_subgraphs/{id}",
+            no_subgraph,
+            Doc::new("front end", "One of the blueprints.").status(404, "There is none of that id."),
+        )
 }
 
 async fn nothing() -> Json<Value> {
@@ -41,7 +45,7 @@ async fn no_subgraph(UrlPath(id): UrlPath<String>) -> ApiError {
     ApiError::not_found("there is no such subgraph blueprint").details(id)
 }
 
-async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+pub(crate) async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     match &app.options.front_end {
         FrontEnd::Folder(root) => {
             let mut page = send_file(&root.join("index.html"), "index.html", &headers, Disposition::Page).await?;

@@ -3,12 +3,10 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
-use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::Bytes;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Status};
 use parking_lot::Mutex;
@@ -16,11 +14,27 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::routes::queue::{ids, number, push_item, wants};
 use crate::{ApiError, ApiShape, App};
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/history", get(list).post(change)).route("/history/{prompt_id}", get(one))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get(
+            "/history",
+            list,
+            Doc::new("history", "Prompts that ended.")
+                .query("max_items", "integer", "At most so many: the newest ones, unless offset is given.")
+                .query("offset", "integer", "Skips so many, counted from the oldest.")
+                .shapes()
+                .json("History"),
+        )
+        .post("/history", change, Doc::new("history", "Removes entries.").body("ListChange").done())
+        .get(
+            "/history/{prompt_id}",
+            one,
+            Doc::new("history", "One prompt that ended; an empty object while it has not.").shapes().json("History"),
+        )
 }
 
 type Key = (HistoryQuery, ApiShape);

@@ -4,14 +4,14 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Path, Query, State};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Queue, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::routes::queue::number;
 use crate::routes::view::blocking;
 use crate::{ApiError, App};
@@ -24,12 +24,23 @@ const MAX_TEXT_PREVIEW: usize = 1024;
 /// Jobs that one request may cancel.
 const MAX_CANCELLED: usize = 10_000;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new()
-        .route("/jobs", get(list))
-        .route("/jobs/cancel", post(cancel_many))
-        .route("/jobs/{job_id}", get(one))
-        .route("/jobs/{job_id}/cancel", post(cancel_one))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get(
+            "/jobs",
+            list,
+            Doc::new("jobs", "Queue and history as one list.")
+                .query("status", "string", "Some of pending, in_progress, completed, failed, cancelled, with commas between them.")
+                .query("workflow_id", "string", "Only jobs of this workflow.")
+                .query("sort_by", "string", "created_at or execution_duration.")
+                .query("sort_order", "string", "asc or desc.")
+                .query("limit", "integer", "At most so many.")
+                .query("offset", "integer", "Skips so many.")
+                .json("Jobs"),
+        )
+        .post("/jobs/cancel", cancel_many, Doc::new("jobs", "Cancels jobs.").body("JobIds").json("Cancelled"))
+        .get("/jobs/{job_id}", one, Doc::new("jobs", "One job in full.").json("Job"))
+        .post("/jobs/{job_id}/cancel", cancel_one, Doc::new("jobs", "Takes a job out of the queue, or interrupts it.").json("Cancelled"))
 }
 
 /// Where a job is, by the names of the wire.

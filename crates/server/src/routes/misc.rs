@@ -3,14 +3,14 @@
 use std::collections::{BTreeSet, VecDeque};
 use std::time::{Duration, SystemTime};
 
+use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
-use axum::routing::{get, patch};
-use axum::{Json, Router};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::routes::view::{blocking, parse_kind};
 use crate::{ApiError, App};
 
@@ -50,13 +50,21 @@ impl Line {
 }
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/internal/logs", get(logs))
-        .route("/internal/logs/raw", get(raw_logs))
-        .route("/internal/logs/subscribe", patch(subscribe))
-        .route("/internal/folder_paths", get(folder_paths))
-        .route("/internal/files/{type}", get(files))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get("/internal/logs", logs, Doc::new("internal", "The last lines of the log as one text.").json("Text"))
+        .get("/internal/logs/raw", raw_logs, Doc::new("internal", "The last lines of the log.").json("LogLines"))
+        .patch(
+            "/internal/logs/subscribe",
+            subscribe,
+            Doc::new("internal", "Sends new lines of the log as logs events.").body("LogSubscription").done(),
+        )
+        .get("/internal/folder_paths", folder_paths, Doc::new("internal", "Where models are looked for.").json("FolderPaths"))
+        .get(
+            "/internal/files/{type}",
+            files,
+            Doc::new("internal", "Files of the input, output or temp folder, newest first.").json("Names"),
+        )
 }
 
 /// Keeps a line of the log for `/internal/logs`; the oldest one goes. `time` is shown as it is (ISO 8601).

@@ -17,13 +17,11 @@ mod userdata;
 mod view;
 mod ws;
 
-use axum::Router;
-
-use crate::App;
+use crate::openapi::{self, Table};
 
 /// All routes, without prefix.
-pub(crate) fn all() -> Router<App> {
-    Router::new()
+pub(crate) fn all() -> Table {
+    Table::default()
         .merge(download::routes())
         .merge(frontend::routes())
         .merge(history::routes())
@@ -31,6 +29,7 @@ pub(crate) fn all() -> Router<App> {
         .merge(jobs::routes())
         .merge(models::routes())
         .merge(object_info::routes())
+        .merge(openapi::routes())
         .merge(prompt::routes())
         .merge(queue::routes())
         .merge(settings::routes())

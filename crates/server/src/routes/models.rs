@@ -3,14 +3,14 @@
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use comfyd_folders::{MODEL_EXTENSIONS, extension};
 use serde_json::{Value, json};
 
+use crate::openapi::{Doc, Table};
 use crate::routes::view::{blocking, decode, encode_webp, inside, safetensors_header};
 use crate::{ApiError, App, FrontEnd};
 
@@ -26,15 +26,19 @@ const MAX_SCRIPTS: usize = 10_000;
 const MAX_DEPTH: usize = 16;
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/embeddings", get(embeddings))
-        .route("/models", get(folders))
-        .route("/models/{folder}", get(files))
-        .route("/extensions", get(extensions))
-        .route("/experiment/models", get(folders_with_paths))
-        .route("/experiment/models/{folder}", get(files_with_paths))
-        .route("/experiment/models/preview/{folder}/{path_index}/{*filename}", get(preview))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get("/embeddings", embeddings, Doc::new("models", "Names of embeddings.").json("Names"))
+        .get("/models", folders, Doc::new("models", "Names of model folders.").json("Names"))
+        .get("/models/{folder}", files, Doc::new("models", "Files of a model folder.").json("Names"))
+        .get("/extensions", extensions, Doc::new("front end", "Scripts of extensions.").json("Names"))
+        .get("/experiment/models", folders_with_paths, Doc::new("models", "Model folders with their paths.").json("ModelFolders"))
+        .get("/experiment/models/{folder}", files_with_paths, Doc::new("models", "Files of a model folder in detail.").json("ModelFiles"))
+        .get(
+            "/experiment/models/preview/{folder}/{path_index}/{*filename}",
+            preview,
+            Doc::new("models", "A picture that shows what a model does.").bytes("image/webp"),
+        )
 }
 
 fn no_folder(name: &str) -> ApiError {

@@ -1,20 +1,23 @@
 //! `/object_info`: the catalog as clients get it, rendered again only when a folder that combos list has changed.
 
 use axum::Json;
-use axum::Router;
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use crate::App;
 use crate::app::FolderOptions;
+use crate::openapi::{Doc, Table};
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/object_info", get(all)).route("/object_info/{node_class}", get(one))
+pub(super) fn routes() -> Table {
+    Table::default().get("/object_info", all, Doc::new("nodes", "All node classes.").json("ObjectInfo")).get(
+        "/object_info/{node_class}",
+        one,
+        Doc::new("nodes", "One node class; an empty object if it is unknown.").json("ObjectInfo"),
+    )
 }
 
 /// The rendered catalog and the folders' generation that it shows.

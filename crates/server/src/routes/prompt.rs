@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
 use comfyd_graph::{Limits, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position};
 use serde_json::value::{RawValue, to_raw_value};
@@ -13,14 +12,19 @@ use serde_json::{Map, Value, json};
 
 use crate::app::FolderOptions;
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::routes::queue;
 use crate::{ApiError, App};
 
 /// Longest prompt id that is taken.
 const MAX_ID_BYTES: usize = 256;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/prompt", get(info).post(submit))
+pub(super) fn routes() -> Table {
+    Table::default().get("/prompt", info, Doc::new("queue", "The queue's figures.").json("QueueStatus")).post(
+        "/prompt",
+        submit,
+        Doc::new("queue", "Validates a graph and puts it into the queue.").body("PromptRequest").json("PromptAccepted"),
+    )
 }
 
 async fn info(State(app): State<App>) -> Result<Json<Value>, ApiError> {
@@ -43,6 +47,7 @@ async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Resul
     let job =
         NewJob { id, position, prompt: raw(&validated.prompt.into_json())?, extra_data: raw(&extra_data)?, outputs: validated.outputs };
     let ticket = app.store.enqueue(job).await?;
+    queue::announce(&app).await;
     Ok(Json(json!({"prompt_id": ticket.id, "number": queue::number(ticket.number), "node_errors": node_errors})))
 }
 

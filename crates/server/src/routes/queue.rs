@@ -1,19 +1,28 @@
 //! `/queue`, `GET /prompt`, `/interrupt`, `/free`, and the `status` events.
 
+use std::time::Duration;
+
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use comfyd_jobs::Job;
 use serde_json::{Value, json};
 
 use crate::json::{LenientJson, OptionalJson};
+use crate::openapi::{Doc, Table};
 use crate::{ApiError, ApiShape, App, frames};
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/queue", get(list).post(change)).route("/interrupt", post(interrupt)).route("/free", post(free))
+/// How long changes of the queue are gathered that nobody announced.
+const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(20);
+
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get("/queue", list, Doc::new("queue", "Prompts that run and that wait.").shapes().json("Queue"))
+        .post("/queue", change, Doc::new("queue", "Removes prompts that wait.").body("ListChange").done())
+        .post("/interrupt", interrupt, Doc::new("queue", "Interrupts what runs; the body may be missing.").body("Interrupt").done())
+        .post("/free", free, Doc::new("queue", "Gives memory back once nothing runs.").body("Free").done())
 }
 
 /// The figures as clients get them.
@@ -84,6 +93,7 @@ async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Resul
     if !ids.is_empty() {
         app.store.remove_pending(&ids).await?;
     }
+    announce(&app).await;
     Ok(StatusCode::OK)
 }
 
@@ -101,14 +111,21 @@ async fn free(State(app): State<App>, OptionalJson(body): OptionalJson) -> Statu
     StatusCode::OK
 }
 
-/// Tells all clients the queue's figures whenever they change, until the store is gone.
+/// Tells all clients the queue's figures after a request changed them.
+pub(super) async fn announce(app: &App) {
+    let version = app.store.versions().borrow().queue;
+    match app.store.counts().await {
+        Ok(counts) => app.hub.status(version, &counts),
+        Err(error) => tracing::warn!(%error, "the queue's figures could not be read"),
+    }
+}
+
+/// Tells all clients the queue's figures whenever they change, until the store is gone. Requests and workers tell of their own changes at
+/// once; what others did to the store is told with the least delay that does not cost much.
 pub async fn announce_changes(app: App) {
     let mut versions = app.store.versions();
     while versions.changed().await.is_ok() {
-        let version = versions.borrow_and_update().queue;
-        match app.store.counts().await {
-            Ok(counts) => app.hub.status(version, &counts),
-            Err(error) => tracing::warn!(%error, "the queue's figures could not be read"),
-        }
+        announce(&app).await;
+        tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
     }
 }

@@ -2,14 +2,14 @@
 
 use std::path::PathBuf;
 
+use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
-use axum::routing::get;
-use axum::{Json, Router};
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::routes::userdata::{Replace, user_folder, write_file};
 use crate::routes::view::blocking;
 use crate::{ApiError, App};
@@ -18,8 +18,12 @@ use crate::{ApiError, App};
 static CHANGING: Mutex<()> = Mutex::new(());
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new().route("/settings", get(all).post(set_many)).route("/settings/{id}", get(one).post(set_one))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get("/settings", all, Doc::new("users", "All settings of the user.").json("Object"))
+        .post("/settings", set_many, Doc::new("users", "Changes some settings.").body("Object").done())
+        .get("/settings/{id}", one, Doc::new("users", "One setting; null if it is not set.").json("Any"))
+        .post("/settings/{id}", set_one, Doc::new("users", "Changes one setting.").body("Any").done())
 }
 
 async fn all(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {

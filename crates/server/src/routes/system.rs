@@ -2,17 +2,21 @@
 
 use std::time::{Duration, Instant};
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use sysinfo::{MemoryRefreshKind, System};
 
 use crate::App;
+use crate::openapi::{Doc, Table};
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/system_stats", get(stats)).route("/features", get(|State(app): State<App>| async move { Json(features(&app)) }))
+pub(super) fn routes() -> Table {
+    Table::default().get("/system_stats", stats, Doc::new("system", "Figures of the machine.").json("SystemStats")).get(
+        "/features",
+        |State(app): State<App>| async move { Json(features(&app)) },
+        Doc::new("system", "What the server can do.").json("Features"),
+    )
 }
 
 /// What the server can do, for `/features` and the websocket's handshake.

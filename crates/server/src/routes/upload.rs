@@ -3,15 +3,15 @@
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
+use axum::Json;
 use axum::extract::State;
 use axum::extract::multipart::{Multipart, MultipartError, MultipartRejection};
 use axum::http::StatusCode;
-use axum::routing::post;
-use axum::{Json, Router};
 use bytes::Bytes;
 use comfyd_folders::{Folders, Kind, split_annotation};
 use serde_json::{Value, json};
 
+use crate::openapi::{Doc, Table};
 use crate::routes::userdata::{Replace, write_file};
 use crate::routes::view::{blocking, decode, parse_kind};
 use crate::{ApiError, App};
@@ -22,8 +22,12 @@ const MAX_PARTS: usize = 32;
 const MAX_NUMBER: u32 = 10_000;
 
 /// The routes of this module. The bound on bodies is the router's.
-pub fn routes() -> Router<App> {
-    Router::new().route("/upload/image", post(image)).route("/upload/mask", post(mask))
+pub(super) fn routes() -> Table {
+    Table::default().post("/upload/image", image, Doc::new("files", "Stores a file.").form("UploadForm").json("Uploaded")).post(
+        "/upload/mask",
+        mask,
+        Doc::new("files", "Stores a picture with the alpha channel of a mask.").form("UploadForm").json("Uploaded"),
+    )
 }
 
 /// What a form says.

@@ -11,13 +11,13 @@ use axum::extract::rejection::BytesRejection;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::{get, post};
-use axum::{Json, Router, body::Body};
+use axum::{Json, body::Body};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
 use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
 use crate::routes::view::{Disposition, blocking, inside, send_file};
 use crate::{ApiError, App};
 
@@ -41,13 +41,41 @@ static USERS: Mutex<()> = Mutex::new(());
 type Params = Query<HashMap<String, String>>;
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new()
-        .route("/users", get(users).post(add_user))
-        .route("/userdata", get(list))
-        .route("/v2/userdata", get(list_v2))
-        .route("/userdata/{file}", get(read).post(write).delete(delete))
-        .route("/userdata/{file}/move/{dest}", post(rename))
+pub(super) fn routes() -> Table {
+    let listed = |summary| Doc::new("users", summary);
+    Table::default()
+        .get("/users", users, listed("The users, or whether there is one only.").json("Users"))
+        .post("/users", add_user, listed("Makes a user and answers its id.").body("NewUser").json("Text"))
+        .get(
+            "/userdata",
+            list,
+            listed("Files of the user in a folder.")
+                .query("dir", "string", "The folder.")
+                .query("recurse", "boolean", "Folders in it too.")
+                .query("full_info", "boolean", "Objects in place of paths.")
+                .query("split", "boolean", "Paths and their parts.")
+                .json("UserFiles"),
+        )
+        .get("/v2/userdata", list_v2, listed("Files and folders of the user.").query("path", "string", "The folder.").json("UserEntries"))
+        .get("/userdata/{file}", read, listed("A file.").bytes("application/octet-stream"))
+        .post(
+            "/userdata/{file}",
+            write,
+            listed("Stores a file.")
+                .query("overwrite", "boolean", "false keeps a file of that name.")
+                .query("full_info", "boolean", "Answers more than the path.")
+                .bytes_body()
+                .json("UserFile"),
+        )
+        .delete("/userdata/{file}", delete, listed("Removes a file.").status(204, "It is gone."))
+        .post(
+            "/userdata/{file}/move/{dest}",
+            rename,
+            listed("Moves a file.")
+                .query("overwrite", "boolean", "false keeps a file of that name.")
+                .query("full_info", "boolean", "Answers more than the path.")
+                .json("UserFile"),
+        )
 }
 
 /// Whether an existing file is replaced.

@@ -6,19 +6,18 @@ use std::io::{Cursor, Read, SeekFrom};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
-use axum::Router;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
-use axum::routing::get;
 use comfyd_folders::{Kind, join_inside, split_annotation};
 use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
 /// Longest JSON header of a safetensors file that `/view_metadata` reads, in bytes.
@@ -33,8 +32,26 @@ const MAX_WEBP_SIDE: u32 = 16_383;
 const QUALITY: u8 = 90;
 
 /// The routes of this module.
-pub fn routes() -> Router<App> {
-    Router::new().route("/view", get(view)).route("/view_metadata/{folder}", get(view_metadata))
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get(
+            "/view",
+            view,
+            Doc::new("files", "A file of the input, output or temp folder; ranges and validators are answered.")
+                .query("filename", "string", "Its name.")
+                .query("type", "string", "input, output or temp; output if it is missing.")
+                .query("subfolder", "string", "Its folder.")
+                .query("preview", "string", "webp or jpeg, with ;quality behind it.")
+                .query("channel", "string", "rgb, a or rgba.")
+                .bytes("application/octet-stream")
+                .status(206, "A range.")
+                .status(304, "It has not changed."),
+        )
+        .get(
+            "/view_metadata/{folder}",
+            view_metadata,
+            Doc::new("models", "What a safetensors file says of itself.").query("filename", "string", "The file's name.").json("Object"),
+        )
 }
 
 async fn view(

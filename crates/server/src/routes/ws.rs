@@ -2,16 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
 use axum::extract::{Query, State};
 use axum::response::Response;
-use axum::routing::get;
 use futures_util::{SinkExt, StreamExt};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::hub::Mailbox;
+use crate::openapi::{Doc, Table};
 use crate::routes::{queue, system};
 use crate::{ApiError, App};
 
@@ -20,8 +19,15 @@ const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
 /// What is read from a client at once. Thousands of clients that say next to nothing must not each hold the default of 128 KiB.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
-pub(super) fn routes() -> Router<App> {
-    Router::new().route("/ws", get(connect))
+pub(super) fn routes() -> Table {
+    Table::default().get(
+        "/ws",
+        connect,
+        Doc::new("events", "The websocket that events are sent to.")
+            .query("clientId", "string", "A reconnect takes the older connection's place; one is made if it is missing.")
+            .query("preview", "string", "raw: previews as pixels.")
+            .status(101, "The websocket is open."),
+    )
 }
 
 #[derive(Deserialize)]

@@ -1,0 +1,57 @@
+//! Loaders of models that the engine does not run. The official front end looks these classes up by name to tie model folders to nodes, and
+//! builds no node that has a model's widget when one of them is missing: hence they are declared.
+
+use comfyd_node::{Error, FileSource, Input, NodeOutput, Result, Schema, Value};
+
+use crate::class::{Call, Class};
+use crate::loaders::files::{files_fingerprint, model_file};
+
+pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            Schema::new("ImageOnlyCheckpointLoader")
+                .display("Image Only Checkpoint Loader (img2vid model)")
+                .category("loaders/video_models")
+                .module("comfy_extras.nodes_video_model")
+                .description("Loads a checkpoint without its text encoder. Vision encoders are not supported: that output stays empty.")
+                .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())))
+                .output("MODEL")
+                .output("CLIP_VISION")
+                .output("VAE")
+        },
+        without_text,
+    )
+    .fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])),
+    Class::new(
+        || {
+            Schema::new("StyleModelLoader")
+                .display("Load Style Model")
+                .category("loaders")
+                .description("Style models are not supported: this node fails when it runs.")
+                .input(Input::files("style_model_name", FileSource::Models("style_models".into())))
+                .output("STYLE_MODEL")
+        },
+        |_| Err(Error::msg("style models are not supported; take the node out of the workflow")),
+    ),
+    Class::new(
+        || {
+            Schema::new("GLIGENLoader")
+                .category("loaders")
+                .description("GLIGEN models are not supported: this node fails when it runs.")
+                .input(Input::files("gligen_name", FileSource::Models("gligen".into())))
+                .output("GLIGEN")
+        },
+        |_| {
+            Err(Error::msg(
+                "GLIGEN models are not supported; take the node out of the workflow, areas and masks of conditionings do similar",
+            ))
+        },
+    ),
+];
+
+fn without_text(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
+    let loaded = call.engine().load_checkpoint(&path)?;
+    let vae = loaded.vae.map_or(Value::Null, Value::object);
+    Ok(NodeOutput::values([Value::object(loaded.model), Value::Null, vae]))
+}

@@ -1,0 +1,110 @@
+//! The hub under the test-suite of event sinks.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use axum::extract::ws::Message;
+use comfyd_jobs::EventSink;
+use comfyd_jobs::contract::sink::{self, Harness};
+use futures_util::FutureExt;
+use parking_lot::Mutex;
+use serde_json::Value;
+
+use super::{Hub, Mailbox};
+
+const ROOM: usize = 256;
+
+#[derive(Default)]
+struct Clients {
+    mailboxes: Mutex<HashMap<String, Arc<Mailbox>>>,
+}
+
+#[async_trait]
+impl Harness for Clients {
+    async fn fresh(&self, clients: &[&str]) -> Arc<dyn EventSink> {
+        let hub = Hub::new(ROOM, 8);
+        let connected = clients.iter().map(|client| ((*client).to_owned(), hub.connect(client).unwrap()));
+        *self.mailboxes.lock() = connected.collect();
+        Arc::new(hub)
+    }
+
+    async fn told(&self, client: &str) -> Vec<String> {
+        let mailbox = self.mailboxes.lock().get(client).cloned();
+        let mut told = Vec::new();
+        while let Some(Some(Ok(message))) = mailbox.as_ref().map(|mailbox| mailbox.next().now_or_never()) {
+            told.push(words(&message));
+        }
+        told
+    }
+
+    fn room(&self) -> usize {
+        ROOM
+    }
+}
+
+/// A message as [`sink::label`] words the event that it tells.
+fn words(message: &Message) -> String {
+    match message {
+        Message::Text(text) => json_words(&serde_json::from_str(text.as_str()).unwrap()),
+        Message::Binary(frame) => {
+            let number = |at: usize| u32::from_be_bytes(frame[at..at + 4].try_into().unwrap());
+            match number(0) {
+                1 => ["preview", "result"][number(4) as usize - 1].to_owned(),
+                3 => {
+                    let (node, text) = frame[8..].split_at(number(4) as usize);
+                    format!("text {} {}", str::from_utf8(node).unwrap(), str::from_utf8(text).unwrap())
+                }
+                other => panic!("an unexpected frame: {other}"),
+            }
+        }
+        other => panic!("an unexpected message: {other:?}"),
+    }
+}
+
+fn json_words(message: &Value) -> String {
+    let data = &message["data"];
+    let text = |key: &str| data[key].as_str().unwrap_or_default().to_owned();
+    let (id, node) = (text("prompt_id"), text("node"));
+    match message["type"].as_str().unwrap() {
+        "execution_start" => format!("{id} start"),
+        "execution_cached" => {
+            let nodes: Vec<&str> = data["nodes"].as_array().unwrap().iter().map(|n| n.as_str().unwrap()).collect();
+            format!("{id} cached {}", nodes.join(","))
+        }
+        "executing" if data["node"].is_null() => format!("{id} idle"),
+        "executing" => format!("{id} executing {node}"),
+        "progress" => format!("{id} progress {node} {}/{}", data["value"], data["max"]),
+        "progress_state" => {
+            let nodes = data["nodes"].as_object().unwrap().iter();
+            let nodes: Vec<String> = nodes.map(|(node, at)| format!("{node} {}/{}", at["value"], at["max"])).collect();
+            format!("{id} progress_state {}", nodes.join(","))
+        }
+        "executed" => format!("{id} executed {node} {}", data["output"]),
+        "execution_success" => format!("{id} success"),
+        "execution_error" => format!("{id} error {}", data["exception_message"]),
+        "execution_interrupted" => format!("{id} interrupted"),
+        "status" => {
+            let figures = &data["status"]["exec_info"];
+            format!("queue {} running {} waiting", figures["queue_running"], figures["queue_pending"])
+        }
+        other => panic!("an unexpected event: {other}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn contract() {
+    sink::run(&Clients::default()).await;
+}
+
+#[test]
+fn a_slow_client_is_told_why_it_is_disconnected() {
+    let hub = Hub::new(8, 8);
+    let mailbox = hub.connect("slow").unwrap();
+    for _ in 0..9 {
+        hub.broadcast("tick", &Value::Null);
+    }
+    let why = mailbox.next().now_or_never().unwrap().unwrap_err();
+    assert_eq!((why.code(), why.reason()), (1008, "too slow: too many messages were waiting"));
+}

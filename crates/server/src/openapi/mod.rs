@@ -1,0 +1,265 @@
+//! The routes and what the OpenAPI document says of them, in one list: a route without a description does not compile, and a description
+//! without a route cannot be written. Knows nothing of what the routes do.
+
+use std::sync::OnceLock;
+
+use axum::Router;
+use axum::extract::State;
+use axum::handler::Handler;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, MethodRouter, on};
+use bytes::Bytes;
+use serde_json::{Map, Value, json};
+
+use crate::{App, routes};
+
+/// The shapes that answers and bodies refer to by name.
+const SCHEMAS: &str = include_str!("schemas.json");
+/// Media types.
+const JSON: &str = "application/json";
+const ANY: &str = "application/octet-stream";
+
+/// A list of routes with their descriptions.
+#[derive(Default)]
+pub(crate) struct Table {
+    router: Router<App>,
+    operations: Vec<Operation>,
+}
+
+struct Operation {
+    method: &'static str,
+    path: &'static str,
+    doc: Doc,
+}
+
+/// What the document says of one method of one path. Parameters in the path are found there.
+pub(crate) struct Doc {
+    tag: &'static str,
+    summary: &'static str,
+    query: Vec<Value>,
+    body: Option<Value>,
+    answers: Map<String, Value>,
+}
+
+impl Table {
+    pub(crate) fn get<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    where
+        H: Handler<T, App>,
+        T: 'static,
+    {
+        self.add("get", path, on(MethodFilter::GET, handler), doc)
+    }
+
+    pub(crate) fn post<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    where
+        H: Handler<T, App>,
+        T: 'static,
+    {
+        self.add("post", path, on(MethodFilter::POST, handler), doc)
+    }
+
+    pub(crate) fn patch<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    where
+        H: Handler<T, App>,
+        T: 'static,
+    {
+        self.add("patch", path, on(MethodFilter::PATCH, handler), doc)
+    }
+
+    pub(crate) fn delete<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    where
+        H: Handler<T, App>,
+        T: 'static,
+    {
+        self.add("delete", path, on(MethodFilter::DELETE, handler), doc)
+    }
+
+    fn add(mut self, method: &'static str, path: &'static str, route: MethodRouter<App>, doc: Doc) -> Self {
+        self.router = self.router.route(path, route);
+        self.operations.push(Operation { method, path, doc });
+        self
+    }
+
+    /// Takes another list's routes in.
+    pub(crate) fn merge(mut self, other: Self) -> Self {
+        self.router = self.router.merge(other.router);
+        self.operations.extend(other.operations);
+        self
+    }
+
+    pub(crate) fn into_router(self) -> Router<App> {
+        self.router
+    }
+
+    /// The OpenAPI document.
+    pub(crate) fn document(&self, api_version: &str) -> Value {
+        let mut paths = Map::new();
+        for Operation { method, path, doc } in &self.operations {
+            // A rest of the path (`{*name}`) is a parameter as any other.
+            let path = path.replace("{*", "{");
+            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary});
+            let parameters: Vec<Value> = path_parameters(&path).chain(doc.query.iter().cloned()).collect();
+            if !parameters.is_empty() {
+                operation["parameters"] = parameters.into();
+            }
+            if let Some(body) = &doc.body {
+                operation["requestBody"] = body.clone();
+            }
+            operation["responses"] = doc.answers.clone().into();
+            let error = json!({"description": "What went wrong.", "content": {JSON: {"schema": reference("Error")}}});
+            operation["responses"]["default"] = error;
+            if let Some(methods) = paths.entry(path).or_insert_with(|| json!({})).as_object_mut() {
+                methods.insert((*method).to_owned(), operation);
+            }
+        }
+        paths.sort_keys();
+        let schemas: Value = serde_json::from_str(SCHEMAS).unwrap_or_default();
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "comfyd",
+                "version": api_version,
+                "description": "ComfyUI's prompt server API. Every path is served below /api too. Bodies are read as JSON whatever their \
+                    content type says. Where an answer differs from the API document's, ?shape=documented gives the document's form.",
+            },
+            "servers": [{"url": "/"}, {"url": "/api"}],
+            "paths": paths,
+            "components": {"schemas": schemas},
+        })
+    }
+}
+
+impl Doc {
+    pub(crate) fn new(tag: &'static str, summary: &'static str) -> Self {
+        Self { tag, summary, query: Vec::new(), body: None, answers: Map::new() }
+    }
+
+    /// A parameter of the query: a JSON type and what it means.
+    pub(crate) fn query(mut self, name: &str, kind: &str, description: &str) -> Self {
+        self.query.push(json!({"name": name, "in": "query", "schema": {"type": kind}, "description": description}));
+        self
+    }
+
+    /// The answer has the document's literal shape if the request says so.
+    pub(crate) fn shapes(mut self) -> Self {
+        let schema = json!({"type": "string", "enum": ["wire", "documented"]});
+        self.query.push(json!({"name": "shape", "in": "query", "schema": schema, "description": "ComfyUI's form, or the API document's."}));
+        self
+    }
+
+    /// A JSON body with the schema of that name.
+    pub(crate) fn body(self, schema: &str) -> Self {
+        self.content(JSON, reference(schema))
+    }
+
+    /// A body of any bytes.
+    pub(crate) fn bytes_body(self) -> Self {
+        self.content(ANY, json!({}))
+    }
+
+    /// A form with the schema of that name.
+    pub(crate) fn form(self, schema: &str) -> Self {
+        self.content("multipart/form-data", reference(schema))
+    }
+
+    fn content(mut self, mime: &str, schema: Value) -> Self {
+        self.body = Some(json!({"required": true, "content": {mime: {"schema": schema}}}));
+        self
+    }
+
+    /// Answers 200 with JSON of the schema of that name.
+    pub(crate) fn json(self, schema: &str) -> Self {
+        let content = json!({JSON: {"schema": reference(schema)}});
+        self.answer(200, "The answer.", Some(content))
+    }
+
+    /// Answers 200 without a body.
+    pub(crate) fn done(self) -> Self {
+        self.answer(200, "Done.", None)
+    }
+
+    /// Answers 200 with bytes of a media type.
+    pub(crate) fn bytes(self, mime: &str) -> Self {
+        self.answer(200, "The content.", Some(json!({mime: {}})))
+    }
+
+    /// A further answer without a JSON body.
+    pub(crate) fn status(self, status: u16, description: &str) -> Self {
+        self.answer(status, description, None)
+    }
+
+    fn answer(mut self, status: u16, description: &str, content: Option<Value>) -> Self {
+        let mut answer = json!({ "description": description });
+        if let Some(content) = content {
+            answer["content"] = content;
+        }
+        self.answers.insert(status.to_string(), answer);
+        self
+    }
+}
+
+/// The routes of this module.
+pub(crate) fn routes() -> Table {
+    Table::default().get("/openapi.json", document, Doc::new("system", "This document.").json("Object"))
+}
+
+/// The document is made once: its routes cannot change while the server runs.
+async fn document(State(app): State<App>) -> Response {
+    static BODY: OnceLock<Bytes> = OnceLock::new();
+    let body = BODY.get_or_init(|| Bytes::from(routes::all().document(&app.options.api_version).to_string()));
+    ([(CONTENT_TYPE, JSON)], body.clone()).into_response()
+}
+
+fn reference(schema: &str) -> Value {
+    json!({"$ref": format!("#/components/schemas/{schema}")})
+}
+
+fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
+    path.split('/').filter_map(|part| part.strip_prefix('{')?.strip_suffix('}')).map(|name| {
+        let schema = json!({"type": "string"});
+        json!({"name": name, "in": "path", "required": true, "schema": schema})
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn references(value: &Value, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Object(fields) => {
+                for (key, field) in fields {
+                    match field.as_str().filter(|_| key == "$ref") {
+                        Some(name) => drop(found.insert(name.rsplit('/').next().unwrap().to_owned())),
+                        None => references(field, found),
+                    }
+                }
+            }
+            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
+        }
+    }
+
+    #[test]
+    fn every_schema_is_there_and_used() {
+        let document = routes::all().document("1");
+        let mut wanted = BTreeSet::new();
+        references(&document, &mut wanted);
+        let known: BTreeSet<String> = document["components"]["schemas"].as_object().unwrap().keys().cloned().collect();
+        assert_eq!(wanted, known);
+    }
+
+    #[test]
+    fn operations_say_what_they_answer() {
+        for Operation { method, path, doc } in &routes::all().operations {
+            assert!(!doc.answers.is_empty(), "{method} {path} has no answer");
+            assert!(doc.summary.ends_with('.'), "{method} {path}: {:?}", doc.summary);
+            assert!(*method == "post" || *method == "patch" || doc.body.is_none(), "{method} {path} takes no body");
+        }
+    }
+}
