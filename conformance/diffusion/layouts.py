@@ -34,6 +34,9 @@ SD2 = dict(BASE, use_linear_in_transformer=True, num_heads=-1, num_head_channels
 SDXL = dict(BASE, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_depth=[0, 0, 1, 1, 2, 2], transformer_depth_output=[0, 0, 0, 1, 1, 1, 2, 2, 2], transformer_depth_middle=2,
             use_linear_in_transformer=True, num_heads=-1, num_head_channels=64, context_dim=320, adm_in_channels=192 + 6 * 256, num_classes="sequential")
 
+REFINER = dict(BASE, transformer_depth=[0, 0, 2, 2, 2, 2, 0, 0], transformer_depth_output=[0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0], transformer_depth_middle=2,
+               use_linear_in_transformer=True, num_heads=-1, num_head_channels=64, context_dim=192, adm_in_channels=192 + 5 * 256, num_classes="sequential")
+
 def unet(**config):
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     return shapes(UNetModel(**config, device="meta", operations=OPERATIONS), UNET)
@@ -68,6 +71,18 @@ def lora(layout, *parts, rank=4, dora=False, **more):
         out[n + ".lora_down.weight"], out[n + ".lora_up.weight"], out[n + ".alpha"] = [rank] + s[1:], [s[0], rank] + [1] * (len(s) - 2), []
         if dora: out[n + ".dora_scale"] = [s[0]] + [1] * (len(s) - 1)
     return dict(tensors=out, values={".alpha": 2.0}, near_one=[".dora_scale"])
+
+def kohya(layout, config, text):
+    """kohya's names: those of diffusers' UNet with underscores, and the text encoders of `text`, whose names are transformers'."""
+    from comfy.utils import unet_to_diffusers
+    out = {}
+    def add(n, s): out[n + ".lora_down.weight"], out[n + ".lora_up.weight"], out[n + ".alpha"] = [4] + s[1:], [s[0], 4] + [1] * (len(s) - 2), []
+    for name, ldm in unet_to_diffusers(config).items():
+        if name.endswith(".weight") and "attentions" in name and ("attn2" in name or "proj_in" in name): add("lora_unet_" + name[:-7].replace(".", "_"), layout[UNET + ldm])
+    for number, config in text.items():
+        for k, s in clip(config, "").items():
+            if k.endswith(".weight") and len(s) == 2 and "encoder.layers" in k: add(number + k[:-7].replace(".", "_"), s)
+    return dict(tensors=out, values={".alpha": 2.0})
 
 def loha(layout, *parts, rank=4):
     out = {}
@@ -115,24 +130,32 @@ extra = {
     **tiny,
     "upscale_models/esrgan_random.safetensors": plain(shapes(RRDBNet(in_nc=3, out_nc=3, num_filters=32, num_blocks=3, scale=4)), prefix="esrgan.", dtype="f32"),
 }
+sdxl = unet(**SDXL)
+SD15 = "checkpoints/sd15.safetensors"
+VAE = [SD15, "first_stage_model.", "first_stage_model."]
 sd15 = {**unet(**BASE), **clip(TEXT_L, CLIP_L), **vae()}
 reduced = {
     "checkpoints/sd15.safetensors": plain(sd15),
-    "checkpoints/other.safetensors": plain({}, like="checkpoints/sd15.safetensors", prefix="other."),
-    "checkpoints/inpaint.safetensors": plain({UNET + "input_blocks.0.0.weight": [WIDTH, 9, 3, 3]}, like="checkpoints/sd15.safetensors"),
-    "checkpoints/sd2.safetensors": plain({**unet(**SD2), **open_clip(TEXT_H, "cond_stage_model.model."), **vae()}),
-    "checkpoints/sdxl.safetensors": plain({**unet(**SDXL), **clip(TEXT_L, "conditioner.embedders.0.transformer."), **open_clip(TEXT_H, "conditioner.embedders.1.model."), **vae()}),
-    "diffusion_models/unet.safetensors": plain({k[len(UNET):]: s for k, s in unet(**BASE).items()}, prefix=UNET),
-    "text_encoders/clip_l.safetensors": plain({k[len(CLIP_L):]: s for k, s in clip(TEXT_L, CLIP_L).items()}, prefix=CLIP_L),
-    "vae/vae.safetensors": plain({k.removeprefix("first_stage_model."): s for k, s in vae().items()}, prefix="first_stage_model."),
+    "checkpoints/other.safetensors": plain({}, like=[[SD15, "", ""]], prefix="other."),
+    "checkpoints/inpaint.safetensors": plain({UNET + "input_blocks.0.0.weight": [WIDTH, 9, 3, 3]}, like=[[SD15, "", ""]]),
+    "checkpoints/sd2.safetensors": plain({**unet(**SD2), **open_clip(TEXT_H, "cond_stage_model.model.")}, like=[VAE]),
+    "checkpoints/sdxl.safetensors": plain(unet(**SDXL), like=[[SD15, CLIP_L, "conditioner.embedders.0.transformer."], ["checkpoints/sd2.safetensors", "cond_stage_model.model.", "conditioner.embedders.1.model."], VAE]),
+    "checkpoints/refiner.safetensors": plain(unet(**REFINER), like=[["checkpoints/sd2.safetensors", "cond_stage_model.model.", "conditioner.embedders.0.model."], VAE]),
+    "checkpoints/edit.safetensors": plain({UNET + "input_blocks.0.0.weight": [WIDTH, 8, 3, 3]}, like=[[SD15, "", ""]]),
+    "diffusion_models/unet.safetensors": plain({}, like=[[SD15, UNET, ""]], prefix=UNET),
+    "text_encoders/clip_l.safetensors": plain({}, like=[[SD15, CLIP_L, ""]], prefix=CLIP_L),
+    "vae/vae.safetensors": plain({}, like=[[SD15, VAE[1], ""]], prefix=VAE[1]),
     "loras/lora.safetensors": lora(sd15, "attn", ".ff.", "in_layers.2"),
+    "loras/kohya.safetensors": kohya(sd15, BASE, {"lora_te_": TEXT_L}),
+    "loras/sdxl.safetensors": kohya(sdxl, SDXL, {"lora_te1_": TEXT_L, "lora_te2_": TEXT_H}),
     "loras/dora.safetensors": lora(sd15, "attn2", dora=True),
     "loras/loha.safetensors": loha(sd15, "attn2"),
     "loras/lokr.safetensors": lokr(sd15, "attn2"),
     "loras/diffusers.safetensors": diffusers(sd15, "attn1"),
     # Twice as many inputs as the weights have: nothing of it fits.
-    "loras/misfit.safetensors": lora({k: [s[0], s[1] * 2] + s[2:] for k, s in sd15.items() if len(s) > 1}, "attn2"),
+    "loras/misfit.safetensors": lora({k: [s[0], s[1] * 2] + s[2:] for k, s in sd15.items() if len(s) > 1}, "middle_block.1", text=False),
     "controlnet/controlnet.safetensors": plain(controlnet(**BASE)),
+    "controlnet/sdxl.safetensors": plain(controlnet(**SDXL)),
     "controlnet/t2i.safetensors": plain(adapter(WIDTH)),
     "embeddings/emb.safetensors": plain({"emb_params": [3, 128]}, prefix="embedding.", dtype="f32"),
     **tiny,

@@ -3,7 +3,8 @@
 
   make_models.py MODELS.json MODELS_DIR [--only PREFIX]
 
-MODELS.json: {file below MODELS_DIR: {"tensors": {name: shape}, "like": a file whose tensors it has beside its own, "prefix": put before a name when its values are made, "dtype": "f16" or
+MODELS.json: {file below MODELS_DIR: {"tensors": {name: shape}, "like": [[file, start, other start]], whose tensors it has
+beside its own, with another start of their names, "prefix": put before a name when its values are made, "dtype": "f16" or
 "f32", "values": {end of a name: a number that fills the tensor}, "near_one": [ends of names whose values lie between 0.9 and 1.1]}}. The
 rule for values is that of make_checkpoint.py. layouts.py writes such files from ComfyUI's classes. Needs: torch, safetensors, numpy.
 """
@@ -32,7 +33,8 @@ def main():
         path = os.path.join(folder, file)
         os.makedirs(os.path.dirname(path), exist_ok=True)
         dtype = DTYPES[model.get("dtype", "f16")]
-        tensors = {**models.get(model.get("like"), {}).get("tensors", {}), **model["tensors"]}
+        tensors = {to + name[len(start):]: shape for like, start, to in model.get("like", []) for name, shape in models[like]["tensors"].items() if name.startswith(start)}
+        tensors.update(model["tensors"])
         save_file({name: make(name, shape, model).to(dtype).contiguous() for name, shape in tensors.items()}, path)
         print(path)
 

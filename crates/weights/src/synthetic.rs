@@ -86,7 +86,9 @@ impl Source for Synthetic {
 #[derive(Deserialize)]
 struct ModelFile {
     tensors: IndexMap<String, Vec<usize>>,
-    like: Option<String>,
+    /// Files, beginnings of names there, and other beginnings for here.
+    #[serde(default)]
+    like: Vec<(String, String, String)>,
     #[serde(default)]
     prefix: String,
     dtype: Option<String>,
@@ -108,18 +110,20 @@ pub fn write_models(description: &str, folder: &Path) -> Result<()> {
         if let Some(parent) = path.parent() {
             std::fs::create_dir_all(parent).map_err(|source| Error::Write { path: path.clone(), source })?;
         }
-        let like = match &model.like {
-            Some(like) => Some(models.get(like).ok_or_else(|| invalid(format!("there is no file '{like}' for '{file}' to be like")))?),
-            None => None,
-        };
-        let tensors: IndexMap<&String, &Vec<usize>> = like.into_iter().flat_map(|like| &like.tensors).chain(&model.tensors).collect();
+        let mut tensors = IndexMap::new();
+        for (like, from, to) in &model.like {
+            let like = models.get(like).ok_or_else(|| invalid(format!("there is no file '{like}' for '{file}' to be like")))?;
+            let named = like.tensors.iter().filter_map(|(name, shape)| Some((format!("{to}{}", name.strip_prefix(from.as_str())?), shape)));
+            tensors.extend(named.map(|(name, shape)| (name, shape.clone())));
+        }
+        tensors.extend(model.tensors.iter().map(|(name, shape)| (name.clone(), shape.clone())));
         crate::write::write(&path, &model.dict(tensors), &crate::write::Options::default())?;
     }
     Ok(())
 }
 
 impl ModelFile {
-    fn dict(&self, tensors: IndexMap<&String, &Vec<usize>>) -> StateDict {
+    fn dict(&self, tensors: IndexMap<String, Vec<usize>>) -> StateDict {
         let dtype = if self.dtype.as_deref() == Some("f32") { DType::F32 } else { DType::F16 };
         let mut dict = StateDict::from_file(Path::new("synthetic weights"));
         for (name, shape) in tensors {
@@ -129,7 +133,7 @@ impl ModelFile {
                 None => Kind::ByRule,
             };
             let source = Synthetic { name: format!("{}{name}", self.prefix), shape: shape.clone(), dtype, kind };
-            dict.insert(name.as_str(), LazyTensor::new(shape.clone(), dtype, std::sync::Arc::new(source)));
+            dict.insert(name, LazyTensor::new(shape, dtype, std::sync::Arc::new(source)));
         }
         dict
     }
