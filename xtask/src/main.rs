@@ -11,10 +11,13 @@ mod tidy;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use crate::parity::Set;
+
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy                               check the rules that the compiler does not: floors, file headers, left-over notes, links
-  parity [--sdxl] [--only PREFIX]    run the recorded diffusion cases on a full-size test checkpoint
+  parity [--sdxl|--extra] [--only PREFIX]
+                                     run the recorded diffusion cases on a full-size test checkpoint
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
   bench-engine                       the same for making a picture";
 
@@ -22,10 +25,12 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy(),
-        ["parity"] => parity(false, ""),
-        ["parity", "--sdxl"] => parity(true, ""),
-        ["parity", "--only", only] => parity(false, only),
-        ["parity", "--sdxl", "--only", only] => parity(true, only),
+        ["parity"] => parity(Set::Sd15, ""),
+        ["parity", "--sdxl"] => parity(Set::Sdxl, ""),
+        ["parity", "--extra"] => parity(Set::Extra, ""),
+        ["parity", "--only", only] => parity(Set::Sd15, only),
+        ["parity", "--sdxl", "--only", only] => parity(Set::Sdxl, only),
+        ["parity", "--extra", "--only", only] => parity(Set::Extra, only),
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {
@@ -53,9 +58,9 @@ fn bench(outcome: Result<(), String>) -> ExitCode {
     }
 }
 
-fn parity(sdxl: bool, only: &str) -> ExitCode {
+fn parity(set: Set, only: &str) -> ExitCode {
     let root = root();
-    match parity::run(&root, &parity::Parity { sdxl, only }) {
+    match parity::run(&root, &parity::Parity { set, only }) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

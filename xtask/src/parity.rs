@@ -10,10 +10,31 @@ use std::time::{Duration, Instant};
 /// A cold start of a debug build on a busy machine.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// Which cases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Set {
+    /// Those of Stable Diffusion 1.5.
+    Sd15,
+    /// Those of Stable Diffusion XL.
+    Sdxl,
+    /// Those of adapters, patches, guiders and hooks on Stable Diffusion 1.5.
+    Extra,
+}
+
+impl Set {
+    fn cases(self) -> &'static str {
+        match self {
+            Self::Sd15 => "conformance/diffusion",
+            Self::Sdxl => "conformance/diffusion/sdxl",
+            Self::Extra => "conformance/diffusion/extra",
+        }
+    }
+}
+
 /// What to run.
 pub(crate) struct Parity<'a> {
-    /// The cases of Stable Diffusion XL in place of those of 1.5.
-    pub(crate) sdxl: bool,
+    /// The cases.
+    pub(crate) set: Set,
     /// Only cases whose names begin so.
     pub(crate) only: &'a str,
 }
@@ -42,7 +63,11 @@ pub(crate) fn release_binary(root: &Path) -> Result<PathBuf, Error> {
 
 /// Runs the cases; whether all passed.
 pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
-    checkpoint(root, if parity.sdxl { "sdxl" } else { "sd15" })?;
+    checkpoint(root, if parity.set == Set::Sdxl { "sdxl" } else { "sd15" })?;
+    if parity.set == Set::Extra {
+        let (description, models) = (root.join(parity.set.cases()).join("models.json"), root.join(BASE).join("models"));
+        cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_models", "--"], &[&description, &models])?;
+    }
     let binary = release_binary(root)?;
     let base = root.join(BASE);
     let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
@@ -53,7 +78,7 @@ pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
         .spawn()?;
     let mut server = Server(server);
     server.wait_until_ready(port)?;
-    let cases = root.join(if parity.sdxl { "conformance/diffusion/sdxl" } else { "conformance/diffusion" });
+    let cases = root.join(parity.set.cases());
     let python = root.join(".venv/bin/python");
     let status = Command::new(python)
         .arg(root.join("conformance/check_cases.py"))

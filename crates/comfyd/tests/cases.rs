@@ -5,7 +5,12 @@
 mod support;
 
 use std::collections::HashSet;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use support::{Part, Server, conformance, multipart, read_json};
 
@@ -62,7 +67,7 @@ fn compare_latents(got: &[u8], wanted: &[u8], tolerance: f64) -> Result<(), Stri
     if error <= tolerance { Ok(()) } else { Err(format!("relative error {error:.2e}")) }
 }
 
-async fn run_case(server: &Server, case: &Value) -> Result<(), String> {
+async fn run_case(server: &Server, folder: &str, case: &Value) -> Result<(), String> {
     let (status, answer) = server.post("/prompt", &json!({"prompt": case["workflow"]})).await;
     if status != 200 {
         return Err(format!("{status} {answer}"));
@@ -89,7 +94,7 @@ async fn run_case(server: &Server, case: &Value) -> Result<(), String> {
             return Err(format!("{} {ending} files, the reference {}", got.len(), wanted.len()));
         }
         for (got, file) in got.iter().zip(wanted) {
-            let wanted = std::fs::read(conformance("nodes").join(file)).unwrap();
+            let wanted = std::fs::read(conformance(folder).join(file)).unwrap();
             let compared = if ending == ".png" {
                 compare_pictures(got, &wanted, case["pixel_tol"].as_i64().unwrap_or(PIXEL_TOLERANCE))
             } else {
@@ -117,9 +122,59 @@ async fn every_recorded_node_case_is_reproduced() {
     }
     let mut failures = Vec::new();
     for (name, case) in cases {
-        if let Err(why) = run_case(&server, case).await {
+        if let Err(why) = run_case(&server, "nodes", case).await {
             failures.push(format!("{name}: {why}"));
         }
     }
     assert!(failures.is_empty(), "{} of {} cases differ:\n{}", failures.len(), cases.len(), failures.join("\n"));
+}
+
+/// An extra_model_paths.yaml with the reduced models, which are made if they are not there.
+fn reduced_models(base: &Path) -> PathBuf {
+    let description = std::fs::read_to_string(conformance("diffusion/reduced/models.json")).unwrap();
+    let mut hasher = DefaultHasher::new();
+    description.hash(&mut hasher);
+    let models = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("reduced-models-{:016x}", hasher.finish())).join("models");
+    comfyd_weights::synthetic::write_models(&description, &models).unwrap();
+    let folders = std::fs::read_dir(&models).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let lines: String = folders.map(|folder| format!("  {folder}: {folder}\n")).collect();
+    let config = base.join("models.yaml");
+    std::fs::write(&config, format!("reduced:\n  base_path: {}\n{lines}", models.display())).unwrap();
+    config
+}
+
+/// A selection; crates/nodes runs all of them without a server.
+#[tokio::test]
+async fn reduced_models_sample_as_in_the_reference() {
+    let base = tempfile::tempdir().unwrap();
+    let config = reduced_models(base.path());
+    let server = Server::start_in(base, &["--extra-model-paths-config", config.to_str().unwrap(), "--preview-method", "latent2rgb"]).await;
+    let cases = read_json(&conformance("diffusion/reduced/cases.json"));
+    for name in ["txt2img/plain", "txt2img/two_stages", "adapter/lora", "adapter/controlnet", "hooks/keyframes", "sdxl/sizes"] {
+        run_case(&server, "diffusion/reduced", &cases[name]).await.unwrap_or_else(|why| panic!("{name}: {why}"));
+    }
+    // The prompt's client sees each step, in numbers and as a picture.
+    let mut workflow = cases["txt2img/plain"]["workflow"].clone();
+    workflow["3"]["inputs"]["seed"] = json!(8);
+    let address = format!("{}/ws?clientId=painter", server.url.replace("http://", "ws://"));
+    let (mut socket, _) = tokio_tungstenite::connect_async(address).await.unwrap();
+    server.post("/prompt", &json!({"prompt": workflow, "client_id": "painter"})).await;
+    let (mut steps, mut previews) = (Vec::new(), 0);
+    loop {
+        let message = tokio::time::timeout(Duration::from_secs(60), socket.next()).await.unwrap().unwrap().unwrap();
+        if message.is_binary() {
+            previews += 1;
+            continue;
+        }
+        let event: Value = serde_json::from_str(message.to_text().unwrap()).unwrap_or(Value::Null);
+        match event["type"].as_str() {
+            Some("progress") if event["data"]["node"] == "3" => steps.push(event["data"]["value"].as_u64().unwrap()),
+            Some("execution_error") => panic!("{event}"),
+            Some("executing") if event["data"]["node"].is_null() => break,
+            _ => {}
+        }
+    }
+    // Bursts may leave numbers out, never the last.
+    assert!(steps.is_sorted() && steps.last() == Some(&4), "{steps:?}");
+    assert!(previews > 0);
 }

@@ -11,21 +11,13 @@ use comfyd_models::text_encoding::{self, ClipOptions, Family, TextEncoder};
 use comfyd_node::{Context, Opaque};
 use comfyd_weights::{EncoderKind, StateDict};
 
+use crate::hooks::HookGroup;
 use crate::model::AttentionScale;
 use crate::options::FileLookup;
 use crate::part::Weights;
 use crate::{CondEntry, Conditioning, Engine, Error, Result};
 
 pub use comfyd_models::text_encoding::Tokens;
-
-/// Which text encoders a family has (the `type` of CLIPLoader and DualCLIPLoader).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ClipKind {
-    /// CLIP-L or OpenCLIP-H, told from the file (`stable_diffusion`).
-    StableDiffusion,
-    /// CLIP-L and OpenCLIP-bigG (`sdxl`), or bigG alone (the refiner).
-    Sdxl,
-}
 
 /// `CLIP`.
 #[derive(Clone)]
@@ -34,11 +26,22 @@ pub struct Clip {
     family: Family,
     parts: Arc<Vec<(EncoderKind, Weights)>>,
     layer: Option<i32>,
+    hooks: Option<ClipHooks>,
+}
+
+/// What SetClipHooks sets.
+#[derive(Clone)]
+struct ClipHooks {
+    group: HookGroup,
+    /// Whether conditions that are made carry the hooks too.
+    for_conds: bool,
+    /// Whether the hooks' keyframes are followed, which makes a condition for each part of the sampling.
+    scheduled: bool,
 }
 
 impl Clip {
     pub(crate) fn new(engine: &Engine, family: Family, parts: Vec<(EncoderKind, Weights)>) -> Self {
-        Self { engine: engine.clone(), family, parts: Arc::new(parts), layer: None }
+        Self { engine: engine.clone(), family, parts: Arc::new(parts), layer: None, hooks: None }
     }
 
     /// The family that encoders of these kinds make.
@@ -116,11 +119,42 @@ impl Clip {
         for warning in &tokens.warnings {
             tracing::warn!("{warning}");
         }
+        let Some(hooks) = &self.hooks else { return Ok(Conditioning::new(vec![self.encode_plain(cx, tokens)?])) };
+        let hooked = |factors: &[f64]| Ok::<_, Error>(Self { hooks: None, ..hooks.group.on_clip(self, factors)? });
+        let mut entries = Vec::new();
+        if hooks.scheduled {
+            for (range, factors) in hooks.group.parts_of_sampling() {
+                let entry = hooked(&factors)?.encode_plain(cx, tokens)?;
+                entries.push(CondEntry { text_range: Some(range), ..entry });
+            }
+        } else {
+            entries.push(hooked(&vec![1.0; hooks.group.len()])?.encode_plain(cx, tokens)?);
+        }
+        if hooks.for_conds {
+            entries.iter_mut().for_each(|entry| entry.hooks = Some(hooks.group.clone()));
+        }
+        Ok(Conditioning::new(entries))
+    }
+
+    fn encode_plain(&self, cx: &Context<'_>, tokens: &Tokens) -> Result<CondEntry> {
         let check = crate::engine::cancel_check(cx);
         let options = ClipOptions { clip_layer: self.layer, ..ClipOptions::default() };
         let encoded = self.encoder()?.encode(tokens, &options, &check)?;
-        let entry = CondEntry { cross_attn: Some(encoded.cross_attn), pooled: encoded.pooled, ..CondEntry::default() };
-        Ok(Conditioning::new(vec![entry]))
+        Ok(CondEntry { cross_attn: Some(encoded.cross_attn), pooled: encoded.pooled, ..CondEntry::default() })
+    }
+
+    /// A copy that encodes with hooks (SetClipHooks). With `for_conds` what it encodes carries them too; with `scheduled` keyframes count for
+    /// the text, which then becomes a condition for each part of the sampling.
+    pub fn with_hooks(&self, group: &HookGroup, for_conds: bool, scheduled: bool) -> Self {
+        Self { hooks: Some(ClipHooks { group: group.clone(), for_conds, scheduled }), ..self.clone() }
+    }
+
+    /// A copy where the differences between `other` and these encoders' files are added (CreateHookModelAsLora).
+    pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Result<Self> {
+        self.with_parts(|kind, weights| {
+            let other = other.parts.iter().find(|(other, _)| *other == kind);
+            Ok(other.map_or_else(|| weights.clone(), |(_, other)| weights.with_difference(other, strength)))
+        })
     }
 
     /// A copy with a LoRA file's patches for the text encoder at a strength.
@@ -173,7 +207,7 @@ impl Clip {
             self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
                 Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
             })?;
-        crate::saving::save_part(&weights.for_saving(), path, metadata)
+        crate::saving::write(path, &comfyd_weights::save::clip(&weights.for_saving())?, metadata)
     }
 }
 

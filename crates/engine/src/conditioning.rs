@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use comfyd_node::Opaque;
 
 use crate::control::{Control, ControlNet, ControlSettings};
+use crate::hooks::HookGroup;
 use crate::{Error, Result};
 
 /// A part of the picture.
@@ -80,6 +81,10 @@ pub struct CondEntry {
     pub start_percent: Option<f64>,
     /// Up to which part of the sampling it counts (0..1).
     pub end_percent: Option<f64>,
+    /// From and up to which part of the sampling the text was made for (text encoders whose hooks follow keyframes).
+    pub text_range: Option<(f64, f64)>,
+    /// Changes of weights that count for it alone.
+    pub hooks: Option<HookGroup>,
     /// The ControlNets that steer it.
     pub control: Option<Arc<Control>>,
     /// Whether the negative prompt is steered by the same ControlNets.
@@ -123,6 +128,26 @@ impl Conditioning {
         let mut entries = self.0.as_ref().clone();
         entries.iter_mut().try_for_each(f)?;
         Ok(Self::new(entries))
+    }
+
+    /// A copy, hooks added to those that each condition has. Conditions that had the same ones have the same ones after it, also those of
+    /// other conditionings of one call.
+    pub fn with_hooks(conditionings: &[&Self], hooks: &HookGroup) -> Vec<Self> {
+        let mut made: Vec<(HookGroup, HookGroup)> = Vec::new();
+        let mut add = |entry: &mut CondEntry| {
+            let Some(own) = entry.hooks.take() else {
+                entry.hooks = Some(hooks.clone());
+                return;
+            };
+            let known = made.iter().find(|(before, _)| before.is_same(&own)).map(|(_, after)| after.clone());
+            let after = known.unwrap_or_else(|| {
+                let after = own.combine(hooks);
+                made.push((own, after.clone()));
+                after
+            });
+            entry.hooks = Some(after);
+        };
+        conditionings.iter().map(|conditioning| conditioning.map(&mut add)).collect()
     }
 
     /// Both beside each other (ConditioningCombine).

@@ -3,47 +3,84 @@
 use std::fmt;
 use std::sync::Arc;
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use comfyd_imaging::resize::{Crop, Method};
 use comfyd_models::Vb;
 use comfyd_models::controlnet::{self, ControlInput, ControlNetConfig};
+use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use comfyd_models::unet::{Control as ControlTensors, Hooks};
 use comfyd_node::Opaque;
 use comfyd_samplers::Schedule;
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, convert};
 
 use crate::array::{repeat_to_batch, resize};
 use crate::part::{Part, Weights};
+use crate::precision::Precision;
 use crate::sampling::Cond;
 use crate::{Engine, Error, Model, Result};
 
-/// `CONTROL_NET`: a loaded ControlNet.
+/// The networks that steer.
+#[derive(Debug)]
+enum Kind {
+    ControlNet(ControlNetConfig),
+    /// T2I-Adapter.
+    Adapter(T2iAdapterConfig),
+}
+
+/// One of them, built.
+enum Steering {
+    ControlNet(Arc<controlnet::ControlNet>),
+    Adapter(Arc<T2iAdapter>),
+}
+
+/// `CONTROL_NET`: a loaded ControlNet or T2I-Adapter.
 #[derive(Clone)]
 pub struct ControlNet {
     engine: Engine,
-    config: Arc<ControlNetConfig>,
+    kind: Arc<Kind>,
     weights: Weights,
     union_types: Vec<usize>,
 }
 
 impl ControlNet {
     pub(crate) fn open(engine: &Engine, file: &StateDict, model: Option<&Model>) -> Result<Self> {
-        let unknown = || Error::msg("it is no ControlNet that is known; choose one for SD1.x, SD2.x or SDXL");
-        let mut dict = controlnet::canonical(file).ok_or_else(unknown)?;
-        if controlnet::is_difference(file) {
-            match model {
-                Some(model) => dict = controlnet::add_base(&dict, &model.weights.for_saving()),
-                None => tracing::warn!("this ControlNet keeps differences to a model; load it with the model that they belong to"),
+        let new = |dict, kind| {
+            let weights = Weights::new(Part::new(dict, engine.device().clone(), Precision::Stored));
+            Self { engine: engine.clone(), kind: Arc::new(kind), weights, union_types: Vec::new() }
+        };
+        match convert::control(file)? {
+            convert::Control::ControlNet(net) => {
+                let config = ControlNetConfig::from(&*net);
+                let weights = match model {
+                    Some(model) if net.is_difference => net.with_base(&model.weights.for_saving()),
+                    None if net.is_difference => {
+                        tracing::warn!("this ControlNet keeps differences to a model; load it with the model that they belong to");
+                        net.weights
+                    }
+                    Some(_) | None => net.weights,
+                };
+                Ok(new(weights, Kind::ControlNet(config)))
+            }
+            convert::Control::T2iAdapter(dict) => {
+                let config = T2iAdapterConfig::detect(&dict);
+                let config = config.ok_or_else(|| Error::msg("it is a T2I-Adapter of a kind that is not known; choose another file"))?;
+                Ok(new(dict, Kind::Adapter(config)))
+            }
+            convert::Control::ControlLora(_) => {
+                Err(Error::msg("it is a control-LoRA, which is not supported; choose a whole ControlNet for the same purpose"))
             }
         }
-        let config = Arc::new(ControlNetConfig::detect(&dict).ok_or_else(unknown)?);
-        let weights = Weights::new(Part::new(dict, engine.device().clone(), None));
-        Ok(Self { engine: engine.clone(), config, weights, union_types: Vec::new() })
     }
 
-    fn model(&self) -> Result<Arc<controlnet::ControlNet>> {
-        let build = || Ok(controlnet::ControlNet::new(&self.config, &Vb::new(Arc::new(self.weights.clone())))?);
-        self.engine.residency().get(&[&self.weights], build)
+    fn model(&self) -> Result<Steering> {
+        let vb = || Vb::new(Arc::new(self.weights.clone()));
+        let residency = self.engine.residency();
+        Ok(match self.kind.as_ref() {
+            Kind::ControlNet(config) => {
+                Steering::ControlNet(residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?)
+            }
+            Kind::Adapter(config) => Steering::Adapter(residency.get(&[&self.weights], || Ok(T2iAdapter::new(config, &vb())?))?),
+        })
     }
 
     /// SetUnionControlNetType: which kinds of hint a union ControlNet is told of, by index; empty: it finds out itself.
@@ -127,11 +164,20 @@ pub(crate) struct ControlCall<'a> {
 /// A ControlNet of one sampling.
 struct Active {
     control: Arc<Control>,
-    model: Arc<controlnet::ControlNet>,
+    model: Steering,
     from_sigma: f32,
     to_sigma: f32,
-    /// The prepared hint, and the size (h, w) of the latent that it was prepared for.
-    hint: Option<(usize, usize, Tensor)>,
+    /// What was made of the hint, and the size (h, w) of the latent that it was made for.
+    hint: Option<(usize, usize, Hint)>,
+}
+
+/// A hint made ready for a network.
+#[derive(Clone)]
+enum Hint {
+    /// What a ControlNet adds to its first block.
+    Prepared(Tensor),
+    /// All that an adapter adds to the denoiser.
+    Done(ControlTensors),
 }
 
 /// The ControlNets of one sampling, loaded, with their hints in the latent's size.
@@ -171,30 +217,56 @@ impl ControlRun {
             return Ok(previous);
         }
         let (batch, _, h, w) = call.x.dims4()?;
-        let types = &control.net.union_types;
         let hint = match &active.hint {
             Some((height, width, hint)) if (*height, *width) == (h, w) => hint.clone(),
             Some(_) | None => {
-                let picture = resize(&control.hint, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
-                let mut parts = vec![picture];
-                for extra in &control.settings.extra_concat {
-                    let extra = resize(extra, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
-                    parts.push(repeat_to_batch(&extra, parts[0].dim(0)?)?);
-                }
-                let picture = Tensor::cat(&parts, 1)?.to_device(call.x.device())?;
-                let hint = active.model.prepare_hint(&picture, types)?;
+                let hint = active.prepare(h, w, call.x.device(), hooks)?;
                 active.hint = Some((h, w, hint.clone()));
                 hint
             }
         };
-        let hint = for_batch(&hint, batch, call.chunks)?;
-        let input =
-            ControlInput { x: call.x, hint: &hint, timesteps: call.timesteps, context: call.context, y: call.y, union_types: types };
-        let own = active.model.forward(&input, hooks)?.scaled(control.settings.strength)?;
+        let own = match (&active.model, hint) {
+            (Steering::ControlNet(model), Hint::Prepared(hint)) => {
+                let hint = for_batch(&hint, batch, call.chunks)?;
+                let union_types = &control.net.union_types;
+                let ControlCall { x, timesteps, context, y, .. } = *call;
+                model.forward(&ControlInput { x, hint: &hint, timesteps, context, y, union_types }, hooks)?
+            }
+            (_, Hint::Prepared(_)) => return Ok(previous),
+            (_, Hint::Done(tensors)) => tensors
+                .map(|tensor, _, _| for_batch(tensor, batch, call.chunks).map_err(|error| comfyd_models::Error::msg(error.to_string())))?,
+        };
+        let own = own.scaled(control.settings.strength)?;
         Ok(Some(match previous {
             Some(previous) => own.merged(&previous)?,
             None => own,
         }))
+    }
+}
+
+impl Active {
+    /// The hint for a latent of this size.
+    fn prepare(&self, h: usize, w: usize, device: &Device, hooks: &mut dyn Hooks) -> Result<Hint> {
+        let control = &self.control;
+        let adapter = match &self.model {
+            Steering::ControlNet(model) => {
+                let mut parts = vec![resize(&control.hint, w * 8, h * 8, Method::NearestExact, Crop::Center)?];
+                for extra in &control.settings.extra_concat {
+                    let extra = resize(extra, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
+                    parts.push(repeat_to_batch(&extra, parts[0].dim(0)?)?);
+                }
+                let picture = Tensor::cat(&parts, 1)?.to_device(device)?;
+                return Ok(Hint::Prepared(model.prepare_hint(&picture, &control.net.union_types)?));
+            }
+            Steering::Adapter(adapter) => adapter,
+        };
+        let side = adapter.config().unshuffle();
+        let (width, height) = ((w * 8).next_multiple_of(side), (h * 8).next_multiple_of(side));
+        let mut picture = resize(&control.hint, width, height, Method::NearestExact, Crop::Center)?;
+        if adapter.config().picture_channels() == 1 && picture.dim(1)? > 1 {
+            picture = picture.mean_keepdim(1)?;
+        }
+        Ok(Hint::Done(adapter.forward(&picture.to_device(device)?, &mut || hooks.check())?))
     }
 }
 

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{Device, Tensor};
 use comfyd_node::Context;
 use comfyd_weights::{EncoderKind, StateDict};
 
 use crate::files::Files;
 use crate::part::{Part, Weights};
+use crate::precision::Precision;
 use crate::residency::Residency;
-use crate::{Clip, ClipKind, ControlNet, EngineOptions, LatentFormat, Model, Result, UpscaleModel, Vae, device};
+use crate::{Clip, ControlNet, EngineOptions, LatentFormat, Model, Result, UpscaleModel, Vae, device};
 
 /// What a checkpoint file holds.
 #[derive(Debug, Clone)]
@@ -108,19 +109,25 @@ impl Engine {
                 false => Some(self.clip_of(parts.clips)?),
             };
             let vae = parts.vae.map(|weights| Vae::new(self, weights)).transpose()?;
-            Ok(Checkpoint { model: Model::new(self, &parts.unet)?, clip, vae })
+            Ok(Checkpoint { model: Model::new(self, &parts.unet, Precision::Stored)?, clip, vae })
         })
     }
 
-    /// UNETLoader. `dtype` is the widget's text (`default`, `fp8_e4m3fn`, …); weights are kept as they are stored.
+    /// UNETLoader. `dtype` is the widget's text: `default` keeps weights as they are stored, `fp8_e4m3fn`, `fp8_e4m3fn_fast` and
+    /// `fp8_e5m2` round them to eight bits.
     pub fn load_unet(&self, path: &Path, dtype: &str) -> Result<Model> {
-        let _ = dtype;
-        self.inner.files.get("unet", &[path], || Model::new(self, &comfyd_weights::Unet::find(&StateDict::open(path)?)?))
+        let precision = Precision::of_widget(dtype)?;
+        let kind = match precision {
+            Precision::Stored => "unet",
+            Precision::Half => "unet in half precision",
+            Precision::Fp8E4m3 => "unet in e4m3",
+            Precision::Fp8E5m2 => "unet in e5m2",
+        };
+        self.inner.files.get(kind, &[path], || Model::new(self, &comfyd_weights::Unet::find(&StateDict::open(path)?)?, precision))
     }
 
-    /// CLIPLoader (one path) and DualCLIPLoader (two).
-    pub fn load_clip(&self, paths: &[&Path], kind: ClipKind) -> Result<Clip> {
-        let _ = kind;
+    /// CLIPLoader (one path) and DualCLIPLoader (two). Which encoders they are, and the family that they belong to, is told from the files.
+    pub fn load_clip(&self, paths: &[&Path]) -> Result<Clip> {
         self.inner.files.get("clip", paths, || {
             let parts = paths.iter().map(|path| Ok(comfyd_weights::convert::clip::standalone(&StateDict::open(path)?)?));
             self.clip_of(parts.collect::<Result<_>>()?)
@@ -132,7 +139,7 @@ impl Engine {
         let kinds: Vec<EncoderKind> = parts.iter().map(|(kind, _)| *kind).collect();
         let family = Clip::family_of(&kinds)?;
         // The reference keeps text encoders in half precision.
-        let weights = |dict| Weights::new(Part::new(dict, self.inner.device.clone(), Some(DType::F16)));
+        let weights = |dict| Weights::new(Part::new(dict, self.inner.device.clone(), Precision::Half));
         Ok(Clip::new(self, family, parts.into_iter().map(|(kind, dict)| (kind, weights(dict))).collect()))
     }
 
@@ -143,6 +150,11 @@ impl Engine {
             let prefix = if dict.has_prefix("first_stage_model.") { "first_stage_model." } else { "" };
             Vae::new(self, comfyd_weights::convert::vae::from_any(&dict, prefix))
         })
+    }
+
+    /// VAELoader's `pixel_space`: latents are the pixels themselves.
+    pub fn pixel_space_vae(&self) -> Vae {
+        Vae::pixel_space(self)
     }
 
     /// VAELoader's `taesd` (`format` is [`LatentFormat::Sd15`]) and `taesdxl` ([`LatentFormat::Sdxl`]): a tiny autoencoder from two files.

@@ -14,6 +14,9 @@ use crate::{Engine, Error, Result};
 pub(crate) fn model_patches(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Vec<(String, Patch)>> {
     let file = open(engine, path)?;
     let lora = load(&file, &lora::unet_keys(&weights.part.weights, &info.config), path)?;
+    if lora.adapters.is_empty() {
+        tracing::warn!("{}: none of its {} names is of this model, which stays as it is", path.display(), file.len());
+    }
     Ok(lora.adapters.into_iter().map(|(name, adapter)| patch(name, adapter, strength)).collect())
 }
 

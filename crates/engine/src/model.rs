@@ -15,6 +15,7 @@ use comfyd_weights::detect::{self, Family, Variant};
 
 use crate::array::is_zero;
 use crate::part::{Part, Weights};
+use crate::precision::Precision;
 use crate::sampling::{CfgFunction, PostCfg, PreCfg};
 use crate::{Conditioning, Engine, Error, LatentFormat, Result};
 
@@ -122,7 +123,7 @@ pub struct Model {
 
 impl Model {
     /// A model as a file holds it.
-    pub(crate) fn new(engine: &Engine, unet: &comfyd_weights::Unet) -> Result<Self> {
+    pub(crate) fn new(engine: &Engine, unet: &comfyd_weights::Unet, precision: Precision) -> Result<Self> {
         let schedule = default_schedule(&unet.model)?;
         let format = match (unet.model.family, unet.model.prediction) {
             (_, detect::Prediction::Edm) => LatentFormat::Playground,
@@ -142,7 +143,7 @@ impl Model {
         Ok(Self {
             engine: engine.clone(),
             info: Arc::new(unet.model.clone()),
-            weights: Weights::new(Part::new(unet.weights.clone(), engine.device().clone(), None)),
+            weights: Weights::new(Part::new(unet.weights.clone(), engine.device().clone(), precision)),
             options: Arc::new(options),
         })
     }
@@ -238,6 +239,11 @@ impl Model {
         Ok(self.with_weights(self.weights.merged(&other.weights, |_| Some((1.0, 1.0)))))
     }
 
+    /// A copy where the difference between `other` and this model's file is added (CreateHookModelAsLora).
+    pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Self {
+        self.with_weights(self.weights.with_difference(&other.weights, strength))
+    }
+
     /// UNetSelfAttentionMultiply.
     pub fn self_attention_multiply(&self, scale: AttentionScale) -> Self {
         self.attention_multiply("attn1", scale)
@@ -280,6 +286,21 @@ impl Model {
     pub fn perp_neg(&self, empty: &Conditioning, neg_scale: f64) -> Self {
         let function = CfgFunction::PerpNeg { empty: empty.clone(), neg_scale };
         self.with_options(|options| options.cfg_function = Some(function))
+    }
+
+    /// RenormCFG.
+    pub fn renorm_cfg(&self, truncation: f64, limit: f64) -> Self {
+        self.with_options(|options| options.cfg_function = Some(CfgFunction::Renorm { truncation, limit }))
+    }
+
+    /// VideoLinearCFGGuidance.
+    pub fn linear_cfg(&self, min: f64) -> Self {
+        self.with_options(|options| options.cfg_function = Some(CfgFunction::Linear { min }))
+    }
+
+    /// VideoTriangleCFGGuidance.
+    pub fn triangle_cfg(&self, min: f64) -> Self {
+        self.with_options(|options| options.cfg_function = Some(CfgFunction::Triangle { min }))
     }
 
     /// FreeU.

@@ -10,20 +10,20 @@ use comfyd_models::Provider;
 use comfyd_weights::{LazyTensor, StateDict};
 use parking_lot::Mutex;
 
+use crate::precision::Precision;
 use crate::{Error, Result};
 
 /// A part's file, and what of it is loaded.
 pub(crate) struct Part {
     pub(crate) weights: StateDict,
     pub(crate) device: Device,
-    /// Weights of another floating-point type are rounded to this one (text encoders, as in the reference).
-    pub(crate) dtype: Option<DType>,
+    precision: Precision,
     loaded: Mutex<HashMap<String, Tensor>>,
 }
 
 impl Part {
-    pub(crate) fn new(weights: StateDict, device: Device, dtype: Option<DType>) -> Arc<Self> {
-        Arc::new(Self { weights, device, dtype, loaded: Mutex::default() })
+    pub(crate) fn new(weights: StateDict, device: Device, precision: Precision) -> Arc<Self> {
+        Arc::new(Self { weights, device, precision, loaded: Mutex::default() })
     }
 
     /// Bytes of the tensors that are loaded.
@@ -53,16 +53,13 @@ impl Part {
 
     /// In the type and on the device where it stays.
     fn kept(&self, tensor: Tensor) -> Result<Tensor> {
-        let tensor = match self.dtype {
-            Some(dtype) if is_float(tensor.dtype()) && tensor.dtype() != dtype => tensor.to_dtype(dtype)?,
-            Some(_) | None => tensor,
-        };
-        Ok(tensor.to_device(&self.device)?)
+        Ok(self.precision.round(tensor)?.to_device(&self.device)?)
     }
-}
 
-fn is_float(dtype: DType) -> bool {
-    matches!(dtype, DType::F32 | DType::F16 | DType::BF16 | DType::F64)
+    fn kept_patched(&self, tensor: Tensor) -> Result<Tensor> {
+        let precision = if self.precision == Precision::Half { Precision::Half } else { Precision::Stored };
+        Ok(precision.round(tensor)?.to_device(&self.device)?)
+    }
 }
 
 fn bytes_of(tensor: &Tensor) -> u64 {
@@ -156,6 +153,15 @@ impl Weights {
         self.with_patches(patches)
     }
 
+    /// A copy where the difference between `other` and the file's own tensors is added, whatever patches there are.
+    pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Self {
+        let own = Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::default() };
+        let names: Vec<&str> = self.part.weights.names().filter(|name| other.part.weights.contains(name)).collect();
+        let patch = |other: &Self, strength| Patch { kind: PatchKind::Other(other.clone()), strength, model_strength: 1.0, slice: None };
+        let pairs = names.iter().flat_map(|name| [other, &own].into_iter().zip([strength, -strength]).map(move |pair| (*name, pair)));
+        self.with_patches(pairs.map(|(name, (other, strength))| (name.to_owned(), patch(other, strength))))
+    }
+
     /// A copy where tensors are multiplied by what `factor` gives for a name.
     pub(crate) fn multiplied(&self, factor: impl Fn(&str) -> Option<f64>) -> Self {
         let patches = self.part.weights.names().filter_map(|name| {
@@ -174,11 +180,7 @@ impl Weights {
     /// The tensor as F32 on the CPU, patches applied.
     pub(crate) fn full_precision(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(lazy) = self.part.weights.get(name) else { return Ok(None) };
-        let mut tensor = lazy.read()?;
-        if let Some(dtype) = self.part.dtype.filter(|_| is_float(tensor.dtype())) {
-            tensor = tensor.to_dtype(dtype)?;
-        }
-        let mut tensor = tensor.to_dtype(DType::F32)?;
+        let mut tensor = self.part.precision.round(lazy.read()?)?.to_dtype(DType::F32)?;
         for patch in self.patches.get(name).into_iter().flatten() {
             tensor = patch.apply(name, tensor)?;
         }
@@ -217,8 +219,9 @@ impl comfyd_weights::Source for Saved {
 impl Provider for Weights {
     fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
         let tensor = if self.patches.contains_key(name) {
-            // Patched weights keep full precision, except where the part rounds all of its weights.
-            self.full_precision(name).and_then(|tensor| tensor.map(|tensor| self.part.kept(tensor)).transpose())
+            // Patched weights keep full precision, except where the part keeps all of its weights as halves: eight bits would swallow most
+            // of a LoRA.
+            self.full_precision(name).and_then(|tensor| tensor.map(|tensor| self.part.kept_patched(tensor)).transpose())
         } else {
             self.part.tensor(name)
         };

@@ -163,10 +163,11 @@ mod tests {
 
     use super::*;
     use crate::part::{Patch, PatchKind};
+    use crate::precision::Precision;
 
     fn weights() -> Weights {
         let dict = synthetic::from_shapes([("a".to_owned(), vec![4, 8]), ("b".to_owned(), vec![8])], DType::F32);
-        Weights::new(Part::new(dict, Device::Cpu, None))
+        Weights::new(Part::new(dict, Device::Cpu, Precision::Stored))
     }
 
     fn load(residency: &Residency, weights: &Weights) -> Arc<Vec<candle_core::Tensor>> {

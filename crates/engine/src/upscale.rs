@@ -9,6 +9,7 @@ use comfyd_node::{Context, Opaque};
 
 use crate::engine::{cancel_check, tile_progress};
 use crate::part::{Part, Weights};
+use crate::precision::Precision;
 use crate::{Engine, Error, Result};
 
 /// `UPSCALE_MODEL`.
@@ -22,7 +23,7 @@ pub struct UpscaleModel {
 impl UpscaleModel {
     pub(crate) fn new(engine: &Engine, weights: comfyd_weights::StateDict) -> Result<Self> {
         let config = Arc::new(upscale::UpscaleModel::detect(&weights)?);
-        let weights = Weights::new(Part::new(weights, engine.device().clone(), None));
+        let weights = Weights::new(Part::new(weights, engine.device().clone(), Precision::Stored));
         Ok(Self { engine: engine.clone(), config, weights })
     }
 

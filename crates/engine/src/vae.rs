@@ -9,43 +9,53 @@ use comfyd_models::Vb;
 use comfyd_models::tiles::Tile;
 use comfyd_models::vae::{self, DECODE_TILE, ENCODE_TILE, VaeConfig};
 use comfyd_node::{Context, Opaque};
+use comfyd_weights::StateDict;
 
 use crate::engine::{cancel_check, tile_progress};
 use crate::part::{Part, Weights};
+use crate::precision::Precision;
 use crate::{Engine, Error, Result};
 
 /// `VAE`.
 #[derive(Clone)]
 pub struct Vae {
     engine: Engine,
-    config: Arc<VaeConfig>,
+    /// `None`: latents are pixels.
+    config: Option<Arc<VaeConfig>>,
     weights: Weights,
 }
 
 impl Vae {
-    pub(crate) fn new(engine: &Engine, weights: comfyd_weights::StateDict) -> Result<Self> {
-        let config = Arc::new(VaeConfig::detect(&weights)?);
-        let weights = Weights::new(Part::new(weights, engine.device().clone(), None));
+    pub(crate) fn new(engine: &Engine, weights: StateDict) -> Result<Self> {
+        let config = Some(Arc::new(VaeConfig::detect(&weights)?));
+        let weights = Weights::new(Part::new(weights, engine.device().clone(), Precision::Stored));
         Ok(Self { engine: engine.clone(), config, weights })
+    }
+
+    /// The one whose latents are pixels from -1 to 1.
+    pub(crate) fn pixel_space(engine: &Engine) -> Self {
+        let weights = Weights::new(Part::new(StateDict::default(), engine.device().clone(), Precision::Stored));
+        Self { engine: engine.clone(), config: None, weights }
     }
 
     pub(crate) fn weights(&self) -> &Weights {
         &self.weights
     }
 
-    fn model(&self) -> Result<Arc<vae::Vae>> {
-        self.engine.residency().get(&[&self.weights], || Ok(vae::Vae::new(&self.config, &Vb::new(Arc::new(self.weights.clone())))?))
+    fn model(&self, config: &VaeConfig) -> Result<Arc<vae::Vae>> {
+        self.engine.residency().get(&[&self.weights], || Ok(vae::Vae::new(config, &Vb::new(Arc::new(self.weights.clone())))?))
     }
 
     /// Pixels per cell of the latent, on each side.
     pub fn compression(&self) -> usize {
-        8
+        if self.config.is_some() { 8 } else { 1 }
     }
 
     /// `latent (B, 4, H, W)` as on links to pictures `(B, 8H, 8W, 3)`, values 0..1.
     pub fn decode(&self, cx: &Context<'_>, latent: &Tensor) -> Result<Tensor> {
         let (batch, _, h, w) = latent.dims4().map_err(|_| wrong_latent(latent))?;
-        let model = self.model()?;
+        let Some(config) = &self.config else { return pixels_of(latent) };
+        let model = self.model(config)?;
         let free = self.engine.memory().free;
         let bytes = model.decode_memory_bytes(h, w);
         if bytes > free {
@@ -64,7 +74,8 @@ impl Vae {
     }
 
     fn decode_in(&self, cx: &Context<'_>, latent: &Tensor, tile: Tile) -> Result<Tensor> {
-        let pixels = self.model()?.decode_tiled(&self.here(latent)?, tile, &cancel_check(cx), &mut tile_progress(cx))?;
+        let Some(config) = &self.config else { return pixels_of(latent) };
+        let pixels = self.model(config)?.decode_tiled(&self.here(latent)?, tile, &cancel_check(cx), &mut tile_progress(cx))?;
         to_pictures(&pixels)
     }
 
@@ -72,7 +83,8 @@ impl Vae {
     pub fn encode(&self, cx: &Context<'_>, pixels: &Tensor) -> Result<Tensor> {
         let pixels = from_pictures(pixels)?;
         let (batch, _, h, w) = pixels.dims4()?;
-        let model = self.model()?;
+        let Some(config) = &self.config else { return Ok(pixels.affine(2.0, -1.0)?) };
+        let model = self.model(config)?;
         let free = self.engine.memory().free;
         let bytes = model.encode_memory_bytes(h, w);
         if bytes > free {
@@ -90,7 +102,8 @@ impl Vae {
     }
 
     fn encode_in(&self, cx: &Context<'_>, pixels: &Tensor, tile: Tile) -> Result<Tensor> {
-        Ok(self.model()?.encode_tiled(&self.here(pixels)?, tile, &cancel_check(cx), &mut tile_progress(cx))?)
+        let Some(config) = &self.config else { return Ok(pixels.affine(2.0, -1.0)?) };
+        Ok(self.model(config)?.encode_tiled(&self.here(pixels)?, tile, &cancel_check(cx), &mut tile_progress(cx))?)
     }
 
     fn here(&self, tensor: &Tensor) -> Result<Tensor> {
@@ -99,8 +112,17 @@ impl Vae {
 
     /// The safetensors file that VAESave writes, with these metadata.
     pub fn save(&self, path: &Path, metadata: &[(String, String)]) -> Result<()> {
-        crate::saving::save_part(&self.weights.for_saving(), path, metadata)
+        crate::saving::write(path, &comfyd_weights::save::vae(&self.weights.for_saving()), metadata)
     }
+}
+
+/// Pixels from -1 to 1 `(B, 3, H, W)` as pictures.
+fn pixels_of(latent: &Tensor) -> Result<Tensor> {
+    let channels = latent.dim(1)?;
+    if channels != 3 {
+        return Err(Error::msg(format!("a latent of {channels} channels holds no pixels; decode it with the model's own VAE")));
+    }
+    to_pictures(&latent.affine(0.5, 0.5)?.clamp(0f32, 1f32)?)
 }
 
 fn wrong_latent(latent: &Tensor) -> Error {

@@ -3,8 +3,8 @@
 //! here.
 
 use candle_core::{DType, Tensor};
-use comfyd_weights::detect::{UNetConfig, unet_config};
-use comfyd_weights::{LazyTensor, StateDict, convert};
+use comfyd_weights::convert;
+use comfyd_weights::detect::UNetConfig;
 
 use crate::timestep::timestep_embedding;
 use crate::unet::attention::Pass;
@@ -31,74 +31,10 @@ pub struct ControlNetConfig {
     pub union_types: Option<usize>,
 }
 
-impl ControlNetConfig {
-    /// The shape of the ControlNet with ldm's names (see [`canonical`]); `None` if the tensors are not those of one.
-    pub fn detect(dict: &StateDict) -> Option<Self> {
-        dict.shape("zero_convs.0.0.weight")?;
-        let hint_channels = *dict.shape("input_hint_block.0.weight")?.get(1)?;
-        let is_union = dict.contains("control_add_embedding.linear_1.bias");
-        let union_types = if is_union { Some(*dict.shape("task_embedding")?.first()?) } else { None };
-        Some(Self { unet: unet_config(dict, "")?, hint_channels, union_types })
+impl From<&convert::ControlNet> for ControlNetConfig {
+    fn from(file: &convert::ControlNet) -> Self {
+        Self { unet: file.config.clone(), hint_channels: file.hint_channels, union_types: file.union_types }
     }
-}
-
-/// A ControlNet's tensors under ldm's names, from ldm's (with or without `control_model.`) or diffusers'; `None` if it is none.
-pub fn canonical(dict: &StateDict) -> Option<StateDict> {
-    const PREFIX: &str = "control_model.";
-    if dict.contains("control_model.zero_convs.0.0.weight") {
-        return Some(dict.with_prefix(PREFIX, ""));
-    }
-    if dict.contains("zero_convs.0.0.weight") {
-        return Some(dict.clone());
-    }
-    if !dict.contains("controlnet_cond_embedding.conv_in.weight") {
-        return None;
-    }
-    let mut out = convert::unet::from_diffusers(dict)?;
-    for (name, tensor) in dict.iter() {
-        if let Some(name) = own_name(name) {
-            out.insert(name, tensor.clone());
-        }
-    }
-    Some(out)
-}
-
-/// ldm's name of a tensor that ControlNets have and UNets have not.
-fn own_name(diffusers: &str) -> Option<String> {
-    let (path, leaf) = diffusers.rsplit_once('.').unwrap_or((diffusers, ""));
-    match path {
-        "controlnet_mid_block" => return Some(format!("middle_block_out.0.{leaf}")),
-        "controlnet_cond_embedding.conv_in" => return Some(format!("input_hint_block.0.{leaf}")),
-        "controlnet_cond_embedding.conv_out" => return Some(format!("input_hint_block.14.{leaf}")),
-        _ => {}
-    }
-    if let Some(index) = path.strip_prefix("controlnet_down_blocks.") {
-        return Some(format!("zero_convs.{index}.0.{leaf}"));
-    }
-    if let Some(index) = path.strip_prefix("controlnet_cond_embedding.blocks.") {
-        return Some(format!("input_hint_block.{}.{leaf}", 2 * index.parse::<usize>().ok()?.checked_add(1)?));
-    }
-    let union = ["task_embedding", "transformer_layes.", "spatial_ch_projs.", "control_add_embedding."];
-    union.iter().any(|prefix| diffusers.starts_with(prefix)).then(|| diffusers.replace(".attn.in_proj_", ".attn.in_proj."))
-}
-
-/// Whether the file keeps differences to the UNet that it was trained on, which must be added (see [`add_base`]).
-pub fn is_difference(dict: &StateDict) -> bool {
-    dict.contains("difference")
-}
-
-/// The sum of a ControlNet of differences and its UNet `base`, both under ldm's names; made when the tensors are read.
-pub fn add_base(control: &StateDict, base: &StateDict) -> StateDict {
-    let mut out = control.clone();
-    for (name, tensor) in control.iter() {
-        let Some(base) = base.get(name).filter(|base| base.shape() == tensor.shape()).cloned() else { continue };
-        let sum = tensor.map(tensor.shape().to_vec(), move |difference| {
-            let base = base.read().map_err(candle_core::Error::wrap)?;
-            base.to_dtype(DType::F32)?.add(&difference.to_dtype(DType::F32)?)?.to_dtype(difference.dtype())
-        });
-        out.insert(name, LazyTensor::clone(&sum));
-    }
-    out
 }
 
 /// What a ControlNet is called with.

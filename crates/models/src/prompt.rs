@@ -172,13 +172,21 @@ fn find_embedding(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings) 
 }
 
 /// The rows that a file of a textual inversion embedding holds for a transformer: `string_to_param.*` (the web UI's), `clip_l` and the
-/// like (SDXL's), those bundled with a LoRA, else the first tensor (`emb_params`). `None` if there is no tensor.
+/// like (SDXL's), those bundled with a LoRA, else the first tensor (`emb_params`). Of a file that is a list of dictionaries, all tensors of
+/// the transformer's width. `None` if there is no tensor.
 pub fn embedding_rows(file: &StateDict, key: &str) -> Result<Option<Vec<Arc<[f32]>>>> {
     let bundled = |suffix: &str| {
         let names = file.names().filter(|name| name.starts_with("bundle_emb.") && name.ends_with(suffix));
         names.map(str::to_owned).collect::<Vec<_>>()
     };
     let mut names: Vec<String> = file.names().filter(|name| name.starts_with("string_to_param.")).take(1).map(str::to_owned).collect();
+    if names.is_empty() && is_list(file) {
+        let width = width_of(key);
+        names = file.iter().filter(|(_, tensor)| tensor.shape().last() == Some(&width)).map(|(name, _)| name.to_owned()).collect();
+        if names.is_empty() {
+            return Err(Error::msg(format!("the embedding holds nothing that is {width} wide, as {key} needs; choose another one")));
+        }
+    }
     if names.is_empty() && file.contains(key) {
         names.push(key.to_owned());
     }
@@ -197,6 +205,7 @@ pub fn embedding_rows(file: &StateDict, key: &str) -> Result<Option<Vec<Arc<[f32
         let (count, width) = match tensor.shape() {
             [width] => (1, *width),
             [count, width] => (*count, *width),
+            [rest @ .., width] if is_list(file) => (rest.iter().product(), *width),
             shape => return Err(Error::msg(format!("the embedding '{name}' has the shape {shape:?}, it must have one or two axes"))),
         };
         if count + rows.len() > MAX_EMBEDDING_ROWS {
@@ -208,4 +217,19 @@ pub fn embedding_rows(file: &StateDict, key: &str) -> Result<Option<Vec<Arc<[f32
         }
     }
     Ok((!names.is_empty()).then_some(rows))
+}
+
+/// Whether the file is a list: its tensors' names begin with a place in it.
+fn is_list(file: &StateDict) -> bool {
+    let is_place = |name: &str| name.split_once('.').is_some_and(|(place, _)| place.parse::<usize>().is_ok());
+    file.names().next().is_some() && file.names().all(is_place)
+}
+
+/// How wide the embeddings of a transformer are.
+fn width_of(key: &str) -> usize {
+    match key {
+        "clip_h" => 1024,
+        "clip_g" => 1280,
+        _ => 768,
+    }
 }

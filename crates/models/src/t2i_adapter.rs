@@ -43,7 +43,7 @@ pub enum T2iAdapterConfig {
 }
 
 impl T2iAdapterConfig {
-    /// The shape of the adapter with the original names (see [`canonical`]); `None` if the tensors are not those of one.
+    /// The shape of the adapter with the original names (see `comfyd_weights::convert::control`); `None` if the tensors are not those of one.
     pub fn detect(dict: &StateDict) -> Option<Self> {
         let axis = |name: &str, axis: usize| dict.shape(name).and_then(|shape| shape.get(axis)).copied();
         if let Some(in_channels) = axis("body.0.in_conv.weight", 1).filter(|_| !dict.contains("conv_in.weight")) {
@@ -79,22 +79,6 @@ impl T2iAdapterConfig {
     pub fn picture_channels(&self) -> usize {
         self.in_channels() / (self.unshuffle() * self.unshuffle())
     }
-}
-
-/// An adapter's tensors under the original names, from those or from diffusers'.
-pub fn canonical(dict: &StateDict) -> StateDict {
-    if !dict.contains("adapter.body.0.resnets.0.block1.weight") {
-        return dict.clone();
-    }
-    dict.rename(|name| {
-        let name = name.strip_prefix("adapter.")?;
-        let Some((level, rest)) = name.strip_prefix("body.").and_then(|rest| rest.split_once('.')) else { return Some(name.to_owned()) };
-        let first = level.parse::<usize>().ok().filter(|level| *level < LEVELS)? * BLOCKS;
-        match rest.strip_prefix("resnets.").and_then(|rest| rest.split_once('.')) {
-            Some((block, rest)) => Some(format!("body.{}.{rest}", first + block.parse::<usize>().ok().filter(|block| *block < BLOCKS)?)),
-            None => Some(format!("body.{first}.{rest}")),
-        }
-    })
 }
 
 /// How a block halves what it gets.

@@ -28,6 +28,9 @@ impl VaeConfig {
         if weights.contains("taesd_decoder.1.weight") {
             return Ok(Self::Taesd(TaesdConfig::detect(weights)?));
         }
+        if weights.contains("decoder.mid.block_1.mix_factor") {
+            return Err(Error::msg("its autoencoder is one for videos; choose one for pictures"));
+        }
         Ok(Self::Kl(KlConfig::detect(weights)?))
     }
 }

@@ -6,11 +6,12 @@ mod unet_support;
 use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
-use comfyd_models::controlnet::{self, ControlInput, ControlNet, ControlNetConfig};
-use comfyd_models::t2i_adapter::{self, T2iAdapter, T2iAdapterConfig};
+use comfyd_models::controlnet::{ControlInput, ControlNet, ControlNetConfig};
+use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use comfyd_models::unet::{Control, Hooks};
 use comfyd_models::{Error, Result, Vb};
 use comfyd_weights::StateDict;
+use comfyd_weights::convert;
 use comfyd_weights::detect::Heads;
 
 use unet_support::{Asked, assert_close, golden, layout, noise};
@@ -21,7 +22,8 @@ fn dict(name: &str) -> StateDict {
 
 /// Detects, builds and checks that every tensor is used. Tiny heads cannot be told from a file.
 fn control_net(name: &str) -> ControlNet {
-    let mut config = ControlNetConfig::detect(&dict(name)).unwrap();
+    let Ok(convert::Control::ControlNet(file)) = convert::control(&dict(name)) else { panic!("{name} is no ControlNet") };
+    let mut config = ControlNetConfig::from(&*file);
     if name == "xl" {
         config.unet.heads = Heads::Channels(16);
     }
@@ -122,61 +124,6 @@ fn control_nets_can_be_interrupted_and_tell_what_does_not_fit() {
 }
 
 #[test]
-fn files_of_other_layouts_become_ldm_s() {
-    let ldm = dict("sd1");
-    let prefixed = ldm.with_prefix("", "control_model.");
-    assert!(controlnet::canonical(&prefixed).unwrap().contains("zero_convs.0.0.weight"));
-    assert!(controlnet::canonical(&dict("light")).is_none());
-    assert!(ControlNetConfig::detect(&dict("light")).is_none());
-
-    let shapes = [
-        ("conv_in.weight", vec![32, 4, 3, 3]),
-        ("down_blocks.0.resnets.0.conv1.weight", vec![32, 32, 3, 3]),
-        ("down_blocks.0.resnets.0.conv2.weight", vec![32, 32, 3, 3]),
-        ("controlnet_cond_embedding.conv_in.weight", vec![16, 3, 3, 3]),
-        ("controlnet_cond_embedding.blocks.5.bias", vec![256]),
-        ("controlnet_cond_embedding.conv_out.weight", vec![32, 256, 3, 3]),
-        ("controlnet_down_blocks.3.weight", vec![32, 32, 1, 1]),
-        ("controlnet_mid_block.bias", vec![32]),
-        ("transformer_layes.0.attn.in_proj_weight", vec![96, 32]),
-        ("task_embedding", vec![6, 32]),
-    ];
-    let diffusers = comfyd_weights::synthetic::from_shapes(shapes.map(|(name, shape)| (name.to_owned(), shape)), DType::F32);
-    let converted = controlnet::canonical(&diffusers).unwrap();
-    for name in [
-        "input_blocks.0.0.weight",
-        "input_blocks.1.0.in_layers.2.weight",
-        "input_hint_block.0.weight",
-        "input_hint_block.12.bias",
-        "input_hint_block.14.weight",
-        "zero_convs.3.0.weight",
-        "middle_block_out.0.bias",
-        "transformer_layes.0.attn.in_proj.weight",
-        "task_embedding",
-    ] {
-        assert!(converted.contains(name), "{name}");
-    }
-}
-
-#[test]
-fn differences_are_added_to_their_base() {
-    let scalar = |value: f32, dtype| Tensor::full(value, (2,), &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
-    let (mut control, mut base) = (StateDict::default(), StateDict::default());
-    control.insert("difference", Tensor::zeros((), DType::F32, &Device::Cpu).unwrap());
-    control.insert("both", scalar(1.0, DType::F16));
-    control.insert("own", scalar(1.0, DType::F32));
-    base.insert("both", scalar(2.5, DType::F32));
-    base.insert("other", scalar(2.5, DType::F32));
-    assert!(controlnet::is_difference(&control));
-    let sum = controlnet::add_base(&control, &base);
-    let read = |name: &str| sum.get(name).unwrap().read().unwrap();
-    assert_eq!(read("both").dtype(), DType::F16);
-    assert_eq!(read("both").to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap(), [3.5, 3.5]);
-    assert_eq!(read("own").to_vec1::<f32>().unwrap(), [1.0, 1.0]);
-    assert!(!sum.contains("other"));
-}
-
-#[test]
 fn adapters_answer_as_the_reference() {
     let golden = golden("controlnet.safetensors");
     for (name, h, w) in [("full", 40, 24), ("mean", 40, 24), ("adapter_xl", 64, 48), ("light", 40, 24)] {
@@ -190,17 +137,4 @@ fn adapters_answer_as_the_reference() {
         assert!(matches!(adapter.forward(&picture, &mut || Err(Error::Interrupted)), Err(Error::Interrupted)));
         assert!(adapter.forward(&noise("hint", &[1, config.picture_channels(), h + 1, w]), &mut || Ok(())).is_err());
     }
-}
-
-#[test]
-fn adapters_with_diffusers_names() {
-    let shapes = [
-        ("adapter.conv_in.weight", vec![8, 64, 3, 3]),
-        ("adapter.body.0.resnets.0.block1.weight", vec![8, 8, 3, 3]),
-        ("adapter.body.1.in_conv.weight", vec![16, 8, 1, 1]),
-        ("adapter.body.1.resnets.1.block2.bias", vec![16]),
-    ];
-    let diffusers = comfyd_weights::synthetic::from_shapes(shapes.map(|(name, shape)| (name.to_owned(), shape)), DType::F32);
-    let names: Vec<String> = t2i_adapter::canonical(&diffusers).names().map(str::to_owned).collect();
-    assert_eq!(names, ["conv_in.weight", "body.0.block1.weight", "body.2.in_conv.weight", "body.3.block2.bias"]);
 }

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_models::clip::ClipConfig;
-use comfyd_models::prompt::{Embeddings, Token, Window, WindowRules, windows};
+use comfyd_models::prompt::{Embeddings, Token, Window, WindowRules, embedding_rows, windows};
 use comfyd_models::taesd::{Taesd, TaesdConfig};
 use comfyd_models::text_encoding::{ClipKind, ClipOptions, Encoded, Family, TextEncoder, tokenize, tokenize_sdxl};
 use comfyd_models::tiles::Tile;
@@ -267,4 +267,19 @@ fn upscaling_networks_agree() {
     assert!(model.upscale(&picture, Tile { overlap: 12, ..tile }, &go_on, &mut |_, _| Ok(())).is_err());
     assert_eq!(TILE.x, 512);
     assert!(UpscaleModel::detect(&weights("kl")).is_err());
+}
+
+#[test]
+fn embeddings_in_a_list_are_told_apart_by_their_width() {
+    let mut file = StateDict::default();
+    for (name, shape) in [("0.a", &[2, 768][..]), ("0.b", &[1, 1280]), ("1.c", &[768]), ("2.d", &[1, 2, 768])] {
+        file.insert(name, Tensor::full(shape.len() as f32, shape, &Device::Cpu).unwrap());
+    }
+    let rows = embedding_rows(&file, "clip_l").unwrap().unwrap();
+    assert_eq!(
+        rows.iter().map(|row| (row.len(), row[0])).collect::<Vec<_>>(),
+        [(768, 2.0), (768, 2.0), (768, 1.0), (768, 3.0), (768, 3.0)]
+    );
+    assert_eq!(embedding_rows(&file, "clip_g").unwrap().unwrap().len(), 1);
+    assert!(embedding_rows(&file, "clip_h").unwrap_err().to_string().contains("1024"));
 }

@@ -2,12 +2,10 @@
 
 mod family;
 mod unet;
-mod vae;
 
 pub use self::family::{Family, Model, Prediction, Variant, detect};
 pub(crate) use self::unet::count;
 pub use self::unet::{unet_config, unet_prefix};
-pub use self::vae::{VaeKind, vae_kind};
 
 /// The shape of a Stable Diffusion UNet (the reference's `unet_config`). Level 0 is the one of the full latent size.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
+use serde::Deserialize;
 
 use crate::{Error, LazyTensor, Result, Source, StateDict};
 
@@ -43,7 +44,7 @@ pub fn state_dict(layout: &str, dtype: DType) -> Result<StateDict> {
 pub fn from_shapes(shapes: impl IntoIterator<Item = (String, Vec<usize>)>, dtype: DType) -> StateDict {
     let mut dict = StateDict::from_file(Path::new("synthetic weights"));
     for (name, shape) in shapes {
-        let source = Synthetic { name: name.clone(), shape: shape.clone(), dtype };
+        let source = Synthetic { name: name.clone(), shape: shape.clone(), dtype, kind: Kind::ByRule };
         dict.insert(name, LazyTensor::new(shape, dtype, std::sync::Arc::new(source)));
     }
     dict
@@ -53,11 +54,88 @@ struct Synthetic {
     name: String,
     shape: Vec<usize>,
     dtype: DType,
+    kind: Kind,
+}
+
+/// What values a tensor has.
+enum Kind {
+    /// Those of [`tensor`].
+    ByRule,
+    /// Those that the weight of a norm has, in another shape.
+    NearOne,
+    /// This one everywhere.
+    Filled(f32),
 }
 
 impl Source for Synthetic {
     fn read(&self) -> Result<Tensor> {
-        Ok(tensor(&self.name, &self.shape)?.to_dtype(self.dtype)?)
+        let values = match self.kind {
+            Kind::ByRule => tensor(&self.name, &self.shape)?,
+            Kind::NearOne => {
+                let count = self.shape.iter().product();
+                tensor(&format!("{}.weight", self.name), &[count])?.reshape(self.shape.as_slice())?
+            }
+            Kind::Filled(value) => Tensor::full(value, self.shape.as_slice(), &Device::Cpu)?,
+        };
+        Ok(values.to_dtype(self.dtype)?)
+    }
+}
+
+/// One file of a description of model files, such as `conformance/diffusion/reduced/models.json`; the keys are explained in
+/// `conformance/diffusion/make_models.py`.
+#[derive(Deserialize)]
+struct ModelFile {
+    tensors: IndexMap<String, Vec<usize>>,
+    /// Files, beginnings of names there, and other beginnings for here.
+    #[serde(default)]
+    like: Vec<(String, String, String)>,
+    #[serde(default)]
+    prefix: String,
+    dtype: Option<String>,
+    #[serde(default)]
+    values: IndexMap<String, f64>,
+    #[serde(default)]
+    near_one: Vec<String>,
+}
+
+/// Writes those model files of a description into a folder that are not there, as `make_models.py` does.
+pub fn write_models(description: &str, folder: &Path) -> Result<()> {
+    let invalid = |reason: String| Error::Invalid { path: "models".into(), format: "description of models", reason };
+    let models: IndexMap<String, ModelFile> = serde_json::from_str(description).map_err(|e| invalid(e.to_string()))?;
+    for (file, model) in &models {
+        let path = folder.join(file);
+        if path.is_file() {
+            continue;
+        }
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent).map_err(|source| Error::Write { path: path.clone(), source })?;
+        }
+        let mut tensors = IndexMap::new();
+        for (like, from, to) in &model.like {
+            let like = models.get(like).ok_or_else(|| invalid(format!("there is no file '{like}' for '{file}' to be like")))?;
+            let named = like.tensors.iter().filter_map(|(name, shape)| Some((format!("{to}{}", name.strip_prefix(from.as_str())?), shape)));
+            tensors.extend(named.map(|(name, shape)| (name, shape.clone())));
+        }
+        tensors.extend(model.tensors.iter().map(|(name, shape)| (name.clone(), shape.clone())));
+        crate::write::write(&path, &model.dict(tensors), &crate::write::Options::default())?;
+    }
+    Ok(())
+}
+
+impl ModelFile {
+    fn dict(&self, tensors: IndexMap<String, Vec<usize>>) -> StateDict {
+        let dtype = if self.dtype.as_deref() == Some("f32") { DType::F32 } else { DType::F16 };
+        let mut dict = StateDict::from_file(Path::new("synthetic weights"));
+        for (name, shape) in tensors {
+            let kind = match self.values.iter().find(|(end, _)| name.ends_with(end.as_str())) {
+                Some((_, value)) => Kind::Filled(*value as f32),
+                None if self.near_one.iter().any(|end| name.ends_with(end.as_str())) => Kind::NearOne,
+                None => Kind::ByRule,
+            };
+            let source = Synthetic { name: format!("{}{name}", self.prefix), shape: shape.clone(), dtype, kind };
+            dict.insert(name, LazyTensor::new(shape, dtype, std::sync::Arc::new(source)));
+        }
+        dict
     }
 }
 

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use candle_core::DType;
-use comfyd_weights::detect::{self, Family, Heads, Prediction, VaeKind, Variant};
+use comfyd_weights::detect::{Family, Heads, Prediction, Variant};
 use comfyd_weights::{Checkpoint, EncoderKind, StateDict, synthetic};
 
 fn layout(name: &str) -> StateDict {
@@ -29,8 +29,7 @@ fn sd15_is_split() {
     assert_eq!(checkpoint.unet.weights.len(), 686);
     assert_eq!(checkpoint.clips.len(), 1);
     assert_eq!((checkpoint.clips[0].0, checkpoint.clips[0].1.len()), (EncoderKind::ClipL, 196));
-    let vae = checkpoint.vae.unwrap();
-    assert_eq!((vae.len(), detect::vae_kind(&vae).unwrap()), (248, VaeKind::Kl { latent_channels: 4, scale: 8 }));
+    assert_eq!(checkpoint.vae.unwrap().len(), 248);
 }
 
 #[test]

@@ -77,6 +77,9 @@ fn nesting_is_unwrapped() {
     let embedding = open("embedding.pt");
     assert_eq!(f32s(&read(&embedding, "string_to_param.*")), grid()[..12]);
     assert_eq!((&embedding.metadata["name"], &embedding.metadata["step"]), (&"cat".into(), &500.into()));
+    let list = open("list.pt");
+    assert_eq!(list.names().collect::<Vec<_>>(), ["0.clip_l", "1.clip_g"]);
+    assert_eq!(f32s(&read(&list, "1.clip_g")), grid()[12..18]);
     let types = open("types.safetensors");
     let fp8 = open("fp8.pt");
     let bits = |tensor: Tensor| tensor.to_vec1::<half::f16>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();

@@ -192,6 +192,66 @@ fn controlnets_of_both_schemes() {
 }
 
 #[test]
+fn unions_of_controlnets_keep_their_own_parts() {
+    let shapes = [
+        ("conv_in.weight", vec![32, 4, 3, 3]),
+        ("down_blocks.0.resnets.0.conv1.weight", vec![32, 32, 3, 3]),
+        ("down_blocks.0.resnets.0.conv2.weight", vec![32, 32, 3, 3]),
+        ("controlnet_cond_embedding.conv_in.weight", vec![16, 3, 3, 3]),
+        ("controlnet_cond_embedding.blocks.5.bias", vec![256]),
+        ("controlnet_cond_embedding.conv_out.weight", vec![32, 256, 3, 3]),
+        ("transformer_layes.0.attn.in_proj_weight", vec![96, 32]),
+        ("control_add_embedding.linear_1.bias", vec![32]),
+        ("task_embedding", vec![6, 32]),
+    ];
+    // Only the last block of the picture's convolutions is given here, the others are found by counting.
+    let blocks = (0..5).map(|i| (format!("controlnet_cond_embedding.blocks.{i}.bias"), vec![16]));
+    let diffusers = synthetic::from_shapes(shapes.map(|(name, shape)| (name.to_owned(), shape)).into_iter().chain(blocks), DType::F32);
+    let Control::ControlNet(net) = convert::control(&diffusers).unwrap() else { panic!("no ControlNet") };
+    assert_eq!(net.union_types, Some(6));
+    for name in [
+        "input_blocks.0.0.weight",
+        "input_blocks.1.0.in_layers.2.weight",
+        "input_hint_block.12.bias",
+        "input_hint_block.14.weight",
+        "transformer_layes.0.attn.in_proj.weight",
+        "task_embedding",
+    ] {
+        assert!(net.weights.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn differences_are_added_to_their_base() {
+    let of = |value: f32, shape: &[usize], dtype| Tensor::full(value, shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap();
+    let Ok(whole) = Unet::find(&layout("sd15")) else { panic!("no UNet") };
+    let mut file = StateDict::default();
+    for (name, tensor) in whole.weights.iter().filter(|(name, _)| name.contains("input_blocks")) {
+        file.insert(format!("control_model.{name}"), tensor.clone());
+    }
+    file.insert("control_model.zero_convs.0.0.weight", of(1.0, &[2], DType::F32));
+    file.insert("control_model.input_hint_block.0.weight", of(1.0, &[2, 3, 3, 3], DType::F32));
+    file.insert("control_model.both", of(1.0, &[2], DType::F16));
+    file.insert("control_model.of_other_shapes", of(1.0, &[2], DType::F32));
+    let Control::ControlNet(net) = convert::control(&file).unwrap() else { panic!("no ControlNet") };
+    assert!(!net.is_difference);
+    file.insert("difference", of(0.0, &[], DType::F32));
+    let Control::ControlNet(net) = convert::control(&file).unwrap() else { panic!("no ControlNet") };
+    assert!(net.is_difference);
+
+    let mut base = StateDict::default();
+    base.insert("both", of(2.5, &[2], DType::F32));
+    base.insert("of_other_shapes", of(2.5, &[3], DType::F32));
+    base.insert("other", of(2.5, &[2], DType::F32));
+    let sum = net.with_base(&base);
+    let read = |name: &str| sum.get(name).unwrap().read().unwrap();
+    assert_eq!(read("both").dtype(), DType::F16);
+    assert_eq!(read("both").to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap(), [3.5, 3.5]);
+    assert_eq!(read("of_other_shapes").to_vec1::<f32>().unwrap(), [1.0, 1.0]);
+    assert!(!sum.contains("other"));
+}
+
+#[test]
 fn variants_and_predictions_are_told() {
     // A reduced SD2: the spread of one bias tells what it predicts.
     let base = |context: usize, adm: Option<usize>, channels: usize, linear: bool| {

@@ -10,6 +10,7 @@ use comfyd_samplers::Schedule;
 use super::conds::{Cond, ModelInputs};
 use crate::array::repeat_to_batch;
 use crate::control::{ControlCall, ControlRun};
+use crate::hooks::HookRun;
 use crate::{Error, Result};
 
 /// Of two texts of different length, one is repeated to the length of the other; more than this many times is not worth a common pass.
@@ -23,6 +24,7 @@ pub(crate) struct Predictor<'a> {
     pub(crate) unet: Arc<UNet>,
     pub(crate) schedule: Arc<dyn Schedule>,
     pub(crate) controls: ControlRun,
+    pub(crate) hooked: HookRun,
     pub(crate) fits: Fits<'a>,
 }
 
@@ -40,7 +42,15 @@ impl Predictor<'_> {
         let mut jobs = Vec::new();
         for (list, conds) in lists.iter().enumerate() {
             for cond in conds.iter().flat_map(|conds| conds.iter()).filter(|c| !c.is_default && c.is_active(sigma)) {
+                if let Some(hooks) = &cond.hooks {
+                    self.hooked.advance(hooks, sigma);
+                }
                 jobs.push(job(list, cond, x)?);
+            }
+        }
+        for cond in lists.iter().flatten().flat_map(|conds| conds.iter()).filter(|c| c.is_default && c.is_active(sigma)) {
+            if let Some(hooks) = &cond.hooks {
+                self.hooked.advance(hooks, sigma);
             }
         }
         default_jobs(lists, &mut jobs, x, sigma)?;
@@ -117,7 +127,11 @@ impl Predictor<'_> {
             sigmas: &sigmas,
             cond_or_uncond: &cond_or_uncond,
         };
-        let output = self.unet.forward(&input, hooks)?;
+        let unet = match &batch[0].cond.hooks {
+            Some(group) => self.hooked.unet(group)?,
+            None => Arc::clone(&self.unet),
+        };
+        let output = unet.forward(&input, hooks)?;
         let denoised = self.schedule.denoised(&output, &x, sigma)?;
         Ok(denoised.chunk(batch.len(), 0)?)
     }
@@ -217,7 +231,13 @@ fn can_join(a: &Job, b: &Job) -> bool {
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     };
+    let same_hooks = match (&a.cond.hooks, &b.cond.hooks) {
+        (Some(a), Some(b)) => a.is_same(b),
+        (None, None) => true,
+        (Some(_), None) | (None, Some(_)) => false,
+    };
     same_control
+        && same_hooks
         && a.x.dims() == b.x.dims()
         && texts_join(&a.inputs.cross_attn, &b.inputs.cross_attn)
         && texts_join(&a.inputs.cross_attn_controlnet, &b.inputs.cross_attn_controlnet)

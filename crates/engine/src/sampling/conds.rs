@@ -9,6 +9,7 @@ use comfyd_samplers::Schedule;
 
 use crate::array::{resize, values};
 use crate::control::Control;
+use crate::hooks::HookGroup;
 use crate::{Area, CondEntry, Conditioning, Error, Result};
 
 /// A rectangle of the latent.
@@ -60,6 +61,7 @@ pub(crate) struct Cond {
     /// Counts only at or above this noise level.
     pub(crate) to_sigma: Option<f32>,
     pub(crate) control: Option<Arc<Control>>,
+    pub(crate) hooks: Option<HookGroup>,
     pub(crate) is_default: bool,
     entry: CondEntry,
     mask: Option<Tensor>,
@@ -147,13 +149,18 @@ fn resolve_one(entry: &CondEntry, inputs: ModelInputs, shape: &[usize; 4], sched
         }
         mask = Some(given);
     }
+    let percents = match entry.text_range {
+        None => (entry.start_percent, entry.end_percent),
+        Some((start, end)) => (Some(start.max(entry.start_percent.unwrap_or(0.0))), Some(end.min(entry.end_percent.unwrap_or(1.0)))),
+    };
     Ok(Cond {
         inputs,
         area: area.map(|area| clip(area, h, w)).transpose()?,
         weight: None,
-        from_sigma: entry.start_percent.map(|percent| schedule.percent_to_sigma(percent) as f32),
-        to_sigma: entry.end_percent.map(|percent| schedule.percent_to_sigma(percent) as f32),
+        from_sigma: percents.0.map(|percent| schedule.percent_to_sigma(percent) as f32),
+        to_sigma: percents.1.map(|percent| schedule.percent_to_sigma(percent) as f32),
         control: entry.control.clone(),
+        hooks: entry.hooks.clone(),
         is_default: entry.is_default,
         entry: entry.clone(),
         mask,

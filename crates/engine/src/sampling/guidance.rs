@@ -20,6 +20,12 @@ pub(crate) enum CfgFunction {
     Rescale(f64),
     /// Only what is perpendicular in the negative prompt counts.
     PerpNeg { empty: Conditioning, neg_scale: f64 },
+    /// Lumina's: below a noise level guidance grows no longer than the prediction with the prompt allows, above it there is none.
+    Renorm { truncation: f64, limit: f64 },
+    /// The strength grows from the first latent of the batch to the last.
+    Linear { min: f64 },
+    /// The strength grows to the middle of the batch and falls again.
+    Triangle { min: f64 },
 }
 
 /// Changes the predictions before guidance.
@@ -208,6 +214,13 @@ impl Guidance<'_> {
                 let [empty] = take(empty?)?;
                 perpendicular(&cond, &uncond, &empty, *neg_scale, call.scale)?
             }
+            Some(CfgFunction::Renorm { truncation, .. }) if f64::from(call.sigma) >= *truncation => cond.clone(),
+            Some(CfgFunction::Renorm { limit, .. }) => renormalised(&cond, &uncond, call.scale, *limit)?,
+            Some(CfgFunction::Linear { min }) => over_batch(&cond, &uncond, |place| min + (call.scale - min) * place)?,
+            Some(CfgFunction::Triangle { min }) => over_batch(&cond, &uncond, |place| {
+                let wave = 2.0 * (place - (place + 0.5).floor()).abs();
+                wave * (call.scale - min) + min
+            })?,
         };
         for function in self.options.post.clone() {
             denoised = self.after(&function, denoised, call, &cond, &uncond, conds, unconds)?;
@@ -382,6 +395,26 @@ fn rescaled(x_orig: &Tensor, cond: &Tensor, uncond: &Tensor, scale: f64, sigma: 
     let rescaled = guided.broadcast_mul(&ratio)?;
     let mixed = ((rescaled * multiplier)? + (guided * (1.0 - multiplier))?)?;
     Ok((x - (mixed * (sigma / (sigma * sigma + 1.0).sqrt()))?)?)
+}
+
+/// Guidance whose norm is bounded by a multiple of that of the prediction with the prompt; a limit of 0 bounds nothing.
+fn renormalised(cond: &Tensor, uncond: &Tensor, scale: f64, limit: f64) -> Result<Tensor> {
+    let guided = (uncond + ((cond - uncond)? * scale)?)?;
+    if limit <= 0.0 {
+        return Ok(guided);
+    }
+    let bound = (total(&cond.sqr()?)?.sqrt()? * limit)?;
+    let factor = bound.div(&total(&guided.sqr()?)?.sqrt()?)?.minimum(1f32)?;
+    Ok(guided.broadcast_mul(&factor)?)
+}
+
+/// Guidance with a strength for each latent, by its place in the batch from 0 to 1.
+fn over_batch(cond: &Tensor, uncond: &Tensor, strength: impl Fn(f64) -> f64) -> Result<Tensor> {
+    let batch = cond.dim(0)?;
+    let place = |i: usize| if batch > 1 { i as f64 / (batch - 1) as f64 } else { 0.0 };
+    let strengths: Vec<f32> = (0..batch).map(|i| strength(place(i)) as f32).collect();
+    let strengths = Tensor::from_vec(strengths, (batch, 1, 1, 1), cond.device())?;
+    Ok((uncond + (cond - uncond)?.broadcast_mul(&strengths)?)?)
 }
 
 /// The standard deviation of each latent, (B, 1, 1, 1), with Bessel's correction.

@@ -78,8 +78,11 @@ impl Opaque for Sigmas {
 /// `NOISE`: where noise comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Noise {
-    /// None (DisableNoise).
-    Disabled,
+    /// None (DisableNoise: with the seed 0; SamplerCustom without noise: with its own).
+    Disabled {
+        /// What the sampler gets for noise of its own.
+        seed: u64,
+    },
     /// From a seed (RandomNoise).
     Random(u64),
 }
@@ -89,7 +92,7 @@ impl Noise {
     pub fn generate(&self, latent: &LatentInput) -> Result<Tensor> {
         let shape = latent.samples.dims();
         match self {
-            Self::Disabled => Ok(latent.samples.zeros_like()?),
+            Self::Disabled { .. } => Ok(latent.samples.zeros_like()?),
             Self::Random(seed) => Ok(noise::latent(*seed, shape, latent.batch_index.as_deref())?),
         }
     }
@@ -97,8 +100,7 @@ impl Noise {
     /// The seed that the sampler gets for noise of its own.
     pub fn seed(&self) -> u64 {
         match self {
-            Self::Disabled => 0,
-            Self::Random(seed) => *seed,
+            Self::Disabled { seed } | Self::Random(seed) => *seed,
         }
     }
 }
@@ -174,10 +176,11 @@ impl Engine {
         let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
         let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
         let Some(sigmas) = part else { return Ok(latent.samples) };
-        let noise = if settings.disable_noise { Noise::Disabled } else { Noise::Random(settings.seed) };
+        let seed = settings.seed;
+        let noise = if settings.disable_noise { Noise::Disabled { seed } } else { Noise::Random(seed) };
         let sampler = Sampler::by_name(&settings.sampler)?;
         let guider = Guider::cfg(model, positive, negative, settings.cfg);
-        let sampled = run::run(self, cx, &guider, &noise.generate(&latent)?, settings.seed, &sampler, &sigmas, &latent)?;
+        let sampled = run::run(self, cx, &guider, &noise.generate(&latent)?, seed, &sampler, &sigmas, &latent)?;
         Ok(sampled.output)
     }
 

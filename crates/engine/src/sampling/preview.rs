@@ -10,6 +10,7 @@ use comfyd_models::taesd::{Taesd, TaesdConfig};
 use comfyd_node::{Context, PreviewFormat, PreviewImage};
 
 use crate::part::{Part, Weights};
+use crate::precision::Precision;
 use crate::{Engine, LatentFormat, PreviewMethod, Result};
 
 /// How latents become pictures.
@@ -120,7 +121,7 @@ fn byte(value: f32) -> u8 {
 fn taesd(engine: &Engine, format: LatentFormat) -> Result<Option<Arc<Taesd>>> {
     let Some(path) = (engine.options().approximate_vae)(format.taesd_decoder()) else { return Ok(None) };
     let weights = engine.files().get("taesd preview", &[&path], || {
-        Ok(Weights::new(Part::new(comfyd_weights::StateDict::open(&path)?, engine.device().clone(), None)))
+        Ok(Weights::new(Part::new(comfyd_weights::StateDict::open(&path)?, engine.device().clone(), Precision::Stored)))
     })?;
     let config = TaesdConfig::preview(format.channels());
     let model = engine.residency().get(&[&weights], || Ok(Taesd::decoder_only(&config, &Vb::new(Arc::new(weights.clone())))?))?;

@@ -19,6 +19,7 @@ use super::{LatentInput, Sampled, Sampler};
 use crate::array::{is_zero, latent_mask};
 use crate::control::ControlRun;
 use crate::guider::GuiderKind;
+use crate::hooks::HookRun;
 use crate::model::HookKind;
 use crate::sampling::CfgFunction;
 use crate::{Conditioning, Engine, Guider, Model, Result};
@@ -74,13 +75,15 @@ pub(super) fn run(
             let role = Role { conditioning: empty.clone(), is_negative: true };
             conds::resolve(&[role], &shape, schedule.as_ref(), device, &mut encoded)?.into_iter().flatten().collect()
         }
-        Some(CfgFunction::Rescale(_)) | None => Vec::new(),
+        Some(CfgFunction::Rescale(_) | CfgFunction::Renorm { .. } | CfgFunction::Linear { .. } | CfgFunction::Triangle { .. }) | None => {
+            Vec::new()
+        }
     };
     let controls = ControlRun::new(&lists, schedule.as_ref())?;
     let scores = AttentionScores::new();
     let fits = |cells: usize| (cells as f64 * BYTES_PER_CELL) < engine.memory().free as f64;
     let guidance = Guidance {
-        predictor: Predictor { unet, schedule: Arc::clone(&schedule), controls, fits: &fits },
+        predictor: Predictor { unet, schedule: Arc::clone(&schedule), controls, hooked: HookRun::new(model, sigmas), fits: &fits },
         hooks: hooks_of(model, cx.cancel_token(), &scores, seed, b * c * h * w),
         lists,
         combine,

@@ -63,6 +63,43 @@ pub(crate) const CLASSES: &[Class] = &[
     ),
     Class::new(
         || {
+            steered(
+                Schema::new("ControlNetApplySD3")
+                    .display("Apply Controlnet with VAE")
+                    .category("conditioning/controlnet")
+                    .module("comfy_extras.nodes_sd3")
+                    .schema_generation()
+                    .deprecated()
+                    .description("Lets a ControlNet guide with a hint. Apply ControlNet takes a VAE too.")
+                    .input(Input::link("positive", "CONDITIONING").tooltip("What the picture is to show."))
+                    .input(Input::link("negative", "CONDITIONING").tooltip("What the picture is not to show."))
+                    .input(Input::link("control_net", "CONTROL_NET").tooltip("The ControlNet."))
+                    .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
+                    .input(Input::link("image", "IMAGE").tooltip("The hint.")),
+            )
+        },
+        apply_advanced,
+    ),
+    Class::new(
+        || {
+            steered(
+                Schema::new("ControlNetInpaintingAliMamaApply")
+                    .category("conditioning/controlnet")
+                    .module("comfy_extras.nodes_controlnet")
+                    .description("Lets a ControlNet for inpainting guide with a picture and the mask of what to paint anew.")
+                    .input(Input::link("positive", "CONDITIONING"))
+                    .input(Input::link("negative", "CONDITIONING"))
+                    .input(Input::link("control_net", "CONTROL_NET"))
+                    .input(Input::link("vae", "VAE"))
+                    .input(Input::link("image", "IMAGE"))
+                    .input(Input::link("mask", "MASK")),
+            )
+        },
+        // Only ControlNets of other families are shown the mask; to those of Stable Diffusion it means nothing.
+        apply_advanced,
+    ),
+    Class::new(
+        || {
             Schema::new("InpaintModelConditioning")
                 .category("conditioning/inpaint")
                 .description("Hands a picture and the mask of what to paint anew to a model made for inpainting.")
@@ -97,6 +134,19 @@ pub(crate) const CLASSES: &[Class] = &[
         instruct,
     ),
 ];
+
+/// The widgets of classes that apply a ControlNet to both prompts, and their outputs.
+fn steered(schema: Schema) -> Schema {
+    let percent = |name: &str, default: f64| {
+        Input::float(name).default(default).min(0.0).max(1.0).step(0.001).tooltip("A point of the sampling: 0 its begin, 1 its end.")
+    };
+    schema
+        .input(Input::float("strength").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("How strong the effect is."))
+        .input(percent("start_percent", 0.0))
+        .input(percent("end_percent", 1.0))
+        .output_named("CONDITIONING", "positive")
+        .output_named("CONDITIONING", "negative")
+}
 
 fn apply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (conditioning, net) = (call.object::<Conditioning>("conditioning")?, call.object::<ControlNet>("control_net")?);

@@ -1,6 +1,6 @@
 //! Checkpoints and their parts from files: diffusion models, text encoders, autoencoders.
 
-use comfyd_engine::{Checkpoint, ClipKind, LatentFormat};
+use comfyd_engine::{Checkpoint, LatentFormat};
 use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
@@ -162,8 +162,8 @@ fn diffusers(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let second = part("text_encoder_2", &ENCODER_FILES).ok();
     let engine = call.engine();
     let clip = match &second {
-        Some(second) => engine.load_clip(&[&first, second], ClipKind::Sdxl)?,
-        None => engine.load_clip(&[&first], ClipKind::StableDiffusion)?,
+        Some(second) => engine.load_clip(&[&first, second])?,
+        None => engine.load_clip(&[&first])?,
     };
     Ok(outputs(Checkpoint { model: engine.load_unet(&unet, "default")?, clip: Some(clip), vae: Some(engine.load_vae(&vae)?) }))
 }
@@ -176,32 +176,33 @@ fn unet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let path = model_file(call.state, "text_encoders", call.text("clip_name")?)?;
-    let clip = call.engine().load_clip(&[&path], clip_kind(call)?)?;
+    // The other types take the same encoders, or encoders that are told from the file to be unknown.
+    check_type(call, &["stable_cascade", "sd3", "hidream"])?;
+    let clip = call.engine().load_clip(&[&path])?;
     Ok(NodeOutput::one(Value::object(clip)))
 }
 
 fn dual_clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let first = model_file(call.state, "text_encoders", call.text("clip_name1")?)?;
     let second = model_file(call.state, "text_encoders", call.text("clip_name2")?)?;
-    let clip = call.engine().load_clip(&[&first, &second], clip_kind(call)?)?;
+    check_type(call, &["sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"])?;
+    let clip = call.engine().load_clip(&[&first, &second])?;
     Ok(NodeOutput::one(Value::object(clip)))
 }
 
-fn clip_kind(call: &Call<'_, '_>) -> Result<ClipKind> {
-    match call.text("type")? {
-        "stable_diffusion" => Ok(ClipKind::StableDiffusion),
-        // Stable Cascade uses bigG alone, as the refiner of Stable Diffusion XL does.
-        "sdxl" | "stable_cascade" => Ok(ClipKind::Sdxl),
-        other => Err(Error::msg(format!("text encoders of the type '{other}' are not supported; take stable_diffusion or sdxl"))),
+/// Fails if CLIP encoders are used in another way by models of the chosen type.
+fn check_type(call: &Call<'_, '_>, unsupported: &[&str]) -> Result<()> {
+    let chosen = call.text("type")?;
+    if unsupported.contains(&chosen) {
+        return Err(Error::msg(format!("text encoders of the type '{chosen}' are not supported; take stable_diffusion or sdxl")));
     }
+    Ok(())
 }
 
 fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let folders = &call.state.services.folders;
     let vae = match call.text("vae_name")? {
-        "pixel_space" => {
-            return Err(Error::msg("pixel_space is for models that paint pixels, which are not supported; choose another VAE"));
-        }
+        "pixel_space" => call.engine().pixel_space_vae(),
         name if TINY.contains(&name) => {
             let half = |half: &str| {
                 let start = format!("{name}_{half}.");
@@ -225,6 +226,7 @@ fn outputs(loaded: Checkpoint) -> NodeOutput {
 
 fn vae_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
     match inputs.optional("vae_name") {
+        Some(Value::Text(name)) if name.as_ref() == "pixel_space" => Ok(Fingerprint::Inputs),
         Some(Value::Text(name)) if TINY.contains(&name.as_ref()) => {
             let halves = ["encoder", "decoder"].map(|half| state.services.folders.approximate_vae(&format!("{name}_{half}.")));
             Ok(Fingerprint::Text(halves.iter().flatten().map(|path| version(path)).collect::<Vec<_>>().join(" ")))

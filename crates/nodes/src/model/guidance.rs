@@ -234,7 +234,59 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         differential_diffusion,
     ),
+    Class::new(
+        || {
+            Schema::new("RenormCFG")
+                .no_display()
+                .category("advanced/model")
+                .module("comfy_extras.nodes_lumina2")
+                .schema_generation()
+                .description("Bounds the length of guided predictions, and guides only below a noise level.")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::float("cfg_trunc").default(100).min(0.0).max(100.0).step(0.01).tooltip("Guides below this noise level."))
+                .input(
+                    Input::float("renorm_cfg")
+                        .default(1.0)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("The longest guided prediction as a multiple of the one with the prompt; 0 sets no bound."),
+                )
+                .output("MODEL")
+        },
+        renorm_cfg,
+    ),
+    Class::new(
+        || over_batch("VideoLinearCFGGuidance", "Lets guidance grow from the first latent of the batch to the last."),
+        |call| {
+            let min = call.float("min_cfg")?;
+            change(call, |model| model.linear_cfg(min))
+        },
+    ),
+    Class::new(
+        || over_batch("VideoTriangleCFGGuidance", "Lets guidance grow to the middle of the batch and fall again."),
+        |call| {
+            let min = call.float("min_cfg")?;
+            change(call, |model| model.triangle_cfg(min))
+        },
+    ),
 ];
+
+/// A class whose guidance depends on the place in the batch.
+fn over_batch(class: &str, description: &str) -> Schema {
+    Schema::new(class)
+        .category("sampling/video_models")
+        .module("comfy_extras.nodes_video_model")
+        .description(description)
+        .input(Input::link("model", "MODEL"))
+        .input(Input::float("min_cfg").default(1.0).min(0.0).max(100.0).step(0.5).round(0.01).tooltip("The weakest guidance."))
+        .output("MODEL")
+}
+
+fn renorm_cfg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (truncation, limit) = (call.float("cfg_trunc")?, call.float("renorm_cfg")?);
+    change(call, |model| model.renorm_cfg(truncation, limit))
+}
 
 fn rescale_cfg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let multiplier = call.float("multiplier")?;

@@ -193,6 +193,26 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         clip_attention_multiply,
     ),
+    Class::new(
+        || {
+            let factor =
+                |name: &str| Input::float(name).default(1.0).min(0.0).max(10.0).step(0.01).tooltip("A factor of what attention gives.");
+            Schema::new("UNetTemporalAttentionMultiply")
+                .no_display()
+                .category("_for_testing/attention_experiments")
+                .module("comfy_extras.nodes_attention_multiply")
+                .schema_generation()
+                .experimental()
+                .description("Multiplies the results of attention. Models for pictures have only the structural kind.")
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(factor("self_structural"))
+                .input(factor("self_temporal"))
+                .input(factor("cross_structural"))
+                .input(factor("cross_temporal"))
+                .output("MODEL")
+        },
+        temporal_attention_multiply,
+    ),
 ];
 
 fn freeu(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -242,6 +262,11 @@ fn self_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn cross_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let scale = attention_scale(call)?;
     change(call, |model| model.cross_attention_multiply(scale))
+}
+
+fn temporal_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let [own, cross] = floats(call, ["self_structural", "cross_structural"])?;
+    change(call, |model| model.temporal_attention_multiply(own, cross))
 }
 
 fn clip_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

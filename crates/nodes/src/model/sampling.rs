@@ -4,10 +4,12 @@ use std::sync::Arc;
 
 use comfyd_engine::{LatentFormat, Model};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
-use comfyd_samplers::schedule::{Continuous, ContinuousSettings, Discrete, DiscreteSettings};
+use comfyd_samplers::schedule::{
+    Cascade, Continuous, ContinuousSettings, Discrete, DiscreteFlow, DiscreteFlowSettings, DiscreteSettings, ShiftedFlow,
+};
 use comfyd_samplers::{Prediction, Schedule};
 
-use crate::class::{Call, Class, unknown_choice};
+use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -83,7 +85,86 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         continuous_v,
     ),
+    Class::new(
+        || shifted("ModelSamplingStableCascade", 2.0).description("Sets the noise levels of Stable Cascade.").output("MODEL"),
+        stable_cascade,
+    ),
+    Class::new(
+        || shifted("ModelSamplingSD3", 3.0).description("Sets flow matching with the noise levels of Stable Diffusion 3.").output("MODEL"),
+        |call| flow(call, 1000.0),
+    ),
+    Class::new(
+        || shifted("ModelSamplingAuraFlow", 1.73).description("Sets flow matching with the noise levels of AuraFlow.").output("MODEL"),
+        |call| flow(call, 1.0),
+    ),
+    Class::new(
+        || {
+            Schema::new("ModelSamplingFlux")
+                .category("advanced/model")
+                .module("comfy_extras.nodes_model_advanced")
+                .description("Sets flow matching with the noise levels of Flux, which depend on the size of the picture.")
+                .input(Input::link("model", "MODEL"))
+                .input(
+                    Input::float("max_shift").default(1.15).min(0.0).max(100.0).step(0.01).tooltip("The shift of pictures of a megapixel."),
+                )
+                .input(Input::float("base_shift").default(0.5).min(0.0).max(100.0).step(0.01).tooltip("The shift of small pictures."))
+                .input(Input::int("width").default(1024).min(16).max(MAX_RESOLUTION).step(8).tooltip("Width."))
+                .input(Input::int("height").default(1024).min(16).max(MAX_RESOLUTION).step(8).tooltip("Height."))
+                .output("MODEL")
+        },
+        flux,
+    ),
+    Class::new(
+        || {
+            Schema::new("ModelComputeDtype")
+                .category("advanced/debug/model")
+                .module("comfy_extras.nodes_model_advanced")
+                .description(
+                    "Chooses the type of numbers to compute with. On the CPU that is always fp32, which the others only approximate.",
+                )
+                .input(Input::link("model", "MODEL"))
+                .input(Input::combo("dtype", ["default", "fp32", "fp16", "bf16"]))
+                .output("MODEL")
+        },
+        compute_dtype,
+    ),
 ];
+
+/// A class that sets noise levels with a shift.
+fn shifted(class: &str, default: f64) -> Schema {
+    Schema::new(class)
+        .category("advanced/model")
+        .module("comfy_extras.nodes_model_advanced")
+        .input(Input::link("model", "MODEL"))
+        .input(Input::float("shift").default(default).min(0.0).max(100.0).step(0.01).tooltip("How far the levels are moved towards noise."))
+}
+
+fn stable_cascade(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let schedule = Cascade::new(call.float("shift")?).map_err(Error::other)?;
+    with_schedule(call, Arc::new(schedule))
+}
+
+fn flow(call: &Call<'_, '_>, multiplier: f64) -> Result<NodeOutput> {
+    let settings = DiscreteFlowSettings { shift: call.float("shift")?, multiplier };
+    with_schedule(call, Arc::new(DiscreteFlow::new(&settings).map_err(Error::other)?))
+}
+
+/// The shift grows linearly with the number of patches of two by two cells, between 256 of them and 4096.
+fn flux(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    const PATCH: f64 = 16.0;
+    let (base, max) = (call.float("base_shift")?, call.float("max_shift")?);
+    let slope = (max - base) / (4096.0 - 256.0);
+    let patches = call.float("width")? * call.float("height")? / (PATCH * PATCH);
+    let shift = patches * slope + (base - slope * 256.0);
+    with_schedule(call, Arc::new(ShiftedFlow::new(shift).map_err(Error::other)?))
+}
+
+fn compute_dtype(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    match call.text("dtype")? {
+        "default" | "fp32" | "fp16" | "bf16" => Ok(NodeOutput::one(call.object::<Model>("model")?)),
+        other => Err(unknown_choice("dtype", other)),
+    }
+}
 
 fn discrete(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let settings = |prediction| Ok::<_, Error>(DiscreteSettings { prediction, zsnr: call.bool("zsnr")?, ..DiscreteSettings::default() });

@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use comfyd_engine::{Clip, Model, Vae};
+use comfyd_engine::{Clip, LoraExtraction, Model, Vae, save_lora};
 use comfyd_folders::Kind;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class};
+use crate::class::{Call, Class, unknown_choice};
 use crate::saving;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -73,6 +73,31 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         model,
     ),
+    Class::new(
+        || {
+            Schema::new("LoraSave")
+                .display("Extract and Save Lora")
+                .category("_for_testing")
+                .module("comfy_extras.nodes_lora_extract")
+                .schema_generation()
+                .experimental()
+                .description("Saves the differences of models as a LoRA.")
+                .input(
+                    Input::text("filename_prefix")
+                        .default("loras/ComfyUI_extracted_lora")
+                        .option("multiline", false)
+                        .tooltip("Start of the file names. A slash makes folders."),
+                )
+                .input(Input::int("rank").default(8).min(1).max(4096).step(1).tooltip("How much of each difference is kept."))
+                .input(Input::combo("lora_type", ["standard", "full_diff"]).tooltip("Narrow matrices, or whole differences."))
+                .input(Input::bool("bias_diff").default(true).tooltip("Keeps the differences of biases and norms too."))
+                .input(Input::link("model_diff", "MODEL").tooltip("A difference of diffusion models.").optional())
+                .input(Input::link("text_encoder_diff", "CLIP").tooltip("A difference of text encoders.").optional())
+                .hidden_metadata()
+                .output_node()
+        },
+        lora,
+    ),
 ];
 
 fn checkpoint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -105,6 +130,21 @@ fn model(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let model = call.object::<Model>("model")?;
     let metadata = saving::metadata(call);
     save_model(call, call.text("filename_prefix")?, |path, title| model.save(path, None, None, title, &metadata))
+}
+
+fn lora(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let model = call.inputs.get_optional::<Model>("model_diff")?;
+    let clip = call.inputs.get_optional::<Clip>("text_encoder_diff")?;
+    if model.is_none() && clip.is_none() {
+        return Ok(NodeOutput::default());
+    }
+    let full = match call.text("lora_type")? {
+        "standard" => false,
+        "full_diff" => true,
+        other => return Err(unknown_choice("lora_type", other)),
+    };
+    let settings = LoraExtraction { rank: call.count("rank", 1)?, full, bias: call.bool("bias_diff")? };
+    save_model(call, call.text("filename_prefix")?, |path, _| save_lora(call.cx, model.as_deref(), clip.as_deref(), settings, path))
 }
 
 /// Writes a file into the output folder. `write` gets a path beside the final one, and the title for the metadata.

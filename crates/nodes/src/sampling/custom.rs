@@ -202,7 +202,7 @@ fn custom(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (positive, negative) = (call.object::<Conditioning>("positive")?, call.object::<Conditioning>("negative")?);
     let guider = Guider::cfg(&model, &positive, &negative, call.float("cfg")?);
     let seed = call.int("noise_seed")?;
-    let noise = if call.bool("add_noise")? { Noise::Random(seed) } else { Noise::Disabled };
+    let noise = if call.bool("add_noise")? { Noise::Random(seed) } else { Noise::Disabled { seed } };
     sample(call, &guider, noise)
 }
 
@@ -254,7 +254,7 @@ fn random_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn disable_noise(_call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(Value::object(Noise::Disabled)))
+    Ok(NodeOutput::one(Value::object(Noise::Disabled { seed: 0 })))
 }
 
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -3,8 +3,11 @@
 #![allow(dead_code)]
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+
+pub mod compare;
+pub mod models;
 
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions};
 use comfyd_folders::{Folders, Kind, Roots};
@@ -44,6 +47,8 @@ pub struct Bench {
     pub dir: tempfile::TempDir,
     pub folders: Arc<Folders>,
     pub catalog: Catalog,
+    pub engine: Engine,
+    pub cancel: CancelToken,
     pub hidden: Hidden,
     pub reports: Reports,
 }
@@ -54,14 +59,34 @@ impl Bench {
     }
 
     pub fn with(disable_metadata: bool, limits: Limits) -> Self {
+        Self::build(None, disable_metadata, limits, EngineOptions::default())
+    }
+
+    /// With the model files of the folder `models` in `base`, and an engine with these options.
+    pub fn with_models(base: &Path, options: EngineOptions) -> Self {
+        Self::build(Some(base), true, Limits::default(), options)
+    }
+
+    fn build(base: Option<&Path>, disable_metadata: bool, limits: Limits, options: EngineOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
-        let options = EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::default() };
-        let engine = Engine::new(options).unwrap();
+        let mut roots = Roots::under(dir.path());
+        if let Some(base) = base {
+            roots.base = base.to_owned();
+        }
+        let folders = Arc::new(Folders::new(roots).unwrap());
+        let (for_embeddings, for_decoders) = (Arc::clone(&folders), Arc::clone(&folders));
+        let engine = Engine::new(EngineOptions {
+            device: DeviceChoice::Cpu,
+            embeddings: Arc::new(move |name| for_embeddings.embedding(name)),
+            approximate_vae: Arc::new(move |start| for_decoders.approximate_vae(start)),
+            ..options
+        })
+        .unwrap();
         let mut catalog = Catalog::new();
-        let replaced = catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine }));
+        let replaced =
+            catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine: engine.clone() }));
         assert!(replaced.is_empty(), "declared twice: {replaced:?}");
-        Self { dir, folders, catalog, hidden: Hidden::default(), reports: Reports::default() }
+        Self { dir, folders, catalog, engine, cancel: CancelToken::default(), hidden: Hidden::default(), reports: Reports::default() }
     }
 
     pub fn options(&self) -> FileOptions {
@@ -71,8 +96,7 @@ impl Bench {
     /// Runs one node.
     pub fn run(&self, class: &str, inputs: Inputs) -> Result<NodeOutput> {
         let entry = self.catalog.get(class).unwrap_or_else(|| panic!("no class {class}"));
-        let cancel = CancelToken::default();
-        entry.node.run(&mut Context::new("7", &self.hidden, &cancel, &self.reports, 0), inputs)
+        entry.node.run(&mut Context::new("7", &self.hidden, &self.cancel, &self.reports, 0), inputs)
     }
 
     /// Runs one node with widget values, and gives its first output.

@@ -81,6 +81,11 @@ impl Schedule for Continuous {
         self.sigma_data
     }
 
+    fn is_continuous_edm(&self) -> bool {
+        // The reference's other continuous schedules descend from EDM's.
+        true
+    }
+
     fn timestep(&self, sigma: f32) -> f32 {
         match self.rule {
             Rule::QuarterLog => 0.25 * log(sigma),

@@ -114,6 +114,7 @@ pub struct Discrete {
     prediction: Prediction,
     sigma_data: f32,
     rule: Rule,
+    zsnr: bool,
     sigmas: Vec<f32>,
     log_sigmas: Vec<f32>,
 }
@@ -140,6 +141,7 @@ impl Discrete {
             prediction: settings.prediction,
             sigma_data: settings.sigma_data,
             rule: Rule::Index,
+            zsnr: settings.zsnr,
             log_sigmas: sigmas.iter().map(|sigma| sigma.ln() as f32).collect(),
             sigmas: sigmas.iter().map(|sigma| *sigma as f32).collect(),
         })
@@ -160,7 +162,7 @@ impl Discrete {
         }
         let skip = n / KEPT;
         let sigmas: Vec<f32> = (0..KEPT).rev().map(|i| full.sigmas[n - 1 - i * skip]).collect();
-        Ok(Self { rule: Rule::Distilled { skip }, ..Self::from_sigmas(settings.prediction, sigmas)? })
+        Ok(Self { rule: Rule::Distilled { skip }, zsnr: settings.zsnr, ..Self::from_sigmas(settings.prediction, sigmas)? })
     }
 
     /// A table of any noise levels in ascending order.
@@ -170,7 +172,7 @@ impl Discrete {
             return Err(Error::msg("a noise schedule needs finite noise levels in ascending order"));
         }
         let log_sigmas = sigmas.iter().map(|sigma| log(*sigma)).collect();
-        Ok(Self { prediction, sigma_data: 1.0, rule: Rule::Index, sigmas, log_sigmas })
+        Ok(Self { prediction, sigma_data: 1.0, rule: Rule::Index, zsnr: false, sigmas, log_sigmas })
     }
 
     fn nearest_index(&self, sigma: f32) -> usize {
@@ -205,6 +207,10 @@ impl Schedule for Discrete {
 
     fn sigma_data(&self) -> f32 {
         self.sigma_data
+    }
+
+    fn is_zsnr(&self) -> bool {
+        self.zsnr
     }
 
     fn timestep(&self, sigma: f32) -> f32 {

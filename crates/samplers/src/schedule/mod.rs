@@ -62,6 +62,16 @@ pub trait Schedule: Send + Sync + std::fmt::Debug {
         1.0
     }
 
+    /// Whether the last of discrete levels is all noise (zero terminal SNR); a saved model is marked so.
+    fn is_zsnr(&self) -> bool {
+        false
+    }
+
+    /// Whether the levels are continuous and told to the model as EDM does; a saved model that predicts the velocity keeps their limits.
+    fn is_continuous_edm(&self) -> bool {
+        false
+    }
+
     /// The number that the model is told for a noise level.
     fn timestep(&self, sigma: f32) -> f32;
 

@@ -1,7 +1,9 @@
 //! ControlNets and adapters for control: the file's kind, told from names, and ldm's names for diffusers' ones.
 
+use candle_core::DType;
+
 use super::unet;
-use crate::detect::{self, Heads, UNetConfig, count, unet_config};
+use crate::detect::{Heads, UNetConfig, count, unet_config};
 use crate::{Result, StateDict};
 
 /// A file that steers a diffusion model with a picture.
@@ -30,6 +32,22 @@ pub struct ControlNet {
     pub is_difference: bool,
 }
 
+impl ControlNet {
+    /// The sum of a ControlNet of differences and its UNet `base`, whose names are ldm's too; made when the tensors are read.
+    pub fn with_base(&self, base: &StateDict) -> StateDict {
+        let mut out = self.weights.clone();
+        for (name, tensor) in self.weights.iter() {
+            let Some(base) = base.get(name).filter(|base| base.shape() == tensor.shape()).cloned() else { continue };
+            let sum = tensor.map(tensor.shape().to_vec(), move |difference| {
+                let base = base.read().map_err(candle_core::Error::wrap)?;
+                base.to_dtype(DType::F32)?.add(&difference.to_dtype(DType::F32)?)?.to_dtype(difference.dtype())
+            });
+            out.insert(name, sum);
+        }
+        out
+    }
+}
+
 /// What a file for control is.
 pub fn control(dict: &StateDict) -> Result<Control> {
     if dict.contains("lora_controlnet") {
@@ -44,7 +62,7 @@ pub fn control(dict: &StateDict) -> Result<Control> {
             let mut config = unet_config(&weights, "").ok_or_else(|| dict.unknown(UNKNOWN))?;
             config.heads = heads(&config);
             let is_difference = !prefix.is_empty() && dict.contains("difference");
-            return Ok(Control::ControlNet(Box::new(finish(dict, weights, config, None, is_difference)?)));
+            return Ok(Control::ControlNet(Box::new(finish(dict, weights, config, is_difference)?)));
         }
     }
     if let Some(weights) = t2i_adapter(dict) {
@@ -56,14 +74,19 @@ pub fn control(dict: &StateDict) -> Result<Control> {
 const UNKNOWN: &str = "it is no ControlNet for SD1.x, SD2.x or SDXL and no T2I-Adapter; looked for zero_convs.0.0.weight, \
     controlnet_cond_embedding.conv_in.weight, lora_controlnet and body.0.";
 
+/// What only a union of ControlNets has.
+const UNION_MARK: &str = "control_add_embedding.linear_1.bias";
+
 /// As in the UNets that ControlNets are copies of.
 fn heads(config: &UNetConfig) -> Heads {
     if config.use_linear_in_transformer || config.context_dim == 0 { Heads::Channels(64) } else { Heads::Count(8) }
 }
 
-fn finish(dict: &StateDict, weights: StateDict, config: UNetConfig, union_types: Option<usize>, is_difference: bool) -> Result<ControlNet> {
-    let hint = weights.shape("input_hint_block.0.weight").and_then(|shape| shape.get(1)).copied();
-    let hint_channels = hint.ok_or_else(|| dict.unknown("it has no input_hint_block.0.weight, which every ControlNet has"))?;
+fn finish(dict: &StateDict, weights: StateDict, config: UNetConfig, is_difference: bool) -> Result<ControlNet> {
+    let axis = |name: &str, axis: usize| weights.shape(name).and_then(|shape| shape.get(axis)).copied();
+    let hint_channels = axis("input_hint_block.0.weight", 1);
+    let hint_channels = hint_channels.ok_or_else(|| dict.unknown("it has no input_hint_block.0.weight, which every ControlNet has"))?;
+    let union_types = if weights.contains(UNION_MARK) { axis("task_embedding", 0) } else { None };
     Ok(ControlNet { weights, config, hint_channels, union_types, is_difference })
 }
 
@@ -96,14 +119,12 @@ fn diffusers(dict: &StateDict) -> Result<ControlNet> {
             known.insert(from);
         }
     }
-    let mut union_types = None;
-    if dict.contains("control_add_embedding.linear_1.bias") {
-        union_types = dict.shape("task_embedding").and_then(|shape| shape.first()).copied();
+    if dict.contains(UNION_MARK) {
         for (name, tensor) in dict.iter().filter(|(name, _)| !known.contains(*name)) {
             weights.insert(name.replace(".attn.in_proj_", ".attn.in_proj."), tensor.clone());
         }
     }
-    finish(dict, weights, config, union_types, false)
+    finish(dict, weights, config, false)
 }
 
 /// A T2I-Adapter without the prefixes that it is saved with.
@@ -124,14 +145,4 @@ fn t2i_adapter(dict: &StateDict) -> Option<StateDict> {
         dict.clone()
     };
     (dict.contains("body.0.in_conv.weight") || dict.contains("conv_in.weight") && dict.has_prefix("body.0.")).then_some(dict)
-}
-
-/// The diffusion model's names that a ControlNet of differences adds to, for each of its weights that there is one for.
-pub fn difference_targets<'a>(net: &'a ControlNet, unet: &'a StateDict) -> impl Iterator<Item = &'a str> {
-    net.weights.names().filter(|name| unet.contains(name))
-}
-
-/// Whether a ControlNet's shape fits the UNet of this shape: the conditioning and the levels are the same.
-pub fn fits(net: &ControlNet, unet: &detect::UNetConfig) -> bool {
-    net.config.model_channels == unet.model_channels && (net.config.context_dim == unet.context_dim || net.config.context_dim == 0)
 }

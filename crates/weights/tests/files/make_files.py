@@ -39,6 +39,7 @@ torch.save(checkpoint, out("legacy.ckpt"), _use_new_zipfile_serialization=False)
 torch.save({"params": {"conv.weight": grid}}, out("single.pth"))
 torch.save({"fp8": every.view(torch.float8_e4m3fn), "a": grid}, out("fp8.pt"))
 torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": grid[:2].clone()}, "name": "cat", "step": 500}, out("embedding.pt"))
+torch.save([{"clip_l": grid[:2].clone(), "note": "x"}, {"clip_g": grid[2].clone()}], out("list.pt"))
 
 class Evil:
     def __reduce__(self): return (os.system, ("touch /tmp/executed_by_a_pickle",))

@@ -1,0 +1,72 @@
+//! What a recorded case saved against what the reference saved, by the rules of `conformance/check_cases.py`.
+
+use std::path::Path;
+
+use comfyd_imaging::decode;
+use comfyd_weights::safetensors;
+use serde_json::Value as Json;
+
+use super::Bench;
+
+const PIXEL_TOLERANCE: u8 = 1;
+const MEAN_TOLERANCE: f64 = 0.05;
+const LATENT_TOLERANCE: f64 = 1e-3;
+
+fn compare_pictures(got: &[u8], want: &[u8], pixel_tolerance: u8) -> Result<(), String> {
+    let raster = |bytes: &[u8]| decode::raster(bytes, &decode::Limits::default()).map_err(|e| e.to_string());
+    let (got, want) = (raster(got)?, raster(want)?);
+    let shape = |raster: &comfyd_imaging::Raster| (raster.width(), raster.height(), raster.channels());
+    if shape(&got) != shape(&want) {
+        return Err(format!("{:?}, reference {:?}", shape(&got), shape(&want)));
+    }
+    let off: Vec<u8> = got.data().iter().zip(want.data()).map(|(a, b)| a.abs_diff(*b)).collect();
+    let max = off.iter().max().copied().unwrap();
+    let mean = off.iter().map(|v| f64::from(*v)).sum::<f64>() / off.len() as f64;
+    if max <= pixel_tolerance || mean <= MEAN_TOLERANCE { Ok(()) } else { Err(format!("max {max} mean {mean:.4}")) }
+}
+
+fn read_latent(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.latent");
+    std::fs::write(&path, bytes).unwrap();
+    let file = safetensors::File::open(&path).unwrap();
+    assert!(file.tensors().contains_key("latent_format_version_0"));
+    file.read_f32("latent_tensor", 1 << 30).unwrap()
+}
+
+fn compare_latents(got: &[u8], want: &[u8], tolerance: f64) -> Result<f64, String> {
+    let ((got_shape, got), (want_shape, want)) = (read_latent(got), read_latent(want));
+    if got_shape != want_shape {
+        return Err(format!("shape {got_shape:?}, reference {want_shape:?}"));
+    }
+    let norm = |values: &mut dyn Iterator<Item = f64>| values.map(|v| v * v).sum::<f64>().sqrt();
+    let error = norm(&mut got.iter().zip(&want).map(|(a, b)| f64::from(*a) - f64::from(*b)));
+    let error = error / (norm(&mut want.iter().map(|v| f64::from(*v))) + 1e-12);
+    if error <= tolerance { Ok(error) } else { Err(format!("relative error {error:.2e}")) }
+}
+
+/// What differs in one case, whose files lie in `folder`; else the largest relative error of its latents.
+pub fn check(bench: &Bench, folder: &Path, case: &Json) -> Result<f64, String> {
+    let shown = bench.graph(case["workflow"].as_object().unwrap()).map_err(|e| e.to_string())?;
+    let items = shown.iter().flat_map(|ui| ["images", "latents"].into_iter().filter_map(|key| ui.get(key)?.as_array())).flatten();
+    let files: Vec<(bool, Vec<u8>)> = items.map(|file| (file["filename"].as_str().unwrap().ends_with(".png"), bench.saved(file))).collect();
+    let want: Vec<&str> = case["expect"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
+    let mut largest = 0f64;
+    for picture in [true, false] {
+        let got: Vec<&Vec<u8>> = files.iter().filter(|(png, _)| *png == picture).map(|(_, bytes)| bytes).collect();
+        let want: Vec<&&str> = want.iter().filter(|name| name.ends_with(".png") == picture).collect();
+        if got.len() != want.len() {
+            return Err(format!("{} files, reference {}", got.len(), want.len()));
+        }
+        for (got, name) in got.into_iter().zip(want) {
+            let bytes = std::fs::read(folder.join(name)).unwrap();
+            if picture {
+                compare_pictures(got, &bytes, case["pixel_tol"].as_u64().map_or(PIXEL_TOLERANCE, |v| v as u8))?;
+            } else {
+                let error = compare_latents(got, &bytes, case["latent_tol"].as_f64().unwrap_or(LATENT_TOLERANCE))?;
+                largest = largest.max(error);
+            }
+        }
+    }
+    Ok(largest)
+}

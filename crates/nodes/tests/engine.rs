@@ -1,0 +1,276 @@
+//! The nodes on reduced models without the reference: files that are saved and loaded again, progress and previews, interruption, memory.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use comfyd_engine::{EngineOptions, PreviewMethod};
+use comfyd_node::{CancelToken, Context, Error, Inputs, PreviewImage, Reporter, Value};
+use comfyd_nodes::Latent;
+use common::{Bench, inputs, models, values};
+use serde_json::{Value as Json, json};
+
+fn bench() -> Bench {
+    Bench::with_models(models::folder(), EngineOptions::default())
+}
+
+/// A bench whose model folders hold those files and the ones that `files` saved: path in the output folder, path in the folder `models`.
+fn bench_with(saved: &Bench, files: &[(&str, &str)]) -> (tempfile::TempDir, Bench) {
+    let base = tempfile::tempdir().unwrap();
+    for (from, to) in files {
+        let to = base.path().join("models").join(to);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(saved.folders.roots().output.join(from), to).unwrap();
+    }
+    let bench = Bench::with_models(base.path(), EngineOptions::default());
+    (base, bench)
+}
+
+fn node(bench: &Bench, class: &str, widgets: &Json, links: &[(&str, &Value)]) -> Vec<Value> {
+    values(&bench.run(class, linked(widgets, links)).unwrap())
+}
+
+fn linked(widgets: &Json, links: &[(&str, &Value)]) -> Inputs {
+    let mut all = inputs(widgets);
+    for (name, value) in links {
+        all.insert(*name, (*value).clone());
+    }
+    all
+}
+
+/// Model, text encoder, autoencoder.
+fn checkpoint(bench: &Bench, file: &str) -> [Value; 3] {
+    node(bench, "CheckpointLoaderSimple", &json!({"ckpt_name": file}), &[]).try_into().unwrap()
+}
+
+struct Prompt {
+    positive: Value,
+    negative: Value,
+    latent: Value,
+}
+
+fn prompt(bench: &Bench, clip: &Value) -> Prompt {
+    let encode = |text: &str| node(bench, "CLIPTextEncode", &json!({"text": text}), &[("clip", clip)]).remove(0);
+    let latent = node(bench, "EmptyLatentImage", &json!({"width": 64, "height": 64, "batch_size": 1}), &[]).remove(0);
+    Prompt { positive: encode("a lighthouse"), negative: encode("blurry"), latent }
+}
+
+fn sampling(model: &Value, prompt: &Prompt, steps: usize) -> Inputs {
+    let widgets = json!({"seed": 5, "steps": steps, "cfg": 6.0, "sampler_name": "euler", "scheduler": "normal", "denoise": 1.0});
+    let links = [("model", model), ("positive", &prompt.positive), ("negative", &prompt.negative), ("latent_image", &prompt.latent)];
+    linked(&widgets, &links)
+}
+
+fn latent(value: &Value) -> Vec<f32> {
+    value.downcast::<Latent>().unwrap().0.samples.iter().copied().collect()
+}
+
+fn sample(bench: &Bench, model: &Value, clip: &Value) -> Vec<f32> {
+    let prompt = prompt(bench, clip);
+    latent(&values(&bench.run("KSampler", sampling(model, &prompt, 2)).unwrap())[0])
+}
+
+/// How far `got` is from `wanted`, relative to its length.
+fn distance(got: &[f32], wanted: &[f32]) -> f64 {
+    assert_eq!(got.len(), wanted.len());
+    let square = |values: &mut dyn Iterator<Item = f32>| values.map(|v| f64::from(v * v)).sum::<f64>();
+    (square(&mut got.iter().zip(wanted).map(|(a, b)| a - b)) / square(&mut wanted.iter().copied())).sqrt()
+}
+
+#[test]
+fn a_saved_checkpoint_samples_as_the_one_it_was() {
+    let bench = bench();
+    let [model, clip, vae] = checkpoint(&bench, "sd15.safetensors");
+    let wanted = sample(&bench, &model, &clip);
+    node(&bench, "CheckpointSave", &json!({"filename_prefix": "a/whole"}), &[("model", &model), ("clip", &clip), ("vae", &vae)]);
+    node(&bench, "ModelSave", &json!({"filename_prefix": "unet"}), &[("model", &model)]);
+    node(&bench, "CLIPSave", &json!({"filename_prefix": "text"}), &[("clip", &clip)]);
+    node(&bench, "VAESave", &json!({"filename_prefix": "vae"}), &[("vae", &vae)]);
+    let files = [
+        ("a/whole_00001_.safetensors", "checkpoints/whole.safetensors"),
+        ("unet_00001_.safetensors", "diffusion_models/unet.safetensors"),
+        ("text_clip_l_00001_.safetensors", "text_encoders/text.safetensors"),
+        ("vae_00001_.safetensors", "vae/vae.safetensors"),
+    ];
+    let (_base, again) = bench_with(&bench, &files);
+    let [model, clip, vae] = checkpoint(&again, "whole.safetensors");
+    assert_eq!(sample(&again, &model, &clip), wanted);
+    let model = node(&again, "UNETLoader", &json!({"unet_name": "unet.safetensors", "weight_dtype": "default"}), &[]).remove(0);
+    let text = node(&again, "CLIPLoader", &json!({"clip_name": "text.safetensors", "type": "stable_diffusion"}), &[]).remove(0);
+    assert_eq!(sample(&again, &model, &text), wanted);
+    let alone = node(&again, "VAELoader", &json!({"vae_name": "vae.safetensors"}), &[]).remove(0);
+    let latent = prompt(&again, &clip).latent;
+    let decoded = |vae: &Value| {
+        let image = node(&again, "VAEDecode", &json!({}), &[("samples", &latent), ("vae", vae)]).remove(0);
+        image.downcast::<comfyd_nodes::Image>().unwrap().0.0.iter().copied().collect::<Vec<f32>>()
+    };
+    assert_eq!(decoded(&alone), decoded(&vae));
+}
+
+#[test]
+fn a_merge_survives_its_file() {
+    let bench = bench();
+    let [first, clip, _] = checkpoint(&bench, "sd15.safetensors");
+    let [second, ..] = checkpoint(&bench, "other.safetensors");
+    let merged = node(&bench, "ModelMergeSimple", &json!({"ratio": 0.5}), &[("model1", &first), ("model2", &second)]).remove(0);
+    let wanted = sample(&bench, &merged, &clip);
+    assert!(distance(&wanted, &sample(&bench, &first, &clip)) > 0.1);
+    node(&bench, "ModelSave", &json!({"filename_prefix": "merged"}), &[("model", &merged)]);
+    let (_base, again) = bench_with(&bench, &[("merged_00001_.safetensors", "diffusion_models/merged.safetensors")]);
+    let model = node(&again, "UNETLoader", &json!({"unet_name": "merged.safetensors", "weight_dtype": "default"}), &[]).remove(0);
+    // The text of the other bench's encoder; the file holds halves.
+    let prompt = prompt(&bench, &clip);
+    let got = latent(&values(&again.run("KSampler", sampling(&model, &prompt, 2)).unwrap())[0]);
+    let error = distance(&got, &wanted);
+    assert!(error > 0.0 && error < 2e-3, "{error}");
+}
+
+#[test]
+fn a_saved_model_is_marked_with_the_levels_that_are_set() {
+    let bench = bench();
+    let [model, ..] = checkpoint(&bench, "sd15.safetensors");
+    let widgets = json!({"sampling": "v_prediction", "sigma_max": 80.0, "sigma_min": 0.5});
+    let continuous = node(&bench, "ModelSamplingContinuousEDM", &widgets, &[("model", &model)]).remove(0);
+    node(&bench, "ModelSave", &json!({"filename_prefix": "edm"}), &[("model", &continuous)]);
+    let file = comfyd_weights::StateDict::open(&bench.folders.roots().output.join("edm_00001_.safetensors")).unwrap();
+    let value = |name: &str| file.get(name).unwrap().read().unwrap().to_dtype(candle_core::DType::F32).unwrap().to_scalar::<f32>().unwrap();
+    assert!((value("edm_vpred.sigma_max") - 80.0).abs() < 1e-3 && (value("edm_vpred.sigma_min") - 0.5).abs() < 1e-5);
+    // What the file said of its prediction stays.
+    assert!(!file.contains("v_pred"));
+    assert!(file.contains("model.diffusion_model.out.2.weight"));
+}
+
+#[test]
+fn a_lora_can_be_taken_off_and_extracted() {
+    let bench = bench();
+    let [model, clip, _] = checkpoint(&bench, "sd15.safetensors");
+    let wanted = sample(&bench, &model, &clip);
+    let widgets = json!({"lora_name": "lora.safetensors", "strength_model": 1.0, "strength_clip": 1.0});
+    let changed = node(&bench, "LoraLoader", &widgets, &[("model", &model), ("clip", &clip)]);
+    let with_lora = sample(&bench, &changed[0], &changed[1]);
+    assert!(distance(&with_lora, &wanted) > 0.05);
+    assert_eq!(sample(&bench, &model, &clip), wanted);
+
+    let widgets = json!({"multiplier": 1.0});
+    let model_diff = node(&bench, "ModelMergeSubtract", &widgets, &[("model1", &changed[0]), ("model2", &model)]).remove(0);
+    let clip_diff = node(&bench, "CLIPMergeSubtract", &widgets, &[("clip1", &changed[1]), ("clip2", &clip)]).remove(0);
+    let widgets = json!({"filename_prefix": "loras/again", "rank": 4, "lora_type": "standard", "bias_diff": false});
+    node(&bench, "LoraSave", &widgets, &[("model_diff", &model_diff), ("text_encoder_diff", &clip_diff)]);
+    let (_base, again) = bench_with(&bench, &[("loras/again_00001_.safetensors", "loras/again.safetensors")]);
+    let widgets = json!({"lora_name": "again.safetensors", "strength_model": 1.0, "strength_clip": 1.0});
+    let extracted = node(&again, "LoraLoader", &widgets, &[("model", &model), ("clip", &clip)]);
+    let error = distance(&sample(&bench, &extracted[0], &extracted[1]), &with_lora);
+    // The cut at the outermost hundredth of the values is the extraction's own loss.
+    assert!(error < 0.3 * distance(&with_lora, &wanted), "{error}");
+}
+
+#[test]
+fn each_step_is_reported_and_shown() {
+    let options = EngineOptions { preview: PreviewMethod::Latent2Rgb, ..EngineOptions::default() };
+    let bench = Bench::with_models(models::folder(), options);
+    let [model, clip, _] = checkpoint(&bench, "sd15.safetensors");
+    let prompt = prompt(&bench, &clip);
+    bench.run("KSampler", sampling(&model, &prompt, 3)).unwrap();
+    assert_eq!(*bench.reports.progress.lock().unwrap(), [(1.0, 3.0), (2.0, 3.0), (3.0, 3.0)]);
+    let images = bench.reports.images.lock().unwrap();
+    assert_eq!(images.iter().map(|image| (image.width, image.height, image.pixels.len())).collect::<Vec<_>>(), [(8, 8, 192); 3]);
+}
+
+#[test]
+fn the_tiny_autoencoder_shows_whole_pictures() {
+    let options = EngineOptions { preview: PreviewMethod::Taesd, ..EngineOptions::default() };
+    let bench = Bench::with_models(models::folder(), options);
+    let [model, clip, _] = checkpoint(&bench, "sd15.safetensors");
+    let prompt = prompt(&bench, &clip);
+    bench.run("KSampler", sampling(&model, &prompt, 3)).unwrap();
+    let images = bench.reports.images.lock().unwrap();
+    assert!(!images.is_empty() && images.iter().all(|image| (image.width, image.height) == (64, 64)));
+}
+
+/// Cancels after so many reports of progress.
+struct Canceller<'a> {
+    cancel: &'a CancelToken,
+    left: AtomicUsize,
+}
+
+impl Reporter for Canceller<'_> {
+    fn progress(&self, _node: &str, _value: f64, _max: f64) {
+        if self.left.fetch_sub(1, Ordering::Relaxed) == 1 {
+            self.cancel.cancel();
+        }
+    }
+
+    fn image(&self, _node: &str, _image: PreviewImage) {}
+
+    fn text(&self, _node: &str, _text: &str) {}
+}
+
+#[test]
+fn sampling_ends_when_it_is_interrupted() {
+    let bench = bench();
+    let [model, clip, _] = checkpoint(&bench, "sd15.safetensors");
+    let prompt = prompt(&bench, &clip);
+    let run = |cancel: &CancelToken, reporter: &dyn Reporter| {
+        let entry = bench.catalog.get("KSampler").unwrap();
+        entry.node.run(&mut Context::new("7", &bench.hidden, cancel, reporter, 0), sampling(&model, &prompt, 5000)).map(|_| ())
+    };
+    let cancel = CancelToken::default();
+    let reporter = Canceller { cancel: &cancel, left: AtomicUsize::new(2) };
+    assert!(matches!(run(&cancel, &reporter), Err(Error::Interrupted)));
+
+    // In the middle of a pass, at no step's end: by another thread.
+    let cancel = CancelToken::default();
+    let reporter = Canceller { cancel: &CancelToken::default(), left: AtomicUsize::new(usize::MAX) };
+    let begin = Instant::now();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(Duration::from_millis(150));
+            cancel.cancel();
+        });
+        assert!(matches!(run(&cancel, &reporter), Err(Error::Interrupted)));
+    });
+    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+}
+
+#[test]
+fn models_are_unloaded_when_memory_is_short() {
+    let sizes = |file: &str| Path::new(models::folder()).join("models/checkpoints").join(file).metadata().unwrap().len();
+    let one = sizes("sd15.safetensors");
+    let limit = one * 5 / 4;
+    let bench = Bench::with_models(models::folder(), EngineOptions { memory_budget_bytes: Some(limit), ..EngineOptions::default() });
+    let first = checkpoint(&bench, "sd15.safetensors");
+    let second = checkpoint(&bench, "other.safetensors");
+    let wanted = sample(&bench, &first[0], &first[1]);
+    let held = bench.engine.memory().held;
+    assert!(held > one / 2 && held <= limit, "{held} of {limit}");
+    // Another prompt with the same checkpoint loads nothing.
+    let same = checkpoint(&bench, "sd15.safetensors");
+    assert_eq!(sample(&bench, &same[0], &same[1]), wanted);
+    assert_eq!(bench.engine.memory().held, held);
+    let other = sample(&bench, &second[0], &second[1]);
+    assert!(distance(&other, &wanted) > 0.1);
+    assert!(bench.engine.memory().held <= limit, "{} of {limit}", bench.engine.memory().held);
+    assert_eq!(sample(&bench, &first[0], &first[1]), wanted);
+    bench.engine.free(true, true);
+    assert_eq!(bench.engine.memory().held, 0);
+    assert_eq!(sample(&bench, &first[0], &first[1]), wanted);
+}
+
+#[test]
+fn unknown_files_are_refused_with_their_names() {
+    let bench = bench();
+    std::fs::create_dir_all(bench.folders.roots().output.join("x")).unwrap();
+    std::fs::write(bench.folders.roots().output.join("x/broken"), b"nothing of use").unwrap();
+    let (_base, broken) = bench_with(&bench, &[("x/broken", "checkpoints/broken.safetensors"), ("x/broken", "controlnet/broken.pth")]);
+    for (class, widgets) in [
+        ("CheckpointLoaderSimple", json!({"ckpt_name": "broken.safetensors"})),
+        ("ControlNetLoader", json!({"control_net_name": "broken.pth"})),
+    ] {
+        let error = broken.run(class, inputs(&widgets)).unwrap_err().to_string();
+        assert!(error.contains("broken."), "{error}");
+    }
+}
