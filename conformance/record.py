@@ -14,15 +14,16 @@ def call(base, path, data=None):
     return json.loads(urllib.request.urlopen(request, timeout=900).read() or b"null")
 
 
-def record(base, folder, workflows, prefix=""):
-    """Runs the workflows (name -> graph) whose names begin with `prefix`; those recorded before stay. Returns whether all ran."""
+def record(base, folder, workflows, prefix="", new=False):
+    """Runs the workflows (name -> graph) whose names begin with `prefix`, with `new` only those that are not there. What was recorded before
+    and is not now stays. Returns whether all ran."""
     base = base.rstrip("/")
     os.makedirs(folder, exist_ok=True)
     index = os.path.join(folder, "cases.json")
     recorded = json.load(open(index)) if os.path.exists(index) else {}
     complete = True
     for name, workflow in workflows.items():
-        if not name.startswith(prefix):
+        if not name.startswith(prefix) or new and name in recorded:
             continue
         try:
             prompt_id = call(base, "/prompt", {"prompt": workflow})["prompt_id"]
@@ -31,14 +32,15 @@ def record(base, folder, workflows, prefix=""):
             complete = False
             continue
         while prompt_id not in (history := call(base, "/history/" + prompt_id)):
-            time.sleep(0.1)
+            time.sleep(0.05)
         entry = history[prompt_id]
         if entry["status"]["status_str"] != "success":
             print("failed", name, json.dumps(entry["status"]["messages"][-1])[:500], file=sys.stderr)
             complete = False
             continue
         recorded[name] = {"workflow": workflow, "expect": saved(base, folder, name.replace("/", "."), entry["outputs"])}
-        json.dump(recorded, open(index, "w"))
+        with open(index, "w") as out:
+            json.dump(recorded, out, separators=(",", ":"))
         print("ok  ", name, flush=True)
     return complete
 

@@ -7,12 +7,10 @@ extra: on the full-size SD1.5 checkpoint, beside the cases of this folder; the o
 reduced: all of these, and samplers, schedulers and other families, on the reduced models (reduced/models.json, server: reduced_server.py).
 OUT_DIR gets cases.json and what was saved, as check_cases.py reads them; cases that are there and not recorded now are kept. --new records only what is not there.
 """
-import argparse, copy, json, os, sys, time, urllib.error, urllib.parse, urllib.request
+import argparse, copy, os, sys
 
-def call(base, path, data=None):
-    body = json.dumps(data).encode() if data is not None else None
-    request = urllib.request.Request(base + path, body, {"Content-Type": "application/json"})
-    return json.loads(urllib.request.urlopen(request, timeout=900).read() or b"null")
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
+from record import call, record
 
 def node(graph, key, class_type, **inputs): graph[key] = {"class_type": class_type, "inputs": inputs}; return [key, 0]
 
@@ -294,30 +292,9 @@ def cases(kind, info):
     if kind == "reduced": c.loaders(); c.advanced(); c.families(); c.names_of_samplers(info)
     return c.all
 
-def record(base, folder, kind, only, new):
-    os.makedirs(folder, exist_ok=True)
-    path = os.path.join(folder, "cases.json")
-    recorded = json.load(open(path)) if os.path.exists(path) else {}
-    for name, workflow in cases(kind, call(base, "/object_info/KSampler")).items():
-        if not name.startswith(only) or new and name in recorded: continue
-        try: prompt_id = call(base, "/prompt", {"prompt": workflow})["prompt_id"]
-        except urllib.error.HTTPError as e: print("REFUSED", name, e.read()[:400]); continue
-        while prompt_id not in (history := call(base, "/history/" + prompt_id)): time.sleep(0.05)
-        entry = history[prompt_id]
-        if entry["status"]["status_str"] != "success": print("FAILED", name, json.dumps(entry["status"]["messages"][-1])[:600]); continue
-        names = []
-        for output in entry["outputs"].values():
-            for key, end in (("images", "png"), ("latents", "latent")):
-                for i, file in enumerate(output.get(key, [])):
-                    to = f"{name.replace('/', '.')}.{i}.{end}" if end == "png" else f"{name.replace('/', '.')}.{end}"
-                    with open(os.path.join(folder, to), "wb") as out: out.write(urllib.request.urlopen(f"{base}/view?" + urllib.parse.urlencode(file)).read())
-                    names.append(to)
-        recorded[name] = {"workflow": workflow, "expect": names}
-        json.dump(recorded, open(path, "w"), separators=(",", ":"))
-        print("ok", name, flush=True)
-
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
     parser.add_argument("base"); parser.add_argument("folder"); parser.add_argument("kind", choices=["extra", "reduced"]); parser.add_argument("--only", default=""); parser.add_argument("--new", action="store_true")
     a = parser.parse_args()
-    record(a.base.rstrip("/"), a.folder, a.kind, a.only, a.new)
+    base = a.base.rstrip("/")
+    sys.exit(0 if record(base, a.folder, cases(a.kind, call(base, "/object_info/KSampler")), a.only, a.new) else 1)

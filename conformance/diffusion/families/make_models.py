@@ -2,8 +2,8 @@
 
   make_models.py OUT_DIR [NAME ...]
 
-Names: sd2_eps, sd2_v (Stable Diffusion 2.x, told apart by one tensor's spread), sd15_inpaint (9 channels), sd15_ip2p (8 channels),
-sdxl_refiner. The layouts follow from the recorded ones and from the shape of the UNets. Needs numpy, torch and safetensors.
+Names: sd2_eps, sd2_v (Stable Diffusion 2.x, told apart by one tensor's spread), sd15_inpaint (9 channels), sd15_ip2p (8 channels). The
+layouts follow from the recorded ones and from the shape of the UNets. Needs numpy, torch and safetensors.
 """
 import json
 import os
@@ -120,11 +120,9 @@ def layouts():
     sd15 = recorded("sd15")
     vae = {name: shape for name, shape in sd15.items() if name.startswith("first_stage_model.")}
     sd2 = unet(320, [1, 2, 4, 4], [1, 1, 1, 0], 1024, True) | open_clip("cond_stage_model.model.", 1024, 24) | vae
-    refiner = unet(384, [1, 2, 4, 4], [0, 4, 4, 0], 1280, True, adm=2560, middle_depth=4)
-    refiner |= open_clip("conditioner.embedders.0.model.", 1280, 32) | vae
     first = UNET + "input_blocks.0.0.weight"
     return {
-        "sd2_eps": sd2, "sd2_v": sd2, "sdxl_refiner": refiner,
+        "sd2_eps": sd2, "sd2_v": sd2,
         "sd15_inpaint": {**sd15, first: [320, 9, 3, 3]}, "sd15_ip2p": {**sd15, first: [320, 8, 3, 3]},
     }
 

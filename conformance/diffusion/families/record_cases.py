@@ -71,11 +71,6 @@ def cases():
     g["3"] = {"class_type": "SamplerCustomAdvanced", "inputs": {
         "noise": ["41", 0], "guider": ["44", 0], "sampler": ["42", 0], "sigmas": ["43", 0], "latent_image": ["40", 2]}}
     out["sd15_ip2p/dual_cfg"] = g
-    g = graph("sdxl_refiner")
-    for node, score, text in (("6", 6.0, "a harbour (at night:1.3), lanterns"), ("7", 2.5, "grainy")):
-        g[node] = {"class_type": "CLIPTextEncodeSDXLRefiner",
-                   "inputs": {"ascore": score, "width": 96, "height": 64, "text": text, "clip": ["4", 1]}}
-    out["sdxl_refiner/scores"] = g
     return out
 
 

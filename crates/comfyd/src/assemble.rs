@@ -28,7 +28,11 @@ pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
 pub(crate) fn engine(config: &Config, folders: &Arc<Folders>) -> Result<Engine, Failure> {
     let (for_embeddings, for_decoders) = (Arc::clone(folders), Arc::clone(folders));
     Ok(Engine::new(EngineOptions {
-        device: DeviceChoice::Auto,
+        device: match config.device {
+            config::Device::Auto => DeviceChoice::Auto,
+            config::Device::Cpu => DeviceChoice::Cpu,
+            config::Device::Cuda(number) => DeviceChoice::Cuda(number),
+        },
         memory_budget_bytes: config.memory_budget_bytes,
         preview: match config.preview_method {
             config::PreviewMethod::None => PreviewMethod::None,

@@ -110,6 +110,17 @@ pub struct SetInput {
     pub value: serde_json::Value,
 }
 
+/// What runs models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Device {
+    /// The first graphics card, or else the processor.
+    Auto,
+    /// The processor.
+    Cpu,
+    /// The graphics card of that number.
+    Cuda(usize),
+}
+
 /// All settings. Those of the server keep their defaults where no server is started.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -121,6 +132,8 @@ pub struct Config {
     pub extra_model_paths: Vec<PathBuf>,
     /// Least severe messages shown.
     pub verbosity: Verbosity,
+    /// What runs models.
+    pub device: Device,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,
     /// Longer side of previews, in pixels.
@@ -302,12 +315,18 @@ impl Places<'_> {
             (false, Some(count)) if count > 0 => Cache::Lru(count),
             (false, Some(_) | None) => Cache::Classic,
         };
+        let device = match (runner.cpu, runner.cuda_device) {
+            (true, _) => Device::Cpu,
+            (false, Some(number)) => Device::Cuda(number),
+            (false, None) => Device::Auto,
+        };
         let Listen(listen) = server.listen;
         Ok(Config {
             action,
             extra_model_paths: common.extra_model_paths_config.iter().map(|path| self.absolute(path)).collect(),
             verbosity: common.verbose,
             roots: self.roots(common)?,
+            device,
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
             cache,

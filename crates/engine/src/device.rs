@@ -8,7 +8,10 @@ use crate::{DeviceChoice, Error, Result};
 pub(crate) fn open(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0).unwrap_or(Device::Cpu)),
+        DeviceChoice::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
+            tracing::warn!("the graphics card cannot be used, so models run on the processor: {error}");
+            Device::Cpu
+        })),
         DeviceChoice::Auto => Ok(Device::Cpu),
         DeviceChoice::Cuda(index) => Device::new_cuda(index)
             .map_err(|e| Error::msg(format!("the CUDA device {index} cannot be used: {e}; choose another device or the CPU"))),

@@ -2,6 +2,7 @@
 //! the expected values.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -20,7 +21,8 @@ use comfyd_weights::{StateDict, synthetic, write};
 const TOLERANCE: f32 = 1e-3;
 
 struct Fixture {
-    engine: Engine,
+    /// One for the CPU, and one for the GPU where there is one.
+    engines: Vec<Engine>,
     golden: StateDict,
     dir: tempfile::TempDir,
 }
@@ -35,12 +37,30 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         let dict = dict.with_prefix(&format!("{name}."), "model.diffusion_model.");
         write::write(&dir.path().join(format!("{name}.safetensors")), &dict, &write::Options::default()).unwrap();
     }
-    let engine = Engine::new(EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::default() }).unwrap();
-    Fixture { engine, golden: StateDict::open(&golden.join("sampling.safetensors")).unwrap(), dir }
+    let mut devices = vec![DeviceChoice::Cpu];
+    devices.extend(candle_core::utils::cuda_is_available().then_some(DeviceChoice::Cuda(0)));
+    let engines = devices.into_iter().map(|device| Engine::new(EngineOptions { device, ..EngineOptions::default() }).unwrap()).collect();
+    Fixture { engines, golden: StateDict::open(&golden.join("sampling.safetensors")).unwrap(), dir }
 });
 
+thread_local! {
+    /// The engine that this thread's test is at.
+    static CURRENT: Cell<usize> = const { Cell::new(0) };
+}
+
+fn engine() -> &'static Engine {
+    &FIXTURE.engines[CURRENT.get()]
+}
+
+fn on_each_device(test: impl Fn()) {
+    for index in 0..FIXTURE.engines.len() {
+        CURRENT.set(index);
+        test();
+    }
+}
+
 fn model(name: &str) -> Model {
-    FIXTURE.engine.load_unet(&FIXTURE.dir.path().join(format!("{name}.safetensors")), "default").unwrap()
+    engine().load_unet(&FIXTURE.dir.path().join(format!("{name}.safetensors")), "default").unwrap()
 }
 
 fn randn(seed: u64, shape: &[usize]) -> Tensor {
@@ -110,7 +130,7 @@ impl Case {
     }
 
     fn run(&self) -> Tensor {
-        with_context(|cx| FIXTURE.engine.ksampler(cx, &self.model, &self.positive, &self.negative, &self.latent, &self.settings)).unwrap()
+        with_context(|cx| engine().ksampler(cx, &self.model, &self.positive, &self.negative, &self.latent, &self.settings)).unwrap()
     }
 
     fn check(self, name: &str) {
@@ -136,141 +156,161 @@ fn guide(name: &str, guider: &Guider) {
     let sigmas = Sigmas::of_scheduler(guider.model(), "normal", 3, 1.0).unwrap();
     let latent = LatentInput { samples: empty(), noise_mask: None, batch_index: None };
     let euler = Sampler::by_name("euler").unwrap();
-    let sampled = with_context(|cx| FIXTURE.engine.sample(cx, guider, Noise::Random(5), &euler, &sigmas, &latent)).unwrap();
+    let sampled = with_context(|cx| engine().sample(cx, guider, Noise::Random(5), &euler, &sigmas, &latent)).unwrap();
     compare(name, &sampled.output);
 }
 
 #[test]
 fn plain_samplings() {
-    case(model("base")).check("plain");
-    case(model("base")).with(|c| c.settings.cfg = 1.0).check("cfg1");
-    case(model("base")).with(|c| (c.settings.cfg, c.settings.sampler) = (1.0, "euler_ancestral_cfg_pp".into())).check("cfg_pp");
-    let batch = Tensor::zeros((2, 4, 16, 24), DType::F32, &Device::Cpu).unwrap();
-    case(model("base")).with(|c| c.latent.samples = batch).check("batch");
-    case(model("base")).with(|c| (c.latent.samples, c.settings.denoise) = (full(), 0.6)).check("image");
-    case(model("base")).with(|c| c.positive = cond_of(1, 154, |_| {})).check("long_text");
+    on_each_device(|| {
+        case(model("base")).check("plain");
+        case(model("base")).with(|c| c.settings.cfg = 1.0).check("cfg1");
+        case(model("base")).with(|c| (c.settings.cfg, c.settings.sampler) = (1.0, "euler_ancestral_cfg_pp".into())).check("cfg_pp");
+        let batch = Tensor::zeros((2, 4, 16, 24), DType::F32, &Device::Cpu).unwrap();
+        case(model("base")).with(|c| c.latent.samples = batch).check("batch");
+        case(model("base")).with(|c| (c.latent.samples, c.settings.denoise) = (full(), 0.6)).check("image");
+        case(model("base")).with(|c| c.positive = cond_of(1, 154, |_| {})).check("long_text");
+    });
 }
 
 #[test]
 fn masked_samplings() {
-    let masked = |model: Model| {
-        case(model).with(|c| {
-            c.latent.samples = full();
-            c.latent.noise_mask = Some(rand(3, &[1, 32, 48]));
-        })
-    };
-    masked(model("base")).with(|c| c.settings.sampler = "ddim".into()).check("ddim_mask");
-    masked(model("base").differential_diffusion(1.0)).check("differential");
+    on_each_device(|| {
+        let masked = |model: Model| {
+            case(model).with(|c| {
+                c.latent.samples = full();
+                c.latent.noise_mask = Some(rand(3, &[1, 32, 48]));
+            })
+        };
+        masked(model("base")).with(|c| c.settings.sampler = "ddim".into()).check("ddim_mask");
+        masked(model("base").differential_diffusion(1.0)).check("differential");
+    });
 }
 
 #[test]
 fn areas_masks_and_ranges() {
-    let both = |change: fn(&mut CondEntry)| cond(1).combine(&cond_of(3, 77, change));
-    let positive = |positive: Conditioning| case(model("base")).with(|c| c.positive = positive);
-    positive(both(|e| (e.area, e.strength) = (Some(Area::Latent { height: 8, width: 10, y: 4, x: 6 }), Some(0.8)))).check("area");
-    positive(both(|e| e.area = Some(Area::Percent { height: 0.5, width: 0.4, y: 0.25, x: 0.6 }))).check("percent");
-    let masked = cond_of(1, 77, |e| (e.mask, e.mask_strength) = (Some(rand(4, &[1, 40, 40])), Some(0.7)));
-    positive(masked.combine(&cond_of(3, 77, |e| e.mask = Some(rand(5, &[1, 16, 24]))))).check("mask");
-    let mut square = vec![0.0; 16 * 24];
-    (2..6).for_each(|y| (3..9).for_each(|x| square[y * 24 + x] = 1.0));
-    let square = tensor(&[1, 16, 24], square).unwrap();
-    positive(cond(1).combine(&cond_of(3, 77, |e| (e.mask, e.set_area_to_bounds) = (Some(square), true)))).check("bounds");
-    let first = cond_of(1, 77, |e| (e.start_percent, e.end_percent) = (Some(0.0), Some(0.5)));
-    let second = cond_of(3, 77, |e| (e.start_percent, e.end_percent) = (Some(0.5), Some(1.0)));
-    positive(first.combine(&second)).check("range");
-    let fallback = cond_of(1, 77, |e| e.is_default = true);
-    positive(fallback.combine(&cond_of(3, 77, |e| e.mask = Some(rand(4, &[1, 16, 24]))))).check("default");
+    on_each_device(|| {
+        let both = |change: fn(&mut CondEntry)| cond(1).combine(&cond_of(3, 77, change));
+        let positive = |positive: Conditioning| case(model("base")).with(|c| c.positive = positive);
+        positive(both(|e| (e.area, e.strength) = (Some(Area::Latent { height: 8, width: 10, y: 4, x: 6 }), Some(0.8)))).check("area");
+        positive(both(|e| e.area = Some(Area::Percent { height: 0.5, width: 0.4, y: 0.25, x: 0.6 }))).check("percent");
+        let masked = cond_of(1, 77, |e| (e.mask, e.mask_strength) = (Some(rand(4, &[1, 40, 40])), Some(0.7)));
+        positive(masked.combine(&cond_of(3, 77, |e| e.mask = Some(rand(5, &[1, 16, 24]))))).check("mask");
+        let mut square = vec![0.0; 16 * 24];
+        (2..6).for_each(|y| (3..9).for_each(|x| square[y * 24 + x] = 1.0));
+        let square = tensor(&[1, 16, 24], square).unwrap();
+        positive(cond(1).combine(&cond_of(3, 77, |e| (e.mask, e.set_area_to_bounds) = (Some(square), true)))).check("bounds");
+        let first = cond_of(1, 77, |e| (e.start_percent, e.end_percent) = (Some(0.0), Some(0.5)));
+        let second = cond_of(3, 77, |e| (e.start_percent, e.end_percent) = (Some(0.5), Some(1.0)));
+        positive(first.combine(&second)).check("range");
+        let fallback = cond_of(1, 77, |e| e.is_default = true);
+        positive(fallback.combine(&cond_of(3, 77, |e| e.mask = Some(rand(4, &[1, 16, 24]))))).check("default");
+    });
 }
 
 #[test]
 fn models_with_more_channels() {
-    let shown = |c: &Conditioning| {
-        c.map(|e| {
-            e.concat_latent = Some(full());
-            e.concat_mask = Some(rand(6, &[1, 128, 192]));
-        })
-    };
-    case(model("inpaint"))
-        .with(|c| {
-            (c.positive, c.negative) = (shown(&c.positive), shown(&c.negative));
-            (c.latent.samples, c.latent.noise_mask) = (full(), Some(rand(6, &[1, 128, 192])));
-        })
-        .check("inpaint_model");
-    case(model("inpaint")).check("inpaint_blank");
-    let edited = |c: &Conditioning| c.map(|e| e.concat_latent = Some(full()));
-    case(model("edit")).with(|c| (c.positive, c.negative) = (edited(&c.positive), edited(&c.negative))).check("edit_model");
+    on_each_device(|| {
+        let shown = |c: &Conditioning| {
+            c.map(|e| {
+                e.concat_latent = Some(full());
+                e.concat_mask = Some(rand(6, &[1, 128, 192]));
+            })
+        };
+        case(model("inpaint"))
+            .with(|c| {
+                (c.positive, c.negative) = (shown(&c.positive), shown(&c.negative));
+                (c.latent.samples, c.latent.noise_mask) = (full(), Some(rand(6, &[1, 128, 192])));
+            })
+            .check("inpaint_model");
+        case(model("inpaint")).check("inpaint_blank");
+        let edited = |c: &Conditioning| c.map(|e| e.concat_latent = Some(full()));
+        case(model("edit")).with(|c| (c.positive, c.negative) = (edited(&c.positive), edited(&c.negative))).check("edit_model");
+    });
 }
 
 #[test]
 fn guiders() {
-    let base = model("base");
-    guide("basic", &Guider::basic(&base, &cond(1)));
-    guide("dual", &Guider::dual_cfg(&base, &cond(1), &cond(3), &cond(2), 5.0, 3.0, DualStyle::Regular));
-    guide("dual_nested", &Guider::dual_cfg(&base, &cond(1), &cond(3), &cond(2), 5.0, 3.0, DualStyle::Nested));
-    guide("perp_neg_guider", &Guider::perp_neg(&base, &cond(1), &cond(2), &cond(3), 6.0, 0.8));
+    on_each_device(|| {
+        let base = model("base");
+        guide("basic", &Guider::basic(&base, &cond(1)));
+        guide("dual", &Guider::dual_cfg(&base, &cond(1), &cond(3), &cond(2), 5.0, 3.0, DualStyle::Regular));
+        guide("dual_nested", &Guider::dual_cfg(&base, &cond(1), &cond(3), &cond(2), 5.0, 3.0, DualStyle::Nested));
+        guide("perp_neg_guider", &Guider::perp_neg(&base, &cond(1), &cond(2), &cond(3), 6.0, 0.8));
+    });
 }
 
 #[test]
 fn guidance_functions() {
-    let base = model("base");
-    case(base.perp_neg(&cond(3), 0.8)).check("perp_neg");
-    case(base.rescale_cfg(0.7)).check("rescale");
-    case(base.adaptive_projected_guidance(0.6, 4.0, -0.5)).check("apg");
-    case(base.cfg_zero_star()).check("zero_star");
-    case(base.cfg_norm(0.9)).check("norm");
-    case(base.tangential_damping()).check("tcfg");
-    case(base.fresca(0.8, 1.4, 5)).check("fresca");
-    case(base.mahiro()).check("mahiro");
-    case(base.epsilon_scaling(1.01)).check("epsilon");
-    case(base.perturbed_attention_guidance(3.0)).check("pag");
-    case(base.self_attention_guidance(0.5, 2.0)).check("sag");
+    on_each_device(|| {
+        let base = model("base");
+        case(base.perp_neg(&cond(3), 0.8)).check("perp_neg");
+        case(base.rescale_cfg(0.7)).check("rescale");
+        case(base.adaptive_projected_guidance(0.6, 4.0, -0.5)).check("apg");
+        case(base.cfg_zero_star()).check("zero_star");
+        case(base.cfg_norm(0.9)).check("norm");
+        case(base.tangential_damping()).check("tcfg");
+        case(base.fresca(0.8, 1.4, 5)).check("fresca");
+        case(base.mahiro()).check("mahiro");
+        case(base.epsilon_scaling(1.01)).check("epsilon");
+        case(base.perturbed_attention_guidance(3.0)).check("pag");
+        case(base.self_attention_guidance(0.5, 2.0)).check("sag");
+    });
 }
 
 #[test]
 fn noise_levels() {
-    let v = DiscreteSettings { prediction: Prediction::V, zsnr: true, ..DiscreteSettings::default() };
-    case(model("base").with_schedule(std::sync::Arc::new(Discrete::new(&v).unwrap()))).check("v");
+    on_each_device(|| {
+        let v = DiscreteSettings { prediction: Prediction::V, zsnr: true, ..DiscreteSettings::default() };
+        case(model("base").with_schedule(std::sync::Arc::new(Discrete::new(&v).unwrap()))).check("v");
+    });
 }
 
 #[test]
 fn patches_of_the_pass() {
-    let base = model("base");
-    case(base.freeu(1.1, 1.2, 0.9, 0.2)).check("freeu");
-    case(base.freeu_v2(1.3, 1.4, 0.9, 0.2)).check("freeu_v2");
-    let settings = Downscale {
-        block_number: 2,
-        factor: 2.0,
-        start_percent: 0.0,
-        end_percent: 0.6,
-        after_skip: true,
-        downscale_method: Method::Bicubic,
-        upscale_method: Method::Bilinear,
-    };
-    case(base.downscale(settings).unwrap()).check("downscale");
-    case(base.token_merging(0.4)).with(|c| c.settings.steps = 1).check("tome");
-    let larger = Tensor::zeros((1, 4, 32, 32), DType::F32, &Device::Cpu).unwrap();
-    case(base.hypertile(64, 4, 1, false)).with(|c| (c.latent.samples, c.settings.steps) = (larger, 1)).check("hypertile");
+    on_each_device(|| {
+        let base = model("base");
+        case(base.freeu(1.1, 1.2, 0.9, 0.2)).check("freeu");
+        case(base.freeu_v2(1.3, 1.4, 0.9, 0.2)).check("freeu_v2");
+        let settings = Downscale {
+            block_number: 2,
+            factor: 2.0,
+            start_percent: 0.0,
+            end_percent: 0.6,
+            after_skip: true,
+            downscale_method: Method::Bicubic,
+            upscale_method: Method::Bilinear,
+        };
+        case(base.downscale(settings).unwrap()).check("downscale");
+        case(base.token_merging(0.4)).with(|c| c.settings.steps = 1).check("tome");
+        let larger = Tensor::zeros((1, 4, 32, 32), DType::F32, &Device::Cpu).unwrap();
+        case(base.hypertile(64, 4, 1, false)).with(|c| (c.latent.samples, c.settings.steps) = (larger, 1)).check("hypertile");
+    });
 }
 
 #[test]
 fn patched_weights() {
-    let (base, other) = (model("base"), model("other"));
-    case(base.merge(&other, 0.3).unwrap()).check("merged");
-    let ratios = [("input".to_owned(), 0.2), ("middle".to_owned(), 0.5), ("out".to_owned(), 0.9)];
-    case(base.merge_blocks(&other, 0.2, &ratios).unwrap()).check("blocks");
-    case(base.add(&base.subtract(&other, 0.5).unwrap()).unwrap()).check("subtracted");
-    case(base.cross_attention_multiply(AttentionScale { q: 1.1, k: 0.9, v: 1.2, out: 0.8 })).check("multiplied");
-    // A merge at its ends gives one of the models, to the bit.
-    assert_eq!(difference(&case(base.merge(&other, 1.0).unwrap()).run(), &case(base.clone()).run()), 0.0);
-    assert_eq!(difference(&case(base.merge(&other, 0.0).unwrap()).run(), &case(other).run()), 0.0);
+    on_each_device(|| {
+        let (base, other) = (model("base"), model("other"));
+        case(base.merge(&other, 0.3).unwrap()).check("merged");
+        let ratios = [("input".to_owned(), 0.2), ("middle".to_owned(), 0.5), ("out".to_owned(), 0.9)];
+        case(base.merge_blocks(&other, 0.2, &ratios).unwrap()).check("blocks");
+        case(base.add(&base.subtract(&other, 0.5).unwrap()).unwrap()).check("subtracted");
+        case(base.cross_attention_multiply(AttentionScale { q: 1.1, k: 0.9, v: 1.2, out: 0.8 })).check("multiplied");
+        // A merge at its ends gives one of the models, to the bit.
+        assert_eq!(difference(&case(base.merge(&other, 1.0).unwrap()).run(), &case(base.clone()).run()), 0.0);
+        assert_eq!(difference(&case(base.merge(&other, 0.0).unwrap()).run(), &case(other).run()), 0.0);
+    });
 }
 
 #[test]
 fn an_interruption_ends_the_pass() {
-    let (hidden, cancel) = (Hidden::default(), CancelToken::default());
-    cancel.cancel();
-    let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
-    let case = case(model("base"));
-    let result = FIXTURE.engine.ksampler(&cx, &case.model, &case.positive, &case.negative, &case.latent, &case.settings);
-    assert!(matches!(result, Err(comfyd_engine::Error::Interrupted)));
+    on_each_device(|| {
+        let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+        cancel.cancel();
+        let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
+        let case = case(model("base"));
+        let result = engine().ksampler(&cx, &case.model, &case.positive, &case.negative, &case.latent, &case.settings);
+        assert!(matches!(result, Err(comfyd_engine::Error::Interrupted)));
+    });
 }

@@ -72,13 +72,14 @@ impl Handle {
     /// Interrupts the running prompt; with an id, only if that one runs. Whether one was interrupted.
     pub fn interrupt(&self, prompt_id: Option<&str>) -> bool {
         let state = self.shared.state.lock();
-        match &state.running {
-            Some(running) if prompt_id.is_none_or(|id| id == running.id) => {
-                running.cancel.cancel();
-                true
-            }
-            Some(_) | None => false,
+        let asked = match prompt_id {
+            None => state.running.as_ref(),
+            Some(id) => state.running.iter().chain(&state.claimed).find(|prompt| prompt.id == id),
+        };
+        if let Some(prompt) = asked {
+            prompt.cancel.cancel();
         }
+        asked.is_some()
     }
 
     /// Asks for memory back: once no prompt runs, models are unloaded and, with `free_memory`, cached results dropped too.
@@ -120,6 +121,8 @@ struct Shared {
 #[derive(Default)]
 struct State {
     running: Option<Running>,
+    /// The prompt that was claimed along with the last one's end and has not begun: the queue says already that it runs.
+    claimed: Option<Running>,
     unload_models: bool,
     free_memory: bool,
     stop: Option<Shutdown>,
@@ -183,9 +186,10 @@ impl Device {
 
     /// Runs one job and gives the next one, if it was claimed along with this one's end.
     fn run(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
-        let cancel = CancelToken::default();
+        let cancel;
         {
             let mut state = self.shared.state.lock();
+            cancel = state.claimed.take().map(|claimed| claimed.cancel).unwrap_or_default();
             if state.stop == Some(Shutdown::Requeue) {
                 cancel.cancel();
             }
@@ -222,7 +226,11 @@ impl Device {
         tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
         let end = terminal_event(&outcome);
         let next = self.store_end(job, &outcome, go_on);
-        self.shared.state.lock().running = None;
+        {
+            let mut state = self.shared.state.lock();
+            state.running = None;
+            state.claimed = next.as_ref().map(|job| Running { id: job.id.clone(), cancel: CancelToken::default() });
+        }
         // In the reference's order: the end, the queue's new figures, and then that nothing runs any more.
         let kinds = end.into_iter().chain(self.figures(next.as_deref())).chain([EventKind::Idle]);
         self.announce(to, kinds);

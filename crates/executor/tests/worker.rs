@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NewJob, Position, Status};
+use parking_lot::Mutex;
 use serde_json::json;
 use tokio::runtime::Runtime;
 
@@ -20,6 +21,8 @@ struct Sink {
     kept: MemorySink,
     store: Arc<MemoryStore>,
     runtime: tokio::runtime::Handle,
+    /// Called when a prompt is over, before the next one begins.
+    at_idle: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 impl EventSink for Sink {
@@ -35,7 +38,11 @@ impl EventSink for Sink {
             assert_eq!(event.client_id.as_deref(), Some("me"));
             assert_eq!(stored.map(|entry| entry.status), told, "the history when the end is announced");
         }
+        let idle = matches!(event.kind, EventKind::Idle);
         self.kept.emit(event);
+        if let Some(act) = self.at_idle.lock().as_ref().filter(|_| idle) {
+            act();
+        }
     }
 }
 
@@ -51,7 +58,12 @@ impl Scene {
     fn new() -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = Arc::new(MemoryStore::default());
-        let sink = Arc::new(Sink { kept: MemorySink::default(), store: store.clone(), runtime: runtime.handle().clone() });
+        let sink = Arc::new(Sink {
+            at_idle: Mutex::default(),
+            kept: MemorySink::default(),
+            store: store.clone(),
+            runtime: runtime.handle().clone(),
+        });
         let unloaded = Arc::new(AtomicUsize::new(0));
         let counter = unloaded.clone();
         let options = WorkerOptions {
@@ -240,4 +252,23 @@ fn a_prompt_claimed_before_the_stop_goes_back() {
     let queue = scene.runtime.block_on(scene.store.queue()).unwrap();
     let waiting: Vec<&str> = queue.pending.iter().map(|j| j.id.as_str()).collect();
     assert_eq!((waiting, queue.running.len()), (vec!["p"], 0));
+}
+
+#[test]
+fn a_prompt_that_the_queue_calls_running_can_be_interrupted_before_it_begins() {
+    let scene = Scene::new();
+    scene.enqueue("hold", "1:Wait value=1\nout:Show value=@1");
+    scene.until("the start", || scene.handle.running().is_some());
+    scene.enqueue("p", "1:Num value=1\nout:Show value=@1");
+    scene.enqueue("q", "1:Num value=2\nout:Show value=@1");
+    let handle = scene.handle.clone();
+    *scene.sink.at_idle.lock() = Some(Box::new(move || {
+        assert!(!handle.interrupt(None), "without an id, only what has begun is meant");
+        handle.interrupt(Some("p"));
+    }));
+    scene.handle.interrupt(Some("hold"));
+    scene.until_idle(3);
+    assert_eq!(scene.status("p"), Some(Status::Interrupted));
+    assert_eq!(scene.status("q"), Some(Status::Success), "the next one is not touched");
+    scene.handle.shutdown(Shutdown::Finish);
 }

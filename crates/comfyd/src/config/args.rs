@@ -108,6 +108,12 @@ pub struct CommonArgs {
 /// Options of what runs prompts.
 #[derive(Debug, Args)]
 pub struct RunnerArgs {
+    /// Run models on the processor even where a graphics card could.
+    #[arg(long, group = "device")]
+    pub cpu: bool,
+    /// Run models on this graphics card [default: the first one, where the program was built with CUDA and there is one].
+    #[arg(long, value_name = "N", group = "device")]
+    pub cuda_device: Option<usize>,
     /// How samplers make previews.
     #[arg(long, value_name = "METHOD", default_value = "none")]
     pub preview_method: PreviewMethod,

@@ -59,6 +59,9 @@ fn options_with_and_without_values() {
     assert_eq!(serve(&["--verbose"]).verbosity, Verbosity::Debug);
     assert_eq!(serve(&["--verbose", "warning"]).verbosity, Verbosity::Warning);
     assert_eq!(serve(&["--preview-method", "latent2rgb"]).preview_method, PreviewMethod::Latent2Rgb);
+    assert_eq!([serve(&[]).device, serve(&["--cpu"]).device], [Device::Auto, Device::Cpu]);
+    assert_eq!(serve(&["--cuda-device", "1"]).device, Device::Cuda(1));
+    assert!(refusal(&["serve", "--cpu", "--cuda-device", "1"], &[]).contains("--cpu"));
     assert_eq!(serve(&["--max-upload-size", "0.5"]).max_upload_bytes, 512 << 10);
     assert!(refusal(&["serve", "--max-upload-size", "NaN"], &[]).contains("above 0"));
 }
