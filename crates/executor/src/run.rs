@@ -521,6 +521,8 @@ impl<'a> Run<'a> {
     /// A node has run: what only it needed can go.
     fn complete(&mut self, index: NodeIndex) {
         self.list.complete(index);
+        // A node whose result is dropped may run again for another node: then it must ask again, for its inputs are gone too.
+        self.asked.remove(&index);
         for target in link_targets(&self.graph, index).collect::<Vec<_>>() {
             self.release(target);
         }

@@ -420,3 +420,22 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_node_that_runs_again_asks_for_its_lazy_inputs_again() {
+    let mut bench = with(CachePolicy::None);
+    let lines = [
+        "one:Num value=1",
+        "nil:Num value=0",
+        "twice:Pick which=@one a=@one b=@nil",
+        "first:Pick which=@twice a=@one b=@one",
+        "later:MakeList v1=@twice v2=@twice",
+        "pick:Pick which=@first a=@first b=@later",
+        "out:Show value=@pick",
+    ];
+    let ran = bench.run(&lines.join("\n"));
+    succeeded(&ran);
+    assert_eq!(*ran.shown("out"), json!([0, 0]));
+    // Each time once to ask and once to run.
+    assert_eq!(ran.events.matches("executing twice ").count(), 4, "{}", ran.events);
+}
