@@ -1,5 +1,5 @@
-//! Websocket clients: who is connected, what waits for each, and how events become frames. A slow client loses previews first, then its
-//! connection; it never slows another.
+//! Websocket clients: who is connected, what waits for each, and how events become frames. A slow client gets the queue's newest figures
+//! only, loses previews, and then its connection; it never slows another.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -60,7 +60,24 @@ impl Closed {
 
 struct Queued {
     message: Message,
-    droppable: bool,
+    kind: Kind,
+}
+
+/// What becomes of a message when its client is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// It reaches the client, or the client is disconnected.
+    Needed,
+    /// Figures that newer ones make worthless.
+    Figures,
+    /// It may be left out.
+    Droppable,
+}
+
+impl Kind {
+    fn of(event: &EventKind) -> Self {
+        if event.droppable() { Self::Droppable } else { Self::Needed }
+    }
 }
 
 /// One connection's outgoing queue.
@@ -74,14 +91,20 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    fn push(&self, message: Message, droppable: bool) {
+    fn push(&self, message: Message, kind: Kind) {
         let mut queue = self.queue.lock();
+        if kind == Kind::Figures
+            && queue.len() >= self.limit / 4
+            && let Some(older) = queue.iter().rposition(|q| q.kind == Kind::Figures)
+        {
+            queue.remove(older);
+        }
         if queue.len() >= self.limit {
-            if droppable {
+            if kind == Kind::Droppable {
                 return;
             }
             // Makes room by the oldest preview; without one the client is hopelessly behind.
-            match queue.iter().position(|q| q.droppable) {
+            match queue.iter().position(|q| q.kind == Kind::Droppable) {
                 Some(at) => drop(queue.remove(at)),
                 None => {
                     drop(queue);
@@ -89,7 +112,7 @@ impl Mailbox {
                 }
             }
         }
-        queue.push_back(Queued { message, droppable });
+        queue.push_back(Queued { message, kind });
         drop(queue);
         self.wake.notify_one();
     }
@@ -203,13 +226,17 @@ impl Hub {
 
     /// Sends an event to everybody.
     pub fn broadcast(&self, event: &str, data: &Value) {
+        self.broadcast_as(Kind::Needed, event, data);
+    }
+
+    fn broadcast_as(&self, kind: Kind, event: &str, data: &Value) {
         let clients = self.inner.clients.read();
         if clients.is_empty() {
             return;
         }
         let message = text(event, data);
         for mailbox in clients.values() {
-            mailbox.push(message.clone(), false);
+            mailbox.push(message.clone(), kind);
         }
     }
 
@@ -229,13 +256,13 @@ impl Hub {
         if version < told.version || told.status.as_ref() == Some(&status) {
             return;
         }
-        self.broadcast("status", &json!({"status": status}));
+        self.broadcast_as(Kind::Figures, "status", &json!({"status": status}));
         *told = Told { version, status: Some(status), running: counts.running_ids.clone() };
     }
 
     /// Sends an event to one connection.
     pub fn send(&self, mailbox: &Mailbox, event: &str, data: &Value) {
-        mailbox.push(text(event, data), false);
+        mailbox.push(text(event, data), Kind::Needed);
     }
 
     /// What a client that reconnects in the middle of its prompt must be told: the `executing` data.
@@ -301,17 +328,17 @@ impl EventSink for Hub {
         if receivers.is_empty() {
             return;
         }
-        let droppable = event.kind.droppable();
+        let kind = Kind::of(&event.kind);
         let (node, image) = match &event.kind {
             EventKind::Image { node, image } => (node, image),
             EventKind::Text { node, text } => {
                 let frame = Message::Binary(frames::text_frame(&node.id, text));
-                return receivers.iter().for_each(|mailbox| mailbox.push(frame.clone(), droppable));
+                return receivers.iter().for_each(|mailbox| mailbox.push(frame.clone(), kind));
             }
             _ => {
                 if let Some((name, data)) = frames::json_event(&event) {
                     let message = text(name, &data);
-                    receivers.iter().for_each(|mailbox| mailbox.push(message.clone(), droppable));
+                    receivers.iter().for_each(|mailbox| mailbox.push(message.clone(), kind));
                 }
                 return;
             }
@@ -320,7 +347,7 @@ impl EventSink for Hub {
             let abilities = *mailbox.abilities.lock();
             let size = image.max_size.or((!image.lossless).then_some(self.inner.preview_size));
             match frames::image_frame(&event.prompt_id, node, image, size, abilities) {
-                Ok(frame) => mailbox.push(Message::Binary(frame), droppable),
+                Ok(frame) => mailbox.push(Message::Binary(frame), kind),
                 Err(error) => tracing::warn!(%error, "a preview could not be encoded"),
             }
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use axum::extract::ws::Message;
-use comfyd_jobs::EventSink;
 use comfyd_jobs::contract::sink::{self, Harness};
+use comfyd_jobs::{Counts, EventSink};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -107,4 +107,27 @@ fn a_slow_client_is_told_why_it_is_disconnected() {
     }
     let why = mailbox.next().now_or_never().unwrap().unwrap_err();
     assert_eq!((why.code(), why.reason()), (1008, "too slow: too many messages were waiting"));
+}
+
+#[test]
+fn who_is_behind_gets_the_newest_figures_only() {
+    let hub = Hub::new(16, 8);
+    let (idle, busy) = (hub.connect("idle").unwrap(), hub.connect("busy").unwrap());
+    let counts = |pending| Counts { running: 0, pending, running_ids: vec![] };
+    for n in 1..1_000 {
+        hub.status(n as u64, &counts(n));
+        if n % 100 == 0 {
+            hub.send(&busy, "tick", &n.into());
+        }
+    }
+    let told = |mailbox: &Mailbox| {
+        let messages = std::iter::from_fn(|| mailbox.next().now_or_never());
+        let texts = messages.map(|message| message.unwrap().into_text().unwrap().to_string());
+        texts.collect::<Vec<String>>()
+    };
+    let idle = told(&idle);
+    assert!(idle.len() <= 5 && idle.last().unwrap().contains("\"queue_pending\":999"), "{idle:?}");
+    let busy = told(&busy);
+    assert_eq!(busy.iter().filter(|text| text.contains("tick")).count(), 9, "{busy:?}");
+    assert!(busy.last().unwrap().contains("\"queue_pending\":999"), "{busy:?}");
 }
