@@ -120,9 +120,10 @@ impl EventSink for Bar {
     fn emit(&self, event: Event) {
         match &event.kind {
             EventKind::Executing(node) => {
-                self.0.set_message(node.title.as_ref().unwrap_or(&node.class_type).to_string());
-                self.0.set_length(1);
+                // In this order, since each draws the bar: the position must not be that of the last node.
                 self.0.set_position(0);
+                self.0.set_length(1);
+                self.0.set_message(node.title.as_ref().unwrap_or(&node.class_type).to_string());
             }
             EventKind::Progress { value, max, .. } => {
                 self.0.set_length(*max as u64);
