@@ -112,6 +112,16 @@ def controlnet(**config):
     config = {k: v for k, v in config.items() if k not in ("out_channels", "transformer_depth_output", "legacy")}
     return shapes(ControlNet(**config, hint_channels=3, device="meta", operations=OPERATIONS), "control_model.")
 
+def control_lora(unet, rank=4, **config):
+    """A ControlNet whose convolutions and matrices are differences to those of `unet`; the norms before convolutions are the UNet's own."""
+    out = {"lora_controlnet": []}
+    for k, s in controlnet(**config).items():
+        k = k.removeprefix("control_model.")
+        if UNET + k not in unet: out[k] = s
+        elif len(s) > 1: out[k[:-6] + "up"], out[k[:-6] + "down"] = [s[0], rank] + [1] * (len(s) - 2), [rank] + s[1:]
+        elif "_layers.0." not in k: out[k] = s
+    return plain(out)
+
 def adapter(channels): return shapes(Adapter(cin=192, channels=[channels, channels * 2, channels * 4, channels * 4], nums_rb=2, ksize=1, sk=True, use_conv=False, xl=False))
 
 def plain(tensors, **more): return dict(tensors=tensors, **more)
@@ -125,6 +135,7 @@ extra = {
     "loras/loha_random.safetensors": loha(full, "attn2"),
     "loras/lokr_random.safetensors": lokr(full, "attn2"),
     "controlnet/controlnet_random.safetensors": plain(controlnet(**FULL)),
+    "controlnet/control_lora_random.safetensors": control_lora(full, **FULL),
     "controlnet/t2i_random.safetensors": plain(adapter(320)),
     "embeddings/emb_random.safetensors": plain({"emb_params": [3, 768]}, prefix="embedding.", dtype="f32"),
     **tiny,
@@ -156,6 +167,9 @@ reduced = {
     "loras/misfit.safetensors": lora({k: [s[0], s[1] * 2] + s[2:] for k, s in sd15.items() if len(s) > 1}, "middle_block.1", text=False),
     "controlnet/controlnet.safetensors": plain(controlnet(**BASE)),
     "controlnet/sdxl.safetensors": plain(controlnet(**SDXL)),
+    "controlnet/net_shuffle.safetensors": plain({}, like=[["controlnet/controlnet.safetensors", "", ""]]),
+    "controlnet/lora.safetensors": control_lora(sd15, **BASE),
+    "controlnet/lora_sdxl.safetensors": control_lora(sdxl, **SDXL),
     "controlnet/t2i.safetensors": plain(adapter(WIDTH)),
     "embeddings/emb.safetensors": plain({"emb_params": [3, 128]}, prefix="embedding.", dtype="f32"),
     **tiny,

@@ -80,6 +80,10 @@ class Cases:
             g = self.latents(); hint = self.hint(g); node(g, "20", "ControlNetLoader", control_net_name=n["t2i" if name == "t2i_adapter" else "controlnet"])
             node(g, "21", "ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], control_net=["20", 0], image=hint, strength=0.9, start_percent=0.0, end_percent=1.0)
             g["21"]["inputs"].update(extra); g["3"]["inputs"].update(positive=["21", 0], negative=["21", 1]); out["adapter/" + name] = g
+        g = copy.deepcopy(out["adapter/controlnet"]); g["20"]["inputs"]["control_net_name"] = n["control_lora"]; out["adapter/control_lora"] = g
+        if self.small:
+            g = copy.deepcopy(g); node(g, "40", "LoraLoaderModelOnly", model=["4", 0], lora_name=n["lora"], strength_model=0.7); g["3"]["inputs"]["model"] = ["40", 0]; out["adapter/control_lora_patched"] = g
+            g = copy.deepcopy(out["adapter/controlnet"]); g["20"]["inputs"]["control_net_name"] = n["shuffle"]; out["adapter/controlnet_shuffle"] = g
         g = copy.deepcopy(out["adapter/controlnet"]); node(g, "21", "ControlNetApply", conditioning=["6", 0], control_net=["20", 0], image=["32", 0], strength=0.5)
         g["3"]["inputs"].update(positive=["21", 0], negative=["7", 0]); out["adapter/controlnet_old"] = g
         if self.small:
@@ -274,6 +278,7 @@ class Cases:
         g = self.latents(checkpoint="sdxl"); node(g, "20", "LoraLoader", model=["4", 0], clip=["4", 1], lora_name=self.names["sdxl_lora"], strength_model=0.7, strength_clip=0.5); g["3"]["inputs"]["model"], g["6"]["inputs"]["clip"] = ["20", 0], ["20", 1]; out["sdxl/lora"] = g
         g = self.latents(checkpoint="sdxl"); hint = self.hint(g); node(g, "20", "ControlNetLoader", control_net_name=self.names["sdxl_controlnet"])
         node(g, "21", "ControlNetApplyAdvanced", positive=["6", 0], negative=["7", 0], control_net=["20", 0], image=hint, strength=0.9, start_percent=0.0, end_percent=1.0); g["3"]["inputs"].update(positive=["21", 0], negative=["21", 1]); out["sdxl/controlnet"] = g
+        g = copy.deepcopy(g); g["20"]["inputs"]["control_net_name"] = self.names["sdxl_control_lora"]; out["sdxl/control_lora"] = g
         g = self.latents(checkpoint="sdxl"); node(g, "21", "LoraLoaderModelOnly", model=["4", 0], lora_name=self.names["sdxl_lora"], strength_model=1.0); shares = {"time_embed.": 0.5, "label_emb.": 0.2, "out.": 0.3, **{f"{part}.{i}": (i * 7 + k) % 10 / 10 for part, count, k in (("input_blocks", 9, 1), ("middle_block", 3, 4), ("output_blocks", 9, 2)) for i in range(count)}}
         g["3"]["inputs"]["model"] = node(g, "20", "ModelMergeSDXL", model1=["4", 0], model2=["21", 0], **shares); out["sdxl/merge"] = g
 
@@ -284,9 +289,9 @@ class Cases:
         for name in inputs["scheduler"][0]: self.all["scheduler/" + name] = self.latents(scheduler=name, steps=5)
 
 def cases(kind, info):
-    full = dict(checkpoint="sd15_random.safetensors", lora="lora_random.safetensors", loha="loha_random.safetensors", lokr="lokr_random.safetensors", dora="dora_random.safetensors", controlnet="controlnet_random.safetensors", t2i="t2i_random.safetensors", embedding="emb_random", upscaler="esrgan_random.safetensors")
+    full = dict(checkpoint="sd15_random.safetensors", lora="lora_random.safetensors", loha="loha_random.safetensors", lokr="lokr_random.safetensors", dora="dora_random.safetensors", controlnet="controlnet_random.safetensors", control_lora="control_lora_random.safetensors", t2i="t2i_random.safetensors", embedding="emb_random", upscaler="esrgan_random.safetensors")
     small = dict(checkpoint="sd15.safetensors", other="other.safetensors", inpaint="inpaint.safetensors", sd2="sd2.safetensors", sdxl="sdxl.safetensors", lora="lora.safetensors", loha="loha.safetensors", lokr="lokr.safetensors", dora="dora.safetensors", diffusers="diffusers.safetensors", kohya="kohya.safetensors", edit="edit.safetensors", refiner="refiner.safetensors", sdxl_lora="sdxl.safetensors", sdxl_controlnet="sdxl.safetensors", misfit="misfit.safetensors",
-                 controlnet="controlnet.safetensors", t2i="t2i.safetensors", embedding="emb", upscaler="esrgan.safetensors")
+                 controlnet="controlnet.safetensors", shuffle="net_shuffle.safetensors", control_lora="lora.safetensors", sdxl_control_lora="lora_sdxl.safetensors", t2i="t2i.safetensors", embedding="emb", upscaler="esrgan.safetensors")
     c = Cases(small if kind == "reduced" else full, kind == "reduced")
     for part in (c.adapters, c.patches, c.merging, c.conditioning, c.hooks, c.sampling, c.pictures): part()
     if kind == "reduced": c.loaders(); c.advanced(); c.families(); c.names_of_samplers(info)

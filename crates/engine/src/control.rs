@@ -1,20 +1,24 @@
 //! ControlNets as they travel along links, the chain of them that a condition carries, and what they add in one sampling.
 
+use std::ffi::OsStr;
 use std::fmt;
-use std::sync::Arc;
+use std::path::Path;
+use std::sync::{Arc, Weak};
 
-use candle_core::{Device, Tensor};
+use candle_core::Tensor;
 use comfyd_imaging::resize::{Crop, Method};
-use comfyd_models::Vb;
 use comfyd_models::controlnet::{self, ControlInput, ControlNetConfig};
 use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use comfyd_models::unet::{Control as ControlTensors, Hooks};
+use comfyd_models::{Provider, Vb};
 use comfyd_node::Opaque;
 use comfyd_samplers::Schedule;
-use comfyd_weights::{StateDict, convert};
+use comfyd_weights::StateDict;
+use comfyd_weights::convert::{self, LowRank};
+use parking_lot::Mutex;
 
 use crate::array::{repeat_to_batch, resize};
-use crate::part::{Part, Weights};
+use crate::part::{Adapt, Part, Patch, PatchKind, Weights};
 use crate::precision::Precision;
 use crate::sampling::Cond;
 use crate::{Engine, Error, Model, Result};
@@ -23,32 +27,70 @@ use crate::{Engine, Error, Model, Result};
 #[derive(Debug)]
 enum Kind {
     ControlNet(ControlNetConfig),
+    ControlLora(ControlLora),
     /// T2I-Adapter.
     Adapter(T2iAdapterConfig),
 }
 
-/// One of them, built.
-enum Steering {
-    ControlNet(Arc<controlnet::ControlNet>),
-    Adapter(Arc<T2iAdapter>),
+/// What turns a model's own encoder into a ControlNet.
+#[derive(Debug)]
+struct ControlLora {
+    differences: Vec<(String, LowRank)>,
+    hint_channels: usize,
+    /// The encoder of the model that was steered last, and which model that was: the patched tensors stay loaded between samplings.
+    encoder: Mutex<Option<(Weak<()>, Weights)>>,
 }
 
-/// `CONTROL_NET`: a loaded ControlNet or T2I-Adapter.
+impl ControlLora {
+    /// The model's weights with the differences added, whatever patches they have.
+    fn encoder(&self, model: &Weights) -> Weights {
+        let mut encoder = self.encoder.lock();
+        let id = Arc::downgrade(&model.id);
+        if let Some((of, weights)) = encoder.as_ref()
+            && of.ptr_eq(&id)
+        {
+            return weights.clone();
+        }
+        let weights = model.with_patches(self.differences.iter().map(|(name, difference)| {
+            let difference = difference.clone();
+            let add: Adapt = Arc::new(move |weight, _| Ok((weight + difference.product(weight.dims())?)?));
+            (name.clone(), Patch { kind: PatchKind::Adapter(add), strength: 1.0, model_strength: 1.0, slice: None })
+        }));
+        *encoder = Some((id, weights.clone()));
+        weights
+    }
+}
+
+/// The tensors of one, and of the other those that the first has not.
+struct Layered(Weights, Weights);
+
+impl Provider for Layered {
+    fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
+        match self.0.tensor(name)? {
+            Some(tensor) => Ok(Some(tensor)),
+            None => self.1.tensor(name),
+        }
+    }
+}
+
+/// `CONTROL_NET`: a loaded ControlNet, control-LoRA or T2I-Adapter.
 #[derive(Clone)]
 pub struct ControlNet {
     engine: Engine,
     kind: Arc<Kind>,
     weights: Weights,
     union_types: Vec<usize>,
+    /// Whether what it says holds for the whole picture, its mean taken.
+    is_averaged: bool,
 }
 
 impl ControlNet {
-    pub(crate) fn open(engine: &Engine, file: &StateDict, model: Option<&Model>) -> Result<Self> {
+    pub(crate) fn open(engine: &Engine, path: &Path, model: Option<&Model>) -> Result<Self> {
         let new = |dict, kind| {
             let weights = Weights::new(Part::new(dict, engine.device().clone(), Precision::Stored));
-            Self { engine: engine.clone(), kind: Arc::new(kind), weights, union_types: Vec::new() }
+            Self { engine: engine.clone(), kind: Arc::new(kind), weights, union_types: Vec::new(), is_averaged: false }
         };
-        match convert::control(file)? {
+        match convert::control(&StateDict::open(path)?)? {
             convert::Control::ControlNet(net) => {
                 let config = ControlNetConfig::from(&*net);
                 let weights = match model {
@@ -59,27 +101,45 @@ impl ControlNet {
                     }
                     Some(_) | None => net.weights,
                 };
-                Ok(new(weights, Kind::ControlNet(config)))
+                Ok(Self { is_averaged: is_shuffle(path), ..new(weights, Kind::ControlNet(config)) })
             }
             convert::Control::T2iAdapter(dict) => {
                 let config = T2iAdapterConfig::detect(&dict);
                 let config = config.ok_or_else(|| Error::msg("it is a T2I-Adapter of a kind that is not known; choose another file"))?;
                 Ok(new(dict, Kind::Adapter(config)))
             }
-            convert::Control::ControlLora(_) => {
-                Err(Error::msg("it is a control-LoRA, which is not supported; choose a whole ControlNet for the same purpose"))
+            convert::Control::ControlLora(convert::ControlLora { weights, differences, hint_channels }) => {
+                Ok(new(weights, Kind::ControlLora(ControlLora { differences, hint_channels, encoder: Mutex::default() })))
             }
         }
     }
 
-    fn model(&self) -> Result<Steering> {
-        let vb = || Vb::new(Arc::new(self.weights.clone()));
+    /// The network that steers `model`.
+    fn network(&self, model: &Model) -> Result<Network> {
         let residency = self.engine.residency();
         Ok(match self.kind.as_ref() {
             Kind::ControlNet(config) => {
-                Steering::ControlNet(residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?)
+                let vb = || Vb::new(Arc::new(self.weights.clone()));
+                let model = residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?;
+                Network::ControlNet { model, hint: None }
             }
-            Kind::Adapter(config) => Steering::Adapter(residency.get(&[&self.weights], || Ok(T2iAdapter::new(config, &vb())?))?),
+            Kind::ControlLora(lora) => {
+                let encoder = lora.encoder(&model.weights);
+                let config = ControlNetConfig { unet: model.info.config.clone(), hint_channels: lora.hint_channels, union_types: None };
+                let vb = || Vb::new(Arc::new(Layered(self.weights.clone(), encoder.clone())));
+                let build = || {
+                    controlnet::ControlNet::new(&config, &vb()).map_err(|error| match Error::from(error) {
+                        Error::Interrupted => Error::Interrupted,
+                        error => Error::msg(format!("the control-LoRA does not fit to the model, is it for another family? {error}")),
+                    })
+                };
+                Network::ControlNet { model: residency.get(&[&self.weights, &encoder], build)?, hint: None }
+            }
+            Kind::Adapter(config) => {
+                let vb = || Vb::new(Arc::new(self.weights.clone()));
+                let model = residency.get(&[&self.weights], || Ok(T2iAdapter::new(config, &vb())?))?;
+                Network::Adapter { model, hint: None }
+            }
         })
     }
 
@@ -147,6 +207,24 @@ impl Control {
         }
         Ok(Self { net: net.clone(), hint: hint.permute((0, 3, 1, 2))?.contiguous()?, settings, previous })
     }
+
+    /// The hint as a ControlNet takes it with latents of the height `h` and the width `w`.
+    fn picture_for_net(&self, h: usize, w: usize) -> Result<Tensor> {
+        let mut parts = vec![resize(&self.hint, w * 8, h * 8, Method::NearestExact, Crop::Center)?];
+        for extra in &self.settings.extra_concat {
+            let extra = resize(extra, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
+            parts.push(repeat_to_batch(&extra, parts[0].dim(0)?)?);
+        }
+        Ok(Tensor::cat(&parts, 1)?)
+    }
+
+    /// The hint as an adapter takes it.
+    fn picture_for_adapter(&self, config: &T2iAdapterConfig, h: usize, w: usize) -> Result<Tensor> {
+        let side = config.unshuffle();
+        let (width, height) = ((w * 8).next_multiple_of(side), (h * 8).next_multiple_of(side));
+        let picture = resize(&self.hint, width, height, Method::NearestExact, Crop::Center)?;
+        Ok(if config.picture_channels() == 1 && picture.dim(1)? > 1 { picture.mean_keepdim(1)? } else { picture })
+    }
 }
 
 /// One pass that ControlNets are to steer.
@@ -164,20 +242,34 @@ pub(crate) struct ControlCall<'a> {
 /// A ControlNet of one sampling.
 struct Active {
     control: Arc<Control>,
-    model: Steering,
+    network: Network,
     from_sigma: f32,
     to_sigma: f32,
-    /// What was made of the hint, and the size (h, w) of the latent that it was made for.
-    hint: Option<(usize, usize, Hint)>,
 }
 
-/// A hint made ready for a network.
-#[derive(Clone)]
-enum Hint {
-    /// What a ControlNet adds to its first block.
-    Prepared(Tensor),
-    /// All that an adapter adds to the denoiser.
-    Done(ControlTensors),
+/// A network that steers, and what was made of the hint.
+enum Network {
+    /// The hint as it is added to the first block.
+    ControlNet { model: Arc<controlnet::ControlNet>, hint: Option<Prepared<Tensor>> },
+    /// The hint is all that the denoiser gets.
+    Adapter { model: Arc<T2iAdapter>, hint: Option<Prepared<ControlTensors>> },
+}
+
+/// A hint made ready for latents of the height and the width.
+struct Prepared<T> {
+    size: (usize, usize),
+    hint: T,
+}
+
+impl<T> Prepared<T> {
+    /// What is there if it is of this size, else what `prepare` makes.
+    fn get(kept: &mut Option<Self>, size: (usize, usize), prepare: impl FnOnce() -> Result<T>) -> Result<&T> {
+        let prepared = match kept.take().filter(|kept| kept.size == size) {
+            Some(prepared) => prepared,
+            None => Self { size, hint: prepare()? },
+        };
+        Ok(&kept.insert(prepared).hint)
+    }
 }
 
 /// The ControlNets of one sampling, loaded, with their hints in the latent's size.
@@ -186,7 +278,7 @@ pub(crate) struct ControlRun {
 }
 
 impl ControlRun {
-    pub(crate) fn new(lists: &[Vec<Cond>], schedule: &dyn Schedule) -> Result<Self> {
+    pub(crate) fn new(lists: &[Vec<Cond>], model: &Model, schedule: &dyn Schedule) -> Result<Self> {
         let mut active: Vec<Active> = Vec::new();
         for cond in lists.iter().flatten() {
             let mut next = cond.control.as_ref();
@@ -194,10 +286,9 @@ impl ControlRun {
                 if !active.iter().any(|known| Arc::ptr_eq(&known.control, control)) {
                     active.push(Active {
                         control: Arc::clone(control),
-                        model: control.net.model()?,
+                        network: control.net.network(model)?,
                         from_sigma: schedule.percent_to_sigma(control.settings.start_percent) as f32,
                         to_sigma: schedule.percent_to_sigma(control.settings.end_percent) as f32,
-                        hint: None,
                     });
                 }
                 next = control.previous.as_ref();
@@ -217,25 +308,25 @@ impl ControlRun {
             return Ok(previous);
         }
         let (batch, _, h, w) = call.x.dims4()?;
-        let hint = match &active.hint {
-            Some((height, width, hint)) if (*height, *width) == (h, w) => hint.clone(),
-            Some(_) | None => {
-                let hint = active.prepare(h, w, call.x.device(), hooks)?;
-                active.hint = Some((h, w, hint.clone()));
-                hint
-            }
-        };
-        let own = match (&active.model, hint) {
-            (Steering::ControlNet(model), Hint::Prepared(hint)) => {
-                let hint = for_batch(&hint, batch, call.chunks)?;
+        let device = call.x.device();
+        let own = match &mut active.network {
+            Network::ControlNet { model, hint } => {
                 let union_types = &control.net.union_types;
+                let prepare = || Ok(model.prepare_hint(&control.picture_for_net(h, w)?.to_device(device)?, union_types)?);
+                let hint = for_batch(Prepared::get(hint, (h, w), prepare)?, batch, call.chunks)?;
                 let ControlCall { x, timesteps, context, y, .. } = *call;
                 model.forward(&ControlInput { x, hint: &hint, timesteps, context, y, union_types }, hooks)?
             }
-            (_, Hint::Prepared(_)) => return Ok(previous),
-            (_, Hint::Done(tensors)) => tensors
-                .map(|tensor, _, _| for_batch(tensor, batch, call.chunks).map_err(|error| comfyd_models::Error::msg(error.to_string())))?,
+            Network::Adapter { model, hint } => {
+                let prepare = || {
+                    let picture = control.picture_for_adapter(model.config(), h, w)?.to_device(device)?;
+                    Ok(model.forward(&picture, &mut || hooks.check())?)
+                };
+                let all = Prepared::get(hint, (h, w), prepare)?;
+                all.map(|tensor, _, _| for_batch(tensor, batch, call.chunks).map_err(|error| comfyd_models::Error::msg(error.to_string())))?
+            }
         };
+        let own = if control.net.is_averaged { own.averaged()? } else { own };
         let own = own.scaled(control.settings.strength)?;
         Ok(Some(match previous {
             Some(previous) => own.merged(&previous)?,
@@ -244,30 +335,9 @@ impl ControlRun {
     }
 }
 
-impl Active {
-    /// The hint for a latent of this size.
-    fn prepare(&self, h: usize, w: usize, device: &Device, hooks: &mut dyn Hooks) -> Result<Hint> {
-        let control = &self.control;
-        let adapter = match &self.model {
-            Steering::ControlNet(model) => {
-                let mut parts = vec![resize(&control.hint, w * 8, h * 8, Method::NearestExact, Crop::Center)?];
-                for extra in &control.settings.extra_concat {
-                    let extra = resize(extra, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
-                    parts.push(repeat_to_batch(&extra, parts[0].dim(0)?)?);
-                }
-                let picture = Tensor::cat(&parts, 1)?.to_device(device)?;
-                return Ok(Hint::Prepared(model.prepare_hint(&picture, &control.net.union_types)?));
-            }
-            Steering::Adapter(adapter) => adapter,
-        };
-        let side = adapter.config().unshuffle();
-        let (width, height) = ((w * 8).next_multiple_of(side), (h * 8).next_multiple_of(side));
-        let mut picture = resize(&control.hint, width, height, Method::NearestExact, Crop::Center)?;
-        if adapter.config().picture_channels() == 1 && picture.dim(1)? > 1 {
-            picture = picture.mean_keepdim(1)?;
-        }
-        Ok(Hint::Done(adapter.forward(&picture.to_device(device)?, &mut || hooks.check())?))
-    }
+/// Whether a ControlNet was trained to take a picture's style and no places of it. Nothing in a file tells, so the name does, as in the reference.
+fn is_shuffle(path: &Path) -> bool {
+    path.file_stem().and_then(OsStr::to_str).is_some_and(|name| name.ends_with("_shuffle") || name.ends_with("_shuffle_fp16"))
 }
 
 /// The hints of a batch that is made of `chunks` conditions, each of the same latents.

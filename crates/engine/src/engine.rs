@@ -173,7 +173,7 @@ impl Engine {
 
     /// ControlNetLoader; DiffControlNetLoader with the model whose weights are added to those in the file.
     pub fn load_controlnet(&self, path: &Path, model: Option<&Model>) -> Result<ControlNet> {
-        let open = || ControlNet::open(self, &StateDict::open(path)?, model);
+        let open = || ControlNet::open(self, path, model);
         match model {
             // What it gets depends on the model.
             Some(_) => open().map_err(|error| error.in_file(path)),

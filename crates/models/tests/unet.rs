@@ -136,7 +136,6 @@ fn control_is_scaled_averaged_and_merged() {
     let list = |tensors: &[Option<Tensor>]| tensors.iter().map(first).collect::<Vec<_>>();
     let control = Control { input: vec![one(1.0), None, one(3.0)], ..Control::default() };
     assert_eq!(list(&control.scaled(2.0).unwrap().input), [Some(2.0), None, Some(6.0)]);
-    assert_eq!(list(&control.scaled_by_depth(0.5).unwrap().input), [Some(0.125), None, Some(1.5)]);
     let previous = Control { input: vec![one(10.0), one(20.0), None, one(40.0)], middle: vec![one(5.0)], output: vec![] };
     let merged = control.merged(&previous).unwrap();
     assert_eq!(list(&merged.input), [Some(11.0), Some(20.0), Some(3.0), Some(40.0)]);

@@ -7,4 +7,4 @@ pub mod unet;
 pub mod vae;
 
 pub use self::clip::EncoderKind;
-pub use self::control::{Control, ControlNet, control};
+pub use self::control::{Control, ControlLora, ControlNet, LowRank, control};

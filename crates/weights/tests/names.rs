@@ -177,7 +177,19 @@ fn controlnets_of_both_schemes() {
     }
     let mut lora = StateDict::default();
     lora.insert("lora_controlnet", small(&[0]));
-    assert!(matches!(convert::control(&lora).unwrap(), Control::ControlLora(_)));
+    assert!(convert::control(&lora).is_err(), "it has nothing that looks at a picture");
+    lora.insert("input_hint_block.0.weight", small(&[16, 3, 3, 3]));
+    lora.insert("time_embed.0.bias", small(&[4]));
+    lora.insert("time_embed.0.up", small(&[4, 2]));
+    assert!(convert::control(&lora).unwrap_err().to_string().contains("no time_embed.0.down"));
+    lora.insert("time_embed.0.down", small(&[2, 3]));
+    let Control::ControlLora(lora) = convert::control(&lora).unwrap() else { panic!("no control-LoRA") };
+    assert_eq!(lora.weights.names().collect::<Vec<_>>(), ["input_hint_block.0.weight", "time_embed.0.bias"]);
+    assert_eq!(lora.hint_channels, 3);
+    let [(name, difference)] = &lora.differences[..] else { panic!("not one difference") };
+    assert_eq!(name, "time_embed.0.weight");
+    assert_eq!(difference.product(&[4, 3, 1, 1]).unwrap().dims(), [4, 3, 1, 1]);
+    assert!(difference.product(&[4, 4]).is_err());
     let mut adapter = StateDict::default();
     adapter.insert("adapter.conv_in.weight", small(&[1]));
     adapter.insert("adapter.body.0.resnets.0.block1.weight", small(&[1]));

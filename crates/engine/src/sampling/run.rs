@@ -79,7 +79,7 @@ pub(super) fn run(
             Vec::new()
         }
     };
-    let controls = ControlRun::new(&lists, schedule.as_ref())?;
+    let controls = ControlRun::new(&lists, model, schedule.as_ref())?;
     let scores = AttentionScores::new();
     let fits = |cells: usize| (cells as f64 * BYTES_PER_CELL) < engine.memory().free as f64;
     let guidance = Guidance {

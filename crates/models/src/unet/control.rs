@@ -34,12 +34,6 @@ impl Control {
         self.map(|tensor, _, _| Ok((tensor * strength)?))
     }
 
-    /// Every tensor times `strength` to the power of its distance from the list's end, the last one's being 1 (the reference's
-    /// `LINEAR_UP`).
-    pub fn scaled_by_depth(&self, strength: f64) -> Result<Self> {
-        self.map(|tensor, i, length| Ok((tensor * strength.powi((length - i) as i32))?))
-    }
-
     /// Every tensor replaced by its mean over the picture, in its size (ControlNets that shuffle).
     pub fn averaged(&self) -> Result<Self> {
         self.map(|tensor, _, _| Ok(tensor.mean_keepdim((2, 3))?.broadcast_as(tensor.shape())?.contiguous()?))

@@ -1,18 +1,18 @@
 //! ControlNets and adapters for control: the file's kind, told from names, and ldm's names for diffusers' ones.
 
-use candle_core::DType;
+use candle_core::{DType, Tensor};
 
 use super::unet;
 use crate::detect::{Heads, UNetConfig, count, unet_config};
-use crate::{Result, StateDict};
+use crate::{LazyTensor, Result, StateDict};
 
 /// A file that steers a diffusion model with a picture.
 #[derive(Debug, Clone)]
 pub enum Control {
     /// A copy of the encoder half of a UNet.
     ControlNet(Box<ControlNet>),
-    /// One that stores its difference to the model's UNet in narrow matrices (`lora_controlnet`); names as they are.
-    ControlLora(StateDict),
+    /// A ControlNet in narrow matrices, by which it differs from the model's UNet (`lora_controlnet`).
+    ControlLora(ControlLora),
     /// A T2I-Adapter, `body.…` without a prefix.
     T2iAdapter(StateDict),
 }
@@ -48,10 +48,39 @@ impl ControlNet {
     }
 }
 
+/// A ControlNet as its difference from the encoder of a UNet; it takes its shape from that.
+#[derive(Debug, Clone)]
+pub struct ControlLora {
+    /// What it has of its own, in ldm's names without a prefix: the picture's layers, the zero convolutions, norms, biases.
+    pub weights: StateDict,
+    /// What is added to weights of the UNet, by their names.
+    pub differences: Vec<(String, LowRank)>,
+    /// Channels of the picture.
+    pub hint_channels: usize,
+}
+
+/// The product of two narrow matrices.
+#[derive(Debug, Clone)]
+pub struct LowRank {
+    up: LazyTensor,
+    down: LazyTensor,
+}
+
+impl LowRank {
+    /// The product in the shape of a weight, F32.
+    ///
+    /// # Errors
+    /// If the matrices do not fit to one another or to the shape, or cannot be read.
+    pub fn product(&self, shape: &[usize]) -> candle_core::Result<Tensor> {
+        let narrow = |tensor: &LazyTensor| tensor.read().map_err(candle_core::Error::wrap)?.to_dtype(DType::F32)?.flatten_from(1);
+        narrow(&self.up)?.matmul(&narrow(&self.down)?)?.reshape(shape)
+    }
+}
+
 /// What a file for control is.
 pub fn control(dict: &StateDict) -> Result<Control> {
     if dict.contains("lora_controlnet") {
-        return Ok(Control::ControlLora(dict.clone()));
+        return Ok(Control::ControlLora(control_lora(dict)?));
     }
     if dict.contains("controlnet_cond_embedding.conv_in.weight") {
         return Ok(Control::ControlNet(Box::new(diffusers(dict)?)));
@@ -88,6 +117,23 @@ fn finish(dict: &StateDict, weights: StateDict, config: UNetConfig, is_differenc
     let hint_channels = hint_channels.ok_or_else(|| dict.unknown("it has no input_hint_block.0.weight, which every ControlNet has"))?;
     let union_types = if weights.contains(UNION_MARK) { axis("task_embedding", 0) } else { None };
     Ok(ControlNet { weights, config, hint_channels, union_types, is_difference })
+}
+
+fn control_lora(dict: &StateDict) -> Result<ControlLora> {
+    let hint_channels = dict.shape("input_hint_block.0.weight").and_then(|shape| shape.get(1)).copied();
+    let hint_channels = hint_channels.ok_or_else(|| dict.unknown("it has no input_hint_block.0.weight, which every control-LoRA has"))?;
+    let mut weights = dict.empty_like();
+    let mut differences = Vec::new();
+    for (name, tensor) in dict.iter() {
+        if name.ends_with(".weight") || name.ends_with(".bias") {
+            weights.insert(name, tensor.clone());
+        } else if let Some(layer) = name.strip_suffix(".up") {
+            let down = format!("{layer}.down");
+            let down = dict.get(&down).cloned().ok_or_else(|| dict.unknown(format!("it has {name}, but no {down}")))?;
+            differences.push((format!("{layer}.weight"), LowRank { up: tensor.clone(), down }));
+        }
+    }
+    Ok(ControlLora { weights, differences, hint_channels })
 }
 
 fn diffusers(dict: &StateDict) -> Result<ControlNet> {
