@@ -4,18 +4,54 @@ use candle_core::Device;
 
 use crate::{DeviceChoice, Error, Result};
 
+/// Whether the first NVIDIA card can run models: the build has CUDA, and its libraries and a card are there.
+pub fn has_cuda() -> bool {
+    libraries_are_there() && cuda(0).is_ok()
+}
+
 /// The device that the options name.
 pub(crate) fn open(choice: DeviceChoice) -> Result<Device> {
     match choice {
         DeviceChoice::Cpu => Ok(Device::Cpu),
-        DeviceChoice::Auto if candle_core::utils::cuda_is_available() => Ok(Device::new_cuda(0).unwrap_or_else(|error| {
-            tracing::warn!("the graphics card cannot be used, so models run on the processor: {error}");
+        DeviceChoice::Auto if libraries_are_there() => Ok(cuda(0).unwrap_or_else(|error| {
+            tracing::warn!("models run on the processor: {error}");
             Device::Cpu
         })),
         DeviceChoice::Auto => Ok(Device::Cpu),
-        DeviceChoice::Cuda(index) => Device::new_cuda(index)
-            .map_err(|e| Error::msg(format!("the CUDA device {index} cannot be used: {e}; choose another device or the CPU"))),
+        DeviceChoice::Cuda(index) if libraries_are_there() => cuda(index),
+        DeviceChoice::Cuda(_) if cfg!(feature = "cuda") => Err(Error::msg(
+            "CUDA's libraries (libcuda, libcublas, libcublasLt, libcurand, libnvrtc) were not found: install the driver and the CUDA runtime, put their \
+             folders into LD_LIBRARY_PATH, or choose the CPU",
+        )),
+        DeviceChoice::Cuda(_) => Err(Error::msg("this comfyd was built without CUDA: build it with `--features cuda`, or choose the CPU")),
     }
+}
+
+/// A card by its number. Libraries that are loaded at run time and lack a function, as those of an old driver may, make cudarc panic, in
+/// the text of an error too.
+fn cuda(index: usize) -> Result<Device> {
+    let open = || Device::new_cuda(index).map_err(|error| error.to_string());
+    let opened = std::panic::catch_unwind(open).unwrap_or_else(|_| Err("its driver is too old for this comfyd".into()));
+    opened.map_err(|reason| Error::msg(format!("the CUDA device {index} cannot be used: {reason}; choose another device or the CPU")))
+}
+
+/// Whether a card can be asked for. cudarc panics if it loads its libraries at run time and one is missing.
+#[cfg(all(feature = "cuda", feature = "dynamic-loading"))]
+fn libraries_are_there() -> bool {
+    use candle_core::cuda_backend::cudarc::{cublas, cublaslt, curand, driver, nvrtc};
+    // SAFETY: loading them runs their initialisers, which is what using a card does first as well.
+    unsafe {
+        driver::sys::is_culib_present()
+            && cublas::sys::is_culib_present()
+            && cublaslt::sys::is_culib_present()
+            && curand::sys::is_culib_present()
+            && nvrtc::sys::is_culib_present()
+    }
+}
+
+#[cfg(not(all(feature = "cuda", feature = "dynamic-loading")))]
+fn libraries_are_there() -> bool {
+    candle_core::utils::cuda_is_available()
 }
 
 /// Its name for people.

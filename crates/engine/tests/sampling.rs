@@ -38,7 +38,7 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         write::write(&dir.path().join(format!("{name}.safetensors")), &dict, &write::Options::default()).unwrap();
     }
     let mut devices = vec![DeviceChoice::Cpu];
-    devices.extend(candle_core::utils::cuda_is_available().then_some(DeviceChoice::Cuda(0)));
+    devices.extend(comfyd_engine::has_cuda().then_some(DeviceChoice::Cuda(0)));
     let engines = devices.into_iter().map(|device| Engine::new(EngineOptions { device, ..EngineOptions::default() }).unwrap()).collect();
     Fixture { engines, golden: StateDict::open(&golden.join("sampling.safetensors")).unwrap(), dir }
 });

@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Instant;
 
-use comfyd_engine::EngineOptions;
+use comfyd_engine::{DeviceChoice, EngineOptions};
 use common::{Bench, compare, conformance, models};
 use serde_json::{Map, Value as Json};
 
@@ -26,19 +26,22 @@ fn limit(name: &str) -> f64 {
 fn run(starts: &[&str]) {
     let folder = conformance().join("diffusion/reduced");
     let cases: Map<String, Json> = serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
-    let bench = Bench::with_models(models::folder(), EngineOptions::default());
     let mut failed = Vec::new();
     let mut count = 0;
     let wanted = |name: &str| starts.iter().any(|start| name.starts_with(start)) && !LEFT_OUT.contains(&name);
-    for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
-        count += 1;
-        let begin = Instant::now();
-        let result = compare::check(&bench, &folder, case);
-        println!("{name}: {result:?} in {} ms", begin.elapsed().as_millis());
-        match result {
-            Ok(error) if error <= limit(name) => {}
-            Ok(error) => failed.push(format!("{name}: relative error {error:.2e}")),
-            Err(error) => failed.push(format!("{name}: {error}")),
+    let card = comfyd_engine::has_cuda().then_some(DeviceChoice::Cuda(0));
+    for device in [DeviceChoice::Cpu].into_iter().chain(card) {
+        let bench = Bench::with_models(models::folder(), EngineOptions { device, ..EngineOptions::default() });
+        for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
+            count += 1;
+            let begin = Instant::now();
+            let result = compare::check(&bench, &folder, case);
+            println!("{name} on {}: {result:?} in {} ms", bench.engine.device_name(), begin.elapsed().as_millis());
+            match result {
+                Ok(error) if error <= limit(name) => {}
+                Ok(error) => failed.push(format!("{name}: relative error {error:.2e}")),
+                Err(error) => failed.push(format!("{name}: {error}")),
+            }
         }
     }
     assert!(count > 0, "there are no cases that begin with {starts:?}");

@@ -62,7 +62,7 @@ impl Bench {
         Self::build(None, disable_metadata, limits, EngineOptions::default())
     }
 
-    /// With the model files of the folder `models` in `base`, and an engine with these options.
+    /// With the model files of the folder `models` in `base`, and an engine with these options, on the CPU unless they name a device.
     pub fn with_models(base: &Path, options: EngineOptions) -> Self {
         Self::build(Some(base), true, Limits::default(), options)
     }
@@ -75,8 +75,9 @@ impl Bench {
         }
         let folders = Arc::new(Folders::new(roots).unwrap());
         let (for_embeddings, for_decoders) = (Arc::clone(&folders), Arc::clone(&folders));
+        let device = if options.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { options.device };
         let engine = Engine::new(EngineOptions {
-            device: DeviceChoice::Cpu,
+            device,
             embeddings: Arc::new(move |name| for_embeddings.embedding(name)),
             approximate_vae: Arc::new(move |start| for_decoders.approximate_vae(start)),
             ..options
