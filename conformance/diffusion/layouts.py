@@ -1,6 +1,5 @@
 #!/usr/bin/env python3
-"""Write extra/models.json and reduced/models.json: the names and shapes of the model files that the recorded cases use, from ComfyUI's
-classes. In ComfyUI's environment:
+"""Write models.json of extra, families and reduced: the names and shapes of the model files that the recorded cases use, from ComfyUI's classes. In ComfyUI's environment:
 
   layouts.py COMFYUI_DIR
 """
@@ -141,6 +140,20 @@ extra = {
     **tiny,
     "upscale_models/esrgan_random.safetensors": plain(shapes(RRDBNet(in_nc=3, out_nc=3, num_filters=32, num_blocks=3, scale=4)), prefix="esrgan.", dtype="f32"),
 }
+# Full size. Stable Diffusion 2's two predictions are told apart by the spread of one tensor.
+SD15_FULL, V_MARK = "checkpoints/sd15_random.safetensors", UNET + "output_blocks.11.1.transformer_blocks.0.norm1.bias"
+def random(name): return f"checkpoints/{name}_random.safetensors"
+OPEN_CLIP_H, OPEN_CLIP_G = dict(TEXT_H, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24), dict(TEXT_H, hidden_size=1280, intermediate_size=5120, num_hidden_layers=32)
+VAE_FULL = [SD15_FULL, "first_stage_model.", "first_stage_model."]
+REFINER_FULL = dict(REFINER, model_channels=384, context_dim=1280, adm_in_channels=1280 + 5 * 256, transformer_depth_middle=4, transformer_depth=[2 * n for n in REFINER["transformer_depth"]], transformer_depth_output=[2 * n for n in REFINER["transformer_depth_output"]])
+families = {
+    SD15_FULL: plain(full),
+    random("sd2_eps"): plain({**unet(**dict(SD2, model_channels=320, channel_mult=[1, 2, 4, 4], context_dim=1024)), **open_clip(OPEN_CLIP_H, "cond_stage_model.model.")}, like=[VAE_FULL]),
+    random("sd2_v"): plain({}, like=[[random("sd2_eps"), "", ""], VAE_FULL], scaled={V_MARK: 20.0}),
+    random("sd15_inpaint"): plain({UNET + "input_blocks.0.0.weight": [320, 9, 3, 3]}, like=[[SD15_FULL, "", ""]]),
+    random("sd15_ip2p"): plain({UNET + "input_blocks.0.0.weight": [320, 8, 3, 3]}, like=[[SD15_FULL, "", ""]]),
+    random("sdxl_refiner"): plain({**unet(**REFINER_FULL), **open_clip(OPEN_CLIP_G, "conditioner.embedders.0.model.")}, like=[VAE_FULL]),
+}
 sdxl = unet(**SDXL)
 SD15 = "checkpoints/sd15.safetensors"
 VAE = [SD15, "first_stage_model.", "first_stage_model."]
@@ -176,6 +189,6 @@ reduced = {
     "upscale_models/esrgan.safetensors": plain(shapes(RRDBNet(in_nc=3, out_nc=3, num_filters=16, num_blocks=1, scale=4)), prefix="esrgan.", dtype="f32"),
 }
 if __name__ == "__main__":
-    for name, models in (("extra", extra), ("reduced", reduced)):
+    for name, models in (("extra", extra), ("families", families), ("reduced", reduced)):
         json.dump(models, open(os.path.join(HERE, name, "models.json"), "w"), separators=(",", ":"))
         print(name, {file: len(model["tensors"]) for file, model in models.items()})

@@ -5,8 +5,8 @@
 
 MODELS.json: {file below MODELS_DIR: {"tensors": {name: shape}, "like": [[file, start, other start]], whose tensors it has
 beside its own, with another start of their names, "prefix": put before a name when its values are made, "dtype": "f16" or
-"f32", "values": {end of a name: a number that fills the tensor}, "near_one": [ends of names whose values lie between 0.9 and 1.1]}}. The
-rule for values is that of make_checkpoint.py. layouts.py writes such files from ComfyUI's classes. Needs: torch, safetensors, numpy.
+"f32", "values": {end of a name: a number that fills the tensor}, "near_one": [ends of names whose values lie between 0.9 and 1.1],
+"scaled": {name: a number that its values are multiplied with}}}. The rule for values is that of make_checkpoint.py. layouts.py writes such files from ComfyUI's classes. Needs: torch, safetensors, numpy.
 """
 import json, math, os, sys
 import torch
@@ -22,6 +22,7 @@ def make(name, shape, model):
     if any(name.endswith(end) for end in model.get("near_one", [])):
         # As the weight of a norm.
         return tensor(key + ".weight", [math.prod(shape)]).reshape(shape)
+    if name in model.get("scaled", {}): return tensor(key, shape).to(DTYPES[model.get("dtype", "f16")]).float() * model["scaled"][name]
     return tensor(key, shape)
 
 def main():

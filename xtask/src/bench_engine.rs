@@ -10,8 +10,9 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::bench_api::{Connection, Server};
+use crate::http::Connection;
 use crate::parity;
+use crate::server::{Server, release_command};
 
 const USAGE: &str = "usage: cargo xtask bench-engine [--reference-command COMMAND] [--server COMMAND] [--case NAME] [--rounds N]
 
@@ -58,15 +59,10 @@ async fn measure(root: &Path, arguments: &Arguments) -> io::Result<()> {
         return Err(io::Error::other(format!("there is no case '{}'", arguments.case)));
     }
     let checkpoint = parity::checkpoint(root, "sd15")?;
-    let folder = checkpoint.parent().unwrap_or(root).canonicalize()?;
-    let paths = root.join("target/bench-engine.yaml");
-    std::fs::write(&paths, format!("bench:\n  checkpoints: {}\n", folder.display()))?;
+    let paths = parity::model_paths(root)?;
     let own = match &arguments.server {
         Some(command) => command.clone(),
-        None => {
-            let binary = parity::release_binary(root)?;
-            format!("{} serve --listen 127.0.0.1 --port {{port}} --base-directory {{base}} --front-end none", binary.display())
-        }
+        None => release_command(root)?,
     };
     let mut commands = vec![("comfyd", own)];
     commands.extend(arguments.reference_command.clone().map(|command| ("reference", command)));

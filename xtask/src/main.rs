@@ -2,9 +2,11 @@
 
 mod bench_api;
 mod bench_engine;
+mod http;
 mod manifests;
 mod parity;
 mod rust;
+mod server;
 mod text;
 mod tidy;
 
@@ -16,8 +18,8 @@ use crate::parity::Set;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy                               check the rules that the compiler does not: floors, file headers, left-over notes, links
-  parity [--sdxl|--extra] [--only PREFIX]
-                                     run the recorded diffusion cases on a full-size test checkpoint
+  parity [--sdxl|--extra|--families] [--only PREFIX]
+                                     run the recorded diffusion cases on full-size test checkpoints
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
   bench-engine                       the same for making a picture";
 
@@ -25,22 +27,37 @@ fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy(),
-        ["parity"] => parity(Set::Sd15, ""),
-        ["parity", "--sdxl"] => parity(Set::Sdxl, ""),
-        ["parity", "--extra"] => parity(Set::Extra, ""),
-        ["parity", "--only", only] => parity(Set::Sd15, only),
-        ["parity", "--sdxl", "--only", only] => parity(Set::Sdxl, only),
-        ["parity", "--extra", "--only", only] => parity(Set::Extra, only),
+        ["parity", options @ ..] => match parity_options(options) {
+            Some((set, only)) => parity(set, only),
+            None => usage(),
+        },
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS
         }
-        _ => {
-            eprintln!("{USAGE}");
-            ExitCode::from(2)
-        }
+        _ => usage(),
+    }
+}
+
+fn usage() -> ExitCode {
+    eprintln!("{USAGE}");
+    ExitCode::from(2)
+}
+
+/// Which cases, and how their names begin.
+fn parity_options<'a>(options: &[&'a str]) -> Option<(Set, &'a str)> {
+    let (set, options) = match options {
+        ["--sdxl", rest @ ..] => (Set::Sdxl, rest),
+        ["--extra", rest @ ..] => (Set::Extra, rest),
+        ["--families", rest @ ..] => (Set::Families, rest),
+        rest => (Set::Sd15, rest),
+    };
+    match options {
+        [] => Some((set, "")),
+        ["--only", only] => Some((set, only)),
+        _ => None,
     }
 }
 

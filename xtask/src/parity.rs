@@ -1,14 +1,11 @@
-//! `cargo xtask parity`: runs the recorded diffusion cases against this server on a full-size test checkpoint. Knows how to make the
-//! checkpoint and to start the server; what passes is decided by `conformance/check_cases.py`.
+//! `cargo xtask parity`: runs the recorded diffusion cases against this server on full-size test checkpoints. Knows how to make the
+//! models; what passes is decided by `conformance/check_cases.py`.
 
 use std::io::Error;
-use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
+use std::process::Command;
 
-/// A cold start of a debug build on a busy machine.
-const START_TIMEOUT: Duration = Duration::from_secs(120);
+use crate::server::{Server, cargo, release_command};
 
 /// Which cases.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,6 +16,8 @@ pub(crate) enum Set {
     Sdxl,
     /// Those of adapters, patches, guiders and hooks on Stable Diffusion 1.5.
     Extra,
+    /// Those of Stable Diffusion 2.x, SDXL's refiner, and the models for inpainting and editing.
+    Families,
 }
 
 impl Set {
@@ -27,6 +26,7 @@ impl Set {
             Self::Sd15 => "conformance/diffusion",
             Self::Sdxl => "conformance/diffusion/sdxl",
             Self::Extra => "conformance/diffusion/extra",
+            Self::Families => "conformance/diffusion/families",
         }
     }
 }
@@ -39,12 +39,12 @@ pub(crate) struct Parity<'a> {
     pub(crate) only: &'a str,
 }
 
-/// The folder that the server works in.
-const BASE: &str = "target/parity";
+/// Where the models are.
+const MODELS: &str = "target/parity/models";
 
 /// The full-size test checkpoint of a family, `sd15` or `sdxl`; made if it is not there.
 pub(crate) fn checkpoint(root: &Path, family: &str) -> Result<PathBuf, Error> {
-    let checkpoints = root.join(BASE).join("models/checkpoints");
+    let checkpoints = root.join(MODELS).join("checkpoints");
     std::fs::create_dir_all(&checkpoints)?;
     let checkpoint = checkpoints.join(format!("{family}_random.safetensors"));
     if !checkpoint.is_file() {
@@ -55,37 +55,38 @@ pub(crate) fn checkpoint(root: &Path, family: &str) -> Result<PathBuf, Error> {
     Ok(checkpoint)
 }
 
-/// The server's release build, brought up to date.
-pub(crate) fn release_binary(root: &Path) -> Result<PathBuf, Error> {
-    cargo(root, &["build", "--release", "-p", "comfyd"], &[])?;
-    Ok(std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("release/comfyd"))
+/// A file for `--extra-model-paths-config` that tells of the folders of models that are there.
+pub(crate) fn model_paths(root: &Path) -> Result<PathBuf, Error> {
+    let models = root.join(MODELS).canonicalize()?;
+    let mut yaml = format!("models:\n  base_path: {}\n", models.display());
+    for entry in std::fs::read_dir(&models)? {
+        let name = entry?.file_name();
+        yaml += &format!("  {name}: {name}\n", name = name.display());
+    }
+    let paths = models.with_file_name("models.yaml");
+    std::fs::write(&paths, yaml)?;
+    Ok(paths)
 }
 
 /// Runs the cases; whether all passed.
 pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
-    checkpoint(root, if parity.set == Set::Sdxl { "sdxl" } else { "sd15" })?;
-    if parity.set == Set::Extra {
-        let (description, models) = (root.join(parity.set.cases()).join("models.json"), root.join(BASE).join("models"));
-        if !all_there(&description, &models)? {
-            println!("making the other models in {}", models.display());
-            cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_models", "--"], &[&description, &models])?;
-        }
-    }
-    let binary = release_binary(root)?;
-    let base = root.join(BASE);
-    let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-    let server = Command::new(binary)
-        .args(["serve", "--listen", "127.0.0.1", "--front-end", "none", "--verbose", "WARNING", "--port", &port.to_string()])
-        .arg("--base-directory")
-        .arg(&base)
-        .spawn()?;
-    let mut server = Server(server);
-    server.wait_until_ready(port)?;
     let cases = root.join(parity.set.cases());
-    let python = root.join(".venv/bin/python");
-    let status = Command::new(python)
+    match parity.set {
+        Set::Sd15 | Set::Extra => checkpoint(root, "sd15").map(drop)?,
+        Set::Sdxl => checkpoint(root, "sdxl").map(drop)?,
+        Set::Families => {}
+    }
+    let (description, models) = (cases.join("models.json"), root.join(MODELS));
+    if description.is_file() && !all_there(&description, &models)? {
+        println!("making models in {}", models.display());
+        cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_models", "--"], &[&description, &models])?;
+    }
+    let command = format!("{} --extra-model-paths-config {}", release_command(root)?, model_paths(root)?.display());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let server = runtime.block_on(Server::start("comfyd", &command))?;
+    let status = Command::new(root.join(".venv/bin/python"))
         .arg(root.join("conformance/check_cases.py"))
-        .arg(format!("http://127.0.0.1:{port}"))
+        .arg(format!("http://{}", server.host))
         .arg(cases)
         .args(["--verbose", "--timeout", "3600", "--only", parity.only])
         .status()
@@ -97,36 +98,4 @@ pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
 fn all_there(description: &Path, folder: &Path) -> Result<bool, Error> {
     let models: serde_json::Map<String, serde_json::Value> = serde_json::from_slice(&std::fs::read(description)?)?;
     Ok(models.keys().all(|file| folder.join(file).is_file()))
-}
-
-fn cargo(root: &Path, arguments: &[&str], paths: &[&PathBuf]) -> Result<(), Error> {
-    let status = Command::new("cargo").current_dir(root).args(arguments).args(paths).status()?;
-    if status.success() { Ok(()) } else { Err(Error::other(format!("cargo {} failed", arguments.join(" ")))) }
-}
-
-/// A server that ends with its owner.
-struct Server(Child);
-
-impl Server {
-    fn wait_until_ready(&mut self, port: u16) -> Result<(), Error> {
-        let started = Instant::now();
-        while TcpStream::connect(("127.0.0.1", port)).is_err() {
-            if let Some(status) = self.0.try_wait()? {
-                return Err(Error::other(format!("the server ended with {status}")));
-            }
-            if started.elapsed() > START_TIMEOUT {
-                return Err(Error::other("the server does not answer"));
-            }
-            std::thread::sleep(Duration::from_millis(100));
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended already.
-        drop(self.0.kill());
-        drop(self.0.wait());
-    }
 }

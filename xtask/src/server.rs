@@ -1,19 +1,19 @@
-//! Servers to measure: one that is started here and stopped at the end, or one that runs already. Knows nothing of what is asked of them.
+//! Servers to ask: one that is started here and stopped at the end, or one that runs already. Knows nothing of what is asked of them.
 
 use std::io;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use super::http::Connection;
+use crate::http::Connection;
 
 /// A server that has not answered by then never will.
 const START_TIMEOUT: Duration = Duration::from_secs(120);
 /// After this time without requests a server counts as idle.
 const IDLE_AFTER: Duration = Duration::from_secs(2);
 
-/// A server to measure.
+/// A server to ask.
 pub(crate) struct Server {
     pub(crate) name: &'static str,
     /// `host:port`.
@@ -33,7 +33,7 @@ impl Server {
     /// Starts `command` with the shell; `{port}` and `{base}` in it become a free port and a new, empty folder.
     pub(crate) async fn start(name: &'static str, command: &str) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
-        let base = std::env::temp_dir().join(format!("comfyd-bench-{}-{port}", std::process::id()));
+        let base = std::env::temp_dir().join(format!("comfyd-xtask-{}-{port}", std::process::id()));
         // ComfyUI does not start without this folder.
         std::fs::create_dir_all(base.join("custom_nodes"))?;
         let command = command.replace("{port}", &port.to_string()).replace("{base}", &base.display().to_string());
@@ -91,4 +91,18 @@ impl Drop for Server {
         drop(child.wait());
         drop(std::fs::remove_dir_all(base));
     }
+}
+
+/// The command that starts the server's release build, brought up to date, on the port `{port}` and in the folder `{base}`.
+pub(crate) fn release_command(root: &Path) -> io::Result<String> {
+    cargo(root, &["build", "--release", "-p", "comfyd"], &[])?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from);
+    let binary = target.join("release/comfyd").canonicalize()?;
+    Ok(format!("{} serve --listen 127.0.0.1 --port {{port}} --base-directory {{base}} --front-end none", binary.display()))
+}
+
+/// Runs cargo with arguments and paths.
+pub(crate) fn cargo(root: &Path, arguments: &[&str], paths: &[&PathBuf]) -> io::Result<()> {
+    let status = Command::new("cargo").current_dir(root).args(arguments).args(paths).status()?;
+    if status.success() { Ok(()) } else { Err(io::Error::other(format!("cargo {} failed", arguments.join(" ")))) }
 }

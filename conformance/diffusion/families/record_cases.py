@@ -1,4 +1,4 @@
-"""Records the cases of this folder from a ComfyUI that has the checkpoints of make_models.py.
+"""Records the cases of this folder from a ComfyUI that has the checkpoints that ../make_models.py makes of models.json.
 
   record_cases.py BASE_URL OUT_DIR [PREFIX]
 """
@@ -71,6 +71,10 @@ def cases():
     g["3"] = {"class_type": "SamplerCustomAdvanced", "inputs": {
         "noise": ["41", 0], "guider": ["44", 0], "sampler": ["42", 0], "sigmas": ["43", 0], "latent_image": ["40", 2]}}
     out["sd15_ip2p/dual_cfg"] = g
+    out["refiner/txt2img"] = graph("sdxl_refiner")
+    g = graph("sdxl_refiner", sampler_name="dpmpp_2m", scheduler="karras")
+    g["6"] = {"class_type": "CLIPTextEncodeSDXLRefiner", "inputs": {"ascore": 7.5, "width": 900, "height": 700, "text": "a harbour (at night:1.3), lanterns", "clip": ["4", 1]}}
+    out["refiner/score"] = g
     return out
 
 

@@ -65,6 +65,8 @@ enum Kind {
     NearOne,
     /// This one everywhere.
     Filled(f32),
+    /// Those of [`tensor`] times this one, rounded to the file's type before and after.
+    Scaled(f64),
 }
 
 impl Source for Synthetic {
@@ -75,6 +77,7 @@ impl Source for Synthetic {
                 let count = self.shape.iter().product();
                 tensor(&format!("{}.weight", self.name), &[count])?.reshape(self.shape.as_slice())?
             }
+            Kind::Scaled(factor) => (tensor(&self.name, &self.shape)?.to_dtype(self.dtype)?.to_dtype(DType::F32)? * factor)?,
             Kind::Filled(value) => Tensor::full(value, self.shape.as_slice(), &Device::Cpu)?,
         };
         Ok(values.to_dtype(self.dtype)?)
@@ -96,6 +99,8 @@ struct ModelFile {
     values: IndexMap<String, f64>,
     #[serde(default)]
     near_one: Vec<String>,
+    #[serde(default)]
+    scaled: IndexMap<String, f64>,
 }
 
 /// Writes those model files of a description into a folder that are not there, as `make_models.py` does.
@@ -130,7 +135,7 @@ impl ModelFile {
             let kind = match self.values.iter().find(|(end, _)| name.ends_with(end.as_str())) {
                 Some((_, value)) => Kind::Filled(*value as f32),
                 None if self.near_one.iter().any(|end| name.ends_with(end.as_str())) => Kind::NearOne,
-                None => Kind::ByRule,
+                None => self.scaled.get(&name).map_or(Kind::ByRule, |factor| Kind::Scaled(*factor)),
             };
             let source = Synthetic { name: format!("{}{name}", self.prefix), shape: shape.clone(), dtype, kind };
             dict.insert(name, LazyTensor::new(shape, dtype, std::sync::Arc::new(source)));

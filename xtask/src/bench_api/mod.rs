@@ -1,20 +1,17 @@
 //! `cargo xtask bench-api`: how fast the server answers, beside a ComfyUI if one is given. Starts the release build on a new, empty folder,
 //! asks both servers in turn, and prints the best of several rounds as a table. Knows the API, not how a server works.
 
-mod http;
-mod server;
 mod sockets;
 
 use std::io;
 use std::path::Path;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-pub(crate) use self::http::Connection;
-pub(crate) use self::server::Server;
+use crate::http::Connection;
+use crate::server::{Server, release_command};
 
 const USAGE: &str =
     "usage: cargo xtask bench-api [--reference URL | --reference-command COMMAND] [--server COMMAND] [--seconds N] [--rounds N]
@@ -69,12 +66,6 @@ fn arguments(given: &[String]) -> Result<Arguments, String> {
 /// Runs the command.
 pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     let arguments = arguments(given)?;
-    if arguments.server.is_none() {
-        let built = Command::new("cargo").args(["build", "--release", "-p", "comfyd"]).current_dir(root).status();
-        if !built.map_err(|error| format!("cannot run cargo: {error}"))?.success() {
-            return Err("the release build failed".into());
-        }
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
     runtime.block_on(measure(root, &arguments)).map_err(|error| error.to_string())
 }
@@ -89,12 +80,10 @@ struct Figures {
 }
 
 async fn measure(root: &Path, arguments: &Arguments) -> io::Result<()> {
-    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), Into::into);
-    let own = format!(
-        "{} serve --listen 127.0.0.1 --port {{port}} --base-directory {{base}} --front-end none",
-        target.join("release/comfyd").display()
-    );
-    let own = arguments.server.clone().unwrap_or(own);
+    let own = match &arguments.server {
+        Some(command) => command.clone(),
+        None => release_command(root)?,
+    };
     let mut commands = vec![("comfyd", own)];
     commands.extend(arguments.reference_command.clone().map(|command| ("reference", command)));
     let mut measured: Vec<(Server, Figures)> = Vec::new();

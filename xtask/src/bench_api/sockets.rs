@@ -10,8 +10,8 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::http::Connection;
 use super::small_prompt;
+use crate::http::Connection;
 
 /// Clients that only listen.
 const IDLE: usize = 1_000;
