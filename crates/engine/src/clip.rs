@@ -65,12 +65,7 @@ impl Clip {
         self.engine.residency().get(&weights, || {
             let mut parts = Vec::new();
             for (kind, weights) in self.parts.iter() {
-                let kind = match kind {
-                    EncoderKind::ClipL => text_encoding::ClipKind::L,
-                    EncoderKind::ClipH => text_encoding::ClipKind::H,
-                    EncoderKind::ClipG => text_encoding::ClipKind::G,
-                };
-                parts.push((kind, ClipConfig::detect(&weights.part.weights)?, Vb::new(Arc::new(weights.clone()))));
+                parts.push((*kind, ClipConfig::detect(&weights.part.weights)?, Vb::new(Arc::new(weights.clone()))));
             }
             Ok(TextEncoder::new(self.family, &parts)?)
         })

@@ -16,7 +16,7 @@ pub use crate::error::{Error, Result};
 use crate::listing::Listing;
 pub use crate::save::{Reserved, SaveTarget, SavedFile};
 
-/// File endings of model files, lower case with the dot.
+/// File endings of model files, lower case with the dot. Denoisers may be GGUF files too.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];
 
 /// File endings that count as pictures when the input folder is listed, lower case with the dot.
@@ -89,6 +89,8 @@ struct ModelFolder {
 #[derive(Debug, Clone, Copy)]
 enum Extensions {
     Models,
+    /// Those, and GGUF files, which hold denoisers in few bits.
+    Denoisers,
     Only(&'static str),
     Any,
 }
@@ -98,6 +100,7 @@ impl Extensions {
         let ending = extension(file);
         match self {
             Self::Models => MODEL_EXTENSIONS.contains(&ending.as_str()),
+            Self::Denoisers => ending == ".gguf" || Self::Models.matches(file),
             Self::Only(wanted) => ending == wanted,
             Self::Any => true,
         }
@@ -392,7 +395,7 @@ fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
         plain("loras"),
         plain("vae"),
         group("text_encoders", &["text_encoders", "clip"], Extensions::Models),
-        group("diffusion_models", &["unet", "diffusion_models"], Extensions::Models),
+        group("diffusion_models", &["unet", "diffusion_models"], Extensions::Denoisers),
         plain("clip_vision"),
         plain("style_models"),
         plain("embeddings"),

@@ -85,6 +85,16 @@ fn model_listings_follow_the_disk() {
 }
 
 #[test]
+fn denoisers_may_be_gguf_files() {
+    let (dir, folders) = folders();
+    touch(&dir.path().join("models/unet/q8.gguf"));
+    touch(&dir.path().join("models/diffusion_models/whole.safetensors"));
+    touch(&dir.path().join("models/vae/q8.gguf"));
+    assert_eq!(folders.model_files("diffusion_models").unwrap(), ["q8.gguf", "whole.safetensors"]);
+    assert_eq!(folders.model_files("vae").unwrap(), Vec::<String>::new());
+}
+
+#[test]
 fn a_link_to_a_folder_above_ends() {
     let (dir, folders) = folders();
     touch(&dir.path().join("models/loras/a.safetensors"));

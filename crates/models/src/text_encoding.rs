@@ -1,6 +1,7 @@
 //! Text encoders as the model families compose them: which CLIP, which of its layers, how weights act, what is concatenated.
 
 use candle_core::{Device, Tensor};
+use comfyd_weights::EncoderKind;
 
 use crate::clip::{ClipConfig, ClipTextModel};
 use crate::prompt::{self, Embeddings, Token, Window, WindowRules};
@@ -10,32 +11,10 @@ use crate::{Error, Result, Vb};
 /// Tokens of a window.
 const WINDOW: usize = 77;
 
-/// A text transformer by its place in a checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ClipKind {
-    /// CLIP ViT-L (OpenAI).
-    L,
-    /// OpenCLIP ViT-H.
-    H,
-    /// OpenCLIP ViT-bigG.
-    G,
-}
-
-impl ClipKind {
-    /// `clip_l`, `clip_h`, `clip_g`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::L => "clip_l",
-            Self::H => "clip_h",
-            Self::G => "clip_g",
-        }
-    }
-
-    /// How prompts are cut for it: OpenCLIP's windows are filled up with 0, OpenAI's with the end token.
-    fn rules(self) -> WindowRules {
-        let pad = if self == Self::L { END } else { 0 };
-        WindowRules { length: WINDOW, pad, embedding_key: self.name() }
-    }
+/// How prompts are cut for an encoder: OpenCLIP's windows are filled up with 0, OpenAI's with the end token.
+fn rules(kind: EncoderKind) -> WindowRules {
+    let pad = if kind == EncoderKind::ClipL { END } else { 0 };
+    WindowRules { length: WINDOW, pad, embedding_key: kind.name() }
 }
 
 /// A family's way to encode texts.
@@ -53,12 +32,12 @@ pub enum Family {
 
 impl Family {
     /// The transformers that it needs.
-    pub fn kinds(self) -> &'static [ClipKind] {
+    pub fn kinds(self) -> &'static [EncoderKind] {
         match self {
-            Self::Sd1 => &[ClipKind::L],
-            Self::Sd2 => &[ClipKind::H],
-            Self::Sdxl => &[ClipKind::L, ClipKind::G],
-            Self::SdxlRefiner => &[ClipKind::G],
+            Self::Sd1 => &[EncoderKind::ClipL],
+            Self::Sd2 => &[EncoderKind::ClipH],
+            Self::Sdxl => &[EncoderKind::ClipL, EncoderKind::ClipG],
+            Self::SdxlRefiner => &[EncoderKind::ClipG],
         }
     }
 }
@@ -78,19 +57,19 @@ pub struct Tokens {
 
 impl Tokens {
     /// The windows of one transformer.
-    pub fn of(&self, kind: ClipKind) -> &[Window] {
+    pub fn of(&self, kind: EncoderKind) -> &[Window] {
         match kind {
-            ClipKind::L => &self.l,
-            ClipKind::H => &self.h,
-            ClipKind::G => &self.g,
+            EncoderKind::ClipL => &self.l,
+            EncoderKind::ClipH => &self.h,
+            EncoderKind::ClipG => &self.g,
         }
     }
 
-    fn of_mut(&mut self, kind: ClipKind) -> &mut Vec<Window> {
+    fn of_mut(&mut self, kind: EncoderKind) -> &mut Vec<Window> {
         match kind {
-            ClipKind::L => &mut self.l,
-            ClipKind::H => &mut self.h,
-            ClipKind::G => &mut self.g,
+            EncoderKind::ClipL => &mut self.l,
+            EncoderKind::ClipH => &mut self.h,
+            EncoderKind::ClipG => &mut self.g,
         }
     }
 }
@@ -100,7 +79,7 @@ pub fn tokenize(family: Family, text: &str, embeddings: &dyn Embeddings) -> Resu
     let mut tokens = Tokens::default();
     for kind in family.kinds() {
         let mut warnings = Vec::new();
-        *tokens.of_mut(*kind) = prompt::windows(text, &kind.rules(), embeddings, &mut warnings)?;
+        *tokens.of_mut(*kind) = prompt::windows(text, &rules(*kind), embeddings, &mut warnings)?;
         warnings.retain(|warning| !tokens.warnings.contains(warning));
         tokens.warnings.append(&mut warnings);
     }
@@ -110,11 +89,11 @@ pub fn tokenize(family: Family, text: &str, embeddings: &dyn Embeddings) -> Resu
 /// Different texts for G and L (CLIPTextEncodeSDXL): the shorter one is padded with empty windows.
 pub fn tokenize_sdxl(text_g: &str, text_l: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
     let mut tokens = Tokens::default();
-    tokens.g = prompt::windows(text_g, &ClipKind::G.rules(), embeddings, &mut tokens.warnings)?;
-    tokens.l = prompt::windows(text_l, &ClipKind::L.rules(), embeddings, &mut tokens.warnings)?;
+    tokens.g = prompt::windows(text_g, &rules(EncoderKind::ClipG), embeddings, &mut tokens.warnings)?;
+    tokens.l = prompt::windows(text_l, &rules(EncoderKind::ClipL), embeddings, &mut tokens.warnings)?;
     let count = tokens.g.len().max(tokens.l.len());
-    tokens.g.resize(count, prompt::empty_window(&ClipKind::G.rules()));
-    tokens.l.resize(count, prompt::empty_window(&ClipKind::L.rules()));
+    tokens.g.resize(count, prompt::empty_window(&rules(EncoderKind::ClipG)));
+    tokens.l.resize(count, prompt::empty_window(&rules(EncoderKind::ClipL)));
     Ok(tokens)
 }
 
@@ -139,12 +118,12 @@ pub struct Encoded {
 /// The text encoder of a family.
 pub struct TextEncoder {
     family: Family,
-    models: Vec<(ClipKind, ClipTextModel)>,
+    models: Vec<(EncoderKind, ClipTextModel)>,
 }
 
 impl TextEncoder {
     /// Puts a family's transformers together; each has its config and the root of its weights (`text_model.…` lies directly below).
-    pub fn new(family: Family, parts: &[(ClipKind, ClipConfig, Vb)]) -> Result<Self> {
+    pub fn new(family: Family, parts: &[(EncoderKind, ClipConfig, Vb)]) -> Result<Self> {
         let mut models = Vec::new();
         for kind in family.kinds() {
             let Some((_, config, vb)) = parts.iter().find(|(part, _, _)| part == kind) else {
@@ -166,7 +145,7 @@ impl TextEncoder {
         let mut pooled = None;
         for (kind, model) in &self.models {
             let way = Way::new(self.family, *kind, model.config().layers, options)?;
-            let (cross_attn, own) = encode_windows(model, tokens.of(*kind), kind.rules().pad, &way, check)?;
+            let (cross_attn, own) = encode_windows(model, tokens.of(*kind), rules(*kind).pad, &way, check)?;
             parts.push(cross_attn);
             pooled = own.or(pooled);
         }
@@ -190,7 +169,7 @@ struct Way {
 }
 
 impl Way {
-    fn new(family: Family, kind: ClipKind, layers: usize, options: &ClipOptions) -> Result<Self> {
+    fn new(family: Family, kind: EncoderKind, layers: usize, options: &ClipOptions) -> Result<Self> {
         let (layer, norm_hidden, projected) = match family {
             Family::Sd1 => (None, true, false),
             Family::Sd2 => (Some(-2), true, true),
@@ -207,7 +186,7 @@ impl Way {
             Some(layer) => Some(layer as usize),
             None => None,
         };
-        let pooled = family != Family::Sdxl || kind == ClipKind::G;
+        let pooled = family != Family::Sdxl || kind == EncoderKind::ClipG;
         Ok(Self { hidden, norm_hidden, pooled, projected: projected && !options.unprojected })
     }
 }

@@ -10,13 +10,13 @@ use candle_core::{DType, Device, Tensor};
 use comfyd_models::clip::ClipConfig;
 use comfyd_models::prompt::{Embeddings, Token, Window, WindowRules, embedding_rows, windows};
 use comfyd_models::taesd::{Taesd, TaesdConfig};
-use comfyd_models::text_encoding::{ClipKind, ClipOptions, Encoded, Family, TextEncoder, tokenize, tokenize_sdxl};
+use comfyd_models::text_encoding::{ClipOptions, Encoded, Family, TextEncoder, tokenize, tokenize_sdxl};
 use comfyd_models::tiles::Tile;
 use comfyd_models::tokenizer::{END, Tokenizer};
 use comfyd_models::upscale::{TILE, UpscaleModel};
 use comfyd_models::vae::{Vae, VaeConfig};
 use comfyd_models::{Error, Result, Vb};
-use comfyd_weights::{LazyTensor, StateDict, synthetic};
+use comfyd_weights::{EncoderKind, LazyTensor, StateDict, synthetic};
 use serde_json::Value as Json;
 
 fn path(file: &str) -> PathBuf {
@@ -147,10 +147,10 @@ fn missing_embeddings_are_told_and_deep_brackets_refused() {
 fn encoder(family: Family) -> TextEncoder {
     let mut parts = Vec::new();
     for kind in family.kinds() {
-        let dict = weights(if *kind == ClipKind::L { "clip_l" } else { "clip_g" });
+        let dict = weights(if *kind == EncoderKind::ClipL { "clip_l" } else { "clip_g" });
         let mut config = ClipConfig::detect(&dict).unwrap();
         // Told from the real width, which tiny models do not have.
-        config.quick_gelu = *kind == ClipKind::L;
+        config.quick_gelu = *kind == EncoderKind::ClipL;
         parts.push((*kind, config, vb(&dict)));
     }
     TextEncoder::new(family, &parts).unwrap()

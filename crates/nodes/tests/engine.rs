@@ -111,6 +111,39 @@ fn a_saved_checkpoint_samples_as_the_one_it_was() {
     assert_eq!(decoded(&alone), decoded(&vae));
 }
 
+/// The reduced denoiser, its matrices in eight bits, against the same values in a file of whole numbers.
+#[test]
+fn a_denoiser_in_few_bits_samples_as_its_values_do() {
+    use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
+    let base = tempfile::tempdir().unwrap();
+    let folder = base.path().join("models/diffusion_models");
+    std::fs::create_dir_all(&folder).unwrap();
+    let whole = comfyd_weights::StateDict::open(&models::folder().join("models/diffusion_models/unet.safetensors")).unwrap();
+    let mut quantised = Vec::new();
+    let mut values = comfyd_weights::StateDict::default();
+    for (name, tensor) in whole.iter() {
+        let tensor = tensor.read().unwrap().to_dtype(candle_core::DType::F32).unwrap();
+        let in_eight_bits = tensor.rank() == 2 && tensor.dims()[1] % 32 == 0;
+        let few = QTensor::quantize(&tensor, if in_eight_bits { GgmlDType::Q8_0 } else { GgmlDType::F32 }).unwrap();
+        values.insert(name, few.dequantize(tensor.device()).unwrap());
+        quantised.push((name.to_owned(), few));
+    }
+    let tensors: Vec<(&str, &QTensor)> = quantised.iter().map(|(name, tensor)| (name.as_str(), tensor)).collect();
+    let mut file = std::fs::File::create(folder.join("few.gguf")).unwrap();
+    gguf_file::write(&mut file, &[("general.architecture", &gguf_file::Value::String("sd1".into()))], &tensors).unwrap();
+    comfyd_weights::write::write(&folder.join("values.safetensors"), &values, &comfyd_weights::write::Options::default()).unwrap();
+
+    let [original, clip, _] = checkpoint(&bench(), "sd15.safetensors");
+    let bench = Bench::with_models(base.path(), EngineOptions::default());
+    let load = |file: &str| node(&bench, "UNETLoader", &json!({"unet_name": file, "weight_dtype": "default"}), &[]).remove(0);
+    let got = sample(&bench, &load("few.gguf"), &clip);
+    // Quantised values are rounded to binary16 when they are read.
+    let rounding = distance(&got, &sample(&bench, &load("values.safetensors"), &clip));
+    assert!(rounding < 1e-3, "{rounding}");
+    let loss = distance(&got, &sample(&bench, &original, &clip));
+    assert!(loss > 3.0 * rounding && loss < 0.1, "{loss}, of which {rounding} by rounding");
+}
+
 #[test]
 fn a_merge_survives_its_file() {
     let bench = bench();
