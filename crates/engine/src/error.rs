@@ -52,6 +52,7 @@ impl Error {
     pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
         match self {
             Self::Interrupted | Self::File { .. } => self,
+            Self::Weights(ref error) if error.path().is_some() => self,
             Self::Message(_)
             | Self::Weights(_)
             | Self::Model(_)

@@ -72,7 +72,11 @@ impl Residency {
             Ok(object) => Arc::new(object),
             Err(error) => {
                 self.unload_unused(&parts);
-                return Err(error);
+                let file = parts.iter().map(|part| part.weights.origin()).find(|path| !path.as_os_str().is_empty());
+                return Err(match file {
+                    Some(file) => error.in_file(file),
+                    None => error,
+                });
             }
         };
         let mut state = self.state.lock();

@@ -304,6 +304,23 @@ fn unknown_files_are_refused_with_their_names() {
         ("ControlNetLoader", json!({"control_net_name": "broken.pth"})),
     ] {
         let error = broken.run(class, inputs(&widgets)).unwrap_err().to_string();
-        assert!(error.contains("broken."), "{error}");
+        assert_eq!(error.matches("broken.").count(), 1, "{error}");
     }
+}
+
+#[test]
+fn a_checkpoint_without_one_tensor_is_named_when_it_is_needed() {
+    let base = tempfile::tempdir().unwrap();
+    let whole = comfyd_weights::StateDict::open(&models::folder().join("models/checkpoints/sd15.safetensors")).unwrap();
+    let mut part = comfyd_weights::StateDict::default();
+    for (name, tensor) in whole.iter().filter(|(name, _)| !name.ends_with("middle_block.0.in_layers.2.weight")) {
+        part.insert(name, tensor.clone());
+    }
+    let file = base.path().join("models/checkpoints/part.safetensors");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    comfyd_weights::write::write(&file, &part, &comfyd_weights::write::Options::default()).unwrap();
+    let bench = Bench::with_models(base.path(), EngineOptions::default());
+    let [model, clip, _] = checkpoint(&bench, "part.safetensors");
+    let error = bench.run("KSampler", sampling(&model, &prompt(&bench, &clip), 1)).unwrap_err().to_string();
+    assert!(error.contains("part.safetensors") && error.contains("middle_block.0.in_layers.2.weight"), "{error}");
 }

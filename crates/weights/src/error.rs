@@ -1,7 +1,7 @@
 //! The one error type of this crate.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// This crate's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -92,4 +92,20 @@ pub enum Error {
     /// The tensor library failed.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// The file that the error names.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::Read { path, .. }
+            | Self::Invalid { path, .. }
+            | Self::Missing { path, .. }
+            | Self::Dtype { path, .. }
+            | Self::TooLarge { path, .. }
+            | Self::Unknown { path, .. }
+            | Self::Write { path, .. } => Some(path),
+            Self::Shape { .. } | Self::Adapter(_) | Self::Interrupted | Self::Tensor(_) => None,
+        }
+    }
 }
