@@ -18,8 +18,9 @@ use crate::parity::Set;
 const USAGE: &str = "usage: cargo xtask COMMAND
 
   tidy                               check the rules that the compiler does not: floors, file headers, left-over notes, links
-  parity [--sdxl|--extra|--families] [--only PREFIX]
-                                     run the recorded diffusion cases on full-size test checkpoints
+  parity [--sd15|--sdxl|--extra|--families] [--only PREFIX]
+                                     run the recorded diffusion cases, or one set of them, on full-size test checkpoints, which are made
+                                     if they are not there (27 GB; --sd15 2 GB)
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
   bench-engine                       the same for making a picture";
 
@@ -28,7 +29,7 @@ fn main() -> ExitCode {
     match arguments.iter().map(String::as_str).collect::<Vec<_>>().as_slice() {
         ["tidy"] => tidy(),
         ["parity", options @ ..] => match parity_options(options) {
-            Some((set, only)) => parity(set, only),
+            Some((sets, only)) => parity(sets, only),
             None => usage(),
         },
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
@@ -47,16 +48,17 @@ fn usage() -> ExitCode {
 }
 
 /// Which cases, and how their names begin.
-fn parity_options<'a>(options: &[&'a str]) -> Option<(Set, &'a str)> {
-    let (set, options) = match options {
-        ["--sdxl", rest @ ..] => (Set::Sdxl, rest),
-        ["--extra", rest @ ..] => (Set::Extra, rest),
-        ["--families", rest @ ..] => (Set::Families, rest),
-        rest => (Set::Sd15, rest),
+fn parity_options<'a>(options: &[&'a str]) -> Option<(&'static [Set], &'a str)> {
+    let (sets, options): (&[Set], _) = match options {
+        ["--sd15", rest @ ..] => (&[Set::Sd15], rest),
+        ["--sdxl", rest @ ..] => (&[Set::Sdxl], rest),
+        ["--extra", rest @ ..] => (&[Set::Extra], rest),
+        ["--families", rest @ ..] => (&[Set::Families], rest),
+        rest => (&Set::ALL, rest),
     };
     match options {
-        [] => Some((set, "")),
-        ["--only", only] => Some((set, only)),
+        [] => Some((sets, "")),
+        ["--only", only] => Some((sets, only)),
         _ => None,
     }
 }
@@ -75,9 +77,9 @@ fn bench(outcome: Result<(), String>) -> ExitCode {
     }
 }
 
-fn parity(set: Set, only: &str) -> ExitCode {
+fn parity(sets: &[Set], only: &str) -> ExitCode {
     let root = root();
-    match parity::run(&root, &parity::Parity { set, only }) {
+    match parity::run(&root, sets, only) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {

@@ -21,6 +21,9 @@ pub(crate) enum Set {
 }
 
 impl Set {
+    /// All of them.
+    pub(crate) const ALL: [Self; 4] = [Self::Sd15, Self::Sdxl, Self::Extra, Self::Families];
+
     fn cases(self) -> &'static str {
         match self {
             Self::Sd15 => "conformance/diffusion",
@@ -29,14 +32,6 @@ impl Set {
             Self::Families => "conformance/diffusion/families",
         }
     }
-}
-
-/// What to run.
-pub(crate) struct Parity<'a> {
-    /// The cases.
-    pub(crate) set: Set,
-    /// Only cases whose names begin so.
-    pub(crate) only: &'a str,
 }
 
 /// Where the models are.
@@ -68,30 +63,42 @@ pub(crate) fn model_paths(root: &Path) -> Result<PathBuf, Error> {
     Ok(paths)
 }
 
-/// Runs the cases; whether all passed.
-pub(crate) fn run(root: &Path, parity: &Parity<'_>) -> Result<bool, Error> {
-    let cases = root.join(parity.set.cases());
-    match parity.set {
-        Set::Sd15 | Set::Extra => checkpoint(root, "sd15").map(drop)?,
-        Set::Sdxl => checkpoint(root, "sdxl").map(drop)?,
-        Set::Families => {}
-    }
-    let (description, models) = (cases.join("models.json"), root.join(MODELS));
-    if description.is_file() && !all_there(&description, &models)? {
-        println!("making models in {}", models.display());
-        cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_models", "--"], &[&description, &models])?;
+/// Runs the cases of these sets whose names begin with `only`; whether all passed.
+pub(crate) fn run(root: &Path, sets: &[Set], only: &str) -> Result<bool, Error> {
+    for set in sets {
+        make_models(root, *set)?;
     }
     let command = format!("{} --extra-model-paths-config {}", release_command(root)?, model_paths(root)?.display());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let server = runtime.block_on(Server::start("comfyd", &command))?;
-    let status = Command::new(root.join(".venv/bin/python"))
-        .arg(root.join("conformance/check_cases.py"))
-        .arg(format!("http://{}", server.host))
-        .arg(cases)
-        .args(["--verbose", "--timeout", "3600", "--only", parity.only])
-        .status()
-        .map_err(|e| Error::other(format!("cannot run .venv/bin/python, which .ci/run makes: {e}")))?;
-    Ok(status.success())
+    let mut passed = true;
+    for set in sets {
+        println!("{}", set.cases());
+        let status = Command::new(root.join(".venv/bin/python"))
+            .arg(root.join("conformance/check_cases.py"))
+            .arg(format!("http://{}", server.host))
+            .arg(root.join(set.cases()))
+            .args(["--verbose", "--timeout", "3600", "--only", only])
+            .status()
+            .map_err(|e| Error::other(format!("cannot run .venv/bin/python, which .ci/run makes: {e}")))?;
+        passed &= status.success();
+    }
+    Ok(passed)
+}
+
+/// Makes the models of a set that are not there.
+fn make_models(root: &Path, set: Set) -> Result<(), Error> {
+    match set {
+        Set::Sd15 | Set::Extra => checkpoint(root, "sd15").map(drop)?,
+        Set::Sdxl => checkpoint(root, "sdxl").map(drop)?,
+        Set::Families => {}
+    }
+    let (description, models) = (root.join(set.cases()).join("models.json"), root.join(MODELS));
+    if description.is_file() && !all_there(&description, &models)? {
+        println!("making models in {}", models.display());
+        cargo(root, &["run", "--release", "-p", "comfyd-weights", "--example", "make_models", "--"], &[&description, &models])?;
+    }
+    Ok(())
 }
 
 /// Whether every file of a description is in the folder.

@@ -72,12 +72,12 @@ fn tiny_autoencoders_know_the_scale_of_latents_on_links() {
         path
     };
     let (encoder, decoder) = (path("encoder.safetensors", ENCODER), path("decoder.safetensors", DECODER));
-    let options = || EngineOptions { device: DeviceChoice::Cpu, ..EngineOptions::default() };
     let (hidden, cancel) = (Hidden::default(), CancelToken::default());
     let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
 
-    let pictures = |format, scale: f64| {
-        let vae = Engine::new(options()).unwrap().load_taesd(format, &encoder, &decoder).unwrap();
+    let pictures = |device, format, scale: f64| {
+        let engine = Engine::new(EngineOptions { device, ..EngineOptions::default() }).unwrap();
+        let vae = engine.load_taesd(format, &encoder, &decoder).unwrap();
         let latent = (noise::latent(3, &[1, 4, 4, 6], None).unwrap() / scale).unwrap();
         let decoded = vae.decode(&cx, &latent).unwrap();
         assert_eq!(decoded.dims(), [1, 32, 48, 3]);
@@ -85,11 +85,14 @@ fn tiny_autoencoders_know_the_scale_of_latents_on_links() {
         let encoded = (vae.encode(&cx, &pixels).unwrap() * scale).unwrap();
         (decoded.flatten_all().unwrap().to_vec1::<f32>().unwrap(), encoded.flatten_all().unwrap().to_vec1::<f32>().unwrap())
     };
-    // The model's own latents are the same for both, once each is told its scale.
-    let (sd15, sdxl) = (pictures(LatentFormat::Sd15, 0.18215), pictures(LatentFormat::Sdxl, 0.13025));
     let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
-    assert!(close(&sd15.0, &sdxl.0) && close(&sd15.1, &sdxl.1));
-    // And a wrong scale shows.
-    let wrong = pictures(LatentFormat::Sd15, 0.13025);
-    assert!(!close(&sd15.0, &wrong.0) && !close(&sd15.1, &wrong.1));
+    let card = comfyd_engine::has_cuda().then_some(DeviceChoice::Cuda(0));
+    for device in [DeviceChoice::Cpu].into_iter().chain(card) {
+        // The model's own latents are the same for both, once each is told its scale.
+        let (sd15, sdxl) = (pictures(device, LatentFormat::Sd15, 0.18215), pictures(device, LatentFormat::Sdxl, 0.13025));
+        assert!(close(&sd15.0, &sdxl.0) && close(&sd15.1, &sdxl.1));
+        // And a wrong scale shows.
+        let wrong = pictures(device, LatentFormat::Sd15, 0.13025);
+        assert!(!close(&sd15.0, &wrong.0) && !close(&sd15.1, &wrong.1));
+    }
 }
