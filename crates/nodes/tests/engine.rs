@@ -309,6 +309,19 @@ fn unknown_files_are_refused_with_their_names() {
 }
 
 #[test]
+fn a_control_lora_of_another_family_is_refused() {
+    let bench = bench();
+    let [model, clip, _] = checkpoint(&bench, "sdxl.safetensors");
+    let net = node(&bench, "ControlNetLoader", &json!({"control_net_name": "lora.safetensors"}), &[]).remove(0);
+    let mut prompt = prompt(&bench, &clip);
+    let hint = node(&bench, "EmptyImage", &json!({"width": 64, "height": 64, "batch_size": 1, "color": 0}), &[]).remove(0);
+    let links = [("conditioning", &prompt.positive), ("control_net", &net), ("image", &hint)];
+    prompt.positive = node(&bench, "ControlNetApply", &json!({"strength": 1.0}), &links).remove(0);
+    let error = bench.run("KSampler", sampling(&model, &prompt, 1)).unwrap_err().to_string();
+    assert!(error.contains("lora.safetensors") && error.contains("another family"), "{error}");
+}
+
+#[test]
 fn a_checkpoint_without_one_tensor_is_named_when_it_is_needed() {
     let base = tempfile::tempdir().unwrap();
     let whole = comfyd_weights::StateDict::open(&models::folder().join("models/checkpoints/sd15.safetensors")).unwrap();

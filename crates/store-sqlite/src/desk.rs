@@ -8,7 +8,8 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use crate::writer::{Command, Writer};
+use crate::command::Command;
+use crate::writer::Writer;
 
 /// The writer's desk.
 #[derive(Debug)]
@@ -85,8 +86,8 @@ mod tests {
 
     use super::*;
     use crate::Options;
+    use crate::command::{Answer, Operation, Reply};
     use crate::state::Shared;
-    use crate::writer::{Answer, Operation, Reply};
 
     type Answered = oneshot::Receiver<comfyd_jobs::Result<Answer>>;
 

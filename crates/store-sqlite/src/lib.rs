@@ -5,6 +5,7 @@
 //! bounded in bytes. This crate knows neither HTTP nor what a graph is.
 
 mod cache;
+mod command;
 mod database;
 mod desk;
 mod reader;
@@ -21,11 +22,12 @@ use comfyd_jobs::{
 };
 use tokio::sync::{mpsc, oneshot, watch};
 
+use crate::command::{Answer, Claimed, Command, Operation, Reply};
 use crate::database::Lock;
 use crate::desk::Desk;
 use crate::reader::Reader;
 use crate::state::Shared;
-use crate::writer::{Answer, Command, Operation, Reply, Writer};
+use crate::writer::Writer;
 
 /// How many writes may wait for the writer; further callers wait for a place.
 const MAX_WAITING: usize = 1024;
@@ -205,7 +207,7 @@ impl JobStore for SqliteStore {
             return Ok(None);
         }
         match self.write(Operation::Claim).await? {
-            Answer::Claimed(claimed) => Ok(claimed.map(writer::Claimed::keep)),
+            Answer::Claimed(claimed) => Ok(claimed.map(Claimed::keep)),
             other => Err(other.misplaced()),
         }
     }
@@ -225,7 +227,7 @@ impl JobStore for SqliteStore {
     async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> JobResult<Option<Arc<Job>>> {
         let entry = self.entry(id, &outcome)?;
         match self.write(Operation::HandOver(entry)).await? {
-            Answer::Claimed(claimed) => Ok(claimed.map(writer::Claimed::keep)),
+            Answer::Claimed(claimed) => Ok(claimed.map(Claimed::keep)),
             other => Err(other.misplaced()),
         }
     }

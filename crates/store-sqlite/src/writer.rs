@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use comfyd_jobs::line::{Place, Running};
-use comfyd_jobs::{Error as JobError, HistoryEntry, Job, NewJob, OnRestart, Outcome, Recovered, Result as JobResult, Ticket, now_ms};
+use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Outcome, Result as JobResult, Ticket, now_ms};
 use rusqlite::{Connection, OptionalExtension as _, params};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use crate::Options;
+use crate::command::{Answer, Claimed, Command, Operation, Reply};
 use crate::database::{Loaded, status_text};
 use crate::state::{Change, Shared, State};
 
@@ -18,9 +19,6 @@ const MAX_GROUP: usize = 256;
 
 /// How many bytes of JSON, about, go into one transaction.
 const MAX_GROUP_BYTES: usize = 16 << 20;
-
-/// How many bytes of JSON a small operation brings at most.
-const SMALL_BYTES: usize = 64 << 10;
 
 /// How many deleted entries are removed along with a transaction, beside two for each operation in it.
 const PURGE_SLICE: usize = 32;
@@ -31,56 +29,6 @@ const CHECKPOINT_PAGES: usize = 4096;
 /// How many free pages are given back to the system at a time, and how many may stay.
 const VACUUM_SLICE: i64 = 256;
 const MAX_FREE_PAGES: i64 = 1024;
-
-/// What the writer is told.
-#[derive(Debug)]
-pub(crate) enum Command {
-    /// Do it, and say when it is committed.
-    Write { operation: Operation, reply: Reply },
-    /// Claim the next job as soon as there is one.
-    Next { reply: Reply },
-    /// Look at the abandoned jobs.
-    Wake,
-}
-
-/// Where an answer goes.
-pub(crate) type Reply = oneshot::Sender<JobResult<Answer>>;
-
-/// A change that a caller wants.
-#[derive(Debug, Clone)]
-pub(crate) enum Operation {
-    Enqueue(NewJob),
-    Claim,
-    Finish(Arc<HistoryEntry>),
-    /// The end of one job, and the claim of the next.
-    HandOver(Arc<HistoryEntry>),
-    Requeue(String),
-    RemovePending(Vec<String>),
-    ClearPending,
-    DeleteHistory(Vec<String>),
-    ClearHistory,
-    Recover(OnRestart),
-}
-
-/// What came of it.
-#[derive(Debug)]
-pub(crate) enum Answer {
-    Done,
-    Count(usize),
-    Ticket(Ticket),
-    Claimed(Option<Claimed>),
-    Recovered(Recovered),
-}
-
-/// A claimed job on its way to the caller. If the caller is gone before it takes the job, the job goes back into the queue.
-#[derive(Debug)]
-pub(crate) struct Claimed {
-    job: Option<Arc<Job>>,
-    /// Once the claim is committed; one that was rolled back leaves nothing to put back.
-    committed: bool,
-    shared: Arc<Shared>,
-    writer: mpsc::WeakSender<Command>,
-}
 
 /// The connection that writes, and its state.
 #[derive(Debug)]
@@ -127,50 +75,6 @@ struct Done {
     answers: Vec<JobResult<Answer>>,
     /// Jobs for the first of those who are hungry.
     served: Vec<Claimed>,
-}
-
-impl Answer {
-    pub(crate) fn done(self) -> JobResult<()> {
-        match self {
-            Self::Done => Ok(()),
-            other => Err(other.misplaced()),
-        }
-    }
-
-    pub(crate) fn count(self) -> JobResult<usize> {
-        match self {
-            Self::Count(count) => Ok(count),
-            other => Err(other.misplaced()),
-        }
-    }
-
-    /// The error for an answer to something else: a mistake in this crate.
-    pub(crate) fn misplaced(&self) -> JobError {
-        JobError::Storage(format!("its writer answered another question: {self:?}"))
-    }
-}
-
-impl Claimed {
-    /// The job: from now on it is the caller's to finish.
-    pub(crate) fn keep(mut self) -> Arc<Job> {
-        // It is there until `drop`, and `keep` is called once, as it takes `self`.
-        #[allow(clippy::expect_used)]
-        self.job.take().expect("kept once")
-    }
-}
-
-impl Drop for Claimed {
-    fn drop(&mut self) {
-        if self.committed
-            && let Some(job) = self.job.take()
-        {
-            self.shared.abandoned.lock().push(job.id.clone());
-            if let Some(writer) = self.writer.upgrade() {
-                // A full channel needs no waking: the writer is about to look.
-                let _ = writer.try_send(Command::Wake);
-            }
-        }
-    }
 }
 
 impl Writer {
@@ -603,41 +507,6 @@ impl Writer {
     }
 }
 
-impl Command {
-    /// Whether it is short work, which may be done where it comes up.
-    pub(crate) fn is_small(&self) -> bool {
-        match self {
-            Self::Write { operation, .. } => operation.is_small(),
-            Self::Next { .. } | Self::Wake => true,
-        }
-    }
-}
-
-impl Operation {
-    fn is_small(&self) -> bool {
-        match self {
-            Self::Enqueue(_) | Self::Finish(_) | Self::HandOver(_) => self.bytes() <= SMALL_BYTES,
-            Self::Claim | Self::Requeue(_) => true,
-            Self::RemovePending(_) | Self::ClearPending | Self::DeleteHistory(_) | Self::ClearHistory | Self::Recover(_) => false,
-        }
-    }
-
-    /// About how much JSON it brings.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Enqueue(new) => new.prompt.get().len() + new.extra_data.get().len(),
-            Self::Finish(entry) | Self::HandOver(entry) => entry.messages.get().len() + entry.outputs.get().len() + entry.meta.get().len(),
-            Self::Claim
-            | Self::Requeue(_)
-            | Self::RemovePending(_)
-            | Self::ClearPending
-            | Self::DeleteHistory(_)
-            | Self::ClearHistory
-            | Self::Recover(_) => 0,
-        }
-    }
-}
-
 fn reply(group: Vec<Waiting>, answers: Vec<JobResult<Answer>>) {
     for (waiting, mut answer) in group.into_iter().zip(answers) {
         if let Ok(Answer::Claimed(Some(claimed))) = &mut answer {
@@ -655,6 +524,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use comfyd_jobs::{Position, Status, contract};
+    use tokio::sync::oneshot;
 
     use super::*;
 
