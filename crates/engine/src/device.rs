@@ -32,7 +32,11 @@ pub(crate) fn open(choice: DeviceChoice) -> Result<Device> {
 fn cuda(index: usize) -> Result<Device> {
     let open = || Device::new_cuda(index).map_err(|error| error.to_string());
     let opened = std::panic::catch_unwind(open).unwrap_or_else(|_| Err("its driver is too old for this comfyd".into()));
-    opened.map_err(|reason| Error::msg(format!("the CUDA device {index} cannot be used: {reason}; choose another device or the CPU")))
+    opened.map_err(|reason| {
+        // A backtrace may follow.
+        let reason = reason.lines().next().unwrap_or_default();
+        Error::msg(format!("the CUDA device {index} cannot be used: {reason}; choose another device or the CPU"))
+    })
 }
 
 /// Whether a card can be asked for. cudarc panics if it loads its libraries at run time and one is missing.
