@@ -112,7 +112,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             ended = &mut server => return Ok::<_, Failure>(ended??),
             () = signal => {}
         }
-        tracing::info!("stopping: the running prompt goes back into the queue");
+        tracing::info!("stopping; a prompt that runs goes back into the queue");
         // The first receiver is the server's; it ends when it has drained.
         let _ = stop.send(true);
         let ended = tokio::task::spawn_blocking(move || worker.shutdown(Shutdown::Requeue));
