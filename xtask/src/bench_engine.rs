@@ -12,7 +12,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use crate::http::Connection;
 use crate::parity;
-use crate::server::{Server, release_command};
+use crate::server::{Server, measured_commands};
 
 const USAGE: &str = "usage: cargo xtask bench-engine [--reference-command COMMAND] [--server COMMAND] [--case NAME] [--rounds N]
 
@@ -60,12 +60,7 @@ async fn measure(root: &Path, arguments: &Arguments) -> io::Result<()> {
     }
     let checkpoint = parity::checkpoint(root, "sd15")?;
     let paths = parity::model_paths(root)?;
-    let own = match &arguments.server {
-        Some(command) => command.clone(),
-        None => release_command(root)?,
-    };
-    let mut commands = vec![("comfyd", own)];
-    commands.extend(arguments.reference_command.clone().map(|command| ("reference", command)));
+    let commands = measured_commands(root, arguments.server.as_ref(), arguments.reference_command.as_ref())?;
 
     // Else the first server would read the checkpoint from the disk for the other one.
     io::copy(&mut std::fs::File::open(&checkpoint)?, &mut io::sink())?;

@@ -101,6 +101,13 @@ pub(crate) fn release_command(root: &Path) -> io::Result<String> {
     Ok(format!("{} serve --listen 127.0.0.1 --port {{port}} --base-directory {{base}} --front-end none", binary.display()))
 }
 
+/// The names and commands of the servers that a benchmark compares: `own`, or else the release build, and the reference if there is one.
+pub(crate) fn measured_commands(root: &Path, own: Option<&String>, reference: Option<&String>) -> io::Result<Vec<(&'static str, String)>> {
+    let own = own.cloned().map_or_else(|| release_command(root), Ok)?;
+    let reference = reference.map(|command| ("reference", command.clone()));
+    Ok([("comfyd", own)].into_iter().chain(reference).collect())
+}
+
 /// Runs cargo with arguments and paths.
 pub(crate) fn cargo(root: &Path, arguments: &[&str], paths: &[&PathBuf]) -> io::Result<()> {
     let status = Command::new("cargo").current_dir(root).args(arguments).args(paths).status()?;

@@ -117,18 +117,18 @@ impl ControlNet {
     /// The network that steers `model`.
     fn network(&self, model: &Model) -> Result<Network> {
         let residency = self.engine.residency();
+        let vb = || Vb::new(Arc::new(self.weights.clone()));
         Ok(match self.kind.as_ref() {
             Kind::ControlNet(config) => {
-                let vb = || Vb::new(Arc::new(self.weights.clone()));
                 let model = residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?;
                 Network::ControlNet { model, hint: None }
             }
             Kind::ControlLora(lora) => {
                 let encoder = lora.encoder(&model.weights);
                 let config = ControlNetConfig { unet: model.info.config.clone(), hint_channels: lora.hint_channels, union_types: None };
-                let vb = || Vb::new(Arc::new(Layered(self.weights.clone(), encoder.clone())));
                 let build = || {
-                    controlnet::ControlNet::new(&config, &vb()).map_err(|error| match Error::from(error) {
+                    let vb = Vb::new(Arc::new(Layered(self.weights.clone(), encoder.clone())));
+                    controlnet::ControlNet::new(&config, &vb).map_err(|error| match Error::from(error) {
                         Error::Interrupted => Error::Interrupted,
                         error => Error::msg(format!("the control-LoRA does not fit to the model, is it for another family? {error}")),
                     })
@@ -136,7 +136,6 @@ impl ControlNet {
                 Network::ControlNet { model: residency.get(&[&self.weights, &encoder], build)?, hint: None }
             }
             Kind::Adapter(config) => {
-                let vb = || Vb::new(Arc::new(self.weights.clone()));
                 let model = residency.get(&[&self.weights], || Ok(T2iAdapter::new(config, &vb())?))?;
                 Network::Adapter { model, hint: None }
             }

@@ -4,9 +4,10 @@ use candle_core::Device;
 
 use crate::{DeviceChoice, Error, Result};
 
-/// Whether the first NVIDIA card can run models: the build has CUDA, and its libraries and a card are there.
-pub fn has_cuda() -> bool {
-    libraries_are_there() && cuda(0).is_ok()
+/// Where models can run: the CPU, and the first NVIDIA card if the build has CUDA, and its libraries and a card are there.
+pub fn devices() -> impl Iterator<Item = DeviceChoice> {
+    let has_card = libraries_are_there() && cuda(0).is_ok();
+    [DeviceChoice::Cpu].into_iter().chain(has_card.then_some(DeviceChoice::Cuda(0)))
 }
 
 /// The device that the options name.

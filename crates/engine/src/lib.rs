@@ -34,7 +34,7 @@ pub use crate::array::{tensor, values};
 pub use crate::clip::{Clip, Tokens};
 pub use crate::conditioning::{Area, CondEntry, Conditioning, SdxlSize};
 pub use crate::control::{Control, ControlNet, ControlSettings};
-pub use crate::device::has_cuda;
+pub use crate::device::devices;
 pub use crate::engine::{Checkpoint, Engine, Memory};
 pub use crate::error::{Error, Result};
 pub use crate::extract::{LoraExtraction, save_lora};

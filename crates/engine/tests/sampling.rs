@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 
 use candle_core::{DType, Device};
 use comfyd_engine::{
-    Area, AttentionScale, CondEntry, Conditioning, DeviceChoice, Downscale, DualStyle, Engine, EngineOptions, Guider, KSampler,
-    LatentInput, Model, Noise, Sampler, Sigmas, Tensor, tensor,
+    Area, AttentionScale, CondEntry, Conditioning, Downscale, DualStyle, Engine, EngineOptions, Guider, KSampler, LatentInput, Model,
+    Noise, Sampler, Sigmas, Tensor, tensor,
 };
 use comfyd_imaging::resize::Method;
 use comfyd_kernels::random::Generator;
@@ -37,9 +37,8 @@ static FIXTURE: LazyLock<Fixture> = LazyLock::new(|| {
         let dict = dict.with_prefix(&format!("{name}."), "model.diffusion_model.");
         write::write(&dir.path().join(format!("{name}.safetensors")), &dict, &write::Options::default()).unwrap();
     }
-    let mut devices = vec![DeviceChoice::Cpu];
-    devices.extend(comfyd_engine::has_cuda().then_some(DeviceChoice::Cuda(0)));
-    let engines = devices.into_iter().map(|device| Engine::new(EngineOptions { device, ..EngineOptions::default() }).unwrap()).collect();
+    let engines =
+        comfyd_engine::devices().map(|device| Engine::new(EngineOptions { device, ..EngineOptions::default() }).unwrap()).collect();
     Fixture { engines, golden: StateDict::open(&golden.join("sampling.safetensors")).unwrap(), dir }
 });
 

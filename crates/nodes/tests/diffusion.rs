@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Instant;
 
-use comfyd_engine::{DeviceChoice, EngineOptions};
+use comfyd_engine::EngineOptions;
 use common::{Bench, compare, conformance, models};
 use serde_json::{Map, Value as Json};
 
@@ -29,8 +29,7 @@ fn run(starts: &[&str]) {
     let mut failed = Vec::new();
     let mut count = 0;
     let wanted = |name: &str| starts.iter().any(|start| name.starts_with(start)) && !LEFT_OUT.contains(&name);
-    let card = comfyd_engine::has_cuda().then_some(DeviceChoice::Cuda(0));
-    for device in [DeviceChoice::Cpu].into_iter().chain(card) {
+    for device in comfyd_engine::devices() {
         let bench = Bench::with_models(models::folder(), EngineOptions { device, ..EngineOptions::default() });
         for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
             count += 1;

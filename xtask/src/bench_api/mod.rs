@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
 use crate::http::Connection;
-use crate::server::{Server, release_command};
+use crate::server::{Server, measured_commands};
 
 const USAGE: &str =
     "usage: cargo xtask bench-api [--reference URL | --reference-command COMMAND] [--server COMMAND] [--seconds N] [--rounds N]
@@ -80,12 +80,7 @@ struct Figures {
 }
 
 async fn measure(root: &Path, arguments: &Arguments) -> io::Result<()> {
-    let own = match &arguments.server {
-        Some(command) => command.clone(),
-        None => release_command(root)?,
-    };
-    let mut commands = vec![("comfyd", own)];
-    commands.extend(arguments.reference_command.clone().map(|command| ("reference", command)));
+    let commands = measured_commands(root, arguments.server.as_ref(), arguments.reference_command.as_ref())?;
     let mut measured: Vec<(Server, Figures)> = Vec::new();
     for (name, command) in commands {
         let mut figures = Figures::default();

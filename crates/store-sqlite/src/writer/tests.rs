@@ -1,0 +1,191 @@
+//! The writer without its thread.
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use comfyd_jobs::{Position, Status, contract};
+use tokio::sync::oneshot;
+
+use super::*;
+
+struct Bench {
+    _folder: tempfile::TempDir,
+    _sender: mpsc::Sender<Command>,
+    shared: Arc<Shared>,
+    writer: Writer,
+}
+
+fn bench(options: Options) -> Bench {
+    let folder = tempfile::tempdir().unwrap();
+    let (connection, loaded) = crate::database::open(&folder.path().join("jobs.db"), &options).unwrap();
+    let shared = Arc::new(Shared::new(loaded.state.clone(), 1 << 20));
+    let (sender, _) = mpsc::channel(1);
+    let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
+    Bench { _folder: folder, _sender: sender, shared, writer }
+}
+
+/// Does the operations as one group.
+fn group(writer: &mut Writer, operations: Vec<Operation>) -> Vec<JobResult<Answer>> {
+    let (group, receivers): (Vec<Waiting>, Vec<_>) = operations
+        .into_iter()
+        .map(|operation| {
+            let (reply, receiver) = oneshot::channel();
+            (Waiting { operation, reply: Some(reply) }, receiver)
+        })
+        .unzip();
+    writer.commit(group);
+    receivers.into_iter().map(|mut receiver| receiver.try_recv().unwrap()).collect()
+}
+
+fn enqueue(id: &str) -> Operation {
+    Operation::Enqueue(contract::job(id, Position::Back))
+}
+
+fn enqueue_large(id: &str, bytes: usize) -> Operation {
+    let prompt = serde_json::value::RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).unwrap();
+    Operation::Enqueue(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) })
+}
+
+fn entry(shared: &Shared, id: &str) -> Arc<HistoryEntry> {
+    let job = shared.state.lock().line.running(id).unwrap().job.as_ref().clone();
+    Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success)).unwrap())
+}
+
+fn rows(writer: &Writer, table: &str) -> i64 {
+    writer.connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn one_that_fails_does_not_fail_its_group_and_leaves_nothing() {
+    let Bench { mut writer, shared, .. } = bench(Options::default());
+    assert!(group(&mut writer, vec![enqueue("before")])[0].is_ok());
+    let pages: i64 = writer.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    writer.connection.query_row(&format!("PRAGMA max_page_count = {}", pages + 20), [], |_| Ok(())).unwrap();
+
+    let answers = group(&mut writer, vec![Operation::Claim, enqueue("a"), enqueue_large("large", 1 << 20), enqueue("b")]);
+    assert!(matches!(&answers[0], Ok(Answer::Claimed(Some(claimed))) if claimed.job.as_ref().unwrap().id == "before"));
+    assert!(matches!(&answers[1], Ok(Answer::Ticket(ticket)) if ticket.number == 1.0), "{:?}", answers[1]);
+    assert!(matches!(&answers[2], Err(JobError::Storage(message)) if message.contains("full")), "{:?}", answers[2]);
+    assert!(matches!(&answers[3], Ok(Answer::Ticket(ticket)) if ticket.number == 2.0), "{:?}", answers[3]);
+    let counts = shared.state.lock().line.counts();
+    assert_eq!((counts.pending, counts.running), (2, 1));
+    assert_eq!((rows(&writer, "jobs"), rows(&writer, "queue")), (3, 3));
+    assert!(shared.abandoned.lock().is_empty(), "the claim of the transaction that was rolled back must not put the job back");
+
+    writer.connection.query_row("PRAGMA max_page_count = 1000000", [], |_| Ok(())).unwrap();
+    assert!(group(&mut writer, vec![enqueue_large("large", 1 << 20)])[0].is_ok(), "the id is still free");
+    drop(answers);
+    assert_eq!(*shared.abandoned.lock(), ["before"], "nobody took the job");
+    let back = writer.abandoned();
+    writer.commit(back);
+    assert_eq!(shared.state.lock().line.counts().running, 0);
+}
+
+fn hungry(writer: &mut Writer) -> oneshot::Receiver<JobResult<Answer>> {
+    let (reply, receiver) = oneshot::channel();
+    writer.hungry.push_back(reply);
+    receiver
+}
+
+fn served(receiver: &mut oneshot::Receiver<JobResult<Answer>>) -> Option<String> {
+    match receiver.try_recv().ok()?.unwrap() {
+        Answer::Claimed(claimed) => claimed.map(|claimed| claimed.keep().id.clone()),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn who_waits_for_a_job_is_served_in_the_commit_that_brings_it() {
+    let Bench { mut writer, shared, .. } = bench(Options::default());
+    let (mut first, gone, mut second) = (hungry(&mut writer), hungry(&mut writer), hungry(&mut writer));
+    drop(gone);
+    let before = shared.versions.borrow().queue;
+    assert!(group(&mut writer, vec![enqueue("a"), enqueue("b"), enqueue("c")]).iter().all(Result::is_ok));
+    assert_eq!(shared.versions.borrow().queue, before + 1, "one commit");
+    assert_eq!((served(&mut first).as_deref(), served(&mut second).as_deref()), (Some("a"), Some("b")));
+    let claimed = |writer: &Writer| -> i64 {
+        writer.connection.query_row("SELECT count(*) FROM queue WHERE claim IS NOT NULL", [], |row| row.get(0)).unwrap()
+    };
+    assert_eq!(claimed(&writer), 2);
+
+    // A job that waits already needs no other operation.
+    let mut third = hungry(&mut writer);
+    writer.serve();
+    assert_eq!(served(&mut third).as_deref(), Some("c"));
+
+    // A transaction that fails serves nobody; the next one does.
+    let mut fourth = hungry(&mut writer);
+    writer.connection.execute_batch("ALTER TABLE state RENAME TO hidden").unwrap();
+    assert!(matches!(group(&mut writer, vec![enqueue("d")])[0], Err(JobError::Storage(_))));
+    assert!(served(&mut fourth).is_none());
+    writer.connection.execute_batch("ALTER TABLE hidden RENAME TO state").unwrap();
+    assert!(group(&mut writer, vec![enqueue("d")])[0].is_ok());
+    assert_eq!(served(&mut fourth).as_deref(), Some("d"));
+    assert_eq!((claimed(&writer), shared.state.lock().line.counts().running), (4, 4));
+}
+
+#[test]
+fn the_end_of_a_job_and_the_next_claim_are_one_commit() {
+    let Bench { mut writer, shared, .. } = bench(Options::default());
+    let mut first = hungry(&mut writer);
+    group(&mut writer, vec![enqueue("a"), enqueue("b")]);
+    assert_eq!(served(&mut first).as_deref(), Some("a"));
+    let before = *shared.versions.borrow();
+    let operation = Operation::HandOver(entry(&shared, "a"));
+    writer.connection.execute_batch("ALTER TABLE history RENAME TO hidden").unwrap();
+    assert!(matches!(group(&mut writer, vec![operation.clone()])[0], Err(JobError::Storage(_))));
+    assert_eq!(shared.state.lock().line.counts().running_ids, ["a"], "neither is done");
+    writer.connection.execute_batch("ALTER TABLE hidden RENAME TO history").unwrap();
+    match group(&mut writer, vec![operation]).pop().unwrap().unwrap() {
+        Answer::Claimed(Some(claimed)) => assert_eq!(claimed.keep().id, "b"),
+        other => panic!("{other:?}"),
+    }
+    let after = *shared.versions.borrow();
+    assert_eq!((after.queue, after.history), (before.queue + 1, before.history + 1), "both are done at once");
+}
+
+#[test]
+fn readers_see_nothing_of_a_failed_transaction() {
+    let Bench { mut writer, shared, .. } = bench(Options::default());
+    group(&mut writer, vec![enqueue("a"), Operation::Claim]).into_iter().for_each(|answer| match answer {
+        Ok(Answer::Claimed(Some(claimed))) => drop(claimed.keep()),
+        other => assert!(other.is_ok()),
+    });
+    let before = *shared.versions.borrow();
+    writer.connection.execute_batch("ALTER TABLE history RENAME TO hidden").unwrap();
+    let finish = Operation::Finish(entry(&shared, "a"));
+    let answers = group(&mut writer, vec![finish.clone()]);
+    assert!(matches!(&answers[0], Err(JobError::Storage(_))), "{:?}", answers[0]);
+    assert_eq!(*shared.versions.borrow(), before);
+    assert_eq!(shared.state.lock().line.counts().running, 1);
+    writer.connection.execute_batch("ALTER TABLE hidden RENAME TO history").unwrap();
+    assert!(group(&mut writer, vec![finish])[0].is_ok(), "the job can be finished later");
+}
+
+#[test]
+fn deleted_entries_leave_the_disk_in_slices_and_give_back_their_space() {
+    let Bench { mut writer, shared, .. } = bench(Options { max_history: 150, ..Options::default() });
+    for n in 0..200 {
+        let id = format!("j{n}");
+        for answer in group(&mut writer, vec![enqueue_large(&id, 100_000), Operation::Claim]) {
+            if let Ok(Answer::Claimed(Some(claimed))) = answer {
+                claimed.keep();
+            }
+        }
+        let finish = Operation::Finish(entry(&shared, &id));
+        assert!(group(&mut writer, vec![finish])[0].is_ok());
+    }
+    assert_eq!(rows(&writer, "history"), 150, "the oldest go with the transaction that drops them");
+    let pages = |writer: &Writer| writer.connection.pragma_query_value(None, "page_count", |row| row.get::<_, i64>(0)).unwrap();
+    let large = pages(&writer);
+
+    assert!(matches!(group(&mut writer, vec![Operation::ClearHistory])[0], Ok(Answer::Count(150))));
+    assert!(rows(&writer, "history") > 0, "clearing does not wait for the disk");
+    assert!(group(&mut writer, vec![enqueue("j199")])[0].is_ok(), "the id is free though its old row is not purged");
+    let mut slices = 0;
+    while writer.tidy() {
+        slices += 1;
+    }
+    assert!(slices > 3, "in slices, not at once: {slices}");
+    assert_eq!((rows(&writer, "history"), rows(&writer, "jobs"), rows(&writer, "queue")), (0, 1, 1));
+    assert!(pages(&writer) < large / 2, "{} of {large} pages are left", pages(&writer));
+}
