@@ -176,6 +176,8 @@ pub struct Config {
     pub durability: Durability,
     /// Hosts that models may be downloaded from.
     pub download_hosts: Vec<String>,
+    /// Further names in `extra_data` whose values are secrets.
+    pub secret_names: Vec<String>,
 }
 
 /// Files for HTTPS, as absolute paths.
@@ -348,6 +350,7 @@ impl Places<'_> {
             on_restart: server.on_restart,
             durability: server.durability,
             download_hosts: server.download_host,
+            secret_names: server.secret_name,
         })
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
-use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Status, now_ms};
+use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancelToken;
 use comfyd_server::FolderOptions;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -44,6 +44,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         number: 0.0,
         prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
         extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
+        secrets: Secrets::default(),
         outputs: validated.outputs,
         created_ms: now_ms(),
     };

@@ -76,6 +76,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             "prompts of the last run were found"
         );
     }
+    let defaults = Options::default();
     let options = Options {
         shape: match config.api_shape {
             config::ApiShape::Wire => ApiShape::Wire,
@@ -87,8 +88,9 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         multi_user: config.multi_user,
         preview_size: config.preview_size,
         download_hosts: config.download_hosts.clone(),
+        secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
         argv: std::env::args().collect(),
-        ..Options::default()
+        ..defaults
     };
     let hub = Hub::new(options.ws_queue, options.preview_size);
     let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));

@@ -196,6 +196,10 @@ impl Device {
             state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
         }
         tracing::debug!(prompt_id = %job.id, "a prompt begins");
+        if !job.secrets.lost_names().is_empty() {
+            let names = job.secrets.lost_names().join(", ");
+            tracing::warn!(prompt_id = %job.id, names, "keys that came with this prompt were not kept over the restart: it runs without them");
+        }
         let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
         self.announce(&to, self.figures(None));
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));

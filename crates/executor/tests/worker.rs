@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
-use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NewJob, Position, Status};
+use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NewJob, Position, Secrets, Status};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::runtime::Runtime;
@@ -83,6 +83,7 @@ impl Scene {
             position: Position::Back,
             prompt: serde_json::value::to_raw_value(&prompt(text)).unwrap().into(),
             extra_data: serde_json::value::to_raw_value(&json!({"client_id": "me"})).unwrap().into(),
+            secrets: Secrets::default(),
             outputs: vec!["out".into()],
         };
         self.runtime.block_on(self.store.enqueue(job)).unwrap();

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::memory::Options as Limits;
+use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
 mod handover;
@@ -49,6 +50,7 @@ pub async fn run(harness: &dyn Harness) {
     life_cycle(harness).await;
     requeue(harness).await;
     verbatim(harness).await;
+    secrets(harness).await;
     history_pages(harness).await;
     history_bound(harness).await;
     history_removal(harness).await;
@@ -94,6 +96,7 @@ pub fn job(id: &str, position: Position) -> NewJob {
         position,
         prompt: text(&format!(r#"{{"1":{{"class_type":"SaveImage","inputs":{{"filename_prefix":"{id}"}}}}}}"#)),
         extra_data: text(r#"{"client_id":"contract"}"#),
+        secrets: Secrets::default(),
         outputs: vec!["1".to_owned()],
     }
 }
@@ -323,6 +326,7 @@ async fn verbatim(harness: &dyn Harness) {
         position: Position::Back,
         prompt: text(prompt),
         extra_data: text(extra),
+        secrets: Secrets::default(),
         outputs: ids(&["9", "10:1", "", "é"]),
     };
     store.enqueue(new.clone()).await.unwrap();
@@ -341,6 +345,32 @@ async fn verbatim(harness: &dyn Harness) {
     verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
     let store = restarted(harness, store).await;
     verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
+}
+
+/// What is secret reaches whoever runs the job, and a restart leaves the names.
+async fn secrets(harness: &dyn Harness) {
+    const CHECK: &str = "secrets";
+    let store = harness.fresh(LIMITS).await;
+    let with_a_key = |id: &str| {
+        let mut extra_data = json!({"api_key_comfy_org": "S3CRET"});
+        let secrets = Secrets::take(&mut extra_data, &["api_key_comfy_org".to_owned()]);
+        NewJob { extra_data: text(&extra_data.to_string()), secrets, ..job(id, Position::Back) }
+    };
+    store.enqueue(with_a_key("a")).await.unwrap();
+    store.enqueue(with_a_key("b")).await.unwrap();
+    let claimed = claim(store.as_ref(), CHECK).await;
+    assert_eq!(claimed.secrets.values()["api_key_comfy_org"], "S3CRET", "{CHECK}: when claimed");
+    assert!(!format!("{claimed:?}").contains("S3CRET"), "{CHECK}: printed");
+    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    let entry = store.history_entry("a").await.unwrap().unwrap();
+    assert!(entry.job.secrets.names().is_empty(), "{CHECK}: the history knows none");
+    let store = restarted(harness, store).await;
+    let claimed = claim(store.as_ref(), CHECK).await;
+    assert_eq!(claimed.secrets.names(), ["api_key_comfy_org"], "{CHECK}: the names after a restart");
+    if harness.durable() {
+        assert_eq!(claimed.secrets.lost_names(), ["api_key_comfy_org"], "{CHECK}: a restart takes the values");
+        assert!(claimed.secrets.values().is_empty(), "{CHECK}: no values after a restart");
+    }
 }
 
 async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn Fn(&Job, &str) + Sync)) {

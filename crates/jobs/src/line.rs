@@ -115,6 +115,7 @@ impl Line {
             number,
             prompt: new.prompt.clone(),
             extra_data: new.extra_data.clone(),
+            secrets: new.secrets.clone(),
             outputs: new.outputs.clone(),
             created_ms,
         });

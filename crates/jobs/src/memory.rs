@@ -305,7 +305,7 @@ mod tests {
             self.events.lock().extend(self.sink.lock().take());
             let events = self.events.lock();
             let from = self.read.lock().insert(client.to_owned(), events.len()).unwrap_or(events.len());
-            let to_client = |event: &&Event| event.kind.broadcast() || event.client_id.as_deref() == Some(client);
+            let to_client = |event: &&Event| event.broadcast() || event.client_id.as_deref() == Some(client);
             events[from..].iter().filter(to_client).map(sink::label).collect()
         }
     }

@@ -10,6 +10,8 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use crate::secrets::Secrets;
+
 /// A store's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
@@ -50,8 +52,10 @@ pub struct NewJob {
     pub position: Position,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
-    /// `extra_data`, with `client_id` in it.
+    /// `extra_data`, with `client_id` in it and without the secrets.
     pub extra_data: Arc<RawValue>,
+    /// What was secret in `extra_data`. A store keeps the names of these; the values end with the job or the process.
+    pub secrets: Secrets,
     /// The output nodes to run, in order.
     pub outputs: Vec<String>,
 }
@@ -67,6 +71,8 @@ pub struct Job {
     pub prompt: Arc<RawValue>,
     /// `extra_data`.
     pub extra_data: Arc<RawValue>,
+    /// What was secret in it.
+    pub secrets: Secrets,
     /// The output nodes to run.
     pub outputs: Vec<String>,
     /// When it was enqueued, in milliseconds since 1970.
@@ -137,7 +143,8 @@ impl HistoryEntry {
     /// [`Error::Storage`] when a part cannot be written as JSON.
     pub fn new(job: Job, outcome: &Outcome) -> Result<Self> {
         Ok(Self {
-            job,
+            // A history knows no secrets.
+            job: Job { secrets: Secrets::default(), ..job },
             status: outcome.status,
             messages: raw(&outcome.messages)?,
             outputs: raw(&outcome.outputs)?,

@@ -10,6 +10,7 @@ pub mod listen;
 mod openapi;
 mod router;
 mod routes;
+mod sent;
 
 pub use crate::app::{ApiShape, App, Control, FolderOptions, FrontEnd, Inner, Options};
 pub use crate::error::ApiError;

@@ -7,10 +7,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comfyd_jobs::line::{Line, Place, Running};
-use comfyd_jobs::{Job, Status};
+use comfyd_jobs::{Job, Secrets, Status, secrets};
 use rusqlite::config::DbConfig;
 use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction};
 use serde_json::value::RawValue;
 
 use crate::state::{Index, State};
@@ -29,38 +29,77 @@ const MAX_LOG_PAGES: i64 = 16_384;
 ///
 /// `jobs` holds what a prompt was submitted with, written once; `queue` and `history` say where it stands. Rows of `history` up to
 /// `state.history_floor` are deleted, and are removed a few at a time.
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE jobs (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        number REAL NOT NULL,
-        created_ms INTEGER NOT NULL,
-        outputs TEXT NOT NULL,
-        extra_data TEXT NOT NULL,
-        prompt TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE queue (
-        seq INTEGER PRIMARY KEY,
-        rank INTEGER NOT NULL DEFAULT 0,
-        claim INTEGER,
-        claimed_ms INTEGER
-    ) STRICT;
-    CREATE TABLE history (
-        ended INTEGER PRIMARY KEY,
-        seq INTEGER NOT NULL UNIQUE,
-        status TEXT NOT NULL,
-        started_ms INTEGER NOT NULL,
-        ended_ms INTEGER NOT NULL,
-        messages TEXT NOT NULL,
-        outputs TEXT NOT NULL,
-        meta TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE state (
-        key TEXT PRIMARY KEY,
-        value INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    INSERT INTO state (key, value) VALUES ('next_number', 0), ('history_floor', 0);
-"];
+const MIGRATIONS: &[Migration] = &[create, keep_no_secrets];
+
+type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
+fn create(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            number REAL NOT NULL,
+            created_ms INTEGER NOT NULL,
+            outputs TEXT NOT NULL,
+            extra_data TEXT NOT NULL,
+            prompt TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE queue (
+            seq INTEGER PRIMARY KEY,
+            rank INTEGER NOT NULL DEFAULT 0,
+            claim INTEGER,
+            claimed_ms INTEGER
+        ) STRICT;
+        CREATE TABLE history (
+            ended INTEGER PRIMARY KEY,
+            seq INTEGER NOT NULL UNIQUE,
+            status TEXT NOT NULL,
+            started_ms INTEGER NOT NULL,
+            ended_ms INTEGER NOT NULL,
+            messages TEXT NOT NULL,
+            outputs TEXT NOT NULL,
+            meta TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE state (
+            key TEXT PRIMARY KEY,
+            value INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO state (key, value) VALUES ('next_number', 0), ('history_floor', 0);",
+    )
+}
+
+/// Takes the secrets out of what earlier versions stored, and notes their names as a restart does. Whatever is left of them in unused
+/// space goes with [`scrub`].
+fn keep_no_secrets(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "ALTER TABLE jobs ADD COLUMN secrets TEXT NOT NULL DEFAULT '[]';
+         INSERT INTO state (key, value) SELECT 'scrub_due', 1 WHERE EXISTS (SELECT 1 FROM jobs);",
+    )?;
+    let names = secrets::NAMES.map(str::to_owned);
+    let mut suspects: Vec<i64> = Vec::new();
+    for name in &names {
+        let mut select = transaction.prepare("SELECT seq FROM jobs WHERE extra_data LIKE '%' || ?1 || '%'")?;
+        suspects.extend(select.query_map([name], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?);
+    }
+    let mut select = transaction.prepare("SELECT CAST(extra_data AS BLOB) FROM jobs WHERE seq = ?1")?;
+    let mut update = transaction.prepare("UPDATE jobs SET extra_data = ?2, secrets = ?3 WHERE seq = ?1")?;
+    for seq in suspects {
+        let text: Vec<u8> = select.query_row([seq], |row| row.get(0))?;
+        // What cannot be read is no use to anybody, and must not keep a secret.
+        let mut extra_data = serde_json::from_slice(&text).unwrap_or_else(|_| serde_json::json!({}));
+        let found = Secrets::take(&mut extra_data, &names).names();
+        update.execute(rusqlite::params![seq, extra_data.to_string(), list(&found)?])?;
+    }
+    Ok(())
+}
+
+/// Writes the whole file anew, so that nothing that was removed can be found in it or in the log beside it.
+fn scrub(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("VACUUM")?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    connection.execute("DELETE FROM state WHERE key = 'scrub_due'", [])?;
+    Ok(())
+}
 
 /// What was on disk at start.
 #[derive(Debug)]
@@ -122,6 +161,12 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(Connection, Loaded
     let format = examine(&connection, path)?;
     configure(&connection, options.durability).map_err(failed)?;
     migrate(&mut connection, format).map_err(failed)?;
+    let scrub_due = connection.query_row("SELECT 1 FROM state WHERE key = 'scrub_due'", [], |_| Ok(())).optional().map_err(failed)?;
+    if scrub_due.is_some()
+        && let Err(error) = scrub(&connection)
+    {
+        tracing::warn!(%error, "secrets that an earlier version stored may still lie in unused space of the database; the next start tries again");
+    }
     let loaded = load(&connection).map_err(failed)?;
     Ok((connection, loaded))
 }
@@ -179,7 +224,7 @@ fn configure(connection: &Connection, durability: Durability) -> rusqlite::Resul
 fn migrate(connection: &mut Connection, format: usize) -> rusqlite::Result<()> {
     for (index, step) in MIGRATIONS.iter().enumerate().skip(format) {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        transaction.execute_batch(step)?;
+        step(&transaction)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", index as i64 + 1)?;
         transaction.commit()?;
@@ -196,12 +241,14 @@ fn load(connection: &Connection) -> rusqlite::Result<Loaded> {
     let mut next_claim = 1;
     let mut select = connection.prepare(
         "SELECT jobs.id, jobs.number, jobs.created_ms, jobs.outputs, jobs.extra_data, jobs.prompt, jobs.seq, queue.rank, queue.claim,
-            queue.claimed_ms
+            queue.claimed_ms, jobs.secrets
          FROM queue JOIN jobs ON jobs.seq = queue.seq ORDER BY queue.claim",
     )?;
     let mut rows = select.query([])?;
     while let Some(row) = rows.next()? {
-        let (job, place) = (Arc::new(job(row)?), Place { rank: row.get(7)?, number: row.get(1)?, arrival: row.get(6)? });
+        let lost = Secrets::lost(texts(row, 10)?);
+        let (job, place) =
+            (Arc::new(Job { secrets: lost, ..job(row)? }), Place { rank: row.get(7)?, number: row.get(1)?, arrival: row.get(6)? });
         match row.get::<_, Option<i64>>(8)? {
             None => line.insert(place, job, next_number),
             Some(claim) => {
@@ -225,9 +272,10 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         id: row.get(0)?,
         number: row.get(1)?,
         created_ms: row.get(2)?,
-        outputs: outputs(row, 3)?,
+        outputs: texts(row, 3)?,
         extra_data: json(row, 4)?,
         prompt: json(row, 5)?,
+        secrets: Secrets::default(),
     })
 }
 
@@ -237,8 +285,13 @@ pub(crate) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<RawValu
     Ok(text.into())
 }
 
-/// The column of the output nodes.
-pub(crate) fn outputs(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+/// A list of texts as it is stored.
+pub(crate) fn list(texts: &[String]) -> rusqlite::Result<String> {
+    serde_json::to_string(texts).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// A column that lists texts: output nodes, names of secrets.
+pub(crate) fn texts(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
 }
 

@@ -4,12 +4,12 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use comfyd_jobs::{Error, HistoryEntry, Job, Result};
+use comfyd_jobs::{Error, HistoryEntry, Job, Result, Secrets};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Row};
 use tokio::sync::Semaphore;
 
-use crate::database::{json, outputs, status};
+use crate::database::{json, status, texts};
 use crate::state::Shared;
 
 /// How many reads may go on at once, each with a connection; further ones wait.
@@ -116,9 +116,10 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
         id: row.get(0)?,
         number: row.get(1)?,
         created_ms: row.get(2)?,
-        outputs: outputs(row, 3)?,
+        outputs: texts(row, 3)?,
         extra_data: json(row, 4)?,
         prompt: json(row, 5)?,
+        secrets: Secrets::default(),
     };
     Ok(HistoryEntry {
         job,

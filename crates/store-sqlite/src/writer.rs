@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use crate::Options;
 use crate::command::{Answer, Claimed, Command, Operation, Reply};
-use crate::database::{Loaded, status_text};
+use crate::database::{Loaded, list, status_text};
 use crate::state::{Change, Shared, State};
 
 /// How many operations go into one transaction.
@@ -268,12 +268,12 @@ impl Writer {
         if self.purging {
             self.purge_id(&new.id)?;
         }
-        let outputs = serde_json::to_string(&job.outputs).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        let (outputs, secrets) = (list(&job.outputs)?, list(&job.secrets.names())?);
         self.connection
             .prepare_cached(
-                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get()])?;
+            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get(), secrets])?;
         self.connection.prepare_cached("INSERT INTO queue (seq) VALUES (?1)")?.execute([place.arrival])?;
         let ticket = Ticket { id: job.id.clone(), number: job.number };
         self.changes.push(Change::Insert { place, job, next_number: self.state.line.next_number() });

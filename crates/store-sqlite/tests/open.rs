@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use comfyd_jobs::{HistoryQuery, JobStore as _, OnRestart, Position, Status, contract};
+use comfyd_jobs::{HistoryQuery, JobStore as _, NewJob, OnRestart, Position, Secrets, Status, contract};
 use comfyd_store_sqlite::{Error, Options, SqliteStore};
 use rusqlite::Connection;
 
@@ -66,6 +66,63 @@ async fn later_formats_and_other_programs_are_refused_and_left_alone() {
     let error = open(&other).unwrap_err();
     assert!(matches!(error, Error::Foreign { .. }), "{error}");
     assert_eq!(fs::read(&other).unwrap(), bytes, "untouched");
+}
+
+/// A database of the first format, with keys in a waiting and in a finished prompt, and in one that was deleted.
+async fn make_it_old(path: &Path) {
+    fill(path, 2).await;
+    let old = Connection::open(path).unwrap();
+    old.pragma_update(None, "secure_delete", "OFF").unwrap();
+    old.execute_batch(
+        r#"ALTER TABLE jobs DROP COLUMN secrets;
+        UPDATE jobs SET extra_data = '{"client_id": "me", "api_key_comfy_org": "S3CRET-' || id || '", "x": {"AUTH_token_comfy_org": "S3CRET"}}';
+        PRAGMA user_version = 1;"#,
+    )
+    .unwrap();
+    let gone: i64 = old.query_row("SELECT seq FROM jobs WHERE id = 'j0'", [], |row| row.get(0)).unwrap();
+    old.execute("DELETE FROM history WHERE seq = ?1", [gone]).unwrap();
+    old.execute("DELETE FROM jobs WHERE seq = ?1", [gone]).unwrap();
+    drop(old);
+    assert!(found_in_files(path, "S3CRET"), "the test's own database");
+}
+
+fn found_in_files(path: &Path, what: &str) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    let beside = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap());
+    let own = beside.filter(|entry| entry.file_name().to_str().unwrap().starts_with(&name));
+    own.map(|entry| fs::read(entry.path()).unwrap()).any(|bytes| bytes.windows(what.len()).any(|window| window == what.as_bytes()))
+}
+
+#[tokio::test]
+async fn secrets_of_earlier_versions_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    make_it_old(&path).await;
+    let store = open(&path).unwrap();
+    assert!(!found_in_files(&path, "S3CRET"), "while it is open");
+    let waits = store.claim().await.unwrap().unwrap();
+    assert_eq!(waits.extra_data.get(), r#"{"client_id":"me","x":{}}"#);
+    assert_eq!(waits.secrets.lost_names(), ["api_key_comfy_org"]);
+    let entry = store.history_entry("j1").await.unwrap().unwrap();
+    assert_eq!(entry.job.extra_data.get(), r#"{"client_id":"me","x":{}}"#);
+    drop(store);
+    assert!(!found_in_files(&path, "S3CRET"), "once it is closed");
+}
+
+#[tokio::test]
+async fn secrets_never_reach_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = open(&path).unwrap();
+    let mut extra_data = serde_json::json!({"auth_token_comfy_org": "S3CRET"});
+    let secrets = Secrets::take(&mut extra_data, &["auth_token_comfy_org".to_owned()]);
+    store.enqueue(NewJob { secrets, ..contract::job("a", Position::Back) }).await.unwrap();
+    let job = store.claim().await.unwrap().unwrap();
+    assert_eq!(job.secrets.values()["auth_token_comfy_org"], "S3CRET");
+    assert!(!found_in_files(&path, "S3CRET"), "while it runs");
+    store.finish("a", contract::outcome(Status::Success)).await.unwrap();
+    drop(store);
+    assert!(!found_in_files(&path, "S3CRET"), "when it has ended");
 }
 
 #[tokio::test]

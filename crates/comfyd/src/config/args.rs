@@ -192,6 +192,9 @@ pub struct ServerArgs {
     /// Host that models may be downloaded from; repeatable.
     #[arg(long, value_name = "HOST", value_delimiter = ',', default_values = ["huggingface.co", "civitai.com"])]
     pub download_host: Vec<String>,
+    /// Further name in a prompt's extra_data whose value is a secret, kept in memory only; repeatable.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub secret_name: Vec<String>,
 }
 
 /// Addresses to listen on, at least one.

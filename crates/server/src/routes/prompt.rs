@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use comfyd_graph::{Limits, Prompt, Rejected};
-use comfyd_jobs::{NewJob, Position};
+use comfyd_jobs::{NewJob, Position, Secrets};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
@@ -14,6 +14,7 @@ use crate::app::FolderOptions;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::routes::queue;
+use crate::sent::Sent;
 use crate::{ApiError, App};
 
 /// Longest prompt id that is taken.
@@ -31,7 +32,7 @@ async fn info(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     queue::status(&app).await.map(Json)
 }
 
-async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+async fn submit(State(app): State<App>, sent: Sent, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
     };
@@ -40,14 +41,17 @@ async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Resul
         return Err(error.details("No prompt provided"));
     };
     let (id, position, targets) = (prompt_id(&body)?, position(&body)?, partial_targets(&body)?);
-    let extra_data = extra_data(body)?;
+    let mut extra_data = extra_data(body)?;
+    let secrets = Secrets::take(&mut extra_data, &app.options.secret_names);
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
     let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
     let node_errors = validated.node_errors.to_json();
-    let job =
-        NewJob { id, position, prompt: raw(&validated.prompt.into_json())?, extra_data: raw(&extra_data)?, outputs: validated.outputs };
-    let ticket = app.store.enqueue(job).await?;
+    let (prompt, extra_data, outputs) = (raw(&validated.prompt.into_json())?, raw(&extra_data)?, validated.outputs);
+    // Its events must not overtake the answer: clients could not tell whose they are.
+    let held = app.hub.hold(&id);
+    let ticket = app.store.enqueue(NewJob { id, position, prompt, extra_data, secrets, outputs }).await?;
     queue::announce(&app).await;
+    sent.keep(held);
     Ok(Json(json!({"prompt_id": ticket.id, "number": queue::number(ticket.number), "node_errors": node_errors})))
 }
 
@@ -94,7 +98,7 @@ fn partial_targets(body: &Map<String, Value>) -> Result<Option<Vec<String>>, Api
     }
 }
 
-/// `extra_data` with `client_id` in it.
+/// `extra_data` with `client_id` in it, and the secrets still.
 fn extra_data(mut body: Map<String, Value>) -> Result<Value, ApiError> {
     let mut extra = match body.shift_remove("extra_data") {
         None | Some(Value::Null) => Map::new(),

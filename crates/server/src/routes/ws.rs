@@ -40,7 +40,8 @@ struct WsQuery {
 async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: WebSocketUpgrade) -> Result<Response, ApiError> {
     let client_id = if query.client_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { query.client_id };
     let status = queue::status(&app).await?;
-    let Some(mailbox) = app.hub.connect(&client_id) else {
+    let first = json!({"status": status, "sid": client_id});
+    let Some(mailbox) = app.hub.connect(&client_id, Some(("status", &first))) else {
         return Err(ApiError::new(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,
             "too_many_clients",
@@ -48,16 +49,13 @@ async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: 
         ));
     };
     mailbox.set_abilities(|a| a.raw_previews = query.preview.as_deref() == Some("raw"));
-    app.hub.send(&mailbox, "status", &json!({"status": status, "sid": client_id}));
-    if let Some(executing) = app.hub.executing_for(&client_id) {
-        app.hub.send(&mailbox, "executing", &executing);
-    }
     let failed = {
         let (app, id, mailbox) = (app.clone(), client_id.clone(), Arc::clone(&mailbox));
         move |_| app.hub.disconnect(&id, &mailbox)
     };
     let upgrade = upgrade
         .max_message_size(MAX_CLIENT_MESSAGE_BYTES)
+        .max_frame_size(MAX_CLIENT_MESSAGE_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .on_failed_upgrade(failed);
@@ -97,7 +95,7 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
 }
 
 /// The first message may announce what the client understands; the answer is what the server does.
-fn negotiate(app: &App, mailbox: &Mailbox, text: &str) {
+fn negotiate(app: &App, mailbox: &Arc<Mailbox>, text: &str) {
     let Ok(message) = serde_json::from_str::<Value>(text) else { return };
     if message.get("type").and_then(Value::as_str) != Some("feature_flags") {
         return;
