@@ -76,11 +76,10 @@ fn keep_no_secrets(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
          INSERT INTO state (key, value) SELECT 'scrub_due', 1 WHERE EXISTS (SELECT 1 FROM jobs);",
     )?;
     let names = secrets::NAMES.map(str::to_owned);
-    let mut suspects: Vec<i64> = Vec::new();
-    for name in &names {
-        let mut select = transaction.prepare("SELECT seq FROM jobs WHERE extra_data LIKE '%' || ?1 || '%'")?;
-        suspects.extend(select.query_map([name], |row| row.get(0))?.collect::<rusqlite::Result<Vec<i64>>>()?);
-    }
+    let suspects = transaction
+        .prepare("SELECT seq FROM jobs WHERE extra_data LIKE '%' || ?1 || '%' OR extra_data LIKE '%' || ?2 || '%'")?
+        .query_map(rusqlite::params_from_iter(&names), |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
     let mut select = transaction.prepare("SELECT CAST(extra_data AS BLOB) FROM jobs WHERE seq = ?1")?;
     let mut update = transaction.prepare("UPDATE jobs SET extra_data = ?2, secrets = ?3 WHERE seq = ?1")?;
     for seq in suspects {
