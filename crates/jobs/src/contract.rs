@@ -48,6 +48,7 @@ pub async fn run(harness: &dyn Harness) {
     removal(harness).await;
     life_cycle(harness).await;
     requeue(harness).await;
+    outcome_bound(harness).await;
     verbatim(harness).await;
     history_pages(harness).await;
     history_bound(harness).await;
@@ -125,7 +126,7 @@ fn status_name(status: Status) -> &'static str {
     }
 }
 
-const LIMITS: Limits = Limits { max_pending: 100, max_history: 100 };
+const LIMITS: Limits = Limits { max_pending: 100, max_history: 100, max_outcome_bytes: 1 << 20 };
 
 /// The store after a restart; for stores that keep nothing, itself.
 async fn restarted(harness: &dyn Harness, store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {
@@ -311,6 +312,33 @@ async fn requeue(harness: &dyn Harness) {
     expect(store, CHECK, "putting a job back", "running | pending d@0 a@1 b@1 c@1 | history").await;
     let waiting = store.requeue("a").await;
     assert!(matches!(waiting, Err(Error::NotRunning(_))), "{CHECK}: of one that waits: {waiting:?}");
+}
+
+/// What can never be stored is refused as such, so that a worker does not try for ever; nothing has happened then.
+async fn outcome_bound(harness: &dyn Harness) {
+    const CHECK: &str = "outcome bound";
+    let store = harness.fresh(Limits { max_outcome_bytes: 10_000, ..LIMITS }).await;
+    let store = store.as_ref();
+    enqueue(store, CHECK, "a", Position::Back).await;
+    enqueue(store, CHECK, "b", Position::Back).await;
+    claim(store, CHECK).await;
+    let parts: [fn(&mut Outcome, serde_json::Value); 3] = [
+        |outcome, text| outcome.messages.push(("execution_error".to_owned(), text)),
+        |outcome, text| outcome.outputs = json!({"1": {"text": [text]}}),
+        |outcome, text| outcome.meta = text,
+    ];
+    for set in parts {
+        let mut large = outcome(Status::Success);
+        set(&mut large, "x".repeat(10_000).into());
+        for result in [store.finish("a", large.clone()).await, store.finish_and_claim("a", large).await.map(drop)] {
+            assert!(matches!(&result, Err(Error::Unstorable(why)) if why.contains("more than 10000 bytes")), "{CHECK}: {result:?}");
+        }
+    }
+    expect(store, CHECK, "refused outcomes", "running a@0 | pending b@1 | history").await;
+    let mut most = outcome(Status::Success);
+    most.outputs = json!({"1": {"text": ["x".repeat(9_000)]}});
+    store.finish("a", most).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
+    expect(store, CHECK, "one within the bound", "running | pending b@1 | history a:success").await;
 }
 
 async fn verbatim(harness: &dyn Harness) {
@@ -628,7 +656,7 @@ async fn restart_bounds(harness: &dyn Harness) {
     for id in ["a", "b", "c"] {
         enqueue(store.as_ref(), CHECK, id, Position::Back).await;
     }
-    let smaller = Limits { max_pending: 1, max_history: 2 };
+    let smaller = Limits { max_pending: 1, max_history: 2, ..LIMITS };
     let store = harness.reopen(store, smaller).await;
     store.recover(OnRestart::Rerun).await.unwrap();
     assert_eq!(store.queue().await.unwrap().pending.len(), 3, "{CHECK}: accepted jobs stay");

@@ -4,7 +4,7 @@ use super::{Harness, job, outcome, snapshot, status_name};
 use crate::memory::Options as Limits;
 use crate::store::{Error, JobStore, OnRestart, Position, Status};
 
-const LIMITS: Limits = Limits { max_pending: 8, max_history: 6 };
+const LIMITS: Limits = Limits { max_pending: 8, max_history: 6, max_outcome_bytes: 1 << 20 };
 
 /// A job in the model: (precedence, number, arrival, id).
 type Entry = (i64, f64, usize, String);
@@ -189,7 +189,7 @@ async fn enqueue(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> St
         }
         Err(Error::Duplicate(_)) => assert!(model.knows(&id), "model: {done} is not a duplicate"),
         Err(Error::Full(_)) => assert!(model.pending.len() >= LIMITS.max_pending, "model: {done} found the queue full"),
-        Err(error @ (Error::NotRunning(_) | Error::Storage(_))) => panic!("model: {done}: {error}"),
+        Err(error) => panic!("model: {done}: {error}"),
     }
     done
 }
