@@ -360,11 +360,7 @@ impl Registry {
         let store = |ended: &Ended| {
             let (id, outcome) = (&ended.job.id, Outcome::clone(&ended.outcome));
             self.runtime.block_on(async {
-                if go_on {
-                    self.store.finish_and_claim(id, outcome).await
-                } else {
-                    self.store.finish(id, outcome).await.map(|()| None)
-                }
+                if go_on { self.store.finish_and_claim(id, outcome).await } else { self.store.finish(id, outcome).await.map(|()| None) }
             })
         };
         let mut stored = store(ended);
