@@ -341,6 +341,10 @@ impl Writer {
                 self.changes.clear();
                 self.floor = self.published_floor;
                 self.purging = true;
+                if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+                    // Once it is in the database, the log's own space can be used again.
+                    self.log_pages = CHECKPOINT_PAGES;
+                }
                 Err(error)
             }
         }
