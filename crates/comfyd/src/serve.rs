@@ -30,6 +30,9 @@ const STORE_CHECK: Duration = Duration::from_secs(1);
 #[cfg(unix)]
 const LEAST_FILES: usize = 64;
 
+/// How many threads the server needs beside those that answer requests and those that compute, of which there are as many as processors.
+const LEAST_THREADS: usize = 16;
+
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -171,18 +174,28 @@ async fn watch_store(store: Arc<SqliteStore>) {
     }
 }
 
-/// Libraries panic where the system refuses them a file: it is said before it comes to that.
+/// Libraries panic, or wait for ever, where the system refuses them a file or a thread: it is said before it comes to that.
 fn check_limits() -> Result<(), Failure> {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd as _;
         let stdin = std::io::stdin();
         let opened: std::io::Result<Vec<_>> = (0..LEAST_FILES).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
-        if let Err(error) = opened {
-            return Err(format!("too few files may be open at once ({error}): raise the limit, for example with `ulimit -n 1024`").into());
-        }
+        opened
+            .map_err(|error| format!("too few files may be open at once ({error}): raise the limit, for example with `ulimit -n 1024`"))?;
     }
-    Ok(())
+    let threads = LEAST_THREADS + 2 * std::thread::available_parallelism().map_or(1, usize::from);
+    // Closed until all are there.
+    let gate = parking_lot::Mutex::new(());
+    std::thread::scope(|scope| {
+        let _closed = gate.lock();
+        for started in 0..threads {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map_err(|error| {
+                format!("only {started} of {threads} threads can be started ({error}): raise the limit on processes (`ulimit -u`)")
+            })?;
+        }
+        Ok(())
+    })
 }
 
 fn bind(config: &Config) -> Result<Vec<TcpListener>, Failure> {
@@ -252,12 +265,16 @@ pub(crate) fn install_front_end(version: Option<&str>, base: &Path) -> Result<Pa
 fn tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
     let Some(config::Tls { key: key_file, certificates: cert_file }) = &config.tls else { return Ok(None) };
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
-    let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice()).collect::<Result<Vec<_>, _>>()?;
-    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())?
+    let unusable = |path: &Path, error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
+    let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unusable(cert_file, &error))?;
+    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())
+        .map_err(|error| unusable(key_file, &error))?
         .ok_or_else(|| format!("{} holds no private key", key_file.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut server = builder.with_no_client_auth().with_single_cert(certs, key)?;
+    let mut server = builder.with_no_client_auth().with_single_cert(certs, key).map_err(|error| unusable(cert_file, &error))?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(server)))
 }

@@ -337,7 +337,11 @@ async fn outcome_bound(harness: &dyn Harness) {
     expect(store, CHECK, "refused outcomes", "running a@0 | pending b@1 | history").await;
     let mut most = outcome(Status::Success);
     most.outputs = json!({"1": {"text": ["x".repeat(9_000)]}});
-    store.finish("a", most).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
+    // The clock was set back while it ran.
+    most.ended_ms = most.started_ms - 5_000;
+    store.finish("a", most.clone()).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
+    let entry = store.history_entry("a").await.unwrap().unwrap_or_else(|| panic!("{CHECK}: no entry"));
+    assert_eq!((entry.started_ms, entry.ended_ms), (most.started_ms, most.started_ms), "{CHECK}: no job ends before it begins");
     expect(store, CHECK, "one within the bound", "running | pending b@1 | history a:success").await;
 }
 

@@ -319,7 +319,7 @@ impl Writer {
         self.begun = false;
         match self.transact(group) {
             Ok(Done { answers, served }) => {
-                if self.told.take().is_some() {
+                if !self.changes.is_empty() && self.told.take().is_some() {
                     tracing::info!("writing to the job store works again");
                 }
                 self.stored = self.counters();
@@ -603,8 +603,11 @@ impl Writer {
     pub(crate) fn tidy(&mut self) -> bool {
         if self.log_pages >= CHECKPOINT_PAGES {
             self.log_pages = 0;
-            if let Err(error) = self.shorten_log() {
-                tracing::warn!(%error, "the write-ahead log could not be brought into the database");
+            match self.shorten_log() {
+                Ok(()) => {}
+                // Whoever wrote was told.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
+                Err(error) => tracing::warn!(%error, "the write-ahead log could not be brought into the database"),
             }
             return true;
         }
