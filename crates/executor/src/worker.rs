@@ -358,7 +358,7 @@ impl Registry {
     /// why.
     fn store_end(&self, ended: &mut Ended, go_on: bool) -> Result<Option<Arc<Job>>, Error> {
         let store = |ended: &Ended| {
-            let (id, outcome) = (&ended.job.id, Outcome::clone(&ended.outcome));
+            let (id, outcome) = (&ended.job.id, &*ended.outcome);
             self.runtime.block_on(async {
                 if go_on { self.store.finish_and_claim(id, outcome).await } else { self.store.finish(id, outcome).await.map(|()| None) }
             })

@@ -21,12 +21,14 @@ use tokio::sync::watch;
 
 use common::{catalog, lines, prompt};
 
+/// Why a store does not take an outcome, if it does not.
+type Refusal = fn(&Outcome) -> Option<Error>;
+
 /// A store that fails when it is told to.
 #[derive(Default)]
 struct Failing {
     inner: MemoryStore,
-    /// Why an outcome is not stored.
-    refusal: Mutex<Option<fn(&Outcome) -> Option<Error>>>,
+    refusal: Mutex<Option<Refusal>>,
     /// How many were not.
     refused: AtomicUsize,
     /// Whether nothing can be claimed.
@@ -34,7 +36,7 @@ struct Failing {
 }
 
 impl Failing {
-    fn refuse(&self, refusal: Option<fn(&Outcome) -> Option<Error>>) {
+    fn refuse(&self, refusal: Option<Refusal>) {
         *self.refusal.lock() = refusal;
     }
 
@@ -55,13 +57,13 @@ impl JobStore for Failing {
         if self.no_claims.load(Ordering::Relaxed) { Err(Error::NoSpace) } else { self.inner.claim().await }
     }
 
-    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()> {
-        self.check(&outcome)?;
+    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
+        self.check(outcome)?;
         self.inner.finish(id, outcome).await
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>> {
-        self.check(&outcome)?;
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
+        self.check(outcome)?;
         self.inner.finish_and_claim(id, outcome).await
     }
 

@@ -152,7 +152,7 @@ async fn claim(store: &dyn JobStore, check: &str) -> Arc<Job> {
 }
 
 async fn finish(store: &dyn JobStore, check: &str, id: &str, status: Status) {
-    store.finish(id, outcome(status)).await.unwrap_or_else(|error| panic!("{check}: finish of '{id}' failed: {error}"));
+    store.finish(id, &outcome(status)).await.unwrap_or_else(|error| panic!("{check}: finish of '{id}' failed: {error}"));
 }
 
 /// Enqueues, claims and finishes.
@@ -289,12 +289,12 @@ async fn life_cycle(harness: &dyn Harness) {
     finish(store, CHECK, "b", Status::Interrupted).await;
     finish(store, CHECK, "a", Status::Error).await;
     expect(store, CHECK, "finishing out of order", "running c@2 | pending | history b:interrupted a:error").await;
-    let again = store.finish("a", outcome(Status::Success)).await;
+    let again = store.finish("a", &outcome(Status::Success)).await;
     assert!(matches!(&again, Err(Error::NotRunning(id)) if id == "a"), "{CHECK}: finishing twice: {again:?}");
-    let unknown = store.finish("nobody", outcome(Status::Success)).await;
+    let unknown = store.finish("nobody", &outcome(Status::Success)).await;
     assert!(matches!(&unknown, Err(Error::NotRunning(_))), "{CHECK}: finishing an unknown one: {unknown:?}");
     enqueue(store, CHECK, "d", Position::Back).await;
-    let waiting = store.finish("d", outcome(Status::Success)).await;
+    let waiting = store.finish("d", &outcome(Status::Success)).await;
     assert!(matches!(&waiting, Err(Error::NotRunning(_))), "{CHECK}: finishing one that waits: {waiting:?}");
     expect(store, CHECK, "refused calls", "running c@2 | pending d@3 | history b:interrupted a:error").await;
 }
@@ -330,7 +330,7 @@ async fn outcome_bound(harness: &dyn Harness) {
     for set in parts {
         let mut large = outcome(Status::Success);
         set(&mut large, "x".repeat(10_000).into());
-        for result in [store.finish("a", large.clone()).await, store.finish_and_claim("a", large).await.map(drop)] {
+        for result in [store.finish("a", &large).await, store.finish_and_claim("a", &large).await.map(drop)] {
             assert!(matches!(&result, Err(Error::Unstorable(why)) if why.contains("more than 10000 bytes")), "{CHECK}: {result:?}");
         }
     }
@@ -339,7 +339,7 @@ async fn outcome_bound(harness: &dyn Harness) {
     most.outputs = json!({"1": {"text": ["x".repeat(9_000)]}});
     // The clock was set back while it ran.
     most.ended_ms = most.started_ms - 5_000;
-    store.finish("a", most.clone()).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
+    store.finish("a", &most).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
     let entry = store.history_entry("a").await.unwrap().unwrap_or_else(|| panic!("{CHECK}: no entry"));
     assert_eq!((entry.started_ms, entry.ended_ms), (most.started_ms, most.started_ms), "{CHECK}: no job ends before it begins");
     expect(store, CHECK, "one within the bound", "running | pending b@1 | history a:success").await;
@@ -523,7 +523,7 @@ async fn concurrency(harness: &dyn Harness) {
         let store = store.clone();
         tasks.spawn(async move {
             let claimed = store.claim().await.unwrap()?;
-            store.finish(&claimed.id, outcome(Status::Success)).await.unwrap();
+            store.finish(&claimed.id, &outcome(Status::Success)).await.unwrap();
             Some(claimed.id.clone())
         });
     }

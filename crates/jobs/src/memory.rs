@@ -119,16 +119,16 @@ impl JobStore for MemoryStore {
         Ok(claimed.map(|running| running.job))
     }
 
-    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()> {
-        self.state.lock().finish(id, &outcome, self.options)?;
+    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
+        self.state.lock().finish(id, outcome, self.options)?;
         self.publish(Touched { queue: true, history: true });
         Ok(())
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>> {
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
         let claimed = {
             let mut state = self.state.lock();
-            state.finish(id, &outcome, self.options)?;
+            state.finish(id, outcome, self.options)?;
             state.line.claim(now_ms())
         };
         self.publish(Touched { queue: true, history: true });

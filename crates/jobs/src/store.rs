@@ -336,11 +336,11 @@ pub trait JobStore: Send + Sync + 'static {
 
     /// Moves a running job into the history, and drops the oldest entries over the history's bound. Refuses an outcome that can never be
     /// stored with [`Error::Unstorable`]; after any other failure it may be tried again.
-    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()>;
+    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()>;
 
     /// [`JobStore::finish`] and [`JobStore::claim`] in one step: both are done and survive the process, or neither. What a worker calls
     /// between two jobs, since each step of its own would wait for the storage.
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>>;
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>>;
 
     /// Puts a running job back with its old number (shutdown).
     async fn requeue(&self, id: &str) -> Result<()>;

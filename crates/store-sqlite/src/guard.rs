@@ -122,7 +122,7 @@ impl Guard {
     }
 
     /// The database.
-    pub(crate) fn path(&self) -> &Path {
+    pub(crate) fn database(&self) -> &Path {
         &self.lock.target
     }
 

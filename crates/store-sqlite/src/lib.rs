@@ -253,13 +253,13 @@ impl JobStore for SqliteStore {
         }
     }
 
-    async fn finish(&self, id: &str, outcome: Outcome) -> JobResult<()> {
-        let entry = self.entry(id, &outcome)?;
+    async fn finish(&self, id: &str, outcome: &Outcome) -> JobResult<()> {
+        let entry = self.entry(id, outcome)?;
         self.write(Operation::Finish(entry)).await?.done()
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> JobResult<Option<Arc<Job>>> {
-        let entry = self.entry(id, &outcome)?;
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> JobResult<Option<Arc<Job>>> {
+        let entry = self.entry(id, outcome)?;
         match self.write(Operation::HandOver(entry)).await? {
             Answer::Claimed(claimed) => Ok(claimed.map(Claimed::keep)),
             other => Err(other.misplaced()),

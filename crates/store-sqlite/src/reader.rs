@@ -169,7 +169,7 @@ impl Connections {
     fn connect(&self) -> Result<Connection> {
         let open = || {
             let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-            let connection = Connection::open_with_flags(self.guard.path(), flags)?;
+            let connection = Connection::open_with_flags(self.guard.database(), flags)?;
             connection.busy_timeout(PATIENCE)?;
             connection.pragma_update(None, "cache_size", -1024)?;
             Ok(connection)

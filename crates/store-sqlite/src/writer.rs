@@ -139,8 +139,11 @@ impl Writer {
             Command::Next { .. } => self.state.line.waiting() > 0,
             Command::Wake => false,
         };
+        if !writes && self.shared.abandoned.lock().is_empty() {
+            return true;
+        }
         // Any other error comes again when the command is done.
-        !(writes || !self.shared.abandoned.lock().is_empty()) || !self.begin().is_err_and(|error| is_busy(&error))
+        !self.begin().is_err_and(|error| is_busy(&error))
     }
 
     /// [`Writer::work`] for who may wait for another program.

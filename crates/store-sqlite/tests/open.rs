@@ -24,7 +24,7 @@ async fn fill(path: &Path, many: usize) {
     for n in 0..many {
         store.enqueue(contract::job(&format!("j{n}"), Position::Back)).await.unwrap();
         store.claim().await.unwrap().unwrap();
-        store.finish(&format!("j{n}"), contract::outcome(Status::Success)).await.unwrap();
+        store.finish(&format!("j{n}"), &contract::outcome(Status::Success)).await.unwrap();
     }
     store.enqueue(contract::job("waits", Position::Back)).await.unwrap();
 }
@@ -136,7 +136,7 @@ async fn a_damaged_entry_of_the_history_is_left_out() {
         assert!(matches!(&error, comfyd_jobs::Error::Damaged { id, .. } if id == "j1"), "{damage}: {error}");
         assert!(store.history_entry("j2").await.unwrap().is_some(), "{damage}");
         assert_eq!(store.claim().await.unwrap().unwrap().id, "waits", "{damage}");
-        store.finish("waits", contract::outcome(Status::Success)).await.unwrap();
+        store.finish("waits", &contract::outcome(Status::Success)).await.unwrap();
         assert_eq!(store.delete_history(&["j1".to_owned()]).await.unwrap(), 1, "{damage}");
         store.enqueue(contract::job("j1", Position::Back)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
     }
@@ -202,7 +202,7 @@ async fn a_damaged_page_concerns_its_prompt_only() {
     }
     for _ in 0..2 {
         let id = store.claim().await.unwrap().unwrap().id.clone();
-        store.finish(&id, contract::outcome(Status::Success)).await.unwrap();
+        store.finish(&id, &contract::outcome(Status::Success)).await.unwrap();
     }
     store.close();
     drop(store);
@@ -228,7 +228,7 @@ async fn a_closed_store_is_in_one_file() {
         store.enqueue(contract::job("a", Position::Back)).await.unwrap();
         store.enqueue(contract::job("b", Position::Back)).await.unwrap();
         store.claim().await.unwrap().unwrap();
-        store.finish("a", contract::outcome(Status::Success)).await.unwrap();
+        store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
         let waits = tokio::spawn({
             let store = store.clone();
             async move {
@@ -278,7 +278,7 @@ async fn a_file_that_is_deleted_or_replaced_meanwhile_is_noticed() {
         }
         // What was accepted goes on.
         store.claim().await.unwrap().unwrap();
-        store.finish("a", contract::outcome(Status::Success)).await.unwrap();
+        store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
         fs::rename(&aside, &file).unwrap();
         store.check().unwrap();
         store.enqueue(contract::job("b", Position::Back)).await.unwrap();
@@ -293,7 +293,7 @@ async fn what_took_the_place_of_a_database_is_left_alone() {
     let first = SqliteStore::open(&path, Options { cache_bytes: 0, ..Options::default() }).unwrap();
     first.enqueue(contract::job("first", Position::Back)).await.unwrap();
     first.claim().await.unwrap().unwrap();
-    first.finish("first", contract::outcome(Status::Success)).await.unwrap();
+    first.finish("first", &contract::outcome(Status::Success)).await.unwrap();
     for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db.lock"] {
         fs::remove_file(folder.path().join(name)).unwrap();
     }
@@ -336,7 +336,7 @@ async fn crashing_child() {
                     let job = store.claim().await.unwrap().unwrap();
                     println!("claimed {} {}", job.number, job.id);
                     if n % 3 != 0 {
-                        store.finish(&job.id, contract::outcome(Status::Success)).await.unwrap();
+                        store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
                         println!("finished {} {}", job.number, job.id);
                     }
                 }

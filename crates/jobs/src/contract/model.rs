@@ -204,7 +204,7 @@ fn ending(model: &Model, dice: &mut Dice) -> (String, Status) {
 
 async fn finish_and_claim(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
     let (id, status) = ending(model, dice);
-    let result = store.finish_and_claim(&id, outcome(status)).await;
+    let result = store.finish_and_claim(&id, &outcome(status)).await;
     match model.take_running(&id) {
         Some(entry) => {
             model.push_history(entry.3, status);
@@ -220,7 +220,7 @@ async fn finish_and_claim(store: &dyn JobStore, model: &mut Model, dice: &mut Di
 
 async fn finish(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
     let (id, status) = ending(model, dice);
-    let finished = store.finish(&id, outcome(status)).await;
+    let finished = store.finish(&id, &outcome(status)).await;
     match model.take_running(&id) {
         Some(entry) => {
             assert!(finished.is_ok(), "model: finish of '{id}': {finished:?}");
