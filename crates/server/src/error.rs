@@ -75,6 +75,10 @@ impl From<comfyd_jobs::Error> for ApiError {
             comfyd_jobs::Error::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_prompt_id"),
             comfyd_jobs::Error::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             comfyd_jobs::Error::NotRunning(_) => (StatusCode::CONFLICT, "not_running"),
+            comfyd_jobs::Error::Unstorable(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            comfyd_jobs::Error::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            comfyd_jobs::Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable"),
+            comfyd_jobs::Error::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
             comfyd_jobs::Error::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed"),
         };
         Self::new(status, kind, error.to_string())

@@ -53,7 +53,7 @@ async fn finish(store: &MemoryStore, id: &str, status: Status, took_ms: i64) {
         started_ms: 1000,
         ended_ms: 1000 + took_ms,
     };
-    store.finish(id, outcome).await.unwrap();
+    store.finish(id, &outcome).await.unwrap();
 }
 
 /// Three ended jobs, one that runs and one that waits.

@@ -57,7 +57,7 @@ async fn server() -> (tempfile::TempDir, Router) {
         store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
     }
     store.claim().await.unwrap();
-    store.finish_and_claim("ended", contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+    store.finish_and_claim("ended", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
     let folders = Folders::new(Roots::under(dir.path())).unwrap();
     let loras = dir.path().join("models/loras");
     std::fs::create_dir_all(&loras).unwrap();
