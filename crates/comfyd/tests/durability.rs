@@ -201,7 +201,8 @@ async fn a_deleted_database_is_noticed() {
 
 #[tokio::test]
 async fn only_what_needs_the_database_waits_for_another_program() {
-    let server = Server::start(&[]).await;
+    // One thread answers all requests: if it waits, everybody does.
+    let server = Server::start_with(&["env", "TOKIO_WORKER_THREADS=1"], &[]).await;
     let other = rusqlite::Connection::open(server.base.path().join("user/comfyd.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
     let client = reqwest::Client::new();
@@ -211,6 +212,7 @@ async fn only_what_needs_the_database_waits_for_another_program() {
             tokio::spawn(client.post(format!("{}/prompt", server.url)).json(&body).send())
         })
         .collect();
+    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
     for _ in 0..50 {
         assert_eq!(server.get("/prompt").await["exec_info"]["queue_remaining"], 0);
         assert_eq!(server.get("/history").await, json!({}));
