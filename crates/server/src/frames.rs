@@ -69,22 +69,31 @@ pub(crate) fn image_frame(
     if image.lossless {
         let mut bytes = Vec::new();
         picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)?;
-        return Ok(wire::preview_image(ImageType::Png, &bytes));
+        return Ok(encoded_frame(ImageType::Png, &bytes, max_size, abilities));
     }
     let rgb = picture.into_rgb8();
     if abilities.raw_previews {
-        return Ok(wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw()));
+        let frame = wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw());
+        return Ok(if abilities.documented { wire::documented(&frame, ImageType::Jpeg as u32) } else { frame });
     }
     let mut bytes = Vec::new();
     image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, PREVIEW_QUALITY).encode_image(&rgb)?;
     if abilities.preview_metadata {
-        let metadata = json!({
+        let mut metadata = json!({
             "node_id": node.id, "prompt_id": prompt_id, "display_node_id": node.display_id,
             "parent_node_id": node.parent_id, "real_node_id": node.real_id, "image_type": ImageType::Jpeg.mime(),
         });
+        if abilities.documented {
+            metadata["max_size"] = json!(max_size);
+        }
         return Ok(wire::preview_with_metadata(&metadata, &bytes));
     }
-    Ok(wire::preview_image(ImageType::Jpeg, &bytes))
+    Ok(encoded_frame(ImageType::Jpeg, &bytes, max_size, abilities))
+}
+
+fn encoded_frame(image_type: ImageType, bytes: &[u8], max_size: Option<u32>, abilities: Abilities) -> Bytes {
+    let frame = wire::preview_image(image_type, bytes);
+    if abilities.documented { wire::documented(&frame, max_size.unwrap_or(0)) } else { frame }
 }
 
 fn to_dynamic(image: &Image) -> Result<DynamicImage, ImageError> {

@@ -11,10 +11,11 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use crate::app::FolderOptions;
+use crate::error::node_error_list;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::routes::queue;
-use crate::{ApiError, App};
+use crate::{ApiError, ApiShape, App};
 
 /// Longest prompt id that is taken.
 const MAX_ID_BYTES: usize = 256;
@@ -23,7 +24,9 @@ pub(super) fn routes() -> Table {
     Table::default().get("/prompt", info, Doc::new("queue", "The queue's figures.").json("QueueStatus")).post(
         "/prompt",
         submit,
-        Doc::new("queue", "Validates a graph and puts it into the queue.").body("PromptRequest").json("PromptAccepted"),
+        Doc::new("queue", "Validates a graph and puts it into the queue.")
+            .body("PromptRequest")
+            .shapes("PromptAccepted", "DocumentedPromptAccepted"),
     )
 }
 
@@ -31,7 +34,7 @@ async fn info(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     queue::status(&app).await.map(Json)
 }
 
-async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+async fn submit(State(app): State<App>, shape: ApiShape, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
     };
@@ -43,7 +46,10 @@ async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Resul
     let extra_data = extra_data(body)?;
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
     let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
-    let node_errors = validated.node_errors.to_json();
+    let mut node_errors = validated.node_errors.to_json();
+    if shape == ApiShape::Documented {
+        node_errors = node_error_list(&node_errors);
+    }
     let job =
         NewJob { id, position, prompt: raw(&validated.prompt.into_json())?, extra_data: raw(&extra_data)?, outputs: validated.outputs };
     let ticket = app.store.enqueue(job).await?;
