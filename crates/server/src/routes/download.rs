@@ -34,7 +34,9 @@ const MEASURE_EVERY: u64 = 8 * 1024 * 1024;
 const MAX_HEADER: u64 = 100_000_000;
 
 /// Targets that are being written, so that no two requests write one file, and the hosts that they come from.
-static ACTIVE: Mutex<BTreeMap<PathBuf, String>> = Mutex::new(BTreeMap::new());
+type Active = Mutex<BTreeMap<PathBuf, String>>;
+
+static ACTIVE: Active = Active::new(BTreeMap::new());
 
 /// The routes of this module.
 pub(super) fn routes() -> Table {
@@ -116,18 +118,25 @@ pub(crate) struct Policy {
     https_only: bool,
     allowed: fn(IpAddr) -> bool,
     bounds: Bounds,
+    active: &'static Active,
 }
 
 impl Policy {
     fn public(hosts: Vec<String>) -> Self {
-        Self { hosts, https_only: true, allowed: is_public, bounds: BOUNDS }
+        Self { hosts, https_only: true, allowed: is_public, bounds: BOUNDS, active: &ACTIVE }
     }
 
     /// Files of this machine, for tests.
     #[cfg(test)]
     pub(crate) fn local() -> Self {
         let allowed = |ip: IpAddr| ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
-        Self { hosts: vec!["localhost".into(), "127.0.0.1".into()], https_only: false, allowed, bounds: BOUNDS }
+        Self {
+            hosts: vec!["localhost".into(), "127.0.0.1".into()],
+            https_only: false,
+            allowed,
+            bounds: BOUNDS,
+            active: Box::leak(Box::default()),
+        }
     }
 
     /// Fails unless the host of an address that a client gave is allowed.
@@ -227,11 +236,11 @@ impl Progress {
 }
 
 /// Holds a target for one download.
-struct Slot(PathBuf);
+struct Slot(&'static Active, PathBuf);
 
 impl Slot {
-    fn take(target: &Path, host: &str) -> Result<Self, Failure> {
-        let mut active = ACTIVE.lock();
+    fn take(all: &'static Active, target: &Path, host: &str) -> Result<Self, Failure> {
+        let mut active = all.lock();
         if active.contains_key(target) {
             return Err("this file is being downloaded already".into());
         }
@@ -242,13 +251,13 @@ impl Slot {
             return Err(format!("{MAX_PER_HOST} downloads from '{host}' are running: wait for one to end"));
         }
         active.insert(target.to_owned(), host.to_owned());
-        Ok(Self(target.to_owned()))
+        Ok(Self(all, target.to_owned()))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        ACTIVE.lock().remove(&self.0);
+        self.0.lock().remove(&self.1);
     }
 }
 
@@ -321,7 +330,7 @@ async fn fetch(
     if target.exists() {
         return Err("the file is there already: remove it first, or choose another name".into());
     }
-    let _slot = Slot::take(target, parsed.host_str().unwrap_or_default())?;
+    let _slot = Slot::take(policy.active, target, parsed.host_str().unwrap_or_default())?;
     let folder = target.parent().ok_or("the target has no folder")?;
     tokio::fs::create_dir_all(folder).await.map_err(|e| format!("the folder cannot be made: {e}"))?;
     let part = Part::of(target);
@@ -621,18 +630,22 @@ mod tests {
     #[tokio::test]
     async fn slow_downloads_leave_room_for_others_and_end_with_their_clients() {
         let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
-        let policy = Policy::local();
+        let policy = std::sync::Arc::new(Policy::local());
         let slow: Vec<_> = (0..MAX_PER_HOST)
             .map(|n| {
-                let (policy, url, target) = (Policy::local(), format!("{host}/slow"), dir.path().join(format!("{n}.safetensors")));
+                let policy = std::sync::Arc::clone(&policy);
+                let (url, target) = (format!("{host}/slow"), dir.path().join(format!("{n}.safetensors")));
                 tokio::spawn(async move { fetch(&policy, &url, &target, Duration::from_secs(1), &|_| ()).await })
             })
             .collect();
         let parts =
             || std::fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "part")).count();
-        while parts() < MAX_PER_HOST {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        let begun = async {
+            while parts() < MAX_PER_HOST {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), begun).await.unwrap();
         let target = dir.path().join("m.safetensors");
         let get = async |host: &str| fetch(&policy, &format!("{host}/m"), &target, Duration::from_secs(1), &|_| ()).await;
         assert!(get(&host).await.unwrap_err().contains("from '127.0.0.1' are running"));
