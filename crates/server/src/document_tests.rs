@@ -14,7 +14,7 @@ use comfyd_jobs::event::{Image, NodeRef};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Event, EventKind, EventSink, JobStore, contract};
 use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Provider, Schema};
-use futures_util::StreamExt;
+use futures_util::{SinkExt, StreamExt};
 use image::DynamicImage;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -627,7 +627,6 @@ impl Check {
             ("GET", "/view_metadata/loras", ""),
             ("GET", "/object_info/%ff", ""),
             ("GET", "/history?max_items=x", ""),
-            ("GET", "/history?max_items=1&max_items=2", ""),
             ("GET", "/ws", ""),
             ("GET", "/jobs/none", ""),
             ("PUT", "/queue", ""),
@@ -743,6 +742,15 @@ impl Check {
         assert!(frame.0[16..16 + 16 * 8 * 3].iter().all(|byte| *byte == 7));
         let type_of_it: &[u8] = if documented { &[0, 0, 0, 1] } else { &[] };
         assert_eq!(&frame.0[16 + 16 * 8 * 3..], type_of_it);
+        let mut knowing = connect("?clientId=me").await;
+        let flags = json!({"type": "feature_flags", "data": {"supports_preview_metadata": true}});
+        knowing.0.send(Message::Text(flags.to_string().into())).await.unwrap();
+        knowing.json("feature_flags").await;
+        emit(EventKind::Image { node: node(), image: image(false) });
+        let frame = knowing.binary().await;
+        assert_eq!(frame.number(0), 4);
+        let metadata: Value = serde_json::from_slice(&frame.0[8..8 + frame.number(4) as usize]).unwrap();
+        assert_eq!(metadata.get("max_size"), documented.then_some(&json!(16)));
         // A client may ask for the other shape than the server's.
         let other = if documented { "wire" } else { "documented" };
         let mut turned = connect(&format!("?clientId=me&shape={other}")).await;

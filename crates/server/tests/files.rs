@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
-use comfyd_node::Catalog;
+use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Provider, Schema};
 use comfyd_server::{App, Control, FrontEnd, Hub, Options, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -20,6 +20,29 @@ impl Control for Idle {
         false
     }
     fn free(&self, _: bool, _: bool) {}
+}
+
+/// A provider of one class, and the class.
+struct Described;
+
+impl Provider for Described {
+    fn name(&self) -> &str {
+        "test"
+    }
+
+    fn nodes(&self) -> Vec<Arc<dyn Node>> {
+        vec![Arc::new(Self)]
+    }
+}
+
+impl Node for Described {
+    fn schema(&self) -> Schema {
+        Schema::new("Described").description("What it does.")
+    }
+
+    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
+        Ok(NodeOutput::default())
+    }
 }
 
 struct Server {
@@ -50,7 +73,9 @@ impl Server {
         change(&mut options, dir.path());
         let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
         let store = Arc::new(comfyd_jobs::memory::MemoryStore::new(Default::default()));
-        let app = App::new(Arc::new(Catalog::new()), folders, store, Arc::new(Idle), Hub::new(64, 512), options);
+        let mut catalog = Catalog::new();
+        catalog.add(&Described);
+        let app = App::new(Arc::new(catalog), folders, store, Arc::new(Idle), Hub::new(64, 512), options);
         Self { dir, router: router(app) }
     }
 
@@ -298,6 +323,7 @@ async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
     assert_eq!(server.get("/api/userdata/workflows%2F.index.json").await.json(), json!({}));
     let help = server.get("/docs/KSampler/ja.md").await;
     assert_eq!((help.status, help.header("content-type"), help.body.len()), (StatusCode::OK, "text/markdown; charset=utf-8", 0));
+    assert_eq!(server.get("/docs/Described/en.md").await.body, b"What it does.");
     let docs = server.dir.path().join("site/pkg/static/docs/KSampler");
     std::fs::create_dir_all(&docs).unwrap();
     for (file, text) in [("en.md", "help"), ("ja.md", "助け")] {

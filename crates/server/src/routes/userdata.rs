@@ -434,10 +434,14 @@ async fn rename(
         if target.exists() && (replacing(&query) == Replace::No || target.is_dir()) {
             return Err(exists_already(&dest));
         }
+        let failed = |e: std::io::Error| match is_disk_full(&e) {
+            true => ApiError::disk_full(),
+            false => ApiError::bad_request(format!("the file cannot be moved there: {e}")),
+        };
         if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder).map_err(|e| ApiError::bad_request(format!("the folder cannot be made: {e}")))?;
+            fs::create_dir_all(folder).map_err(failed)?;
         }
-        fs::rename(&source, &target).map_err(|e| ApiError::bad_request(format!("the file cannot be moved there: {e}")))?;
+        fs::rename(&source, &target).map_err(failed)?;
         told(&base, &target, &query)
     })
     .await
