@@ -16,6 +16,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
+use crate::error::is_disk_full;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
@@ -24,7 +25,7 @@ use crate::{ApiError, App};
 const MAX_REDIRECTS: usize = 5;
 /// Downloads at once, and at once from one host.
 const MAX_DOWNLOADS: usize = 16;
-const MAX_PER_HOST: usize = 4;
+const MAX_PER_HOST: usize = 8;
 /// Disk space that is left free, in bytes; on small file systems less, this part of them.
 const DISK_RESERVE: u64 = 256 * 1024 * 1024;
 const RESERVED_PART: u64 = 10;
@@ -446,7 +447,12 @@ async fn receive(
     if total.is_some_and(|t| t - start > room.left) {
         return Err(room.full());
     }
-    let failed = |e: std::io::Error| format!("the file cannot be written: {e}");
+    let failed = |e: std::io::Error| {
+        if is_disk_full(&e) {
+            part.forget();
+        }
+        format!("the file cannot be written: {e}")
+    };
     let mut options = tokio::fs::OpenOptions::new();
     options.create(true).write(true);
     let file = if start == 0 { options.truncate(true).open(&part.path).await } else { options.append(true).open(&part.path).await };
