@@ -96,6 +96,10 @@ pub enum Action {
     InstallFrontEnd {
         /// The version.
         version: Option<String>,
+        /// Whether the help of nodes is wanted too.
+        docs: bool,
+        /// Whether the workflow templates are wanted too.
+        templates: bool,
     },
 }
 
@@ -287,8 +291,9 @@ pub fn parse(
         CliCommand::Nodes { class, common } => {
             places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
         }
-        CliCommand::Frontend(FrontendCommand::Install { version, common }) => {
-            places.config(Action::InstallFrontEnd { version }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+        CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, common }) => {
+            let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };
+            places.config(action, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
         }
     }
 }

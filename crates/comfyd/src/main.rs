@@ -58,8 +58,10 @@ fn act() -> Result<(), Failure> {
         Action::Serve => serve::serve(config),
         Action::Run { workflow, set } => run::run(&config, workflow, set),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
-        Action::InstallFrontEnd { version } => {
-            let root = serve::install_front_end(version.as_deref(), &config.roots.base)?;
+        Action::InstallFrontEnd { version, docs, templates } => {
+            let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
+            let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
+            let root = serve::install_front_end(version.as_deref(), &extras, &config.roots.base)?;
             assemble::print_line(root.display())
         }
     }

@@ -238,8 +238,8 @@ fn front_end(config: &Config) -> FrontEnd {
     }
     let base = &config.roots.base;
     let installed = match &config.front_end_version {
-        Some(version) => install_front_end(Some(version), base),
-        None => frontend::find_installed(base).map_or_else(|| install_front_end(None, base), Ok),
+        Some(version) => install_front_end(Some(version), &[], base),
+        None => frontend::find_installed(base).map_or_else(|| install_front_end(None, &[], base), Ok),
     };
     match installed {
         Ok(root) => FrontEnd::Folder(root),
@@ -250,13 +250,14 @@ fn front_end(config: &Config) -> FrontEnd {
     }
 }
 
-/// Installs a version of the official front end with a progress bar, and gives the folder that holds its pages.
-pub(crate) fn install_front_end(version: Option<&str>, base: &Path) -> Result<PathBuf, Failure> {
-    let bar = ProgressBar::new(0).with_message("front end");
+/// Installs a version of the official front end, and what is wanted beside it, with a progress bar; gives the folder that holds its pages.
+pub(crate) fn install_front_end(version: Option<&str>, extras: &[&'static frontend::Package], base: &Path) -> Result<PathBuf, Failure> {
+    let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
         bar.set_style(style);
     }
-    let installed = frontend::install(version, base, &|done, total| {
+    let installed = frontend::install(version, extras, base, &|package, done, total| {
+        bar.set_message(package.to_owned());
         bar.set_length(total);
         bar.set_position(done);
     });

@@ -31,6 +31,8 @@ pub struct Abilities {
     pub preview_metadata: bool,
     /// Raw pixels in place of JPEG (binary event 2).
     pub raw_previews: bool,
+    /// Frames with what the API document has in them.
+    pub documented: bool,
 }
 
 /// Why a client was disconnected by the server.

@@ -2,6 +2,8 @@
 //! nodes work.
 
 mod app;
+#[cfg(test)]
+mod document_tests;
 mod error;
 mod frames;
 mod hub;

@@ -71,6 +71,12 @@ pub enum FrontendCommand {
         /// Version: 1.27.10, latest, or Comfy-Org/ComfyUI_frontend@VERSION. Without it, the version this program was tested with.
         #[arg(value_parser = front_end_version)]
         version: Option<String>,
+        /// Download the help of nodes too (4 MB).
+        #[arg(long)]
+        with_docs: bool,
+        /// Download the workflow templates too (85 MB).
+        #[arg(long)]
+        with_templates: bool,
         #[command(flatten)]
         common: CommonArgs,
     },

@@ -11,11 +11,12 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use crate::app::FolderOptions;
+use crate::error::node_error_list;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::routes::queue;
 use crate::sent::Sent;
-use crate::{ApiError, App};
+use crate::{ApiError, ApiShape, App};
 
 /// Longest prompt id that is taken.
 const MAX_ID_BYTES: usize = 256;
@@ -24,7 +25,9 @@ pub(super) fn routes() -> Table {
     Table::default().get("/prompt", info, Doc::new("queue", "The queue's figures.").json("QueueStatus")).post(
         "/prompt",
         submit,
-        Doc::new("queue", "Validates a graph and puts it into the queue.").body("PromptRequest").json("PromptAccepted"),
+        Doc::new("queue", "Validates a graph and puts it into the queue.")
+            .body("PromptRequest")
+            .shapes("PromptAccepted", "DocumentedPromptAccepted"),
     )
 }
 
@@ -32,7 +35,7 @@ async fn info(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     queue::status(&app).await.map(Json)
 }
 
-async fn submit(State(app): State<App>, sent: Sent, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
     };
@@ -45,7 +48,10 @@ async fn submit(State(app): State<App>, sent: Sent, LenientJson(body): LenientJs
     let secrets = Secrets::take(&mut extra_data, &app.options.secret_names);
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
     let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
-    let node_errors = validated.node_errors.to_json();
+    let mut node_errors = validated.node_errors.to_json();
+    if shape == ApiShape::Documented {
+        node_errors = node_error_list(&node_errors);
+    }
     let (prompt, extra_data, outputs) = (raw(&validated.prompt.into_json())?, raw(&extra_data)?, validated.outputs);
     // Its events must not overtake the answer: clients could not tell whose they are.
     let held = app.hub.hold(&id);
