@@ -52,6 +52,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     tracing::info!(device = engine.device_name(), "the engine is ready");
     let catalog = assemble::catalog(&config, &folders, &engine);
     let store: Arc<dyn JobStore> = Arc::new(open_store(&config)?);
+    folders.remove_unfinished();
     let tls = tls(&config)?;
     let addresses: Vec<SocketAddr> = config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect();
     let front_end = front_end(&config);

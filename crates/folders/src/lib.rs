@@ -5,6 +5,7 @@ mod error;
 mod extra;
 mod listing;
 mod save;
+pub mod whole;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
-pub use crate::save::{Reserved, SaveTarget, SavedFile};
+pub use crate::save::{SaveTarget, SavedFile, Saving};
 
 /// File endings of model files, lower case with the dot. Denoisers may be GGUF files too.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];
@@ -144,6 +145,13 @@ impl Folders {
             Kind::Input => &self.roots.input,
             Kind::Output => &self.roots.output,
             Kind::Temp => &self.roots.temp,
+        }
+    }
+
+    /// Removes the files that ended programs left unfinished in the input, output, temp and user folders.
+    pub fn remove_unfinished(&self) {
+        for root in [&self.roots.input, &self.roots.output, &self.roots.temp, &self.roots.user] {
+            whole::remove_unfinished(root);
         }
     }
 
@@ -320,7 +328,8 @@ pub fn split_annotation(name: &str) -> (&str, Option<Kind>) {
     (name, None)
 }
 
-/// Joins by name and fails if the result is not inside `root`. Links on the disk are the owner's choice and are followed.
+/// Joins by name and fails if the result is not inside `root`, or is a file that is not whole yet. Links on the disk are the owner's
+/// choice and are followed.
 pub fn join_inside(root: &Path, relative: &Path) -> Result<PathBuf> {
     let outside = || Error::Outside { path: relative.to_owned() };
     if relative.as_os_str().as_encoded_bytes().contains(&0) {
@@ -342,7 +351,14 @@ pub fn join_inside(root: &Path, relative: &Path) -> Result<PathBuf> {
             Component::RootDir | Component::Prefix(_) => return Err(outside()),
         }
     }
+    if depth > 0 && is_unfinished(&path) {
+        return Err(Error::Unfinished { path: relative.to_owned() });
+    }
     Ok(path)
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| whole::is_unfinished(&name.to_string_lossy()))
 }
 
 /// A model file's name with `..` resolved inside its folder, as the reference does: what would leave the folder stays at its top.
@@ -357,7 +373,7 @@ fn clean_relative(name: &str) -> Option<PathBuf> {
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
-    (!path.as_os_str().is_empty()).then_some(path)
+    (!path.as_os_str().is_empty() && !is_unfinished(&path)).then_some(path)
 }
 
 /// The ending with its dot, in lower case; empty if there is none.

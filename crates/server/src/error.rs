@@ -84,7 +84,7 @@ impl From<comfyd_jobs::Error> for ApiError {
 impl From<comfyd_folders::Error> for ApiError {
     fn from(error: comfyd_folders::Error) -> Self {
         match error {
-            comfyd_folders::Error::Outside { .. } => Self::bad_request(error.to_string()),
+            comfyd_folders::Error::Outside { .. } | comfyd_folders::Error::Unfinished { .. } => Self::bad_request(error.to_string()),
             comfyd_folders::Error::Create { .. } | comfyd_folders::Error::Write { .. } | comfyd_folders::Error::ExtraPaths { .. } => {
                 Self::internal(error.to_string())
             }

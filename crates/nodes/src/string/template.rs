@@ -1,7 +1,5 @@
 //! Python's replacement templates: `\1`, `\g<1>`, `\g<name>` and character escapes.
 
-use fancy_regex::Captures;
-
 /// A parsed replacement.
 pub(crate) struct Template {
     parts: Vec<Part>,
@@ -10,6 +8,15 @@ pub(crate) struct Template {
 enum Part {
     Text(String),
     Group(usize),
+}
+
+impl Part {
+    fn text<'a, 't: 'a>(&'a self, group: &impl Fn(usize) -> Option<&'t str>) -> &'a str {
+        match self {
+            Self::Text(text) => text,
+            Self::Group(index) => group(*index).unwrap_or_default(),
+        }
+    }
 }
 
 impl Template {
@@ -29,14 +36,14 @@ impl Template {
         Ok(template)
     }
 
+    /// The bytes of what a match is replaced with; `group` tells what a group found.
+    pub(crate) fn length<'t>(&self, group: impl Fn(usize) -> Option<&'t str>) -> usize {
+        self.parts.iter().fold(0, |length, part| length.saturating_add(part.text(&group).len()))
+    }
+
     /// Appends what a match is replaced with.
-    pub(crate) fn expand(&self, found: &Captures<'_, str>, out: &mut String) {
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => out.push_str(text),
-                Part::Group(index) => out.push_str(found.get(*index).map_or("", |group| group.as_str())),
-            }
-        }
+    pub(crate) fn expand<'t>(&self, group: impl Fn(usize) -> Option<&'t str>, out: &mut String) {
+        self.parts.iter().for_each(|part| out.push_str(part.text(&group)));
     }
 
     fn push(&mut self, c: char) {

@@ -5,12 +5,13 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
+use comfyd_folders::whole::Replace;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
-use crate::routes::userdata::{Replace, user_folder, write_file};
+use crate::routes::userdata::{user_folder, write_file};
 use crate::routes::view::blocking;
 use crate::{ApiError, App};
 
