@@ -10,9 +10,9 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A folder cannot be made.
-    #[error("cannot make the folder {}: {source}", path.display())]
+    #[error("cannot make the folder {}: {}", path.display(), reason(source))]
     Create {
-        /// The folder.
+        /// The folder, as clients know it if they named it.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,

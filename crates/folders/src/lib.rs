@@ -298,6 +298,22 @@ impl Folders {
         save::target(self.directory(kind), kind, prefix, (width, height), Arc::clone(&self.counters))
     }
 
+    /// A message in which files have the names that clients know, such as `input/x.png` and `models/vae/y.safetensors`, in place of those
+    /// that tell where on this machine they are.
+    pub fn without_roots(&self, message: &str) -> String {
+        let own = [(Kind::Input.as_str(), &self.roots.input), (Kind::Output.as_str(), &self.roots.output)];
+        let own = own.into_iter().chain([(Kind::Temp.as_str(), &self.roots.temp), ("user", &self.roots.user)]);
+        let mut names: Vec<(String, String)> = own.map(|(name, root)| (root.display().to_string(), name.to_owned())).collect();
+        for folder in &self.models {
+            names.extend(folder.paths.iter().map(|path| (path.display().to_string(), format!("models/{}", folder.name))));
+        }
+        names.push((self.roots.base.join("models").display().to_string(), "models".into()));
+        // What lies deeper has the better name.
+        names.sort_by_key(|(root, _)| std::cmp::Reverse(root.len()));
+        names.push((self.roots.base.display().to_string(), ".".into()));
+        names.iter().filter(|(root, _)| root.len() > 1).fold(message.to_owned(), |text, (root, name)| replace_root(&text, root, name))
+    }
+
     fn find(&self, folder: &str) -> Option<&ModelFolder> {
         let name = modern_name(folder);
         self.models.iter().find(|f| f.name == name)
@@ -326,6 +342,28 @@ pub fn split_annotation(name: &str) -> (&str, Option<Kind>) {
         }
     }
     (name, None)
+}
+
+/// Replaces a folder's path where it stands as a whole: not as a part of other names.
+fn replace_root(text: &str, root: &str, name: &str) -> String {
+    let is_name = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(root) {
+        let (before, after) = (&rest[..at], &rest[at + root.len()..]);
+        let whole = !before.ends_with(|c| is_name(c) || c == std::path::MAIN_SEPARATOR) && !after.starts_with(is_name);
+        out.push_str(before);
+        match after.strip_prefix(std::path::MAIN_SEPARATOR) {
+            // A name of its own, without the dot of the folder that it is in.
+            Some(_) if whole && name == "." => rest = &after[1..],
+            _ => {
+                out.push_str(if whole { name } else { root });
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
 }
 
 /// Joins by name and fails if the result is not inside `root`, or is a file that is not whole yet. Links on the disk are the owner's

@@ -137,10 +137,11 @@ pub(crate) fn target(root: &Path, kind: Kind, prefix: &str, size: (usize, usize)
         (Some(dir), Some(name)) if path != root => (dir.to_owned(), name.to_owned()),
         _ => (root.to_owned(), "ComfyUI".to_owned()),
     };
-    if !dir.is_dir() {
-        fs::create_dir_all(&dir).map_err(|source| Error::Create { path: dir.clone(), source })?;
-    }
     let subfolder = dir.strip_prefix(root).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
+    if !dir.is_dir() {
+        let shown = || Path::new(kind.as_str()).join(&subfolder);
+        fs::create_dir_all(&dir).map_err(|source| Error::Create { path: shown(), source })?;
+    }
     Ok(SaveTarget { dir, subfolder, prefix: name, kind, counters })
 }
 

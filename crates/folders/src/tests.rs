@@ -310,6 +310,28 @@ fn saved_files_count_on_and_never_replace() {
 }
 
 #[test]
+fn messages_name_files_as_clients_know_them() {
+    let (dir, mut folders) = folders();
+    let (base, other) = (dir.path().display(), tempfile::tempdir().unwrap());
+    folders.add_model_path("loras", other.path().join("lo"), false);
+    folders.add_model_path("mine", dir.path().join("models/loras/sub"), false);
+    let other = other.path().display();
+    for (message, want) in [
+        (format!("{base}/input/a b.png: broken"), "input/a b.png: broken"),
+        (format!("'{base}/output' and {base}/models/clip/x.pt."), "'output' and models/text_encoders/x.pt."),
+        (format!("{other}/lo/sub/x.pt"), "models/loras/sub/x.pt"),
+        (format!("{base}/models/loras/sub/y"), "models/mine/y"),
+        (format!("{base}/models/new/y in {base}"), "models/new/y in ."),
+        (format!("{base}/extra.yaml"), "extra.yaml"),
+    ] {
+        assert_eq!(folders.without_roots(&message), want);
+    }
+    for other in [format!("/x{base}/input/y"), format!("{base}x/input"), "no path / at all".into()] {
+        assert_eq!(folders.without_roots(&other), other);
+    }
+}
+
+#[test]
 fn a_prefix_without_a_name_gets_one() {
     let (_dir, folders) = folders();
     assert_eq!(folders.save_target(Kind::Temp, "", 1, 1).unwrap().prefix, "ComfyUI");
