@@ -1,7 +1,6 @@
 //! Autoencoders on links: between pictures and latents, in tiles where memory is short.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;

@@ -1,6 +1,7 @@
 //! Reads ComfyUI's `extra_model_paths.yaml`: groups with an optional `base_path` and `is_default`, then folder names with one path a line.
 //! What is text, what is true and which of two equal keys counts follows PyYAML's `safe_load`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
@@ -127,12 +128,7 @@ fn is_zero(text: &str) -> bool {
 }
 
 /// A list or a mapping that has not ended.
-struct Open {
-    anchor: usize,
-    into: Inside,
-}
-
-enum Inside {
+enum Open {
     List(Vec<Rc<Yaml>>),
     Map {
         entries: IndexMap<String, Rc<Yaml>>,
@@ -147,80 +143,89 @@ enum Key {
     Name(String),
 }
 
-/// The one document of a text. An anchor may be used behind its end only, so nothing contains itself, and what it names is shared, not
-/// copied.
+/// Makes the document of a parser's events. An anchor may be used behind its end only, so nothing contains itself, and what it names is
+/// shared, not copied.
+#[derive(Default)]
+struct Builder {
+    /// With their anchors.
+    open: Vec<(usize, Open)>,
+    anchors: HashMap<usize, Rc<Yaml>>,
+    documents: usize,
+    document: Option<Rc<Yaml>>,
+}
+
+/// The one document of a text.
 fn parse(text: &str) -> Result<Rc<Yaml>, String> {
     let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(text.trim_start_matches('\u{feff}'));
-    let mut open: Vec<Open> = Vec::new();
-    let mut anchors: std::collections::HashMap<usize, Rc<Yaml>> = std::collections::HashMap::new();
-    let mut document = None;
-    let mut documents = 0;
+    let mut builder = Builder::default();
     while let Some(event) = parser.next_event() {
         let (event, span) = event.map_err(|e| format!("it is not valid YAML: {e}"))?;
-        let at = |reason: &str| format!("line {}: {reason}", span.start.line());
-        let (anchor, value) = match event {
-            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => continue,
+        builder.event(event).map_err(|reason| format!("line {}: {reason}", span.start.line()))?;
+    }
+    Ok(builder.document.unwrap_or_else(|| Rc::new(Yaml::Plain(String::new()))))
+}
+
+impl Builder {
+    fn event(&mut self, event: Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
             Event::DocumentStart(_) => {
-                documents += 1;
-                if documents > 1 {
-                    return Err(at("a second document begins; keep one"));
-                }
-                continue;
+                self.documents += 1;
+                if self.documents > 1 { Err("a second document begins; keep one".into()) } else { Ok(()) }
             }
-            Event::SequenceStart(anchor, tag) => {
-                check_tag(tag.as_deref(), "seq").map_err(|e| at(&e))?;
-                open.push(Open { anchor, into: Inside::List(Vec::new()) });
-                if open.len() > MAX_DEPTH {
-                    return Err(at(&format!("it is nested more than {MAX_DEPTH} deep")));
-                }
-                continue;
-            }
+            Event::SequenceStart(anchor, tag) => self.open(anchor, tag.as_deref(), "seq", Open::List(Vec::new())),
             Event::MappingStart(anchor, tag) => {
-                check_tag(tag.as_deref(), "map").map_err(|e| at(&e))?;
-                open.push(Open { anchor, into: Inside::Map { entries: IndexMap::new(), merged: IndexMap::new(), key: None } });
-                if open.len() > MAX_DEPTH {
-                    return Err(at(&format!("it is nested more than {MAX_DEPTH} deep")));
+                let map = Open::Map { entries: IndexMap::new(), merged: IndexMap::new(), key: None };
+                self.open(anchor, tag.as_deref(), "map", map)
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some((anchor, Open::List(items))) => self.value(anchor, Rc::new(Yaml::List(items))),
+                Some((anchor, Open::Map { entries, mut merged, .. })) => {
+                    merged.extend(entries);
+                    self.value(anchor, Rc::new(Yaml::Map(merged)))
                 }
-                continue;
+                None => Ok(()),
+            },
+            Event::Scalar(text, style, anchor, tag) => {
+                let scalar = scalar(text.into_owned(), style, tag.as_deref())?;
+                self.value(anchor, Rc::new(scalar))
             }
-            Event::SequenceEnd | Event::MappingEnd => {
-                let Some(Open { anchor, into }) = open.pop() else { continue };
-                let value = match into {
-                    Inside::List(items) => Yaml::List(items),
-                    Inside::Map { entries, mut merged, .. } => {
-                        merged.extend(entries);
-                        Yaml::Map(merged)
-                    }
-                };
-                (anchor, Rc::new(value))
-            }
-            Event::Scalar(text, style, anchor, tag) => (anchor, Rc::new(scalar(text.into_owned(), style, tag.as_deref()).map_err(|e| at(&e))?)),
             Event::Alias(anchor) => {
-                let value = anchors.get(&anchor).ok_or_else(|| at("an alias stands inside what it names"))?;
-                (0, Rc::clone(value))
+                let value = self.anchors.get(&anchor).ok_or("an alias stands inside what it names")?;
+                self.value(0, Rc::clone(value))
             }
-        };
-        if anchor > 0 {
-            anchors.insert(anchor, Rc::clone(&value));
         }
-        match open.last_mut().map(|open| &mut open.into) {
-            None => document = Some(value),
-            Some(Inside::List(items)) => items.push(value),
-            Some(Inside::Map { entries, merged, key }) => match key.take() {
+    }
+
+    fn open(&mut self, anchor: usize, tag: Option<&Tag>, plain: &str, open: Open) -> Result<(), String> {
+        check_tag(tag, plain)?;
+        self.open.push((anchor, open));
+        if self.open.len() > MAX_DEPTH { Err(format!("it is nested more than {MAX_DEPTH} deep")) } else { Ok(()) }
+    }
+
+    /// Puts a value where it belongs. No anchor is 0.
+    fn value(&mut self, anchor: usize, value: Rc<Yaml>) -> Result<(), String> {
+        if anchor > 0 {
+            self.anchors.insert(anchor, Rc::clone(&value));
+        }
+        match self.open.last_mut().map(|(_, open)| open) {
+            None => self.document = Some(value),
+            Some(Open::List(items)) => items.push(value),
+            Some(Open::Map { entries, merged, key }) => match key.take() {
                 None => {
                     *key = Some(match &*value {
                         Yaml::Plain(text) if text == "<<" => Key::Merge,
                         Yaml::Plain(text) | Yaml::Text(text) => Key::Name(text.clone()),
-                        Yaml::List(_) | Yaml::Map(_) => return Err(at("a list or a mapping cannot be a key")),
+                        Yaml::List(_) | Yaml::Map(_) => return Err("a list or a mapping cannot be a key".into()),
                     });
                 }
                 // Of equal keys the last one counts, at the first one's place.
                 Some(Key::Name(name)) => drop(entries.insert(name, value)),
-                Some(Key::Merge) => merge(merged, &value).map_err(|e| at(&e))?,
+                Some(Key::Merge) => merge(merged, &value)?,
             },
         }
+        Ok(())
     }
-    Ok(document.unwrap_or_else(|| Rc::new(Yaml::Plain(String::new()))))
 }
 
 /// Adds the entries of a mapping, or those of a list of mappings, of which earlier ones count more.

@@ -346,12 +346,13 @@ pub fn split_annotation(name: &str) -> (&str, Option<Kind>) {
 
 /// Replaces a folder's path where it stands as a whole: not as a part of other names.
 fn replace_root(text: &str, root: &str, name: &str) -> String {
-    let is_name = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    let is_name = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    let goes_on = |after: &str| after.strip_prefix('.').unwrap_or(after).starts_with(is_name);
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find(root) {
         let (before, after) = (&rest[..at], &rest[at + root.len()..]);
-        let whole = !before.ends_with(|c| is_name(c) || c == std::path::MAIN_SEPARATOR) && !after.starts_with(is_name);
+        let whole = !before.ends_with(|c| is_name(c) || c == '.' || c == std::path::MAIN_SEPARATOR) && !goes_on(after);
         out.push_str(before);
         match after.strip_prefix(std::path::MAIN_SEPARATOR) {
             // A name of its own, without the dot of the folder that it is in.

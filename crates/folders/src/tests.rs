@@ -252,7 +252,8 @@ fn files_of_many_writers_are_whole_and_none_is_lost() {
     let servers: Vec<Folders> = (0..4).map(|_| Folders::new(Roots::under(dir.path())).unwrap()).collect();
     let (running, output) = (std::sync::atomic::AtomicBool::new(true), dir.path().join("output"));
     let half = || {
-        let entries = fs::read_dir(&output).unwrap().flatten().filter(|entry| !crate::whole::is_unfinished(&entry.file_name().to_string_lossy()));
+        let entries =
+            fs::read_dir(&output).unwrap().flatten().filter(|entry| !crate::whole::is_unfinished(&entry.file_name().to_string_lossy()));
         entries.filter(|entry| entry.metadata().is_ok_and(|meta| meta.len() != 100_000)).count()
     };
     std::thread::scope(|scope| {
@@ -321,12 +322,12 @@ fn messages_name_files_as_clients_know_them() {
         (format!("'{base}/output' and {base}/models/clip/x.pt."), "'output' and models/text_encoders/x.pt."),
         (format!("{other}/lo/sub/x.pt"), "models/loras/sub/x.pt"),
         (format!("{base}/models/loras/sub/y"), "models/mine/y"),
-        (format!("{base}/models/new/y in {base}"), "models/new/y in ."),
+        (format!("{base}/models/new/y in {base}; {base}/temp."), "models/new/y in .; temp."),
         (format!("{base}/extra.yaml"), "extra.yaml"),
     ] {
         assert_eq!(folders.without_roots(&message), want);
     }
-    for other in [format!("/x{base}/input/y"), format!("{base}x/input"), "no path / at all".into()] {
+    for other in [format!("/x{base}/input/y"), format!("{base}x/input"), format!("{base}.d/input"), "no path / at all".into()] {
         assert_eq!(folders.without_roots(&other), other);
     }
 }

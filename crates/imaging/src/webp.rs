@@ -437,8 +437,12 @@ mod tests {
                 moving(channels, (7, 5), 77),
             ];
             let file = encode_animation(&frames, 100, &lossless(vec![]), &|| false).unwrap();
-            let sizes: Vec<(u8, u8, u8, u8, u8)> =
-                chunks(&file).unwrap().iter().filter(|(kind, _)| kind == b"ANMF").map(|(_, d)| (d[0] * 2, d[3] * 2, d[6] + 1, d[9] + 1, d[12])).collect();
+            let sizes: Vec<(u8, u8, u8, u8, u8)> = chunks(&file)
+                .unwrap()
+                .iter()
+                .filter(|(kind, _)| kind == b"ANMF")
+                .map(|(_, d)| (d[0] * 2, d[3] * 2, d[6] + 1, d[9] + 1, d[12]))
+                .collect();
             assert_eq!(sizes, [(0, 0, 8, 6, 100), (0, 0, 6, 4, 200), (4, 2, 2, 2, 100), (4, 2, 4, 4, 100)]);
             let loaded = crate::decode::load_image(&file, &crate::decode::Limits::default()).unwrap();
             for (index, frame) in [0, 1, 3, 4].into_iter().enumerate() {

@@ -13,6 +13,9 @@ const PREFIX: &str = "comfyui_frontend_package/static/";
 /// Most entries of a wheel. The pinned version's has 892.
 const MAX_ENTRIES: usize = 50_000;
 
+/// How old a half installation is that nobody works on any more.
+const LEFT_OVER: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
 /// Most bytes of all pages together. The pinned version's have 49 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -26,6 +29,7 @@ pub(super) fn unpack_bounded(wheel: &[u8], web: &Path, version: &str, max_entrie
     // The name begins with a dot so that it is never taken for a version; the process id keeps two programs apart.
     let partial = web.join(format!(".{version}.{}.partial", std::process::id()));
     std::fs::create_dir_all(web).map_err(at(web))?;
+    remove_left_overs(web);
     remove(&partial)?;
     let unpacked = unpack_into(wheel, &partial, max_entries, max_bytes).and_then(|()| replace(&partial, &target));
     if unpacked.is_err() {
@@ -84,6 +88,18 @@ fn replace(partial: &Path, target: &Path) -> Result<()> {
     }
     remove(target)?;
     std::fs::rename(partial, target).map_err(at(target))
+}
+
+/// Removes what installations left that ended in the middle a day ago and more.
+fn remove_left_overs(web: &Path) {
+    for entry in std::fs::read_dir(web).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".partial")) && age.is_some_and(|age| age > LEFT_OVER) {
+            // It is only room that is lost if it cannot be removed.
+            let _ = remove(&entry.path());
+        }
+    }
 }
 
 fn remove(folder: &Path) -> Result<()> {

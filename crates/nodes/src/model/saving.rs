@@ -146,11 +146,7 @@ fn lora(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 /// Writes a file into the output folder. `write` also gets the title for the metadata.
-fn save_model(
-    call: &Call<'_, '_>,
-    prefix: &str,
-    write: impl FnOnce(Output<'_>, &str) -> comfyd_engine::Result<()>,
-) -> Result<NodeOutput> {
+fn save_model(call: &Call<'_, '_>, prefix: &str, write: impl FnOnce(Output<'_>, &str) -> comfyd_engine::Result<()>) -> Result<NodeOutput> {
     call.cx.check_cancelled()?;
     let target = call.state.services.folders.save_target(Kind::Output, prefix, 0, 0).map_err(Error::other)?;
     let mut saving = target.begin().map_err(Error::other)?;

@@ -73,7 +73,10 @@ pub(super) enum Place {
     /// The end, or before the line break that ends the text.
     LastLineEnd,
     /// Between a character of this set and another one; or not.
-    Boundary { word: u32, negate: bool },
+    Boundary {
+        word: u32,
+        negate: bool,
+    },
 }
 
 /// How many repetitions are tried first.
@@ -102,19 +105,44 @@ pub(super) enum Inst {
     Save(u32),
     Jump(u32),
     /// Goes on at the first place, and at the second one if that fails.
-    Split { first: u32, second: u32, memo: u32 },
+    Split {
+        first: u32,
+        second: u32,
+        memo: u32,
+    },
     /// Repeats one character.
-    Many { one: One, min: u32, max: u32, greed: Greed, memo: u32 },
+    Many {
+        one: One,
+        min: u32,
+        max: u32,
+        greed: Greed,
+        memo: u32,
+    },
     /// The text of a group again.
-    Back { group: u32, ignore_case: bool },
+    Back {
+        group: u32,
+        ignore_case: bool,
+    },
     /// Goes on if the group took part, otherwise there.
-    If { group: u32, otherwise: u32 },
+    If {
+        group: u32,
+        otherwise: u32,
+    },
     /// Begins a loop that counts.
     Enter(u32),
     /// Begins another round, or goes there.
-    Loop { id: u32, min: u32, max: u32, most: bool, exit: u32 },
+    Loop {
+        id: u32,
+        min: u32,
+        max: u32,
+        most: bool,
+        exit: u32,
+    },
     /// Begins a part that matches once; behind it is there.
-    Begin { once: Once, after: u32 },
+    Begin {
+        once: Once,
+        after: u32,
+    },
     End(Once),
     Match,
 }
@@ -172,17 +200,42 @@ impl Program {
 /// What is taken back, or tried instead, when a match does not go on.
 #[derive(Clone, Copy)]
 enum Frame {
-    Retry { pc: u32, at: usize },
+    Retry {
+        pc: u32,
+        at: usize,
+    },
     /// A repeated character that may be repeated less, down to `low`.
-    Shrink { pc: u32, at: usize, low: usize },
+    Shrink {
+        pc: u32,
+        at: usize,
+        low: usize,
+    },
     /// One that may be repeated more.
-    Grow { pc: u32, left: u32, at: usize },
+    Grow {
+        pc: u32,
+        left: u32,
+        at: usize,
+    },
     /// A loop that may have another round.
-    Round { pc: u32, id: u32, at: usize },
-    Slot { index: u32, old: usize },
-    Counter { id: u32, count: u32, last: usize },
+    Round {
+        pc: u32,
+        id: u32,
+        at: usize,
+    },
+    Slot {
+        index: u32,
+        old: usize,
+    },
+    Counter {
+        id: u32,
+        count: u32,
+        last: usize,
+    },
     /// The beginning of a part that matches once.
-    Barrier { pc: u32, at: usize },
+    Barrier {
+        pc: u32,
+        at: usize,
+    },
 }
 
 /// A loop's state: rounds that were begun, and where the last one began that was not obligatory.

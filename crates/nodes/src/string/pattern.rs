@@ -40,13 +40,8 @@ impl Pattern {
         if pattern.chars().nth(MAX_PATTERN).is_some() {
             return Err(format!("it has more than {MAX_PATTERN} characters"));
         }
-        let mode = Mode {
-            verbose: false,
-            ascii: false,
-            multiline: flags.multiline,
-            ignore_case: flags.ignore_case,
-            dot_all: flags.dot_all,
-        };
+        let mode =
+            Mode { verbose: false, ascii: false, multiline: flags.multiline, ignore_case: flags.ignore_case, dot_all: flags.dot_all };
         let mut parser = Parser {
             source: pattern.chars().collect(),
             at: 0,

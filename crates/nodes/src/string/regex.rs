@@ -100,7 +100,9 @@ fn extract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         // As `re.findall`: the first group's text if there is a group.
         "All Matches" => lines(call, matches, usize::from(groups > 0), |_| Ok("")),
         // A group that took no part in the match is Python's None.
-        "First Group" if group <= groups && matches.advance()? => Ok(NodeOutput::one(matches.group(group).map_or(Value::Null, Value::from))),
+        "First Group" if group <= groups && matches.advance()? => {
+            Ok(NodeOutput::one(matches.group(group).map_or(Value::Null, Value::from)))
+        }
         "All Groups" if groups > 0 && group <= groups => lines(call, matches, group, |group| {
             Err(Error::msg(format!("group {group} takes no part in one of the matches; choose another one or change the pattern")))
         }),

@@ -9,7 +9,7 @@ use axum::extract::multipart::{Multipart, MultipartError, MultipartRejection};
 use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_folders::whole::{Replace, is_unfinished};
-use comfyd_folders::{Folders, Kind, split_annotation};
+use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
 use serde_json::{Value, json};
 
 use crate::openapi::{Doc, Table};
@@ -153,7 +153,7 @@ fn original_path(folders: &Folders, reference: Option<&str>) -> Result<PathBuf, 
     };
     let subfolder = reference.get("subfolder").and_then(Value::as_str).unwrap_or_default();
     let folder = folders.inside(kind, Path::new(subfolder)).map_err(|e| ApiError::forbidden(e.to_string()))?;
-    let path = folder.join(name);
+    let path = join_inside(&folder, Path::new(name))?;
     if !path.is_file() {
         return Err(ApiError::not_found("the original picture of the mask is not there: upload it first").details(name));
     }
