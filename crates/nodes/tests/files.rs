@@ -323,7 +323,7 @@ fn effects_can_be_interrupted() {
     for (class, widgets) in [
         ("ImageBlur", json!({"blur_radius": 31, "sigma": 10.0})),
         ("ImageSharpen", json!({"sharpen_radius": 31, "sigma": 10.0, "alpha": 1.0})),
-        ("ImageMorphology", json!({"operation": "top_hat", "kernel_size": 99})),
+        ("Morphology", json!({"operation": "top_hat", "kernel_size": 99})),
         ("ImageQuantize", json!({"colors": 256, "dither": "floyd-steinberg"})),
         ("Canny", json!({"low_threshold": 0.1, "high_threshold": 0.2})),
         ("ImageScale", json!({"upscale_method": "lanczos", "width": 12_000, "height": 12_000, "crop": "disabled"})),

@@ -328,7 +328,7 @@ impl<'a> Matches<'a> {
     }
 
     /// Counts steps, and looks after the bounds from time to time.
-    fn tick(&mut self, steps: u64) -> Result<()> {
+    pub(super) fn tick(&mut self, steps: u64) -> Result<()> {
         let before = self.steps;
         self.steps += steps;
         self.steps_of_search += steps;

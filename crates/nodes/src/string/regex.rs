@@ -142,6 +142,7 @@ fn replace(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut out = String::new();
     let (mut copied, mut count) = (0, 0);
     while (limit == 0 || count < limit) && matches.advance()? {
+        matches.tick(template.steps())?;
         let (start, end) = matches.span();
         let replaced = template.length(|group| matches.group(group));
         call.reserve_text((out.len() + start - copied).saturating_add(replaced).saturating_add(text.len() - end))?;

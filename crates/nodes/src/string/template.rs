@@ -1,5 +1,8 @@
 //! Python's replacement templates: `\1`, `\g<1>`, `\g<name>` and character escapes.
 
+/// Places of groups that a replacement may have.
+const MAX_GROUPS: usize = 1 << 20;
+
 /// A parsed replacement.
 pub(crate) struct Template {
     parts: Vec<Part>,
@@ -36,6 +39,11 @@ impl Template {
         Ok(template)
     }
 
+    /// What it takes to fill it in, in steps of a match.
+    pub(crate) fn steps(&self) -> u64 {
+        self.parts.len() as u64
+    }
+
     /// The bytes of what a match is replaced with; `group` tells what a group found.
     pub(crate) fn length<'t>(&self, group: impl Fn(usize) -> Option<&'t str>) -> usize {
         self.parts.iter().fold(0, |length, part| length.saturating_add(part.text(&group).len()))
@@ -56,6 +64,9 @@ impl Template {
     fn group(&mut self, index: usize, groups: &[Option<String>]) -> Result<(), String> {
         if index >= groups.len() {
             return Err(format!("the replacement names group {index}, the pattern has {}", groups.len() - 1));
+        }
+        if self.parts.len() >= 2 * MAX_GROUPS {
+            return Err(format!("the replacement names groups more than {MAX_GROUPS} times; make it shorter"));
         }
         self.parts.push(Part::Group(index));
         Ok(())
