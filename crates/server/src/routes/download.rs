@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use comfyd_folders::whole::rename_new;
 use comfyd_folders::{extension, join_inside};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -270,8 +271,10 @@ struct Part {
 
 impl Part {
     fn of(target: &Path) -> Self {
+        // Hidden, so that it is not taken for a model.
         let with = |ending: &str| {
-            let mut name = target.file_name().unwrap_or_default().to_owned();
+            let mut name = std::ffi::OsString::from(".");
+            name.push(target.file_name().unwrap_or_default());
             name.push(ending);
             target.with_file_name(name)
         };
@@ -345,9 +348,9 @@ async fn fetch(
         part.forget();
         return Err("what the host sent is not a safetensors file: does the address lead to a page, or need a login?".into());
     }
-    tokio::fs::rename(&part.path, target).await.map_err(|e| format!("the file cannot be put in place: {e}"))?;
+    let renamed = rename_new(&part.path, target).map_err(|e| format!("the file cannot be put in place: {e}"))?;
     part.forget();
-    Ok(())
+    if renamed { Ok(()) } else { Err("a file of that name came there meanwhile: remove it first, or choose another name".into()) }
 }
 
 /// Fetches what is missing of a part.
