@@ -669,6 +669,31 @@ mod tests {
         get(&host).await.unwrap();
     }
 
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_its_download() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
+        let target = dir.path().join("m.safetensors");
+        let ordered = async move || {
+            let done = fetch(&Policy::local(), &format!("{host}/slow"), &target, Duration::from_secs(1), &|_| ()).await;
+            format!("{done:?}")
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = axum::Router::new().route("/", axum::routing::post(ordered));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let files = async |some: bool| {
+            while std::fs::read_dir(dir.path()).unwrap().next().is_some() != some {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let long = Duration::from_secs(60);
+        tokio::time::timeout(long, files(true)).await.expect("it begins");
+        drop(client);
+        tokio::time::timeout(long, files(false)).await.expect("it ends");
+    }
+
     #[test]
     fn room_is_that_of_the_targets_file_system() {
         let dir = tempfile::tempdir().unwrap();
