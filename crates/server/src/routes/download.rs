@@ -16,7 +16,7 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::json::LenientJson;
+use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
@@ -53,7 +53,7 @@ async fn download(State(app): State<App>, LenientJson(body): LenientJson) -> Res
         value.ok_or_else(|| ApiError::bad_request(format!("'{key}' is missing: it must be a text")))
     };
     let (url, folder, name) = (text("url")?, text("model_directory")?, text("model_filename")?);
-    let interval = body.get("progress_interval").and_then(Value::as_f64).unwrap_or(1.0).clamp(0.1, 3600.0);
+    let interval = body.get("progress_interval").and_then(number).unwrap_or(1.0).clamp(0.1, 3600.0);
     let policy = Policy::public(app.options.download_hosts.clone());
     let target = target(&app, folder, name);
     let done = match target {

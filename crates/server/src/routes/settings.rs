@@ -74,8 +74,11 @@ fn file(app: &App, headers: &HeaderMap) -> Result<PathBuf, ApiError> {
 /// The settings of a file; none where it is missing. A damaged file counts as empty, as the front end could not start otherwise.
 fn load(file: &std::path::Path) -> Map<String, Value> {
     let Ok(text) = std::fs::read(file) else { return Map::new() };
-    serde_json::from_slice(&text).unwrap_or_else(|e| {
-        tracing::warn!(file = %file.display(), "the settings are damaged and are ignored: {e}");
-        Map::new()
-    })
+    let damage = match comfyd_wire::json::read(&text) {
+        Ok(Value::Object(settings)) => return settings,
+        Ok(_) => "they are no object".to_owned(),
+        Err(error) => error.to_string(),
+    };
+    tracing::warn!(file = %file.display(), "the settings are damaged and are ignored: {damage}");
+    Map::new()
 }

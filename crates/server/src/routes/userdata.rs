@@ -139,7 +139,10 @@ pub(crate) fn user_folder(app: &App, headers: &HeaderMap) -> Result<PathBuf, Api
 
 fn known_users(app: &App) -> Map<String, Value> {
     let text = fs::read(app.folders.roots().user.join("users.json")).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+    match comfyd_wire::json::read(&text) {
+        Ok(Value::Object(users)) => users,
+        Ok(_) | Err(_) => Map::new(),
+    }
 }
 
 async fn users(State(app): State<App>) -> Result<Json<Value>, ApiError> {
