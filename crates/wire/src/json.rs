@@ -10,8 +10,8 @@ use serde_json::{Map, Number, Value};
 
 use crate::python;
 
-/// Arrays and objects in each other. The reader needs no stack for them, but to copy, to write and to drop a value does: twice as many
-/// fit a thread of 2 MiB in a debug build.
+/// Arrays and objects in each other. The reader needs no stack for them, but to copy, to write and to drop a value does: so many fit a
+/// thread of 2 MiB in a debug build.
 pub const MAX_DEPTH: usize = 1_024;
 
 /// Why a text is not read, and where.
