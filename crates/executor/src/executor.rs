@@ -83,7 +83,7 @@ impl Executor {
         let started_ms = now_ms();
         let mut messages = vec![message("execution_start", json!({"prompt_id": job.id}), started_ms)];
         progress.emit(EventKind::Start { timestamp_ms: started_ms });
-        let hidden = Hidden { prompt_id, prompt, extra_data };
+        let hidden = Hidden { prompt_id, prompt, extra_data, secrets: job.secrets.values() };
         let graph = Graph::from_prompt(&self.catalog, &hidden.prompt);
         let ended = match graph {
             Err(error) => {

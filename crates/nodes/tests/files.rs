@@ -21,6 +21,7 @@ fn bench() -> Bench {
         prompt_id: "id".into(),
         prompt: Arc::new(json!({"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "é": [1.0, 1e-7, null, true]}}})),
         extra_data: Arc::new(json!({"extra_pnginfo": {"workflow": {"nodes": [], "name": "😀"}, "note": "a\"b"}})),
+        ..Hidden::default()
     };
     bench
 }

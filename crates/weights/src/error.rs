@@ -35,7 +35,7 @@ pub enum Error {
         /// The tensor.
         name: String,
     },
-    /// The tensor's values are of a type that cannot be read as floating-point numbers.
+    /// The tensor's values are of a type that cannot be read, or not as floating-point numbers.
     #[error("the tensor '{name}' in {} holds {dtype} values; save it as F32, F16 or BF16", path.display())]
     Dtype {
         /// The file.
@@ -43,7 +43,7 @@ pub enum Error {
         /// The tensor.
         name: String,
         /// The type's name.
-        dtype: &'static str,
+        dtype: String,
     },
     /// The tensor is larger than the caller allows.
     #[error("the tensor '{name}' in {} would need {bytes} bytes, the limit is {limit}; take a smaller one or raise the limit", path.display())]

@@ -19,7 +19,7 @@ const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(20);
 
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/queue", list, Doc::new("queue", "Prompts that run and that wait.").shapes().json("Queue"))
+        .get("/queue", list, Doc::new("queue", "Prompts that run and that wait.").shapes("Queue", "DocumentedQueue"))
         .post("/queue", change, Doc::new("queue", "Removes prompts that wait.").body("ListChange").done())
         .post("/interrupt", interrupt, Doc::new("queue", "Interrupts what runs; the body may be missing.").body("Interrupt").done())
         .post("/free", free, Doc::new("queue", "Gives memory back once nothing runs.").body("Free").done())

@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::openapi::{Doc, Table};
 use crate::routes::userdata::{Replace, write_file};
 use crate::routes::view::{blocking, decode, parse_kind};
-use crate::{ApiError, App};
+use crate::{ApiError, ApiShape, App};
 
 /// Parts that one form may have.
 const MAX_PARTS: usize = 32;
@@ -26,7 +26,12 @@ pub(super) fn routes() -> Table {
     Table::default().post("/upload/image", image, Doc::new("files", "Stores a file.").form("UploadForm").json("Uploaded")).post(
         "/upload/mask",
         mask,
-        Doc::new("files", "Stores a picture with the alpha channel of a mask.").form("UploadForm").json("Uploaded"),
+        Doc::new(
+            "files",
+            "Stores a picture with the alpha channel of a mask: among the outputs in the API document's shape without a type.",
+        )
+        .form("UploadForm")
+        .json("Uploaded"),
     )
 }
 
@@ -45,8 +50,11 @@ async fn image(State(app): State<App>, form: Result<Multipart, MultipartRejectio
     blocking(move || store(&app.folders, form, Ok)).await
 }
 
-async fn mask(State(app): State<App>, form: Result<Multipart, MultipartRejection>) -> Result<Json<Value>, ApiError> {
-    let form = read_form(form).await?;
+async fn mask(State(app): State<App>, shape: ApiShape, form: Result<Multipart, MultipartRejection>) -> Result<Json<Value>, ApiError> {
+    let mut form = read_form(form).await?;
+    if shape == ApiShape::Documented {
+        form.kind.get_or_insert_with(|| Kind::Output.as_str().to_owned());
+    }
     blocking(move || {
         let original = original_path(&app.folders, form.original_ref.as_deref())?;
         store(&app.folders, form, |bytes| with_alpha_of(&original, &bytes).map(Bytes::from))
