@@ -21,8 +21,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let engine = assemble::engine(config, &folders)?;
     let catalog = assemble::catalog(config, &folders, &engine);
     let name = workflow.display();
-    let text = std::fs::read_to_string(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
-    let mut graph: Json = serde_json::from_str(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;
+    let text = std::fs::read(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
+    let mut graph = comfyd_wire::json::read(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;
     if graph.get("nodes").is_some_and(Json::is_array) {
         return Err(format!("{name} is a workflow of the front end: export it with 'Export (API)' and run that file").into());
     }

@@ -1,5 +1,8 @@
-//! The binary websocket frames of ComfyUI's protocol, as pure functions. All numbers are big-endian; the first 32 bits tell the event. This
-//! crate knows no logic and no I/O.
+//! What ComfyUI's wire has of its own, as pure functions: the binary websocket frames, JSON as its Python reads it ([`json`]), and numbers in
+//! texts ([`python`]). All numbers of frames are big-endian; the first 32 bits tell the event. This crate knows no logic and no I/O.
+
+pub mod json;
+pub mod python;
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
 use crate::error::is_disk_full;
-use crate::json::LenientJson;
+use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
@@ -63,7 +63,7 @@ pub(crate) async fn answer(app: &App, policy: &Policy, body: &Value) -> Result<V
         value.ok_or_else(|| ApiError::bad_request(format!("'{key}' is missing: it must be a text")))
     };
     let (url, folder, name) = (text("url")?, text("model_directory")?, text("model_filename")?);
-    let interval = body.get("progress_interval").and_then(Value::as_f64).unwrap_or(1.0).clamp(0.1, 3600.0);
+    let interval = body.get("progress_interval").and_then(number).unwrap_or(1.0).clamp(0.1, 3600.0);
     let report = |progress: Progress| app.hub.broadcast("download_progress", &progress.to_json(name));
     let done = match target(app, folder, name) {
         Ok(target) => fetch(policy, url, &target, Duration::from_secs_f64(interval), &report).await.map(|()| target),

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::json::LenientJson;
+use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::routes::queue::{ids, number, push_item, wants};
 use crate::{ApiError, ApiShape, App};
@@ -79,8 +79,7 @@ struct HistoryParams {
 /// Negative numbers mean "not given", as in the reference.
 fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
     let Some(text) = text else { return Ok(None) };
-    let value: i64 = text.parse().map_err(|_| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))?;
-    Ok(usize::try_from(value).ok())
+    whole(text).ok_or_else(|| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))
 }
 
 async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query<HistoryParams>) -> Result<Response, ApiError> {

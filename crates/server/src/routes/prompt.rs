@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app::FolderOptions;
 use crate::error::node_error_list;
-use crate::json::LenientJson;
+use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::routes::queue;
 use crate::sent::Sent;
@@ -82,15 +82,12 @@ fn prompt_id(body: &Map<String, Value>) -> Result<String, ApiError> {
 }
 
 fn position(body: &Map<String, Value>) -> Result<Position, ApiError> {
-    let number = match body.get("number") {
-        None | Some(Value::Null) => return Ok(if queue::wants(&json!(body), "front") { Position::Front } else { Position::Back }),
-        Some(Value::Number(n)) => n.as_f64(),
-        Some(Value::String(s)) => s.trim().parse().ok(),
-        Some(Value::Bool(b)) => Some(f64::from(u8::from(*b))),
-        Some(Value::Array(_) | Value::Object(_)) => None,
-    };
-    let number = number.filter(|n| n.is_finite());
-    number.map(Position::At).ok_or_else(|| ApiError::bad_request("'number' must be a number: lower numbers run first"))
+    match body.get("number") {
+        None | Some(Value::Null) => Ok(if queue::is_set(body.get("front")) { Position::Front } else { Position::Back }),
+        Some(value) => {
+            number(value).map(Position::At).ok_or_else(|| ApiError::bad_request("'number' must be a number: lower numbers run first"))
+        }
+    }
 }
 
 fn partial_targets(body: &Map<String, Value>) -> Result<Option<Vec<String>>, ApiError> {

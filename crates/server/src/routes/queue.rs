@@ -77,7 +77,12 @@ pub(crate) fn ids(body: &Value) -> Result<Vec<String>, ApiError> {
 
 /// Whether `{"clear": …}` asks to clear.
 pub(crate) fn wants(body: &Value, key: &str) -> bool {
-    match body.get(key) {
+    is_set(body.get(key))
+}
+
+/// Whether a switch is on.
+pub(crate) fn is_set(switch: Option<&Value>) -> bool {
+    match switch {
         Some(Value::Bool(b)) => *b,
         Some(Value::String(s)) => s == "true",
         Some(Value::Number(n)) => n.as_f64() != Some(0.0),

@@ -150,7 +150,7 @@ fn numbered(name: &str, number: u32) -> String {
 fn original_path(folders: &Folders, reference: Option<&str>) -> Result<PathBuf, ApiError> {
     let shape =
         || ApiError::bad_request("'original_ref' must be JSON such as {\"filename\": \"a.png\", \"type\": \"input\", \"subfolder\": \"\"}");
-    let reference: Value = serde_json::from_str(reference.ok_or_else(shape)?).map_err(|e| shape().details(e.to_string()))?;
+    let reference = comfyd_wire::json::read(reference.ok_or_else(shape)?.as_bytes()).map_err(|e| shape().details(e.to_string()))?;
     let (name, kind) = split_annotation(reference.get("filename").and_then(Value::as_str).ok_or_else(shape)?);
     if name.is_empty() || name.starts_with('/') || name.contains("..") || name.contains('\0') {
         return Err(ApiError::bad_request("the original's file name must be relative and without '..'").details(name));

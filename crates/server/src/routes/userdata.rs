@@ -125,7 +125,10 @@ pub(crate) fn stored_object(app: &App, path: &Path) -> Result<Option<Map<String,
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged_file", message)
     };
     match fs::read(path) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|e| damaged(&e)),
+        Ok(text) => match comfyd_wire::json::read(&text).map_err(|e| damaged(&e))? {
+            Value::Object(object) => Ok(Some(object)),
+            _ => Err(damaged(&"it is no object")),
+        },
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
         Err(e) => Err(damaged(&e)),
     }

@@ -17,6 +17,7 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use crate::json::whole;
 use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
@@ -268,7 +269,7 @@ impl Shape {
     /// From `webp;80`. JPEG has no alpha: with a channel that asks for it, WebP stands in.
     fn preview(text: &str, channel: &str) -> Self {
         let format = text.split(';').next().unwrap_or_default();
-        let quality = text.rsplit(';').next().and_then(|q| q.parse::<u8>().ok()).map_or(QUALITY, |q| q.clamp(1, 100));
+        let quality = text.rsplit(';').next().and_then(whole).flatten().map_or(QUALITY, |q| q.clamp(1, 100) as u8);
         if format == "jpeg" && !channel.contains('a') { Self::Jpeg { quality } } else { Self::Webp { quality, opaque: channel == "rgb" } }
     }
 
@@ -393,7 +394,7 @@ pub(crate) fn safetensors_header(path: &Path, max: u64) -> Option<Value> {
     }
     let mut text = vec![0; usize::try_from(length).ok()?];
     file.read_exact(&mut text).ok()?;
-    serde_json::from_slice::<Value>(&text).ok().filter(Value::is_object)
+    comfyd_wire::json::read(&text).ok().filter(Value::is_object)
 }
 
 /// Joins a client's relative path to a folder. 403 if it leads outside.

@@ -113,7 +113,7 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
 
 /// The first message may announce what the client understands; the answer is what the server does.
 fn negotiate(app: &App, mailbox: &Arc<Mailbox>, text: &str) {
-    let Ok(message) = serde_json::from_str::<Value>(text) else { return };
+    let Ok(message) = comfyd_wire::json::read(text.as_bytes()) else { return };
     if message.get("type").and_then(Value::as_str) != Some("feature_flags") {
         return;
     }
