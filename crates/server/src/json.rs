@@ -1,10 +1,9 @@
 //! A JSON body, parsed whatever the content type says, as ComfyUI's clients rely on.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use serde_json::Value;
 
-use crate::ApiError;
+use crate::{ApiError, body};
 
 /// The body as JSON. Fails with 400 if it is not.
 pub struct LenientJson(pub Value);
@@ -16,7 +15,7 @@ impl<S: Send + Sync> FromRequest<S> for LenientJson {
     type Rejection = ApiError;
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = body(req, state).await?;
+        let bytes = body::text(req, state).await?;
         let value = serde_json::from_slice(&bytes)
             .map_err(|e| ApiError::new(axum::http::StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {e}")))?;
         Ok(Self(value))
@@ -27,17 +26,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
     type Rejection = ApiError;
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = body(req, state).await?;
+        let bytes = body::text(req, state).await?;
         Ok(Self(serde_json::from_slice(&bytes).unwrap_or_else(|_| serde_json::json!({}))))
     }
-}
-
-async fn body<S: Send + Sync>(req: Request, state: &S) -> Result<Bytes, ApiError> {
-    Bytes::from_request(req, state).await.map_err(|e| {
-        if e.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::too_large("the body is over the limit: raise --max-upload-size")
-        } else {
-            ApiError::bad_request(format!("the body could not be read: {e}"))
-        }
-    })
 }

@@ -5,14 +5,15 @@ use std::convert::Infallible;
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 
+use crate::query::Query;
 use crate::{ApiShape, App};
 
 impl FromRequestParts<App> for ApiShape {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
-        let asked = parts.uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("shape="));
-        Ok(match asked {
+        let Query(query) = Query::from_request_parts(parts, app).await?;
+        Ok(match query.get("shape").map(String::as_str) {
             Some("documented") => Self::Documented,
             Some("wire") => Self::Wire,
             Some(_) | None => app.options.shape,

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
+use crate::query::Query;
 use crate::routes::{queue, system};
 use crate::{ApiError, App};
 
@@ -30,15 +30,8 @@ pub(super) fn routes() -> Table {
     )
 }
 
-#[derive(Deserialize)]
-struct WsQuery {
-    #[serde(rename = "clientId", default)]
-    client_id: String,
-    preview: Option<String>,
-}
-
-async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: WebSocketUpgrade) -> Result<Response, ApiError> {
-    let client_id = if query.client_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { query.client_id };
+async fn connect(State(app): State<App>, Query(mut query): Query, upgrade: WebSocketUpgrade) -> Result<Response, ApiError> {
+    let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let status = queue::status(&app).await?;
     let Some(mailbox) = app.hub.connect(&client_id) else {
         return Err(ApiError::new(
@@ -47,7 +40,7 @@ async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: 
             "too many websocket clients are connected",
         ));
     };
-    mailbox.set_abilities(|a| a.raw_previews = query.preview.as_deref() == Some("raw"));
+    mailbox.set_abilities(|a| a.raw_previews = query.get("preview").is_some_and(|format| format == "raw"));
     app.hub.send(&mailbox, "status", &json!({"status": status, "sid": client_id}));
     if let Some(executing) = app.hub.executing_for(&client_id) {
         app.hub.send(&mailbox, "executing", &executing);
