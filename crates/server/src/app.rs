@@ -61,6 +61,8 @@ pub struct Options {
     pub argv: Vec<String>,
     /// The version of ComfyUI whose API is spoken.
     pub api_version: String,
+    /// The versions of the front end and of the workflow templates that go with it.
+    pub required_versions: (String, String),
 }
 
 impl Default for Options {
@@ -78,6 +80,7 @@ impl Default for Options {
             download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
             argv: Vec::new(),
             api_version: "0.3.64".into(),
+            required_versions: ("1.27.10".into(), "0.1.95".into()),
         }
     }
 }

@@ -47,6 +47,7 @@ impl FromStr for HostRule {
             Ok(IpAddr::V4(_)) | Err(_) => normal(Host::parse(name.strip_suffix('.').unwrap_or(name)).map_err(|_| wrong())?),
         };
         match (below, host) {
+            (_, Host::Domain(name)) if name.contains('*') => Err(wrong()),
             (false, host) => Ok(Self::One(host)),
             (true, Host::Domain(name)) => Ok(Self::Below(name)),
             (true, Host::Ipv4(_) | Host::Ipv6(_)) => Err(wrong()),
@@ -214,7 +215,8 @@ impl Doors {
         let host = one_header(&request.headers, HOST)?;
         let mut asked = None;
         for text in [host, line].into_iter().flatten() {
-            let authority = Authority::parse(text).ok_or_else(|| ApiError::bad_request("the request's host cannot be read").details(text))?;
+            let authority =
+                Authority::parse(text).ok_or_else(|| ApiError::bad_request("the request's host cannot be read").details(text))?;
             if !self.answers_to(&authority.host) {
                 return Err(refused(format!(
                     "this server does not answer to the host '{0}': start it with --allow-host {0} if that is a name of its",
@@ -339,21 +341,57 @@ mod tests {
     fn a_server_answers_to_its_own_names_in_every_spelling() {
         let local = doors(&["127.0.0.1"], &[], &[]);
         for host in [
-            "localhost", "LocalHost:8188", "localhost.", "localhost.:9000", "localhost:", "localhost:0", "127.0.0.1:8188", "127.0.0.1.",
-            "127.8.9.1", "127.1", "0x7f.1", "2130706433", "017700000001", "[::1]:8188", "[0:0:0:0:0:0:0:1]", "[::ffff:127.0.0.1]", "[::FFFF:7f00:1]",
+            "localhost",
+            "LocalHost:8188",
+            "localhost.",
+            "localhost.:9000",
+            "localhost:",
+            "localhost:0",
+            "127.0.0.1:8188",
+            "127.0.0.1.",
+            "127.8.9.1",
+            "127.1",
+            "0x7f.1",
+            "2130706433",
+            "017700000001",
+            "[::1]:8188",
+            "[0:0:0:0:0:0:0:1]",
+            "[::ffff:127.0.0.1]",
+            "[::FFFF:7f00:1]",
         ] {
             assert_eq!(ask(&local, &[("host", host)]), 200, "{host}");
         }
         let strangers = [
-            "0.0.0.0", "0.0.0.0:8188", "0", "[::]", "evil.example:8188", "x.localhost", "localhost.evil.example", "127.0.0.1.nip.io",
-            "192.168.1.5", "[::ffff:10.0.0.1]", "128.0.0.1",
+            "0.0.0.0",
+            "0.0.0.0:8188",
+            "0",
+            "[::]",
+            "evil.example:8188",
+            "x.localhost",
+            "localhost.evil.example",
+            "127.0.0.1.nip.io",
+            "192.168.1.5",
+            "[::ffff:10.0.0.1]",
+            "128.0.0.1",
         ];
         for host in strangers {
             let origin = format!("http://{host}");
             assert_eq!(ask(&local, &[("host", host)]), 403, "{host}");
             assert_eq!(ask(&local, &[("host", host), ("origin", &origin)]), 403, "{host}");
         }
-        for host in ["a@localhost", "localhost/", "local\thost", "localhost:99999", "localhost:+1", "localhost:x", "::1", "%6cocalhost", "[::1", "[127.0.0.1]", ":8188"] {
+        for host in [
+            "a@localhost",
+            "localhost/",
+            "local\thost",
+            "localhost:99999",
+            "localhost:+1",
+            "localhost:x",
+            "::1",
+            "%6cocalhost",
+            "[::1",
+            "[127.0.0.1]",
+            ":8188",
+        ] {
             assert_eq!(ask(&local, &[("host", host)]), 400, "{host}");
         }
         assert_eq!(ask(&local, &[("host", "localhost"), ("host", "localhost")]), 400);
@@ -381,8 +419,15 @@ mod tests {
     fn further_hosts_are_allowed_by_name() {
         let named = doors(&["127.0.0.1"], &["Comfy.Example", "*.tunnel.example", "10.0.0.1", "fd00::1"], &[]);
         for (host, status) in [
-            ("comfy.example", 200), ("COMFY.example.:443", 200), ("a.comfy.example", 403), ("a.b.tunnel.example", 200), ("tunnel.example", 403),
-            ("eviltunnel.example", 403), ("10.0.0.1:80", 200), ("[fd00::1]", 200), ("10.0.0.2", 403),
+            ("comfy.example", 200),
+            ("COMFY.example.:443", 200),
+            ("a.comfy.example", 403),
+            ("a.b.tunnel.example", 200),
+            ("tunnel.example", 403),
+            ("eviltunnel.example", 403),
+            ("10.0.0.1:80", 200),
+            ("[fd00::1]", 200),
+            ("10.0.0.2", 403),
         ] {
             assert_eq!(ask(&named, &[("host", host)]), status, "{host}");
         }
@@ -449,8 +494,15 @@ mod tests {
     fn allowed_origins_are_those_and_no_others() {
         let named = doors(&["127.0.0.1"], &[], &["HTTP://LocalHost:5173/", "https://ui.example:443", "file://", "vscode-webview://AbC"]);
         for (origin, status) in [
-            ("http://localhost:5173", 200), ("https://ui.example", 200), ("file://", 200), ("vscode-webview://abc", 200), ("http://ui.example", 403),
-            ("http://localhost:5174", 403), ("null", 403), ("http://evil.example", 403), ("vscode-webview://abd", 403),
+            ("http://localhost:5173", 200),
+            ("https://ui.example", 200),
+            ("file://", 200),
+            ("vscode-webview://abc", 200),
+            ("http://ui.example", 403),
+            ("http://localhost:5174", 403),
+            ("null", 403),
+            ("http://evil.example", 403),
+            ("vscode-webview://abd", 403),
         ] {
             assert_eq!(ask(&named, &[("host", "localhost:8188"), ("origin", origin)]), status, "{origin}");
         }

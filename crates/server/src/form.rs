@@ -1,10 +1,10 @@
 //! `multipart/form-data`, read as ComfyUI's framework does: extended names (`filename*`) before plain ones, transfer codings and charsets
 //! of the parts. Does not know what the parts are for.
 
+use axum::RequestExt;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
-use axum::RequestExt;
 use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};

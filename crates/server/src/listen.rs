@@ -139,8 +139,8 @@ impl TlsListener {
                         let heard = Arc::clone(&spoke);
                         let task = tasks.spawn(async move {
                             let handshake = async {
-                                stream.readable().await.ok()?;
-                                heard.store(true, Ordering::Relaxed);
+                                let heard_bytes = stream.peek(&mut [0]).await.ok()?;
+                                heard.store(heard_bytes > 0, Ordering::Relaxed);
                                 acceptor.accept(stream).await.ok()
                             };
                             if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {

@@ -14,8 +14,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
-use crate::routes::frontend;
 use crate::doors::Doors;
+use crate::routes::frontend;
 use crate::{ApiError, App, body, routes};
 
 /// Answers smaller than this are not worth compressing.
@@ -30,7 +30,7 @@ pub fn router(app: App) -> Router {
     let routes = Router::new()
         .merge(routes::all().into_router())
         .fallback(page_or_unknown)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(page_or_unknown)
         .layer(DefaultBodyLimit::max(app.options.max_upload_bytes))
         .layer(middleware::from_fn_with_state(app.clone(), body::decoded))
         .layer(middleware::map_response(plain_error_to_json))
@@ -43,7 +43,8 @@ pub fn router(app: App) -> Router {
     Router::new().fallback_service(routes).layer(middleware::map_request(plain_path))
 }
 
-/// What no route takes may be a file of the front end; other methods than GET are 405, as the reference's static route answers them.
+/// What no route takes may be a file of the front end; other methods than GET are 405. So the reference's static route answers them, which
+/// is asked too where a route takes other methods.
 async fn page_or_unknown(app: State<App>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if matches!(method, Method::GET | Method::HEAD) {
         frontend::fallback(app, method, uri, headers).await.into_response()

@@ -2,7 +2,6 @@
 //! nodes show only as far as a preview needs it.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use axum::Json;
@@ -77,6 +76,15 @@ impl Stage {
     }
 }
 
+struct ListParams {
+    status: Option<String>,
+    workflow_id: Option<String>,
+    sort_by: Option<String>,
+    sort_order: Option<String>,
+    limit: Option<String>,
+    offset: Option<String>,
+}
+
 /// What a list is asked for.
 struct Wanted {
     stages: Vec<Stage>,
@@ -88,9 +96,8 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(query: &HashMap<String, String>) -> Result<Self, ApiError> {
-        let text = |name: &str| query.get(name).map(String::as_str);
-        let names = text("status").unwrap_or_default();
+    fn parse(params: ListParams) -> Result<Self, ApiError> {
+        let names = params.status.as_deref().unwrap_or_default();
         let mut stages = Vec::new();
         for name in names.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
             let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == name);
@@ -101,24 +108,24 @@ impl Wanted {
         if stages.is_empty() {
             stages = Stage::ALL.to_vec();
         }
-        let by_duration = match text("sort_by").unwrap_or("created_at") {
+        let by_duration = match params.sort_by.as_deref().unwrap_or("created_at") {
             "created_at" => false,
             "execution_duration" => true,
             other => return Err(ApiError::bad_request("'sort_by' must be created_at or execution_duration").details(other)),
         };
-        let ascending = match text("sort_order").unwrap_or("desc") {
+        let ascending = match params.sort_order.as_deref().unwrap_or("desc") {
             "asc" => true,
             "desc" => false,
             other => return Err(ApiError::bad_request("'sort_order' must be asc or desc").details(other)),
         };
-        let limit = match text("limit") {
+        let limit = match params.limit.as_deref() {
             None => DEFAULT_LIMIT,
             Some(text) => match text.parse::<usize>() {
                 Ok(limit) if limit > 0 => limit.min(MAX_LIMIT),
                 Ok(_) | Err(_) => return Err(ApiError::bad_request("'limit' must be a whole number above 0").details(text)),
             },
         };
-        let offset = match text("offset") {
+        let offset = match params.offset.as_deref() {
             None => 0,
             // Negative numbers count as 0, as in the reference.
             Some(text) => text
@@ -126,7 +133,7 @@ impl Wanted {
                 .map(|offset| usize::try_from(offset).unwrap_or(0))
                 .map_err(|_| ApiError::bad_request("'offset' must be a whole number").details(text))?,
         };
-        let workflow_id = text("workflow_id").filter(|id| !id.is_empty()).map(str::to_owned);
+        let workflow_id = params.workflow_id.filter(|id| !id.is_empty());
         Ok(Self { stages, workflow_id, by_duration, ascending, limit, offset })
     }
 
@@ -145,8 +152,17 @@ impl Wanted {
     }
 }
 
-async fn list(State(app): State<App>, Query(query): Query) -> Result<Json<Value>, ApiError> {
-    let wanted = Wanted::parse(&query)?;
+async fn list(State(app): State<App>, Query(mut query): Query) -> Result<Json<Value>, ApiError> {
+    let mut text = |name: &str| query.remove(name);
+    let params = ListParams {
+        status: text("status"),
+        workflow_id: text("workflow_id"),
+        sort_by: text("sort_by"),
+        sort_order: text("sort_order"),
+        limit: text("limit"),
+        offset: text("offset"),
+    };
+    let wanted = Wanted::parse(params)?;
     let queue = app.store.queue().await?;
     if wanted.pages_history() {
         let length = app.store.history_len().await?;
@@ -409,7 +425,14 @@ mod tests {
     #[test]
     fn a_wrong_filter_is_named() {
         let ask = |status: &str, limit: &str| {
-            Wanted::parse(&HashMap::from([("status".to_owned(), status.to_owned()), ("limit".to_owned(), limit.to_owned())]))
+            Wanted::parse(ListParams {
+                status: Some(status.into()),
+                limit: Some(limit.into()),
+                workflow_id: None,
+                sort_by: None,
+                sort_order: None,
+                offset: None,
+            })
         };
         assert!(ask("done", "1").is_err() && ask("pending", "0").is_err());
         assert!(!ask("pending", "1").unwrap().wants_history());

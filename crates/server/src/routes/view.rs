@@ -54,11 +54,7 @@ pub(super) fn routes() -> Table {
         )
 }
 
-async fn view(
-    State(app): State<App>,
-    Query(query): Query,
-    headers: HeaderMap,
-) -> Result<Response<Body>, ApiError> {
+async fn view(State(app): State<App>, Query(query): Query, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let Some(filename) = query.get("filename") else {
         return Err(ApiError::not_found("no file is named: add ?filename=..."));
     };
