@@ -71,6 +71,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let catalog = assemble::catalog(&config, &folders, &engine);
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();
+    folders.remove_unfinished();
     let front_end = front_end(&config);
     let urls: Vec<String> = listeners
         .iter()

@@ -202,12 +202,12 @@ impl Clip {
     }
 
     /// The safetensors file that CLIPSave writes for one of its encoders, with these metadata.
-    pub fn save(&self, encoder: &str, path: &Path, metadata: &[(String, String)]) -> Result<()> {
+    pub fn save(&self, encoder: &str, output: crate::Output<'_>, metadata: &[(String, String)]) -> Result<()> {
         let (_, weights) =
             self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
                 Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
             })?;
-        crate::saving::write(path, &comfyd_weights::save::clip(&weights.for_saving())?, metadata)
+        crate::saving::write(output, &comfyd_weights::save::clip(&weights.for_saving())?, metadata.to_vec())
     }
 }
 

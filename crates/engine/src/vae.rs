@@ -1,7 +1,6 @@
 //! Autoencoders on links: between pictures and latents, in tiles where memory is short.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -111,8 +110,8 @@ impl Vae {
     }
 
     /// The safetensors file that VAESave writes, with these metadata.
-    pub fn save(&self, path: &Path, metadata: &[(String, String)]) -> Result<()> {
-        crate::saving::write(path, &comfyd_weights::save::vae(&self.weights.for_saving()), metadata)
+    pub fn save(&self, output: crate::Output<'_>, metadata: &[(String, String)]) -> Result<()> {
+        crate::saving::write(output, &comfyd_weights::save::vae(&self.weights.for_saving()), metadata.to_vec())
     }
 }
 

@@ -82,6 +82,20 @@ fn distance(got: &[f32], wanted: &[f32]) -> f64 {
 }
 
 #[test]
+fn the_saving_of_a_model_can_be_interrupted() {
+    let bench = bench();
+    let [model, clip, vae] = checkpoint(&bench, "sd15.safetensors");
+    bench.cancel.cancel();
+    let inputs = linked(&json!({"filename_prefix": "a/whole"}), &[("model", &model), ("clip", &clip), ("vae", &vae)]);
+    let mut out = Vec::new();
+    let output = comfyd_engine::Output { out: &mut out, cancel: &bench.cancel };
+    let stopped = model.downcast::<comfyd_engine::Model>().unwrap().save(output, None, None, "", &[]);
+    assert!(matches!(stopped, Err(comfyd_engine::Error::Interrupted)));
+    assert!(matches!(bench.run("CheckpointSave", inputs), Err(comfyd_node::Error::Interrupted)));
+    assert_eq!(std::fs::read_dir(bench.folders.directory(comfyd_folders::Kind::Output)).unwrap().count(), 0);
+}
+
+#[test]
 fn a_saved_checkpoint_samples_as_the_one_it_was() {
     let bench = bench();
     let [model, clip, vae] = checkpoint(&bench, "sd15.safetensors");

@@ -333,7 +333,7 @@ impl Server {
             store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
         }
         store.claim().await.unwrap();
-        store.finish_and_claim("ended", contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        store.finish_and_claim("ended", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let folders = Folders::new(Roots::under(dir.path())).unwrap();
         let mut catalog = Catalog::new();
         catalog.add(&Classes);
@@ -589,7 +589,7 @@ impl Check {
             }
         }
         server.app.store.claim().await.unwrap();
-        server.app.store.finish_and_claim("running", contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        server.app.store.finish_and_claim("running", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let length = |answer: &Value| answer.as_array().map_or_else(|| answer.as_object().unwrap().len(), Vec::len);
         assert!(document.item("GET", "/history", "max_items").text.contains("全ての履歴"));
         assert_eq!(length(&server.get("/history").await.json()), 2);

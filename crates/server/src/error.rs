@@ -154,7 +154,7 @@ impl From<comfyd_jobs::Error> for ApiError {
 impl From<comfyd_folders::Error> for ApiError {
     fn from(error: comfyd_folders::Error) -> Self {
         match &error {
-            comfyd_folders::Error::Outside { .. } => Self::bad_request(error.to_string()),
+            comfyd_folders::Error::Outside { .. } | comfyd_folders::Error::Unfinished { .. } => Self::bad_request(error.to_string()),
             comfyd_folders::Error::Create { source, .. } | comfyd_folders::Error::Write { source, .. } if is_disk_full(source) => {
                 Self::disk_full()
             }

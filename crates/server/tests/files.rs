@@ -279,6 +279,37 @@ async fn names_cannot_lead_outside() {
 }
 
 #[tokio::test]
+async fn unfinished_files_are_neither_listed_nor_given_out() {
+    let server = Server::new(|_, _| {});
+    let (part, download) = (".0123456789abcdef.part", ".m.safetensors.part");
+    for folder in ["input", "output", "temp", "user/default/workflows", "custom_nodes", "models/checkpoints"] {
+        std::fs::create_dir_all(server.dir.path().join(folder)).unwrap();
+        for name in [part, download] {
+            std::fs::write(server.dir.path().join(folder).join(name), "half").unwrap();
+        }
+    }
+    let lists = ["/internal/files/output", "/internal/files/input", "/internal/files/temp", "/models/custom_nodes", "/models/checkpoints"];
+    for list in
+        lists.into_iter().chain(["/userdata?dir=workflows&recurse=true", "/v2/userdata?path=workflows", "/experiment/models/custom_nodes"])
+    {
+        assert_eq!(server.get(list).await.json(), json!([]), "{list}");
+    }
+    for name in [part, download] {
+        for path in [
+            format!("/view?filename={name}&type=output"),
+            format!("/userdata/workflows%2F{name}"),
+            format!("/view?filename={name}&type=temp&preview=webp"),
+        ] {
+            assert!((400..405).contains(&server.error(&path).await), "{path}");
+        }
+        assert_eq!(server.send("POST", &format!("/userdata/{name}"), &[], "x").await.status, 400);
+        assert_eq!(server.send("DELETE", &format!("/userdata/workflows%2F{name}"), &[], "").await.status, 400);
+        assert_eq!(server.upload("/upload/image", name, b"x", &[]).await.status, 400);
+        assert!(server.dir.path().join("user/default/workflows").join(name).exists());
+    }
+}
+
+#[tokio::test]
 async fn a_mask_goes_with_its_original() {
     let server = Server::new(|_, _| ());
     server.upload("/upload/image", "a.png", &picture(255), &[]).await;

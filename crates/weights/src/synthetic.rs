@@ -175,7 +175,7 @@ pub fn write_models(description: &str, folder: &Path) -> Result<()> {
             continue;
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|source| Error::Write { path: path.clone(), source })?;
+            std::fs::create_dir_all(parent).map_err(Error::Write)?;
         }
         let mut tensors = IndexMap::new();
         for (like, from, to) in &model.like {

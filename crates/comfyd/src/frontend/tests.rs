@@ -36,6 +36,21 @@ fn pages_are_unpacked_and_nothing_else() {
 }
 
 #[test]
+fn half_installations_of_long_ago_are_removed() {
+    let base = tempfile::tempdir().unwrap();
+    let web = base.path().join("web");
+    for (name, days) in [(".1.0.1.partial", 2), (".1.0.2.partial", 0), ("0.9", 2)] {
+        std::fs::create_dir_all(web.join(name)).unwrap();
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600);
+        std::fs::File::open(web.join(name)).unwrap().set_modified(time).unwrap();
+    }
+    unpack(&wheel(&FILES), &PAGES, &web.join("1.0")).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(&web).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".1.0.2.partial", "0.9", "1.0"]);
+}
+
+#[test]
 fn bad_wheels_leave_nothing_behind() {
     let base = tempfile::tempdir().unwrap();
     let web = base.path().join("web");

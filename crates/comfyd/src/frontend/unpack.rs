@@ -10,6 +10,9 @@ use super::{Error, Package, Result};
 /// Most entries of a wheel. The front end's has 892.
 const MAX_ENTRIES: usize = 50_000;
 
+/// How old a half installation is that nobody works on any more.
+const LEFT_OVER: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
+
 /// Most bytes of all files together. The front end's have 49 MB, the templates' 88 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
@@ -25,6 +28,7 @@ pub(super) fn unpack_bounded(wheel: &[u8], package: &Package, target: &Path, max
     // The name begins with a dot so that it is never taken for a version; the process id keeps two programs apart.
     let partial = parent.join(format!(".{}.{}.partial", name.display(), std::process::id()));
     std::fs::create_dir_all(parent).map_err(at(parent))?;
+    remove_left_overs(parent);
     remove(&partial)?;
     let unpacked = unpack_into(wheel, package, &partial, max_entries, max_bytes).and_then(|()| replace(&partial, target, package));
     if unpacked.is_err() {
@@ -84,6 +88,18 @@ fn replace(partial: &Path, target: &Path, package: &Package) -> Result<()> {
     }
     remove(target)?;
     std::fs::rename(partial, target).map_err(at(target))
+}
+
+/// Removes what installations left that ended in the middle a day ago and more.
+fn remove_left_overs(web: &Path) {
+    for entry in std::fs::read_dir(web).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let age = entry.metadata().and_then(|meta| meta.modified()).ok().and_then(|time| time.elapsed().ok());
+        if name.to_str().is_some_and(|name| name.starts_with('.') && name.ends_with(".partial")) && age.is_some_and(|age| age > LEFT_OVER) {
+            // It is only room that is lost if it cannot be removed.
+            let _ = remove(&entry.path());
+        }
+    }
 }
 
 fn remove(folder: &Path) -> Result<()> {

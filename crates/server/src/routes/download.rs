@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use comfyd_folders::whole::rename_new;
 use comfyd_folders::{extension, join_inside};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -270,8 +271,10 @@ struct Part {
 
 impl Part {
     fn of(target: &Path) -> Self {
+        // Hidden, so that it is not taken for a model.
         let with = |ending: &str| {
-            let mut name = target.file_name().unwrap_or_default().to_owned();
+            let mut name = std::ffi::OsString::from(".");
+            name.push(target.file_name().unwrap_or_default());
             name.push(ending);
             target.with_file_name(name)
         };
@@ -345,9 +348,9 @@ async fn fetch(
         part.forget();
         return Err("what the host sent is not a safetensors file: does the address lead to a page, or need a login?".into());
     }
-    tokio::fs::rename(&part.path, target).await.map_err(|e| format!("the file cannot be put in place: {e}"))?;
+    let renamed = rename_new(&part.path, target).map_err(|e| format!("the file cannot be put in place: {e}"))?;
     part.forget();
-    Ok(())
+    if renamed { Ok(()) } else { Err("a file of that name came there meanwhile: remove it first, or choose another name".into()) }
 }
 
 /// Fetches what is missing of a part.
@@ -664,6 +667,31 @@ mod tests {
         }
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
         get(&host).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_its_download() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
+        let target = dir.path().join("m.safetensors");
+        let ordered = async move || {
+            let done = fetch(&Policy::local(), &format!("{host}/slow"), &target, Duration::from_secs(1), &|_| ()).await;
+            format!("{done:?}")
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = axum::Router::new().route("/", axum::routing::post(ordered));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let files = async |some: bool| {
+            while std::fs::read_dir(dir.path()).unwrap().next().is_some() != some {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let long = Duration::from_secs(60);
+        tokio::time::timeout(long, files(true)).await.expect("it begins");
+        drop(client);
+        tokio::time::timeout(long, files(false)).await.expect("it ends");
     }
 
     #[test]

@@ -5,13 +5,14 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
+use comfyd_folders::whole::Replace;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::routes::frontend::has_templates;
-use crate::routes::userdata::{Replace, stored_object, user_folder, write_file};
+use crate::routes::userdata::{stored_object, user_folder, write_file};
 use crate::routes::view::blocking;
 use crate::{ApiError, App, FrontEnd};
 

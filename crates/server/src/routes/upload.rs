@@ -8,11 +8,12 @@ use axum::extract::State;
 use axum::extract::multipart::{Multipart, MultipartError, MultipartRejection};
 use axum::http::StatusCode;
 use bytes::Bytes;
-use comfyd_folders::{Folders, Kind, split_annotation};
+use comfyd_folders::whole::{Replace, is_unfinished};
+use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
 use serde_json::{Value, json};
 
 use crate::openapi::{Doc, Table};
-use crate::routes::userdata::{Replace, write_file};
+use crate::routes::userdata::write_file;
 use crate::routes::view::{blocking, decode, parse_kind};
 use crate::{ApiError, ApiShape, App};
 
@@ -130,8 +131,9 @@ fn store(folders: &Folders, form: Form, change: impl FnOnce(Bytes) -> Result<Byt
 /// The name under which a file is stored: one path component, slashes percent-encoded.
 fn file_name(name: &str) -> Result<String, ApiError> {
     let name = name.replace('/', "%2F");
-    if name.is_empty() || name == "." || name == ".." || name.len() > 240 || name.chars().any(char::is_control) {
-        return Err(ApiError::bad_request("the file name cannot be used: send 1 to 240 bytes without control characters").details(name));
+    if name.is_empty() || name == "." || name == ".." || name.len() > 240 || name.chars().any(char::is_control) || is_unfinished(&name) {
+        let rule = "the file name cannot be used: send 1 to 240 bytes without control characters, not the name of an unfinished file";
+        return Err(ApiError::bad_request(rule).details(name));
     }
     Ok(name)
 }
@@ -159,7 +161,7 @@ fn original_path(folders: &Folders, reference: Option<&str>) -> Result<PathBuf, 
     };
     let subfolder = reference.get("subfolder").and_then(Value::as_str).unwrap_or_default();
     let folder = folders.inside(kind, Path::new(subfolder)).map_err(|e| ApiError::forbidden(e.to_string()))?;
-    let path = folder.join(name);
+    let path = join_inside(&folder, Path::new(name))?;
     if !path.is_file() {
         return Err(ApiError::not_found("the original picture of the mask is not there: upload it first").details(name));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,6 +13,7 @@ use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Json, body::Body};
 use bytes::Bytes;
+use comfyd_folders::whole::{self, Replace};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -84,17 +85,8 @@ pub(super) fn routes() -> Table {
         )
 }
 
-/// Whether an existing file is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Replace {
-    /// Yes.
-    Yes,
-    /// No: it stays as it is.
-    No,
-}
-
-/// Writes a file under another name and puts it in place when it is whole, making its folders. Whether it was put there: `false` only
-/// where there is one already that is not to be replaced.
+/// Writes a file that appears whole or not at all, making its folders. Whether it was put there: `false` only where there is one already
+/// that is not to be replaced.
 pub(crate) fn write_file(path: &Path, bytes: &[u8], replace: Replace) -> Result<bool, ApiError> {
     let failed = |e: std::io::Error| match e.kind() {
         _ if is_disk_full(&e) => ApiError::disk_full(),
@@ -102,29 +94,7 @@ pub(crate) fn write_file(path: &Path, bytes: &[u8], replace: Replace) -> Result<
         // What remains is about the name: too long, a folder, a file in place of a folder.
         _ => ApiError::bad_request(format!("no file can be written under that name: {e}")),
     };
-    let folder = path.parent().ok_or_else(|| ApiError::bad_request("the file has no name"))?;
-    fs::create_dir_all(folder).map_err(failed)?;
-    let temp = folder.join(format!(".{}.part", uuid::Uuid::new_v4().simple()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temp)?;
-        file.write_all(bytes)?;
-        match replace {
-            Replace::Yes => fs::rename(&temp, path).map(|()| true),
-            // A hard link, unlike a rename, never replaces.
-            Replace::No => match fs::hard_link(&temp, path) {
-                Ok(()) => Ok(true),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-                Err(_) if path.exists() => Ok(false),
-                Err(_) => fs::rename(&temp, path).map(|()| true),
-            },
-        }
-    })();
-    if temp.exists()
-        && let Err(e) = fs::remove_file(&temp)
-    {
-        tracing::warn!(file = %temp.display(), "a temporary file could not be removed: {e}");
-    }
-    written.map_err(failed)
+    whole::write(path, bytes, replace).map_err(failed)
 }
 
 /// The folder of the request's user. 401 if there is no such user.
@@ -305,7 +275,7 @@ fn walk(base: &Path, folder: &Path, depth: usize, hidden: Hidden, entries: &mut 
         }
         let path = child.path();
         let (Ok(meta), Some(relative)) = (fs::metadata(&path), path.strip_prefix(base).ok().and_then(Path::to_str)) else { continue };
-        if hidden == Hidden::Skip && file_part(relative).starts_with('.') {
+        if hidden == Hidden::Skip && file_part(relative).starts_with('.') || whole::is_unfinished(file_part(relative)) {
             continue;
         }
         entries.push(Entry { path: relative.replace('\\', "/"), meta });
@@ -444,7 +414,13 @@ async fn rename(
         if let Some(folder) = target.parent() {
             fs::create_dir_all(folder).map_err(failed)?;
         }
-        fs::rename(&source, &target).map_err(failed)?;
+        let moved = match replacing(&query) {
+            Replace::Yes => fs::rename(&source, &target).map(|()| true),
+            Replace::No => whole::rename_new(&source, &target),
+        };
+        if !moved.map_err(failed)? {
+            return Err(exists_already(&dest));
+        }
         told(&base, &target, &query)
     })
     .await

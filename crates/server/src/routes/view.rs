@@ -77,7 +77,7 @@ async fn view(
         .inside(kind, Path::new(subfolder))
         .map_err(|_| ApiError::forbidden("the subfolder leads outside: give a relative one").details(subfolder))?;
     let name = filename.rsplit('/').next().unwrap_or(filename);
-    let path = folder.join(name);
+    let path = join_inside(&folder, Path::new(name))?;
     if name.is_empty() || !tokio::fs::metadata(&path).await.is_ok_and(|m| m.is_file()) {
         return Err(ApiError::not_found("there is no such file").details(name));
     }
@@ -399,7 +399,10 @@ pub(crate) fn safetensors_header(path: &Path, max: u64) -> Option<Value> {
 
 /// Joins a client's relative path to a folder. 403 if it leads outside.
 pub(crate) fn inside(root: &Path, relative: &str) -> Result<std::path::PathBuf, ApiError> {
-    join_inside(root, Path::new(relative)).map_err(|_| ApiError::forbidden("the path leads outside: give a relative one").details(relative))
+    join_inside(root, Path::new(relative)).map_err(|error| match error {
+        comfyd_folders::Error::Outside { .. } => ApiError::forbidden("the path leads outside: give a relative one").details(relative),
+        error => error.into(),
+    })
 }
 
 #[cfg(test)]
