@@ -116,7 +116,8 @@ pub(crate) fn unreadable(error: &(dyn Error + 'static)) -> ApiError {
 }
 
 fn over_limit(error: &(dyn Error + 'static)) -> bool {
-    error.is::<LengthLimitError>() || inner(error).is_some_and(over_limit)
+    // The framework boxes its own once more.
+    error.is::<LengthLimitError>() || error.is::<Box<LengthLimitError>>() || inner(error).is_some_and(over_limit)
 }
 
 /// The innermost error: those around it say nothing of the cause.

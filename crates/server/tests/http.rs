@@ -124,7 +124,7 @@ impl Server {
         if !body.is_empty() {
             request.push_str(&format!("Content-Length: {}\r\n", body.len()));
         }
-        if !line.contains("/ws") {
+        if !headers.iter().any(|(name, _)| *name == "Upgrade") {
             request.push_str("Connection: close\r\n");
         }
         request.push_str("\r\n");
