@@ -4,14 +4,14 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use comfyd_folders::FileVersion;
 use parking_lot::Mutex;
 
 use crate::{Error, Result};
 
-/// A file's state: another time or length makes it another file.
-type Version = (PathBuf, SystemTime, u64);
+/// A file and its state: in another state it is another file.
+type Version = (PathBuf, FileVersion);
 
 /// The most entries that are remembered; past that all are forgotten and opened again.
 const MAX_FILES: usize = 256;
@@ -57,6 +57,6 @@ impl Files {
 
 fn version(path: &Path) -> Result<Version> {
     let fail = |error: std::io::Error| Error::msg(format!("cannot read {}: {error}; choose another file", path.display()));
-    let metadata = std::fs::metadata(path).map_err(fail)?;
-    Ok((path.to_owned(), metadata.modified().map_err(fail)?, metadata.len()))
+    let version = std::fs::metadata(path).and_then(|metadata| FileVersion::of(&metadata)).map_err(fail)?;
+    Ok((path.to_owned(), version))
 }

@@ -4,11 +4,18 @@
 
 mod common;
 
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
-use comfyd_node::{Fingerprint, Hidden, Inputs, NodeOutput, PreviewFormat, Value};
+use comfyd_node::{
+    CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, PreviewFormat, Value,
+};
 use comfyd_nodes::{Image, Latent, Limits, Mask, Svg};
 use comfyd_weights::safetensors;
 use common::{Bench, inputs, values};
@@ -180,24 +187,120 @@ fn an_input_picture_must_be_there() {
         }
         // A linked name is checked when the node runs.
         assert!(entry.node.validate(&Inputs::default()).is_ok());
-        assert_eq!(entry.node.fingerprint(&Inputs::default()).unwrap(), Fingerprint::Always);
+        assert_eq!(entry.node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);
+    }
+}
+
+/// The files that the choice of an input stands for, and the choice's name.
+fn files_of(bench: &Bench, source: &FileSource) -> (Vec<PathBuf>, &'static str) {
+    let roots = bench.folders.roots();
+    let models = |folder: &str| bench.folders.model_paths(folder).unwrap()[0].clone();
+    let several = |folder: PathBuf, files: &[&str]| files.iter().map(|file| folder.join(file)).collect();
+    match source {
+        FileSource::Models(folder) => (vec![models(folder).join("a.safetensors")], "a.safetensors"),
+        FileSource::Autoencoders => (vec![models("vae").join("a.safetensors")], "a.safetensors"),
+        FileSource::InputImages | FileSource::InputFiles(_) => (vec![roots.input.join("a.png")], "a.png"),
+        FileSource::InputFolders => (several(roots.input.join("set"), &["1.png", "2.jpg"]), "set"),
+        FileSource::DiffusersFolders => {
+            let parts = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "text_encoder/model.safetensors"];
+            let folder = models("diffusers").join("d");
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("model_index.json"), "{}").unwrap();
+            (several(folder, &parts), "d")
+        }
+    }
+}
+
+/// Puts four bytes of content into a file that is there or not, and sets its time.
+fn put(path: &Path, content: u8, time: SystemTime) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    (&file).write_all(&[content; 4]).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// A file is what its content is, for every class that lists files: another size, name or time says nothing.
+#[test]
+fn files_are_known_by_their_content() {
+    let bench = Bench::new();
+    let mut cases: Vec<(String, Json, Vec<PathBuf>)> = Vec::new();
+    for (class, annotated) in [("LoadImageOutput", "b.png [output]"), ("WebcamCapture", "b.png [temp]")] {
+        let kind = if annotated.contains("output") { Kind::Output } else { Kind::Temp };
+        cases.push((class.into(), json!({"image": annotated}), vec![bench.folders.directory(kind).join("b.png")]));
+    }
+    for half in ["taesd_encoder.safetensors", "taesd_decoder.safetensors"] {
+        let file = bench.folders.model_paths("vae_approx").unwrap()[0].join(half);
+        cases.push(("VAELoader".into(), json!({"vae_name": "taesd"}), vec![file]));
+    }
+    for entry in bench.catalog.iter() {
+        // These only fail, whatever the file.
+        let foreign = ["StyleModelLoader", "GLIGENLoader"].contains(&entry.schema.class.as_str());
+        let lists = |input: &Input| match &input.kind {
+            InputKind::Combo(Choices::Files { source, .. }) if !foreign => Some(files_of(&bench, source)),
+            _ => None,
+        };
+        let listed: Vec<_> = entry.schema.inputs.iter().filter_map(|input| Some((input.name.clone(), lists(input)?))).collect();
+        let widgets: Json = listed.iter().map(|(name, (_, choice))| (name.clone(), json!(choice))).collect::<serde_json::Map<_, _>>().into();
+        for (name, (files, _)) in listed {
+            // The configuration only chooses by its name.
+            if name != "config_name" {
+                cases.extend(files.into_iter().map(|file| (entry.schema.class.clone(), widgets.clone(), vec![file])));
+            }
+        }
+    }
+    assert!(cases.len() > 20, "{} classes list files", cases.len());
+    let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+    let all: HashSet<PathBuf> = cases.iter().flat_map(|(_, _, files)| files).cloned().collect();
+    let put_all = |content, time| {
+        all.iter().for_each(|file| put(file, content, time));
+        // Until a further change must show in the time of the change.
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let fingerprints = || -> Vec<String> {
+        let of = |(class, widgets, _): &(String, Json, Vec<PathBuf>)| {
+            let node = &bench.catalog.get(class).unwrap().node;
+            match node.fingerprint(&inputs(widgets), &CancelToken::default()).unwrap() {
+                Fingerprint::Text(text) => text,
+                other => panic!("{class}: {other:?}"),
+            }
+        };
+        cases.iter().map(of).collect()
+    };
+    put_all(1, early);
+    let first = fingerprints();
+    put_all(1, late);
+    assert_eq!(fingerprints(), first, "they were only touched");
+    put_all(2, late);
+    for ((class, widgets, _), (before, after)) in cases.iter().zip(first.iter().zip(fingerprints())) {
+        assert_ne!(*before, after, "{class} {widgets} has another file");
+    }
+    // One file after the other: each counts.
+    let mut last = fingerprints();
+    for (index, (class, widgets, files)) in cases.iter().enumerate() {
+        put(&files[0], 3 + index as u8, late);
+        let now = fingerprints();
+        assert_ne!(last[index], now[index], "{class} {widgets} does not look at {}", files[0].display());
+        last = now;
     }
 }
 
 #[test]
-fn a_picture_is_known_by_its_content() {
+fn the_hash_of_a_large_file_can_be_interrupted() {
     let bench = Bench::new();
-    let path = bench.folders.roots().input.join("a.png");
+    let file = File::create(bench.folders.roots().input.join("a.png")).unwrap();
+    file.set_len(1 << 30).unwrap();
     let node = &bench.catalog.get("LoadImage").unwrap().node;
-    let given = inputs(&json!({"image": "a.png"}));
-    std::fs::write(&path, b"one").unwrap();
-    // python: hashlib.sha256(b"one").hexdigest()
-    let one = Fingerprint::Text("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed".into());
-    assert_eq!(node.fingerprint(&given).unwrap(), one);
-    assert_eq!(node.fingerprint(&given).unwrap(), one);
-    std::fs::write(&path, b"other").unwrap();
-    assert_ne!(node.fingerprint(&given).unwrap(), one);
-    let error = bench.run("LoadImage", given).unwrap_err().to_string();
+    let cancel = CancelToken::default();
+    cancel.cancel();
+    let result = node.fingerprint(&inputs(&json!({"image": "a.png"})), &cancel);
+    assert!(matches!(result, Err(comfyd_node::Error::Interrupted)), "{result:?}");
+}
+
+#[test]
+fn a_picture_that_cannot_be_read_says_so() {
+    let bench = Bench::new();
+    std::fs::write(bench.folders.roots().input.join("a.png"), b"one").unwrap();
+    let error = bench.run("LoadImage", inputs(&json!({"image": "a.png"}))).unwrap_err().to_string();
     assert!(error.contains("cannot read the picture"), "{error}");
 }
 
@@ -221,7 +324,7 @@ fn pictures_are_sent_over_the_websocket() {
     assert_eq!((image.width, image.height, image.channels, image.format, image.max_size), (8, 6, 3, PreviewFormat::Png, None));
     assert_eq!(image.pixels.len(), 8 * 6 * 3);
     let node = &bench.catalog.get("SaveImageWebsocket").unwrap().node;
-    assert_eq!(node.fingerprint(&Inputs::default()).unwrap(), Fingerprint::Always);
+    assert_eq!(node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);
 }
 
 #[test]

@@ -34,7 +34,7 @@ impl Node for Class {
         self.needed.map_or(Ok(Vec::new()), |needed| needed(inputs))
     }
 
-    fn fingerprint(&self, inputs: &Inputs) -> Result<Fingerprint> {
+    fn fingerprint(&self, inputs: &Inputs, _cancel: &CancelToken) -> Result<Fingerprint> {
         self.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(inputs))
     }
 

@@ -64,7 +64,11 @@ impl Bench {
 
     /// With the model files of the folder `models` in `base`, and an engine with these options, on the CPU unless they name a device.
     pub fn with_models(base: &Path, options: EngineOptions) -> Self {
-        Self::build(Some(base), true, Limits::default(), options)
+        Self::with_models_and_limits(base, options, Limits::default())
+    }
+
+    pub fn with_models_and_limits(base: &Path, options: EngineOptions, limits: Limits) -> Self {
+        Self::build(Some(base), true, limits, options)
     }
 
     fn build(base: Option<&Path>, disable_metadata: bool, limits: Limits, options: EngineOptions) -> Self {
@@ -73,7 +77,15 @@ impl Bench {
         if let Some(base) = base {
             roots.base = base.to_owned();
         }
-        let folders = Arc::new(Folders::new(roots).unwrap());
+        let mut folders = Folders::new(roots).unwrap();
+        if base.is_some() {
+            // Room for models of a test's own beside the shared ones.
+            for folder in folders.model_folders().map(str::to_owned).collect::<Vec<_>>() {
+                folders.add_model_path(&folder, dir.path().join("models").join(&folder), false);
+            }
+        }
+        folders.add_saved_models();
+        let folders = Arc::new(folders);
         let (for_embeddings, for_decoders) = (Arc::clone(&folders), Arc::clone(&folders));
         let device = if options.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { options.device };
         let engine = Engine::new(EngineOptions {

@@ -1,0 +1,345 @@
+//! Every class of the catalog is validated and run by the real executor: with its smallest values, its first values, each choice of its
+//! combos, its largest values, and with lists. What a class is given comes from its schema and from what other classes make, so that a
+//! new class is run without a word here; only where a type alone does not say what fits do the tables below.
+
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use comfyd_engine::EngineOptions;
+use comfyd_executor::{CachePolicy, Executor, ExecutorOptions};
+use comfyd_graph::{Limits as PromptLimits, Prompt, validate};
+use comfyd_jobs::{Job, MemorySink, Status};
+use comfyd_node::{CancelToken, Choices, Context, Input, InputKind, Inputs, Node, NodeOutput, Result, Schema, Value};
+use comfyd_nodes::{FileOptions, Limits, Svg};
+use common::{Bench, models};
+use serde_json::{Map, Value as Json, json};
+
+/// What gives a value of a type: `[class, slot]`. For other types it is the first class that gives one and takes none.
+fn producer(ty: &str) -> Option<(&'static str, usize)> {
+    Some(match ty {
+        "MODEL" => ("CheckpointLoaderSimple", 0),
+        "CLIP" => ("CheckpointLoaderSimple", 1),
+        "VAE" => ("CheckpointLoaderSimple", 2),
+        "CONDITIONING" => ("CLIPTextEncode", 0),
+        "IMAGE" | "*" => ("EmptyImage", 0),
+        "MASK" => ("SolidMask", 0),
+        "LATENT" => ("EmptyLatentImage", 0),
+        "SIGMAS" => ("BasicScheduler", 0),
+        "SVG" => ("TestSvg", 0),
+        _ => return None,
+    })
+}
+
+/// Values of producers, which are to be small but not degenerate, and of classes for which a type alone does not say what fits. A value with
+/// `class_type` stands for a node, whose output `slot` is taken.
+fn given(class: &str) -> Json {
+    let sdxl = |slot: usize| json!({"class_type": "CheckpointLoaderSimple", "slot": slot, "inputs": {"ckpt_name": "sdxl.safetensors"}});
+    match class {
+        "EmptyImage" | "SolidMask" | "EmptyLatentImage" => json!({"width": 64, "height": 64}),
+        "BasicScheduler" => json!({"steps": 2}),
+        "CLIPTextEncode" => json!({"text": "a (red:1.2) cat"}),
+        "WebcamCapture" => json!({"image": "picture.png"}),
+        "CreateHookKeyframesFromFloats" => json!({"floats_strength": 0.5}),
+        "CLIPTextEncodeSDXL" => json!({"clip": sdxl(1)}),
+        _ => json!({}),
+    }
+}
+
+/// Classes that are declared only so that clients find them.
+const FAILING: [(&str, &str); 2] =
+    [("StyleModelLoader", "style models are not supported"), ("GLIGENLoader", "GLIGEN models are not supported")];
+
+/// A class for these tests: its schema, and what it does.
+struct Helper(Schema, fn(&Inputs) -> Result<NodeOutput>);
+
+impl Node for Helper {
+    fn schema(&self) -> Schema {
+        self.0.clone()
+    }
+
+    fn run(&self, _: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
+        (self.1)(&inputs)
+    }
+}
+
+/// Which of a class's values are taken for its widgets.
+#[derive(Clone, Copy, PartialEq)]
+enum Widgets {
+    Smallest,
+    First,
+}
+
+/// Runs single classes.
+struct Runner {
+    bench: Bench,
+    executor: Executor,
+    done: HashSet<String>,
+}
+
+impl Runner {
+    fn new(limits: Limits) -> Self {
+        let mut bench = Bench::with_models_and_limits(models::folder(), EngineOptions::default(), limits);
+        add_files(&bench);
+        let sink = Schema::new("TestSink").input(Input::link("value", "*")).output_node();
+        bench.catalog.insert(Arc::new(Helper(sink, |inputs| {
+            let ty = inputs.value("value")?.type_name();
+            Ok(NodeOutput::default().with_ui("type", vec![ty.into()]))
+        })));
+        let svg = Schema::new("TestSvg").output("SVG");
+        bench.catalog.insert(Arc::new(Helper(svg, |_| Ok(NodeOutput::one(Value::object(Svg(vec!["<svg/>".into()])))))));
+        let types: HashSet<String> =
+            bench.catalog.iter().flat_map(|entry| &entry.schema.inputs).map(|input| input.type_name().to_owned()).collect();
+        for ty in types {
+            let list = Schema::new(&format!("ListOf {ty}")).input(Input::link("value", &ty)).output_list(&ty);
+            bench.catalog.insert(Arc::new(Helper(list, |inputs| {
+                let value = inputs.value("value")?;
+                Ok(NodeOutput::one(Value::list(vec![value.clone(), value.clone()])))
+            })));
+        }
+        let options = ExecutorOptions { cache: CachePolicy::Lru(200), ..ExecutorOptions::default() };
+        let executor = Executor::new(Arc::new(bench.catalog.clone()), options);
+        Self { bench, executor, done: HashSet::new() }
+    }
+
+    /// All classes but those of the tests.
+    fn classes(&self) -> Vec<Arc<Schema>> {
+        let own = |class: &str| class.starts_with("Test") || class.starts_with("ListOf ");
+        self.bench.catalog.iter().map(|entry| Arc::clone(&entry.schema)).filter(|schema| !own(&schema.class)).collect()
+    }
+
+    fn options(&self) -> FileOptions {
+        self.bench.options()
+    }
+
+    /// A graph that runs the class and shows all that it gives. `set` are widgets' values; `lists` gives it two values of each input.
+    fn graph(&self, schema: &Schema, widgets: Widgets, set: &[(&str, Json)], lists: bool) -> Json {
+        let mut nodes = Map::new();
+        let mut inputs = self.inputs(schema, widgets, &mut nodes);
+        for (name, value) in set {
+            inputs.insert((*name).to_owned(), value.clone());
+        }
+        if lists {
+            for input in schema.inputs.iter().filter(|input| !input.raw_link) {
+                if let Some(value) = inputs.get_mut(&input.name) {
+                    let id = format!("list {}", input.name);
+                    let list = json!({"class_type": format!("ListOf {}", input.type_name()), "inputs": {"value": value.take()}});
+                    *value = json!([id, 0]);
+                    nodes.insert(id, list);
+                }
+            }
+        }
+        nodes.insert("it".into(), json!({"class_type": schema.class, "inputs": inputs}));
+        for slot in 0..schema.outputs.len() {
+            nodes.insert(format!("sink {slot}"), json!({"class_type": "TestSink", "inputs": {"value": ["it", slot]}}));
+        }
+        Json::Object(nodes)
+    }
+
+    /// What a class is given: links to nodes that are added to `nodes`, and its widgets' values.
+    fn inputs(&self, schema: &Schema, widgets: Widgets, nodes: &mut Map<String, Json>) -> Map<String, Json> {
+        let given = given(&schema.class);
+        let mut inputs = Map::new();
+        for input in &schema.inputs {
+            let value = match given.get(&input.name) {
+                Some(node) if node.get("class_type").is_some() => Some(self.node(node, nodes)),
+                Some(value) => Some(value.clone()),
+                None => self.value(input, widgets, nodes),
+            };
+            match value {
+                Some(value) => drop(inputs.insert(input.name.clone(), value)),
+                None => assert!(!input.required, "nothing gives {} for {}.{}", input.type_name(), schema.class, input.name),
+            }
+        }
+        inputs
+    }
+
+    fn value(&self, input: &Input, widgets: Widgets, nodes: &mut Map<String, Json>) -> Option<Json> {
+        let option = |key: &str| input.options.as_ref().and_then(|options| options.get(key)).cloned();
+        let first = || option("default");
+        match &input.kind {
+            InputKind::Int | InputKind::Float if widgets == Widgets::Smallest => option("min").or_else(first).or(Some(json!(0))),
+            InputKind::Int | InputKind::Float => first().or_else(|| option("min")).or(Some(json!(0))),
+            InputKind::Bool => Some(json!(widgets == Widgets::First && first() == Some(json!(true)))),
+            InputKind::Text => Some(first().unwrap_or(json!(""))),
+            InputKind::Combo(Choices::Remote) => Some(json!("picture.png [output]")),
+            InputKind::Combo(_) => {
+                let choices = input.choices(&self.options()).unwrap_or_default();
+                let preferred = ["sd15.safetensors", "lora.safetensors", "controlnet.safetensors", "vae.safetensors", "picture.png"];
+                let fitting = choices.iter().find(|choice| preferred.iter().any(|name| **choice == **name));
+                Some(fitting.or(choices.first()).unwrap_or_else(|| panic!("no file for {}", input.name)).clone())
+            }
+            InputKind::Other(union) => {
+                let ty = union.split(',').next().unwrap();
+                self.produce(ty, nodes)
+            }
+        }
+    }
+
+    /// A link to a node that gives the type; `None` if no class does.
+    fn produce(&self, ty: &str, nodes: &mut Map<String, Json>) -> Option<Json> {
+        let found = producer(ty).map(|(class, slot)| (class.to_owned(), slot)).or_else(|| {
+            self.classes().iter().find_map(|schema| {
+                let slot = schema.outputs.iter().position(|output| output.ty == ty)?;
+                let circular = schema.inputs.iter().any(|input| input.required && input.type_name() == ty);
+                (!circular).then(|| (schema.class.clone(), slot))
+            })
+        });
+        let (class, slot) = found?;
+        Some(self.node(&json!({"class_type": class, "slot": slot}), nodes))
+    }
+
+    /// A link to a node that is described as in [`given`].
+    fn node(&self, described: &Json, nodes: &mut Map<String, Json>) -> Json {
+        let class = described["class_type"].as_str().unwrap();
+        let set = described.get("inputs").cloned().unwrap_or(json!({}));
+        let id = format!("{class} {set}");
+        if !nodes.contains_key(&id) {
+            let schema = Arc::clone(&self.bench.catalog.get(class).unwrap_or_else(|| panic!("no class {class}")).schema);
+            // Optional inputs of producers stay empty, else some would need each other.
+            let needed = Schema { inputs: schema.inputs.iter().filter(|input| input.required).cloned().collect(), ..(*schema).clone() };
+            let mut inputs = self.inputs(&needed, Widgets::First, nodes);
+            inputs.extend(set.as_object().unwrap().clone());
+            nodes.insert(id.clone(), json!({"class_type": class, "inputs": inputs}));
+        }
+        json!([id, described["slot"]])
+    }
+
+    /// Runs a graph that holds the class as the node `it`. `Ok(false)` if it ran before.
+    fn run(&mut self, schema: &Schema, graph: Json) -> std::result::Result<bool, String> {
+        if !self.done.insert(graph.to_string()) {
+            return Ok(false);
+        }
+        let prompt = Prompt::parse(graph, &PromptLimits::default()).unwrap();
+        let valid = validate(&self.bench.catalog, &self.options(), prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
+        if !valid.node_errors.is_empty() {
+            return Err(format!("it is refused: {}", valid.node_errors.to_json()));
+        }
+        let raw = |json: &Json| serde_json::value::to_raw_value(json).unwrap().into();
+        let job = Job {
+            id: schema.class.clone(),
+            number: 0.0,
+            prompt: raw(&valid.prompt.into_json()),
+            extra_data: raw(&json!({})),
+            outputs: valid.outputs,
+            created_ms: 0,
+        };
+        let outcome = self.executor.run(&job, &CancelToken::default(), &MemorySink::default());
+        if outcome.status != Status::Success {
+            let (_, data) = outcome.messages.last().unwrap();
+            return Err(format!("{} fails: {}", data["node_id"], data["exception_message"].as_str().unwrap().trim()));
+        }
+        for (slot, output) in schema.outputs.iter().enumerate() {
+            let types = outcome.outputs[format!("sink {slot}")]["type"].as_array().cloned().unwrap_or_default();
+            if types.is_empty() || types.iter().any(|ty| !fits(ty.as_str().unwrap(), &output.ty)) {
+                return Err(format!("output {slot} is declared as {} and holds {types:?}", output.ty));
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
+fn fits(got: &str, declared: &str) -> bool {
+    got == declared || declared == "*" || (got == "NONE" && declared == "CLIP_VISION")
+}
+
+/// The files that combos list beside the reduced models.
+fn add_files(bench: &Bench) {
+    let roots = bench.folders.roots();
+    let picture = std::fs::read(common::conformance().join("nodes/pic0.png")).unwrap();
+    std::fs::create_dir_all(roots.input.join("set")).unwrap();
+    for path in [roots.input.join("picture.png"), roots.output.join("picture.png"), roots.input.join("set/1.png")] {
+        std::fs::write(path, &picture).unwrap();
+    }
+    let latent = common::conformance().join("nodes/lat0.latent");
+    std::fs::copy(latent, roots.input.join("a.latent")).unwrap();
+    let models = |folder: &str| bench.folders.model_paths(folder).unwrap().last().unwrap().clone();
+    for folder in ["style_models", "gligen"] {
+        std::fs::create_dir_all(models(folder)).unwrap();
+        std::fs::write(models(folder).join("any.safetensors"), b"").unwrap();
+    }
+    let diffusers = models("diffusers").join("sd15");
+    for (part, from, to) in [
+        ("unet", "diffusion_models/unet.safetensors", "diffusion_pytorch_model.safetensors"),
+        ("vae", "vae/vae.safetensors", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "text_encoders/clip_l.safetensors", "model.safetensors"),
+    ] {
+        std::fs::create_dir_all(diffusers.join(part)).unwrap();
+        std::fs::copy(models::folder().join("models").join(from), diffusers.join(part).join(to)).unwrap();
+    }
+    std::fs::write(diffusers.join("model_index.json"), "{}").unwrap();
+}
+
+/// Runs what `cases` makes for every class; gives what failed.
+fn run_all(limits: Limits, cases: impl Fn(&Runner, &Schema) -> Vec<Json>, right: impl Fn(&Schema, std::result::Result<bool, String>) -> Option<String>) {
+    let mut runner = Runner::new(limits);
+    let mut wrong = Vec::new();
+    let mut times = BTreeMap::new();
+    for schema in runner.classes() {
+        for graph in cases(&runner, &schema) {
+            let begin = std::time::Instant::now();
+            let text = graph["it"]["inputs"].to_string();
+            let result = runner.run(&schema, graph);
+            *times.entry(schema.class.clone()).or_insert(0) += begin.elapsed().as_millis();
+            wrong.extend(right(&schema, result).map(|problem| format!("{} {text}: {problem}", schema.class)));
+        }
+    }
+    let mut slow: Vec<_> = times.into_iter().collect();
+    slow.sort_by_key(|(_, ms)| std::cmp::Reverse(*ms));
+    println!("{} runs; milliseconds: {:?}", runner.done.len(), &slow[..20]);
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// It succeeds, or fails as it is known to.
+fn succeeds(schema: &Schema, result: std::result::Result<bool, String>) -> Option<String> {
+    let known = FAILING.iter().find(|(class, _)| *class == schema.class);
+    match (result, known) {
+        (Ok(_), None) => None,
+        (Ok(_), Some((_, error))) => Some(format!("it is known to fail with '{error}'")),
+        (Err(error), Some((_, known))) if error.contains(known) => None,
+        (Err(error), _) => Some(error),
+    }
+}
+
+#[test]
+fn with_its_smallest_and_its_first_values() {
+    run_all(Limits::default(), |runner, schema| [Widgets::Smallest, Widgets::First].map(|widgets| runner.graph(schema, widgets, &[], false)).into(), succeeds);
+}
+
+#[test]
+fn with_lists() {
+    run_all(Limits::default(), |runner, schema| vec![runner.graph(schema, Widgets::First, &[], true)], succeeds);
+}
+
+#[test]
+fn with_each_choice() {
+    let cases = |runner: &Runner, schema: &Schema| {
+        let mut graphs = Vec::new();
+        for input in &schema.inputs {
+            let choices = match &input.kind {
+                InputKind::Combo(Choices::Fixed(choices)) => choices.clone(),
+                InputKind::Bool => vec![json!(false), json!(true)],
+                _ => continue,
+            };
+            graphs.extend(choices.into_iter().map(|choice| runner.graph(schema, Widgets::First, &[(&input.name, choice)], false)));
+        }
+        graphs
+    };
+    run_all(Limits::default(), cases, succeeds);
+}
+
+/// Largest values may be refused, with a sentence.
+#[test]
+fn with_its_largest_values() {
+    let cases = |runner: &Runner, schema: &Schema| {
+        let numbers = schema.inputs.iter().filter(|input| matches!(input.kind, InputKind::Int | InputKind::Float));
+        let largest = numbers.filter_map(|input| Some((input.name.as_str(), input.options.as_ref()?.get("max")?.clone())));
+        largest.map(|set| runner.graph(schema, Widgets::First, &[set], false)).collect()
+    };
+    let limits = Limits { max_tensor_bytes: 1 << 20, ..Limits::default() };
+    run_all(limits, cases, |_, result| result.err().filter(|error| error.contains("panicked")));
+}
