@@ -35,10 +35,11 @@ fn producer(ty: &str) -> Option<(&'static str, usize)> {
 
 /// Values for classes for which a type alone does not say what fits, and first values where those of the schema are large. A value with
 /// `class_type` stands for a node, whose output `slot` is taken.
-fn given(class: &str) -> Json {
+fn given(class: &str, side: u32) -> Json {
     let sdxl = |slot: usize| json!({"class_type": "CheckpointLoaderSimple", "slot": slot, "inputs": {"ckpt_name": "sdxl.safetensors"}});
     match class {
-        "EmptyImage" | "SolidMask" | "EmptyLatentImage" => json!({"width": 64, "height": 64}),
+        "EmptyImage" | "SolidMask" => json!({"width": side, "height": side}),
+        "EmptyLatentImage" => json!({"width": side.max(16), "height": side.max(16)}),
         "BasicScheduler" | "KSampler" | "KSamplerAdvanced" => json!({"steps": 2}),
         "CLIPTextEncode" => json!({"text": "a (red:1.2) cat"}),
         "WebcamCapture" => json!({"image": "picture.png"}),
@@ -49,6 +50,9 @@ fn given(class: &str) -> Json {
         _ => json!({}),
     }
 }
+
+/// Width and height of pictures, unless a test wants others.
+const SIDE: u32 = 64;
 
 /// What must fail, and how: classes, what their inputs hold if they do not always fail, and the error. The first are declared only so that
 /// clients find them; with the smallest values of the others the reference fails too.
@@ -115,6 +119,8 @@ struct Runner {
     done: HashSet<String>,
     /// How many steps a node may take.
     patience: f64,
+    /// Width and height of the pictures that classes are given.
+    side: u32,
 }
 
 impl Runner {
@@ -140,7 +146,7 @@ impl Runner {
             })));
         }
         let executor = bench.executor(CachePolicy::Lru(200));
-        Self { bench, executor, done: HashSet::new(), patience }
+        Self { bench, executor, done: HashSet::new(), patience, side: SIDE }
     }
 
     /// All classes but those of the tests.
@@ -179,7 +185,7 @@ impl Runner {
 
     /// What a class is given: links to nodes that are added to `nodes`, and its widgets' values.
     fn inputs(&self, schema: &Schema, widgets: Widgets, nodes: &mut Map<String, Json>) -> Map<String, Json> {
-        let given = given(&schema.class);
+        let given = given(&schema.class, self.side);
         let mut inputs = Map::new();
         for input in &schema.inputs {
             let value = match given.get(&input.name) {
@@ -315,9 +321,8 @@ fn add_files(bench: &Bench) {
     std::fs::write(diffusers.join("model_index.json"), "{}").unwrap();
 }
 
-/// Runs what `cases` makes for every class; `right` gives what is wrong with the results.
-fn run_all(limits: Limits, patience: f64, cases: impl Fn(&Runner, &Schema) -> Vec<Json>, right: impl Fn(&Schema, &str, Ran) -> Option<String>) {
-    let mut runner = Runner::new(limits, patience);
+/// Runs what `cases` makes for every class; `right` gives what is wrong with a result, told with what the class was given.
+fn run_all(mut runner: Runner, cases: impl Fn(&Runner, &Schema) -> Vec<Json>, right: impl Fn(&Schema, &str, Ran) -> Option<String>) {
     let mut wrong = Vec::new();
     for schema in runner.classes() {
         for graph in cases(&runner, &schema) {
@@ -340,29 +345,35 @@ fn succeeds(schema: &Schema, inputs: &str, result: Ran) -> Option<String> {
     }
 }
 
+/// It succeeds, or says why it does not.
+fn does_not_panic(_: &Schema, _: &str, result: Ran) -> Option<String> {
+    result.err().filter(|error| error.contains("panicked"))
+}
+
 #[test]
 fn with_its_smallest_and_its_first_values() {
-    run_all(Limits::default(), f64::INFINITY, |runner, schema| [Widgets::Smallest, Widgets::First].map(|widgets| runner.graph(schema, widgets, &[], false)).into(), succeeds);
+    let cases = |runner: &Runner, schema: &Schema| {
+        [Widgets::Smallest, Widgets::First].map(|widgets| runner.graph(schema, widgets, &[], false)).to_vec()
+    };
+    run_all(Runner::new(Limits::default(), f64::INFINITY), cases, succeeds);
 }
 
 #[test]
 fn with_lists() {
-    run_all(Limits::default(), f64::INFINITY, |runner, schema| vec![runner.graph(schema, Widgets::First, &[], true)], succeeds);
+    let cases = |runner: &Runner, schema: &Schema| vec![runner.graph(schema, Widgets::First, &[], true)];
+    run_all(Runner::new(Limits::default(), f64::INFINITY), cases, succeeds);
 }
 
 #[test]
 fn with_each_choice() {
     let cases = |runner: &Runner, schema: &Schema| {
-        let mut graphs = Vec::new();
-        for input in &schema.inputs {
-            graphs.extend(choices(input).into_iter().map(|choice| runner.graph(schema, Widgets::First, &[(&input.name, choice)], false)));
-        }
-        graphs
+        let one = |input: &Input, choice: Json| runner.graph(schema, Widgets::First, &[(&input.name, choice)], false);
+        let all = schema.inputs.iter().flat_map(|input| choices(input).into_iter().map(move |choice| (input, choice)));
+        all.map(|(input, choice)| one(input, choice)).collect()
     };
-    run_all(Limits::default(), f64::INFINITY, cases, succeeds);
+    run_all(Runner::new(Limits::default(), f64::INFINITY), cases, succeeds);
 }
 
-/// Largest values may be refused, with a sentence.
 #[test]
 fn with_its_largest_values() {
     let cases = |runner: &Runner, schema: &Schema| {
@@ -370,6 +381,14 @@ fn with_its_largest_values() {
         let largest = numbers.filter_map(|input| Some((input.name.as_str(), input.options.as_ref()?.get("max")?.clone())));
         largest.map(|set| runner.graph(schema, Widgets::First, &[set], false)).collect()
     };
-    let limits = Limits { max_tensor_bytes: 1 << 20, ..Limits::default() };
-    run_all(limits, 3.0, cases, |_, _, result| result.err().filter(|error| error.contains("panicked")));
+    run_all(Runner::new(Limits { max_tensor_bytes: 1 << 20, ..Limits::default() }, 3.0), cases, does_not_panic);
+}
+
+#[test]
+fn with_pictures_of_one_pixel() {
+    let cases = |runner: &Runner, schema: &Schema| {
+        let takes = |input: &Input| ["IMAGE", "MASK", "LATENT"].contains(&input.type_name());
+        schema.inputs.iter().any(takes).then(|| runner.graph(schema, Widgets::First, &[], false)).into_iter().collect()
+    };
+    run_all(Runner { side: 1, ..Runner::new(Limits::default(), f64::INFINITY) }, cases, does_not_panic);
 }

@@ -6,19 +6,20 @@ mod common;
 
 use std::collections::HashSet;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use comfyd_engine::EngineOptions;
+use comfyd_executor::CachePolicy;
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
-use comfyd_node::{
-    CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, PreviewFormat, Value,
-};
+use comfyd_jobs::event::NullSink;
+use comfyd_node::{CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, PreviewFormat, Value};
 use comfyd_nodes::{Image, Latent, Limits, Mask, Svg};
 use comfyd_weights::safetensors;
-use common::{Bench, inputs, values};
+use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};
 
 /// A bench inside a prompt with metadata of every kind.
@@ -240,7 +241,8 @@ fn files_are_known_by_their_content() {
             _ => None,
         };
         let listed: Vec<_> = entry.schema.inputs.iter().filter_map(|input| Some((input.name.clone(), lists(input)?))).collect();
-        let widgets: Json = listed.iter().map(|(name, (_, choice))| (name.clone(), json!(choice))).collect::<serde_json::Map<_, _>>().into();
+        let widgets: Json =
+            listed.iter().map(|(name, (_, choice))| (name.clone(), json!(choice))).collect::<serde_json::Map<_, _>>().into();
         for (name, (files, _)) in listed {
             // The configuration only chooses by its name.
             if name != "config_name" {
@@ -282,6 +284,91 @@ fn files_are_known_by_their_content() {
         assert_ne!(last[index], now[index], "{class} {widgets} does not look at {}", files[0].display());
         last = now;
     }
+}
+
+#[test]
+fn embeddings_that_a_prompt_names_are_known_by_their_content() {
+    let bench = Bench::new();
+    let folder = bench.folders.model_paths("embeddings").unwrap()[0].clone();
+    let of = |class: &str, input: &str, text: &str| {
+        let node = &bench.catalog.get(class).unwrap().node;
+        node.fingerprint(&inputs(&json!({input: text})), &CancelToken::default()).unwrap()
+    };
+    let classes = ["CLIPTextEncode", "CLIPTextEncodeSDXLRefiner", "CLIPTextEncodeControlnet", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXL"];
+    for (index, class) in classes.into_iter().enumerate() {
+        let input = ["text", "text", "text", "text_g", "text_l"][index];
+        let text = format!("a cat in the style (embedding:sub/ink{index}:1.2), ink9");
+        assert_eq!(of(class, input, &text), Fingerprint::Inputs);
+        let file = folder.join(format!("sub/ink{index}.safetensors"));
+        put(&file, 1, SystemTime::UNIX_EPOCH);
+        let first = of(class, input, &text);
+        assert_ne!(first, Fingerprint::Inputs, "it is there now");
+        put(&folder.join("other.pt"), 1, SystemTime::UNIX_EPOCH);
+        assert_eq!(of(class, input, &text), first);
+        put(&file, 2, SystemTime::UNIX_EPOCH);
+        assert_ne!(of(class, input, &text), first);
+        assert_eq!(of(class, input, "a cat, ink"), Fingerprint::Inputs);
+    }
+}
+
+/// Replaces a file's content from this place on in place, keeping its size and its time.
+fn overwrite(path: &Path, from: u64, content: u8) {
+    let mut file = File::options().write(true).open(path).unwrap();
+    let before = file.metadata().unwrap();
+    file.seek(SeekFrom::Start(from)).unwrap();
+    file.write_all(&vec![content; (before.len() - from) as usize]).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+}
+
+/// A picture and a model that another one of the same size and time replaces: what was made of the old one is not used again.
+#[test]
+fn a_file_that_was_replaced_is_read_again() {
+    let bench = Bench::with_models(models::folder(), EngineOptions::default());
+    let picture = bench.folders.roots().input.join("a.bmp");
+    // A bitmap of 16 x 16 pixels of 24 bits.
+    let mut header = vec![0; 54];
+    header[..2].copy_from_slice(b"BM");
+    for (at, value) in [(2, 54 + 768), (10, 54), (14, 40), (18, 16), (22, 16), (26, 0x18_0001), (34, 768)] {
+        header[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+    }
+    std::fs::write(&picture, [header, vec![10; 768]].concat()).unwrap();
+    let model = bench.folders.roots().output.join("vae/mine.safetensors");
+    std::fs::create_dir_all(model.parent().unwrap()).unwrap();
+    std::fs::copy(models::folder().join("models/vae/vae.safetensors"), &model).unwrap();
+    let prompt = json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.bmp"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "VAELoader", "inputs": {"vae_name": "mine.safetensors"}},
+        "4": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["3", 0]}},
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["3", 0]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    });
+    let mut executor = bench.executor(CachePolicy::Classic);
+    let mut run = || {
+        std::thread::sleep(Duration::from_millis(100));
+        let outcome = bench.execute(&mut executor, prompt.clone(), &CancelToken::default(), &NullSink).unwrap();
+        let cached = outcome.messages.iter().find(|(name, _)| name == "execution_cached").unwrap().1["nodes"].clone();
+        let pixel = |node: &str| {
+            let bytes = bench.saved(&outcome.outputs[node]["images"][0]);
+            decode::raster(&bytes, &decode::Limits::default()).unwrap().data()[0]
+        };
+        (pixel("2"), pixel("6"), cached)
+    };
+    let (read, decoded, cached) = run();
+    assert_eq!((read, cached), (10, json!([])));
+    overwrite(&picture, 54, 200);
+    let (read, other, cached) = run();
+    assert_eq!((read, cached), (200, json!(["3"])));
+    assert_ne!(other, decoded);
+    for path in [&picture, &model] {
+        File::options().write(true).open(path).unwrap().set_modified(SystemTime::now()).unwrap();
+    }
+    assert_eq!(run(), (200, other, json!(["1", "2", "3", "4", "5", "6"])), "they were only touched");
+    let names = u64::from_le_bytes(std::fs::read(&model).unwrap()[..8].try_into().unwrap());
+    overwrite(&model, 8 + names, 0);
+    let (read, emptied, cached) = run();
+    assert_eq!((read, cached), (200, json!(["1", "2"])));
+    assert_ne!(emptied, other);
 }
 
 #[test]
