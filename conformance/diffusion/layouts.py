@@ -166,6 +166,9 @@ reduced = {
     "checkpoints/sdxl.safetensors": plain(unet(**SDXL), like=[[SD15, CLIP_L, "conditioner.embedders.0.transformer."], ["checkpoints/sd2.safetensors", "cond_stage_model.model.", "conditioner.embedders.1.model."], VAE]),
     "checkpoints/refiner.safetensors": plain(unet(**REFINER), like=[["checkpoints/sd2.safetensors", "cond_stage_model.model.", "conditioner.embedders.0.model."], VAE]),
     "checkpoints/edit.safetensors": plain({UNET + "input_blocks.0.0.weight": [WIDTH, 8, 3, 3]}, like=[[SD15, "", ""]]),
+    # Matrices in eight bits with scales, others in sixteen, under the names of ComfyUI 0.3.64 and of later ones.
+    "checkpoints/scaled.safetensors": plain({}, like=[[SD15, "", ""]], eight_bits=dict(root=UNET, parts=["attn", ".ff."], names="scale_weight")),
+    "checkpoints/scaled_later.safetensors": plain({}, like=[[SD15, "", ""]], eight_bits=dict(root=UNET, parts=["attn", ".ff."], names="weight_scale")),
     "diffusion_models/unet.safetensors": plain({}, like=[[SD15, UNET, ""]], prefix=UNET),
     "text_encoders/clip_l.safetensors": plain({}, like=[[SD15, CLIP_L, ""]], prefix=CLIP_L),
     "vae/vae.safetensors": plain({}, like=[[SD15, VAE[1], ""]], prefix=VAE[1]),

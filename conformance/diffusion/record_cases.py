@@ -200,6 +200,7 @@ class Cases:
         node(g, "73", "PairConditioningSetPropertiesAndCombine", positive=["6", 0], negative=["7", 0], positive_NEW=["60", 0], negative_NEW=["7", 0], strength=0.9, set_cond_area="mask bounds", hooks=hooks, mask=["50", 0], timesteps=["51", 0])
         g["3"]["inputs"].update(positive=["73", 0], negative=["73", 1]); out["hooks/pair_combine"] = g
         g, hooks = hooked(); node(g, "73", "SetClipHooks", clip=["4", 1], apply_to_conds=True, schedule_clip=False, hooks=hooks); g["6"]["inputs"]["clip"] = g["7"]["inputs"]["clip"] = ["73", 0]; out["hooks/clip"] = g
+        g = copy.deepcopy(g); node(g, "20", "LoraLoader", model=["4", 0], clip=["4", 1], lora_name=n["kohya"], strength_model=0.0, strength_clip=0.5); g["73"]["inputs"]["clip"] = ["20", 1]; out["hooks/clip_on_lora"] = g
         g, hooks = hooked(ramp); node(g, "73", "SetClipHooks", clip=["4", 1], apply_to_conds=True, schedule_clip=True, hooks=hooks); g["6"]["inputs"]["clip"] = ["73", 0]; out["hooks/clip_scheduled"] = g
         g = self.latents(); node(g, "70", "CreateHookModelAsLora", ckpt_name=n["other"], strength_model=0.3, strength_clip=0.2); node(g, "71", "CreateHookKeyframe", strength_mult=0.5, start_percent=0.0)
         node(g, "72", "CreateHookKeyframe", strength_mult=1.0, start_percent=0.5, prev_hook_kf=["71", 0]); node(g, "74", "SetHookKeyframes", hooks=["70", 0], hook_kf=["72", 0]); node(g, "75", "CreateHookLoraModelOnly", lora_name=n["lora"], strength_model=0.5, prev_hooks=["74", 0])
@@ -260,6 +261,7 @@ class Cases:
             node(g, "21", "CLIPLoader", clip_name="clip_l.safetensors", type="stable_diffusion" if dtype == "default" else "wan"); g["6"]["inputs"]["clip"] = g["7"]["inputs"]["clip"] = ["21", 0]
             if dtype == "default": g["8"]["inputs"]["vae"] = node(g, "22", "VAELoader", vae_name="vae.safetensors")
             del g["4"]; self.all["loader/" + dtype] = g
+        for name in ("scaled", "scaled_later"): self.all["loader/" + name] = self.latents(checkpoint=name)
 
     def advanced(self):
         def stage(g, key, noise, start, end, leftover, latent): return node(g, key, "KSamplerAdvanced", add_noise=noise, noise_seed=7, steps=6, cfg=7.0, sampler_name="dpmpp_2m", scheduler="karras", start_at_step=start, end_at_step=end, return_with_leftover_noise=leftover, model=["4", 0], positive=["6", 0], negative=["7", 0], latent_image=latent)
@@ -290,7 +292,7 @@ class Cases:
 
 def cases(kind, info):
     full = dict(checkpoint="sd15_random.safetensors", lora="lora_random.safetensors", loha="loha_random.safetensors", lokr="lokr_random.safetensors", dora="dora_random.safetensors", controlnet="controlnet_random.safetensors", control_lora="control_lora_random.safetensors", t2i="t2i_random.safetensors", embedding="emb_random", upscaler="esrgan_random.safetensors")
-    small = dict(checkpoint="sd15.safetensors", other="other.safetensors", inpaint="inpaint.safetensors", sd2="sd2.safetensors", sdxl="sdxl.safetensors", lora="lora.safetensors", loha="loha.safetensors", lokr="lokr.safetensors", dora="dora.safetensors", diffusers="diffusers.safetensors", kohya="kohya.safetensors", edit="edit.safetensors", refiner="refiner.safetensors", sdxl_lora="sdxl.safetensors", sdxl_controlnet="sdxl.safetensors", misfit="misfit.safetensors",
+    small = dict(checkpoint="sd15.safetensors", other="other.safetensors", scaled="scaled.safetensors", scaled_later="scaled_later.safetensors", inpaint="inpaint.safetensors", sd2="sd2.safetensors", sdxl="sdxl.safetensors", lora="lora.safetensors", loha="loha.safetensors", lokr="lokr.safetensors", dora="dora.safetensors", diffusers="diffusers.safetensors", kohya="kohya.safetensors", edit="edit.safetensors", refiner="refiner.safetensors", sdxl_lora="sdxl.safetensors", sdxl_controlnet="sdxl.safetensors", misfit="misfit.safetensors",
                  controlnet="controlnet.safetensors", shuffle="net_shuffle.safetensors", control_lora="lora.safetensors", sdxl_control_lora="lora_sdxl.safetensors", t2i="t2i.safetensors", embedding="emb", upscaler="esrgan.safetensors")
     c = Cases(small if kind == "reduced" else full, kind == "reduced")
     for part in (c.adapters, c.patches, c.merging, c.conditioning, c.hooks, c.sampling, c.pictures): part()

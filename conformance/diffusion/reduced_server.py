@@ -19,7 +19,8 @@ def reduced_text(self, *values, textmodel_json_config=None, **more):
 comfy.sd1_clip.SDClipModel.__init__ = reduced_text
 
 autoencoder = comfy.sd.AutoencoderKL
-comfy.sd.AutoencoderKL = lambda ddconfig, embed_dim: autoencoder(ddconfig=dict(ddconfig, ch=layouts.DD["ch"]), embed_dim=embed_dim)
+# Later ones tell the width of the decoder apart.
+comfy.sd.AutoencoderKL = lambda ddconfig, embed_dim, decoder_ddconfig=None: autoencoder(ddconfig=dict(ddconfig, ch=layouts.DD["ch"]), embed_dim=embed_dim)
 
 os.chdir(layouts.COMFYUI)
 runpy.run_path("main.py", run_name="__main__")

@@ -1,5 +1,6 @@
 //! Builds the parts that `serve` and `run` share from the configuration.
 
+use std::io::{ErrorKind, Write as _};
 use std::sync::Arc;
 
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
@@ -74,4 +75,26 @@ pub(crate) fn executor_options(config: &Config) -> ExecutorOptions {
         cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
         ..ExecutorOptions::default()
     }
+}
+
+/// Prints a line. It is no failure that nobody reads it any more: `comfyd nodes | head`.
+pub(crate) fn print_line(line: impl std::fmt::Display) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{line}") {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| format!("cannot write to the standard output: {error}").into()),
+    }
+}
+
+/// Prints a line for people; where it cannot be printed, there is nobody to tell.
+pub(crate) fn print_notice(line: impl std::fmt::Display) {
+    let _ = writeln!(std::io::stderr(), "{line}");
+}
+
+/// A file that grows over the limit that was set for the process shall be an error of whoever writes it, not the end of the process. Needs
+/// a runtime.
+#[cfg(unix)]
+pub(crate) fn survive_file_limit() -> std::io::Result<()> {
+    use tokio::signal::unix::{SignalKind, signal};
+    // Handled from now on, whether anybody listens or not.
+    signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
 }

@@ -96,6 +96,10 @@ pub enum Action {
     InstallFrontEnd {
         /// The version.
         version: Option<String>,
+        /// Whether the help of nodes is wanted too.
+        docs: bool,
+        /// Whether the workflow templates are wanted too.
+        templates: bool,
     },
 }
 
@@ -176,6 +180,8 @@ pub struct Config {
     pub durability: Durability,
     /// Hosts that models may be downloaded from.
     pub download_hosts: Vec<String>,
+    /// Further names in `extra_data` whose values are secrets.
+    pub secret_names: Vec<String>,
 }
 
 /// Files for HTTPS, as absolute paths.
@@ -285,8 +291,9 @@ pub fn parse(
         CliCommand::Nodes { class, common } => {
             places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
         }
-        CliCommand::Frontend(FrontendCommand::Install { version, common }) => {
-            places.config(Action::InstallFrontEnd { version }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+        CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, common }) => {
+            let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };
+            places.config(action, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
         }
     }
 }
@@ -348,6 +355,7 @@ impl Places<'_> {
             on_restart: server.on_restart,
             durability: server.durability,
             download_hosts: server.download_host,
+            secret_names: server.secret_name,
         })
     }
 

@@ -1,5 +1,5 @@
 //! Downloads ComfyUI's official web front end, which is published as the Python package `comfyui-frontend-package`, and unpacks its
-//! pages. Follows pip's settings for the package index. Knows neither how the pages are served nor what is in them.
+//! pages; and what it can have beside them, the help of nodes and the templates, which are packages of their own. Follows pip's settings for the package index. Knows neither how the pages are served nor what is in them.
 
 mod index;
 #[cfg(test)]
@@ -13,16 +13,57 @@ use sha2::{Digest, Sha256};
 
 use self::index::{PipSettings, Wheel};
 
-/// The version that this program was tested with.
-pub const PINNED_VERSION: &str = "1.27.10";
+/// A package on the index, of which the files of one folder are unpacked.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Package {
+    /// Its name on the index.
+    name: &'static str,
+    /// The version that this program was tested with.
+    version: &'static str,
+    /// SHA-256 of that version's wheel as published on pypi.org.
+    sha256: &'static str,
+    /// The folder in the wheel.
+    folder: &'static str,
+    /// A file of that folder without which it is not what it should be.
+    needed: &'static str,
+    /// Where it is put: below the front end's pages.
+    place: &'static str,
+}
 
-/// SHA-256 of the pinned version's wheel as published on pypi.org.
-const PINNED_SHA256: &str = "822b2ef715771ec83ad19605d02e25b069991d366b81ccc550ab280ae9c831b8";
+/// The pages.
+const PAGES: Package = Package {
+    name: "comfyui-frontend-package",
+    version: "1.27.10",
+    sha256: "822b2ef715771ec83ad19605d02e25b069991d366b81ccc550ab280ae9c831b8",
+    folder: "comfyui_frontend_package/static/",
+    needed: "index.html",
+    place: "",
+};
 
-/// The package's name on the index.
-const PACKAGE: &str = "comfyui-frontend-package";
+/// The help of nodes: of the version of ComfyUI whose API is spoken.
+pub const DOCS: Package = Package {
+    name: "comfyui-embedded-docs",
+    version: "0.2.6",
+    sha256: "2b2d96f97b5ef4a6b2167be6b6d1019002f40f12024373b3553d2c848488802f",
+    folder: "comfyui_embedded_docs/docs/",
+    needed: "KSampler/en.md",
+    place: "docs",
+};
 
-/// Largest wheel, in bytes. The pinned one has 11 MB.
+/// The workflow templates of that version of ComfyUI, with their pictures.
+pub const TEMPLATES: Package = Package {
+    name: "comfyui-workflow-templates",
+    version: "0.1.95",
+    sha256: "89e20f310f7e7c323d5fe69af895cdb9053d05442404f45e121773cdec95af8a",
+    folder: "comfyui_workflow_templates/templates/",
+    needed: "index.json",
+    place: "templates",
+};
+
+/// The version of the front end that this program was tested with.
+pub const PINNED_VERSION: &str = PAGES.version;
+
+/// Largest wheel, in bytes. The pinned ones have 11, 4 and 85 MB.
 const MAX_WHEEL_BYTES: u64 = 256 << 20;
 
 /// How long the server may be silent.
@@ -53,7 +94,7 @@ pub enum Error {
         message: String,
     },
     /// The version is not on the index.
-    #[error("the index has no version {version} of the front end; some that it has: {known}")]
+    #[error("the index has no version {version} of this package; some that it has: {known}")]
     NoVersion {
         /// The version asked for.
         version: String,
@@ -85,7 +126,7 @@ pub enum Error {
         limit: String,
     },
     /// The wheel cannot be unpacked.
-    #[error("the downloaded file is not a front end: {0}")]
+    #[error("the downloaded file is not what it should be: {0}")]
     Wheel(String),
     /// A file of this machine cannot be read or written.
     #[error("{}: {source}", .path.display())]
@@ -112,16 +153,27 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Installs a version of the front end into `base/web/VERSION` and returns that folder; `None` is [`PINNED_VERSION`], `latest` the newest
-/// release on the index. A version that is there already is left as it is. `progress` gets the bytes that came and the bytes in all, 0
-/// where the server does not say. Blocks; may be called with and without an asynchronous runtime.
-pub fn install(version: Option<&str>, base: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<PathBuf> {
+/// release on the index. `extras` are put below its pages. What is there already is left as it is. `progress` gets the bytes that came and
+/// the bytes in all, 0 where the server does not say. Blocks; may be called with and without an asynchronous runtime.
+pub fn install(
+    version: Option<&str>,
+    extras: &[&'static Package],
+    base: &Path,
+    progress: &(dyn Fn(&str, u64, u64) + Sync),
+) -> Result<PathBuf> {
     let settings = PipSettings::read(&|name| std::env::var(name).ok().filter(|value| !value.is_empty()))?;
     let version = version.unwrap_or(PINNED_VERSION);
     // A thread of its own, because a runtime cannot be entered from inside another.
     let installed = std::thread::scope(|scope| {
         let work = || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?;
-            runtime.block_on(install_from(&settings, version, base, progress))
+            runtime.block_on(async {
+                let root = install_from(&settings, version, base, progress).await?;
+                for extra in extras {
+                    add(&settings, extra, &root, progress).await?;
+                }
+                Ok(root)
+            })
         };
         scope.spawn(work).join()
     });
@@ -143,31 +195,53 @@ pub fn find_version(base: &Path, version: &str) -> Option<PathBuf> {
     (index::is_version(version) && folder.join("index.html").is_file()).then_some(folder)
 }
 
-async fn install_from(settings: &PipSettings, version: &str, base: &Path, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<PathBuf> {
+async fn install_from(settings: &PipSettings, version: &str, base: &Path, progress: &(dyn Fn(&str, u64, u64) + Sync)) -> Result<PathBuf> {
     if let Some(folder) = find_version(base, version) {
         return Ok(folder);
     }
     let clients = Clients::new(settings.clone())?;
-    let wheel = index::find(&clients, settings, PACKAGE, version).await?;
+    let wheel = index::find(&clients, settings, PAGES.name, version).await?;
     if let Some(folder) = find_version(base, &wheel.version) {
         return Ok(folder);
     }
-    let expected = expected_hash(&wheel)?;
-    let bytes = download(&clients, &wheel, progress).await?;
+    let target = base.join("web").join(&wheel.version);
+    unpacked(&clients, &PAGES, wheel, target, progress).await
+}
+
+/// Puts a package below the pages, unless it is there.
+async fn add(settings: &PipSettings, package: &'static Package, root: &Path, progress: &(dyn Fn(&str, u64, u64) + Sync)) -> Result<()> {
+    let target = root.join(package.place);
+    if target.join(package.needed).is_file() {
+        return Ok(());
+    }
+    let clients = Clients::new(settings.clone())?;
+    let wheel = index::find(&clients, settings, package.name, package.version).await?;
+    unpacked(&clients, package, wheel, target, progress).await.map(drop)
+}
+
+/// Downloads a wheel, checks it and unpacks it.
+async fn unpacked(
+    clients: &Clients,
+    package: &'static Package,
+    wheel: Wheel,
+    target: PathBuf,
+    progress: &(dyn Fn(&str, u64, u64) + Sync),
+) -> Result<PathBuf> {
+    let expected = expected_hash(package, &wheel)?;
+    let bytes = get(clients, wheel.url.clone(), "*/*", MAX_WHEEL_BYTES, &|done, all| progress(package.name, done, all)).await?.bytes;
     let found = hex(&Sha256::digest(&bytes));
     if found != expected {
         return Err(Error::Hash { file: wheel.file, expected, found });
     }
-    let web = base.join("web");
-    let target = web.join(&wheel.version);
-    let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&bytes, &web, &wheel.version)).await;
+    let folder = target.clone();
+    let unpacked = tokio::task::spawn_blocking(move || unpack::unpack(&bytes, package, &folder)).await;
     unpacked.map_err(|error| Error::Wheel(error.to_string()))??;
     Ok(target)
 }
 
-fn expected_hash(wheel: &Wheel) -> Result<String> {
-    if wheel.version == PINNED_VERSION {
-        return Ok(PINNED_SHA256.into());
+fn expected_hash(package: &Package, wheel: &Wheel) -> Result<String> {
+    if wheel.version == package.version {
+        return Ok(package.sha256.into());
     }
     wheel.sha256.clone().ok_or_else(|| Error::NoHash { file: wheel.file.clone() })
 }
@@ -226,10 +300,6 @@ impl Clients {
     fn of(&self, url: &reqwest::Url) -> &reqwest::Client {
         self.lax.as_ref().filter(|_| self.settings.trusts(url)).unwrap_or(&self.strict)
     }
-}
-
-async fn download(clients: &Clients, wheel: &Wheel, progress: &(dyn Fn(u64, u64) + Sync)) -> Result<Vec<u8>> {
-    get(clients, wheel.url.clone(), "*/*", MAX_WHEEL_BYTES, progress).await.map(|answer| answer.bytes)
 }
 
 /// What a server answered.

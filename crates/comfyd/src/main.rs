@@ -8,6 +8,7 @@ mod nodes;
 mod run;
 mod serve;
 
+use std::any::Any;
 use std::process::ExitCode;
 
 use crate::assemble::Failure;
@@ -19,17 +20,36 @@ use crate::config::Action;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> ExitCode {
-    match act() {
+    // What panics on this thread ends the program, and becomes a sentence. Other threads have their panics caught and told of.
+    let default = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if std::thread::current().name() != Some("main") {
+            default(panic);
+        }
+    }));
+    let done = std::panic::catch_unwind(act).unwrap_or_else(|panic| Err(refused(&*panic).into()));
+    match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("comfyd: {error}");
+            assemble::print_notice(format_args!("comfyd: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
+/// Libraries panic where the system refuses what they cannot do without: threads, above all.
+fn refused(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    format!(
+        "the program cannot go on: {}: raise the limits on processes and open files (`ulimit -u`, `ulimit -n`), or report this as a bug",
+        text.unwrap_or("an unknown failure")
+    )
+}
+
 fn act() -> Result<(), Failure> {
-    let config = match config::parse(std::env::args_os(), std::env::vars_os(), &std::env::current_dir()?) {
+    let current_dir =
+        std::env::current_dir().map_err(|error| format!("the current folder cannot be used: {error}: change into one that exists"))?;
+    let config = match config::parse(std::env::args_os(), std::env::vars_os(), &current_dir) {
         Ok(config) => config,
         Err(config::Error::Usage(usage)) => usage.exit(),
         Err(error) => return Err(error.into()),
@@ -38,10 +58,11 @@ fn act() -> Result<(), Failure> {
         Action::Serve => serve::serve(config),
         Action::Run { workflow, set } => run::run(&config, workflow, set),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
-        Action::InstallFrontEnd { version } => {
-            let root = serve::install_front_end(version.as_deref(), &config.roots.base)?;
-            println!("{}", root.display());
-            Ok(())
+        Action::InstallFrontEnd { version, docs, templates } => {
+            let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
+            let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
+            let root = serve::install_front_end(version.as_deref(), &extras, &config.roots.base)?;
+            assemble::print_line(root.display())
         }
     }
 }

@@ -1,7 +1,5 @@
 //! `comfyd nodes [CLASS]`: lists node classes, or tells one.
 
-use std::io::{ErrorKind, Write};
-
 use comfyd_server::FolderOptions;
 
 use crate::assemble::{self, Failure};
@@ -22,9 +20,5 @@ pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> 
             lines.join("\n")
         }
     };
-    match writeln!(std::io::stdout(), "{text}") {
-        // `comfyd nodes | head` is not a failure.
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
-        other => Ok(other?),
-    }
+    assemble::print_line(text)
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
-use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Status, now_ms};
+use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancelToken;
 use comfyd_server::FolderOptions;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -21,8 +21,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let engine = assemble::engine(config, &folders)?;
     let catalog = assemble::catalog(config, &folders, &engine);
     let name = workflow.display();
-    let text = std::fs::read_to_string(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
-    let mut graph: Json = serde_json::from_str(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;
+    let text = std::fs::read(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
+    let mut graph = comfyd_wire::json::read(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;
     if graph.get("nodes").is_some_and(Json::is_array) {
         return Err(format!("{name} is a workflow of the front end: export it with 'Export (API)' and run that file").into());
     }
@@ -37,20 +37,24 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let validated =
         comfyd_graph::validate(&catalog, &FolderOptions(&folders), prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
     if !validated.node_errors.is_empty() {
-        eprintln!("some outputs are left out: {:#}", validated.node_errors.to_json());
+        assemble::print_notice(format_args!("some outputs are left out: {:#}", validated.node_errors.to_json()));
     }
     let job = Job {
         id: uuid::Uuid::new_v4().to_string(),
         number: 0.0,
         prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
         extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
+        secrets: Secrets::default(),
         outputs: validated.outputs,
         created_ms: now_ms(),
     };
     let cancel = CancelToken::default();
     let stop = cancel.clone();
     // A second Ctrl-C ends the process in the system's way.
-    std::thread::spawn(move || serve_ctrl_c(&stop));
+    std::thread::Builder::new()
+        .name("ctrl-c".to_owned())
+        .spawn(move || serve_ctrl_c(&stop))
+        .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
     let bar = Bar::new();
     let outcome = Executor::new(Arc::clone(&catalog), assemble::executor_options(config)).run(&job, &cancel, &bar);
     bar.0.finish_and_clear();
@@ -59,7 +63,12 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
 
 fn serve_ctrl_c(cancel: &CancelToken) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
-    if runtime.block_on(tokio::signal::ctrl_c()).is_ok() {
+    let asked = runtime.block_on(async {
+        #[cfg(unix)]
+        assemble::survive_file_limit()?;
+        tokio::signal::ctrl_c().await
+    });
+    if asked.is_ok() {
         cancel.cancel();
     }
 }
@@ -85,9 +94,13 @@ fn report(folders: &comfyd_folders::Folders, outcome: &Outcome) -> Result<(), Fa
                 let part = |key: &str| item.get(key).and_then(Json::as_str);
                 match (part("filename"), part("type").and_then(comfyd_folders::Kind::parse)) {
                     (Some(file), Some(folder)) => {
-                        println!("{}", folders.directory(folder).join(part("subfolder").unwrap_or_default()).join(file).display());
+                        let path = folders.directory(folder).join(part("subfolder").unwrap_or_default()).join(file);
+                        assemble::print_line(path.display())?;
                     }
-                    (Some(_) | None, _) => println!("{node} {kind}: {}", item.as_str().map_or_else(|| item.to_string(), str::to_owned)),
+                    (Some(_) | None, _) => {
+                        let text = item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+                        assemble::print_line(format_args!("{node} {kind}: {text}"))?;
+                    }
                 }
             }
         }

@@ -1,6 +1,7 @@
 //! `comfyd serve`: the server, from its start to its shutdown.
 
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart};
 use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Options, announce_changes, keep_log_line, listen, router};
-use comfyd_store_sqlite::{Durability, SqliteStore};
+use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
@@ -21,6 +22,16 @@ use crate::frontend;
 const STORE_FILE: &str = "comfyd.db";
 /// A node that has not noticed its interruption by then is left behind.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether the database's files are still there.
+const STORE_CHECK: Duration = Duration::from_secs(1);
+
+/// How many files must be free to open: what the server itself needs, and some clients.
+#[cfg(unix)]
+const LEAST_FILES: usize = 64;
+
+/// How many threads the server needs beside those that answer requests and those that compute, of which there are as many as processors.
+const LEAST_THREADS: usize = 16;
 
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -46,16 +57,22 @@ impl Control for Device {
 
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     init_log(config.verbosity);
+    check_limits()?;
+    let tls = tls(&config)?;
+    // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
+    let database = Lock::database(&config.roots.user.join(STORE_FILE))?;
+    let _temp = Lock::folder(&config.roots.temp)?;
+    let listeners = bind(&config)?;
+
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
     let engine = assemble::engine(&config, &folders)?;
     tracing::info!(device = engine.device_name(), "the engine is ready");
     let catalog = assemble::catalog(&config, &folders, &engine);
-    let store: Arc<dyn JobStore> = Arc::new(open_store(&config)?);
-    let tls = tls(&config)?;
-    let addresses: Vec<SocketAddr> = config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect();
+    let sqlite = Closing(Arc::new(open_store(&config, database)?));
+    let store: Arc<dyn JobStore> = sqlite.0.clone();
+    folders.remove_unfinished();
     let front_end = front_end(&config);
-    let listeners = listen::bind(&addresses)?;
     let urls: Vec<String> = listeners
         .iter()
         .filter_map(|l| l.local_addr().ok())
@@ -76,6 +93,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             "prompts of the last run were found"
         );
     }
+    let defaults = Options::default();
     let options = Options {
         shape: match config.api_shape {
             config::ApiShape::Wire => ApiShape::Wire,
@@ -87,21 +105,27 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         multi_user: config.multi_user,
         preview_size: config.preview_size,
         download_hosts: config.download_hosts.clone(),
-        argv: std::env::args().collect(),
-        ..Options::default()
+        secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
+        argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        ..defaults
     };
     let hub = Hub::new(options.ws_queue, options.preview_size);
     let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));
     let unloaded = engine.clone();
-    let worker_options =
-        WorkerOptions { device: engine.device_name(), on_unload_models: Some(Box::new(move || unloaded.free(true, true))) };
+    let worker_options = WorkerOptions {
+        device: engine.device_name(),
+        on_unload_models: Some(Box::new(move || unloaded.free(true, true))),
+        ..WorkerOptions::default()
+    };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
     let app = App::new(catalog, Arc::clone(&folders), store, Arc::new(Device { worker: worker.clone(), engine }), hub.clone(), options);
 
-    runtime.block_on(async {
+    let watched = sqlite.0.clone();
+    let ended = runtime.block_on(async {
         // Before the first answer: whoever got one may stop the server.
         let signal = shutdown_signal()?;
         tokio::spawn(announce_changes(app.clone()));
+        tokio::spawn(watch_store(watched));
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
         for url in &urls {
@@ -127,14 +151,70 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             tracing::debug!("some websocket clients did not take their close frame");
         }
         Ok(())
-    })?;
+    });
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
+    drop(sqlite);
     empty(folders.directory(comfyd_folders::Kind::Temp));
-    Ok(())
+    ended
 }
 
-fn open_store(config: &Config) -> Result<SqliteStore, Failure> {
+/// The store, closed when the server ends in whichever way: others still hold it then.
+struct Closing(Arc<SqliteStore>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+/// Says in the log when the database's files are deleted or replaced, also while nobody submits a prompt.
+async fn watch_store(store: Arc<SqliteStore>) {
+    loop {
+        tokio::time::sleep(STORE_CHECK).await;
+        // The log tells, and who submits a prompt is told.
+        let _ = store.check();
+    }
+}
+
+/// Libraries panic, or wait for ever, where the system refuses them a file or a thread: it is said before it comes to that.
+fn check_limits() -> Result<(), Failure> {
+    #[cfg(unix)]
+    {
+        use std::os::fd::AsFd as _;
+        let stdin = std::io::stdin();
+        let opened: std::io::Result<Vec<_>> = (0..LEAST_FILES).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
+        opened
+            .map_err(|error| format!("too few files may be open at once ({error}): raise the limit, for example with `ulimit -n 1024`"))?;
+    }
+    let threads = LEAST_THREADS + 2 * std::thread::available_parallelism().map_or(1, usize::from);
+    // Closed until all are there.
+    let gate = parking_lot::Mutex::new(());
+    std::thread::scope(|scope| {
+        let _closed = gate.lock();
+        for started in 0..threads {
+            std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map_err(|error| {
+                format!("only {started} of {threads} threads can be started ({error}): raise the limit on processes (`ulimit -u`)")
+            })?;
+        }
+        Ok(())
+    })
+}
+
+fn bind(config: &Config) -> Result<Vec<TcpListener>, Failure> {
+    let addresses: Vec<SocketAddr> = config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect();
+    listen::bind(&addresses).map_err(|error| {
+        let advice = match error.kind() {
+            ErrorKind::AddrInUse => ": stop the program that has the port, or choose another with --port",
+            ErrorKind::AddrNotAvailable => ": --listen takes addresses of this machine",
+            ErrorKind::PermissionDenied => ": choose a port from 1024 on with --port",
+            _ => "",
+        };
+        format!("{error}{advice}").into()
+    })
+}
+
+fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
     let options = comfyd_store_sqlite::Options {
         max_pending: config.queue_limit,
         max_history: config.history_limit,
@@ -144,7 +224,7 @@ fn open_store(config: &Config) -> Result<SqliteStore, Failure> {
         },
         ..comfyd_store_sqlite::Options::default()
     };
-    Ok(SqliteStore::open(config.roots.user.join(STORE_FILE), options)?)
+    Ok(SqliteStore::open_locked(database, options)?)
 }
 
 /// The page to serve; installs the official front end when it is wanted and missing, and goes on without it when that fails.
@@ -159,8 +239,8 @@ fn front_end(config: &Config) -> FrontEnd {
     }
     let base = &config.roots.base;
     let installed = match &config.front_end_version {
-        Some(version) => install_front_end(Some(version), base),
-        None => frontend::find_installed(base).map_or_else(|| install_front_end(None, base), Ok),
+        Some(version) => install_front_end(Some(version), &[], base),
+        None => frontend::find_installed(base).map_or_else(|| install_front_end(None, &[], base), Ok),
     };
     match installed {
         Ok(root) => FrontEnd::Folder(root),
@@ -171,13 +251,14 @@ fn front_end(config: &Config) -> FrontEnd {
     }
 }
 
-/// Installs a version of the official front end with a progress bar, and gives the folder that holds its pages.
-pub(crate) fn install_front_end(version: Option<&str>, base: &Path) -> Result<PathBuf, Failure> {
-    let bar = ProgressBar::new(0).with_message("front end");
+/// Installs a version of the official front end, and what is wanted beside it, with a progress bar; gives the folder that holds its pages.
+pub(crate) fn install_front_end(version: Option<&str>, extras: &[&'static frontend::Package], base: &Path) -> Result<PathBuf, Failure> {
+    let bar = ProgressBar::new(0);
     if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes}") {
         bar.set_style(style);
     }
-    let installed = frontend::install(version, base, &|done, total| {
+    let installed = frontend::install(version, extras, base, &|package, done, total| {
+        bar.set_message(package.to_owned());
         bar.set_length(total);
         bar.set_position(done);
     });
@@ -188,19 +269,23 @@ pub(crate) fn install_front_end(version: Option<&str>, base: &Path) -> Result<Pa
 fn tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
     let Some(config::Tls { key: key_file, certificates: cert_file }) = &config.tls else { return Ok(None) };
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
-    let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice()).collect::<Result<Vec<_>, _>>()?;
-    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())?
+    let unusable = |path: &Path, error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
+    let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice())
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| unusable(cert_file, &error))?;
+    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())
+        .map_err(|error| unusable(key_file, &error))?
         .ok_or_else(|| format!("{} holds no private key", key_file.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut server = builder.with_no_client_auth().with_single_cert(certs, key)?;
+    let mut server = builder.with_no_client_auth().with_single_cert(certs, key).map_err(|error| unusable(cert_file, &error))?;
     server.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Some(Arc::new(server)))
 }
 
-/// Removes what is in the temp folder: previews of the last run. The folder itself may be a mount point and stays.
+/// Removes what is in the temp folder: previews of the last run. The folder itself may be a mount point and stays, and so does its lock.
 fn empty(folder: &Path) {
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten().filter(|entry| entry.file_name() != Lock::FILE) {
         let path = entry.path();
         let removed =
             if entry.file_type().is_ok_and(|t| t.is_dir()) { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
@@ -216,6 +301,7 @@ fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     {
         use tokio::signal::unix::{SignalKind, signal};
         let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+        assemble::survive_file_limit()?;
         Ok(async move {
             tokio::select! {
                 _ = terminate.recv() => {}
@@ -250,10 +336,13 @@ impl std::io::Write for Tee {
         let text = String::from_utf8_lossy(line);
         let (time, message) = text.split_once(' ').unwrap_or(("", &text));
         keep_log_line(time, &format!("{}\n", message.trim()));
-        std::io::stderr().write_all(line).map(|()| line.len())
+        // Whoever read the lines may be gone. An error here would be reported on the same way, which panics.
+        let _ = std::io::stderr().write_all(line);
+        Ok(line.len())
     }
 
     fn flush(&mut self) -> std::io::Result<()> {
-        std::io::stderr().flush()
+        let _ = std::io::stderr().flush();
+        Ok(())
     }
 }

@@ -270,3 +270,40 @@ async fn every_recorded_scenario_is_reproduced() {
     }
     assert!(differences.is_empty(), "{} differences:\n{}", differences.len(), differences.join("\n"));
 }
+
+/// A graph whose text no standard reader of JSON takes, and with it what ends up in the picture. `run` reads the same text from a file.
+#[tokio::test]
+async fn prompts_that_only_python_reads_are_run() {
+    let nodes = r#""1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": "1_6", "batch_size": 1, "color": 0}, "is_changed": [NaN],
+        "_meta": {"title": "x\ud83d"}}, "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "deep"}}"#;
+    let deep = [("[", "]"), ("{\"a\": ", "}")].map(|(open, close)| format!("{}0{}", open.repeat(1_000), close.repeat(1_000)));
+    let extra = format!(r#"{{"extra_pnginfo": {{"workflow": {}, "other": {}, "x": [-Infinity]}}}}"#, deep[0], deep[1]);
+    let server = Server::start(&[]).await;
+    let body = format!(r#"{{"prompt": {{{nodes}}}, "extra_data": {extra}}}"#);
+    let response = reqwest::Client::new().post(format!("{}/prompt", server.url)).body(body).send().await.unwrap();
+    assert_eq!(response.status(), 200);
+    let id = response.json::<Value>().await.unwrap()["prompt_id"].as_str().unwrap().to_owned();
+    let asked = std::time::Instant::now();
+    let entry = loop {
+        let answer = reqwest::get(format!("{}/history/{id}", server.url)).await.unwrap().bytes().await.unwrap();
+        let mut history = comfyd_wire::json::read(&answer).unwrap();
+        if history.get(&id).is_some() {
+            break history[&id].take();
+        }
+        assert!(asked.elapsed() < Duration::from_secs(120), "the prompt did not end");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
+    assert_eq!(entry["status"]["status_str"], "success", "{}", entry["status"]);
+    let picture = std::fs::read(server.base.path().join("output/deep_00001_.png")).unwrap();
+    for text in [&deep[0], &deep[1], "[null]", "x\\ufffd"] {
+        assert!(picture.windows(text.len()).any(|part| part == text.as_bytes()), "{}", &text[..6]);
+    }
+
+    let file = server.base.path().join("graph.json");
+    std::fs::write(&file, format!("{{{nodes}}}")).unwrap();
+    let base = server.base.path().join("alone");
+    let run = std::process::Command::new(env!("CARGO_BIN_EXE_comfyd")).arg("run").arg(&file).arg("--base-directory").arg(&base).output();
+    let run = run.unwrap();
+    assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+    assert!(base.join("output/deep_00001_.png").exists());
+}

@@ -115,7 +115,9 @@ impl Clip {
             tracing::warn!("{warning}");
         }
         let Some(hooks) = &self.hooks else { return Ok(Conditioning::new(vec![self.encode_plain(cx, tokens)?])) };
-        let hooked = |factors: &[f64]| Ok::<_, Error>(Self { hooks: None, ..hooks.group.on_clip(self, factors)? });
+        // The reference patches the weights that are loaded, other patches and the rounding after them included.
+        let loaded = self.with_parts(|_, weights| Ok(weights.kept()))?;
+        let hooked = |factors: &[f64]| Ok::<_, Error>(Self { hooks: None, ..hooks.group.on_clip(&loaded, factors)? });
         let mut entries = Vec::new();
         if hooks.scheduled {
             for (range, factors) in hooks.group.parts_of_sampling() {
@@ -135,6 +137,9 @@ impl Clip {
         let check = crate::engine::cancel_check(cx);
         let options = ClipOptions { clip_layer: self.layer, ..ClipOptions::default() };
         let encoded = self.encoder()?.encode(tokens, &options, &check)?;
+        if encoded.left_out > 0 {
+            tracing::warn!("{} rows of embeddings are of another width than the text encoder and are skipped", encoded.left_out);
+        }
         Ok(CondEntry { cross_attn: Some(encoded.cross_attn), pooled: encoded.pooled, ..CondEntry::default() })
     }
 
@@ -197,12 +202,12 @@ impl Clip {
     }
 
     /// The safetensors file that CLIPSave writes for one of its encoders, with these metadata.
-    pub fn save(&self, encoder: &str, path: &Path, metadata: &[(String, String)]) -> Result<()> {
+    pub fn save(&self, encoder: &str, output: crate::Output<'_>, metadata: &[(String, String)]) -> Result<()> {
         let (_, weights) =
             self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
                 Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
             })?;
-        crate::saving::write(path, &comfyd_weights::save::clip(&weights.for_saving())?, metadata)
+        crate::saving::write(output, &comfyd_weights::save::clip(&weights.for_saving())?, metadata.to_vec())
     }
 }
 

@@ -108,7 +108,11 @@ impl Engine {
                 true => None,
                 false => Some(self.clip_of(parts.clips)?),
             };
-            let vae = parts.vae.map(|weights| Vae::new(self, weights)).transpose()?;
+            // The others are of use without it; nodes that need it say that there is none.
+            let vae = parts.vae.and_then(|weights| {
+                let vae = Vae::new(self, weights);
+                vae.inspect_err(|error| tracing::warn!("{}: its autoencoder is left out: {error}", path.display())).ok()
+            });
             Ok(Checkpoint { model: Model::new(self, &parts.unet, Precision::Stored)?, clip, vae })
         })
     }

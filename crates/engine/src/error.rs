@@ -66,7 +66,10 @@ impl Error {
 
 impl From<comfyd_weights::Error> for Error {
     fn from(error: comfyd_weights::Error) -> Self {
-        Self::Weights(error)
+        match error {
+            comfyd_weights::Error::Interrupted => Self::Interrupted,
+            error => Self::Weights(error),
+        }
     }
 }
 

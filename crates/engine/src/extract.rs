@@ -1,15 +1,14 @@
 //! LoRA files from differences of models (LoraSave): each weight's best approximation by two narrow matrices. Where the differences come
 //! from is not known here.
 
-use std::path::Path;
-
 use candle_core::{DType, Device, Tensor};
 use comfyd_kernels::random::Generator;
 use comfyd_node::Context;
 use comfyd_weights::{StateDict, write};
 
 use crate::part::Weights;
-use crate::{Clip, Error, Model, Result};
+use crate::saving::write_as;
+use crate::{Clip, Error, Model, Output, Result};
 
 /// Of the values of both matrices, the part that is not cut off.
 const KEPT_QUANTILE: f64 = 0.99;
@@ -32,7 +31,7 @@ pub struct LoraExtraction {
 }
 
 /// Writes a LoRA file of models that are differences. Reports progress per tensor.
-pub fn save_lora(cx: &Context<'_>, model: Option<&Model>, clip: Option<&Clip>, settings: LoraExtraction, path: &Path) -> Result<()> {
+pub fn save_lora(cx: &Context<'_>, model: Option<&Model>, clip: Option<&Clip>, settings: LoraExtraction, output: Output<'_>) -> Result<()> {
     let mut parts: Vec<(String, Weights)> = model.iter().map(|model| ("diffusion_model.".to_owned(), model.weights.clone())).collect();
     for (kind, weights) in clip.map(Clip::parts).unwrap_or_default() {
         parts.push((format!("text_encoders.{}.transformer.", kind.name()), weights));
@@ -62,8 +61,7 @@ pub fn save_lora(cx: &Context<'_>, model: Option<&Model>, clip: Option<&Clip>, s
             }
         }
     }
-    write::write(path, &out, &write::Options { dtype: Some(DType::F16), ..write::Options::default() })?;
-    Ok(())
+    write_as(output, &out, write::Options { dtype: Some(DType::F16), ..write::Options::default() })
 }
 
 /// `up (out, rank, ..)` and `down (rank, in, ..)` whose product is nearest to the difference, outliers cut off.

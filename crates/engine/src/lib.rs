@@ -44,5 +44,6 @@ pub use crate::latent_format::LatentFormat;
 pub use crate::model::{AttentionScale, Downscale, LatentFunction, Model};
 pub use crate::options::{DeviceChoice, EngineOptions, PreviewMethod};
 pub use crate::sampling::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+pub use crate::saving::Output;
 pub use crate::upscale::UpscaleModel;
 pub use crate::vae::Vae;

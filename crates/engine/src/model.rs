@@ -406,13 +406,13 @@ impl Model {
     /// tell the model's kind. `title` becomes the title in the metadata.
     pub fn save(
         &self,
-        path: &Path,
+        output: crate::Output<'_>,
         clip: Option<&crate::Clip>,
         vae: Option<&crate::Vae>,
         title: &str,
         metadata: &[(String, String)],
     ) -> Result<()> {
-        crate::saving::save_model(self, path, clip, vae, title, metadata)
+        crate::saving::save_model(self, output, clip, vae, title, metadata)
     }
 
     /// AddNoise: `latent (B, 4, H, W)` with `noise` of the level that `sigmas` spans.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_models::Provider;
-use comfyd_weights::{LazyTensor, StateDict};
+use comfyd_weights::{Form, LazyTensor, StateDict};
 use parking_lot::Mutex;
 
 use crate::precision::Precision;
@@ -46,19 +46,25 @@ impl Part {
             return Ok(Some(tensor.clone()));
         }
         let Some(lazy) = self.weights.get(name) else { return Ok(None) };
-        let tensor = self.kept(lazy.read()?)?;
+        let tensor = self.read(lazy)?.to_device(&self.device)?;
         self.loaded.lock().insert(name.into(), tensor.clone());
         Ok(Some(tensor))
     }
 
-    /// In the type and on the device where it stays.
-    fn kept(&self, tensor: Tensor) -> Result<Tensor> {
-        Ok(self.precision.round(tensor)?.to_device(&self.device)?)
+    /// On the CPU, in the type in which it stays. What the file keeps in few bits is not rounded once more.
+    fn read(&self, lazy: &LazyTensor) -> Result<Tensor> {
+        let tensor = lazy.read()?;
+        match lazy.form() {
+            Form::Dense | Form::Small(_) => self.precision.round(tensor),
+            Form::Scaled8 | Form::Quantised | Form::Unknown => Ok(tensor),
+        }
     }
 
-    fn kept_patched(&self, tensor: Tensor) -> Result<Tensor> {
+    /// A patched tensor in the type in which it stays. Patched weights keep full precision, except where the part keeps all of its weights as
+    /// halves: eight bits would swallow most of a LoRA.
+    fn round_patched(&self, tensor: Tensor) -> Result<Tensor> {
         let precision = if self.precision == Precision::Half { Precision::Half } else { Precision::Stored };
-        Ok(precision.round(tensor)?.to_device(&self.device)?)
+        precision.round(tensor)
     }
 }
 
@@ -84,6 +90,8 @@ pub(crate) type Adapt = Arc<dyn Fn(&Tensor, f64) -> Result<Tensor> + Send + Sync
 pub(crate) enum PatchKind {
     /// Nothing.
     Nothing,
+    /// Nothing, but what came before is rounded as where it is kept.
+    Kept,
     /// The tensor of the same name of other weights.
     Other(Weights),
     /// What an adapter makes of it.
@@ -105,7 +113,7 @@ impl Patch {
     fn apply_to(&self, name: &str, weight: Tensor) -> Result<Tensor> {
         let weight = if self.model_strength == 1.0 { weight } else { (weight * self.model_strength)? };
         match &self.kind {
-            PatchKind::Nothing => Ok(weight),
+            PatchKind::Nothing | PatchKind::Kept => Ok(weight),
             PatchKind::Adapter(adapter) => adapter(&weight, self.strength),
             PatchKind::Other(_) if self.strength == 0.0 => Ok(weight),
             PatchKind::Other(other) => {
@@ -141,6 +149,15 @@ impl Weights {
             all.entry(name).or_default().push(patch);
         }
         Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::new(all) }
+    }
+
+    /// A copy whose patched tensors are rounded as where they are kept before further patches count.
+    pub(crate) fn kept(&self) -> Self {
+        if self.patches.is_empty() {
+            return self.clone();
+        }
+        let patch = Patch { kind: PatchKind::Kept, strength: 0.0, model_strength: 1.0, slice: None };
+        self.with_patches(self.patches.keys().map(|name| (name.clone(), patch.clone())))
     }
 
     /// A copy where `other` is added to each tensor of the same name, at strengths that `ratio` gives for a name: its own, the other's.
@@ -180,9 +197,12 @@ impl Weights {
     /// The tensor as F32 on the CPU, patches applied.
     pub(crate) fn full_precision(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(lazy) = self.part.weights.get(name) else { return Ok(None) };
-        let mut tensor = self.part.precision.round(lazy.read()?)?.to_dtype(DType::F32)?;
+        let mut tensor = self.part.read(lazy)?.to_dtype(DType::F32)?;
         for patch in self.patches.get(name).into_iter().flatten() {
-            tensor = patch.apply(name, tensor)?;
+            tensor = match patch.kind {
+                PatchKind::Kept => self.part.round_patched(tensor)?.to_dtype(DType::F32)?,
+                PatchKind::Nothing | PatchKind::Other(_) | PatchKind::Adapter(_) => patch.apply(name, tensor)?,
+            };
         }
         Ok(Some(tensor))
     }
@@ -191,6 +211,10 @@ impl Weights {
     pub(crate) fn for_saving(&self) -> StateDict {
         let mut dict = StateDict::default();
         for (name, lazy) in self.part.weights.iter() {
+            if lazy.form() == Form::Unknown {
+                tracing::warn!("'{name}' is not saved, its type is not known");
+                continue;
+            }
             if !self.patches.contains_key(name) {
                 dict.insert(name, lazy.clone());
                 continue;
@@ -219,9 +243,8 @@ impl comfyd_weights::Source for Saved {
 impl Provider for Weights {
     fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
         let tensor = if self.patches.contains_key(name) {
-            // Patched weights keep full precision, except where the part keeps all of its weights as halves: eight bits would swallow most
-            // of a LoRA.
-            self.full_precision(name).and_then(|tensor| tensor.map(|tensor| self.part.kept_patched(tensor)).transpose())
+            let kept = |tensor| Ok(self.part.round_patched(tensor)?.to_device(&self.part.device)?);
+            self.full_precision(name).and_then(|tensor| tensor.map(kept).transpose())
         } else {
             self.part.tensor(name)
         };

@@ -2,7 +2,7 @@
 //! binary16 can hold, are kept as such. What a part is used for is not known here.
 
 use candle_core::{DType, Tensor};
-use half::f16;
+use comfyd_weights::SmallFloat;
 
 use crate::{Error, Result};
 
@@ -19,18 +19,6 @@ pub(crate) enum Precision {
     /// Rounded to the eight-bit float with two bits of mantissa (`float8_e5m2`).
     Fp8E5m2,
 }
-
-/// An eight-bit float: the bits of its mantissa, the exponent of its smallest normal number, its largest number.
-struct Small {
-    mantissa: i32,
-    min_exponent: i32,
-    max: f32,
-    /// What larger numbers become.
-    overflow: f32,
-}
-
-const E4M3: Small = Small { mantissa: 3, min_exponent: -6, max: 448.0, overflow: f32::NAN };
-const E5M2: Small = Small { mantissa: 2, min_exponent: -14, max: 57344.0, overflow: f32::INFINITY };
 
 impl Precision {
     /// UNETLoader's choice.
@@ -53,29 +41,9 @@ impl Precision {
             Self::Stored => Ok(tensor),
             Self::Half if tensor.dtype() == DType::F16 => Ok(tensor),
             Self::Half => Ok(tensor.to_dtype(DType::F16)?),
-            Self::Fp8E4m3 => small(&tensor, &E4M3),
-            Self::Fp8E5m2 => small(&tensor, &E5M2),
+            Self::Fp8E4m3 => Ok(SmallFloat::E4m3.round_all(&tensor)?),
+            Self::Fp8E5m2 => Ok(SmallFloat::E5m2.round_all(&tensor)?),
         }
-    }
-}
-
-fn small(tensor: &Tensor, kind: &Small) -> Result<Tensor> {
-    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    let rounded: Vec<f16> = values.into_iter().map(|value| f16::from_f32(kind.round(value))).collect();
-    Ok(Tensor::from_vec(rounded, tensor.dims(), tensor.device())?)
-}
-
-impl Small {
-    /// The nearest number; of two that are equally near, the one whose mantissa is even.
-    fn round(&self, value: f32) -> f32 {
-        if value == 0.0 || !value.is_finite() {
-            return value;
-        }
-        // The exponent, of a number that is not subnormal in single precision or else far below all small floats.
-        let exponent = ((value.to_bits() >> 23) & 0xff) as i32 - 127;
-        let step = 2f32.powi(exponent.max(self.min_exponent) - self.mantissa);
-        let rounded = (value / step).round_ties_even() * step;
-        if rounded.abs() > self.max { self.overflow.copysign(value) } else { rounded }
     }
 }
 

@@ -1,17 +1,26 @@
 //! Models back to files: the markers and the metadata that tell a model's kind. The names of tensors are `weights`' business.
 
-use std::path::Path;
+use std::io::Write;
 
 use candle_core::{Device, Tensor};
+use comfyd_node::CancelToken;
 use comfyd_weights::detect::{self, Family, Variant};
 use comfyd_weights::{EncoderKind, StateDict, save, write};
 
 use crate::{Clip, Model, Result, Vae};
 
+/// Where a model is written to, and what ends the writing early.
+pub struct Output<'a> {
+    /// Takes the bytes of a safetensors file.
+    pub out: &'a mut dyn Write,
+    /// Asked before each tensor.
+    pub cancel: &'a CancelToken,
+}
+
 /// Writes a denoiser, with the encoders and the autoencoder if given, as a checkpoint.
 pub(crate) fn save_model(
     model: &Model,
-    path: &Path,
+    output: Output<'_>,
     clip: Option<&Clip>,
     vae: Option<&Vae>,
     title: &str,
@@ -43,12 +52,18 @@ pub(crate) fn save_model(
         dict.insert("edm_vpred.sigma_min", Tensor::new(schedule.sigma_min(), &Device::Cpu)?);
     }
     texts.extend_from_slice(metadata);
-    write(path, &dict, &texts)
+    write(output, &dict, texts)
 }
 
 /// Writes tensors by their names.
-pub(crate) fn write(path: &Path, dict: &StateDict, metadata: &[(String, String)]) -> Result<()> {
-    write::write(path, dict, &write::Options { metadata: metadata.to_vec(), ..write::Options::default() })?;
+pub(crate) fn write(output: Output<'_>, dict: &StateDict, metadata: Vec<(String, String)>) -> Result<()> {
+    write_as(output, dict, write::Options { metadata, ..write::Options::default() })
+}
+
+/// The same, with the writer's other options.
+pub(crate) fn write_as(output: Output<'_>, dict: &StateDict, options: write::Options<'_>) -> Result<()> {
+    let interrupted = || output.cancel.is_cancelled();
+    write::write_to(output.out, dict, &write::Options { interrupted: Some(&interrupted), ..options })?;
     Ok(())
 }
 

@@ -1,7 +1,6 @@
 //! Autoencoders on links: between pictures and latents, in tiles where memory is short.
 
 use std::fmt;
-use std::path::Path;
 use std::sync::Arc;
 
 use candle_core::Tensor;
@@ -70,7 +69,7 @@ impl Vae {
     /// [`Vae::decode`] in tiles of `tile` cells of the latent that overlap by `overlap` cells. Reports progress per tile.
     pub fn decode_tiled(&self, cx: &Context<'_>, latent: &Tensor, tile: usize, overlap: usize) -> Result<Tensor> {
         latent.dims4().map_err(|_| wrong_latent(latent))?;
-        self.decode_in(cx, latent, checked(tile, overlap)?)
+        self.decode_in(cx, latent, Tile { x: tile, y: tile, overlap })
     }
 
     fn decode_in(&self, cx: &Context<'_>, latent: &Tensor, tile: Tile) -> Result<Tensor> {
@@ -98,7 +97,7 @@ impl Vae {
 
     /// [`Vae::encode`] in tiles of `tile` pixels that overlap by `overlap` pixels. Reports progress per tile.
     pub fn encode_tiled(&self, cx: &Context<'_>, pixels: &Tensor, tile: usize, overlap: usize) -> Result<Tensor> {
-        self.encode_in(cx, &from_pictures(pixels)?, checked(tile, overlap)?)
+        self.encode_in(cx, &from_pictures(pixels)?, Tile { x: tile, y: tile, overlap })
     }
 
     fn encode_in(&self, cx: &Context<'_>, pixels: &Tensor, tile: Tile) -> Result<Tensor> {
@@ -111,8 +110,8 @@ impl Vae {
     }
 
     /// The safetensors file that VAESave writes, with these metadata.
-    pub fn save(&self, path: &Path, metadata: &[(String, String)]) -> Result<()> {
-        crate::saving::write(path, &comfyd_weights::save::vae(&self.weights.for_saving()), metadata)
+    pub fn save(&self, output: crate::Output<'_>, metadata: &[(String, String)]) -> Result<()> {
+        crate::saving::write(output, &comfyd_weights::save::vae(&self.weights.for_saving()), metadata.to_vec())
     }
 }
 
@@ -127,15 +126,6 @@ fn pixels_of(latent: &Tensor) -> Result<Tensor> {
 
 fn wrong_latent(latent: &Tensor) -> Error {
     Error::msg(format!("a latent of the shape {:?} cannot be decoded; the autoencoder takes four axes", latent.dims()))
-}
-
-fn checked(tile: usize, overlap: usize) -> Result<Tile> {
-    if tile < 2 || overlap >= tile / 2 * 2 {
-        return Err(Error::msg(format!(
-            "tiles of {tile} with an overlap of {overlap} cannot be used; choose larger tiles or less overlap"
-        )));
-    }
-    Ok(Tile { x: tile, y: tile, overlap })
 }
 
 /// `(B, 3, H, W)` to `(B, H, W, 3)`.

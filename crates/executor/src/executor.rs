@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use comfyd_graph::Graph;
 use comfyd_jobs::{EventKind, EventSink, Job, Outcome, Status};
 use comfyd_node::{CancelToken, Catalog, Hidden};
+use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::cache::Cache;
@@ -73,8 +74,8 @@ impl Executor {
     /// Emits every event but the last ones: [`terminal_event`] makes the event of the end, to be emitted once the outcome is stored, so
     /// that clients which are told of the end find it in the history.
     pub fn run(&mut self, job: &Job, cancel: &CancelToken, sink: &dyn EventSink) -> Outcome {
-        let prompt: Arc<Json> = Arc::new(serde_json::from_str(job.prompt.get()).unwrap_or_default());
-        let extra_data: Arc<Json> = Arc::new(serde_json::from_str(job.extra_data.get()).unwrap_or_default());
+        let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
+        let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
         let client_id = extra_data.get("client_id").and_then(Json::as_str).map(Arc::from);
         let progress = Progress::new(sink, prompt_id.clone(), client_id, self.options.max_progress_nodes);
@@ -82,7 +83,7 @@ impl Executor {
         let started_ms = now_ms();
         let mut messages = vec![message("execution_start", json!({"prompt_id": job.id}), started_ms)];
         progress.emit(EventKind::Start { timestamp_ms: started_ms });
-        let hidden = Hidden { prompt_id, prompt, extra_data };
+        let hidden = Hidden { prompt_id, prompt, extra_data, secrets: job.secrets.values() };
         let graph = Graph::from_prompt(&self.catalog, &hidden.prompt);
         let ended = match graph {
             Err(error) => {

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use comfyd_jobs::{Event, EventKind, EventSink, Job, JobStore, Outcome, Status};
+use comfyd_jobs::{Error, Event, EventKind, EventSink, Job, JobStore, Outcome, Status};
 use comfyd_node::CancelToken;
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use serde_json::{Value as Json, json};
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -18,16 +18,24 @@ use crate::executor::{Executor, now_ms, terminal_event};
 
 /// How long the thread waits before it asks a store that failed again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
-/// How often an outcome is offered to a store that fails, before it is given up.
-const FINISH_ATTEMPTS: usize = 20;
+/// How long an outcome that could not be stored waits before it is offered again: first, and at most.
+const OUTCOME_RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(1)];
 
 /// What a worker needs besides its parts.
-#[derive(Default)]
 pub struct WorkerOptions {
     /// The device's name; the thread is named after it.
     pub device: String,
     /// Called on the device thread when models shall be unloaded (`POST /free`).
     pub on_unload_models: Option<Box<dyn Fn() + Send>>,
+    /// Bytes of outcomes that wait in memory while the store fails. Once there are more, no further prompt begins.
+    pub max_unstored_bytes: usize,
+}
+
+impl Default for WorkerOptions {
+    /// No name, nothing to unload, 64 MiB.
+    fn default() -> Self {
+        Self { device: String::new(), on_unload_models: None, max_unstored_bytes: 64 << 20 }
+    }
 }
 
 /// What becomes of the running prompt when the worker stops.
@@ -55,7 +63,8 @@ impl Worker {
     ) -> io::Result<Handle> {
         let shared = Arc::new(Shared::default());
         let name = if options.device.is_empty() { "device".to_owned() } else { format!("device-{}", options.device) };
-        let device = Device { store, executor, sink, runtime, options, shared: shared.clone() };
+        let registry = Registry { store, sink, runtime, shared: shared.clone() };
+        let device = Device { executor, options, registry };
         let thread = std::thread::Builder::new().name(name).spawn(move || device.work())?;
         Ok(Handle { shared, thread: Arc::new(Mutex::new(Some(thread))) })
     }
@@ -69,17 +78,23 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// Interrupts the running prompt; with an id, only if that one runs. Whether one was interrupted.
+    /// Interrupts the running prompt; with an id, only if that one runs. Whether one was interrupted. A prompt that ended and whose outcome
+    /// could not be stored yet still runs as far as the queue can tell: it ends as interrupted.
     pub fn interrupt(&self, prompt_id: Option<&str>) -> bool {
-        let state = self.shared.state.lock();
+        let mut state = self.shared.state.lock();
         let asked = match prompt_id {
             None => state.running.as_ref(),
             Some(id) => state.running.iter().chain(&state.claimed).find(|prompt| prompt.id == id),
         };
         if let Some(prompt) = asked {
             prompt.cancel.cancel();
+            return true;
         }
-        asked.is_some()
+        let Some(ended) = state.unstored.iter_mut().find(|ended| prompt_id.is_none_or(|id| ended.job.id == id)) else { return false };
+        ended.interrupt();
+        drop(state);
+        self.shared.retry.notify_all();
+        true
     }
 
     /// Asks for memory back: once no prompt runs, models are unloaded and, with `free_memory`, cached results dropped too.
@@ -105,6 +120,7 @@ impl Handle {
         }
         drop(state);
         self.shared.wake.notify_one();
+        self.shared.retry.notify_all();
         let thread = self.thread.lock().take();
         if thread.is_some_and(|t| t.join().is_err()) {
             tracing::error!("the device thread ended with a panic");
@@ -116,6 +132,10 @@ impl Handle {
 struct Shared {
     state: Mutex<State>,
     wake: Notify,
+    /// Outcomes that wait are to be offered to the store again.
+    retry: Condvar,
+    /// Held while they are, so that two threads do not offer the same.
+    settling: Mutex<()>,
 }
 
 #[derive(Default)]
@@ -123,6 +143,10 @@ struct State {
     running: Option<Running>,
     /// The prompt that was claimed along with the last one's end and has not begun: the queue says already that it runs.
     claimed: Option<Running>,
+    /// Prompts that ended and whose outcomes could not be stored yet, oldest first.
+    unstored: Vec<Ended>,
+    /// Whether a thread sees to those.
+    settled_by_thread: bool,
     unload_models: bool,
     free_memory: bool,
     stop: Option<Shutdown>,
@@ -134,50 +158,106 @@ struct Running {
 }
 
 /// Whom a prompt's events concern.
+#[derive(Clone)]
 struct Addressee {
     prompt_id: Arc<str>,
     client_id: Option<Arc<str>>,
 }
 
+/// A prompt that ended.
+#[derive(Clone)]
+struct Ended {
+    job: Arc<Job>,
+    to: Addressee,
+    outcome: Arc<Outcome>,
+    /// What the outcome takes, about.
+    bytes: usize,
+}
+
+impl Ended {
+    fn new(job: Arc<Job>, to: Addressee, outcome: Outcome) -> Self {
+        Self { job, to, outcome: Arc::new(outcome), bytes: 0 }
+    }
+
+    /// Whoever interrupts it does not wait for its results.
+    fn interrupt(&mut self) {
+        let Outcome { started_ms, ended_ms, .. } = *self.outcome;
+        self.replace(Outcome::interrupted(&self.job.id, started_ms, ended_ms));
+    }
+
+    /// Fails with this reason, since what it led to cannot be stored.
+    fn cut_down(&mut self, reason: &str) {
+        let Outcome { started_ms, ended_ms, .. } = *self.outcome;
+        self.replace(Outcome::failed(&self.job.id, "OutcomeNotStored", reason, started_ms, ended_ms));
+    }
+
+    /// Puts a small outcome in place of one that may be large; how the prompt began stays.
+    fn replace(&mut self, mut outcome: Outcome) {
+        let start = self.outcome.messages.first().filter(|(name, _)| name == "execution_start");
+        outcome.messages.splice(0..0, start.cloned());
+        self.outcome = Arc::new(outcome);
+        self.bytes = 0;
+    }
+}
+
 struct Device {
-    store: Arc<dyn JobStore>,
     executor: Executor,
+    options: WorkerOptions,
+    registry: Registry,
+}
+
+/// Stores how prompts ended and announces it.
+#[derive(Clone)]
+struct Registry {
+    store: Arc<dyn JobStore>,
     sink: Arc<dyn EventSink>,
     runtime: runtime::Handle,
-    options: WorkerOptions,
     shared: Arc<Shared>,
 }
 
 impl Device {
     fn work(mut self) {
         let mut next: Option<Arc<Job>> = None;
+        let mut claim = Attempts::new("a prompt could not be claimed: it is tried until it succeeds");
         loop {
             self.free_if_asked();
-            if self.shared.state.lock().stop.is_some() {
+            if self.registry.shared.state.lock().stop.is_some() {
                 if let Some(job) = next {
                     self.put_back(&job);
                 }
+                self.registry.settle_at_last();
                 return;
             }
-            if let Some(job) = next.take().or_else(|| self.wait()) {
+            if let Some(job) = next.take().or_else(|| self.wait(&mut claim)) {
                 next = self.run(&job);
             }
         }
     }
 
     /// Waits for a job; `None` if something else wants a look first.
-    fn wait(&self) -> Option<Arc<Job>> {
-        let (store, wake) = (&self.store, &self.shared.wake);
-        let claimed = self.runtime.block_on(async {
+    fn wait(&self, claim: &mut Attempts) -> Option<Arc<Job>> {
+        let Registry { store, runtime, shared, .. } = &self.registry;
+        self.registry.settle_by_thread();
+        let unstored: Vec<usize> = shared.state.lock().unstored.iter().map(|ended| ended.bytes).collect();
+        if unstored.iter().sum::<usize>() > self.options.max_unstored_bytes {
+            self.pause();
+            return None;
+        }
+        let claimed = runtime.block_on(async {
             tokio::select! {
                 claimed = store.next_job() => Some(claimed),
-                () = wake.notified() => None,
+                () = shared.wake.notified() => None,
+                // The thread that stores them may not have been startable.
+                () = tokio::time::sleep(STORE_RETRY), if !unstored.is_empty() => None,
             }
         })?;
         match claimed {
-            Ok(job) => Some(job),
+            Ok(job) => {
+                claim.succeeded();
+                Some(job)
+            }
             Err(error) => {
-                tracing::error!(%error, "no job could be claimed");
+                claim.failed(&error, None);
                 self.pause();
                 None
             }
@@ -186,9 +266,10 @@ impl Device {
 
     /// Runs one job and gives the next one, if it was claimed along with this one's end.
     fn run(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
+        let Registry { shared, sink, .. } = self.registry.clone();
         let cancel;
         {
-            let mut state = self.shared.state.lock();
+            let mut state = shared.state.lock();
             cancel = state.claimed.take().map(|claimed| claimed.cancel).unwrap_or_default();
             if state.stop == Some(Shutdown::Requeue) {
                 cancel.cancel();
@@ -196,69 +277,173 @@ impl Device {
             state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
         }
         tracing::debug!(prompt_id = %job.id, "a prompt begins");
+        if !job.secrets.lost_names().is_empty() {
+            let names = job.secrets.lost_names().join(", ");
+            tracing::warn!(prompt_id = %job.id, names, "keys that came with this prompt were not kept over the restart: it runs without them");
+        }
         let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
-        self.announce(&to, self.figures(None));
-        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*self.sink)));
+        self.registry.announce(&to, self.registry.figures(None));
+        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*sink)));
         let outcome = run.unwrap_or_else(|panic| {
             // The cache may be half written.
             let _ = catch_unwind(AssertUnwindSafe(|| self.executor.clear()));
             failed_by_panic(job, &*panic)
         });
-        let stop = self.shared.state.lock().stop;
+        let stop = shared.state.lock().stop;
         if stop == Some(Shutdown::Requeue) && outcome.status == Status::Interrupted {
             self.put_back(job);
-            self.shared.state.lock().running = None;
+            shared.state.lock().running = None;
             return None;
         }
-        self.finish(job, outcome, &to, stop.is_none())
+        let took_ms = outcome.ended_ms - outcome.started_ms;
+        tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
+        self.registry.finish(Ended::new(job.clone(), to, outcome), stop.is_none())
     }
 
     /// A job that did not end goes back into the queue.
     fn put_back(&self, job: &Job) {
-        if let Err(error) = self.runtime.block_on(self.store.requeue(&job.id)) {
+        if let Err(error) = self.registry.runtime.block_on(self.registry.store.requeue(&job.id)) {
             tracing::error!(%error, prompt_id = %job.id, "the prompt could not be put back; it is found again at the next start");
         }
     }
 
-    /// Stores the outcome, then announces the end: what clients are told can be read from the history. Gives the next job if `go_on`.
-    fn finish(&self, job: &Arc<Job>, outcome: Outcome, to: &Addressee, go_on: bool) -> Option<Arc<Job>> {
-        let took_ms = outcome.ended_ms - outcome.started_ms;
-        tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
-        let end = terminal_event(&outcome);
-        let next = self.store_end(job, &outcome, go_on);
-        {
-            let mut state = self.shared.state.lock();
-            state.running = None;
-            state.claimed = next.as_ref().map(|job| Running { id: job.id.clone(), cancel: CancelToken::default() });
+    fn free_if_asked(&mut self) {
+        let (unload_models, free_memory) = {
+            let mut state = self.registry.shared.state.lock();
+            (std::mem::take(&mut state.unload_models), std::mem::take(&mut state.free_memory))
+        };
+        // Results first: they may hold models.
+        if free_memory {
+            self.executor.clear();
         }
-        // In the reference's order: the end, the queue's new figures, and then that nothing runs any more.
-        let kinds = end.into_iter().chain(self.figures(next.as_deref())).chain([EventKind::Idle]);
-        self.announce(to, kinds);
-        next
+        if let (true, Some(unload)) = (unload_models, &self.options.on_unload_models)
+            && catch_unwind(AssertUnwindSafe(unload)).is_err()
+        {
+            tracing::error!("unloading the models panicked");
+        }
     }
 
-    /// Stores the outcome, for as long as the store fails within the bound, and claims the next job along with it if `go_on`.
-    fn store_end(&self, job: &Job, outcome: &Outcome, go_on: bool) -> Option<Arc<Job>> {
-        for attempt in 1..=FINISH_ATTEMPTS {
-            let (store, outcome) = (&self.store, outcome.clone());
-            let stored = self.runtime.block_on(async {
-                if go_on { store.finish_and_claim(&job.id, outcome).await } else { store.finish(&job.id, outcome).await.map(|()| None) }
-            });
-            match stored {
-                Ok(next) => return next,
-                Err(error @ comfyd_jobs::Error::NotRunning(_)) => {
-                    tracing::warn!(%error, "the prompt was removed while it ran");
-                    return None;
+    fn pause(&self) {
+        let wake = &self.registry.shared.wake;
+        self.registry.runtime.block_on(async {
+            let _ = tokio::time::timeout(STORE_RETRY, wake.notified()).await;
+        });
+    }
+}
+
+impl Registry {
+    /// Stores the outcome, then announces the end: what clients are told can be read from the history. Gives the next job if `go_on`.
+    /// While the store fails, the prompt still runs as far as anybody is told; its outcome is offered again in the background.
+    fn finish(&self, mut ended: Ended, go_on: bool) -> Option<Arc<Job>> {
+        match self.store_end(&mut ended, go_on) {
+            Ok(next) => {
+                {
+                    let mut state = self.shared.state.lock();
+                    state.running = None;
+                    state.claimed = next.as_ref().map(|job| Running { id: job.id.clone(), cancel: CancelToken::default() });
                 }
-                Err(error) => {
-                    tracing::error!(%error, prompt_id = %job.id, attempt, "the outcome could not be stored");
-                    if attempt < FINISH_ATTEMPTS {
-                        self.pause();
-                    }
-                }
+                self.announce_end(&ended, next.as_deref());
+                next
+            }
+            Err(error) => {
+                tracing::error!(%error, prompt_id = %ended.job.id, "the outcome of a prompt could not be stored: it is tried until it succeeds");
+                ended.bytes = ended.outcome.bytes(usize::MAX).unwrap_or(0);
+                let mut state = self.shared.state.lock();
+                state.running = None;
+                state.unstored.push(ended);
+                drop(state);
+                self.settle_by_thread();
+                None
             }
         }
-        None
+    }
+
+    /// Stores the outcome, and claims the next job along with it if `go_on`. An outcome that can never be stored becomes a failure that says
+    /// why.
+    fn store_end(&self, ended: &mut Ended, go_on: bool) -> Result<Option<Arc<Job>>, Error> {
+        let store = |ended: &Ended| {
+            let (id, outcome) = (&ended.job.id, &*ended.outcome);
+            self.runtime.block_on(async {
+                if go_on { self.store.finish_and_claim(id, outcome).await } else { self.store.finish(id, outcome).await.map(|()| None) }
+            })
+        };
+        let mut stored = store(ended);
+        if let Err(error @ Error::Unstorable(_)) = &stored {
+            tracing::error!(%error, prompt_id = %ended.job.id, "a prompt counts as failed, since its outcome can never be stored");
+            ended.cut_down(&error.to_string());
+            stored = store(ended);
+        }
+        if let Err(error @ Error::NotRunning(_)) = &stored {
+            tracing::warn!(%error, "the prompt was removed while it ran");
+            return Ok(None);
+        }
+        stored
+    }
+
+    /// Sees to it that a thread offers what is unstored to the store again.
+    fn settle_by_thread(&self) {
+        let mut state = self.shared.state.lock();
+        if state.unstored.is_empty() || state.settled_by_thread {
+            return;
+        }
+        let registry = self.clone();
+        match std::thread::Builder::new().name("outcomes".to_owned()).spawn(move || registry.settle()) {
+            Ok(_detached) => state.settled_by_thread = true,
+            // The device thread comes by here again.
+            Err(error) => tracing::error!(%error, "no thread could be started to store outcomes"),
+        }
+    }
+
+    /// The work of that thread, until everything is stored or the worker stops.
+    fn settle(&self) {
+        let [mut pause, most] = OUTCOME_RETRY;
+        let mut attempts = Attempts::new("outcomes of prompts still cannot be stored");
+        loop {
+            {
+                let mut state = self.shared.state.lock();
+                if state.unstored.is_empty() || state.stop.is_some() {
+                    state.settled_by_thread = false;
+                    return;
+                }
+                self.shared.retry.wait_for(&mut state, pause);
+            }
+            pause = most.min(pause * 2);
+            self.offer_unstored(&mut attempts);
+        }
+    }
+
+    /// The last attempt, when the worker stops.
+    fn settle_at_last(&self) {
+        let mut attempts = Attempts::new("outcomes of prompts cannot be stored: these prompts run again at the next start");
+        self.offer_unstored(&mut attempts);
+    }
+
+    /// Offers every outcome that waits to the store, since a small one may find a place where a large one does not.
+    fn offer_unstored(&self, attempts: &mut Attempts) {
+        let _turn = self.shared.settling.lock();
+        let waiting = self.shared.state.lock().unstored.clone();
+        for mut ended in waiting {
+            // It may have been interrupted since.
+            let current = self.shared.state.lock().unstored.iter().find(|other| other.job.id == ended.job.id).map(|e| e.outcome.clone());
+            ended.outcome = current.unwrap_or(ended.outcome);
+            match self.store_end(&mut ended, false) {
+                Ok(_none) => {
+                    attempts.succeeded();
+                    tracing::info!(prompt_id = %ended.job.id, "the outcome of a prompt is stored now");
+                    self.shared.state.lock().unstored.retain(|other| other.job.id != ended.job.id);
+                    self.announce_end(&ended, None);
+                    // There may be room for another.
+                    self.shared.wake.notify_one();
+                }
+                Err(error) => attempts.failed(&error, Some(&ended.job.id)),
+            }
+        }
+    }
+
+    /// Announces an end that is stored, in the reference's order: the end, the queue's new figures, and then that nothing runs any more.
+    fn announce_end(&self, ended: &Ended, next: Option<&Job>) {
+        let kinds = terminal_event(&ended.outcome).into_iter().chain(self.figures(next)).chain([EventKind::Idle]);
+        self.announce(&ended.to, kinds);
     }
 
     fn announce(&self, to: &Addressee, kinds: impl IntoIterator<Item = EventKind>) {
@@ -285,28 +470,29 @@ impl Device {
             }
         }
     }
+}
 
-    fn free_if_asked(&mut self) {
-        let (unload_models, free_memory) = {
-            let mut state = self.shared.state.lock();
-            (std::mem::take(&mut state.unload_models), std::mem::take(&mut state.free_memory))
-        };
-        // Results first: they may hold models.
-        if free_memory {
-            self.executor.clear();
-        }
-        if let (true, Some(unload)) = (unload_models, &self.options.on_unload_models)
-            && catch_unwind(AssertUnwindSafe(unload)).is_err()
-        {
-            tracing::error!("unloading the models panicked");
+/// Tells of a failure that repeats once, until it has changed or passed.
+struct Attempts {
+    what: &'static str,
+    told: Option<String>,
+}
+
+impl Attempts {
+    fn new(what: &'static str) -> Self {
+        Self { what, told: None }
+    }
+
+    fn failed(&mut self, error: &Error, prompt_id: Option<&str>) {
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            tracing::error!(error = text, prompt_id, "{}", self.what);
+            self.told = Some(text);
         }
     }
 
-    fn pause(&self) {
-        let wake = &self.shared.wake;
-        self.runtime.block_on(async {
-            let _ = tokio::time::timeout(STORE_RETRY, wake.notified()).await;
-        });
+    fn succeeded(&mut self) {
+        self.told = None;
     }
 }
 
@@ -325,19 +511,7 @@ fn failed_by_panic(job: &Job, panic: &(dyn Any + Send)) -> Outcome {
     let now = now_ms();
     let text = crate::run::panic_text(panic);
     tracing::error!(prompt_id = %job.id, text, "the executor panicked");
-    let data = json!({
-        "prompt_id": job.id,
-        "node_id": "",
-        "node_type": "",
-        "executed": [],
-        "exception_message": format!("the executor failed: {text}\n"),
-        "exception_type": "RuntimeError",
-        "traceback": [],
-        "current_inputs": {},
-        "current_outputs": [],
-        "timestamp": now,
-    });
-    let messages =
-        vec![("execution_start".to_owned(), json!({"prompt_id": job.id, "timestamp": now})), ("execution_error".to_owned(), data)];
-    Outcome { status: Status::Error, messages, outputs: json!({}), meta: json!({}), started_ms: now, ended_ms: now }
+    let mut outcome = Outcome::failed(&job.id, "RuntimeError", &format!("the executor failed: {text}\n"), now, now);
+    outcome.messages.insert(0, ("execution_start".to_owned(), json!({"prompt_id": job.id, "timestamp": now})));
+    outcome
 }

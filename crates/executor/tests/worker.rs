@@ -4,22 +4,122 @@
 mod common;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
-use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NewJob, Position, Status};
+use comfyd_jobs::{
+    Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue,
+    Recovered, Result, Secrets, Status, Ticket, Versions,
+};
 use parking_lot::Mutex;
 use serde_json::json;
 use tokio::runtime::Runtime;
+use tokio::sync::watch;
 
 use common::{catalog, lines, prompt};
+
+/// Why a store does not take an outcome, if it does not.
+type Refusal = fn(&Outcome) -> Option<Error>;
+
+/// A store that fails when it is told to.
+#[derive(Default)]
+struct Failing {
+    inner: MemoryStore,
+    refusal: Mutex<Option<Refusal>>,
+    /// How many were not.
+    refused: AtomicUsize,
+    /// Whether nothing can be claimed.
+    no_claims: AtomicBool,
+}
+
+impl Failing {
+    fn refuse(&self, refusal: Option<Refusal>) {
+        *self.refusal.lock() = refusal;
+    }
+
+    fn check(&self, outcome: &Outcome) -> Result<()> {
+        let error = self.refusal.lock().and_then(|refusal| refusal(outcome));
+        self.refused.fetch_add(usize::from(error.is_some()), Ordering::Relaxed);
+        error.map_or(Ok(()), Err)
+    }
+}
+
+#[async_trait]
+impl JobStore for Failing {
+    async fn enqueue(&self, job: NewJob) -> Result<Ticket> {
+        self.inner.enqueue(job).await
+    }
+
+    async fn claim(&self) -> Result<Option<Arc<Job>>> {
+        if self.no_claims.load(Ordering::Relaxed) { Err(Error::NoSpace) } else { self.inner.claim().await }
+    }
+
+    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
+        self.check(outcome)?;
+        self.inner.finish(id, outcome).await
+    }
+
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
+        self.check(outcome)?;
+        self.inner.finish_and_claim(id, outcome).await
+    }
+
+    async fn requeue(&self, id: &str) -> Result<()> {
+        self.inner.requeue(id).await
+    }
+
+    async fn queue(&self) -> Result<Queue> {
+        self.inner.queue().await
+    }
+
+    async fn counts(&self) -> Result<Counts> {
+        self.inner.counts().await
+    }
+
+    async fn remove_pending(&self, ids: &[String]) -> Result<usize> {
+        self.inner.remove_pending(ids).await
+    }
+
+    async fn clear_pending(&self) -> Result<usize> {
+        self.inner.clear_pending().await
+    }
+
+    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>> {
+        self.inner.history(query).await
+    }
+
+    async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>> {
+        self.inner.history_entry(id).await
+    }
+
+    async fn history_len(&self) -> Result<usize> {
+        self.inner.history_len().await
+    }
+
+    async fn delete_history(&self, ids: &[String]) -> Result<usize> {
+        self.inner.delete_history(ids).await
+    }
+
+    async fn clear_history(&self) -> Result<usize> {
+        self.inner.clear_history().await
+    }
+
+    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered> {
+        self.inner.recover(on_restart).await
+    }
+
+    fn versions(&self) -> watch::Receiver<Versions> {
+        self.inner.versions()
+    }
+}
 
 /// Keeps events, and sees to it that the history tells of an end before it is announced.
 struct Sink {
     kept: MemorySink,
-    store: Arc<MemoryStore>,
+    store: Arc<Failing>,
     runtime: tokio::runtime::Handle,
     /// Called when a prompt is over, before the next one begins.
     at_idle: Mutex<Option<Box<dyn Fn() + Send>>>,
@@ -48,7 +148,7 @@ impl EventSink for Sink {
 
 struct Scene {
     runtime: Runtime,
-    store: Arc<MemoryStore>,
+    store: Arc<Failing>,
     sink: Arc<Sink>,
     unloaded: Arc<AtomicUsize>,
     handle: Handle,
@@ -56,8 +156,12 @@ struct Scene {
 
 impl Scene {
     fn new() -> Self {
+        Self::with(WorkerOptions::default().max_unstored_bytes)
+    }
+
+    fn with(max_unstored_bytes: usize) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
-        let store = Arc::new(MemoryStore::default());
+        let store = Arc::new(Failing::default());
         let sink = Arc::new(Sink {
             at_idle: Mutex::default(),
             kept: MemorySink::default(),
@@ -71,6 +175,7 @@ impl Scene {
             on_unload_models: Some(Box::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
             })),
+            max_unstored_bytes,
         };
         let executor = Executor::new(Arc::new(catalog()), ExecutorOptions::default());
         let handle = Worker::spawn(store.clone(), executor, sink.clone(), runtime.handle().clone(), options).unwrap();
@@ -83,6 +188,7 @@ impl Scene {
             position: Position::Back,
             prompt: serde_json::value::to_raw_value(&prompt(text)).unwrap().into(),
             extra_data: serde_json::value::to_raw_value(&json!({"client_id": "me"})).unwrap().into(),
+            secrets: Secrets::default(),
             outputs: vec!["out".into()],
         };
         self.runtime.block_on(self.store.enqueue(job)).unwrap();
@@ -100,9 +206,29 @@ impl Scene {
         }
     }
 
+    fn count(&self, is: impl Fn(&EventKind) -> bool) -> usize {
+        self.sink.kept.look(|events| events.iter().filter(|event| is(&event.kind)).count())
+    }
+
     fn until_idle(&self, prompts: usize) {
-        let idle = || self.sink.kept.look(|e| e.iter().filter(|e| matches!(e.kind, EventKind::Idle)).count()) == prompts;
-        self.until("the end of all prompts", idle);
+        self.until("the end of all prompts", || self.count(|kind| matches!(kind, EventKind::Idle)) == prompts);
+    }
+
+    /// Waits until so many prompts have run, whether their ends are stored or not.
+    fn until_run(&self, prompts: usize) {
+        self.until("the prompts to run", || self.count(|kind| matches!(kind, EventKind::Executed { .. })) == prompts);
+        let before = self.store.refused.load(Ordering::Relaxed);
+        self.until("another attempt to store", || self.store.refused.load(Ordering::Relaxed) > before + 2 * prompts);
+    }
+
+    fn ends(&self) -> usize {
+        self.count(|kind| {
+            matches!(kind, EventKind::Success { .. } | EventKind::Error { .. } | EventKind::Interrupted { .. } | EventKind::Idle)
+        })
+    }
+
+    fn running(&self) -> Vec<String> {
+        self.runtime.block_on(self.store.counts()).unwrap().running_ids
     }
 }
 
@@ -271,4 +397,115 @@ fn a_prompt_that_the_queue_calls_running_can_be_interrupted_before_it_begins() {
     assert_eq!(scene.status("p"), Some(Status::Interrupted));
     assert_eq!(scene.status("q"), Some(Status::Success), "the next one is not touched");
     scene.handle.shutdown(Shutdown::Finish);
+}
+
+const NUMBER: &str = "1:Num value=1\nout:Show value=@1";
+
+#[test]
+fn no_end_is_announced_while_it_cannot_be_stored_and_others_run() {
+    let scene = Scene::new();
+    scene.store.refuse(Some(|_| Some(Error::NoSpace)));
+    for (n, id) in ["p", "q", "r"].iter().enumerate() {
+        scene.enqueue(id, &format!("1:Num value={n}\nout:Show value=@1"));
+    }
+    scene.until_run(3);
+    assert_eq!(scene.ends(), 0, "{}", lines(&scene.sink.kept));
+    assert_eq!(scene.running(), ["p", "q", "r"], "as far as anybody is told, they run");
+    assert_eq!(scene.handle.running(), None, "nothing takes the device");
+    scene.store.refuse(None);
+    scene.until_idle(3);
+    let events = lines(&scene.sink.kept);
+    let ends: Vec<&str> = events.lines().filter(|line| ["success", "idle"].contains(line)).collect();
+    assert_eq!(ends, ["success", "idle", "success", "idle", "success", "idle"]);
+    for id in ["p", "q", "r"] {
+        assert_eq!(scene.status(id), Some(Status::Success));
+    }
+    scene.handle.shutdown(Shutdown::Finish);
+}
+
+#[test]
+fn outcomes_that_wait_are_bounded() {
+    let scene = Scene::with(0);
+    scene.store.refuse(Some(|_| Some(Error::Storage("the disk is gone".into()))));
+    scene.enqueue("p", NUMBER);
+    scene.enqueue("q", NUMBER);
+    scene.until_run(1);
+    assert_eq!(scene.running(), ["p"], "the next one waits until there is room for what it leads to");
+    scene.store.refuse(None);
+    scene.until_idle(2);
+    assert_eq!((scene.status("p"), scene.status("q")), (Some(Status::Success), Some(Status::Success)));
+    scene.handle.shutdown(Shutdown::Finish);
+}
+
+#[test]
+fn the_queue_goes_on_when_prompts_can_be_claimed_again() {
+    let scene = Scene::new();
+    scene.store.no_claims.store(true, Ordering::Relaxed);
+    scene.enqueue("p", NUMBER);
+    std::thread::sleep(Duration::from_millis(20));
+    assert_eq!(scene.count(|_| true), 0, "{}", lines(&scene.sink.kept));
+    scene.store.no_claims.store(false, Ordering::Relaxed);
+    scene.until_idle(1);
+    assert_eq!(scene.status("p"), Some(Status::Success));
+    scene.handle.shutdown(Shutdown::Finish);
+}
+
+#[test]
+fn an_outcome_that_can_never_be_stored_is_cut_down_and_says_why() {
+    let scene = Scene::new();
+    scene.store.refuse(Some(|outcome| (outcome.outputs != json!({})).then(|| Error::Unstorable("it is too large".into()))));
+    scene.enqueue("p", NUMBER);
+    scene.until_idle(1);
+    let events = lines(&scene.sink.kept);
+    assert!(events.ends_with("error \"\" \"it cannot be stored: it is too large\"\nqueue 0 running 0 waiting\nidle"), "{events}");
+    let entry = scene.runtime.block_on(scene.store.history_entry("p")).unwrap().unwrap();
+    assert_eq!((entry.status, entry.outputs.get(), entry.meta.get()), (Status::Error, "{}", "{}"));
+    let messages: Vec<(String, serde_json::Value)> = serde_json::from_str(entry.messages.get()).unwrap();
+    let names: Vec<&str> = messages.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, ["execution_start", "execution_error"]);
+    assert_eq!(messages[1].1["prompt_id"], "p");
+    // The next one is not held up.
+    scene.store.refuse(None);
+    scene.enqueue("q", NUMBER);
+    scene.until_idle(1);
+    assert_eq!(scene.status("q"), Some(Status::Success));
+    scene.handle.shutdown(Shutdown::Finish);
+}
+
+#[test]
+fn a_prompt_whose_outcome_waits_can_be_interrupted() {
+    for id in [Some("p"), None] {
+        let scene = Scene::new();
+        scene.store.refuse(Some(|outcome| (outcome.outputs != json!({})).then_some(Error::NoSpace)));
+        scene.enqueue("p", NUMBER);
+        scene.until_run(1);
+        assert!(!scene.handle.interrupt(Some("q")));
+        assert!(scene.handle.interrupt(id), "the queue says that it runs");
+        scene.until_idle(1);
+        assert_eq!(scene.status("p"), Some(Status::Interrupted), "what it ends with is small and found its place");
+        assert!(lines(&scene.sink.kept).contains("interrupted \"\"\n"));
+        assert!(!scene.handle.interrupt(id), "it is over");
+        scene.handle.shutdown(Shutdown::Finish);
+    }
+}
+
+#[test]
+fn a_stop_tries_once_more_and_leaves_the_prompt_to_the_next_start() {
+    let scene = Scene::new();
+    scene.store.refuse(Some(|_| Some(Error::NoSpace)));
+    scene.enqueue("p", NUMBER);
+    scene.until_run(1);
+    scene.handle.shutdown(Shutdown::Requeue);
+    assert_eq!(scene.ends(), 0, "{}", lines(&scene.sink.kept));
+    assert_eq!(scene.running(), ["p"]);
+    assert_eq!(scene.runtime.block_on(scene.store.recover(OnRestart::Rerun)).unwrap().rerun, 1, "it runs again");
+
+    let scene = Scene::new();
+    scene.store.refuse(Some(|_| Some(Error::NoSpace)));
+    scene.enqueue("p", NUMBER);
+    scene.until_run(1);
+    scene.store.refuse(None);
+    scene.handle.shutdown(Shutdown::Requeue);
+    assert_eq!(scene.status("p"), Some(Status::Success));
+    assert_eq!(scene.ends(), 2, "the end, and that nothing runs any more");
 }

@@ -10,17 +10,17 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A folder cannot be made.
-    #[error("cannot make the folder {}: {source}", path.display())]
+    #[error("cannot make the folder {}: {}", path.display(), reason(source))]
     Create {
-        /// The folder.
+        /// The folder, as clients know it if they named it.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
     },
     /// A file cannot be written.
-    #[error("cannot write {}: {source}", path.display())]
+    #[error("cannot write {}: {}", path.display(), reason(source))]
     Write {
-        /// The file.
+        /// The file, as clients know it.
         path: PathBuf,
         /// The system's reason.
         source: io::Error,
@@ -28,6 +28,12 @@ pub enum Error {
     /// A name leads outside its folder.
     #[error("'{}' leads outside its folder: give a relative name without '..' at its start", path.display())]
     Outside {
+        /// The name.
+        path: PathBuf,
+    },
+    /// A name of a file that is not whole yet.
+    #[error("'{}' is the name of an unfinished file: choose one that does not begin with a dot and end in .part", path.display())]
+    Unfinished {
         /// The name.
         path: PathBuf,
     },
@@ -39,4 +45,11 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+}
+
+fn reason(source: &io::Error) -> String {
+    match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!("the disk is full ({source}); make room and try again"),
+        _ => format!("{source}; check the folder's permissions, and the name"),
+    }
 }

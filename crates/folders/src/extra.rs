@@ -1,13 +1,22 @@
 //! Reads ComfyUI's `extra_model_paths.yaml`: groups with an optional `base_path` and `is_default`, then folder names with one path a line.
+//! What is text, what is true and which of two equal keys counts follows PyYAML's `safe_load`.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
-use serde_yaml_ng::Value as Yaml;
+use indexmap::IndexMap;
+use saphyr_parser::{Event, Parser, ScalarStyle, StrInput, Tag};
 
 use crate::{Error, Result};
 
 /// Looks up an environment variable. Only the binary reads the environment itself.
 pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// The largest file that is read, in bytes.
+const MAX_BYTES: usize = 1 << 20;
+/// How deeply lists and mappings may be nested; the format itself needs three levels.
+const MAX_DEPTH: usize = 32;
 
 /// A search path to add.
 pub(crate) struct ExtraPath {
@@ -18,38 +27,239 @@ pub(crate) struct ExtraPath {
 
 pub(crate) fn read(file: &Path, env: Env<'_>) -> Result<Vec<ExtraPath>> {
     let fail = |reason: String| Error::ExtraPaths { path: file.to_owned(), reason };
+    let too_large = || fail(format!("it has more than {MAX_BYTES} bytes; leave only the paths in it"));
+    if file.metadata().is_ok_and(|meta| meta.len() > MAX_BYTES as u64) {
+        return Err(too_large());
+    }
     let text = std::fs::read_to_string(file).map_err(|e| fail(e.to_string()))?;
-    let yaml: Yaml = serde_yaml_ng::from_str(&text).map_err(|e| fail(format!("it is not valid YAML: {e}")))?;
-    let groups = match &yaml {
-        Yaml::Null => return Ok(Vec::new()),
-        Yaml::Mapping(groups) => groups,
+    if text.len() > MAX_BYTES {
+        return Err(too_large());
+    }
+    let groups = match &*parse(&text).map_err(fail)? {
+        Yaml::Map(groups) => groups.clone(),
+        yaml if yaml.is_null() => return Ok(Vec::new()),
         _ => return Err(fail("its top level must be a mapping of groups, as in ComfyUI's extra_model_paths.yaml.example".into())),
     };
     let file_dir = std::path::absolute(file).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
     let mut paths = Vec::new();
     for (group, content) in groups {
-        let Yaml::Mapping(content) = content else {
+        let Yaml::Map(content) = &*content else {
             if content.is_null() {
                 continue;
             }
-            return Err(fail(format!("the group {group:?} must be a mapping of folder names to paths")));
+            return Err(fail(format!("the group '{group}' must be a mapping of folder names to paths")));
         };
-        let first = content.get("is_default").and_then(Yaml::as_bool).unwrap_or(false);
-        let base = match content.get("base_path").and_then(Yaml::as_str) {
+        let first = content.get("is_default").is_some_and(|value| value.is_true());
+        let base = match content.get("base_path").and_then(|value| value.text()) {
             Some(base) => file_dir.join(expand(base, env)),
             None => file_dir.clone(),
         };
-        for (folder, lines) in content {
-            let (Some(folder), Some(lines)) = (folder.as_str(), lines.as_str()) else { continue };
-            if folder == "base_path" {
+        for (folder, value) in content {
+            if folder == "base_path" || folder == "is_default" {
                 continue;
             }
-            for line in lines.lines().map(str::trim).filter(|l| !l.is_empty()) {
-                paths.push(ExtraPath { folder: folder.into(), path: normalize(&base.join(expand(line, env))), first });
+            let lines = value.lines().ok_or_else(|| {
+                fail(format!("'{folder}' in the group '{group}' must be a path, several lines of one path each, or a list of paths"))
+            })?;
+            for line in lines {
+                paths.push(ExtraPath { folder: folder.clone(), path: normalize(&base.join(expand(line, env))), first });
             }
         }
     }
     Ok(paths)
+}
+
+/// What a file holds. Keys are their text, whatever type it would make.
+#[derive(Clone)]
+enum Yaml {
+    /// Without quotes: what type it has is seen from it.
+    Plain(String),
+    Text(String),
+    List(Vec<Rc<Yaml>>),
+    Map(IndexMap<String, Rc<Yaml>>),
+}
+
+impl Yaml {
+    fn is_null(&self) -> bool {
+        matches!(self, Self::Plain(text) if matches!(text.as_str(), "" | "~" | "null" | "Null" | "NULL"))
+    }
+
+    /// A scalar that is not null.
+    fn text(&self) -> Option<&str> {
+        match self {
+            Self::Plain(text) | Self::Text(text) if !self.is_null() => Some(text),
+            Self::Plain(_) | Self::Text(_) | Self::List(_) | Self::Map(_) => None,
+        }
+    }
+
+    /// What Python takes it for where a condition stands.
+    fn is_true(&self) -> bool {
+        match self {
+            Self::Plain(text) => {
+                let no = ["no", "No", "NO", "false", "False", "FALSE", "off", "Off", "OFF"].contains(&text.as_str());
+                !no && !self.is_null() && !is_zero(text)
+            }
+            Self::Text(text) => !text.is_empty(),
+            Self::List(items) => !items.is_empty(),
+            Self::Map(entries) => !entries.is_empty(),
+        }
+    }
+
+    /// The lines of a text, or those of all texts of a list; `None` if there is something else in it.
+    fn lines(&self) -> Option<Vec<&str>> {
+        let items = match self {
+            Self::List(items) => items.iter().map(Rc::as_ref).collect(),
+            Self::Plain(_) | Self::Text(_) => vec![self],
+            Self::Map(_) => return None,
+        };
+        let mut lines = Vec::new();
+        for item in items.into_iter().filter(|item| !item.is_null()) {
+            lines.extend(item.text()?.lines().map(str::trim).filter(|line| !line.is_empty()));
+        }
+        Some(lines)
+    }
+}
+
+/// Whether a plain scalar is a number that is zero.
+fn is_zero(text: &str) -> bool {
+    let digits = text.trim_start_matches(['+', '-']);
+    let digits = digits.strip_prefix("0x").or_else(|| digits.strip_prefix("0b")).unwrap_or(digits);
+    digits.contains('0') && digits.bytes().all(|byte| b"0_.:".contains(&byte))
+}
+
+/// A list or a mapping that has not ended.
+enum Open {
+    List(Vec<Rc<Yaml>>),
+    Map {
+        entries: IndexMap<String, Rc<Yaml>>,
+        /// What `<<` names: gives way to the mapping's own keys.
+        merged: IndexMap<String, Rc<Yaml>>,
+        key: Option<Key>,
+    },
+}
+
+enum Key {
+    Merge,
+    Name(String),
+}
+
+/// Makes the document of a parser's events. An anchor may be used behind its end only, so nothing contains itself, and what it names is
+/// shared, not copied.
+#[derive(Default)]
+struct Builder {
+    /// With their anchors.
+    open: Vec<(usize, Open)>,
+    anchors: HashMap<usize, Rc<Yaml>>,
+    documents: usize,
+    document: Option<Rc<Yaml>>,
+}
+
+/// The one document of a text.
+fn parse(text: &str) -> Result<Rc<Yaml>, String> {
+    let mut parser: Parser<'_, StrInput<'_>> = Parser::new_from_str(text.trim_start_matches('\u{feff}'));
+    let mut builder = Builder::default();
+    while let Some(event) = parser.next_event() {
+        let (event, span) = event.map_err(|e| format!("it is not valid YAML: {e}"))?;
+        builder.event(event).map_err(|reason| format!("line {}: {reason}", span.start.line()))?;
+    }
+    Ok(builder.document.unwrap_or_else(|| Rc::new(Yaml::Plain(String::new()))))
+}
+
+impl Builder {
+    fn event(&mut self, event: Event<'_>) -> Result<(), String> {
+        match event {
+            Event::Nothing | Event::StreamStart | Event::StreamEnd | Event::DocumentEnd => Ok(()),
+            Event::DocumentStart(_) => {
+                self.documents += 1;
+                if self.documents > 1 { Err("a second document begins; keep one".into()) } else { Ok(()) }
+            }
+            Event::SequenceStart(anchor, tag) => self.open(anchor, tag.as_deref(), "seq", Open::List(Vec::new())),
+            Event::MappingStart(anchor, tag) => {
+                let map = Open::Map { entries: IndexMap::new(), merged: IndexMap::new(), key: None };
+                self.open(anchor, tag.as_deref(), "map", map)
+            }
+            Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
+                Some((anchor, Open::List(items))) => self.value(anchor, Rc::new(Yaml::List(items))),
+                Some((anchor, Open::Map { entries, mut merged, .. })) => {
+                    merged.extend(entries);
+                    self.value(anchor, Rc::new(Yaml::Map(merged)))
+                }
+                None => Ok(()),
+            },
+            Event::Scalar(text, style, anchor, tag) => {
+                let scalar = scalar(text.into_owned(), style, tag.as_deref())?;
+                self.value(anchor, Rc::new(scalar))
+            }
+            Event::Alias(anchor) => {
+                let value = self.anchors.get(&anchor).ok_or("an alias stands inside what it names")?;
+                self.value(0, Rc::clone(value))
+            }
+        }
+    }
+
+    fn open(&mut self, anchor: usize, tag: Option<&Tag>, plain: &str, open: Open) -> Result<(), String> {
+        check_tag(tag, plain)?;
+        self.open.push((anchor, open));
+        if self.open.len() > MAX_DEPTH { Err(format!("it is nested more than {MAX_DEPTH} deep")) } else { Ok(()) }
+    }
+
+    /// Puts a value where it belongs. No anchor is 0.
+    fn value(&mut self, anchor: usize, value: Rc<Yaml>) -> Result<(), String> {
+        if anchor > 0 {
+            self.anchors.insert(anchor, Rc::clone(&value));
+        }
+        match self.open.last_mut().map(|(_, open)| open) {
+            None => self.document = Some(value),
+            Some(Open::List(items)) => items.push(value),
+            Some(Open::Map { entries, merged, key }) => match key.take() {
+                None => {
+                    *key = Some(match &*value {
+                        Yaml::Plain(text) if text == "<<" => Key::Merge,
+                        Yaml::Plain(text) | Yaml::Text(text) => Key::Name(text.clone()),
+                        Yaml::List(_) | Yaml::Map(_) => return Err("a list or a mapping cannot be a key".into()),
+                    });
+                }
+                // Of equal keys the last one counts, at the first one's place.
+                Some(Key::Name(name)) => drop(entries.insert(name, value)),
+                Some(Key::Merge) => merge(merged, &value)?,
+            },
+        }
+        Ok(())
+    }
+}
+
+/// Adds the entries of a mapping, or those of a list of mappings, of which earlier ones count more.
+fn merge(merged: &mut IndexMap<String, Rc<Yaml>>, value: &Yaml) -> Result<(), String> {
+    let maps: Vec<&Yaml> = match value {
+        Yaml::List(items) => items.iter().map(Rc::as_ref).collect(),
+        Yaml::Plain(_) | Yaml::Text(_) | Yaml::Map(_) => vec![value],
+    };
+    for map in maps {
+        let Yaml::Map(entries) = map else { return Err("'<<' takes a mapping or a list of mappings".into()) };
+        for (key, value) in entries {
+            merged.entry(key.clone()).or_insert_with(|| Rc::clone(value));
+        }
+    }
+    Ok(())
+}
+
+fn scalar(text: String, style: ScalarStyle, tag: Option<&Tag>) -> Result<Yaml, String> {
+    match tag {
+        Some(tag) if tag.is_yaml_core_schema() && ["null", "bool", "int", "float"].contains(&tag.suffix.as_str()) => Ok(Yaml::Plain(text)),
+        Some(_) => check_tag(tag, "str").map(|()| Yaml::Text(text)),
+        None if style == ScalarStyle::Plain => Ok(Yaml::Plain(text)),
+        None => Ok(Yaml::Text(text)),
+    }
+}
+
+/// Fails unless the tag is the one that says what is seen anyway, or `!`.
+fn check_tag(tag: Option<&Tag>, plain: &str) -> Result<(), String> {
+    match tag {
+        Some(tag) if !(tag.is_yaml_core_schema() && tag.suffix == plain) && tag.to_string() != "!" => {
+            Err(format!("the tag '{tag}' is not known; remove it"))
+        }
+        Some(_) | None => Ok(()),
+    }
 }
 
 /// Replaces a leading `~` and `$NAME` / `${NAME}` by the environment's values; an unknown name stays as it is.

@@ -6,6 +6,7 @@ mod extra;
 mod listing;
 mod save;
 mod version;
+pub mod whole;
 
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use parking_lot::{Mutex, RwLock};
 
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
-pub use crate::save::{Reserved, SaveTarget, SavedFile};
+pub use crate::save::{SaveTarget, SavedFile, Saving};
 pub use crate::version::FileVersion;
 
 /// File endings of model files, lower case with the dot. Denoisers may be GGUF files too.
@@ -149,6 +150,13 @@ impl Folders {
             Kind::Input => &self.roots.input,
             Kind::Output => &self.roots.output,
             Kind::Temp => &self.roots.temp,
+        }
+    }
+
+    /// Removes the files that ended programs left unfinished in the input, output, temp and user folders.
+    pub fn remove_unfinished(&self) {
+        for root in [&self.roots.input, &self.roots.output, &self.roots.temp, &self.roots.user] {
+            whole::remove_unfinished(root);
         }
     }
 
@@ -302,6 +310,22 @@ impl Folders {
         save::target(self.directory(kind), kind, prefix, (width, height), Arc::clone(&self.counters))
     }
 
+    /// A message in which files have the names that clients know, such as `input/x.png` and `models/vae/y.safetensors`, in place of those
+    /// that tell where on this machine they are.
+    pub fn without_roots(&self, message: &str) -> String {
+        let own = [(Kind::Input.as_str(), &self.roots.input), (Kind::Output.as_str(), &self.roots.output)];
+        let own = own.into_iter().chain([(Kind::Temp.as_str(), &self.roots.temp), ("user", &self.roots.user)]);
+        let mut names: Vec<(String, String)> = own.map(|(name, root)| (root.display().to_string(), name.to_owned())).collect();
+        for folder in &self.models {
+            names.extend(folder.paths.iter().map(|path| (path.display().to_string(), format!("models/{}", folder.name))));
+        }
+        names.push((self.roots.base.join("models").display().to_string(), "models".into()));
+        // What lies deeper has the better name.
+        names.sort_by_key(|(root, _)| std::cmp::Reverse(root.len()));
+        names.push((self.roots.base.display().to_string(), ".".into()));
+        names.iter().filter(|(root, _)| root.len() > 1).fold(message.to_owned(), |text, (root, name)| replace_root(&text, root, name))
+    }
+
     fn find(&self, folder: &str) -> Option<&ModelFolder> {
         let name = modern_name(folder);
         self.models.iter().find(|f| f.name == name)
@@ -332,7 +356,31 @@ pub fn split_annotation(name: &str) -> (&str, Option<Kind>) {
     (name, None)
 }
 
-/// Joins by name and fails if the result is not inside `root`. Links on the disk are the owner's choice and are followed.
+/// Replaces a folder's path where it stands as a whole: not as a part of other names.
+fn replace_root(text: &str, root: &str, name: &str) -> String {
+    let is_name = |c: char| c.is_alphanumeric() || "_-".contains(c);
+    let goes_on = |after: &str| after.strip_prefix('.').unwrap_or(after).starts_with(is_name);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(root) {
+        let (before, after) = (&rest[..at], &rest[at + root.len()..]);
+        let whole = !before.ends_with(|c| is_name(c) || c == '.' || c == std::path::MAIN_SEPARATOR) && !goes_on(after);
+        out.push_str(before);
+        match after.strip_prefix(std::path::MAIN_SEPARATOR) {
+            // A name of its own, without the dot of the folder that it is in.
+            Some(_) if whole && name == "." => rest = &after[1..],
+            _ => {
+                out.push_str(if whole { name } else { root });
+                rest = after;
+            }
+        }
+    }
+    out.push_str(rest);
+    out
+}
+
+/// Joins by name and fails if the result is not inside `root`, or is a file that is not whole yet. Links on the disk are the owner's
+/// choice and are followed.
 pub fn join_inside(root: &Path, relative: &Path) -> Result<PathBuf> {
     let outside = || Error::Outside { path: relative.to_owned() };
     if relative.as_os_str().as_encoded_bytes().contains(&0) {
@@ -354,7 +402,14 @@ pub fn join_inside(root: &Path, relative: &Path) -> Result<PathBuf> {
             Component::RootDir | Component::Prefix(_) => return Err(outside()),
         }
     }
+    if depth > 0 && is_unfinished(&path) {
+        return Err(Error::Unfinished { path: relative.to_owned() });
+    }
     Ok(path)
+}
+
+fn is_unfinished(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| whole::is_unfinished(&name.to_string_lossy()))
 }
 
 /// A model file's name with `..` resolved inside its folder, as the reference does: what would leave the folder stays at its top.
@@ -369,7 +424,7 @@ fn clean_relative(name: &str) -> Option<PathBuf> {
             Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
         }
     }
-    (!path.as_os_str().is_empty()).then_some(path)
+    (!path.as_os_str().is_empty() && !is_unfinished(&path)).then_some(path)
 }
 
 /// The ending with its dot, in lower case; empty if there is none.

@@ -5,6 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use crate::whole;
+
 /// Files beyond this number are not listed, so that a link to a whole disk cannot take the server down.
 const MAX_FILES: usize = 200_000;
 /// Folders deeper than this are not entered.
@@ -78,6 +80,9 @@ impl Walk<'_> {
             let Ok(meta) = fs::metadata(&child) else { continue };
             let Some(relative) = child.strip_prefix(self.root).ok().and_then(Path::to_str) else { continue };
             if meta.is_file() {
+                if whole::is_unfinished(&entry.file_name().to_string_lossy()) {
+                    continue;
+                }
                 self.listing.files.push(relative.to_owned());
             } else if meta.is_dir() && entry.file_name() != ".git" {
                 self.listing.folders.push(relative.to_owned());

@@ -1,13 +1,14 @@
 //! Names for saved files: `{prefix}_{counter:05}_.{ending}`, counting on from what the folder holds.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::fs::{self, File};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::whole::{Replace, Unfinished};
 use crate::{Error, Kind, Result, join_inside};
 
 /// The next number per folder and prefix, so that a folder with many files is read only once.
@@ -49,40 +50,31 @@ impl SavedFile {
 }
 
 impl SaveTarget {
-    /// Writes `bytes` under the next free number. Never replaces a file. `batch_index` fills `%batch_num%`; `ending` comes without dot.
+    /// Saves `bytes` under the next free number. Never replaces a file. `batch_index` fills `%batch_num%`; `ending` comes without dot.
     pub fn save(&self, batch_index: usize, ending: &str, bytes: &[u8]) -> Result<SavedFile> {
-        let prefix = self.prefix.replace("%batch_num%", &batch_index.to_string());
-        loop {
-            let number = self.next_number();
-            let filename = format!("{prefix}_{number:05}_.{ending}");
-            let path = self.dir.join(&filename);
-            let fail = |source| Error::Write { path: path.clone(), source };
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(file) => {
-                    // Half a file would be worse than none.
-                    write_all(file, bytes).inspect_err(|_| drop(fs::remove_file(&path))).map_err(fail)?;
-                    return Ok(SavedFile { filename, subfolder: self.subfolder.clone(), kind: self.kind });
-                }
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                // Somebody removed the folder since.
-                Err(e) if e.kind() == ErrorKind::NotFound && !self.dir.is_dir() => fs::create_dir_all(&self.dir).map_err(fail)?,
-                Err(e) => return Err(fail(e)),
-            }
+        let mut saving = self.begin()?;
+        if let Err(source) = saving.file().write_all(bytes) {
+            return Err(saving.failed(source));
         }
+        saving.finish(batch_index, ending)
     }
 
-    /// Takes the next free number for a file that is too large to be held in memory. `ending` comes without dot.
-    pub fn reserve(&self, ending: &str) -> Result<Reserved> {
-        loop {
-            let number = self.next_number();
-            let name = format!("{}_{number:05}_.{ending}", self.prefix);
-            let (path, part) = (self.dir.join(&name), self.dir.join(name + ".part"));
-            match OpenOptions::new().write(true).create_new(true).open(&path) {
-                Ok(_) => return Ok(Reserved { part, path, number, finished: false }),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                Err(source) => return Err(Error::Write { path, source }),
+    /// Takes the next free number for a file that is too large to be held in memory.
+    pub fn begin(&self) -> Result<Saving<'_>> {
+        let begun = Unfinished::begin(&self.dir).or_else(|error| {
+            // Somebody removed the folder since.
+            if self.dir.is_dir() {
+                return Err(error);
             }
-        }
+            fs::create_dir_all(&self.dir).and_then(|()| Unfinished::begin(&self.dir))
+        });
+        let file = begun.map_err(|source| Error::Write { path: self.shown(&self.prefix), source })?;
+        Ok(Saving { target: self, file, number: self.next_number() })
+    }
+
+    /// A file's name for messages: with the folders that clients know.
+    fn shown(&self, filename: &str) -> PathBuf {
+        Path::new(self.kind.as_str()).join(&self.subfolder).join(filename)
     }
 
     fn next_number(&self) -> u64 {
@@ -98,40 +90,41 @@ impl SaveTarget {
     }
 }
 
-/// A number that was taken for a file, which is written beside its place first. What is not finished leaves no file.
+/// A file that is being saved. Its name is given when it is finished, and what is not finished leaves no file.
 #[derive(Debug)]
-pub struct Reserved {
-    path: PathBuf,
-    part: PathBuf,
+pub struct Saving<'a> {
+    target: &'a SaveTarget,
+    file: Unfinished,
     number: u64,
-    finished: bool,
 }
 
-impl Reserved {
+impl Saving<'_> {
     /// Where to write.
-    pub fn part(&self) -> &Path {
-        &self.part
+    pub fn file(&mut self) -> &mut File {
+        self.file.file()
     }
 
-    /// The number in the file's name.
+    /// The number that the file's name will have, unless another program takes it before.
     pub fn number(&self) -> u64 {
         self.number
     }
 
-    /// Puts what was written into its place.
-    pub fn finish(mut self) -> Result<()> {
-        fs::rename(&self.part, &self.path).map_err(|source| Error::Write { path: self.path.clone(), source })?;
-        self.finished = true;
-        Ok(())
+    /// The error for what could not be written.
+    pub fn failed(&self, source: std::io::Error) -> Error {
+        Error::Write { path: self.target.shown(&self.target.prefix), source }
     }
-}
 
-impl Drop for Reserved {
-    fn drop(&mut self) {
-        if !self.finished {
-            // Half a file would be worse than none; nothing can be done if it cannot be removed.
-            drop(fs::remove_file(&self.part));
-            drop(fs::remove_file(&self.path));
+    /// Gives the file its name: that of the next number that no file has.
+    pub fn finish(mut self, batch_index: usize, ending: &str) -> Result<SavedFile> {
+        let SaveTarget { dir, subfolder, prefix, kind, .. } = self.target;
+        let prefix = prefix.replace("%batch_num%", &batch_index.to_string());
+        loop {
+            let filename = format!("{prefix}_{:05}_.{ending}", self.number);
+            match self.file.put(&dir.join(&filename), Replace::No) {
+                Ok(true) => return Ok(SavedFile { filename, subfolder: subfolder.clone(), kind: *kind }),
+                Ok(false) => self.number = self.target.next_number(),
+                Err(source) => return Err(Error::Write { path: self.target.shown(&filename), source }),
+            }
         }
     }
 }
@@ -144,15 +137,12 @@ pub(crate) fn target(root: &Path, kind: Kind, prefix: &str, size: (usize, usize)
         (Some(dir), Some(name)) if path != root => (dir.to_owned(), name.to_owned()),
         _ => (root.to_owned(), "ComfyUI".to_owned()),
     };
-    if !dir.is_dir() {
-        fs::create_dir_all(&dir).map_err(|source| Error::Create { path: dir.clone(), source })?;
-    }
     let subfolder = dir.strip_prefix(root).ok().and_then(Path::to_str).unwrap_or_default().to_owned();
+    if !dir.is_dir() {
+        let shown = || Path::new(kind.as_str()).join(&subfolder);
+        fs::create_dir_all(&dir).map_err(|source| Error::Create { path: shown(), source })?;
+    }
     Ok(SaveTarget { dir, subfolder, prefix: name, kind, counters })
-}
-
-fn write_all(mut file: File, bytes: &[u8]) -> std::io::Result<()> {
-    file.write_all(bytes)
 }
 
 /// The highest number among the files `{prefix}_{number}_…`; zero if there is none.

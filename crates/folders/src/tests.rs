@@ -131,6 +131,164 @@ fn the_yaml_of_extra_paths_is_read_as_the_reference_reads_it() {
     assert!(matches!(folders.load_extra_paths(&file, &|name| (name == "SUB").then(|| "Lora".into())), Err(Error::ExtraPaths { .. })));
 }
 
+/// The search paths of `checkpoints`, below the folder of the file, after it was read.
+fn checkpoints_of(yaml: &str) -> Result<Vec<String>, String> {
+    let (dir, mut folders) = folders();
+    let file = dir.path().join("extra.yaml");
+    fs::write(&file, yaml).unwrap();
+    folders.load_extra_paths(&file, &|name| (name == "HOME").then(|| "/home/me".into())).map_err(|e| e.to_string())?;
+    let shown = |path: &std::path::PathBuf| path.strip_prefix(dir.path()).unwrap_or(path).to_str().unwrap().to_owned();
+    Ok(folders.model_paths("checkpoints").unwrap().iter().map(shown).collect())
+}
+
+#[test]
+fn what_is_default_is_what_python_takes_for_true() {
+    for (value, first) in [
+        ("true", true),
+        ("\"true\"", true),
+        ("'false'", true),
+        ("!!str no", true),
+        ("yes", true),
+        ("On", true),
+        ("y", true),
+        ("1", true),
+        ("[0]", true),
+        ("false", false),
+        ("No", false),
+        ("off", false),
+        ("0", false),
+        ("-0.0", false),
+        ("0x0", false),
+        ("''", false),
+        ("~", false),
+        ("null", false),
+        ("", false),
+        ("{}", false),
+    ] {
+        let paths = checkpoints_of(&format!("a:\n  is_default: {value}\n  checkpoints: x\n")).unwrap();
+        assert_eq!(paths.iter().position(|path| path == "x"), Some(usize::from(!first)), "{value}");
+    }
+}
+
+#[test]
+fn the_yaml_of_extra_paths_may_have_all_that_pyyaml_reads() {
+    for (yaml, want) in [
+        // Comfy Desktop's, with Windows' line ends and a mark at its start.
+        (
+            "\u{feff}# x\r\ndesktop:\r\n    is_default: \"true\"\r\n    base_path: d\r\n    checkpoints: ck\r\n    custom_nodes: custom_nodes/\r\n",
+            &["d/ck", "models/checkpoints"][..],
+        ),
+        ("a:\n  checkpoints:\n    - x\n    - 'y'\n", &["models/checkpoints", "x", "y"]),
+        ("a:\n  checkpoints: [x, 12, ~]\n", &["models/checkpoints", "x", "12"]),
+        ("a:\n  checkpoints: |\n    x\n\n    y/../z\n", &["models/checkpoints", "x", "z"]),
+        ("a:\n  checkpoints: \"x\\ny\"\n", &["models/checkpoints", "x", "y"]),
+        ("a:\n  checkpoints: x\n  checkpoints: y\n", &["models/checkpoints", "y"]),
+        ("a: {checkpoints: x}\nb: ~\na: {checkpoints: y}\n", &["models/checkpoints", "y"]),
+        ("a: &a\n  base_path: b\n  checkpoints: x\nc:\n  <<: *a\n  checkpoints: y\n", &["models/checkpoints", "b/x", "b/y"]),
+        ("a: &a {base_path: b}\nc:\n  <<: [*a, {base_path: c, checkpoints: x}]\n", &["models/checkpoints", "b/x"]),
+        ("a:\n  base_path: ~/m\n  checkpoints: x\n", &["models/checkpoints", "/home/me/m/x"]),
+        ("a:\n  base_path:\n  checkpoints: x\n  loras: ~\n", &["models/checkpoints", "x"]),
+        ("", &["models/checkpoints"]),
+        ("# nothing\n---\n...\n", &["models/checkpoints"]),
+    ] {
+        assert_eq!(checkpoints_of(yaml).unwrap(), want, "{yaml}");
+    }
+}
+
+#[test]
+fn extra_paths_that_cannot_be_used_name_the_file_and_what_to_do() {
+    for (yaml, part) in [
+        ("- 1", "top level"),
+        ("a: b", "the group 'a'"),
+        ("a:\n  checkpoints: {x: y}", "'checkpoints' in the group 'a'"),
+        ("a:\n  checkpoints: [[x]]", "'checkpoints' in the group 'a'"),
+        ("a: {b: c}\n---\nd: {}", "line 2"),
+        ("a:\n  b: !!python/name:os.system c", "tag"),
+        ("a: [", "not valid YAML"),
+        ("? [a]\n: b", "cannot be a key"),
+        ("a: &a [*a]", "alias"),
+    ] {
+        let error = checkpoints_of(yaml).unwrap_err();
+        assert!(error.contains("extra.yaml") && error.contains(part), "{yaml}: {error}");
+    }
+}
+
+#[test]
+fn deeply_nested_yaml_is_refused_at_once() {
+    for open in ["[", "{a: ", "- ", "? ", "&a [", "{? "] {
+        let error = checkpoints_of(&open.repeat(100_000 / open.len())).unwrap_err();
+        assert!(error.contains("extra.yaml"), "{open}: {error}");
+    }
+    let indented: String = (0..440).map(|level| format!("{}a:\n", " ".repeat(level))).collect();
+    assert!(checkpoints_of(&indented).unwrap_err().contains("nested more than"));
+    // An alias shares what it names: a thousand million strings would be too many.
+    let bomb: String = (1..10).map(|n| format!("a{n}: &a{n} [{}]\n", vec![format!("*a{}", n - 1); 10].join(","))).collect();
+    assert!(checkpoints_of(&format!("a0: &a0 [x]\n{bomb}")).unwrap_err().contains("the group 'a0'"));
+    assert!(checkpoints_of(&"# x\n".repeat(1 << 19)).unwrap_err().contains("bytes"));
+}
+
+#[test]
+fn unfinished_files_are_neither_listed_nor_named() {
+    let (dir, mut folders) = folders();
+    folders.add_model_path("mine", dir.path().join("mine"), false);
+    let unfinished = [".0123456789abcdef.part", ".m.safetensors.part", ".m.safetensors.part.etag"];
+    for name in unfinished {
+        touch(&dir.path().join("mine").join(name));
+        touch(&dir.path().join("input/sub").join(name));
+        assert!(matches!(folders.annotated_path(&format!("sub/{name}"), Kind::Input), Err(Error::Unfinished { .. })), "{name}");
+        assert_eq!(folders.model_path("mine", name), None);
+    }
+    touch(&dir.path().join("mine/.hidden"));
+    assert_eq!(folders.model_files("mine").unwrap(), [".hidden"]);
+    assert_eq!(folders.files_in(Kind::Input, &[""; 0]), Vec::<String>::new());
+    folders.remove_unfinished();
+    assert!(!dir.path().join("input/sub").join(unfinished[0]).exists());
+}
+
+#[test]
+fn files_of_many_writers_are_whole_and_none_is_lost() {
+    let (dir, _) = folders();
+    // As many servers that share the folder: each counts for itself.
+    let servers: Vec<Folders> = (0..4).map(|_| Folders::new(Roots::under(dir.path())).unwrap()).collect();
+    let (running, output) = (std::sync::atomic::AtomicBool::new(true), dir.path().join("output"));
+    let half = || {
+        let entries =
+            fs::read_dir(&output).unwrap().flatten().filter(|entry| !crate::whole::is_unfinished(&entry.file_name().to_string_lossy()));
+        entries.filter(|entry| entry.metadata().is_ok_and(|meta| meta.len() != 100_000)).count()
+    };
+    std::thread::scope(|scope| {
+        let watcher = scope.spawn(|| {
+            let mut seen = 0;
+            while running.load(std::sync::atomic::Ordering::Relaxed) {
+                seen += half();
+            }
+            seen
+        });
+        let writers = servers.iter().enumerate().map(|(id, server)| {
+            scope.spawn(move || {
+                let target = server.save_target(Kind::Output, "x", 1, 1).unwrap();
+                (0..25).map(|_| target.save(0, "bin", &[id as u8; 100_000]).unwrap().filename).collect::<Vec<_>>()
+            })
+        });
+        let writers: Vec<_> = writers.collect();
+        let mut names: Vec<String> = writers.into_iter().flat_map(|writer| writer.join().unwrap()).collect();
+        running.store(false, std::sync::atomic::Ordering::Relaxed);
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!((names.len(), watcher.join().unwrap()), (100, 0));
+    });
+    assert_eq!(fs::read_dir(&output).unwrap().count(), 100);
+}
+
+#[test]
+fn a_file_that_cannot_be_written_is_named_as_clients_know_it() {
+    let (dir, folders) = folders();
+    let target = folders.save_target(Kind::Output, &format!("sub/{}", "n".repeat(300)), 1, 1).unwrap();
+    let error = target.save(0, "png", b"x").unwrap_err().to_string();
+    assert!(error.starts_with("cannot write output/sub/nnn") && !error.contains(dir.path().to_str().unwrap()), "{error}");
+    assert_eq!(fs::read_dir(dir.path().join("output/sub")).unwrap().count(), 0);
+}
+
 #[test]
 fn folders_of_saved_models_come_last() {
     let dir = tempfile::tempdir().unwrap();
@@ -191,9 +349,38 @@ fn saved_files_count_on_and_never_replace() {
     assert_eq!(target.save(0, "png", b"1").unwrap().filename, "8x6_00042_.png");
     touch(&dir.path().join("output/sub/8x6_00043_.png"));
     assert_eq!(target.save(0, "png", b"2").unwrap().filename, "8x6_00044_.png");
+    let mut large = target.begin().unwrap();
+    assert_eq!(large.number(), 45);
+    touch(&dir.path().join("output/sub/8x6_00045_.bin"));
+    std::io::Write::write_all(large.file(), b"3").unwrap();
+    assert_eq!(large.finish(0, "bin").unwrap().filename, "8x6_00046_.bin");
+    drop(target.begin().unwrap());
+    assert_eq!(fs::read_dir(&target.dir).unwrap().count(), 6, "what is given up leaves nothing");
     let batch = folders.save_target(Kind::Output, "b%batch_num%", 8, 6).unwrap();
     assert_eq!(batch.save(3, "png", b"1").unwrap().filename, "b3_00001_.png");
     assert!(folders.save_target(Kind::Output, "../x", 1, 1).is_err());
+}
+
+#[test]
+fn messages_name_files_as_clients_know_them() {
+    let (dir, mut folders) = folders();
+    let (base, other) = (dir.path().display(), tempfile::tempdir().unwrap());
+    folders.add_model_path("loras", other.path().join("lo"), false);
+    folders.add_model_path("mine", dir.path().join("models/loras/sub"), false);
+    let other = other.path().display();
+    for (message, want) in [
+        (format!("{base}/input/a b.png: broken"), "input/a b.png: broken"),
+        (format!("'{base}/output' and {base}/models/clip/x.pt."), "'output' and models/text_encoders/x.pt."),
+        (format!("{other}/lo/sub/x.pt"), "models/loras/sub/x.pt"),
+        (format!("{base}/models/loras/sub/y"), "models/mine/y"),
+        (format!("{base}/models/new/y in {base}; {base}/temp."), "models/new/y in .; temp."),
+        (format!("{base}/extra.yaml"), "extra.yaml"),
+    ] {
+        assert_eq!(folders.without_roots(&message), want);
+    }
+    for other in [format!("/x{base}/input/y"), format!("{base}x/input"), format!("{base}.d/input"), "no path / at all".into()] {
+        assert_eq!(folders.without_roots(&other), other);
+    }
 }
 
 #[test]

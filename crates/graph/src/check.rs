@@ -26,7 +26,9 @@ pub(crate) fn constant(schema: &Schema, input: &Input, sent: &Json, options: &dy
         return (new, None);
     }
     let value = new.as_ref().unwrap_or(value);
-    let problem = range(schema, input, value, options).or_else(|| choice(schema, input, value, options));
+    let problem = range(schema, input, value, options)
+        .or_else(|| choice(schema, input, value, options))
+        .or_else(|| beyond_nodes(schema, input, value, options));
     (new, problem)
 }
 
@@ -71,6 +73,22 @@ fn range(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSourc
         return Some(Problem::ValueBiggerThanMax { input: input.name.clone(), config, received, max });
     }
     None
+}
+
+/// Python's integers have no bounds, those of nodes have 128 bits.
+fn beyond_nodes(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSource) -> Option<Problem> {
+    let digits = value.as_str().filter(|_| input.kind == InputKind::Int)?;
+    if digits.parse::<i128>().is_ok() {
+        return None;
+    }
+    let (input, config, received) = (input.name.clone(), config(schema, input, options), value.clone());
+    Some(Problem::InvalidInputType {
+        input,
+        config,
+        wanted: "INT",
+        received,
+        reason: "it has more than 128 bits: send a smaller one".into(),
+    })
 }
 
 /// The reference checks the choices of classic declarations only: those of its newer schemas are left to the node.

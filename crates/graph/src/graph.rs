@@ -8,6 +8,7 @@ use comfyd_node::{Catalog, Entry, Expansion, Source, Value};
 use serde_json::Value as Json;
 
 use crate::prompt::{as_link, unwrapped};
+use crate::python;
 
 /// A node's place in [`Graph`].
 pub type NodeIndex = usize;
@@ -140,11 +141,12 @@ impl Graph {
             let entry = catalog.get(class).ok_or_else(unknown)?;
             let mut inputs = Vec::new();
             for (name, value) in node.get("inputs").and_then(Json::as_object).into_iter().flatten() {
+                let declared = declared(entry, name);
                 let source = match as_link(value) {
                     Some((node, slot)) => InputSource::Link(Link { node: node.into(), slot, target: None }),
-                    None => InputSource::Value(Value::from(unwrapped(value))),
+                    None => InputSource::Value(python::value(declared.map(|at| &entry.schema.inputs[at].kind), unwrapped(value))),
                 };
-                inputs.push(GraphInput { name: name.as_str().into(), declared: declared(entry, name), source });
+                inputs.push(GraphInput { name: name.as_str().into(), declared, source });
             }
             let index = graph.nodes.len();
             let id: Arc<str> = id.as_str().into();

@@ -18,7 +18,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { max_nodes: 10_000, max_inputs: 1_000, max_depth: 64 }
+        Self { max_nodes: 10_000, max_inputs: 1_000, max_depth: comfyd_wire::json::MAX_DEPTH }
     }
 }
 

@@ -1,6 +1,10 @@
 //! How Python prints and converts values: messages of the reference hold values as Python formats them, and widget values are
-//! converted by Python's rules before they are checked.
+//! converted by Python's rules before they are checked. Numbers that JSON has no way to write are held as the text that Python prints.
 
+use std::cmp::Ordering;
+
+use comfyd_node::{InputKind, Value};
+use comfyd_wire::python as numbers;
 use serde_json::{Number, Value as Json};
 
 /// `str(value)`.
@@ -17,7 +21,7 @@ pub(crate) fn repr(value: &Json) -> String {
         Json::Null => "None".into(),
         Json::Bool(true) => "True".into(),
         Json::Bool(false) => "False".into(),
-        Json::Number(n) if n.is_f64() => repr_float(n.as_f64().unwrap_or(f64::NAN)),
+        Json::Number(n) if n.is_f64() => numbers::repr_float(n.as_f64().unwrap_or(f64::NAN)),
         Json::Number(n) => n.to_string(),
         Json::String(text) => repr_text(text),
         Json::Array(items) => repr_list(items),
@@ -32,26 +36,6 @@ pub(crate) fn repr(value: &Json) -> String {
 pub(crate) fn repr_list(items: &[Json]) -> String {
     let items: Vec<String> = items.iter().map(repr).collect();
     format!("[{}]", items.join(", "))
-}
-
-/// `repr(float)`: the shortest digits that give the same number, with an exponent below 1e-4 and from 1e16.
-pub(crate) fn repr_float(value: f64) -> String {
-    if value.is_nan() {
-        return "nan".into();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "inf".into() } else { "-inf".into() };
-    }
-    let magnitude = value.abs();
-    if magnitude != 0.0 && !(1e-4..1e16).contains(&magnitude) {
-        let text = format!("{value:e}");
-        let (digits, exponent) = text.split_once('e').unwrap_or((&text, "0"));
-        let exponent: i32 = exponent.parse().unwrap_or(0);
-        let sign = if exponent < 0 { '-' } else { '+' };
-        return format!("{digits}e{sign}{:02}", exponent.abs());
-    }
-    let text = value.to_string();
-    if text.contains('.') { text } else { format!("{text}.0") }
 }
 
 /// `repr(str)`: single quotes unless only single quotes are inside.
@@ -93,34 +77,50 @@ pub(crate) fn type_name(value: &Json) -> &'static str {
 /// `int(value)`; the error is Python's sentence.
 pub(crate) fn to_int(value: &Json) -> Result<Json, String> {
     match value {
-        Json::Number(n) if n.is_f64() => Ok(int_from_float(n.as_f64().unwrap_or(0.0))),
+        Json::Number(n) if n.is_f64() => Ok(int_json(format!("{:.0}", n.as_f64().unwrap_or(0.0).trunc()))),
         Json::Number(_) => Ok(value.clone()),
         Json::Bool(b) => Ok(Json::from(u8::from(*b))),
-        Json::String(text) => {
-            let digits = plain_digits(text.trim());
-            let int = digits.and_then(|d| d.parse::<i128>().ok()).and_then(int_json);
-            int.ok_or_else(|| format!("invalid literal for int() with base 10: {}", repr_text(text)))
-        }
+        Json::String(text) => match (numbers::int_text(text), text.as_str()) {
+            (Some(digits), _) => Ok(int_json(digits)),
+            // So the reader of JSON gives these numbers; Python has them as floats here.
+            (None, "nan") => Err("cannot convert float NaN to integer".into()),
+            (None, "inf" | "-inf") => Err("cannot convert float infinity to integer".into()),
+            (None, _) => Err(format!("invalid literal for int() with base 10: {}", repr_text(text))),
+        },
         Json::Null | Json::Array(_) | Json::Object(_) => {
             Err(format!("int() argument must be a string, a bytes-like object or a real number, not '{}'", type_name(value)))
         }
     }
 }
 
-/// `float(value)`; the error is Python's sentence. JSON has no infinite numbers: texts that mean one are refused.
+/// `float(value)`; the error is Python's sentence.
 pub(crate) fn to_float(value: &Json) -> Result<Json, String> {
     let float = match value {
         Json::Number(n) => n.as_f64(),
         Json::Bool(b) => Some(f64::from(u8::from(*b))),
-        Json::String(text) => plain_digits(text.trim()).and_then(|d| d.parse::<f64>().ok()),
+        Json::String(text) => numbers::float(text),
         Json::Null | Json::Array(_) | Json::Object(_) => {
             return Err(format!("float() argument must be a string or a real number, not '{}'", type_name(value)));
         }
     };
-    match float.and_then(Number::from_f64) {
-        Some(number) => Ok(Json::Number(number)),
-        None => Err(format!("could not convert string to float: {}", repr(value))),
-    }
+    let float = float.ok_or_else(|| format!("could not convert string to float: {}", repr(value)))?;
+    Ok(Number::from_f64(float).map_or_else(|| Json::String(numbers::repr_float(float)), Json::Number))
+}
+
+/// A converted number as JSON has it: one that is held as text becomes a float if it is finite.
+pub(crate) fn nearest(number: &Json) -> Json {
+    let float = number.as_str().and_then(numbers::float).and_then(Number::from_f64);
+    float.map_or_else(|| number.clone(), Json::Number)
+}
+
+/// The value that a node gets for a converted constant: numbers that are held as texts are numbers again.
+pub(crate) fn value(kind: Option<&InputKind>, json: &Json) -> Value {
+    let number = match (kind, json) {
+        (Some(InputKind::Int), Json::String(text)) => numbers::int(text).map(Value::Int),
+        (Some(InputKind::Float), Json::String(text)) => numbers::float(text).map(Value::Float),
+        (_, _) => None,
+    };
+    number.unwrap_or_else(|| Value::from(json))
 }
 
 /// `bool(value)`.
@@ -138,15 +138,15 @@ pub(crate) fn truth(value: &Json) -> bool {
 /// `a == b`: numbers and booleans compare by value.
 pub(crate) fn equal(a: &Json, b: &Json) -> bool {
     match (number(a), number(b)) {
-        (Some(a), Some(b)) => a.compare(&b) == Some(std::cmp::Ordering::Equal),
+        (Some(a), Some(b)) => a.compare(&b) == Some(Ordering::Equal),
         (None, None) => a == b,
         (Some(_), None) | (None, Some(_)) => false,
     }
 }
 
-/// How two numbers compare; `None` when one is no number.
-pub(crate) fn compare(a: &Json, b: &Json) -> Option<std::cmp::Ordering> {
-    number(a)?.compare(&number(b)?)
+/// How two numbers compare, those that are held as texts among them; `None` when one is no number or NaN.
+pub(crate) fn compare(a: &Json, b: &Json) -> Option<Ordering> {
+    held_number(a)?.compare(&held_number(b)?)
 }
 
 enum Numeric {
@@ -155,13 +155,27 @@ enum Numeric {
 }
 
 impl Numeric {
-    fn compare(&self, other: &Self) -> Option<std::cmp::Ordering> {
+    fn compare(&self, other: &Self) -> Option<Ordering> {
         match (self, other) {
             (Self::Int(a), Self::Int(b)) => Some(a.cmp(b)),
-            (Self::Int(a), Self::Float(b)) => (*a as f64).partial_cmp(b),
-            (Self::Float(a), Self::Int(b)) => a.partial_cmp(&(*b as f64)),
+            (Self::Int(a), Self::Float(b)) => int_to_float(*a, *b),
+            (Self::Float(a), Self::Int(b)) => int_to_float(*b, *a).map(Ordering::reverse),
             (Self::Float(a), Self::Float(b)) => a.partial_cmp(b),
         }
+    }
+}
+
+/// How they compare exactly: as a float the integer could be rounded to the other number.
+fn int_to_float(int: i128, float: f64) -> Option<Ordering> {
+    let rounded = (int as f64).partial_cmp(&float)?;
+    // An integer that is not a float rounds to a whole number, with which it can be compared.
+    Some(if rounded == Ordering::Equal { int.cmp(&(float as i128)) } else { rounded })
+}
+
+fn held_number(value: &Json) -> Option<Numeric> {
+    match value {
+        Json::String(text) => numbers::int(text).map(Numeric::Int).or_else(|| numbers::float(text).map(Numeric::Float)),
+        Json::Null | Json::Bool(_) | Json::Number(_) | Json::Array(_) | Json::Object(_) => number(value),
     }
 }
 
@@ -177,24 +191,11 @@ fn number(value: &Json) -> Option<Numeric> {
     }
 }
 
-fn int_from_float(value: f64) -> Json {
-    let whole = value.trunc();
-    // Beyond 64 bits JSON keeps it as a float: range checks still see how large it is.
-    if whole.abs() < 1.8e19 { int_json(whole as i128).unwrap_or(Json::from(whole)) } else { Json::from(whole) }
-}
-
-fn int_json(value: i128) -> Option<Json> {
-    if let Ok(i) = i64::try_from(value) {
-        return Some(Json::from(i));
+/// A whole number; as text if it has more than 64 bits.
+fn int_json(digits: String) -> Json {
+    match (digits.parse::<i64>(), digits.parse::<u64>()) {
+        (Ok(int), _) => int.into(),
+        (Err(_), Ok(int)) => int.into(),
+        (Err(_), Err(_)) => digits.into(),
     }
-    u64::try_from(value).ok().map(Json::from)
-}
-
-/// The text without Python's digit separators; `None` if they are misplaced.
-fn plain_digits(text: &str) -> Option<String> {
-    if text.starts_with('_') || text.ends_with('_') || text.contains("__") {
-        return None;
-    }
-    let letters = text.trim_start_matches(['+', '-']).starts_with(|c: char| c.is_alphabetic());
-    (!letters).then(|| text.replace('_', ""))
 }

@@ -362,10 +362,11 @@ impl Problem {
     fn extra_info(&self) -> Json {
         match self {
             Self::RequiredInputMissing { input } | Self::CustomValidationFailed { input, .. } => json!({"input_name": input}),
-            Self::BadLinkedInput { input, config, received }
-            | Self::ValueSmallerThanMin { input, config, received, .. }
-            | Self::ValueBiggerThanMax { input, config, received, .. } => {
+            Self::BadLinkedInput { input, config, received } => {
                 json!({"input_name": input, "input_config": config, "received_value": received})
+            }
+            Self::ValueSmallerThanMin { input, config, received, .. } | Self::ValueBiggerThanMax { input, config, received, .. } => {
+                json!({"input_name": input, "input_config": config, "received_value": python::nearest(received)})
             }
             Self::ReturnTypeMismatch { input, config, received_type, link, .. } => {
                 json!({"input_name": input, "input_config": config, "received_type": received_type, "linked_node": link})

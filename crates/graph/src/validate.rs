@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use comfyd_node::{Catalog, Choices, Entry, Generation, Input, InputKind, Inputs, OptionSource, Value};
+use comfyd_node::{Catalog, Choices, Entry, Generation, Input, InputKind, Inputs, OptionSource};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
@@ -367,7 +367,7 @@ fn constants<'i>(declared: impl Iterator<Item = &'i Input>, sent: &Map<String, J
     let mut inputs = Inputs::default();
     for input in declared {
         if let Some(value) = sent.get(&input.name).filter(|v| as_link(v).is_none()) {
-            inputs.insert(input.name.as_str(), Value::from(unwrapped(value)));
+            inputs.insert(input.name.as_str(), python::value(Some(&input.kind), unwrapped(value)));
         }
     }
     inputs

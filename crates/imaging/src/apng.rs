@@ -19,8 +19,9 @@ pub struct Options {
 /// file is a still picture.
 ///
 /// # Errors
-/// If there is no frame, the frames differ in size or channels, or a metadata name or text is not Latin-1.
-pub fn encode(frames: &[Raster], options: &Options) -> Result<Vec<u8>> {
+/// If there is no frame, the frames differ in size or channels, or a metadata name or text is not Latin-1; or if `interrupted`, which is
+/// asked before each frame, says so.
+pub fn encode(frames: &[Raster], options: &Options, interrupted: &dyn Fn() -> bool) -> Result<Vec<u8>> {
     let first = frames.first().ok_or_else(|| Error::Parameter("an animation needs at least one picture".into()))?;
     let shape = |raster: &Raster| (raster.width(), raster.height(), raster.channels());
     if frames.iter().any(|frame| shape(frame) != shape(first)) {
@@ -42,6 +43,9 @@ pub fn encode(frames: &[Raster], options: &Options) -> Result<Vec<u8>> {
     }
     let mut writer = encoder.write_header().map_err(encode_error)?;
     for (frame, duration_ms) in shown {
+        if interrupted() {
+            return Err(Error::Interrupted);
+        }
         if animated {
             let (numerator, denominator) = delay(duration_ms);
             writer.set_frame_delay(numerator, denominator).map_err(encode_error)?;
@@ -113,7 +117,7 @@ mod tests {
     #[test]
     fn frames_durations_and_metadata_come_back() {
         let frames = [frame(0), frame(9), frame(9), frame(77)];
-        let file = encode(&frames, &options()).unwrap();
+        let file = encode(&frames, &options(), &|| false).unwrap();
         let decoder = image::codecs::png::PngDecoder::new(std::io::Cursor::new(&file)).unwrap();
         let decoded = decoder.apng().unwrap().into_frames().collect_frames().unwrap();
         let durations: Vec<(u32, u32)> = decoded.iter().map(|frame| frame.delay().numer_denom_ms()).collect();
@@ -128,16 +132,16 @@ mod tests {
 
     #[test]
     fn one_picture_makes_a_still_file() {
-        let file = encode(&[frame(3), frame(3)], &options()).unwrap();
+        let file = encode(&[frame(3), frame(3)], &options(), &|| false).unwrap();
         assert!(crate::png::chunks(&file).unwrap().all(|chunk| &chunk.unwrap().0 != b"acTL"));
         assert_eq!(read_metadata(&file).unwrap().len(), 2);
     }
 
     #[test]
     fn bad_input_is_an_error() {
-        assert!(encode(&[], &options()).is_err());
-        assert!(encode(&[frame(0), Raster::new(1, 1, 3, vec![0; 3]).unwrap()], &options()).is_err());
+        assert!(encode(&[], &options(), &|| false).is_err());
+        assert!(encode(&[frame(0), Raster::new(1, 1, 3, vec![0; 3]).unwrap()], &options(), &|| false).is_err());
         let metadata = vec![("prompt".to_owned(), "雪".to_owned())];
-        assert!(encode(&[frame(0)], &Options { metadata, ..options() }).is_err());
+        assert!(encode(&[frame(0)], &Options { metadata, ..options() }, &|| false).is_err());
     }
 }

@@ -502,7 +502,8 @@ mod tests {
         let frames = [frame(0), frame(90), frame(201)];
         let apng = crate::apng::Options { frame_ms: 100, compression: 1, metadata: vec![] };
         let webp = webp_file::Options { lossless: true, ..webp_file::Options::lossy(75.0) };
-        let files = [crate::apng::encode(&frames, &apng).unwrap(), webp_file::encode_animation(&frames, 100, &webp).unwrap()];
+        let files =
+            [crate::apng::encode(&frames, &apng, &|| false).unwrap(), webp_file::encode_animation(&frames, 100, &webp, &|| false).unwrap()];
         for file in files {
             let loaded = load_image(&file, &limits()).unwrap();
             assert_eq!(loaded.mask.0.dim(), (3, 64, 64));

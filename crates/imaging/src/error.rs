@@ -25,6 +25,9 @@ pub enum Error {
     /// A parameter outside its range.
     #[error("{0}")]
     Parameter(String),
+    /// The caller asked to stop.
+    #[error("the work was interrupted")]
+    Interrupted,
 }
 
 /// Results of this crate.

@@ -153,7 +153,10 @@ pub fn feather(mask: &Mask, left: usize, top: usize, right: usize, bottom: usize
 
 /// Grows (or, if negative, shrinks) a mask by `expand` pixels: a square, or with `tapered` corners a diamond (ComfyUI's GrowMask, that
 /// is scipy's grey dilation or erosion, repeated).
-pub fn grow(mask: &Mask, expand: i64, tapered: bool) -> Mask {
+///
+/// # Errors
+/// If `interrupted` says so; it is asked at every step of a diamond.
+pub fn grow(mask: &Mask, expand: i64, tapered: bool, interrupted: &dyn Fn() -> bool) -> Result<Mask> {
     let extremum = if expand < 0 { Extremum::Min } else { Extremum::Max };
     let steps = usize::try_from(expand.unsigned_abs()).unwrap_or(usize::MAX);
     if !tapered {
@@ -161,21 +164,24 @@ pub fn grow(mask: &Mask, expand: i64, tapered: bool) -> Mask {
         let radius = steps.min(mask.height().max(mask.width()));
         let across = running(mask.0.view().into_dyn(), Axis(2), radius, radius, extremum);
         let both = running(across.view(), Axis(1), radius, radius, extremum);
-        return match both.into_dimensionality() {
+        return Ok(match both.into_dimensionality() {
             Ok(grown) => Mask::new(grown),
             // Running extrema keep the number of axes.
             Err(_) => mask.clone(),
-        };
+        });
     }
     let mut current = mask.0.to_owned();
     for _ in 0..steps {
+        if interrupted() {
+            return Err(Error::Interrupted);
+        }
         let next = grow_by_one(&current, extremum);
         if next == current {
             break;
         }
         current = next;
     }
-    Mask::new(current)
+    Ok(Mask::new(current))
 }
 
 /// The extremum of every pixel and its four neighbours.
@@ -199,6 +205,10 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
+
+    fn grow(mask: &Mask, expand: i64, tapered: bool) -> Mask {
+        super::grow(mask, expand, tapered, &|| false).unwrap()
+    }
     use ndarray::array;
 
     #[test]
@@ -219,6 +229,7 @@ mod tests {
         assert_eq!(grow(&spot, i64::MIN, false), Mask::solid(1, 5, 6, 0.0), "growth beyond the mask is bounded");
         assert_eq!(grow(&spot, 1 << 40, true), Mask::solid(1, 5, 6, 0.5));
         assert_eq!(grow(&spot, 0, true), spot);
+        assert_eq!(super::grow(&spot, 3, true, &|| true), Err(Error::Interrupted));
     }
 
     #[test]

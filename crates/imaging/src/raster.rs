@@ -122,6 +122,18 @@ impl Raster {
         })
     }
 
+    /// A rectangle of it.
+    ///
+    /// # Errors
+    /// If it is empty or reaches over an edge.
+    pub fn crop(&self, x: usize, y: usize, width: usize, height: usize) -> Result<Self> {
+        if x + width > self.width || y + height > self.height {
+            return Err(Error::Shape(format!("{width}x{height} pixels at {x}, {y} are not all in {}x{}", self.width, self.height)));
+        }
+        let row = |y: usize| &self.data[(y * self.width + x) * self.channels..][..width * self.channels];
+        Self::new(width, height, self.channels, (y..y + height).flat_map(row).copied().collect())
+    }
+
     /// A batch of one picture with values byte / 255.
     pub fn to_image(&self) -> Image {
         let shape = (1, self.height, self.width, self.channels);

@@ -5,6 +5,12 @@ use crate::{Error, Result};
 
 /// Longest side that the format allows.
 const MAX_SIDE: usize = 16383;
+/// Longest time that a frame can show.
+const MAX_DURATION_MS: u32 = (1 << 24) - 1;
+/// A frame's flags: it replaces what was there, alpha included, and stays.
+const FRAME_REPLACES: u8 = 0x02;
+/// Bit of the VP8X flags that announces frames.
+const FLAG_ANIMATION: u8 = 0x02;
 /// Bit of the VP8X flags that announces an EXIF chunk.
 const FLAG_EXIF: u8 = 0x08;
 /// Bit of the VP8X flags that announces transparency.
@@ -63,11 +69,13 @@ pub fn encode(raster: &Raster, options: &Options) -> Result<Vec<u8>> {
     add_exif(&memory, &tiff(&options.exif)?, &prepared)
 }
 
-/// Writes an animation that repeats for ever; each frame shows for `frame_ms` milliseconds. One frame makes a still picture.
+/// Writes an animation that repeats for ever; each frame shows for `frame_ms` milliseconds. One frame makes a still picture. Of each frame
+/// only the rectangle is written that differs from the one before.
 ///
 /// # Errors
-/// If there is no frame, the frames differ in size, one is larger than 16383 pixels on a side, or an option is out of range.
-pub fn encode_animation(frames: &[Raster], frame_ms: u32, options: &Options) -> Result<Vec<u8>> {
+/// If there is no frame, the frames differ in size, one is larger than 16383 pixels on a side, or an option is out of range; or if
+/// `interrupted`, which is asked before each frame, says so.
+pub fn encode_animation(frames: &[Raster], frame_ms: u32, options: &Options, interrupted: &dyn Fn() -> bool) -> Result<Vec<u8>> {
     let first = match frames {
         [] => return Err(Error::Parameter("an animation needs at least one picture".into())),
         [single] => return encode(single, options),
@@ -77,21 +85,97 @@ pub fn encode_animation(frames: &[Raster], frame_ms: u32, options: &Options) -> 
     if frames.iter().any(|frame| (frame.width(), frame.height()) != (first.width(), first.height())) {
         return Err(Error::Shape("the pictures of an animation must all have the same size".into()));
     }
-    let config = options.config()?;
-    let (width, height) = (first.width() as u32, first.height() as u32);
-    let prepared: Vec<Raster> = frames.iter().map(with_colors).collect();
-    let mut encoder = webp::AnimEncoder::new(width, height, &config);
-    for (index, frame) in prepared.iter().enumerate() {
-        let start_ms = i32::try_from(index as u64 * u64::from(frame_ms))
-            .map_err(|_| Error::Parameter("the animation lasts too long for a WebP file: raise the frame rate".into()))?;
-        encoder.add_frame(webp::AnimFrame::new(frame.data(), layout(frame), width, height, start_ms, None));
+    if frame_ms > MAX_DURATION_MS {
+        return Err(Error::Parameter("a picture shows too long for a WebP file: raise the frame rate".into()));
     }
-    let memory = encoder.try_encode().map_err(|error| Error::Encode(format!("WebP: {error:?}")))?;
-    if options.exif.is_empty() {
-        return Ok(memory.to_vec());
+    let still = Options { exif: Vec::new(), ..options.clone() };
+    let mut written: Vec<(Frame, Vec<u8>)> = Vec::new();
+    let mut before: Option<Raster> = None;
+    for frame in frames {
+        if interrupted() {
+            return Err(Error::Interrupted);
+        }
+        let frame = if frames.iter().any(Raster::has_alpha) { frame.to_rgba() } else { frame.to_rgb() };
+        let changed = match &before {
+            None => Some((0, 0, frame.width(), frame.height())),
+            Some(before) => changed(before, &frame),
+        };
+        let last = written.last_mut().map(|(last, _)| last).filter(|last| last.duration_ms + frame_ms <= MAX_DURATION_MS);
+        match (changed, last) {
+            (None, Some(last)) => last.duration_ms += frame_ms,
+            (changed, _) => {
+                // The format has even offsets only.
+                let (x, y, right, bottom) = changed.unwrap_or((0, 0, 1, 1));
+                let (x, y) = (x & !1, y & !1);
+                let part = frame.crop(x, y, right - x, bottom - y)?;
+                let file = encode(&part, &still)?;
+                written.push((Frame { x, y, width: part.width(), height: part.height(), duration_ms: frame_ms }, file));
+            }
+        }
+        before = Some(frame);
     }
-    let exif = [EXIF_PREFIX, &tiff(&options.exif)?].concat();
-    add_exif(&memory, &exif, first)
+    assemble(first.width(), first.height(), &written, &options.exif)
+}
+
+/// Where a frame lies in the picture, and how long it shows.
+struct Frame {
+    x: usize,
+    y: usize,
+    width: usize,
+    height: usize,
+    duration_ms: u32,
+}
+
+/// The smallest rectangle outside of which two pictures of one size are the same: left, top, and behind it right and bottom. `None` if they
+/// are the same.
+fn changed(before: &Raster, after: &Raster) -> Option<(usize, usize, usize, usize)> {
+    let (width, channels) = (after.width(), after.channels());
+    let (mut rectangle, rows) = (None, before.data().chunks_exact(width * channels).zip(after.data().chunks_exact(width * channels)));
+    for (y, (old, new)) in rows.enumerate() {
+        if old == new {
+            continue;
+        }
+        let differs = |x: &usize| old[x * channels..(x + 1) * channels] != new[x * channels..(x + 1) * channels];
+        let (left, right) = ((0..width).find(differs).unwrap_or(0), (0..width).rev().find(differs).unwrap_or(0) + 1);
+        let (x, top, far, _) = rectangle.unwrap_or((left, y, right, y));
+        rectangle = Some((x.min(left), top, far.max(right), y + 1));
+    }
+    rectangle
+}
+
+/// Puts frames, each a file of its own, into one file.
+fn assemble(width: usize, height: usize, frames: &[(Frame, Vec<u8>)], exif: &[(u16, String)]) -> Result<Vec<u8>> {
+    let u24 = |value: usize| (value as u32).to_le_bytes().into_iter().take(3);
+    let mut out = b"RIFF\0\0\0\0WEBP".to_vec();
+    let mut parts = Vec::new();
+    let mut flags = FLAG_ANIMATION | if exif.is_empty() { 0 } else { FLAG_EXIF };
+    for (frame, file) in frames {
+        let mut data: Vec<u8> = [frame.x / 2, frame.y / 2, frame.width - 1, frame.height - 1].into_iter().flat_map(u24).collect();
+        data.extend(u24(frame.duration_ms as usize));
+        data.push(FRAME_REPLACES);
+        for (kind, chunk) in chunks(file)? {
+            match &kind {
+                b"VP8X" => flags |= chunk.first().unwrap_or(&0) & FLAG_ALPHA,
+                _ => push_chunk(&mut data, &kind, chunk)?,
+            }
+            // A lossless frame tells of its alpha itself, in the bit behind its signature and its sides.
+            if &kind == b"VP8L" && chunk.get(4).is_some_and(|byte| byte & 0x10 != 0) {
+                flags |= FLAG_ALPHA;
+            }
+        }
+        parts.push(data);
+    }
+    let header: Vec<u8> = [flags, 0, 0, 0].into_iter().chain(u24(width - 1)).chain(u24(height - 1)).collect();
+    push_chunk(&mut out, b"VP8X", &header)?;
+    // No background, and no end.
+    push_chunk(&mut out, b"ANIM", &[0; 6])?;
+    for part in parts {
+        push_chunk(&mut out, b"ANMF", &part)?;
+    }
+    if !exif.is_empty() {
+        push_chunk(&mut out, b"EXIF", &[EXIF_PREFIX, &tiff(exif)?].concat())?;
+    }
+    finish(out)
 }
 
 /// The EXIF texts of a WebP file: tag and text.
@@ -170,9 +254,7 @@ pub(crate) fn still_from_frame(payload: &[u8], width: u32, height: u32) -> Resul
         push_chunk(&mut out, b"VP8X", &header)?;
     }
     out.extend(payload);
-    let size = u32::try_from(out.len() - 8).map_err(|_| Error::Encode("the WebP file would exceed 4 GiB".into()))?;
-    out[4..8].copy_from_slice(&size.to_le_bytes());
-    Ok(out)
+    finish(out)
 }
 
 /// Puts an EXIF chunk at the end and announces it in the VP8X chunk, which is made if the file has none.
@@ -196,6 +278,11 @@ fn add_exif(file: &[u8], exif: &[u8], raster: &Raster) -> Result<Vec<u8>> {
         push_chunk(&mut out, &kind, &data)?;
     }
     push_chunk(&mut out, b"EXIF", exif)?;
+    finish(out)
+}
+
+/// Writes the file's size into its head.
+fn finish(mut out: Vec<u8>) -> Result<Vec<u8>> {
     let size = u32::try_from(out.len() - 8).map_err(|_| Error::Encode("the WebP file would exceed 4 GiB".into()))?;
     out[4..8].copy_from_slice(&size.to_le_bytes());
     Ok(out)
@@ -318,7 +405,7 @@ mod tests {
     #[test]
     fn animations_keep_frames_durations_and_exif() {
         let frames = [frame(3, 0), frame(3, 90), frame(3, 200)];
-        let file = encode_animation(&frames, 166, &lossless(exif())).unwrap();
+        let file = encode_animation(&frames, 166, &lossless(exif()), &|| false).unwrap();
         let decoder = image::codecs::webp::WebPDecoder::new(std::io::Cursor::new(&file)).unwrap();
         let decoded = decoder.into_frames().collect_frames().unwrap();
         assert_eq!(decoded.len(), 3);
@@ -331,9 +418,57 @@ mod tests {
         assert_eq!(read_exif(&file).unwrap()[2], (0x0110, "prompt:{}".into()));
     }
 
+    /// Eight by six pixels that differ from each other, and from those of other seeds only in a part.
+    fn moving(channels: usize, part: (usize, usize), seed: u8) -> Raster {
+        let mut data: Vec<u8> = (0..48 * channels).map(|i| (i * 5) as u8 | 0x81).collect();
+        let at = (part.1 * 8 + part.0) * channels;
+        data[at..at + channels].fill(seed | 1);
+        Raster::new(8, 6, channels, data).unwrap()
+    }
+
+    #[test]
+    fn frames_hold_what_changed_and_equal_ones_show_longer() {
+        for channels in [3, 4] {
+            let frames = [
+                moving(channels, (0, 0), 3),
+                moving(channels, (5, 3), 9),
+                moving(channels, (5, 3), 9),
+                moving(channels, (5, 3), 77),
+                moving(channels, (7, 5), 77),
+            ];
+            let file = encode_animation(&frames, 100, &lossless(vec![]), &|| false).unwrap();
+            let sizes: Vec<(u8, u8, u8, u8, u8)> = chunks(&file)
+                .unwrap()
+                .iter()
+                .filter(|(kind, _)| kind == b"ANMF")
+                .map(|(_, d)| (d[0] * 2, d[3] * 2, d[6] + 1, d[9] + 1, d[12]))
+                .collect();
+            assert_eq!(sizes, [(0, 0, 8, 6, 100), (0, 0, 6, 4, 200), (4, 2, 2, 2, 100), (4, 2, 4, 4, 100)]);
+            let loaded = crate::decode::load_image(&file, &crate::decode::Limits::default()).unwrap();
+            for (index, frame) in [0, 1, 3, 4].into_iter().enumerate() {
+                let colors = Raster::from_image(&loaded.image, index).unwrap();
+                assert_eq!(colors.data(), frames[frame].to_rgb().data(), "frame {frame} of {channels} channels");
+            }
+            // Not only this program reads it.
+            let decoder = image::codecs::webp::WebPDecoder::new(std::io::Cursor::new(&file)).unwrap();
+            assert_eq!(decoder.into_frames().collect_frames().unwrap().len(), 4);
+        }
+    }
+
+    #[test]
+    fn lossy_frames_keep_their_alpha_and_an_interruption_ends_it() {
+        let frames = [moving(4, (0, 0), 3), moving(4, (5, 3), 9)];
+        let file = encode_animation(&frames, 100, &Options::lossy(90.0), &|| false).unwrap();
+        let flags = chunks(&file).unwrap()[0].1[0];
+        assert_eq!(flags, FLAG_ANIMATION | FLAG_ALPHA);
+        let asked = std::cell::Cell::new(0);
+        let interrupted = || asked.replace(asked.get() + 1) == 1;
+        assert_eq!(encode_animation(&frames, 100, &lossless(vec![]), &interrupted), Err(Error::Interrupted));
+    }
+
     #[test]
     fn bad_input_is_an_error() {
-        assert!(encode_animation(&[], 100, &lossless(vec![])).is_err());
+        assert!(encode_animation(&[], 100, &lossless(vec![]), &|| false).is_err());
         assert!(encode(&frame(3, 0), &Options { method: 7, ..Options::lossy(80.0) }).is_err());
         assert!(encode(&frame(3, 0), &Options::lossy(101.0)).is_err());
         assert!(encode(&Raster::new(16384, 1, 1, vec![0; 16384]).unwrap(), &Options::lossy(80.0)).is_err());

@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::memory::Options as Limits;
+use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
 mod handover;
@@ -48,7 +49,9 @@ pub async fn run(harness: &dyn Harness) {
     removal(harness).await;
     life_cycle(harness).await;
     requeue(harness).await;
+    outcome_bound(harness).await;
     verbatim(harness).await;
+    secrets(harness).await;
     history_pages(harness).await;
     history_bound(harness).await;
     history_removal(harness).await;
@@ -94,6 +97,7 @@ pub fn job(id: &str, position: Position) -> NewJob {
         position,
         prompt: text(&format!(r#"{{"1":{{"class_type":"SaveImage","inputs":{{"filename_prefix":"{id}"}}}}}}"#)),
         extra_data: text(r#"{"client_id":"contract"}"#),
+        secrets: Secrets::default(),
         outputs: vec!["1".to_owned()],
     }
 }
@@ -125,7 +129,7 @@ fn status_name(status: Status) -> &'static str {
     }
 }
 
-const LIMITS: Limits = Limits { max_pending: 100, max_history: 100 };
+const LIMITS: Limits = Limits { max_pending: 100, max_history: 100, max_outcome_bytes: 1 << 20 };
 
 /// The store after a restart; for stores that keep nothing, itself.
 async fn restarted(harness: &dyn Harness, store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {
@@ -151,7 +155,7 @@ async fn claim(store: &dyn JobStore, check: &str) -> Arc<Job> {
 }
 
 async fn finish(store: &dyn JobStore, check: &str, id: &str, status: Status) {
-    store.finish(id, outcome(status)).await.unwrap_or_else(|error| panic!("{check}: finish of '{id}' failed: {error}"));
+    store.finish(id, &outcome(status)).await.unwrap_or_else(|error| panic!("{check}: finish of '{id}' failed: {error}"));
 }
 
 /// Enqueues, claims and finishes.
@@ -288,12 +292,12 @@ async fn life_cycle(harness: &dyn Harness) {
     finish(store, CHECK, "b", Status::Interrupted).await;
     finish(store, CHECK, "a", Status::Error).await;
     expect(store, CHECK, "finishing out of order", "running c@2 | pending | history b:interrupted a:error").await;
-    let again = store.finish("a", outcome(Status::Success)).await;
+    let again = store.finish("a", &outcome(Status::Success)).await;
     assert!(matches!(&again, Err(Error::NotRunning(id)) if id == "a"), "{CHECK}: finishing twice: {again:?}");
-    let unknown = store.finish("nobody", outcome(Status::Success)).await;
+    let unknown = store.finish("nobody", &outcome(Status::Success)).await;
     assert!(matches!(&unknown, Err(Error::NotRunning(_))), "{CHECK}: finishing an unknown one: {unknown:?}");
     enqueue(store, CHECK, "d", Position::Back).await;
-    let waiting = store.finish("d", outcome(Status::Success)).await;
+    let waiting = store.finish("d", &outcome(Status::Success)).await;
     assert!(matches!(&waiting, Err(Error::NotRunning(_))), "{CHECK}: finishing one that waits: {waiting:?}");
     expect(store, CHECK, "refused calls", "running c@2 | pending d@3 | history b:interrupted a:error").await;
 }
@@ -313,6 +317,37 @@ async fn requeue(harness: &dyn Harness) {
     assert!(matches!(waiting, Err(Error::NotRunning(_))), "{CHECK}: of one that waits: {waiting:?}");
 }
 
+/// What can never be stored is refused as such, so that a worker does not try for ever; nothing has happened then.
+async fn outcome_bound(harness: &dyn Harness) {
+    const CHECK: &str = "outcome bound";
+    let store = harness.fresh(Limits { max_outcome_bytes: 10_000, ..LIMITS }).await;
+    let store = store.as_ref();
+    enqueue(store, CHECK, "a", Position::Back).await;
+    enqueue(store, CHECK, "b", Position::Back).await;
+    claim(store, CHECK).await;
+    let parts: [fn(&mut Outcome, serde_json::Value); 3] = [
+        |outcome, text| outcome.messages.push(("execution_error".to_owned(), text)),
+        |outcome, text| outcome.outputs = json!({"1": {"text": [text]}}),
+        |outcome, text| outcome.meta = text,
+    ];
+    for set in parts {
+        let mut large = outcome(Status::Success);
+        set(&mut large, "x".repeat(10_000).into());
+        for result in [store.finish("a", &large).await, store.finish_and_claim("a", &large).await.map(drop)] {
+            assert!(matches!(&result, Err(Error::Unstorable(why)) if why.contains("more than 10000 bytes")), "{CHECK}: {result:?}");
+        }
+    }
+    expect(store, CHECK, "refused outcomes", "running a@0 | pending b@1 | history").await;
+    let mut most = outcome(Status::Success);
+    most.outputs = json!({"1": {"text": ["x".repeat(9_000)]}});
+    // The clock was set back while it ran.
+    most.ended_ms = most.started_ms - 5_000;
+    store.finish("a", &most).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
+    let entry = store.history_entry("a").await.unwrap().unwrap_or_else(|| panic!("{CHECK}: no entry"));
+    assert_eq!((entry.started_ms, entry.ended_ms), (most.started_ms, most.started_ms), "{CHECK}: no job ends before it begins");
+    expect(store, CHECK, "one within the bound", "running | pending b@1 | history a:success").await;
+}
+
 async fn verbatim(harness: &dyn Harness) {
     const CHECK: &str = "verbatim";
     let store = harness.fresh(LIMITS).await;
@@ -323,6 +358,7 @@ async fn verbatim(harness: &dyn Harness) {
         position: Position::Back,
         prompt: text(prompt),
         extra_data: text(extra),
+        secrets: Secrets::default(),
         outputs: ids(&["9", "10:1", "", "é"]),
     };
     store.enqueue(new.clone()).await.unwrap();
@@ -341,6 +377,32 @@ async fn verbatim(harness: &dyn Harness) {
     verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
     let store = restarted(harness, store).await;
     verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
+}
+
+/// What is secret reaches whoever runs the job, and a restart leaves the names.
+async fn secrets(harness: &dyn Harness) {
+    const CHECK: &str = "secrets";
+    let store = harness.fresh(LIMITS).await;
+    let with_a_key = |id: &str| {
+        let mut extra_data = json!({"api_key_comfy_org": "S3CRET"});
+        let secrets = Secrets::take(&mut extra_data, &["api_key_comfy_org".to_owned()]);
+        NewJob { extra_data: text(&extra_data.to_string()), secrets, ..job(id, Position::Back) }
+    };
+    store.enqueue(with_a_key("a")).await.unwrap();
+    store.enqueue(with_a_key("b")).await.unwrap();
+    let claimed = claim(store.as_ref(), CHECK).await;
+    assert_eq!(claimed.secrets.values()["api_key_comfy_org"], "S3CRET", "{CHECK}: when claimed");
+    assert!(!format!("{claimed:?}").contains("S3CRET"), "{CHECK}: printed");
+    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    let entry = store.history_entry("a").await.unwrap().unwrap();
+    assert!(entry.job.secrets.names().is_empty(), "{CHECK}: the history knows none");
+    let store = restarted(harness, store).await;
+    let claimed = claim(store.as_ref(), CHECK).await;
+    assert_eq!(claimed.secrets.names(), ["api_key_comfy_org"], "{CHECK}: the names after a restart");
+    if harness.durable() {
+        assert_eq!(claimed.secrets.lost_names(), ["api_key_comfy_org"], "{CHECK}: a restart takes the values");
+        assert!(claimed.secrets.values().is_empty(), "{CHECK}: no values after a restart");
+    }
 }
 
 async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn Fn(&Job, &str) + Sync)) {
@@ -491,7 +553,7 @@ async fn concurrency(harness: &dyn Harness) {
         let store = store.clone();
         tasks.spawn(async move {
             let claimed = store.claim().await.unwrap()?;
-            store.finish(&claimed.id, outcome(Status::Success)).await.unwrap();
+            store.finish(&claimed.id, &outcome(Status::Success)).await.unwrap();
             Some(claimed.id.clone())
         });
     }
@@ -628,7 +690,7 @@ async fn restart_bounds(harness: &dyn Harness) {
     for id in ["a", "b", "c"] {
         enqueue(store.as_ref(), CHECK, id, Position::Back).await;
     }
-    let smaller = Limits { max_pending: 1, max_history: 2 };
+    let smaller = Limits { max_pending: 1, max_history: 2, ..LIMITS };
     let store = harness.reopen(store, smaller).await;
     store.recover(OnRestart::Rerun).await.unwrap();
     assert_eq!(store.queue().await.unwrap().pending.len(), 3, "{CHECK}: accepted jobs stay");

@@ -152,12 +152,36 @@ pub enum EventKind {
     },
 }
 
-impl EventKind {
-    /// Whether it goes to all clients, not only to the one that submitted the prompt.
+impl Event {
+    /// Whether it goes to all clients, not only to the one that submitted the prompt. Of a prompt without a client everybody sees the
+    /// progress and the pictures, as in the reference.
     pub fn broadcast(&self) -> bool {
-        matches!(self, Self::Interrupted { .. } | Self::Queue { .. })
+        match &self.kind {
+            EventKind::Interrupted { .. } | EventKind::Queue { .. } => true,
+            EventKind::Progress { .. } | EventKind::ProgressState(_) | EventKind::Image { .. } => self.client_id.is_none(),
+            EventKind::Start { .. }
+            | EventKind::Cached { .. }
+            | EventKind::Executing(_)
+            | EventKind::Idle
+            | EventKind::Executed { .. }
+            | EventKind::Success { .. }
+            | EventKind::Error { .. }
+            | EventKind::Text { .. } => false,
+        }
     }
 
+    /// Whether it is still of use to a client that comes when the prompt is over.
+    pub fn lasting(&self) -> bool {
+        !(self.kind.droppable() || matches!(self.kind, EventKind::Progress { .. } | EventKind::ProgressState(_) | EventKind::Queue { .. }))
+    }
+
+    /// Whether its form depends on what the client understands.
+    pub fn is_picture(&self) -> bool {
+        matches!(self.kind, EventKind::Image { .. })
+    }
+}
+
+impl EventKind {
     /// Whether it may be dropped for a client that is slow.
     pub fn droppable(&self) -> bool {
         match self {

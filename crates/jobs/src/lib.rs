@@ -7,9 +7,11 @@ pub mod contract;
 pub mod event;
 pub mod line;
 pub mod memory;
+pub mod secrets;
 mod store;
 
 pub use crate::event::{Event, EventKind, EventSink};
+pub use crate::secrets::Secrets;
 pub use crate::store::{
     Counts, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Status,
     Ticket, Versions, now_ms,

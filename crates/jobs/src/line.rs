@@ -87,6 +87,11 @@ impl Line {
         self.places.contains_key(id) || self.running.iter().any(|running| running.job.id == id)
     }
 
+    /// Whether one of these jobs waits.
+    pub fn any_waits(&self, ids: &[String]) -> bool {
+        ids.iter().any(|id| self.places.contains_key(id))
+    }
+
     /// How many jobs wait.
     pub fn waiting(&self) -> usize {
         self.pending.len()
@@ -115,6 +120,7 @@ impl Line {
             number,
             prompt: new.prompt.clone(),
             extra_data: new.extra_data.clone(),
+            secrets: new.secrets.clone(),
             outputs: new.outputs.clone(),
             created_ms,
         });

@@ -20,12 +20,14 @@ pub struct Options {
     pub max_pending: usize,
     /// How many finished jobs are kept; the oldest go first.
     pub max_history: usize,
+    /// How many bytes of JSON one outcome may have.
+    pub max_outcome_bytes: usize,
 }
 
 impl Default for Options {
-    /// 10,000 of each.
+    /// 10,000 of each, and 64 MiB.
     fn default() -> Self {
-        Self { max_pending: 10_000, max_history: 10_000 }
+        Self { max_pending: 10_000, max_history: 10_000, max_outcome_bytes: 64 << 20 }
     }
 }
 
@@ -77,11 +79,11 @@ impl Default for MemoryStore {
 }
 
 impl State {
-    fn finish(&mut self, id: &str, outcome: &Outcome, max_history: usize) -> Result<()> {
+    fn finish(&mut self, id: &str, outcome: &Outcome, options: Options) -> Result<()> {
         let job = self.line.running(id).ok_or_else(|| crate::Error::NotRunning(id.to_owned()))?.job.as_ref().clone();
-        let entry = HistoryEntry::new(job, outcome)?;
+        let entry = HistoryEntry::new(job, outcome, options.max_outcome_bytes)?;
         self.line.take_running(id)?;
-        self.push_history(entry, max_history);
+        self.push_history(entry, options.max_history);
         Ok(())
     }
 
@@ -117,16 +119,16 @@ impl JobStore for MemoryStore {
         Ok(claimed.map(|running| running.job))
     }
 
-    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()> {
-        self.state.lock().finish(id, &outcome, self.options.max_history)?;
+    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
+        self.state.lock().finish(id, outcome, self.options)?;
         self.publish(Touched { queue: true, history: true });
         Ok(())
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>> {
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
         let claimed = {
             let mut state = self.state.lock();
-            state.finish(id, &outcome, self.options.max_history)?;
+            state.finish(id, outcome, self.options)?;
             state.line.claim(now_ms())
         };
         self.publish(Touched { queue: true, history: true });
@@ -208,7 +210,8 @@ impl JobStore for MemoryStore {
             let restarted = state.line.restart(on_restart);
             for running in restarted.failed {
                 let outcome = Outcome::stopped(&running.job, running.claimed_ms, now_ms());
-                state.push_history(HistoryEntry::new(running.job.as_ref().clone(), &outcome)?, self.options.max_history);
+                let entry = HistoryEntry::new(running.job.as_ref().clone(), &outcome, usize::MAX)?;
+                state.push_history(entry, self.options.max_history);
             }
             restarted.figures
         };
@@ -305,7 +308,7 @@ mod tests {
             self.events.lock().extend(self.sink.lock().take());
             let events = self.events.lock();
             let from = self.read.lock().insert(client.to_owned(), events.len()).unwrap_or(events.len());
-            let to_client = |event: &&Event| event.kind.broadcast() || event.client_id.as_deref() == Some(client);
+            let to_client = |event: &&Event| event.broadcast() || event.client_id.as_deref() == Some(client);
             events[from..].iter().filter(to_client).map(sink::label).collect()
         }
     }

@@ -1,5 +1,6 @@
 //! The job model and the store's contract.
 
+use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,6 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
+
+use crate::secrets::Secrets;
 
 /// A store's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -25,6 +28,23 @@ pub enum Error {
     /// No such running job (it was finished or removed meanwhile).
     #[error("prompt '{0}' is not running")]
     NotRunning(String),
+    /// It can never be stored, however often it is tried.
+    #[error("it cannot be stored: {0}")]
+    Unstorable(String),
+    /// The disk is full.
+    #[error("no space is left on the disk of the job store: make room and try again")]
+    NoSpace,
+    /// The storage cannot be used at present; the text says why and what to do.
+    #[error("the job store cannot be used: {0}")]
+    Unavailable(String),
+    /// What is stored cannot be read.
+    #[error("the stored prompt '{id}' is damaged ({detail}): delete it from the history")]
+    Damaged {
+        /// The prompt id.
+        id: String,
+        /// What is wrong.
+        detail: String,
+    },
     /// The storage failed.
     #[error("the job store failed: {0}")]
     Storage(String),
@@ -50,8 +70,10 @@ pub struct NewJob {
     pub position: Position,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
-    /// `extra_data`, with `client_id` in it.
+    /// `extra_data`, with `client_id` in it and without the secrets.
     pub extra_data: Arc<RawValue>,
+    /// What was secret in `extra_data`. A store keeps the names of these; the values end with the job or the process.
+    pub secrets: Secrets,
     /// The output nodes to run, in order.
     pub outputs: Vec<String>,
 }
@@ -67,6 +89,8 @@ pub struct Job {
     pub prompt: Arc<RawValue>,
     /// `extra_data`.
     pub extra_data: Arc<RawValue>,
+    /// What was secret in it.
+    pub secrets: Secrets,
     /// The output nodes to run.
     pub outputs: Vec<String>,
     /// When it was enqueued, in milliseconds since 1970.
@@ -131,47 +155,91 @@ pub struct HistoryEntry {
 }
 
 impl HistoryEntry {
-    /// The entry for a job that ended, its parts as JSON text.
+    /// The entry for a job that ended, its parts as JSON text of at most `max_bytes` together.
     ///
     /// # Errors
-    /// [`Error::Storage`] when a part cannot be written as JSON.
-    pub fn new(job: Job, outcome: &Outcome) -> Result<Self> {
+    /// [`Error::Unstorable`] when the parts are larger, or cannot be written as JSON.
+    pub fn new(job: Job, outcome: &Outcome, max_bytes: usize) -> Result<Self> {
+        outcome.bytes(max_bytes)?;
         Ok(Self {
-            job,
+            // A history knows no secrets.
+            job: Job { secrets: Secrets::default(), ..job },
             status: outcome.status,
             messages: raw(&outcome.messages)?,
             outputs: raw(&outcome.outputs)?,
             meta: raw(&outcome.meta)?,
             started_ms: outcome.started_ms,
-            ended_ms: outcome.ended_ms,
+            // The clock may have been set back meanwhile.
+            ended_ms: outcome.ended_ms.max(outcome.started_ms),
         })
     }
 }
 
 impl Outcome {
-    /// The outcome of a job that was running when the server stopped and is not to run again: failed, with an `execution_error` of the
-    /// shape that a node's failure has, but no node.
-    pub fn stopped(job: &Job, started_ms: i64, ended_ms: i64) -> Self {
+    /// The outcome of a job that failed for a reason that lies in no node: an `execution_error` of the shape that a node's failure has,
+    /// with `kind` as the exception's type.
+    pub fn failed(prompt_id: &str, kind: &str, message: &str, started_ms: i64, ended_ms: i64) -> Self {
         let error = serde_json::json!({
-            "prompt_id": job.id,
+            "prompt_id": prompt_id,
             "node_id": "",
             "node_type": "",
             "executed": [],
-            "exception_message": "the server stopped while this prompt was running: submit it again",
-            "exception_type": "ServerStopped",
+            "exception_message": message,
+            "exception_type": kind,
             "traceback": [],
             "current_inputs": {},
             "current_outputs": [],
             "timestamp": ended_ms,
         });
-        Self {
-            status: Status::Error,
-            messages: vec![("execution_error".to_owned(), error)],
-            outputs: Json::Object(serde_json::Map::new()),
-            meta: Json::Object(serde_json::Map::new()),
-            started_ms,
-            ended_ms,
+        Self::bare(Status::Error, ("execution_error".to_owned(), error), started_ms, ended_ms)
+    }
+
+    /// The outcome of a job that was running when the server stopped and is not to run again.
+    pub fn stopped(job: &Job, started_ms: i64, ended_ms: i64) -> Self {
+        let message = "the server stopped while this prompt was running: submit it again";
+        Self::failed(&job.id, "ServerStopped", message, started_ms, ended_ms)
+    }
+
+    /// The outcome of a job that was interrupted in no node.
+    pub fn interrupted(prompt_id: &str, started_ms: i64, ended_ms: i64) -> Self {
+        let end = serde_json::json!({"prompt_id": prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": ended_ms});
+        Self::bare(Status::Interrupted, ("execution_interrupted".to_owned(), end), started_ms, ended_ms)
+    }
+
+    fn bare(status: Status, end: (String, Json), started_ms: i64, ended_ms: i64) -> Self {
+        let empty = || Json::Object(serde_json::Map::new());
+        Self { status, messages: vec![end], outputs: empty(), meta: empty(), started_ms, ended_ms }
+    }
+
+    /// How many bytes its JSON has.
+    ///
+    /// # Errors
+    /// [`Error::Unstorable`] when there are more than `max_bytes`, or when it cannot be written as JSON.
+    pub fn bytes(&self, max_bytes: usize) -> Result<usize> {
+        let mut count = Count { room: max_bytes };
+        match serde_json::to_writer(&mut count, &(&self.messages, &self.outputs, &self.meta)) {
+            Ok(()) => Ok(max_bytes - count.room),
+            Err(error) if error.is_io() => Err(Error::Unstorable(format!(
+                "the outcome of the prompt has more than {max_bytes} bytes: show less text, or save it into files"
+            ))),
+            Err(error) => Err(unwritable(&error)),
         }
+    }
+}
+
+/// Counts what is written to it, up to a bound.
+struct Count {
+    room: usize,
+}
+
+impl io::Write for Count {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.room = self.room.checked_sub(bytes.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 
@@ -273,12 +341,13 @@ pub trait JobStore: Send + Sync + 'static {
         }
     }
 
-    /// Moves a running job into the history, and drops the oldest entries over the history's bound.
-    async fn finish(&self, id: &str, outcome: Outcome) -> Result<()>;
+    /// Moves a running job into the history, and drops the oldest entries over the history's bound. Refuses an outcome that can never be
+    /// stored with [`Error::Unstorable`]; after any other failure it may be tried again.
+    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()>;
 
     /// [`JobStore::finish`] and [`JobStore::claim`] in one step: both are done and survive the process, or neither. What a worker calls
     /// between two jobs, since each step of its own would wait for the storage.
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> Result<Option<Arc<Job>>>;
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>>;
 
     /// Puts a running job back with its old number (shutdown).
     async fn requeue(&self, id: &str) -> Result<()>;
@@ -324,7 +393,9 @@ pub fn now_ms() -> i64 {
 }
 
 fn raw<T: Serialize>(value: &T) -> Result<Arc<RawValue>> {
-    let text =
-        serde_json::value::to_raw_value(value).map_err(|error| Error::Storage(format!("a result cannot be written as JSON: {error}")))?;
-    Ok(text.into())
+    Ok(serde_json::value::to_raw_value(value).map_err(|error| unwritable(&error))?.into())
+}
+
+fn unwritable(error: &serde_json::Error) -> Error {
+    Error::Unstorable(format!("the outcome of the prompt cannot be written as JSON: {error}"))
 }

@@ -74,7 +74,7 @@ const MAX_WORD_LENGTH: usize = 8;
 const MAX_EMBEDDING_ROWS: usize = 4096;
 const EMBEDDING: &str = "embedding:";
 
-/// Cuts a prompt into windows. Embeddings that do not exist are skipped with a sentence in `warnings`.
+/// Cuts a prompt into windows. Embeddings that do not exist or cannot be used are skipped with a sentence in `warnings`.
 pub fn windows(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings, warnings: &mut Vec<String>) -> Result<Vec<Window>> {
     let tokenizer = Tokenizer::shared();
     let mut words: Vec<Vec<(Token, f64)>> = Vec::new();
@@ -82,10 +82,11 @@ pub fn windows(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings, war
         for part in split_at_embeddings(&segment.text) {
             let mut text = part;
             if let Some(name) = text.strip_prefix(EMBEDDING) {
-                let found = find_embedding(name.trim_matches('\n'), rules, embeddings)?;
+                let found = find_embedding(name.trim_matches('\n'), rules, embeddings);
                 match found.rows {
-                    Some(rows) => words.push(rows.into_iter().map(|row| (Token::Embedding(row), segment.weight)).collect()),
-                    None => warnings.push(format!("the embedding '{}' does not exist and is skipped", name.trim())),
+                    Ok(Some(rows)) => words.push(rows.into_iter().map(|row| (Token::Embedding(row), segment.weight)).collect()),
+                    Ok(None) => warnings.push(format!("the embedding '{}' does not exist and is skipped", name.trim())),
+                    Err(error) => warnings.push(format!("the embedding '{}' cannot be used and is skipped: {error}", name.trim())),
                 }
                 if found.rest.is_empty() {
                     continue;
@@ -150,25 +151,28 @@ fn split_at_embeddings(text: &str) -> Vec<String> {
 }
 
 struct Found {
-    rows: Option<Vec<Arc<[f32]>>>,
+    /// Its rows, if there is a file of that name; an error if that cannot be used.
+    rows: Result<Option<Vec<Arc<[f32]>>>>,
     rest: String,
 }
 
-/// The embedding whose name stands at the begin of `text`, and what follows the name. Commas around a name that has no file are dropped.
-fn find_embedding(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings) -> Result<Found> {
+/// The embedding whose name stands at the begin of `text`, and what follows the name. Commas around a name that has no file that can be
+/// used are dropped.
+fn find_embedding(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings) -> Found {
+    let load = |name: &str| match embeddings.find(name)? {
+        Some(file) => embedding_rows(&file, rules.embedding_key),
+        None => Ok(None),
+    };
     let mut parts = text.split_whitespace();
-    let Some(name) = parts.next() else { return Ok(Found { rows: None, rest: String::new() }) };
+    let Some(name) = parts.next() else { return Found { rows: Ok(None), rest: String::new() } };
     let rest = parts.collect::<Vec<_>>().join(" ");
-    if let Some(file) = embeddings.find(name)? {
-        return Ok(Found { rows: embedding_rows(&file, rules.embedding_key)?, rest });
-    }
+    let rows = load(name);
     let stripped = name.trim_matches(',');
-    if stripped.len() == name.len() {
-        return Ok(Found { rows: None, rest });
+    if matches!(rows, Ok(Some(_))) || stripped.len() == name.len() {
+        return Found { rows, rest };
     }
     let rest = format!("{} {rest}", &name[stripped.len()..]);
-    let file = if stripped.is_empty() { None } else { embeddings.find(stripped)? };
-    Ok(Found { rows: file.map(|file| embedding_rows(&file, rules.embedding_key)).transpose()?.flatten(), rest })
+    Found { rows: if stripped.is_empty() { rows } else { load(stripped) }, rest }
 }
 
 /// The rows that a file of a textual inversion embedding holds for a transformer: `string_to_param.*` (the web UI's), `clip_l` and the

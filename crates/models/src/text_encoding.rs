@@ -4,7 +4,7 @@ use candle_core::{Device, Tensor};
 use comfyd_weights::EncoderKind;
 
 use crate::clip::{ClipConfig, ClipTextModel};
-use crate::prompt::{self, Embeddings, Token, Window, WindowRules};
+use crate::prompt::{self, Embeddings, Token, WeightedToken, Window, WindowRules};
 use crate::tokenizer::END;
 use crate::{Error, Result, Vb};
 
@@ -113,6 +113,8 @@ pub struct Encoded {
     pub cross_attn: Tensor,
     /// `(1, P)`, of the first window.
     pub pooled: Option<Tensor>,
+    /// Rows of embeddings that were left out because they are of another width than the encoder.
+    pub left_out: usize,
 }
 
 /// The text encoder of a family.
@@ -142,8 +144,11 @@ impl TextEncoder {
     /// Encodes a tokenised prompt. `check` is called between blocks; its error stops.
     pub fn encode(&self, tokens: &Tokens, options: &ClipOptions, check: &dyn Fn() -> Result<()>) -> Result<Encoded> {
         let mut parts = Vec::new();
-        let mut pooled = None;
+        let (mut pooled, mut left_out) = (None, 0);
         for (kind, model) in &self.models {
+            let width = model.config().width;
+            let is_misfit = |token: &&WeightedToken| matches!(&token.token, Token::Embedding(row) if row.len() != width);
+            left_out += tokens.of(*kind).iter().flatten().filter(is_misfit).count();
             let way = Way::new(self.family, *kind, model.config().layers, options)?;
             let (cross_attn, own) = encode_windows(model, tokens.of(*kind), rules(*kind).pad, &way, check)?;
             parts.push(cross_attn);
@@ -152,7 +157,7 @@ impl TextEncoder {
         let length = parts.iter().map(|part| part.dims()[1]).min().unwrap_or(0);
         let parts = parts.iter().map(|part| part.narrow(1, 0, length)).collect::<Result<Vec<_>, _>>()?;
         let cross_attn = Tensor::cat(&parts, 2)?.to_device(&Device::Cpu)?;
-        Ok(Encoded { cross_attn, pooled: pooled.map(|pooled| pooled.to_device(&Device::Cpu)).transpose()? })
+        Ok(Encoded { cross_attn, pooled: pooled.map(|pooled| pooled.to_device(&Device::Cpu)).transpose()?, left_out })
     }
 }
 

@@ -18,17 +18,6 @@ pub struct Tile {
     pub overlap: usize,
 }
 
-impl Tile {
-    /// The tile, if the next one begins further on.
-    fn checked(self) -> Result<Self> {
-        if self.overlap >= self.x || self.overlap >= self.y {
-            let Self { x, y, overlap } = self;
-            return Err(Error::msg(format!("tiles of {x} x {y} cannot overlap by {overlap}; choose larger tiles or a smaller overlap")));
-        }
-        Ok(self)
-    }
-}
-
 /// How the result's height and width follow from the input's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Scale {
@@ -98,13 +87,13 @@ fn blended(
     after: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Tensor> {
     let (_, _, height, width) = image.dims4()?;
-    let tile = tile.checked()?;
     let (out_height, out_width) = (scale.apply(height), scale.apply(width));
     let mut sum = vec![0f32; channels * out_height * out_width];
     let mut weights = vec![0f32; out_height * out_width];
     let feather = scale.apply(tile.overlap);
-    for y in starts(height, tile.y, tile.overlap) {
-        for x in starts(width, tile.x, tile.overlap) {
+    let (rows, columns) = (starts(height, tile.y, tile.overlap)?, starts(width, tile.x, tile.overlap)?);
+    for y in rows {
+        for &x in &columns {
             let part = image.narrow(2, y, tile.y.min(height - y))?.narrow(3, x, tile.x.min(width - x))?.contiguous()?;
             let part = f(&part)?.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
             let (_, c, h, w) = part.dims4()?;
@@ -137,9 +126,17 @@ fn blended(
     Ok(Tensor::from_vec(sum, (1, channels, out_height, out_width), &Device::Cpu)?)
 }
 
-/// Where tiles begin along one axis.
-fn starts(length: usize, tile: usize, overlap: usize) -> Vec<usize> {
-    if length <= tile { vec![0] } else { (0..length - overlap).step_by(tile - overlap).collect() }
+/// Where tiles begin along one axis. Only where there is more than one must the next one begin further on.
+fn starts(length: usize, tile: usize, overlap: usize) -> Result<Vec<usize>> {
+    if length <= tile {
+        return Ok(vec![0]);
+    }
+    match tile.checked_sub(overlap) {
+        None | Some(0) => {
+            Err(Error::msg(format!("tiles of {tile} cannot overlap by {overlap} along {length}; choose larger tiles or a smaller overlap")))
+        }
+        Some(step) => Ok((0..length - overlap).step_by(step).collect()),
+    }
 }
 
 /// The weights along one axis: a ramp up, ones, a ramp down; ones only if the ramp would fill the axis.

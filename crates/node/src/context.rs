@@ -72,7 +72,7 @@ impl Reporter for SilentReporter {
 }
 
 /// What ComfyUI calls hidden inputs: facts about the prompt around the node.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub struct Hidden {
     /// The prompt's id.
     pub prompt_id: Arc<str>,
@@ -80,6 +80,9 @@ pub struct Hidden {
     pub prompt: Arc<Json>,
     /// `extra_data` of the request; its `extra_pnginfo` goes into saved pictures.
     pub extra_data: Arc<Json>,
+    /// Keys and tokens that came with the prompt (ComfyUI's `AUTH_TOKEN_COMFY_ORG` and `API_KEY_COMFY_ORG`), under their names in
+    /// `extra_data`. They are nowhere but here: a node must not write, show or log them.
+    pub secrets: Arc<serde_json::Map<String, Json>>,
 }
 
 impl Hidden {

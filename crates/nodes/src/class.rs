@@ -65,11 +65,13 @@ impl Node for Bound {
     }
 
     fn fingerprint(&self, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
-        self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs, cancel))
+        let found = self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs, cancel));
+        found.map_err(|error| self.state.for_clients(error))
     }
 
     fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
-        (self.class.run)(&mut Call { state: &self.state, cx, inputs: &inputs })
+        let done = (self.class.run)(&mut Call { state: &self.state, cx, inputs: &inputs });
+        done.map_err(|error| self.state.for_clients(error))
     }
 }
 

@@ -8,11 +8,12 @@
 //!    `/object_info` (a test compares every class); the descriptions and tooltips are our own words.
 //! 3. Write the function: `fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput>`. It takes inputs from the call, computes with
 //!    `comfyd_imaging`, and wraps the result. What it allocates it announces first with `call.reserve(shape)`, long
-//!    loops call `call.cx.check_cancelled()`.
+//!    loops call `call.cx.check_cancelled()`, and long work that cannot ask is done `apart`.
 //! 4. A node whose input needs a look at the disk adds `.validate(…)`, one whose result depends on more than its inputs
 //!    `.fingerprint(…)`.
 //! 5. A new file goes into its folder's list of families (`families`).
 
+mod apart;
 mod class;
 mod conditioning;
 mod image;

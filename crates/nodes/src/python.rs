@@ -1,6 +1,7 @@
 //! Values as Python writes them: `json.dumps` and `str`.
 
 use comfyd_node::Value;
+use comfyd_wire::python::repr_float;
 use serde_json::{Number, Value as Json};
 
 /// `json.dumps(value)`: `", "` and `": "` between items, everything beyond ASCII escaped.
@@ -17,25 +18,6 @@ pub(crate) fn dumps_indented(json: &Json, indent: usize) -> String {
     out
 }
 
-/// `repr` of a float: the shortest digits, with an exponent below 1e-4 and from 1e16 on.
-pub(crate) fn float(value: f64) -> String {
-    if value.is_nan() {
-        return "nan".into();
-    }
-    if value.is_infinite() {
-        return if value > 0.0 { "inf" } else { "-inf" }.into();
-    }
-    let scientific = format!("{value:e}");
-    let (digits, exponent) = scientific.split_once('e').unwrap_or((&scientific, "0"));
-    let exponent: i32 = exponent.parse().unwrap_or(0);
-    if (-4..16).contains(&exponent) {
-        let plain = value.to_string();
-        return if plain.contains('.') { plain } else { plain + ".0" };
-    }
-    let sign = if exponent < 0 { '-' } else { '+' };
-    format!("{digits}e{sign}{:02}", exponent.abs())
-}
-
 /// A value as PreviewAny shows it: texts as they are, numbers by `str`, the rest by `json.dumps`, and what JSON cannot hold by its
 /// description.
 pub(crate) fn shown(value: &Value) -> String {
@@ -43,7 +25,7 @@ pub(crate) fn shown(value: &Value) -> String {
         Value::Null => "None".into(),
         Value::Bool(value) => if *value { "True" } else { "False" }.into(),
         Value::Int(value) => value.to_string(),
-        Value::Float(value) => float(*value),
+        Value::Float(value) => repr_float(*value),
         Value::Text(text) => text.to_string(),
         Value::Json(json) => dumps(json),
         Value::Object(object) => object.describe(),
@@ -68,7 +50,7 @@ fn json_float(value: f64) -> String {
     match (value.is_nan(), value.is_infinite()) {
         (true, _) => "NaN".into(),
         (_, true) => if value > 0.0 { "Infinity" } else { "-Infinity" }.into(),
-        (false, false) => float(value),
+        (false, false) => repr_float(value),
     }
 }
 
@@ -159,28 +141,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn floats_as_repr() {
-        // python: [repr(x) for x in (1.0, 0.1, 1e16, 1e15, 123456789012345680.0, 1e-4, 1e-5, -2.5e-7, 1e22, 5e-324, -0.0, 1e100)]
-        let cases = [
-            (1.0, "1.0"),
-            (0.1, "0.1"),
-            (1e16, "1e+16"),
-            (1e15, "1000000000000000.0"),
-            (123456789012345680.0, "1.2345678901234568e+17"),
-            (1e-4, "0.0001"),
-            (1e-5, "1e-05"),
-            (-2.5e-7, "-2.5e-07"),
-            (1e22, "1e+22"),
-            (5e-324, "5e-324"),
-            (-0.0, "-0.0"),
-            (1e100, "1e+100"),
-        ];
-        for (value, want) in cases {
-            assert_eq!(float(value), want);
-        }
-    }
-
-    #[test]
     fn dumps_as_python() {
         // python: json.dumps(json.loads(text)) and json.dumps(json.loads(text), indent=2)
         let text = r#"{"a": [1, 2.50, "é😀\n\u007f\u0001/\"", null, true, []], "b": {}, "c": 18446744073709551615, "d": 1e-7}"#;
@@ -190,6 +150,21 @@ mod tests {
         assert_eq!(dumps(&json), want);
         let json: Json = serde_json::from_str(r#"{"a": [1, {"b": []}], "c": {}}"#).unwrap();
         assert_eq!(dumps_indented(&json, 2), "{\n  \"a\": [\n    1,\n    {\n      \"b\": []\n    }\n  ],\n  \"c\": {}\n}");
+    }
+
+    /// What a picture's metadata may hold is written on an executor's thread.
+    #[test]
+    fn the_deepest_values_are_dumped_on_a_threads_stack() {
+        let work = || {
+            let depth = comfyd_wire::json::MAX_DEPTH;
+            for (open, close) in [("[", "]"), ("{\"a\": ", "}")] {
+                let text = format!("{}0{}", open.repeat(depth), close.repeat(depth));
+                let json = comfyd_wire::json::read(text.as_bytes()).unwrap();
+                assert_eq!(dumps(&json), text);
+                assert!(dumps_indented(&json, 2).len() > depth * depth);
+            }
+        };
+        std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
     }
 
     #[test]

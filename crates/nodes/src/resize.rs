@@ -5,13 +5,14 @@ pub(crate) use comfyd_imaging::resize::{Crop, Method};
 use comfyd_node::{Error, Result};
 use ndarray::{ArcArray, IxDyn};
 
+use crate::apart::each;
 use crate::class::Call;
 
 /// Resizes pictures.
 pub(crate) fn image(call: &Call<'_, '_>, image: &Image, width: usize, height: usize, method: Method, crop: Crop) -> Result<Image> {
-    call.cx.check_cancelled()?;
     call.reserve(&[image.batch(), height, width, image.channels()])?;
-    comfyd_imaging::resize::image(image, width, height, method, crop).map_err(Error::other)
+    let resize = move |one| comfyd_imaging::resize::image(&Image(one), width, height, method, crop).map(|resized| resized.0);
+    each(call.cx.cancel_token(), &image.0, resize).map(Image)
 }
 
 /// Resizes the last two axes of latents, in latent pixels.

@@ -1,10 +1,13 @@
 //! What the saving nodes share: the workflow that goes into files, and pictures written as PNG.
 
+use std::sync::Arc;
+
 use comfyd_folders::Kind;
 use comfyd_imaging::{Image, Raster, png};
 use comfyd_node::{Error, NodeOutput, Result};
 use serde_json::Value as Json;
 
+use crate::apart::apart;
 use crate::class::Call;
 use crate::python;
 
@@ -40,12 +43,12 @@ pub(crate) fn metadata(call: &Call<'_, '_>) -> Vec<(String, String)> {
 /// Saves each picture of a batch as PNG and tells the client where.
 pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: &str, compression: u8) -> Result<NodeOutput> {
     let target = call.state.services.folders.save_target(kind, prefix, images.width(), images.height()).map_err(Error::other)?;
-    let options = png::Options { compression, text: metadata(call) };
+    let options = Arc::new(png::Options { compression, text: metadata(call) });
     let mut saved = Vec::with_capacity(images.batch());
     for index in 0..images.batch() {
-        call.cx.check_cancelled()?;
-        let raster = Raster::from_image(images, index).map_err(Error::other)?;
-        let bytes = png::encode(&raster, &options).map_err(Error::other)?;
+        let (images, options) = (images.clone(), Arc::clone(&options));
+        let encode = move || png::encode(&Raster::from_image(&images, index)?, &options);
+        let bytes = apart(call.cx.cancel_token(), encode)?.map_err(Error::other)?;
         saved.push(target.save(index, "png", &bytes).map_err(Error::other)?.to_json());
     }
     Ok(NodeOutput::default().with_ui("images", saved))

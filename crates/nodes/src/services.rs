@@ -90,6 +90,23 @@ impl State {
         Self { services, preview_prefix, hashes: Mutex::default() }
     }
 
+    /// An error that names files as clients know them, whichever crate it comes from.
+    pub(crate) fn for_clients(&self, error: Error) -> Error {
+        let folders = &self.services.folders;
+        match error {
+            Error::Failed(message) => Error::Failed(folders.without_roots(&message)),
+            Error::Io(cause) => match Told::of(&cause, folders) {
+                Some(told) => Error::Io(std::io::Error::new(cause.kind(), told)),
+                None => Error::Io(cause),
+            },
+            Error::Other(cause) => match Told::of(&*cause, folders) {
+                Some(told) => Error::other(told),
+                None => Error::Other(cause),
+            },
+            error => error,
+        }
+    }
+
     /// The path of an input file that a client names; fails if it leads outside or is not there.
     pub(crate) fn input_file(&self, name: &str) -> Result<PathBuf> {
         self.file(name, Kind::Input)
@@ -150,5 +167,41 @@ impl State {
             hashes.insert(path.to_owned(), (version, Arc::clone(&hash)));
         }
         Ok(hash)
+    }
+}
+
+/// What an error and its causes say, in clients' names.
+#[derive(Debug)]
+struct Told {
+    message: String,
+    cause: Option<Box<Self>>,
+}
+
+impl Told {
+    /// `None` if they say so already.
+    fn of(error: &(dyn std::error::Error + 'static), folders: &Folders) -> Option<Self> {
+        let mut chain = vec![error.to_string()];
+        let mut next = error.source();
+        while let Some(cause) = next {
+            chain.push(cause.to_string());
+            next = cause.source();
+        }
+        let told: Vec<String> = chain.iter().map(|message| folders.without_roots(message)).collect();
+        if told == chain {
+            return None;
+        }
+        told.into_iter().rev().fold(None, |cause, message| Some(Self { message, cause: cause.map(Box::new) }))
+    }
+}
+
+impl std::fmt::Display for Told {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Told {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.as_deref().map(|cause| cause as _)
     }
 }

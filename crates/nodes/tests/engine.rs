@@ -82,6 +82,20 @@ fn distance(got: &[f32], wanted: &[f32]) -> f64 {
 }
 
 #[test]
+fn the_saving_of_a_model_can_be_interrupted() {
+    let bench = bench();
+    let [model, clip, vae] = checkpoint(&bench, "sd15.safetensors");
+    bench.cancel.cancel();
+    let inputs = linked(&json!({"filename_prefix": "a/whole"}), &[("model", &model), ("clip", &clip), ("vae", &vae)]);
+    let mut out = Vec::new();
+    let output = comfyd_engine::Output { out: &mut out, cancel: &bench.cancel };
+    let stopped = model.downcast::<comfyd_engine::Model>().unwrap().save(output, None, None, "", &[]);
+    assert!(matches!(stopped, Err(comfyd_engine::Error::Interrupted)));
+    assert!(matches!(bench.run("CheckpointSave", inputs), Err(comfyd_node::Error::Interrupted)));
+    assert_eq!(std::fs::read_dir(bench.folders.directory(comfyd_folders::Kind::Output)).unwrap().count(), 0);
+}
+
+#[test]
 fn a_saved_checkpoint_samples_as_the_one_it_was() {
     let bench = bench();
     let [model, clip, vae] = checkpoint(&bench, "sd15.safetensors");
@@ -142,6 +156,45 @@ fn a_denoiser_in_few_bits_samples_as_its_values_do() {
     assert!(rounding < 1e-3, "{rounding}");
     let loss = distance(&got, &sample(&bench, &original, &clip));
     assert!(loss > 3.0 * rounding && loss < 0.1, "{loss}, of which {rounding} by rounding");
+}
+
+/// A file whose matrices are eight-bit floats with scales, against the plain file that is saved of it.
+#[test]
+fn scaled_weights_count_wherever_they_are_read() {
+    let bench = bench();
+    for file in ["scaled.safetensors", "scaled_later.safetensors"] {
+        let [model, clip, vae] = checkpoint(&bench, file);
+        let wanted = sample(&bench, &model, &clip);
+        let prefix = format!("a/{file}");
+        node(&bench, "CheckpointSave", &json!({"filename_prefix": prefix}), &[("model", &model), ("clip", &clip), ("vae", &vae)]);
+        let saved = format!("{prefix}_00001_.safetensors");
+        std::fs::copy(models::folder().join("models/checkpoints").join(file), bench.folders.roots().output.join("a/unet.safetensors"))
+            .unwrap();
+        let files = [(saved.as_str(), "checkpoints/plain.safetensors"), ("a/unet.safetensors", "diffusion_models/unet.safetensors")];
+        let (_base, again) = bench_with(&bench, &files);
+        let [plain, plain_clip, _] = checkpoint(&again, "plain.safetensors");
+        assert_eq!(sample(&again, &plain, &plain_clip), wanted, "{file}");
+
+        // Patches change what the weights mean, not the eight bits.
+        let with_lora = |model: &Value| {
+            let widgets = json!({"lora_name": "lora.safetensors", "strength_model": 0.7});
+            node(&bench, "LoraLoaderModelOnly", &widgets, &[("model", model)]).remove(0)
+        };
+        let [other, ..] = checkpoint(&bench, "other.safetensors");
+        let merged =
+            |model: &Value| node(&bench, "ModelMergeSimple", &json!({"ratio": 0.5}), &[("model1", model), ("model2", &other)]).remove(0);
+        let (patched, blend) = (sample(&bench, &with_lora(&model), &clip), sample(&bench, &merged(&model), &clip));
+        assert!(distance(&patched, &wanted) > 0.05 && distance(&blend, &wanted) > 0.05, "{file}");
+        assert_eq!(sample(&bench, &with_lora(&plain), &clip), patched, "{file}");
+        assert_eq!(sample(&bench, &merged(&plain), &clip), blend, "{file}");
+
+        // What has a scale is in eight bits already; only the rest is rounded.
+        let load =
+            |dtype: &str| node(&again, "UNETLoader", &json!({"unet_name": "unet.safetensors", "weight_dtype": dtype}), &[]).remove(0);
+        assert_eq!(sample(&bench, &load("default"), &clip), wanted, "{file}");
+        let loss = distance(&sample(&bench, &load("fp8_e4m3fn"), &clip), &wanted);
+        assert!(loss > 0.0 && loss < 0.2, "{file}: {loss}");
+    }
 }
 
 #[test]
@@ -306,6 +359,99 @@ fn unknown_files_are_refused_with_their_names() {
         let error = broken.run(class, inputs(&widgets)).unwrap_err().to_string();
         assert_eq!(error.matches("broken.").count(), 1, "{error}");
     }
+}
+
+#[test]
+fn a_checkpoint_is_of_use_without_an_autoencoder_that_is_known() {
+    let base = tempfile::tempdir().unwrap();
+    let whole = comfyd_weights::StateDict::open(&models::folder().join("models/checkpoints/sd15.safetensors")).unwrap();
+    let mut part = whole.with_prefix("model.", "model.");
+    for (name, tensor) in whole.with_prefix("cond_stage_model.", "cond_stage_model.").iter() {
+        part.insert(name, tensor.clone());
+    }
+    part.insert("first_stage_model.strange.weight", whole.get("model.diffusion_model.out.0.weight").unwrap().clone());
+    let file = base.path().join("models/checkpoints/strange.safetensors");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    comfyd_weights::write::write(&file, &part, &comfyd_weights::write::Options::default()).unwrap();
+    let [model, clip, vae] = checkpoint(&Bench::with_models(base.path(), EngineOptions::default()), "strange.safetensors");
+    assert!(matches!(vae, Value::Null));
+    let bench = bench();
+    let [wanted, wanted_clip, _] = checkpoint(&bench, "sd15.safetensors");
+    assert_eq!(sample(&bench, &model, &clip), sample(&bench, &wanted, &wanted_clip));
+}
+
+#[test]
+fn embeddings_that_cannot_be_used_are_left_out_as_missing_ones() {
+    let bench = bench();
+    let output = &bench.folders.roots().output;
+    std::fs::create_dir_all(output.join("e")).unwrap();
+    let page = b"<!DOCTYPE html><html><body>404</body></html>";
+    let whole = std::fs::read(models::folder().join("models/embeddings/emb.safetensors")).unwrap();
+    // os.system("true"), as a pickle.
+    let code = b"cos\nsystem\n(S'true'\ntR.";
+    let files: [(&str, &[u8]); 7] = [
+        ("empty.safetensors", b""),
+        ("page.pt", page),
+        ("page.safetensors", page),
+        ("cut.safetensors", &whole[..whole.len() - 8]),
+        ("cut.bin", b"PK\x03\x04"),
+        ("code.pt", code),
+        ("nothing.safetensors", b"\x02\0\0\0\0\0\0\0{}"),
+    ];
+    std::fs::copy(models::folder().join("models/text_encoders/clip_l.safetensors"), output.join("e/clip")).unwrap();
+    let mut copies = vec![("e/clip".to_owned(), "text_encoders/clip_l.safetensors".to_owned())];
+    for (name, bytes) in files {
+        std::fs::write(output.join("e").join(name), bytes).unwrap();
+        copies.push((format!("e/{name}"), format!("embeddings/{name}")));
+    }
+    // Whole, but four wide.
+    let mut narrow = comfyd_weights::StateDict::default();
+    narrow.insert("emb_params", candle_core::Tensor::zeros((2, 4), candle_core::DType::F32, &candle_core::Device::Cpu).unwrap());
+    comfyd_weights::write::write(&output.join("e/narrow.safetensors"), &narrow, &comfyd_weights::write::Options::default()).unwrap();
+    copies.push(("e/narrow.safetensors".to_owned(), "embeddings/narrow.safetensors".to_owned()));
+    let copies: Vec<(&str, &str)> = copies.iter().map(|(from, to)| (from.as_str(), to.as_str())).collect();
+    let (_base, again) = bench_with(&bench, &copies);
+    let clip = node(&again, "CLIPLoader", &json!({"clip_name": "clip_l.safetensors", "type": "stable_diffusion"}), &[]).remove(0);
+    let encoded = |text: &str| {
+        let value = node(&again, "CLIPTextEncode", &json!({"text": text}), &[("clip", &clip)]).remove(0);
+        let conditioning = value.downcast::<comfyd_engine::Conditioning>().unwrap();
+        conditioning.entries()[0].cross_attn.as_ref().unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap()
+    };
+    let wanted = encoded("a embedding:gone, sea");
+    assert_ne!(wanted, encoded("a ship, sea"));
+    for name in ["empty", "page.pt", "page.safetensors", "cut.safetensors", "cut.bin", "code", "nothing"] {
+        assert_eq!(encoded(&format!("a embedding:{name}, sea")), wanted, "{name}");
+    }
+    // Its two rows are padding at the end, as in the reference; what stands before it is not touched.
+    assert_eq!(encoded("a embedding:narrow")[..256], wanted[..256]);
+}
+
+#[test]
+fn tiles_matter_only_where_there_is_more_than_one() {
+    let bench = bench();
+    let [_, _, vae] = checkpoint(&bench, "sd15.safetensors");
+    let picture = |width: u32, height: u32| {
+        node(&bench, "EmptyImage", &json!({"width": width, "height": height, "batch_size": 1, "color": 4000}), &[]).remove(0)
+    };
+    let tiles = |tile: u32, overlap: u32, pixels: &Value| {
+        let widgets = json!({"tile_size": tile, "overlap": overlap, "temporal_size": 64, "temporal_overlap": 8});
+        bench.run("VAEEncodeTiled", linked(&widgets, &[("pixels", pixels), ("vae", &vae)])).map(|output| latent(&values(&output)[0]))
+    };
+    let small = picture(64, 64);
+    let wanted = latent(&node(&bench, "VAEEncode", &json!({}), &[("pixels", &small), ("vae", &vae)])[0]);
+    for overlap in [512, 4096] {
+        // The passes of half as high and half as wide tiles need one tile, too.
+        assert!(distance(&tiles(512, overlap, &small).unwrap(), &wanted) < 1e-6);
+        assert!(distance(&tiles(128, overlap, &small).unwrap(), &wanted) < 1e-6);
+    }
+    let error = tiles(64, 64, &picture(128, 64)).unwrap_err().to_string();
+    assert!(error.contains("tiles of 64 cannot overlap by 64 along 128"), "{error}");
+    let error = tiles(64, 512, &picture(64, 128)).unwrap_err().to_string();
+    assert!(error.contains("choose larger tiles or a smaller overlap"), "{error}");
+    // Decoding takes a quarter of the tile instead of a larger overlap.
+    let latent = prompt(&bench, &checkpoint(&bench, "sd15.safetensors")[1]).latent;
+    let widgets = json!({"tile_size": 64, "overlap": 4096, "temporal_size": 64, "temporal_overlap": 8});
+    assert!(bench.run("VAEDecodeTiled", linked(&widgets, &[("samples", &latent), ("vae", &vae)])).is_ok());
 }
 
 #[test]

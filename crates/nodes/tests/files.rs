@@ -29,6 +29,7 @@ fn bench() -> Bench {
         prompt_id: "id".into(),
         prompt: Arc::new(json!({"1": {"class_type": "EmptyImage", "inputs": {"width": 8, "é": [1.0, 1e-7, null, true]}}})),
         extra_data: Arc::new(json!({"extra_pnginfo": {"workflow": {"nodes": [], "name": "😀"}, "note": "a\"b"}})),
+        ..Hidden::default()
     };
     bench
 }
@@ -468,6 +469,91 @@ fn empty_latents_have_the_shapes_of_their_models() {
         assert_eq!(latent.0.samples.shape(), shape, "{class}");
         assert!(latent.0.samples.iter().all(|v| *v == 0.0));
     }
+}
+
+/// Pictures that no compression gets small.
+fn noise(batch: usize, side: usize) -> Value {
+    let mut state = 1u32;
+    let values = ndarray::Array4::from_shape_simple_fn((batch, side, side, 3), || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 24) as f32
+    });
+    Arc::new(Image(comfyd_imaging::Image::new(values))).into()
+}
+
+/// Interrupts a bench's prompt while `run` works, which must then end with that error.
+fn interrupted(bench: &Bench, run: impl FnOnce() -> comfyd_node::Result<NodeOutput>) {
+    let cancel = bench.cancel.clone();
+    let stop = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        cancel.cancel();
+    });
+    let stopped = run();
+    stop.join().unwrap();
+    assert!(matches!(stopped, Err(comfyd_node::Error::Interrupted)), "{stopped:?}");
+}
+
+#[test]
+fn what_is_interrupted_while_it_is_saved_leaves_no_file() {
+    let (large, many) = (noise(1, 3000), noise(40, 500));
+    for (class, widgets, pictures) in [
+        ("SaveImage", json!({"filename_prefix": "x"}), &large),
+        ("SaveAnimatedPNG", json!({"filename_prefix": "x", "fps": 6.0, "compress_level": 9}), &many),
+        ("SaveAnimatedWEBP", json!({"filename_prefix": "x", "fps": 6.0, "lossless": true, "quality": 100, "method": "slowest"}), &large),
+        ("SaveAnimatedWEBP", json!({"filename_prefix": "x", "fps": 6.0, "lossless": false, "quality": 80, "method": "slowest"}), &many),
+    ] {
+        let bench = Bench::new();
+        interrupted(&bench, || bench.run(class, with(widgets, "images", pictures.clone())));
+        assert_eq!(std::fs::read_dir(bench.folders.directory(Kind::Output)).unwrap().count(), 0, "{class}");
+    }
+}
+
+#[test]
+fn effects_can_be_interrupted() {
+    let large = noise(2, 3000);
+    for (class, widgets) in [
+        ("ImageBlur", json!({"blur_radius": 31, "sigma": 10.0})),
+        ("ImageSharpen", json!({"sharpen_radius": 31, "sigma": 10.0, "alpha": 1.0})),
+        ("Morphology", json!({"operation": "top_hat", "kernel_size": 99})),
+        ("ImageQuantize", json!({"colors": 256, "dither": "floyd-steinberg"})),
+        ("Canny", json!({"low_threshold": 0.1, "high_threshold": 0.2})),
+        ("ImageScale", json!({"upscale_method": "lanczos", "width": 12_000, "height": 12_000, "crop": "disabled"})),
+    ] {
+        let bench = Bench::new();
+        interrupted(&bench, || bench.run(class, with(widgets, "image", large.clone())));
+    }
+    let mut dot = ndarray::Array3::zeros((1, 3000, 3000));
+    dot[[0, 0, 0]] = 1.0;
+    let mask: Value = Arc::new(Mask(comfyd_imaging::Mask::new(dot))).into();
+    let bench = Bench::new();
+    interrupted(&bench, || bench.run("GrowMask", with(json!({"expand": 16_384, "tapered_corners": true}), "mask", mask)));
+}
+
+#[test]
+fn errors_name_files_as_clients_know_them() {
+    let bench = Bench::new();
+    let base = bench.dir.path();
+    let told = |class: &str, widgets: Json, file: &str| {
+        let error = bench.first(class, &widgets).unwrap_err();
+        let mut texts = vec![error.to_string()];
+        let mut cause = std::error::Error::source(&error);
+        while let Some(error) = cause {
+            texts.push(error.to_string());
+            cause = error.source();
+        }
+        assert!(texts[0].contains(file), "{class}: {texts:?}");
+        assert!(texts.iter().all(|text| !text.contains(base.to_str().unwrap())), "{class}: {texts:?}");
+    };
+    for (folder, name) in
+        [("models/checkpoints", "a.safetensors"), ("models/vae", "b.pt"), ("models/unet", "c.gguf"), ("input", "d.latent")]
+    {
+        std::fs::create_dir_all(base.join(folder)).unwrap();
+        std::fs::write(base.join(folder).join(name), b"no model").unwrap();
+    }
+    told("CheckpointLoaderSimple", json!({"ckpt_name": "a.safetensors"}), "models/checkpoints/a.safetensors");
+    told("VAELoader", json!({"vae_name": "b.pt"}), "models/vae/b.pt");
+    told("UNETLoader", json!({"unet_name": "c.gguf", "weight_dtype": "default"}), "models/diffusion_models/c.gguf");
+    told("LoadLatent", json!({"latent": "d.latent"}), "input/d.latent");
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct Options {
     pub ws_queue: usize,
     /// Hosts that models may be downloaded from.
     pub download_hosts: Vec<String>,
+    /// Names in `extra_data` whose values stay in memory.
+    pub secret_names: Vec<String>,
     /// The command line, for `/system_stats`.
     pub argv: Vec<String>,
     /// The version of ComfyUI whose API is spoken.
@@ -68,6 +70,7 @@ impl Default for Options {
             preview_size: 512,
             ws_queue: 512,
             download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
+            secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
             argv: Vec::new(),
             api_version: "0.3.64".into(),
         }

@@ -1,9 +1,19 @@
-//! The one error type of handlers, and the table of statuses. Every error is `{"error": {type, message, details, extra_info}, "node_errors": {}}`.
+//! The one error type of handlers, and the table of statuses. Every error is `{"error": {type, message, details, extra_info}, "node_errors": {}}`,
+//! or, in the API document's shape, `{"error": sentence, "node_errors": []}`.
+
+use std::io::ErrorKind;
+use std::sync::Arc;
 
 use axum::Json;
+use axum::body::Body;
+use axum::extract::{Request, State};
 use axum::http::StatusCode;
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
+
+use crate::{ApiShape, App};
 
 /// A handler's failure.
 #[derive(Debug)]
@@ -44,9 +54,19 @@ impl ApiError {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
     }
 
+    /// 507: the disk, or the user's share of it, is full.
+    pub fn disk_full() -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the disk is full: make room and try again")
+    }
+
     /// 500: the server's fault.
     pub fn internal(message: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal_error", message)
+    }
+
+    /// The status of the answer.
+    pub(crate) fn status(&self) -> StatusCode {
+        self.status
     }
 
     /// Adds details.
@@ -56,10 +76,56 @@ impl ApiError {
     }
 }
 
+/// An error's body, kept beside the answer for [`in_shape`].
+#[derive(Clone)]
+struct Told(Arc<Value>);
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(self.body)).into_response()
+        let mut response = (self.status, Json(&self.body)).into_response();
+        response.extensions_mut().insert(Told(Arc::new(self.body)));
+        response
     }
+}
+
+/// Gives errors the shape that the request asked for. The outermost layer: whoever failed, a handler, a layer or the framework, knows nothing
+/// of shapes.
+pub(crate) async fn in_shape(State(app): State<App>, request: Request, next: Next) -> Response {
+    let shape = ApiShape::asked(request.uri(), app.options.shape);
+    let mut response = next.run(request).await;
+    if shape == ApiShape::Documented
+        && let Some(Told(body)) = response.extensions_mut().remove::<Told>()
+    {
+        for name in [CONTENT_LENGTH, CONTENT_ENCODING] {
+            response.headers_mut().remove(name);
+        }
+        *response.body_mut() = Body::from(documented(&body).to_string());
+    }
+    response
+}
+
+/// An error as the API document has it.
+fn documented(body: &Value) -> Value {
+    let text = |key: &str| body["error"][key].as_str().unwrap_or_default();
+    let (message, details) = (text("message"), text("details"));
+    let error = if details.is_empty() || details == message { message.to_owned() } else { format!("{message}: {details}") };
+    json!({"error": error, "node_errors": node_error_list(&body["node_errors"])})
+}
+
+/// Errors of nodes as the API document has them: a list, where each tells of which node it is.
+pub(crate) fn node_error_list(by_node: &Value) -> Value {
+    let nodes = by_node.as_object().into_iter().flatten();
+    let errors = nodes.flat_map(|(id, report)| {
+        report["errors"].as_array().into_iter().flatten().map(move |error| {
+            let mut told = json!({"node_id": id, "class_type": report["class_type"]});
+            for (key, value) in error.as_object().into_iter().flatten() {
+                told[key] = value.clone();
+            }
+            told["dependent_outputs"] = report["dependent_outputs"].clone();
+            told
+        })
+    });
+    errors.collect()
 }
 
 /// A prompt that did not pass validation: the report is the body.
@@ -75,6 +141,10 @@ impl From<comfyd_jobs::Error> for ApiError {
             comfyd_jobs::Error::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_prompt_id"),
             comfyd_jobs::Error::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             comfyd_jobs::Error::NotRunning(_) => (StatusCode::CONFLICT, "not_running"),
+            comfyd_jobs::Error::Unstorable(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            comfyd_jobs::Error::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            comfyd_jobs::Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable"),
+            comfyd_jobs::Error::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "damaged"),
             comfyd_jobs::Error::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_failed"),
         };
         Self::new(status, kind, error.to_string())
@@ -83,11 +153,19 @@ impl From<comfyd_jobs::Error> for ApiError {
 
 impl From<comfyd_folders::Error> for ApiError {
     fn from(error: comfyd_folders::Error) -> Self {
-        match error {
-            comfyd_folders::Error::Outside { .. } => Self::bad_request(error.to_string()),
+        match &error {
+            comfyd_folders::Error::Outside { .. } | comfyd_folders::Error::Unfinished { .. } => Self::bad_request(error.to_string()),
+            comfyd_folders::Error::Create { source, .. } | comfyd_folders::Error::Write { source, .. } if is_disk_full(source) => {
+                Self::disk_full()
+            }
             comfyd_folders::Error::Create { .. } | comfyd_folders::Error::Write { .. } | comfyd_folders::Error::ExtraPaths { .. } => {
                 Self::internal(error.to_string())
             }
         }
     }
+}
+
+/// Whether the system refused because there is no room.
+pub(crate) fn is_disk_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
 }

@@ -66,25 +66,31 @@ pub(crate) fn image_frame(
     abilities: Abilities,
 ) -> Result<Bytes, ImageError> {
     let picture = contain(to_dynamic(image)?, max_size);
-    if image.lossless {
-        let mut bytes = Vec::new();
-        picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)?;
-        return Ok(wire::preview_image(ImageType::Png, &bytes));
-    }
-    let rgb = picture.into_rgb8();
-    if abilities.raw_previews {
-        return Ok(wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw()));
-    }
     let mut bytes = Vec::new();
-    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, PREVIEW_QUALITY).encode_image(&rgb)?;
+    let image_type = if image.lossless {
+        picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)?;
+        ImageType::Png
+    } else {
+        let rgb = picture.into_rgb8();
+        if abilities.raw_previews {
+            let frame = wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw());
+            return Ok(if abilities.documented { wire::documented(&frame, ImageType::Jpeg as u32) } else { frame });
+        }
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, PREVIEW_QUALITY).encode_image(&rgb)?;
+        ImageType::Jpeg
+    };
     if abilities.preview_metadata {
-        let metadata = json!({
+        let mut metadata = json!({
             "node_id": node.id, "prompt_id": prompt_id, "display_node_id": node.display_id,
-            "parent_node_id": node.parent_id, "real_node_id": node.real_id, "image_type": ImageType::Jpeg.mime(),
+            "parent_node_id": node.parent_id, "real_node_id": node.real_id, "image_type": image_type.mime(),
         });
+        if abilities.documented {
+            metadata["max_size"] = json!(max_size);
+        }
         return Ok(wire::preview_with_metadata(&metadata, &bytes));
     }
-    Ok(wire::preview_image(ImageType::Jpeg, &bytes))
+    let frame = wire::preview_image(image_type, &bytes);
+    Ok(if abilities.documented { wire::documented(&frame, max_size.unwrap_or(0)) } else { frame })
 }
 
 fn to_dynamic(image: &Image) -> Result<DynamicImage, ImageError> {

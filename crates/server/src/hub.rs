@@ -15,16 +15,24 @@ use tokio::sync::Notify;
 
 use crate::frames;
 
+mod gate;
+mod missed;
 #[cfg(test)]
 mod tests;
 
+pub use gate::Held;
+use gate::{Gate, Gates};
+use missed::Missed;
+
 /// What a client can understand, from its feature flags and its query.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Abilities {
     /// Previews with metadata (binary event 4).
     pub preview_metadata: bool,
     /// Raw pixels in place of JPEG (binary event 2).
     pub raw_previews: bool,
+    /// Frames with what the API document has in them.
+    pub documented: bool,
 }
 
 /// Why a client was disconnected by the server.
@@ -58,9 +66,26 @@ impl Closed {
     }
 }
 
+#[derive(Clone)]
 struct Queued {
     message: Message,
     kind: Kind,
+    /// What it waits for.
+    gate: Option<Arc<Gate>>,
+}
+
+impl Queued {
+    fn new(message: Message, kind: Kind) -> Self {
+        Self { message, kind, gate: None }
+    }
+
+    fn bytes(&self) -> usize {
+        match &self.message {
+            Message::Text(text) => text.len(),
+            Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes) => bytes.len(),
+            Message::Close(_) => 0,
+        }
+    }
 }
 
 /// What becomes of a message when its client is behind.
@@ -91,7 +116,11 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    fn push(&self, message: Message, kind: Kind) {
+    fn push(self: &Arc<Self>, queued: Queued) {
+        let kind = queued.kind;
+        if let Some(gate) = &queued.gate {
+            gate.wakes(self);
+        }
         let mut queue = self.queue.lock();
         if kind == Kind::Figures
             && queue.len() >= self.limit / 4
@@ -112,7 +141,7 @@ impl Mailbox {
                 }
             }
         }
-        queue.push_back(Queued { message, kind });
+        queue.push_back(queued);
         drop(queue);
         self.wake.notify_one();
     }
@@ -128,10 +157,21 @@ impl Mailbox {
             if let Some(why @ (Closed::TooSlow | Closed::TakenOver)) = *self.closed.lock() {
                 return Err(why);
             }
-            if let Some(queued) = self.queue.lock().pop_front() {
-                return Ok(queued.message);
+            let closed_until = {
+                let mut queue = self.queue.lock();
+                match queue.front().map(|first| first.gate.as_ref().and_then(|gate| gate.closed_until())) {
+                    Some(None) => return queue.pop_front().map(|first| first.message).ok_or(Closed::Shutdown),
+                    Some(until) => until,
+                    None => None,
+                }
+            };
+            if let Some(until) = closed_until {
+                // Either the gate was opened, or it is open by now.
+                let _ = tokio::time::timeout_at(until, self.wake.notified()).await;
+                continue;
             }
-            if let Some(why) = *self.closed.lock() {
+            let closed = *self.closed.lock();
+            if let Some(why) = closed {
                 return Err(why);
             }
             self.wake.notified().await;
@@ -169,6 +209,8 @@ struct Inner {
     current: Mutex<HashMap<Arc<str>, Current>>,
     max_clients: usize,
     status: Mutex<Told>,
+    gates: Gates,
+    missed: Mutex<Missed>,
 }
 
 impl Hub {
@@ -182,12 +224,15 @@ impl Hub {
             current: Mutex::default(),
             max_clients: 100_000,
             status: Mutex::default(),
+            gates: Gates::default(),
+            missed: Mutex::default(),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Registers a connection; an older one with the same id is closed. `None` when too many are connected.
-    pub fn connect(&self, client_id: &str) -> Option<Arc<Mailbox>> {
+    /// Registers a connection, which is sent a first event, what its client missed in the last seconds, and, if nothing of this tells
+    /// it, at which node its prompt is. An older connection with the same id is closed. `None` when too many are connected.
+    pub fn connect(&self, client_id: &str, first: Option<(&str, &Value)>) -> Option<Arc<Mailbox>> {
         let mailbox = Arc::new(Mailbox {
             number: self.inner.numbers.fetch_add(1, Ordering::Relaxed),
             limit: self.inner.limit,
@@ -200,10 +245,26 @@ impl Hub {
         if clients.len() >= self.inner.max_clients {
             return None;
         }
+        if let Some((event, data)) = first {
+            self.send(&mailbox, event, data);
+        }
+        // Nobody adds to either meanwhile: whoever emits holds the clients.
+        let missed = self.inner.missed.lock().take(client_id);
+        if missed.is_empty()
+            && let Some(executing) = self.executing_for(client_id)
+        {
+            self.send(&mailbox, "executing", &executing);
+        }
+        missed.into_iter().for_each(|queued| mailbox.push(queued));
         if let Some(old) = clients.insert(client_id.to_owned(), Arc::clone(&mailbox)) {
             old.close(Closed::TakenOver);
         }
         Some(mailbox)
+    }
+
+    /// Keeps what is told of a prompt back until what this returns is dropped: its client must know the id first.
+    pub fn hold(&self, prompt_id: &str) -> Held {
+        self.inner.gates.close(prompt_id)
     }
 
     /// Forgets a connection, unless a newer one has taken the id over.
@@ -226,17 +287,17 @@ impl Hub {
 
     /// Sends an event to everybody.
     pub fn broadcast(&self, event: &str, data: &Value) {
-        self.broadcast_as(Kind::Needed, event, data);
+        self.broadcast_as(Kind::Needed, None, event, data);
     }
 
-    fn broadcast_as(&self, kind: Kind, event: &str, data: &Value) {
+    fn broadcast_as(&self, kind: Kind, gate: Option<Arc<Gate>>, event: &str, data: &Value) {
         let clients = self.inner.clients.read();
         if clients.is_empty() {
             return;
         }
-        let message = text(event, data);
+        let queued = Queued { message: text(event, data), kind, gate };
         for mailbox in clients.values() {
-            mailbox.push(message.clone(), kind);
+            mailbox.push(queued.clone());
         }
     }
 
@@ -246,27 +307,27 @@ impl Hub {
     pub fn status(&self, version: u64, counts: &Counts) {
         let mut told = self.inner.status.lock();
         if told.running == counts.running_ids {
-            self.tell(&mut told, version, counts);
+            self.tell(&mut told, version, counts, None);
         }
     }
 
     /// Broadcasts figures unless newer ones, or the same, were told already. The lock keeps two callers in order.
-    fn tell(&self, told: &mut Told, version: u64, counts: &Counts) {
+    fn tell(&self, told: &mut Told, version: u64, counts: &Counts, gate: Option<Arc<Gate>>) {
         let status = frames::status(counts);
         if version < told.version || told.status.as_ref() == Some(&status) {
             return;
         }
-        self.broadcast_as(Kind::Figures, "status", &json!({"status": status}));
+        self.broadcast_as(Kind::Figures, gate, "status", &json!({"status": status}));
         *told = Told { version, status: Some(status), running: counts.running_ids.clone() };
     }
 
     /// Sends an event to one connection.
-    pub fn send(&self, mailbox: &Mailbox, event: &str, data: &Value) {
-        mailbox.push(text(event, data), Kind::Needed);
+    pub fn send(&self, mailbox: &Arc<Mailbox>, event: &str, data: &Value) {
+        mailbox.push(Queued::new(text(event, data), Kind::Needed));
     }
 
     /// What a client that reconnects in the middle of its prompt must be told: the `executing` data.
-    pub fn executing_for(&self, client_id: &str) -> Option<Value> {
+    fn executing_for(&self, client_id: &str) -> Option<Value> {
         let current = self.inner.current.lock();
         let (prompt_id, (_, node)) = current.iter().find(|(_, (client, _))| client.as_deref() == Some(client_id))?;
         Some(frames::executing(prompt_id, node))
@@ -309,46 +370,69 @@ impl Hub {
         }
     }
 
-    fn receivers(&self, event: &Event) -> Vec<Arc<Mailbox>> {
+    /// Who is told, and the client that should be, but is not there.
+    fn receivers<'a>(&self, event: &'a Event) -> (Vec<Arc<Mailbox>>, Option<&'a Arc<str>>) {
         let clients = self.inner.clients.read();
-        if event.kind.broadcast() {
-            return clients.values().cloned().collect();
+        let own = event.client_id.as_ref().map(|id| (id, clients.get(&**id)));
+        let absent = own.filter(|(_, mailbox)| mailbox.is_none() && event.lasting()).map(|(id, _)| id);
+        let told = if event.broadcast() {
+            clients.values().collect()
+        } else {
+            own.and_then(|(_, mailbox)| mailbox).into_iter().collect::<Vec<_>>()
+        };
+        (told.into_iter().cloned().collect(), absent)
+    }
+
+    /// The event as one mailbox gets it. `None` for what is told otherwise or cannot be encoded.
+    fn message(&self, event: &Event, abilities: Abilities) -> Option<Message> {
+        match &event.kind {
+            EventKind::Image { node, image } => {
+                let size = image.max_size.or((!image.lossless).then_some(self.inner.preview_size));
+                match frames::image_frame(&event.prompt_id, node, image, size, abilities) {
+                    Ok(frame) => Some(Message::Binary(frame)),
+                    Err(error) => {
+                        tracing::warn!(%error, "a preview could not be encoded");
+                        None
+                    }
+                }
+            }
+            EventKind::Text { node, text } => Some(Message::Binary(frames::text_frame(&node.id, text))),
+            _ => frames::json_event(event).map(|(name, data)| text(name, &data)),
         }
-        event.client_id.as_deref().and_then(|id| clients.get(id)).cloned().into_iter().collect()
     }
 }
 
 impl EventSink for Hub {
     fn emit(&self, event: Event) {
+        let gate = self.inner.gates.of(&event.prompt_id);
         if let EventKind::Queue { version, counts } = &event.kind {
-            return self.tell(&mut self.inner.status.lock(), *version, counts);
+            return self.tell(&mut self.inner.status.lock(), *version, counts, gate);
         }
         self.remember(&event);
-        let receivers = self.receivers(&event);
-        if receivers.is_empty() {
-            return;
-        }
         let kind = Kind::of(&event.kind);
-        let (node, image) = match &event.kind {
-            EventKind::Image { node, image } => (node, image),
-            EventKind::Text { node, text } => {
-                let frame = Message::Binary(frames::text_frame(&node.id, text));
-                return receivers.iter().for_each(|mailbox| mailbox.push(frame.clone(), kind));
-            }
-            _ => {
-                if let Some((name, data)) = frames::json_event(&event) {
-                    let message = text(name, &data);
-                    receivers.iter().for_each(|mailbox| mailbox.push(message.clone(), kind));
-                }
-                return;
-            }
+        let (receivers, absent) = self.receivers(&event);
+        // Encoded once for each form that somebody understands, and while nobody is kept from connecting.
+        let mut forms: Vec<(Abilities, Option<Queued>)> = Vec::new();
+        let mut form = |abilities: Abilities| {
+            let abilities = if event.is_picture() { abilities } else { Abilities::default() };
+            let known = forms.iter().position(|(known, _)| *known == abilities).unwrap_or_else(|| {
+                let message = self.message(&event, abilities);
+                forms.push((abilities, message.map(|message| Queued { message, kind, gate: gate.clone() })));
+                forms.len() - 1
+            });
+            forms[known].1.clone()
         };
-        for mailbox in receivers {
-            let abilities = *mailbox.abilities.lock();
-            let size = image.max_size.or((!image.lossless).then_some(self.inner.preview_size));
-            match frames::image_frame(&event.prompt_id, node, image, size, abilities) {
-                Ok(frame) => mailbox.push(Message::Binary(frame), kind),
-                Err(error) => tracing::warn!(%error, "a preview could not be encoded"),
+        for mailbox in &receivers {
+            if let Some(queued) = form(*mailbox.abilities.lock()) {
+                mailbox.push(queued);
+            }
+        }
+        let Some(client) = absent else { return };
+        if let Some(queued) = form(Abilities::default()) {
+            match self.inner.clients.read().get(&**client) {
+                // It has come meanwhile, and nothing later was told yet.
+                Some(mailbox) => mailbox.push(queued),
+                None => self.inner.missed.lock().keep(client, queued),
             }
         }
     }

@@ -1,7 +1,8 @@
-//! A JSON body, parsed whatever the content type says, as ComfyUI's clients rely on.
+//! A JSON body, read whatever the content type says and as leniently as ComfyUI does.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
+use comfyd_wire::{json, python};
 use serde_json::Value;
 
 use crate::ApiError;
@@ -17,7 +18,7 @@ impl<S: Send + Sync> FromRequest<S> for LenientJson {
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = body(req, state).await?;
-        let value = serde_json::from_slice(&bytes)
+        let value = json::read(&bytes)
             .map_err(|e| ApiError::new(axum::http::StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {e}")))?;
         Ok(Self(value))
     }
@@ -28,8 +29,26 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = body(req, state).await?;
-        Ok(Self(serde_json::from_slice(&bytes).unwrap_or_else(|_| serde_json::json!({}))))
+        Ok(Self(json::read(&bytes).unwrap_or_else(|_| serde_json::json!({}))))
     }
+}
+
+/// A number, or a text that Python's `float` reads as one.
+pub(crate) fn number(value: &Value) -> Option<f64> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => python::float(text),
+        Value::Bool(value) => Some(f64::from(u8::from(*value))),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    };
+    number.filter(|number| number.is_finite())
+}
+
+/// A whole number of a query, as Python's `int` reads it; those below 0 are `None` inside.
+pub(crate) fn whole(text: &str) -> Option<Option<usize>> {
+    let number = python::int(text)?;
+    // Rows are counted in 63 bits.
+    Some(usize::try_from(number.min(i64::MAX.into())).ok())
 }
 
 async fn body<S: Send + Sync>(req: Request, state: &S) -> Result<Bytes, ApiError> {

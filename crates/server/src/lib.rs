@@ -2,6 +2,8 @@
 //! nodes work.
 
 mod app;
+#[cfg(test)]
+mod document_tests;
 mod error;
 mod frames;
 mod hub;
@@ -10,6 +12,7 @@ pub mod listen;
 mod openapi;
 mod router;
 mod routes;
+mod sent;
 
 pub use crate::app::{ApiShape, App, Control, FolderOptions, FrontEnd, Inner, Options};
 pub use crate::error::ApiError;

@@ -6,13 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::serve::Listener;
+use axum::extract::connect_info::Connected;
+use axum::serve::{IncomingStream, Listener};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
+
+use crate::sent::{Sent, Watched};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
@@ -58,10 +61,18 @@ pub async fn serve(
         // An error means that the sender is gone: stop then too.
         let signal = async move { drop(stopped.wait_for(|stop| *stop).await) };
         match &tls {
-            None => servers.spawn(axum::serve(NoDelay(listener), router).with_graceful_shutdown(signal).into_future()),
+            None => servers.spawn(
+                axum::serve(NoDelay(listener), router.into_make_service_with_connect_info::<Sent>())
+                    .with_graceful_shutdown(signal)
+                    .into_future(),
+            ),
             Some(config) => {
                 let listener = TlsListener::start(listener, TlsAcceptor::from(Arc::clone(config)))?;
-                servers.spawn(axum::serve(listener, router).with_graceful_shutdown(signal).into_future())
+                servers.spawn(
+                    axum::serve(listener, router.into_make_service_with_connect_info::<Sent>())
+                        .with_graceful_shutdown(signal)
+                        .into_future(),
+                )
             }
         };
     }
@@ -82,19 +93,38 @@ pub async fn serve(
 /// Small websocket messages must not wait for the peer's acknowledgement.
 struct NoDelay(TcpListener);
 
-impl Listener for NoDelay {
-    type Io = TcpStream;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+impl NoDelay {
+    async fn accept_plain(&mut self) -> (TcpStream, SocketAddr) {
         let (stream, address) = Listener::accept(&mut self.0).await;
         // Only a matter of speed.
         drop(stream.set_nodelay(true));
         (stream, address)
     }
+}
+
+impl Listener for NoDelay {
+    type Io = Watched<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
+        let (stream, address) = self.accept_plain().await;
+        (Watched::new(stream), address)
+    }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
         self.0.local_addr()
+    }
+}
+
+impl Connected<IncomingStream<'_, NoDelay>> for Sent {
+    fn connect_info(stream: IncomingStream<'_, NoDelay>) -> Self {
+        stream.io().sent()
+    }
+}
+
+impl Connected<IncomingStream<'_, TlsListener>> for Sent {
+    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
+        stream.io().sent()
     }
 }
 
@@ -116,7 +146,7 @@ impl TlsListener {
                     // The server has stopped.
                     Err(_) => return,
                 };
-                let (stream, peer) = listener.accept().await;
+                let (stream, peer) = listener.accept_plain().await;
                 let acceptor = acceptor.clone();
                 tokio::spawn(async move {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
@@ -130,12 +160,12 @@ impl TlsListener {
 }
 
 impl Listener for TlsListener {
-    type Io = TlsStream<TcpStream>;
+    type Io = Watched<TlsStream<TcpStream>>;
     type Addr = SocketAddr;
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         match self.ready.recv().await {
-            Some(accepted) => accepted,
+            Some((stream, peer)) => (Watched::new(stream), peer),
             // The accepting task never ends before this listener does.
             None => std::future::pending().await,
         }

@@ -17,7 +17,7 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use crate::routes::frontend;
-use crate::{ApiError, App, routes};
+use crate::{ApiError, App, error, routes};
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
@@ -40,6 +40,7 @@ pub fn router(app: App) -> Router {
         .layer(CompressionLayer::new().gzip(true).compress_when(compress))
         .layer(middleware::from_fn_with_state(app.clone(), origin))
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(middleware::from_fn_with_state(app.clone(), error::in_shape))
         .with_state(app)
 }
 
@@ -84,6 +85,7 @@ async fn plain_error_to_json(response: Response) -> Response {
     }
     let (error_parts, body) = error.into_parts();
     parts.headers.extend(error_parts.headers);
+    parts.extensions.extend(error_parts.extensions);
     Response::from_parts(parts, body)
 }
 

@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
-use comfyd_node::Catalog;
+use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Provider, Schema};
 use comfyd_server::{App, Control, FrontEnd, Hub, Options, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -20,6 +20,29 @@ impl Control for Idle {
         false
     }
     fn free(&self, _: bool, _: bool) {}
+}
+
+/// A provider of one class, and the class.
+struct Described;
+
+impl Provider for Described {
+    fn name(&self) -> &str {
+        "test"
+    }
+
+    fn nodes(&self) -> Vec<Arc<dyn Node>> {
+        vec![Arc::new(Self)]
+    }
+}
+
+impl Node for Described {
+    fn schema(&self) -> Schema {
+        Schema::new("Described").description("What it does.")
+    }
+
+    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
+        Ok(NodeOutput::default())
+    }
 }
 
 struct Server {
@@ -50,7 +73,9 @@ impl Server {
         change(&mut options, dir.path());
         let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
         let store = Arc::new(comfyd_jobs::memory::MemoryStore::new(Default::default()));
-        let app = App::new(Arc::new(Catalog::new()), folders, store, Arc::new(Idle), Hub::new(64, 512), options);
+        let mut catalog = Catalog::new();
+        catalog.add(&Described);
+        let app = App::new(Arc::new(catalog), folders, store, Arc::new(Idle), Hub::new(64, 512), options);
         Self { dir, router: router(app) }
     }
 
@@ -136,12 +161,91 @@ async fn a_view_answers_ranges_and_validators() {
 #[tokio::test]
 async fn what_a_browser_would_run_is_sent_as_an_attachment() {
     let server = Server::new(|_, _| ());
-    for name in ["x.html", "x.svg", "x.js", "x.xhtml", "x.css", "x.xml"] {
+    let endings = "html htm shtml xhtml xht svg svgz xml xsl js mjs cjs jsx css mht mhtml eml hta htc vbs vb wsf wsh url lnk scr cmd bat ps1 \
+        reg py sh swf pdf wasm jar xbap chm hlp x3d dae rss rdf map webmanifest appcache php exe safetensors HTML SVG Mht no-ending";
+    for ending in endings.split_whitespace() {
+        let name = &format!("x.{ending}");
         server.upload("/upload/image", name, b"<script>", &[]).await;
-        let view = server.get(&format!("/view?filename={name}&type=input")).await;
-        assert_eq!((view.status, view.header("content-type")), (StatusCode::OK, "application/octet-stream"), "{name}");
-        assert!(view.header("content-disposition").starts_with("attachment"), "{name}");
+        server.send("POST", &format!("/userdata/{name}"), &[], "<script>").await;
+        for path in [format!("/view?filename={name}&type=input"), format!("/userdata/{name}")] {
+            let sent = server.get(&path).await;
+            assert_eq!((sent.status, sent.header("content-type")), (StatusCode::OK, "application/octet-stream"), "{path}");
+            assert!(sent.header("content-disposition").starts_with("attachment"), "{path}");
+            assert_eq!(sent.header("x-content-type-options"), "nosniff", "{path}");
+        }
     }
+    for (name, mime) in [
+        ("x.png", "image/png"),
+        ("x.webp", "image/webp"),
+        ("x.mp4", "video/mp4"),
+        ("x.flac", "audio/flac"),
+        ("x.txt", "text/plain"),
+        ("x.json", "application/json"),
+    ] {
+        server.upload("/upload/image", name, b"shown", &[]).await;
+        let view = server.get(&format!("/view?filename={name}&type=input")).await;
+        assert_eq!((view.header("content-type"), view.header("x-content-type-options")), (mime, "nosniff"));
+        assert!(view.header("content-disposition").starts_with("inline"), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn damaged_files_are_named_and_never_replaced() {
+    let server = Server::new(|options, _| options.multi_user = true);
+    let id = server.send("POST", "/users", &[], r#"{"username": "a"}"#).await.json();
+    let user = [("comfy-user", id.as_str().unwrap())];
+    let settings = server.dir.path().join("user").join(user[0].1).join("comfy.settings.json");
+    server.send("POST", "/settings/K", &user, "1").await;
+    for damaged in ["{\"K\": 1", "", "[]", "null"] {
+        std::fs::write(&settings, damaged).unwrap();
+        for (path, body) in [("/settings", "{\"L\": 2}"), ("/settings/L", "2")] {
+            let answer = server.send("POST", path, &user, body).await;
+            assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR);
+            let message = answer.json()["error"]["message"].as_str().unwrap().to_owned();
+            assert!(message.contains("comfy.settings.json") && !message.contains(server.dir.path().to_str().unwrap()), "{message}");
+        }
+        assert_eq!(std::fs::read_to_string(&settings).unwrap(), damaged);
+        assert_eq!(server.send("GET", "/settings", &user, "").await.json(), json!({}), "the front end starts");
+    }
+    let users = server.dir.path().join("user/users.json");
+    for damaged in ["{\"a\": ", "[1]"] {
+        std::fs::write(&users, damaged).unwrap();
+        for (method, path, body) in [("POST", "/users", r#"{"username": "b"}"#), ("GET", "/users", ""), ("GET", "/v2/userdata", "")] {
+            let answer = server.send(method, path, &user, body).await;
+            assert_eq!(answer.status, StatusCode::INTERNAL_SERVER_ERROR, "{method} {path}");
+            assert!(answer.json()["error"]["message"].as_str().unwrap().contains("users.json"));
+        }
+        assert_eq!(std::fs::read_to_string(&users).unwrap(), damaged);
+    }
+    // Something that cannot be read at all is not a missing file.
+    std::fs::remove_file(&users).unwrap();
+    std::fs::create_dir(&users).unwrap();
+    assert_eq!(server.send("POST", "/users", &[], r#"{"username": "b"}"#).await.status, StatusCode::INTERNAL_SERVER_ERROR);
+}
+
+#[tokio::test]
+async fn without_templates_a_new_user_begins_with_a_workflow() {
+    let pages = |options: &mut Options, dir: &Path| {
+        std::fs::create_dir_all(dir.join("web/1.27.10")).unwrap();
+        options.front_end = FrontEnd::Folder(dir.join("web/1.27.10"));
+    };
+    let begun = json!({"Comfy.TutorialCompleted": true, "Comfy.InstalledVersion": "1.27.10"});
+    let server = Server::new(pages);
+    assert_eq!(server.get("/settings").await.json(), begun);
+    assert_eq!(server.get("/settings/Comfy.TutorialCompleted").await.json(), json!(true));
+    assert!(!server.dir.path().join("user/default").exists(), "asking writes nothing");
+    server.send("POST", "/settings/K", &[], "1").await;
+    assert_eq!(server.get("/settings").await.json()["Comfy.InstalledVersion"], "1.27.10", "it stays what the user began with");
+    // Settings that a user has are the user's.
+    std::fs::write(server.dir.path().join("user/default/comfy.settings.json"), "{}").unwrap();
+    assert_eq!(server.get("/settings").await.json(), json!({}));
+    let server = Server::new(|options, dir| {
+        pages(options, dir);
+        std::fs::create_dir_all(dir.join("web/1.27.10/templates")).unwrap();
+        std::fs::write(dir.join("web/1.27.10/templates/index.json"), "[]").unwrap();
+    });
+    assert_eq!(server.get("/settings").await.json(), json!({}));
+    assert_eq!(Server::new(|_, _| ()).get("/settings").await.json(), json!({}));
 }
 
 #[tokio::test]
@@ -171,6 +275,37 @@ async fn names_cannot_lead_outside() {
         ("/models/none", 404),
     ] {
         assert_eq!(server.error(path).await, status, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn unfinished_files_are_neither_listed_nor_given_out() {
+    let server = Server::new(|_, _| {});
+    let (part, download) = (".0123456789abcdef.part", ".m.safetensors.part");
+    for folder in ["input", "output", "temp", "user/default/workflows", "custom_nodes", "models/checkpoints"] {
+        std::fs::create_dir_all(server.dir.path().join(folder)).unwrap();
+        for name in [part, download] {
+            std::fs::write(server.dir.path().join(folder).join(name), "half").unwrap();
+        }
+    }
+    let lists = ["/internal/files/output", "/internal/files/input", "/internal/files/temp", "/models/custom_nodes", "/models/checkpoints"];
+    for list in
+        lists.into_iter().chain(["/userdata?dir=workflows&recurse=true", "/v2/userdata?path=workflows", "/experiment/models/custom_nodes"])
+    {
+        assert_eq!(server.get(list).await.json(), json!([]), "{list}");
+    }
+    for name in [part, download] {
+        for path in [
+            format!("/view?filename={name}&type=output"),
+            format!("/userdata/workflows%2F{name}"),
+            format!("/view?filename={name}&type=temp&preview=webp"),
+        ] {
+            assert!((400..405).contains(&server.error(&path).await), "{path}");
+        }
+        assert_eq!(server.send("POST", &format!("/userdata/{name}"), &[], "x").await.status, 400);
+        assert_eq!(server.send("DELETE", &format!("/userdata/workflows%2F{name}"), &[], "").await.status, 400);
+        assert_eq!(server.upload("/upload/image", name, b"x", &[]).await.status, 400);
+        assert!(server.dir.path().join("user/default/workflows").join(name).exists());
     }
 }
 
@@ -216,12 +351,25 @@ async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
     assert_eq!(server.get("/userdata?dir=subgraphs%2F").await.json(), json!([]));
     assert_eq!(server.get("/api/userdata/comfy.templates.json").await.json(), json!([]));
     assert_eq!(server.get("/templates/index.json").await.json(), json!([]));
+    assert_eq!(server.get("/api/userdata/workflows%2F.index.json").await.json(), json!({}));
+    let help = server.get("/docs/KSampler/ja.md").await;
+    assert_eq!((help.status, help.header("content-type"), help.body.len()), (StatusCode::OK, "text/markdown; charset=utf-8", 0));
+    assert_eq!(server.get("/docs/Described/en.md").await.body, b"What it does.");
+    let docs = server.dir.path().join("site/pkg/static/docs/KSampler");
+    std::fs::create_dir_all(&docs).unwrap();
+    for (file, text) in [("en.md", "help"), ("ja.md", "助け")] {
+        std::fs::write(docs.join(file), text).unwrap();
+    }
+    assert_eq!(server.get("/docs/KSampler/ja.md").await.body, "助け".as_bytes());
+    assert_eq!(server.get("/docs/KSampler/fr.md").await.body, b"help");
+    assert_eq!(server.get("/docs/KSampler/picture.png").await.status, StatusCode::NOT_FOUND);
     assert_eq!(server.get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
     assert_eq!(Server::new(|_, _| ()).get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
     assert_eq!(server.get("/user.css").await.header("content-type"), "text/css; charset=utf-8");
     server.send("POST", "/userdata/user.css", &[], "a {}").await;
     assert_eq!(server.get("/user.css").await.body, b"a {}");
-    assert_eq!(server.get("/userdata/user.css").await.body, b"a {}");
+    let style = server.get("/userdata/user.css").await;
+    assert_eq!((style.header("content-type"), &style.body[..]), ("text/css; charset=utf-8", &b"a {}"[..]));
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
-use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Status};
+use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status};
 use comfyd_node::Catalog;
 use comfyd_server::{App, Control, Hub, Options, router};
 use serde_json::value::to_raw_value;
@@ -32,6 +32,7 @@ async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
         position: Position::Back,
         prompt: Arc::from(to_raw_value(&json!({"1": {"class_type": "A", "inputs": {}}})).unwrap()),
         extra_data: Arc::from(to_raw_value(&extra).unwrap()),
+        secrets: Secrets::default(),
         outputs: vec!["1".into()],
     };
     store.enqueue(job).await.unwrap();
@@ -52,7 +53,7 @@ async fn finish(store: &MemoryStore, id: &str, status: Status, took_ms: i64) {
         started_ms: 1000,
         ended_ms: 1000 + took_ms,
     };
-    store.finish(id, outcome).await.unwrap();
+    store.finish(id, &outcome).await.unwrap();
 }
 
 /// Three ended jobs, one that runs and one that waits.

@@ -27,6 +27,19 @@ impl Control for Idle {
 /// A class with something in every part of its declaration.
 struct Show;
 
+/// A class without what a declaration may leave out, declared the reference's newer way.
+struct Bare;
+
+impl Node for Bare {
+    fn schema(&self) -> Schema {
+        Schema::new("Bare").no_display().schema_generation().input(Input::int("value").min(3)).output_node()
+    }
+
+    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
+        Ok(NodeOutput::default())
+    }
+}
+
 impl Node for Show {
     fn schema(&self) -> Schema {
         Schema::new("Show").display("Show").category("test").description("Shows.").input(Input::int("value").default(1)).output_node()
@@ -45,7 +58,7 @@ impl comfyd_node::Provider for Classes {
     }
 
     fn nodes(&self) -> Vec<Arc<dyn Node>> {
-        vec![Arc::new(Show)]
+        vec![Arc::new(Show), Arc::new(Bare)]
     }
 }
 
@@ -57,7 +70,7 @@ async fn server() -> (tempfile::TempDir, Router) {
         store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
     }
     store.claim().await.unwrap();
-    store.finish_and_claim("ended", contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+    store.finish_and_claim("ended", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
     let folders = Folders::new(Roots::under(dir.path())).unwrap();
     let loras = dir.path().join("models/loras");
     std::fs::create_dir_all(&loras).unwrap();
@@ -109,10 +122,26 @@ async fn the_document_and_the_router_name_the_same_calls() {
     }
 }
 
+/// Of a schema of both shapes that of one.
+fn of_shape<'a>(schema: &'a Value, shape: &str) -> &'a Value {
+    match schema["anyOf"].as_array() {
+        Some(shapes) => &shapes[usize::from(shape == "documented")],
+        None => schema,
+    }
+}
+
 /// What of a value does not fit a schema, with the place where it stands. Knows the parts of JSON Schema that the document uses.
 fn misfits(document: &Value, schema: &Value, value: &Value, place: &str) -> Vec<String> {
     if let Some(reference) = schema["$ref"].as_str() {
         return misfits(document, document.pointer(reference.trim_start_matches('#')).unwrap(), value, place);
+    }
+    // Of two shapes one must fit; what comes closest is told.
+    if let Some(shapes) = schema["anyOf"].as_array() {
+        let each = shapes.iter().map(|shape| misfits(document, shape, value, place));
+        return each.min_by_key(Vec::len).unwrap();
+    }
+    if let Some(parts) = schema["allOf"].as_array() {
+        return parts.iter().flat_map(|part| misfits(document, part, value, place)).collect();
     }
     let kind = match value {
         Value::Null => "null",
@@ -161,8 +190,18 @@ fn misfits(document: &Value, schema: &Value, value: &Value, place: &str) -> Vec<
 
 #[tokio::test]
 async fn answers_have_the_shapes_of_the_document() {
+    for shape in ["wire", "documented"] {
+        answers_have_the_shape(shape).await;
+    }
+}
+
+async fn answers_have_the_shape(shape: &str) {
     let (_dir, router) = server().await;
     let document = document(&router).await;
+    let ask = async |method: &str, path: &str, body: &str| {
+        let separator = if path.contains('?') { '&' } else { '?' };
+        ask(&router, method, &format!("{path}{separator}shape={shape}"), body).await
+    };
     let prompt = json!({"prompt": {"1": {"class_type": "Show", "inputs": {"value": 3}}}, "client_id": "c"}).to_string();
     let calls: &[(&str, &str, &str, &str)] = &[
         ("get", "/prompt", "/prompt", ""),
@@ -179,12 +218,13 @@ async fn answers_have_the_shapes_of_the_document() {
         ("get", "/features", "/features", ""),
         ("get", "/object_info", "/object_info", ""),
         ("get", "/object_info/{node_class}", "/object_info/Show", ""),
+        ("get", "/object_info/{node_class}", "/object_info/Bare", ""),
         ("get", "/embeddings", "/embeddings", ""),
         ("get", "/models", "/models", ""),
         ("get", "/models/{folder}", "/models/loras", ""),
         ("get", "/experiment/models", "/experiment/models", ""),
         ("get", "/experiment/models/{folder}", "/experiment/models/loras", ""),
-        ("get", "/view_metadata/{folder}", "/view_metadata/loras?filename=a.safetensors", ""),
+        ("get", "/view_metadata/{folder_name}", "/view_metadata/loras?filename=a.safetensors", ""),
         ("get", "/extensions", "/extensions", ""),
         ("get", "/internal/logs", "/internal/logs", ""),
         ("get", "/internal/logs/raw", "/internal/logs/raw", ""),
@@ -205,18 +245,28 @@ async fn answers_have_the_shapes_of_the_document() {
         ),
     ];
     for (method, template, path, body) in calls {
-        let (status, answer) = ask(&router, &method.to_uppercase(), path, body).await;
+        let (status, answer) = ask(&method.to_uppercase(), path, body).await;
         assert_eq!(status, StatusCode::OK, "{method} {path}: {}", String::from_utf8_lossy(&answer));
         let schema = &document["paths"][template][method]["responses"]["200"]["content"]["application/json"]["schema"];
         assert!(schema.is_object(), "{method} {template} has no schema");
+        let schema = of_shape(schema, shape);
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(misfits(&document, schema, &answer, &format!("{method} {path}:")), Vec::<String>::new(), "{answer}");
     }
-    let error = document.pointer("/components/schemas/Error").unwrap();
-    for (method, path, body) in
-        [("POST", "/prompt", "{}"), ("GET", "/models/none", ""), ("POST", "/prompt", "no JSON"), ("PUT", "/queue", "")]
-    {
-        let (status, answer) = ask(&router, method, path, body).await;
+    let error = of_shape(document.pointer("/components/schemas/Error").unwrap(), shape);
+    let wrong =
+        json!({"prompt": {"1": {"class_type": "Bare", "inputs": {"value": 1}}, "2": {"class_type": "Bare", "inputs": {}}}}).to_string();
+    for (method, path, body) in [
+        ("POST", "/prompt", "{}"),
+        ("POST", "/prompt", &wrong),
+        ("GET", "/models/none", ""),
+        ("POST", "/prompt", "no JSON"),
+        ("PUT", "/queue", ""),
+        ("GET", "/nothing", ""),
+        ("GET", "/ws", ""),
+        ("GET", "/object_info/%ff", ""),
+    ] {
+        let (status, answer) = ask(method, path, body).await;
         assert!(status.is_client_error());
         let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(misfits(&document, error, &answer, "error:"), Vec::<String>::new(), "{answer}");

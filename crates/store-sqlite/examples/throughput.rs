@@ -44,7 +44,7 @@ async fn main() {
             let store = store.clone();
             async move {
                 let job = store.claim().await.unwrap().unwrap();
-                store.finish(&job.id, contract::outcome(Status::Success)).await.unwrap();
+                store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
             }
         }
     })
@@ -59,7 +59,7 @@ async fn main() {
             async move {
                 store.enqueue(NewJob { prompt, ..job(n, 'b') }).await.unwrap();
                 let job = store.claim().await.unwrap().unwrap();
-                store.finish(&job.id, contract::outcome(Status::Success)).await.unwrap();
+                store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
             }
         }
     })

@@ -89,8 +89,9 @@ mod tests {
 
     fn entry(id: &str) -> Arc<HistoryEntry> {
         let new = contract::job(id, comfyd_jobs::Position::Back);
-        let job = Job { id: new.id, number: 0.0, prompt: new.prompt, extra_data: new.extra_data, outputs: new.outputs, created_ms: 0 };
-        Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success)).unwrap())
+        let (prompt, extra_data) = (new.prompt, new.extra_data);
+        let job = Job { id: new.id, number: 0.0, prompt, extra_data, secrets: new.secrets, outputs: new.outputs, created_ms: 0 };
+        Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success), usize::MAX).unwrap())
     }
 
     #[test]

@@ -1,16 +1,16 @@
-//! The database file: its lock, its format and migrations, and reading the queue at start. It knows nothing of what happens later.
+//! The database file: its format and migrations, and reading the queue at start. It knows nothing of what happens later.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{Read as _, Write as _};
-use std::path::{Path, PathBuf};
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use comfyd_jobs::line::{Line, Place, Running};
-use comfyd_jobs::{Job, Status};
+use comfyd_jobs::{Error as JobError, HistoryEntry, Job, Outcome, Secrets, Status, now_ms, secrets};
 use rusqlite::config::DbConfig;
-use rusqlite::types::Type;
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
+use rusqlite::types::{Type, ValueRef};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 use serde_json::value::RawValue;
 
 use crate::state::{Index, State};
@@ -23,44 +23,92 @@ const APPLICATION_ID: i64 = 0x636d_6664;
 const MAX_CHECKED_BYTES: u64 = 64 << 20;
 
 /// How many pages (of 4 KiB) the write-ahead log has before a commit brings them into the database.
-const MAX_LOG_PAGES: i64 = 16_384;
+pub(crate) const MAX_LOG_PAGES: i64 = 16_384;
+
+/// How long opening waits for another program that has the database.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How many damaged rows are told of, and how many are kept aside.
+const MAX_DAMAGED: i64 = 100;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
 /// `jobs` holds what a prompt was submitted with, written once; `queue` and `history` say where it stands. Rows of `history` up to
-/// `state.history_floor` are deleted, and are removed a few at a time.
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE jobs (
-        seq INTEGER PRIMARY KEY,
-        id TEXT NOT NULL UNIQUE,
-        number REAL NOT NULL,
-        created_ms INTEGER NOT NULL,
-        outputs TEXT NOT NULL,
-        extra_data TEXT NOT NULL,
-        prompt TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE queue (
-        seq INTEGER PRIMARY KEY,
-        rank INTEGER NOT NULL DEFAULT 0,
-        claim INTEGER,
-        claimed_ms INTEGER
-    ) STRICT;
-    CREATE TABLE history (
-        ended INTEGER PRIMARY KEY,
-        seq INTEGER NOT NULL UNIQUE,
-        status TEXT NOT NULL,
-        started_ms INTEGER NOT NULL,
-        ended_ms INTEGER NOT NULL,
-        messages TEXT NOT NULL,
-        outputs TEXT NOT NULL,
-        meta TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE state (
-        key TEXT PRIMARY KEY,
-        value INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-    INSERT INTO state (key, value) VALUES ('next_number', 0), ('history_floor', 0);
-"];
+/// `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found, whatever they hold.
+const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged];
+
+type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
+
+fn create(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "CREATE TABLE jobs (
+            seq INTEGER PRIMARY KEY,
+            id TEXT NOT NULL UNIQUE,
+            number REAL NOT NULL,
+            created_ms INTEGER NOT NULL,
+            outputs TEXT NOT NULL,
+            extra_data TEXT NOT NULL,
+            prompt TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE queue (
+            seq INTEGER PRIMARY KEY,
+            rank INTEGER NOT NULL DEFAULT 0,
+            claim INTEGER,
+            claimed_ms INTEGER
+        ) STRICT;
+        CREATE TABLE history (
+            ended INTEGER PRIMARY KEY,
+            seq INTEGER NOT NULL UNIQUE,
+            status TEXT NOT NULL,
+            started_ms INTEGER NOT NULL,
+            ended_ms INTEGER NOT NULL,
+            messages TEXT NOT NULL,
+            outputs TEXT NOT NULL,
+            meta TEXT NOT NULL
+        ) STRICT;
+        CREATE TABLE state (
+            key TEXT PRIMARY KEY,
+            value INTEGER NOT NULL
+        ) STRICT, WITHOUT ROWID;
+        INSERT INTO state (key, value) VALUES ('next_number', 0), ('history_floor', 0);",
+    )
+}
+
+/// Takes the secrets out of what earlier versions stored, and notes their names as a restart does. Whatever is left of them in unused
+/// space goes with [`scrub`].
+fn keep_no_secrets(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "ALTER TABLE jobs ADD COLUMN secrets TEXT NOT NULL DEFAULT '[]';
+         INSERT INTO state (key, value) SELECT 'scrub_due', 1 WHERE EXISTS (SELECT 1 FROM jobs);",
+    )?;
+    let names = secrets::NAMES.map(str::to_owned);
+    let suspects = transaction
+        .prepare("SELECT seq FROM jobs WHERE extra_data LIKE '%' || ?1 || '%' OR extra_data LIKE '%' || ?2 || '%'")?
+        .query_map(rusqlite::params_from_iter(&names), |row| row.get(0))?
+        .collect::<rusqlite::Result<Vec<i64>>>()?;
+    let mut select = transaction.prepare("SELECT CAST(extra_data AS BLOB) FROM jobs WHERE seq = ?1")?;
+    let mut update = transaction.prepare("UPDATE jobs SET extra_data = ?2, secrets = ?3 WHERE seq = ?1")?;
+    for seq in suspects {
+        let text: Vec<u8> = select.query_row([seq], |row| row.get(0))?;
+        // What cannot be read is no use to anybody, and must not keep a secret.
+        let mut extra_data = serde_json::from_slice(&text).unwrap_or_else(|_| serde_json::json!({}));
+        let found = Secrets::take(&mut extra_data, &names).names();
+        update.execute(params![seq, extra_data.to_string(), list(&found)?])?;
+    }
+    Ok(())
+}
+
+fn keep_damaged(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch("CREATE TABLE damaged (found_ms, reason, seq, id, number, created_ms, outputs, extra_data, prompt);")
+}
+
+/// Writes the whole file anew, so that nothing that was removed can be found in it or in the log beside it.
+fn scrub(connection: &Connection) -> rusqlite::Result<()> {
+    connection.execute_batch("VACUUM")?;
+    connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))?;
+    connection.execute("DELETE FROM state WHERE key = 'scrub_due'", [])?;
+    Ok(())
+}
 
 /// What was on disk at start.
 #[derive(Debug)]
@@ -72,57 +120,22 @@ pub(crate) struct Loaded {
     pub(crate) next_claim: i64,
 }
 
-/// An advisory lock beside the database, held as long as this lives and released by the system if the process dies.
-#[derive(Debug)]
-pub(crate) struct Lock {
-    _file: File,
-}
-
-impl Lock {
-    pub(crate) fn acquire(path: &Path) -> Result<Self, Error> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let mut name = path.as_os_str().to_owned();
-        name.push(".lock");
-        let mut file = File::options().read(true).write(true).create(true).truncate(false).open(PathBuf::from(name)).map_err(io)?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let mut pid = String::new();
-                // Only for the message; on some systems a locked file cannot be read.
-                let known = file.read_to_string(&mut pid).is_ok() && !pid.trim().is_empty();
-                let holder = if known { format!("process {}", pid.trim()) } else { "another process".to_owned() };
-                return Err(Error::InUse { path: path.to_owned(), holder });
-            }
-            Err(TryLockError::Error(source)) => return Err(io(source)),
-        }
-        file.set_len(0).map_err(io)?;
-        write!(file, "{}", std::process::id()).map_err(io)?;
-        Ok(Self { _file: file })
-    }
-}
-
-/// The database's one true path, so that a detour over a link finds the same lock. Makes the folder.
-pub(crate) fn locate(path: &Path) -> Result<PathBuf, Error> {
-    let io = |source| Error::Io { path: path.to_owned(), source };
-    if path.exists() {
-        return fs::canonicalize(path).map_err(io);
-    }
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::create_dir_all(folder).map_err(io)?;
-    let name = path.file_name().ok_or_else(|| io(std::io::Error::other("the path names no file")))?;
-    Ok(fs::canonicalize(folder).map_err(io)?.join(name))
-}
-
 /// Opens the database, brings it to the current format and reads the queue.
 pub(crate) fn open(path: &Path, options: &Options) -> Result<(Connection, Loaded), Error> {
     let failed = |error| failure(path, error);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(failed)?;
+    connection.busy_timeout(PATIENCE).map_err(failed)?;
     let format = examine(&connection, path)?;
     configure(&connection, options.durability).map_err(failed)?;
     migrate(&mut connection, format).map_err(failed)?;
-    let loaded = load(&connection).map_err(failed)?;
+    let scrub_due = connection.query_row("SELECT 1 FROM state WHERE key = 'scrub_due'", [], |_| Ok(())).optional().map_err(failed)?;
+    if scrub_due.is_some()
+        && let Err(error) = scrub(&connection)
+    {
+        tracing::warn!(%error, "secrets that an earlier version stored may still lie in unused space of the database; the next start tries again");
+    }
+    let loaded = load(&mut connection).map_err(failed)?;
     Ok((connection, loaded))
 }
 
@@ -144,9 +157,14 @@ fn examine(connection: &Connection, path: &Path) -> Result<usize, Error> {
         return Err(Error::Newer { path: path.to_owned(), found: format as i64, known: known as i64 });
     }
     if fs::metadata(path).is_ok_and(|metadata| metadata.len() <= MAX_CHECKED_BYTES) {
-        let verdict: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0)).map_err(failed)?;
-        if verdict != "ok" {
-            return Err(Error::Corrupt { path: path.to_owned(), detail: verdict });
+        let mut check = connection.prepare(&format!("PRAGMA quick_check({MAX_DAMAGED})")).map_err(failed)?;
+        let verdicts: Vec<String> = check.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(failed)?;
+        for verdict in verdicts.iter().filter(|verdict| *verdict != "ok") {
+            // A value of a wrong kind concerns its row, which is set aside when it is read; anything else concerns the file.
+            if !verdict.contains(" value in ") {
+                return Err(Error::Corrupt { path: path.to_owned(), detail: verdict.clone() });
+            }
+            tracing::error!(verdict, "a value in the job store is damaged");
         }
     }
     Ok(format)
@@ -165,6 +183,8 @@ fn configure(connection: &Connection, durability: Durability) -> rusqlite::Resul
         Durability::Full => "FULL",
     };
     connection.pragma_update(None, "synchronous", synchronous)?;
+    // Where an ordinary sync leaves data in the disk's own memory (macOS).
+    connection.pragma_update(None, "fullfsync", durability == Durability::Full)?;
     connection.pragma_update(None, "journal_size_limit", 64 << 20)?;
     // Checkpoints wait for the disk: the writer's thread makes them. This is for when it does not come to it.
     connection.pragma_update(None, "wal_autocheckpoint", MAX_LOG_PAGES)?;
@@ -179,7 +199,7 @@ fn configure(connection: &Connection, durability: Durability) -> rusqlite::Resul
 fn migrate(connection: &mut Connection, format: usize) -> rusqlite::Result<()> {
     for (index, step) in MIGRATIONS.iter().enumerate().skip(format) {
         let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        transaction.execute_batch(step)?;
+        step(&transaction)?;
         transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
         transaction.pragma_update(None, "user_version", index as i64 + 1)?;
         transaction.commit()?;
@@ -187,37 +207,124 @@ fn migrate(connection: &mut Connection, format: usize) -> rusqlite::Result<()> {
     Ok(())
 }
 
-fn load(connection: &Connection) -> rusqlite::Result<Loaded> {
-    let value = |key: &str| connection.query_row("SELECT value FROM state WHERE key = ?1", [key], |row| row.get::<_, i64>(0));
-    let next_number = u64::try_from(value("next_number")?).unwrap_or(0);
-    let floor = value("history_floor")?;
-    let next_arrival: i64 = connection.query_row("SELECT ifnull(max(seq), 0) + 1 FROM jobs", [], |row| row.get(0))?;
+fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
+    let value = |key: &str| connection.query_row("SELECT value FROM state WHERE key = ?1", [key], |row| row.get(0)).optional();
+    let number = |sql: &str| connection.query_row(sql, [], |row| row.get::<_, i64>(0));
+    // Without the row, the numbers go on after the highest that is known.
+    let next_number = match value("next_number")? {
+        Some(number) => number,
+        None => number("SELECT ifnull(CAST(max(abs(number)) AS INTEGER) + 1, 0) FROM jobs")?,
+    };
+    let next_number = u64::try_from(next_number).unwrap_or(0);
+    let floor: i64 = value("history_floor")?.unwrap_or(0);
+    let next_arrival = number("SELECT ifnull(max(seq), 0) FROM jobs")?.saturating_add(1);
     let mut line = Line::new(next_number, next_arrival);
     let mut next_claim = 1;
-    let mut select = connection.prepare(
-        "SELECT jobs.id, jobs.number, jobs.created_ms, jobs.outputs, jobs.extra_data, jobs.prompt, jobs.seq, queue.rank, queue.claim,
-            queue.claimed_ms
-         FROM queue JOIN jobs ON jobs.seq = queue.seq ORDER BY queue.claim",
-    )?;
-    let mut rows = select.query([])?;
-    while let Some(row) = rows.next()? {
-        let (job, place) = (Arc::new(job(row)?), Place { rank: row.get(7)?, number: row.get(1)?, arrival: row.get(6)? });
-        match row.get::<_, Option<i64>>(8)? {
-            None => line.insert(place, job, next_number),
-            Some(claim) => {
-                next_claim = claim + 1;
-                line.insert_running(Running { place, job, claimed_ms: row.get::<_, Option<i64>>(9)?.unwrap_or(0) });
+    let mut damaged = Vec::new();
+    {
+        let mut places = connection.prepare("SELECT seq, rank, claim, claimed_ms FROM queue ORDER BY claim")?;
+        // One by one, so that a damaged one cannot keep the others from being read.
+        let mut jobs =
+            connection.prepare("SELECT id, number, created_ms, outputs, extra_data, prompt, secrets FROM jobs WHERE seq = ?1")?;
+        let mut rows = places.query([])?;
+        while let Some(row) = rows.next()? {
+            let seq = row.get(0)?;
+            let queued = jobs.query_row([seq], job).and_then(|job| Ok((job, row.get(1)?, row.get(2)?, row.get::<_, Option<i64>>(3)?)));
+            match queued {
+                Err(error) => damaged.push((seq, error)),
+                Ok((job, rank, claim, claimed_ms)) => {
+                    let (place, job) = (Place { rank, number: job.number, arrival: seq }, Arc::new(job));
+                    match claim {
+                        None => line.insert(place, job, next_number),
+                        Some(claim) => {
+                            next_claim = i64::saturating_add(claim, 1);
+                            line.insert_running(Running { place, job, claimed_ms: claimed_ms.unwrap_or(0) });
+                        }
+                    }
+                }
             }
         }
     }
-    let mut history = Index::new(floor + 1);
-    let mut select = connection
-        .prepare("SELECT history.ended, jobs.id FROM history JOIN jobs ON jobs.seq = history.seq WHERE history.ended > ?1 ORDER BY 1")?;
+    for (seq, error) in damaged {
+        if let Err(failed) = set_aside(connection, seq, &error.to_string(), floor) {
+            // It stays where it is.
+            tracing::error!(error = %failed, seq, reason = %error, "a damaged prompt of the queue is left out");
+        }
+    }
+    let mut history = Index::new(floor.saturating_add(1));
+    let mut select =
+        connection.prepare("SELECT ended, id FROM history LEFT JOIN jobs ON jobs.seq = history.seq WHERE ended > ?1 ORDER BY ended")?;
     let mut rows = select.query([floor])?;
     while let Some(row) = rows.next()? {
-        history.insert(row.get(0)?, &row.get::<_, String>(1)?);
+        let ended: i64 = row.get(0)?;
+        match text(row.get_ref(1)?) {
+            Some(id) => history.insert(ended, &id),
+            None => tracing::error!(ended, "an entry of the history is left out, since its prompt is missing in the job store"),
+        }
     }
+    drop(rows);
+    drop(select);
     Ok(Loaded { state: State { line, history }, floor, next_claim })
+}
+
+/// Takes a damaged prompt out of the queue: it counts as failed, so that whoever waits for it is told, and what was found is kept.
+fn set_aside(connection: &mut Connection, seq: i64, reason: &str, floor: i64) -> rusqlite::Result<()> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found = |row: &Row<'_>| {
+        let id = text(row.get_ref(0)?).unwrap_or_default();
+        Ok(Job {
+            id: id.into_owned(),
+            number: row.get(1).unwrap_or_default(),
+            created_ms: row.get(2).unwrap_or_default(),
+            prompt: empty(),
+            extra_data: empty(),
+            secrets: Secrets::default(),
+            outputs: Vec::new(),
+        })
+    };
+    let job = transaction.query_row("SELECT id, number, created_ms FROM jobs WHERE seq = ?1", [seq], found).optional()?;
+    transaction.execute("DELETE FROM queue WHERE seq = ?1", [seq])?;
+    if let Some(job) = &job {
+        transaction.execute(
+            "INSERT INTO damaged SELECT ?2, ?3, seq, id, number, created_ms, outputs, extra_data, prompt FROM jobs WHERE seq = ?1",
+            params![seq, now_ms(), reason],
+        )?;
+        transaction.execute("DELETE FROM damaged WHERE rowid <= (SELECT max(rowid) FROM damaged) - ?1", [MAX_DAMAGED])?;
+        transaction.execute(
+            "UPDATE jobs SET id = ?2, number = ?3, created_ms = ?4, outputs = '[]', extra_data = '{}', prompt = '{}' WHERE seq = ?1",
+            params![seq, job.id, job.number, job.created_ms],
+        )?;
+        let message = format!("the stored prompt is damaged ({reason}): submit it again");
+        let outcome = Outcome::failed(&job.id, "DamagedPrompt", &message, now_ms(), now_ms());
+        let entry = HistoryEntry::new(job.clone(), &outcome, usize::MAX)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        transaction.execute(
+            "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
+             SELECT max(?2, ifnull(max(ended), 0)) + 1, ?1, ?3, ?4, ?4, ?5, ?6, ?7 FROM history",
+            params![seq, floor, status_text(entry.status), entry.ended_ms, entry.messages.get(), entry.outputs.get(), entry.meta.get()],
+        )?;
+    }
+    transaction.commit()?;
+    let prompt_id = job.map(|job| job.id);
+    tracing::error!(
+        prompt_id,
+        seq,
+        reason,
+        "a prompt of the queue is damaged and counts as failed; the table 'damaged' keeps what was found"
+    );
+    Ok(())
+}
+
+/// A text, whatever its bytes are; `None` if it is none.
+fn text(value: ValueRef<'_>) -> Option<Cow<'_, str>> {
+    match value {
+        ValueRef::Text(bytes) | ValueRef::Blob(bytes) => Some(String::from_utf8_lossy(bytes)),
+        ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => None,
+    }
+}
+
+fn empty() -> Arc<RawValue> {
+    RawValue::NULL.to_owned().into()
 }
 
 fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
@@ -225,9 +332,10 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         id: row.get(0)?,
         number: row.get(1)?,
         created_ms: row.get(2)?,
-        outputs: outputs(row, 3)?,
+        outputs: texts(row, 3)?,
         extra_data: json(row, 4)?,
         prompt: json(row, 5)?,
+        secrets: Secrets::lost(texts(row, 6)?),
     })
 }
 
@@ -237,8 +345,13 @@ pub(crate) fn json(row: &Row<'_>, column: usize) -> rusqlite::Result<Arc<RawValu
     Ok(text.into())
 }
 
-/// The column of the output nodes.
-pub(crate) fn outputs(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+/// A list of texts as it is stored.
+pub(crate) fn list(texts: &[String]) -> rusqlite::Result<String> {
+    serde_json::to_string(texts).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+/// A column that lists texts: output nodes, names of secrets.
+pub(crate) fn texts(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
 }
 
@@ -265,12 +378,32 @@ fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'stat
     rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }
 
+/// Whether another program has the database.
+pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed))
+}
+
+/// What a caller is told of an error.
+pub(crate) fn job_error(error: &rusqlite::Error) -> JobError {
+    if is_busy(error) {
+        return JobError::Unavailable("another program keeps the database to itself: end that program, and try again".to_owned());
+    }
+    let extended = error.sqlite_error().map(|error| error.extended_code);
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => JobError::NoSpace,
+        Some(_) if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => JobError::NoSpace,
+        Some(ErrorCode::TooBig) => JobError::Unstorable(format!("it is larger than the database takes: {error}")),
+        Some(_) | None => JobError::Storage(error.to_string()),
+    }
+}
+
 fn failure(path: &Path, error: rusqlite::Error) -> Error {
     let path = path.to_owned();
     match &error {
         rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::QueryReturnedNoRows => {
             Error::Corrupt { path, detail: error.to_string() }
         }
+        other if is_busy(other) => Error::InUse { path, holder: "another program".to_owned() },
         other => match other.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => Error::Corrupt { path, detail: error.to_string() },
             Some(_) | None => Error::Sqlite { path, source: error },

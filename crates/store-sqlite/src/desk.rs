@@ -2,7 +2,7 @@
 //! handing a change of 50 microseconds to a thread and waiting for its answer costs about as much as the change itself. Knows nothing of
 //! what is written.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -14,30 +14,35 @@ use crate::writer::Writer;
 /// The writer's desk.
 #[derive(Debug)]
 pub(crate) struct Desk {
-    writer: Mutex<Writer>,
+    /// `None` once it is closed.
+    writer: Mutex<Option<Writer>>,
     /// Commands in the queue, or taken from it and not done yet. While there are any, nobody goes before them.
     waiting: AtomicUsize,
     /// Whether callers may write themselves: not where each commit waits for the disk.
     open: bool,
+    /// The thread is to end once what waits is done.
+    closing: AtomicBool,
 }
 
 impl Desk {
     pub(crate) fn new(writer: Writer, open: bool) -> Self {
-        Self { writer: Mutex::new(writer), waiting: AtomicUsize::new(0), open }
+        Self { writer: Mutex::new(Some(writer)), waiting: AtomicUsize::new(0), open, closing: AtomicBool::new(false) }
     }
 
-    /// Does a command on the caller's thread, if that is quick; gives it back otherwise.
+    /// Does a command on the caller's thread, if that is quick; gives it back otherwise, also where another program has the database:
+    /// callers may be threads that must not wait.
     pub(crate) fn do_now(&self, command: Command, queue: &mpsc::Sender<Command>) -> Result<(), Command> {
         if !self.open || !command.is_small() {
             return Err(command);
         }
-        let Some(mut writer) = self.writer.try_lock() else { return Err(command) };
-        if self.waiting.load(Ordering::Acquire) > 0 {
+        let Some(mut place) = self.writer.try_lock() else { return Err(command) };
+        let Some(writer) = place.as_mut() else { return Err(command) };
+        if self.waiting.load(Ordering::Acquire) > 0 || !writer.is_free_for(&command) {
             return Err(command);
         }
         writer.work(command, &mut || None);
         let untidy = writer.is_untidy();
-        drop(writer);
+        drop(place);
         if untidy {
             // A full queue needs no waking: the thread is about to look.
             let _ = queue.try_send(Command::Wake);
@@ -54,23 +59,34 @@ impl Desk {
         true
     }
 
-    /// The thread's work, until all senders are gone.
-    pub(crate) fn run(&self, mut commands: mpsc::Receiver<Command>) {
+    /// Has the thread end, and the database closed, once what waits is done.
+    pub(crate) fn close(&self, queue: &mpsc::Sender<Command>) {
+        self.closing.store(true, Ordering::Release);
+        // A full queue needs no waking.
+        let _ = queue.try_send(Command::Wake);
+    }
+
+    /// The thread's work, until it is told to close or all senders are gone. Gives the writer back.
+    pub(crate) fn run(&self, mut commands: mpsc::Receiver<Command>) -> Option<Writer> {
         loop {
+            if self.closing.load(Ordering::Acquire) {
+                commands.close();
+            }
             let first = match commands.try_recv() {
                 Ok(command) => command,
                 Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) if self.writer.lock().tidy() => continue,
+                Err(TryRecvError::Empty) if self.writer.lock().as_mut().is_some_and(Writer::tidy) => continue,
                 Err(TryRecvError::Empty) => match commands.blocking_recv() {
                     Some(command) => command,
                     None => break,
                 },
             };
-            let mut writer = self.writer.lock();
-            let done = writer.work(first, &mut || commands.try_recv().ok());
+            let mut place = self.writer.lock();
+            let Some(writer) = place.as_mut() else { break };
+            let done = writer.work_patiently(first, &mut || commands.try_recv().ok());
             self.waiting.fetch_sub(done, Ordering::AcqRel);
         }
-        self.writer.lock().close();
+        self.writer.lock().take()
     }
 }
 
@@ -129,12 +145,33 @@ mod tests {
         assert!(desk.queue(command, &sender).await);
         assert!(desk.do_now(enqueue("c", 10).0, &sender).is_err(), "nobody overtakes what waits");
         while let Ok(command) = receiver.try_recv() {
-            let done = desk.writer.lock().work(command, &mut || None);
+            let done = desk.writer.lock().as_mut().unwrap().work(command, &mut || None);
             desk.waiting.fetch_sub(done, Ordering::AcqRel);
         }
         assert!(desk.do_now(enqueue("c", 10).0, &sender).is_ok());
         receiver.close();
         assert!(!desk.queue(enqueue("d", 10).0, &sender).await, "the thread has ended");
+    }
+
+    #[tokio::test]
+    async fn a_caller_does_not_wait_for_another_program_but_the_thread_does() {
+        let Bench { folder, desk, sender, receiver } = bench(true);
+        let other = rusqlite::Connection::open(folder.path().join("jobs.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let Err(command) = desk.do_now(enqueue("a", 10).0, &sender) else { panic!("nothing can be written") };
+        assert!(matches!(command, Command::Write { .. }));
+        let (command, answer) = enqueue("a", 10);
+        assert!(desk.queue(command, &sender).await);
+        let desk = Arc::new(desk);
+        let work = desk.clone();
+        let thread = std::thread::spawn(move || work.run(receiver));
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        other.execute_batch("COMMIT").unwrap();
+        assert!(matches!(answer.await.unwrap(), Ok(Answer::Ticket(_))), "it waited");
+        desk.close(&sender);
+        assert!(thread.join().unwrap().is_some());
+        assert!(desk.do_now(enqueue("b", 10).0, &sender).is_err(), "it is closed");
+        assert!(!desk.queue(enqueue("b", 10).0, &sender).await);
     }
 
     #[test]
@@ -146,7 +183,7 @@ mod tests {
     #[test]
     fn the_thread_is_told_of_checkpoints_and_makes_them() {
         let Bench { folder, desk, sender, mut receiver } = bench(true);
-        while desk.writer.lock().tidy() {}
+        while desk.writer.lock().as_mut().unwrap().tidy() {}
         let size = || std::fs::metadata(folder.path().join("jobs.db")).unwrap().len();
         let before = size();
         let mut changes = 0;
@@ -156,8 +193,8 @@ mod tests {
             assert!(changes < 2_000, "nobody was told");
         }
         assert!(size() < before + 1_000_000, "callers make no checkpoints");
-        assert!(desk.writer.lock().tidy());
+        assert!(desk.writer.lock().as_mut().unwrap().tidy());
         assert!(size() > before + 5_000_000, "{} bytes of {changes} changes", size());
-        assert!(!desk.writer.lock().is_untidy());
+        assert!(!desk.writer.lock().as_mut().unwrap().is_untidy());
     }
 }

@@ -1,13 +1,15 @@
 //! The durable `JobStore` on SQLite: one file (and SQLite's `-wal` and `-shm` beside it, and a `.lock`), one writer.
 //!
 //! All writes go through one connection. A small change is made on the caller's thread while nothing else is written; otherwise a thread
-//! commits everything that waits for it in one transaction and answers each caller after the commit. The queue and the ids of the history are mirrored in memory; the history's entries are read from disk through a cache
-//! bounded in bytes. This crate knows neither HTTP nor what a graph is.
+//! commits everything that waits for it in one transaction and answers each caller after the commit. The queue and the ids of the history are
+//! mirrored in memory; the history's entries are read from disk through a cache bounded in bytes. A damaged row concerns its prompt only.
+//! This crate knows neither HTTP nor what a graph is.
 
 mod cache;
 mod command;
 mod database;
 mod desk;
+mod guard;
 mod reader;
 mod state;
 mod writer;
@@ -20,11 +22,13 @@ use async_trait::async_trait;
 use comfyd_jobs::{
     Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result as JobResult, Ticket, Versions,
 };
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::command::{Answer, Claimed, Command, Operation, Reply};
-use crate::database::Lock;
 use crate::desk::Desk;
+use crate::guard::Guard;
+pub use crate::guard::Lock;
 use crate::reader::Reader;
 use crate::state::Shared;
 use crate::writer::Writer;
@@ -51,24 +55,32 @@ pub struct Options {
     pub max_history: usize,
     /// How much of the history is kept in memory, in bytes.
     pub cache_bytes: usize,
+    /// How many bytes of JSON the outcome of one job may have.
+    pub max_outcome_bytes: usize,
     /// How much a commit survives.
     pub durability: Durability,
 }
 
 impl Default for Options {
-    /// 10,000 of each, 32 MiB of cache, [`Durability::Normal`].
+    /// 10,000 of each, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
     fn default() -> Self {
-        Self { max_pending: 10_000, max_history: 10_000, cache_bytes: 32 << 20, durability: Durability::Normal }
+        Self {
+            max_pending: 10_000,
+            max_history: 10_000,
+            cache_bytes: 32 << 20,
+            max_outcome_bytes: 64 << 20,
+            durability: Durability::Normal,
+        }
     }
 }
 
 /// Why a database could not be opened. Nothing is ever deleted or overwritten because of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another process, or another store of this one, has it open.
-    #[error("the database '{}' is in use by {holder}: stop that server, or give this one another database", path.display())]
+    /// Another process, or another store of this one, has the database or the folder.
+    #[error("'{}' is in use by {holder}: stop that server, or give this one a place of its own", path.display())]
     InUse {
-        /// The database.
+        /// The database or folder.
         path: PathBuf,
         /// Who has it, as far as known.
         holder: String,
@@ -112,9 +124,9 @@ pub enum Error {
         source: rusqlite::Error,
     },
     /// A file or a thread could not be made.
-    #[error("cannot open the database '{}': {source}: check the path, the permissions, and that it is on a local disk", path.display())]
+    #[error("cannot use '{}': {source}: check the path, the permissions, and that it is on a local disk", path.display())]
     Io {
-        /// The database.
+        /// The database, or the file.
         path: PathBuf,
         /// What the system said.
         source: std::io::Error,
@@ -123,17 +135,17 @@ pub enum Error {
 
 /// A queue and a history in an SQLite database.
 ///
-/// Dropping it waits for the writes under way and closes the database.
+/// Dropping it closes it.
 #[derive(Debug)]
 pub struct SqliteStore {
     shared: Arc<Shared>,
     reader: Reader,
-    /// `None` only while dropping.
-    commands: Option<mpsc::Sender<Command>>,
-    thread: Option<JoinHandle<()>>,
+    commands: mpsc::Sender<Command>,
+    thread: Mutex<Option<JoinHandle<()>>>,
     desk: Arc<Desk>,
-    /// Released last.
-    _lock: Lock,
+    max_outcome_bytes: usize,
+    /// Holds the lock, which is released last.
+    guard: Arc<Guard>,
 }
 
 impl SqliteStore {
@@ -142,20 +154,48 @@ impl SqliteStore {
     /// # Errors
     /// See [`Error`].
     pub fn open(path: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
-        let path = database::locate(path.as_ref())?;
-        let lock = Lock::acquire(&path)?;
+        Self::open_locked(Lock::database(path.as_ref())?, options)
+    }
+
+    /// [`SqliteStore::open`] for who has locked the database already.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn open_locked(lock: Lock, options: Options) -> Result<Self, Error> {
+        let path = lock.target().to_owned();
         let (connection, loaded) = database::open(&path, &options)?;
         let shared = Arc::new(Shared::new(loaded.state.clone(), options.cache_bytes));
+        let guard = Arc::new(Guard::new(lock, shared.clone())?);
         let (sender, receiver) = mpsc::channel(MAX_WAITING);
         let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
         let desk = Arc::new(Desk::new(writer, options.durability == Durability::Normal));
-        let work = desk.clone();
-        let thread = std::thread::Builder::new()
-            .name("store-writer".to_owned())
-            .spawn(move || work.run(receiver))
-            .map_err(|source| Error::Io { path: path.clone(), source })?;
-        let reader = Reader::new(path, shared.clone());
-        Ok(Self { shared, reader, commands: Some(sender), thread: Some(thread), desk, _lock: lock })
+        let (work, watch) = (desk.clone(), guard.clone());
+        let run = move || {
+            if let Some(writer) = work.run(receiver) {
+                writer.close(watch.check().is_ok());
+            }
+        };
+        let thread = std::thread::Builder::new().name("store-writer".to_owned()).spawn(run).map_err(|source| Error::Io { path, source })?;
+        let reader = Reader::new(guard.clone(), shared.clone());
+        let max_outcome_bytes = options.max_outcome_bytes;
+        Ok(Self { shared, reader, commands: sender, thread: Mutex::new(Some(thread)), desk, max_outcome_bytes, guard })
+    }
+
+    /// Whether the database's files are still those that were opened. Says so in the log when that changes.
+    ///
+    /// # Errors
+    /// [`comfyd_jobs::Error::Unavailable`] when one was deleted or replaced: what is written from then on is lost when the process ends.
+    pub fn check(&self) -> JobResult<()> {
+        self.guard.check()
+    }
+
+    /// Finishes the writes under way, brings everything into the database's one file and closes it. Later calls fail. Blocks.
+    pub fn close(&self) {
+        self.reader.close();
+        self.desk.close(&self.commands);
+        if self.thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the store's writer ended with a panic");
+        }
     }
 
     async fn write(&self, operation: Operation) -> JobResult<Answer> {
@@ -164,9 +204,8 @@ impl SqliteStore {
 
     async fn ask(&self, command: impl FnOnce(Reply) -> Command) -> JobResult<Answer> {
         let (reply, answer) = oneshot::channel();
-        let commands = self.commands.as_ref().ok_or_else(stopped)?;
-        if let Err(command) = self.desk.do_now(command(reply), commands)
-            && !self.desk.queue(command, commands).await
+        if let Err(command) = self.desk.do_now(command(reply), &self.commands)
+            && !self.desk.queue(command, &self.commands).await
         {
             return Err(stopped());
         }
@@ -177,25 +216,20 @@ impl SqliteStore {
     fn entry(&self, id: &str, outcome: &Outcome) -> JobResult<Arc<HistoryEntry>> {
         let job = self.shared.state.lock().line.running(id).map(|running| running.job.as_ref().clone());
         let job = job.ok_or_else(|| comfyd_jobs::Error::NotRunning(id.to_owned()))?;
-        Ok(Arc::new(HistoryEntry::new(job, outcome)?))
+        Ok(Arc::new(HistoryEntry::new(job, outcome, self.max_outcome_bytes)?))
     }
 }
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        drop(self.commands.take());
-        self.reader.close();
-        if let Some(thread) = self.thread.take()
-            && thread.join().is_err()
-        {
-            tracing::error!("the store's writer ended with a panic");
-        }
+        self.close();
     }
 }
 
 #[async_trait]
 impl JobStore for SqliteStore {
     async fn enqueue(&self, job: NewJob) -> JobResult<Ticket> {
+        self.guard.check()?;
         match self.write(Operation::Enqueue(job)).await? {
             Answer::Ticket(ticket) => Ok(ticket),
             other => Err(other.misplaced()),
@@ -219,13 +253,13 @@ impl JobStore for SqliteStore {
         }
     }
 
-    async fn finish(&self, id: &str, outcome: Outcome) -> JobResult<()> {
-        let entry = self.entry(id, &outcome)?;
+    async fn finish(&self, id: &str, outcome: &Outcome) -> JobResult<()> {
+        let entry = self.entry(id, outcome)?;
         self.write(Operation::Finish(entry)).await?.done()
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: Outcome) -> JobResult<Option<Arc<Job>>> {
-        let entry = self.entry(id, &outcome)?;
+    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> JobResult<Option<Arc<Job>>> {
+        let entry = self.entry(id, outcome)?;
         match self.write(Operation::HandOver(entry)).await? {
             Answer::Claimed(claimed) => Ok(claimed.map(Claimed::keep)),
             other => Err(other.misplaced()),
@@ -244,11 +278,19 @@ impl JobStore for SqliteStore {
         Ok(self.shared.state.lock().line.counts())
     }
 
+    // What is not there can be removed without the database, which may be full or in use.
+
     async fn remove_pending(&self, ids: &[String]) -> JobResult<usize> {
+        if !self.shared.state.lock().line.any_waits(ids) {
+            return Ok(0);
+        }
         self.write(Operation::RemovePending(ids.to_vec())).await?.count()
     }
 
     async fn clear_pending(&self) -> JobResult<usize> {
+        if self.shared.state.lock().line.waiting() == 0 {
+            return Ok(0);
+        }
         self.write(Operation::ClearPending).await?.count()
     }
 
@@ -259,7 +301,7 @@ impl JobStore for SqliteStore {
 
     async fn history_entry(&self, id: &str) -> JobResult<Option<Arc<HistoryEntry>>> {
         let Some(key) = self.shared.state.lock().history.key(id) else { return Ok(None) };
-        Ok(self.reader.entries(vec![key]).await?.pop())
+        self.reader.entry(id, key).await
     }
 
     async fn history_len(&self) -> JobResult<usize> {
@@ -267,10 +309,16 @@ impl JobStore for SqliteStore {
     }
 
     async fn delete_history(&self, ids: &[String]) -> JobResult<usize> {
+        if !ids.iter().any(|id| self.shared.state.lock().history.key(id).is_some()) {
+            return Ok(0);
+        }
         self.write(Operation::DeleteHistory(ids.to_vec())).await?.count()
     }
 
     async fn clear_history(&self) -> JobResult<usize> {
+        if self.shared.state.lock().history.len() == 0 {
+            return Ok(0);
+        }
         self.write(Operation::ClearHistory).await?.count()
     }
 
@@ -287,5 +335,5 @@ impl JobStore for SqliteStore {
 }
 
 fn stopped() -> comfyd_jobs::Error {
-    comfyd_jobs::Error::Storage("its writer has stopped: restart the server".to_owned())
+    comfyd_jobs::Error::Unavailable("it is closed: start the server again".to_owned())
 }

@@ -145,6 +145,11 @@ impl Index {
         self.keys.get(id).copied()
     }
 
+    /// The id with this key.
+    pub(crate) fn id(&self, key: i64) -> Option<Arc<str>> {
+        self.ids.get(&key).cloned()
+    }
+
     /// The last key that was given out.
     pub(crate) fn last_key(&self) -> i64 {
         self.next_key - 1
@@ -168,7 +173,7 @@ impl Index {
         let id: Arc<str> = id.into();
         self.ids.insert(key, id.clone());
         self.keys.insert(id, key);
-        self.next_key = self.next_key.max(key + 1);
+        self.next_key = self.next_key.max(key.saturating_add(1));
     }
 
     pub(crate) fn pop_oldest(&mut self) -> Option<i64> {

@@ -3,15 +3,17 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use comfyd_jobs::line::{Place, Running};
 use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Outcome, Result as JobResult, Ticket, now_ms};
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::config::DbConfig;
+use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tokio::sync::mpsc;
 
 use crate::Options;
 use crate::command::{Answer, Claimed, Command, Operation, Reply};
-use crate::database::{Loaded, status_text};
+use crate::database::{Loaded, MAX_LOG_PAGES, is_busy, job_error, list, status_text};
 use crate::state::{Change, Shared, State};
 
 /// How many operations go into one transaction.
@@ -29,6 +31,12 @@ const CHECKPOINT_PAGES: usize = 4096;
 /// How many free pages are given back to the system at a time, and how many may stay.
 const VACUUM_SLICE: i64 = 256;
 const MAX_FREE_PAGES: i64 = 1024;
+
+/// How long the thread waits for another program that writes to the database, and how long for one that reads when the write-ahead log has
+/// grown long or the store is closed.
+const PATIENCE: Duration = Duration::from_secs(5);
+const LOG_PATIENCE: Duration = Duration::from_millis(100);
+const CLOSE_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The connection that writes, and its state.
 #[derive(Debug)]
@@ -56,6 +64,10 @@ pub(crate) struct Writer {
     vacuuming: bool,
     /// About how many pages the write-ahead log got since the last checkpoint.
     log_pages: usize,
+    /// A transaction has begun, and nothing was done in it.
+    begun: bool,
+    /// The failure that was told of last, until a write succeeds.
+    told: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,6 +79,14 @@ struct Counters {
 struct Waiting {
     operation: Operation,
     reply: Option<Reply>,
+}
+
+/// What a checkpoint says.
+struct Log {
+    /// Whether somebody kept it from its end.
+    busy: bool,
+    /// How many pages the log has.
+    pages: i64,
 }
 
 /// What a transaction led to.
@@ -102,11 +122,36 @@ impl Writer {
             purging: true,
             vacuuming: false,
             log_pages: 0,
+            begun: false,
+            told: None,
         };
+        writer.be_patient(Duration::ZERO);
         // The bound may be smaller than last time.
         writer.trim();
         writer.publish();
         writer
+    }
+
+    /// Whether a command can be done without waiting for another program. If it writes, its transaction has begun then.
+    pub(crate) fn is_free_for(&mut self, command: &Command) -> bool {
+        let writes = match command {
+            Command::Write { .. } => true,
+            Command::Next { .. } => self.state.line.waiting() > 0,
+            Command::Wake => false,
+        };
+        if !writes && self.shared.abandoned.lock().is_empty() {
+            return true;
+        }
+        // Any other error comes again when the command is done.
+        !self.begin().is_err_and(|error| is_busy(&error))
+    }
+
+    /// [`Writer::work`] for who may wait for another program.
+    pub(crate) fn work_patiently(&mut self, first: Command, more: &mut dyn FnMut() -> Option<Command>) -> usize {
+        self.be_patient(PATIENCE);
+        let done = self.work(first, more);
+        self.be_patient(Duration::ZERO);
+        done
     }
 
     /// Does a command, and along with it what `more` gives, answers, and says how many commands that expect an answer were done.
@@ -130,15 +175,43 @@ impl Writer {
             next = if group.len() < MAX_GROUP && bytes < MAX_GROUP_BYTES { more() } else { None };
         }
         self.log_pages += bytes / 4096;
-        self.commit(group);
-        self.serve();
+        match self.commit(group) {
+            Ok(()) => self.serve(),
+            // It would only be waited for again.
+            Err(error) => self.refuse_hungry(&error),
+        }
+        if std::mem::take(&mut self.begun) {
+            self.roll_back();
+        }
         done
     }
 
-    /// Puts back what was claimed for callers who are gone.
-    pub(crate) fn close(&mut self) {
+    /// Puts back what was claimed for callers who are gone, brings the write-ahead log into the database and closes it. Without `in_place`,
+    /// other files may have its names, and nothing under them is touched.
+    pub(crate) fn close(mut self, in_place: bool) {
+        self.be_patient(CLOSE_PATIENCE);
         let group = self.abandoned();
-        self.commit(group);
+        // What fails was told of, and is found at the next start.
+        let _ = self.commit(group);
+        if in_place {
+            match self.checkpoint("TRUNCATE") {
+                Ok(Log { busy: false, .. }) => {}
+                Ok(Log { busy: true, .. }) => tracing::warn!("another program reads the job store: some of it stays in the file beside it"),
+                Err(error) => tracing::warn!(%error, "the write-ahead log could not be brought into the database"),
+            }
+        } else if let Err(error) = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true) {
+            tracing::warn!(%error, "the job store cannot be closed without a checkpoint");
+        }
+        if let Err((_connection, error)) = self.connection.close() {
+            tracing::warn!(%error, "the job store was not closed properly");
+        }
+    }
+
+    /// How long SQLite waits for other programs. Nothing waits unless it is asked to.
+    fn be_patient(&self, patience: Duration) {
+        if let Err(error) = self.connection.busy_timeout(patience) {
+            tracing::debug!(%error, "the time that SQLite waits could not be set");
+        }
     }
 
     /// Serves the hungry with what waits already.
@@ -148,11 +221,18 @@ impl Writer {
             return;
         }
         if let Err(error) = self.attempt(&[]) {
-            tracing::error!(%error, "jobs could not be claimed");
-            for reply in self.hungry.drain(..) {
-                // A caller that is gone needs no answer.
-                let _ = reply.send(Err(JobError::Storage(error.to_string())));
-            }
+            self.tell(&error);
+            self.refuse_hungry(&error);
+        }
+    }
+
+    fn refuse_hungry(&mut self, error: &rusqlite::Error) {
+        if self.state.line.waiting() == 0 {
+            return;
+        }
+        for reply in self.hungry.drain(..) {
+            // A caller that is gone needs no answer.
+            let _ = reply.send(Err(job_error(error)));
         }
     }
 
@@ -161,30 +241,90 @@ impl Writer {
         ids.into_iter().map(|id| Waiting { operation: Operation::Requeue(id), reply: None }).collect()
     }
 
-    /// Does a group in one transaction; if that fails, each operation in its own, so that one cannot fail the others.
-    fn commit(&mut self, group: Vec<Waiting>) {
+    /// Does a group in one transaction; if that fails, each operation in its own, so that one cannot fail the others. Fails if another
+    /// program has the database: then all are refused at once, since each would wait for it again.
+    fn commit(&mut self, group: Vec<Waiting>) -> rusqlite::Result<()> {
         if group.is_empty() {
-            return;
+            return Ok(());
         }
-        match self.attempt(&group) {
-            Ok(answers) => reply(group, answers),
-            Err(error) if group.len() == 1 => {
-                tracing::error!(%error, "a write to the job store failed");
-                reply(group, vec![Err(JobError::Storage(error.to_string()))]);
+        let purging = self.purging;
+        let error = match self.attempt(&group) {
+            Ok(answers) => {
+                reply(group, answers);
+                return Ok(());
             }
-            Err(error) => {
-                tracing::warn!(%error, operations = group.len(), "a group of writes to the job store failed, trying each alone");
-                for waiting in group {
-                    self.commit(vec![waiting]);
-                }
+            Err(error) => error,
+        };
+        if is_busy(&error) {
+            self.refuse(group, &error);
+            return Err(error);
+        }
+        if group.len() == 1 {
+            // An id may be free and yet on disk, where a damaged prompt had it. While purging, it is removed there.
+            if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) && !purging {
+                return self.commit(group);
             }
+            self.refuse(group, &error);
+            return Ok(());
+        }
+        tracing::debug!(%error, operations = group.len(), "a group of writes to the job store failed, trying each alone");
+        let mut group = group.into_iter();
+        while let Some(waiting) = group.next() {
+            if let Err(error) = self.commit(vec![waiting]) {
+                self.refuse(group.collect(), &error);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, group: Vec<Waiting>, error: &rusqlite::Error) {
+        self.tell(error);
+        for Waiting { operation, reply } in group {
+            match (operation, reply) {
+                // A caller that is gone needs no answer.
+                (_, Some(reply)) => drop(reply.send(Err(job_error(error)))),
+                // Nobody else will think of it.
+                (Operation::Requeue(id), None) => self.shared.abandoned.lock().push(id),
+                (_, None) => {}
+            }
+        }
+    }
+
+    /// Tells of a failure, once until it has changed or passed: it may repeat many times a second.
+    fn tell(&mut self, error: &rusqlite::Error) {
+        let text = error.to_string();
+        if self.told.as_ref() != Some(&text) {
+            tracing::error!(error = text, "a write to the job store failed");
+            self.told = Some(text);
+        }
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<()> {
+        if !self.begun {
+            self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+            self.begun = true;
+        }
+        Ok(())
+    }
+
+    fn roll_back(&self) {
+        if !self.connection.is_autocommit()
+            && let Err(error) = self.connection.execute_batch("ROLLBACK")
+        {
+            tracing::error!(%error, "a transaction of the job store could not be rolled back");
         }
     }
 
     /// One transaction. After an error nothing has happened.
     fn attempt(&mut self, group: &[Waiting]) -> rusqlite::Result<Vec<JobResult<Answer>>> {
+        self.begin()?;
+        self.begun = false;
         match self.transact(group) {
             Ok(Done { answers, served }) => {
+                if !self.changes.is_empty() && self.told.take().is_some() {
+                    tracing::info!("writing to the job store works again");
+                }
                 self.stored = self.counters();
                 self.publish();
                 // A commit writes each page that it touches: about four, and four more for each operation.
@@ -199,15 +339,15 @@ impl Writer {
                 Ok(answers)
             }
             Err(error) => {
-                if !self.connection.is_autocommit()
-                    && let Err(error) = self.connection.execute_batch("ROLLBACK")
-                {
-                    tracing::error!(%error, "a transaction of the job store could not be rolled back");
-                }
+                self.roll_back();
                 self.state = self.shared.state.lock().clone();
                 self.changes.clear();
                 self.floor = self.published_floor;
                 self.purging = true;
+                if error.sqlite_error_code() == Some(ErrorCode::DiskFull) {
+                    // Once it is in the database, the log's own space can be used again.
+                    self.log_pages = CHECKPOINT_PAGES;
+                }
                 Err(error)
             }
         }
@@ -220,7 +360,6 @@ impl Writer {
 
     fn transact(&mut self, group: &[Waiting]) -> rusqlite::Result<Done> {
         self.hungry.retain(|reply| !reply.is_closed());
-        self.connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         let mut answers = Vec::with_capacity(group.len());
         for waiting in group {
             answers.push(self.perform(&waiting.operation)?);
@@ -268,12 +407,12 @@ impl Writer {
         if self.purging {
             self.purge_id(&new.id)?;
         }
-        let outputs = serde_json::to_string(&job.outputs).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
+        let (outputs, secrets) = (list(&job.outputs)?, list(&job.secrets.names())?);
         self.connection
             .prepare_cached(
-                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get()])?;
+            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get(), secrets])?;
         self.connection.prepare_cached("INSERT INTO queue (seq) VALUES (?1)")?.execute([place.arrival])?;
         let ticket = Ticket { id: job.id.clone(), number: job.number };
         self.changes.push(Change::Insert { place, job, next_number: self.state.line.next_number() });
@@ -365,7 +504,8 @@ impl Writer {
         let mut removed = 0;
         for id in ids {
             let Some(key) = self.state.history.remove(id) else { continue };
-            self.connection.prepare_cached("DELETE FROM jobs WHERE id = ?1")?.execute([id])?;
+            // By its key, since the id on disk may be damaged.
+            self.connection.prepare_cached("DELETE FROM jobs WHERE seq = (SELECT seq FROM history WHERE ended = ?1)")?.execute([key])?;
             self.connection.prepare_cached("DELETE FROM history WHERE ended = ?1")?.execute([key])?;
             self.changes.push(Change::RemoveHistory { id: id.clone() });
             removed += 1;
@@ -396,7 +536,7 @@ impl Writer {
         }
         for Running { place, job, claimed_ms } in &restarted.failed {
             let outcome = Outcome::stopped(job, *claimed_ms, now_ms());
-            match HistoryEntry::new(job.as_ref().clone(), &outcome) {
+            match HistoryEntry::new(job.as_ref().clone(), &outcome, usize::MAX) {
                 Ok(entry) => self.push_history(*place, &Arc::new(entry))?,
                 Err(error) => return Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error))),
             }
@@ -446,7 +586,8 @@ impl Writer {
 
     fn store_counters(&self) -> rusqlite::Result<()> {
         let counters = self.counters();
-        let mut update = self.connection.prepare_cached("UPDATE state SET value = ?2 WHERE key = ?1")?;
+        let sql = "INSERT INTO state (key, value) VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        let mut update = self.connection.prepare_cached(sql)?;
         if counters.next_number != self.stored.next_number {
             update.execute(params!["next_number", i64::try_from(counters.next_number).unwrap_or(i64::MAX)])?;
         }
@@ -465,16 +606,18 @@ impl Writer {
     pub(crate) fn tidy(&mut self) -> bool {
         if self.log_pages >= CHECKPOINT_PAGES {
             self.log_pages = 0;
-            // The row says how far it came; what is left is for the next time.
-            if let Err(error) = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(())) {
-                tracing::warn!(%error, "the write-ahead log could not be brought into the database");
+            match self.shorten_log() {
+                Ok(()) => {}
+                // Whoever wrote was told.
+                Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => {}
+                Err(error) => tracing::warn!(%error, "the write-ahead log could not be brought into the database"),
             }
             return true;
         }
         if self.purging {
             // Without operations, the transaction only purges.
             if let Err(error) = self.attempt(&[]) {
-                tracing::warn!(%error, "deleted history entries could not be removed from the database, which will be tried again");
+                tracing::debug!(%error, "deleted history entries could not be removed from the database, which will be tried again");
                 return false;
             }
             return true;
@@ -484,12 +627,37 @@ impl Writer {
         }
         match self.vacuum() {
             Ok(more) => self.vacuuming = more,
+            // It comes up again with the next change.
+            Err(error) if is_busy(&error) => return false,
             Err(error) => {
                 tracing::warn!(%error, "free space of the database could not be given back");
                 self.vacuuming = false;
             }
         }
         self.vacuuming
+    }
+
+    /// Brings the write-ahead log into the database. The next write begins it anew unless somebody reads in it; where that was so for long,
+    /// those who read are waited for a moment.
+    fn shorten_log(&self) -> rusqlite::Result<()> {
+        let log = self.checkpoint("PASSIVE")?;
+        if log.pages > MAX_LOG_PAGES {
+            self.be_patient(LOG_PATIENCE);
+            let restarted = self.checkpoint("RESTART");
+            self.be_patient(Duration::ZERO);
+            if restarted?.busy {
+                tracing::warn!(
+                    mib = log.pages >> 8,
+                    "the write-ahead log grows, since another program reads the job store all the time: end it"
+                );
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint(&self, mode: &str) -> rusqlite::Result<Log> {
+        let log = |row: &rusqlite::Row<'_>| Ok(Log { busy: row.get::<_, i64>(0)? != 0, pages: row.get(1)? });
+        self.connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], log)
     }
 
     fn vacuum(&self) -> rusqlite::Result<bool> {

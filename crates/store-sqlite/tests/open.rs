@@ -7,8 +7,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use comfyd_jobs::{HistoryQuery, JobStore as _, OnRestart, Position, Status, contract};
-use comfyd_store_sqlite::{Error, Options, SqliteStore};
+use comfyd_jobs::{HistoryQuery, JobStore as _, NewJob, OnRestart, Position, Secrets, Status, contract};
+use comfyd_store_sqlite::{Error, Lock, Options, SqliteStore};
 use rusqlite::Connection;
 
 /// Names the database to the child process of [`what_was_answered_survives_kill_9`].
@@ -24,7 +24,7 @@ async fn fill(path: &Path, many: usize) {
     for n in 0..many {
         store.enqueue(contract::job(&format!("j{n}"), Position::Back)).await.unwrap();
         store.claim().await.unwrap().unwrap();
-        store.finish(&format!("j{n}"), contract::outcome(Status::Success)).await.unwrap();
+        store.finish(&format!("j{n}"), &contract::outcome(Status::Success)).await.unwrap();
     }
     store.enqueue(contract::job("waits", Position::Back)).await.unwrap();
 }
@@ -68,6 +68,64 @@ async fn later_formats_and_other_programs_are_refused_and_left_alone() {
     assert_eq!(fs::read(&other).unwrap(), bytes, "untouched");
 }
 
+/// A database of the first format, with keys in a waiting and in a finished prompt, and in one that was deleted.
+async fn make_it_old(path: &Path) {
+    fill(path, 2).await;
+    let old = Connection::open(path).unwrap();
+    old.pragma_update(None, "secure_delete", "OFF").unwrap();
+    old.execute_batch(
+        r#"DROP TABLE damaged;
+        ALTER TABLE jobs DROP COLUMN secrets;
+        UPDATE jobs SET extra_data = '{"client_id": "me", "api_key_comfy_org": "S3CRET-' || id || '", "x": {"AUTH_token_comfy_org": "S3CRET"}}';
+        PRAGMA user_version = 1;"#,
+    )
+    .unwrap();
+    let gone: i64 = old.query_row("SELECT seq FROM jobs WHERE id = 'j0'", [], |row| row.get(0)).unwrap();
+    old.execute("DELETE FROM history WHERE seq = ?1", [gone]).unwrap();
+    old.execute("DELETE FROM jobs WHERE seq = ?1", [gone]).unwrap();
+    drop(old);
+    assert!(found_in_files(path, "S3CRET"), "the test's own database");
+}
+
+fn found_in_files(path: &Path, what: &str) -> bool {
+    let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+    let beside = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap());
+    let own = beside.filter(|entry| entry.file_name().to_str().unwrap().starts_with(&name));
+    own.map(|entry| fs::read(entry.path()).unwrap()).any(|bytes| bytes.windows(what.len()).any(|window| window == what.as_bytes()))
+}
+
+#[tokio::test]
+async fn secrets_of_earlier_versions_are_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    make_it_old(&path).await;
+    let store = open(&path).unwrap();
+    assert!(!found_in_files(&path, "S3CRET"), "while it is open");
+    let waits = store.claim().await.unwrap().unwrap();
+    assert_eq!(waits.extra_data.get(), r#"{"client_id":"me","x":{}}"#);
+    assert_eq!(waits.secrets.lost_names(), ["api_key_comfy_org"]);
+    let entry = store.history_entry("j1").await.unwrap().unwrap();
+    assert_eq!(entry.job.extra_data.get(), r#"{"client_id":"me","x":{}}"#);
+    drop(store);
+    assert!(!found_in_files(&path, "S3CRET"), "once it is closed");
+}
+
+#[tokio::test]
+async fn secrets_never_reach_the_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = open(&path).unwrap();
+    let mut extra_data = serde_json::json!({"auth_token_comfy_org": "S3CRET"});
+    let secrets = Secrets::take(&mut extra_data, &["auth_token_comfy_org".to_owned()]);
+    store.enqueue(NewJob { secrets, ..contract::job("a", Position::Back) }).await.unwrap();
+    let job = store.claim().await.unwrap().unwrap();
+    assert_eq!(job.secrets.values()["auth_token_comfy_org"], "S3CRET");
+    assert!(!found_in_files(&path, "S3CRET"), "while it runs");
+    store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
+    drop(store);
+    assert!(!found_in_files(&path, "S3CRET"), "when it has ended");
+}
+
 #[tokio::test]
 async fn damaged_databases_are_refused_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();
@@ -88,12 +146,234 @@ async fn damaged_databases_are_refused_and_left_alone() {
     assert!(matches!(error, Error::Corrupt { .. }), "{error}");
     assert!(error.to_string().contains("restore it from a backup"), "{error}");
     assert_eq!(fs::read(&torn).unwrap(), bytes, "untouched");
+}
 
-    let json = folder.path().join("json.db");
-    fill(&json, 0).await;
-    Connection::open(&json).unwrap().execute("UPDATE jobs SET prompt = '{'", []).unwrap();
-    let error = open(&json).unwrap_err();
-    assert!(matches!(error, Error::Corrupt { .. }), "{error}");
+/// Opens a database under another program's eyes and changes it.
+fn change(path: &Path, sql: &str) {
+    Connection::open(path).unwrap().execute_batch(sql).unwrap_or_else(|error| panic!("{sql}: {error}"));
+}
+
+/// Makes a table take values of any kind.
+fn unstrict(sql: &str) -> String {
+    let loosen = "UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE type = 'table'";
+    let tighten = "UPDATE sqlite_schema SET sql = sql || ' STRICT' WHERE name IN ('jobs', 'queue', 'history')";
+    // The schema is read again after a change of its version.
+    format!(
+        "PRAGMA writable_schema = ON; {loosen}; PRAGMA writable_schema = RESET; {sql};
+         PRAGMA writable_schema = ON; {tighten}; PRAGMA writable_schema = RESET;"
+    )
+}
+
+async fn ids(store: &SqliteStore) -> Vec<String> {
+    store.history(HistoryQuery::default()).await.unwrap().iter().map(|entry| entry.job.id.clone()).collect()
+}
+
+#[tokio::test]
+async fn a_damaged_entry_of_the_history_is_left_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let seq = "(SELECT seq FROM jobs WHERE id = 'j1')";
+    let damages = [
+        format!("UPDATE history SET messages = '[' WHERE seq = {seq}"),
+        format!("UPDATE history SET outputs = '' WHERE seq = {seq}"),
+        format!("UPDATE history SET meta = CAST(x'22ff22' AS TEXT) WHERE seq = {seq}"),
+        format!("UPDATE history SET status = 'odd' WHERE seq = {seq}"),
+        "UPDATE jobs SET prompt = '{' WHERE id = 'j1'".to_owned(),
+        "UPDATE jobs SET extra_data = 'x' WHERE id = 'j1'".to_owned(),
+        "UPDATE jobs SET outputs = '{}' WHERE id = 'j1'".to_owned(),
+        unstrict("UPDATE jobs SET number = 'many' WHERE id = 'j1'"),
+        unstrict("UPDATE jobs SET prompt = x'00' WHERE id = 'j1'"),
+        unstrict(&format!("UPDATE history SET started_ms = 'noon' WHERE seq = {seq}")),
+    ];
+    for (n, damage) in damages.iter().enumerate() {
+        let path = folder.path().join(format!("{n}.db"));
+        fill(&path, 3).await;
+        change(&path, damage);
+        let store = open(&path).unwrap_or_else(|error| panic!("{damage}: {error}"));
+        assert_eq!(ids(&store).await, ["j0", "j2"], "{damage}");
+        let error = store.history_entry("j1").await.unwrap_err();
+        assert!(matches!(&error, comfyd_jobs::Error::Damaged { id, .. } if id == "j1"), "{damage}: {error}");
+        assert!(store.history_entry("j2").await.unwrap().is_some(), "{damage}");
+        assert_eq!(store.claim().await.unwrap().unwrap().id, "waits", "{damage}");
+        store.finish("waits", &contract::outcome(Status::Success)).await.unwrap();
+        assert_eq!(store.delete_history(&["j1".to_owned()]).await.unwrap(), 1, "{damage}");
+        store.enqueue(contract::job("j1", Position::Back)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
+    }
+    let path = folder.path().join("alone.db");
+    fill(&path, 3).await;
+    change(&path, "DELETE FROM jobs WHERE id = 'j1'; DELETE FROM state");
+    let store = open(&path).unwrap();
+    assert_eq!(ids(&store).await, ["j0", "j2"], "without its prompt");
+    let ticket = store.enqueue(contract::job("after", Position::Back)).await.unwrap();
+    assert_eq!(ticket.number, 4.0, "after the highest that is left");
+    drop(store);
+    let ticket = open(&path).unwrap().enqueue(contract::job("last", Position::Back)).await.unwrap();
+    assert_eq!(ticket.number, 5.0, "the counter is there again");
+}
+
+#[tokio::test]
+async fn a_damaged_prompt_of_the_queue_fails_and_the_others_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let seq = "(SELECT seq FROM jobs WHERE id = 'waits')";
+    let damages = [
+        "UPDATE jobs SET prompt = '{' WHERE id = 'waits'".to_owned(),
+        "UPDATE jobs SET extra_data = CAST(x'ff' AS TEXT) WHERE id = 'waits'".to_owned(),
+        "UPDATE jobs SET outputs = '' WHERE id = 'waits'".to_owned(),
+        unstrict("UPDATE jobs SET number = 'many' WHERE id = 'waits'"),
+        unstrict("UPDATE jobs SET created_ms = 'noon' WHERE id = 'waits'"),
+        unstrict(&format!("UPDATE queue SET rank = 'first' WHERE seq = {seq}")),
+        unstrict(&format!("UPDATE queue SET claim = 'mine', claimed_ms = 1 WHERE seq = {seq}")),
+        format!("UPDATE queue SET claim = 1, claimed_ms = 1 WHERE seq = {seq}; UPDATE jobs SET prompt = '{{' WHERE id = 'waits'"),
+    ];
+    for (n, damage) in damages.iter().enumerate() {
+        let path = folder.path().join(format!("{n}.db"));
+        fill(&path, 1).await;
+        open(&path).unwrap().enqueue(contract::job("whole", Position::Back)).await.unwrap();
+        change(&path, damage);
+        let store = open(&path).unwrap_or_else(|error| panic!("{damage}: {error}"));
+        store.recover(OnRestart::Rerun).await.unwrap();
+        let queue = store.queue().await.unwrap();
+        assert_eq!(queue.pending.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["whole"], "{damage}");
+        assert_eq!(ids(&store).await, ["j0", "waits"], "{damage}");
+        let entry = store.history_entry("waits").await.unwrap().unwrap();
+        assert_eq!(entry.status, Status::Error, "{damage}");
+        assert!(entry.messages.get().contains("the stored prompt is damaged"), "{damage}: {}", entry.messages.get());
+        drop(store);
+        let kept: i64 = Connection::open(&path).unwrap().query_row("SELECT count(*) FROM damaged", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, 1, "{damage}");
+        assert_eq!(ids(&open(&path).unwrap()).await, ["j0", "waits"], "{damage}: once");
+    }
+    let path = folder.path().join("alone.db");
+    fill(&path, 1).await;
+    change(&path, "DELETE FROM jobs WHERE id = 'waits'");
+    assert_eq!(open(&path).unwrap().counts().await.unwrap().pending, 0, "a place without a prompt");
+}
+
+#[tokio::test]
+async fn a_damaged_page_concerns_its_prompt_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let store = open(&path).unwrap();
+    for id in ["a", "b", "c"] {
+        let graph = format!("\"{}\"", format!("{id}mark").repeat(5_000));
+        let prompt = serde_json::value::RawValue::from_string(graph).unwrap().into();
+        store.enqueue(comfyd_jobs::NewJob { prompt, ..contract::job(id, Position::Back) }).await.unwrap();
+    }
+    for _ in 0..2 {
+        let id = store.claim().await.unwrap().unwrap().id.clone();
+        store.finish(&id, &contract::outcome(Status::Success)).await.unwrap();
+    }
+    store.close();
+    drop(store);
+    // The second page of the text, which names the page after it, then names one that there is not.
+    let mut bytes = fs::read(&path).unwrap();
+    let page = (0..bytes.len() / 4096).filter(|page| bytes[page * 4096 + 4..][..4092].windows(5).any(|w| w == b"amark")).nth(1).unwrap();
+    bytes[page * 4096..][..4].fill(0xee);
+    // Bytes behind the end of what is checked at start.
+    bytes.extend(vec![0; 65 << 20]);
+    fs::write(&path, bytes).unwrap();
+    let store = open(&path).unwrap();
+    assert_eq!(ids(&store).await, ["b"]);
+    assert!(matches!(store.history_entry("a").await, Err(comfyd_jobs::Error::Damaged { .. })));
+    assert_eq!(store.claim().await.unwrap().unwrap().id, "c");
+}
+
+#[tokio::test]
+async fn a_closed_store_is_in_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    for durability in [comfyd_store_sqlite::Durability::Normal, comfyd_store_sqlite::Durability::Full] {
+        let store = std::sync::Arc::new(SqliteStore::open(&path, Options { durability, ..Options::default() }).unwrap());
+        store.enqueue(contract::job("a", Position::Back)).await.unwrap();
+        store.enqueue(contract::job("b", Position::Back)).await.unwrap();
+        store.claim().await.unwrap().unwrap();
+        store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
+        let waits = tokio::spawn({
+            let store = store.clone();
+            async move {
+                store.claim().await.unwrap();
+                store.next_job().await
+            }
+        });
+        let begun = Instant::now();
+        while store.counts().await.unwrap().running < 1 {
+            assert!(begun.elapsed() < Duration::from_secs(20));
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Somebody else still holds the store.
+        store.close();
+        let alone = folder.path().join("copy.db");
+        fs::copy(&path, &alone).unwrap();
+        assert_eq!(ids(&open(&alone).unwrap()).await, ["a"]);
+        assert!(matches!(open(&path), Err(Error::InUse { .. })), "the lock is held until it is dropped");
+        assert!(matches!(store.enqueue(contract::job("c", Position::Back)).await, Err(comfyd_jobs::Error::Unavailable(_))));
+        assert!(matches!(waits.await.unwrap(), Err(comfyd_jobs::Error::Unavailable(_))), "who waits is told");
+        store.close();
+        drop(store);
+        assert!(!folder.path().join("jobs.db-wal").exists());
+        fs::remove_file(&path).unwrap();
+        fs::remove_file(&alone).unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_file_that_is_deleted_or_replaced_meanwhile_is_noticed() {
+    for (name, replaced) in [("jobs.db", false), ("jobs.db", true), ("jobs.db-wal", false), ("jobs.db.lock", false), ("jobs.db.lock", true)]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.db");
+        let store = open(&path).unwrap();
+        store.enqueue(contract::job("a", Position::Back)).await.unwrap();
+        store.check().unwrap();
+        let (file, aside) = (folder.path().join(name), folder.path().join("aside"));
+        fs::rename(&file, &aside).unwrap();
+        if replaced {
+            fs::write(&file, "something else").unwrap();
+        }
+        for result in [store.check(), store.enqueue(contract::job("b", Position::Back)).await.map(drop)] {
+            let told = if replaced { "was replaced" } else { "was deleted" };
+            assert!(matches!(&result, Err(comfyd_jobs::Error::Unavailable(why)) if why.contains(told) && why.contains(name)), "{result:?}");
+        }
+        // What was accepted goes on.
+        store.claim().await.unwrap().unwrap();
+        store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
+        fs::rename(&aside, &file).unwrap();
+        store.check().unwrap();
+        store.enqueue(contract::job("b", Position::Back)).await.unwrap();
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn what_took_the_place_of_a_database_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let first = SqliteStore::open(&path, Options { cache_bytes: 0, ..Options::default() }).unwrap();
+    first.enqueue(contract::job("first", Position::Back)).await.unwrap();
+    first.claim().await.unwrap().unwrap();
+    first.finish("first", &contract::outcome(Status::Success)).await.unwrap();
+    for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db.lock"] {
+        fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    let second = open(&path).unwrap();
+    second.enqueue(contract::job("second", Position::Back)).await.unwrap();
+    assert!(first.history(HistoryQuery::default()).await.is_err(), "another database must not be read in its place");
+    drop(first);
+    assert!(folder.path().join("jobs.db-wal").exists(), "the log of the other one must not go");
+    second.check().unwrap();
+    drop(second);
+    assert_eq!(open(&path).unwrap().queue().await.unwrap().pending[0].id, "second");
+}
+
+#[test]
+fn a_folder_is_locked_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new/temp");
+    let lock = Lock::folder(&path).unwrap();
+    let error = Lock::folder(&path).unwrap_err();
+    assert!(matches!(&error, Error::InUse { .. }), "{error}");
+    drop(lock);
+    Lock::folder(&path).unwrap();
 }
 
 /// What the child process does: enqueues, and prints each id once it is answered; claims and finishes some.
@@ -114,7 +394,7 @@ async fn crashing_child() {
                     let job = store.claim().await.unwrap().unwrap();
                     println!("claimed {} {}", job.number, job.id);
                     if n % 3 != 0 {
-                        store.finish(&job.id, contract::outcome(Status::Success)).await.unwrap();
+                        store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
                         println!("finished {} {}", job.number, job.id);
                     }
                 }

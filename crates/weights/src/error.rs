@@ -35,7 +35,7 @@ pub enum Error {
         /// The tensor.
         name: String,
     },
-    /// The tensor's values are of a type that cannot be read as floating-point numbers.
+    /// The tensor's values are of a type that cannot be read, or not as floating-point numbers.
     #[error("the tensor '{name}' in {} holds {dtype} values; save it as F32, F16 or BF16", path.display())]
     Dtype {
         /// The file.
@@ -43,7 +43,7 @@ pub enum Error {
         /// The tensor.
         name: String,
         /// The type's name.
-        dtype: &'static str,
+        dtype: String,
     },
     /// The tensor is larger than the caller allows.
     #[error("the tensor '{name}' in {} would need {bytes} bytes, the limit is {limit}; take a smaller one or raise the limit", path.display())]
@@ -76,13 +76,8 @@ pub enum Error {
         reason: String,
     },
     /// The file cannot be written.
-    #[error("cannot write {}: {source}; check the folder's permissions and free space", path.display())]
-    Write {
-        /// The file.
-        path: PathBuf,
-        /// The system's reason.
-        source: io::Error,
-    },
+    #[error("the file cannot be written: {0}; check the folder's permissions and free space")]
+    Write(io::Error),
     /// An adapter that does not fit the weight that it is for.
     #[error("the adapter does not fit its weight: {0}; choose a LoRA made for this model")]
     Adapter(String),
@@ -103,9 +98,8 @@ impl Error {
             | Self::Missing { path, .. }
             | Self::Dtype { path, .. }
             | Self::TooLarge { path, .. }
-            | Self::Unknown { path, .. }
-            | Self::Write { path, .. } => Some(path),
-            Self::Shape { .. } | Self::Adapter(_) | Self::Interrupted | Self::Tensor(_) => None,
+            | Self::Unknown { path, .. } => Some(path),
+            Self::Write(_) | Self::Shape { .. } | Self::Adapter(_) | Self::Interrupted | Self::Tensor(_) => None,
         }
     }
 }

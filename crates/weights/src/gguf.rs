@@ -9,9 +9,9 @@ use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
 use candle_core::{DType, Device, Tensor};
 use serde_json::Value as Json;
 
-use crate::mapped::{MappedFile, Values};
+use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::safetensors::Dtype;
-use crate::{LazyTensor, Result, Source, StateDict};
+use crate::{Form, LazyTensor, Result, Source, StateDict};
 
 /// How a file begins.
 pub(crate) const MAGIC: &[u8] = b"GGUF";
@@ -23,6 +23,9 @@ const MAX_ENTRIES: u64 = 1 << 20;
 const MAX_NAME_BYTES: u64 = 65536;
 
 const MAX_AXES: u32 = 8;
+
+/// Lists inside one another.
+const MAX_NESTING: usize = 8;
 
 type Parsed<T> = std::result::Result<T, String>;
 
@@ -67,7 +70,7 @@ fn read(path: &Path, file: &Arc<MappedFile>) -> Parsed<StateDict> {
             return Err(format!("'{}' is there twice", info.name));
         }
         let original = shapes.remove(&info.name);
-        let tensor = info.lazy(file, start, original).map_err(|e| format!("the tensor '{}' {e}", info.name))?;
+        let tensor = info.lazy(path, file, start, original).map_err(|e| format!("the tensor '{}' {e}", info.name))?;
         dict.insert(info.name, tensor);
     }
     Ok(dict)
@@ -82,7 +85,7 @@ struct Info {
 }
 
 impl Info {
-    fn lazy(&self, file: &Arc<MappedFile>, data: u64, original: Option<Vec<usize>>) -> Parsed<LazyTensor> {
+    fn lazy(&self, path: &Path, file: &Arc<MappedFile>, data: u64, original: Option<Vec<usize>>) -> Parsed<LazyTensor> {
         let count = self.axes.iter().try_fold(1u64, |count, axis| count.checked_mul(*axis)).filter(|count| *count < 1 << 48);
         let count = count.ok_or("claims more values than any machine holds")?;
         let shape = match original {
@@ -96,7 +99,13 @@ impl Info {
             values.check(file.len())?;
             return Ok(values.lazy(file));
         }
-        let kind = quantised(self.kind).ok_or_else(|| format!("is of the unsupported kind {}", self.kind))?;
+        let Some(kind) = quantised(self.kind) else {
+            if start > file.len() {
+                return Err(format!("lies at byte {start}, the file has {}", file.len()));
+            }
+            let kind = Unreadable { path: path.to_owned(), name: self.name.clone(), dtype: format!("ggml's type {}", self.kind) };
+            return Ok(kind.lazy(shape));
+        };
         let (block, bytes) = (kind.block_size() as u64, kind.type_size() as u64);
         if count % block != 0 || start % 8 != 0 {
             return Err(format!("has {count} values from byte {start} on, which are no whole blocks"));
@@ -125,6 +134,10 @@ impl Source for Quantised {
         let count = self.shape.iter().product();
         let values = qtensor_from_ggml(self.kind, bytes, vec![count], &Device::Cpu)?.dequantize(&Device::Cpu)?;
         Ok(values.to_dtype(DType::F16)?.reshape(self.shape.as_slice())?)
+    }
+
+    fn form(&self) -> Form {
+        Form::Quantised
     }
 }
 
@@ -205,10 +218,11 @@ impl<'a> Cursor<'a> {
             5 => i32::from_le_bytes(self.array()?).into(),
             6 => f32::from_le_bytes(self.array()?).into(),
             7 => (self.array::<1>()? != [0]).into(),
-            8 => self.text(u64::MAX)?.into(),
+            // Texts that nothing here needs may be of any encoding.
+            8 => String::from_utf8_lossy(self.bytes_of_text()?).into_owned().into(),
             9 => {
                 let (kind, count) = (self.u32()?, self.u64()?);
-                self.skip_array(kind, count)?;
+                self.skip_array(kind, count, 0)?;
                 Json::Null
             }
             10 => self.u64()?.into(),
@@ -218,7 +232,12 @@ impl<'a> Cursor<'a> {
         })
     }
 
-    fn skip_array(&mut self, kind: u32, count: u64) -> Parsed<()> {
+    fn bytes_of_text(&mut self) -> Parsed<&'a [u8]> {
+        let length = self.u64()?;
+        self.take(length)
+    }
+
+    fn skip_array(&mut self, kind: u32, count: u64, depth: usize) -> Parsed<()> {
         let size = match kind {
             0 | 1 | 7 => 1,
             2 | 3 => 2,
@@ -227,7 +246,15 @@ impl<'a> Cursor<'a> {
             8 => {
                 // Each text takes eight bytes at least, so that the file's end bounds this.
                 for _ in 0..count {
-                    self.text(u64::MAX)?;
+                    self.bytes_of_text()?;
+                }
+                return Ok(());
+            }
+            9 if depth < MAX_NESTING => {
+                // Each list in it takes twelve bytes at least.
+                for _ in 0..count {
+                    let (kind, count) = (self.u32()?, self.u64()?);
+                    self.skip_array(kind, count, depth + 1)?;
                 }
                 return Ok(());
             }

@@ -10,15 +10,18 @@ pub mod synthetic;
 pub mod write;
 
 mod checkpoint;
+mod eight_bits;
 mod error;
 mod gguf;
 mod mapped;
 mod open;
 mod pickle;
+mod quantised;
 mod state_dict;
 mod torch;
 
 pub use crate::checkpoint::{Checkpoint, Unet};
 pub use crate::convert::EncoderKind;
+pub use crate::eight_bits::SmallFloat;
 pub use crate::error::{Error, Result};
-pub use crate::state_dict::{LazyTensor, Source, StateDict};
+pub use crate::state_dict::{Form, LazyTensor, Source, StateDict};

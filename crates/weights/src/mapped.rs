@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use memmap2::Mmap;
 
 use crate::safetensors::Dtype;
-use crate::{Error, LazyTensor, Result, Source};
+use crate::{Error, Form, LazyTensor, Result, SmallFloat, Source};
 
 /// Bytes that a tensor with repeated values (stride 0) may need, as read. Others are bounded by the file's size.
 const MAX_REPEATED_BYTES: u64 = 256 << 20;
@@ -131,6 +131,14 @@ impl Source for InFile {
         }
     }
 
+    fn form(&self) -> Form {
+        match self.values.dtype {
+            Dtype::F8E4M3 => Form::Small(SmallFloat::E4m3),
+            Dtype::F8E5M2 => Form::Small(SmallFloat::E5m2),
+            _ => Form::Dense,
+        }
+    }
+
     fn rows(&self, start: usize, count: usize) -> Option<Arc<dyn Source>> {
         let mut values = self.values.clone();
         if values.strides.is_some() {
@@ -140,6 +148,31 @@ impl Source for InFile {
         *values.shape.first_mut()? = count;
         values.start = (start as u64).checked_mul(row)?.checked_add(values.start)?;
         Some(Arc::new(Self { file: Arc::clone(&self.file), values }))
+    }
+}
+
+/// A tensor whose values are of a type that is not known. A file may hold some that nothing needs; reading one is an error.
+pub(crate) struct Unreadable {
+    pub path: PathBuf,
+    pub name: String,
+    /// The type as the file calls it.
+    pub dtype: String,
+}
+
+impl Unreadable {
+    /// The tensor of that shape.
+    pub(crate) fn lazy(self, shape: Vec<usize>) -> LazyTensor {
+        LazyTensor::new(shape, DType::U8, Arc::new(self))
+    }
+}
+
+impl Source for Unreadable {
+    fn read(&self) -> Result<Tensor> {
+        Err(Error::Dtype { path: self.path.clone(), name: self.name.clone(), dtype: self.dtype.clone() })
+    }
+
+    fn form(&self) -> Form {
+        Form::Unknown
     }
 }
 
@@ -228,6 +261,10 @@ mod tests {
         assert!(f8_e4m3(0x80).to_bits() == 0x8000);
         let two = decode(Dtype::F8E5M2, &[0x3c, 0xc1, 0x7c], &[3]).unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
         assert_eq!(two, [1.0, -2.5, f32::INFINITY]);
+        for byte in (0..=255).filter(|byte| byte & 0x7f != 0x7f) {
+            assert_eq!((SmallFloat::E4m3.byte(f8_e4m3(byte)), SmallFloat::E5m2.byte(f16::from_bits(u16::from(byte) << 8))), (byte, byte));
+        }
+        assert_eq!(SmallFloat::E4m3.byte(f8_e4m3(0xff)), 0xff);
     }
 
     #[test]

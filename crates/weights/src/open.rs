@@ -3,10 +3,14 @@
 use std::path::Path;
 
 use crate::mapped::MappedFile;
-use crate::{Error, Result, StateDict, gguf, safetensors, torch};
+use crate::{Error, Result, StateDict, gguf, quantised, safetensors, torch};
 
-/// Opens a file of any known format.
+/// Opens a file of any known format; tensors mean what they do together with their companions.
 pub(crate) fn open(path: &Path) -> Result<StateDict> {
+    quantised::resolve(read(path)?)
+}
+
+fn read(path: &Path) -> Result<StateDict> {
     let head = MappedFile::open(path, "weights")?;
     let start = head.all();
     if start.len() > 8 && start[8] == b'{' {

@@ -162,8 +162,7 @@ impl Machine<'_> {
                 self.push(Value::Global(format!("{module}.{name}").into()))?;
             }
             b'R' | 0x81 | 0x92 | b'o' | b'i' => self.call(code)?,
-            // BUILD: what an object would be given as its state is dropped; no object is made.
-            b'b' => drop(self.pop()?),
+            b'b' => self.build()?,
             b'Q' => {
                 let id = self.pop()?;
                 self.push_persistent(id)?;
@@ -277,6 +276,19 @@ impl Machine<'_> {
         let call = self.new_list(vec![function, arguments]);
         let items = self.new_list(Vec::new());
         self.push(Value::Call(call, items))
+    }
+
+    /// BUILD: no object is made. Of a state that is a dictionary the call keeps the items, as of those that are set on its result.
+    fn build(&mut self) -> Parsed<()> {
+        let state = self.pop()?;
+        if let (Some(Value::Call(_, items)), Value::Dict(state)) = (self.stack.last(), state) {
+            let state = self.lists.get(state).cloned().unwrap_or_default();
+            self.made += state.len();
+            if let Some(items) = self.lists.get_mut(*items) {
+                items.extend(state);
+            }
+        }
+        Ok(())
     }
 
     fn global(&mut self) -> Parsed<String> {

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value as Json, json};
 
-use crate::mapped::{MappedFile, Values};
+use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::{Error, Result, StateDict};
 
 /// The largest header that is read, in bytes; the format's own limit.
@@ -122,6 +122,8 @@ pub struct File {
     data_start: u64,
     metadata: Map<String, Json>,
     tensors: IndexMap<String, Tensor>,
+    /// The name of the type and the shape of each tensor whose type is not known.
+    unknown: IndexMap<String, (String, Vec<usize>)>,
 }
 
 impl File {
@@ -131,20 +133,26 @@ impl File {
         let invalid = |reason: String| Error::Invalid { path: path.to_owned(), format: FORMAT, reason };
         let entries: Entries = serde_json::from_slice(&header).map_err(|e| invalid(format!("its header cannot be read: {e}")))?;
         let mut metadata = Map::new();
-        let mut tensors = IndexMap::new();
+        let (mut tensors, mut unknown) = (IndexMap::new(), IndexMap::new());
+        let mut places = Vec::new();
         for (name, entry) in entries.0 {
             if name == "__metadata__" {
-                metadata = read_metadata_object(entry).map_err(&invalid)?;
-            } else {
-                let tensor = read_tensor(entry, data_bytes).map_err(|reason| invalid(format!("the tensor '{name}' {reason}")))?;
-                tensors.insert(name, tensor);
+                metadata = read_metadata_object(entry);
+                continue;
+            }
+            let raw = read_tensor(entry, data_bytes).map_err(|reason| invalid(format!("the tensor '{name}' {reason}")))?;
+            let [start, end] = raw.data_offsets;
+            places.push((start, end, name.clone()));
+            match Dtype::parse(&raw.dtype) {
+                Some(dtype) => drop(tensors.insert(name, Tensor { dtype, shape: raw.shape, start, end })),
+                None => drop(unknown.insert(name, (raw.dtype, raw.shape))),
             }
         }
-        check_overlaps(&tensors).map_err(invalid)?;
-        Ok(Self { path: path.to_owned(), disk, data_start, metadata, tensors })
+        check_overlaps(places).map_err(invalid)?;
+        Ok(Self { path: path.to_owned(), disk, data_start, metadata, tensors, unknown })
     }
 
-    /// The texts under `__metadata__`.
+    /// What stands under `__metadata__`: texts, in files as the format wants them.
     pub fn metadata(&self) -> &Map<String, Json> {
         &self.metadata
     }
@@ -158,10 +166,14 @@ impl File {
             let values = Values { dtype: tensor.dtype, shape: tensor.shape, start: self.data_start + tensor.start, strides: None };
             dict.insert(name, values.lazy(&file));
         }
+        for (name, (dtype, shape)) in self.unknown {
+            let tensor = Unreadable { path: self.path.clone(), name: name.clone(), dtype }.lazy(shape);
+            dict.insert(name, tensor);
+        }
         Ok(dict)
     }
 
-    /// All tensors, in the header's order.
+    /// All tensors of known types, in the header's order.
     pub fn tensors(&self) -> &IndexMap<String, Tensor> {
         &self.tensors
     }
@@ -191,7 +203,7 @@ impl File {
             | Dtype::U32
             | Dtype::I64
             | Dtype::U64 => {
-                return Err(Error::Dtype { path: self.path.clone(), name: name.into(), dtype: tensor.dtype.name() });
+                return Err(Error::Dtype { path: self.path.clone(), name: name.into(), dtype: tensor.dtype.name().into() });
             }
         };
         Ok((tensor.shape.clone(), values))
@@ -208,7 +220,7 @@ impl File {
     }
 }
 
-/// The texts under `__metadata__`; empty if there are none. Checks the whole header.
+/// What stands under `__metadata__`; empty if there are none. Checks the whole header.
 pub fn read_metadata(path: &Path) -> Result<Map<String, Json>> {
     File::open(path).map(|file| file.metadata)
 }
@@ -307,10 +319,11 @@ fn read_header(path: &Path) -> Result<(Disk, Vec<u8>, u64, u64)> {
     Ok((disk, header, 8 + length, size - 8 - length))
 }
 
-fn read_metadata_object(entry: Json) -> std::result::Result<Map<String, Json>, String> {
+/// Nothing here needs them: what is none, such as a null, counts as empty.
+fn read_metadata_object(entry: Json) -> Map<String, Json> {
     match entry {
-        Json::Object(map) if map.values().all(Json::is_string) => Ok(map),
-        _ => Err("its metadata are not an object of texts".into()),
+        Json::Object(map) => map,
+        _ => Map::new(),
     }
 }
 
@@ -321,9 +334,9 @@ struct RawTensor {
     data_offsets: [u64; 2],
 }
 
-fn read_tensor(entry: Json, data_bytes: u64) -> std::result::Result<Tensor, String> {
+/// What the header says of a tensor, if it can be true. Of a type that is not known, a value is taken to have one bit at least.
+fn read_tensor(entry: Json, data_bytes: u64) -> std::result::Result<RawTensor, String> {
     let raw: RawTensor = serde_json::from_value(entry).map_err(|e| format!("is not described rightly: {e}"))?;
-    let dtype = Dtype::parse(&raw.dtype).ok_or_else(|| format!("has the unknown type '{}'", raw.dtype))?;
     if raw.shape.len() > MAX_AXES {
         return Err(format!("has {} axes, at most {MAX_AXES} are allowed", raw.shape.len()));
     }
@@ -331,16 +344,20 @@ fn read_tensor(entry: Json, data_bytes: u64) -> std::result::Result<Tensor, Stri
     if start > end || end > data_bytes {
         return Err(format!("lies at {start}..{end}, the file has {data_bytes} bytes of values"));
     }
-    let bytes = raw.shape.iter().try_fold(dtype.size(), |bytes, axis| bytes.checked_mul(*axis as u64));
-    if bytes != Some(end - start) {
-        return Err(format!("has {} bytes, which does not fit its shape {:?} of {}", end - start, raw.shape, dtype.name()));
+    let count = raw.shape.iter().try_fold(1u64, |count, axis| count.checked_mul(*axis as u64));
+    let fits = match (Dtype::parse(&raw.dtype), count) {
+        (Some(dtype), Some(count)) => count.checked_mul(dtype.size()) == Some(end - start),
+        (None, Some(count)) => count.div_ceil(8) <= end - start,
+        (_, None) => false,
+    };
+    if !fits {
+        return Err(format!("has {} bytes, which does not fit its shape {:?} of {}", end - start, raw.shape, raw.dtype));
     }
-    Ok(Tensor { dtype, shape: raw.shape, start, end })
+    Ok(raw)
 }
 
-fn check_overlaps(tensors: &IndexMap<String, Tensor>) -> std::result::Result<(), String> {
-    let mut places: Vec<(u64, u64, &str)> =
-        tensors.iter().filter(|(_, t)| t.start < t.end).map(|(name, t)| (t.start, t.end, name.as_str())).collect();
+fn check_overlaps(mut places: Vec<(u64, u64, String)>) -> std::result::Result<(), String> {
+    places.retain(|(start, end, _)| start < end);
     places.sort_unstable();
     for pair in places.windows(2) {
         if pair[0].1 > pair[1].0 {
@@ -407,7 +424,7 @@ mod tests {
         let file = File::open(&path).unwrap();
         assert_eq!(file.read_f32("h", 100).unwrap().1, [1.5, -0.25]);
         assert_eq!(file.read_f32("b", 100).unwrap().1, [3.0]);
-        assert!(matches!(file.read_f32("i", 100), Err(Error::Dtype { dtype: "I8", .. })));
+        assert!(matches!(file.read_f32("i", 100), Err(Error::Dtype { dtype, .. }) if dtype == "I8"));
     }
 
     #[test]
@@ -422,12 +439,31 @@ mod tests {
         assert!(reason(&file(&tensor("F32", "[1]", "[4,0]"), b"abcd")).contains("lies at 4..0"));
         assert!(reason(&file(&tensor("F32", "[2]", "[0,4]"), b"abcd")).contains("does not fit"));
         assert!(reason(&file(&tensor("F32", "[4611686018427387904,4]", "[0,0]"), b"")).contains("does not fit"));
-        assert!(reason(&file(&tensor("F31", "[1]", "[0,4]"), b"abcd")).contains("unknown type 'F31'"));
+        assert!(reason(&file(&tensor("F31", "[33]", "[0,4]"), b"abcd")).contains("does not fit its shape [33] of F31"));
+        assert!(reason(&file(&tensor("F31", "[1]", "[0,5]"), b"abcd")).contains("lies at 0..5"));
         assert!(reason(&file(&tensor("F32", "[-1]", "[0,4]"), b"abcd")).contains("not described rightly"));
-        assert!(reason(&file(r#"{"__metadata__":{"a":1}}"#, b"")).contains("not an object of texts"));
         let twice = r#"{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}"#;
         assert!(reason(&file(twice, b"a")).contains("'a' is there twice"));
         let overlap = r#"{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}"#;
         assert!(reason(&file(overlap, b"ab")).contains("overlap"));
+        assert!(reason(&file(&overlap.replace("U8", "F4"), b"ab")).contains("overlap"));
+    }
+
+    #[test]
+    fn what_nothing_needs_may_be_of_any_type() {
+        for (metadata, kept) in [("null", 0), ("[1]", 0), (r#""text""#, 0), (r#"{"a":1,"b":null,"c":["x"]}"#, 3)] {
+            for dtype in ["F4", "F6_E2M3", "F8_E8M0", "F8_E4M3FNUZ", "F8_E5M2FNUZ", "C64", "I4", "anything later"] {
+                let header = format!(
+                    r#"{{"__metadata__":{metadata},"odd":{{"dtype":"{dtype}","shape":[2],"data_offsets":[0,2]}},
+                        "a":{{"dtype":"U8","shape":[1],"data_offsets":[2,3]}}}}"#
+                );
+                let (_dir, path) = write(&file(&header, &[1, 2, 3]));
+                let dict = StateDict::open(&path).unwrap();
+                assert_eq!((dict.metadata.len(), dict.shape("odd")), (kept, Some([2].as_slice())));
+                assert_eq!(dict.get("a").unwrap().read().unwrap().to_vec1::<u8>().unwrap(), [3]);
+                let error = dict.get("odd").unwrap().read().unwrap_err().to_string();
+                assert!(error.contains("'odd'") && error.contains("some.safetensors") && error.contains(dtype), "{error}");
+            }
+        }
     }
 }

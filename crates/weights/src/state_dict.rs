@@ -8,12 +8,32 @@ use candle_core::{DType, Tensor};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use crate::Result;
+use crate::{Result, SmallFloat};
+
+/// How the values of a tensor are kept in its file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// One by one, in 16 bits or more.
+    Dense,
+    /// One by one, as eight-bit floats.
+    Small(SmallFloat),
+    /// As eight-bit floats that count together with their companions (`quantised`). Not to be rounded once more.
+    Scaled8,
+    /// In blocks of few bits (GGUF). Not to be rounded once more.
+    Quantised,
+    /// In a way that is not known: reading it is an error.
+    Unknown,
+}
 
 /// Reads one tensor to the CPU. F32, F16 and BF16 come as they are stored, 8-bit floats as F16, F64 as F32, integers as I64 or U8.
 pub trait Source: Send + Sync {
     /// Reads it.
     fn read(&self) -> Result<Tensor>;
+
+    /// How the file keeps them.
+    fn form(&self) -> Form {
+        Form::Dense
+    }
 
     /// A source for some rows (places along the first axis) alone, if they can be read without the others.
     fn rows(&self, _start: usize, _count: usize) -> Option<Arc<dyn Source>> {
@@ -45,8 +65,16 @@ impl LazyTensor {
         self.dtype
     }
 
-    /// Bytes of its values as read.
+    /// How its file keeps it; what is made of other tensors counts as dense.
+    pub fn form(&self) -> Form {
+        self.source.form()
+    }
+
+    /// Bytes of its values as read; none if it cannot be read.
     pub fn size_bytes(&self) -> u64 {
+        if self.form() == Form::Unknown {
+            return 0;
+        }
         self.shape.iter().fold(self.dtype.size_in_bytes() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64))
     }
 

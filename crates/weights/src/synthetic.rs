@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use crate::{Error, LazyTensor, Result, Source, StateDict};
+use crate::{Error, Form, LazyTensor, Result, SmallFloat, Source, StateDict};
 
 /// The tensor of that name and shape, F32 on the CPU, as the Python script makes it to the bit. Uniformly distributed: two or more axes
 /// with the variance of one over the number of inputs (embeddings up to 0.05), weights of norms around 1, biases up to 0.02, a single
@@ -101,6 +101,68 @@ struct ModelFile {
     near_one: Vec<String>,
     #[serde(default)]
     scaled: IndexMap<String, f64>,
+    eight_bits: Option<EightBits>,
+}
+
+/// Which matrices are kept as eight-bit floats with a scale, and how that is told.
+#[derive(Deserialize)]
+struct EightBits {
+    /// The beginning of their names, and of the marker's.
+    root: String,
+    /// Parts of names of which each has one at least.
+    parts: Vec<String>,
+    /// The end of the scales' names: `scale_weight` or `weight_scale`.
+    names: String,
+}
+
+/// A matrix as eight-bit floats, such that the largest is as large as can be.
+struct Eighth(LazyTensor);
+
+impl Eighth {
+    /// The values by which the matrix is divided, F32.
+    fn scale(&self) -> Result<Tensor> {
+        let largest = self.0.read()?.to_dtype(DType::F32)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        Ok(Tensor::new(largest / 448.0, &Device::Cpu)?)
+    }
+}
+
+impl Source for Eighth {
+    fn read(&self) -> Result<Tensor> {
+        SmallFloat::E4m3.round_all(&self.0.read()?.to_dtype(DType::F32)?.broadcast_div(&self.scale()?)?)
+    }
+
+    fn form(&self) -> Form {
+        Form::Small(SmallFloat::E4m3)
+    }
+}
+
+impl EightBits {
+    /// Exchanges the matrices, and adds their companions.
+    fn apply(&self, dict: &mut StateDict) -> Result<()> {
+        let is_one = |name: &str| name.starts_with(&self.root) && self.parts.iter().any(|part| name.contains(part.as_str()));
+        let layers = dict.iter().filter(|(name, tensor)| tensor.shape().len() == 2 && is_one(name));
+        let layers: Vec<String> = layers.filter_map(|(name, _)| Some(name.strip_suffix(".weight")?.to_owned())).collect();
+        let one = |value: f32| Tensor::new(value, &Device::Cpu);
+        let is_marked = self.names == "scale_weight";
+        for layer in layers {
+            let name = format!("{layer}.weight");
+            let Some(tensor) = dict.get(&name).cloned() else { continue };
+            let (shape, eighth) = (tensor.shape().to_vec(), Eighth(tensor));
+            dict.insert(format!("{layer}.{}", self.names), eighth.scale()?);
+            dict.insert(format!("{layer}.{}", if is_marked { "scale_input" } else { "input_scale" }), one(0.5)?);
+            if !is_marked {
+                let text = br#"{"format": "float8_e4m3fn"}"#;
+                dict.insert(format!("{layer}.comfy_quant"), Tensor::new(&text[..], &Device::Cpu)?);
+            }
+            dict.insert(name, LazyTensor::new(shape, DType::F16, std::sync::Arc::new(eighth)));
+        }
+        if is_marked {
+            // One value, not two: two would tell that products are taken in full precision, as they are here in any case.
+            let marker = Eighth(Tensor::ones(1, DType::F32, &Device::Cpu)?.into());
+            dict.insert(format!("{}scaled_fp8", self.root), LazyTensor::new(vec![1], DType::F16, std::sync::Arc::new(marker)));
+        }
+        Ok(())
+    }
 }
 
 /// Writes those model files of a description into a folder that are not there, as `make_models.py` does.
@@ -113,7 +175,7 @@ pub fn write_models(description: &str, folder: &Path) -> Result<()> {
             continue;
         }
         if let Some(parent) = path.parent() {
-            std::fs::create_dir_all(parent).map_err(|source| Error::Write { path: path.clone(), source })?;
+            std::fs::create_dir_all(parent).map_err(Error::Write)?;
         }
         let mut tensors = IndexMap::new();
         for (like, from, to) in &model.like {
@@ -122,7 +184,11 @@ pub fn write_models(description: &str, folder: &Path) -> Result<()> {
             tensors.extend(named.map(|(name, shape)| (name, shape.clone())));
         }
         tensors.extend(model.tensors.iter().map(|(name, shape)| (name.clone(), shape.clone())));
-        crate::write::write(&path, &model.dict(tensors), &crate::write::Options::default())?;
+        let mut dict = model.dict(tensors);
+        if let Some(eight_bits) = &model.eight_bits {
+            eight_bits.apply(&mut dict)?;
+        }
+        crate::write::write(&path, &dict, &crate::write::Options::default())?;
     }
     Ok(())
 }

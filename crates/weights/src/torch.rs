@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::mapped::{MappedFile, Values};
+use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::pickle::{self, Parsed, Pickle, Value};
 use crate::safetensors::{Dtype, MAX_AXES};
 use crate::{LazyTensor, Result, StateDict};
@@ -46,6 +46,11 @@ pub(crate) fn open(path: &Path) -> Result<StateDict> {
 /// Where a storage's bytes begin and end.
 type Storages = HashMap<String, (u64, u64)>;
 
+/// Whether tensors lie in this file of an archive, or are described in it.
+fn is_needed(name: &str) -> bool {
+    matches!(name, "data.pkl" | "byteorder") || name.starts_with("data/")
+}
+
 fn read_zip(file: &MappedFile) -> Parsed<(Pickle, Storages)> {
     let mut archive = ZipArchive::new(Cursor::new(file.all())).map_err(|e| format!("its archive cannot be read: {e}"))?;
     let is_pickle = |name: &&str| *name == "data.pkl" || name.ends_with("/data.pkl");
@@ -54,7 +59,7 @@ fn read_zip(file: &MappedFile) -> Parsed<(Pickle, Storages)> {
     let mut places = HashMap::new();
     for i in 0..archive.len() {
         let entry = archive.by_index_raw(i).map_err(|e| format!("its archive cannot be read: {e}"))?;
-        let Some(name) = entry.name().strip_prefix(&root) else { continue };
+        let Some(name) = entry.name().strip_prefix(&root).filter(|name| is_needed(name)) else { continue };
         if entry.compression() != CompressionMethod::Stored {
             return Err(format!("'{name}' in it is compressed; save it again with torch.save"));
         }
@@ -108,7 +113,10 @@ fn read_legacy(file: &MappedFile) -> Parsed<(Pickle, Storages)> {
 fn storage_sizes(pickle: &Pickle, sizes: &mut HashMap<String, u64>) -> Parsed<()> {
     for value in pickle.persistent() {
         if let Some(storage) = Storage::of(pickle, value)? {
-            sizes.insert(storage.key.to_owned(), storage.dtype.map_or(1, Dtype::size));
+            sizes.insert(
+                storage.key.to_owned(),
+                storage.kind.size().ok_or_else(|| format!("has values of the unknown kind {:?}", storage.kind))?,
+            );
         }
     }
     Ok(())
@@ -148,7 +156,11 @@ impl Reader<'_> {
     fn is_dictionary(&self, value: &Value) -> bool {
         match value {
             Value::Dict(_) => true,
-            _ => self.pickle.call(value).is_some_and(|(name, _)| name == "collections.OrderedDict"),
+            // The first textual inversions are kept in the latter.
+            _ => self
+                .pickle
+                .call(value)
+                .is_some_and(|(name, _)| matches!(name, "collections.OrderedDict" | "torch.nn.modules.container.ParameterDict")),
         }
     }
 
@@ -181,8 +193,12 @@ impl Reader<'_> {
             return Err("nests its dictionaries too deeply".into());
         }
         let inside = |key: &dyn std::fmt::Display| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
-        if let Some(tensor) = self.tensor(value).map_err(|e| format!("the tensor '{name}' {e}"))? {
+        if let Some(found) = self.tensor(value).map_err(|e| format!("the tensor '{name}' {e}"))? {
             let name = if name.is_empty() { "tensor".into() } else { name };
+            let tensor = match found {
+                Found::Tensor(tensor) => tensor,
+                Found::Unknown { dtype, shape } => Unreadable { path: self.out.origin().to_owned(), name: name.clone(), dtype }.lazy(shape),
+            };
             self.out.insert(name, tensor);
         } else if self.is_dictionary(value) {
             let entries: Vec<(&Value, &Value)> = self.pickle.entries(value).into_iter().flatten().collect();
@@ -202,7 +218,7 @@ impl Reader<'_> {
     }
 
     /// The tensor that a value stands for, if it is one.
-    fn tensor(&self, value: &Value) -> Parsed<Option<LazyTensor>> {
+    fn tensor(&self, value: &Value) -> Parsed<Option<Found>> {
         let mut call = value;
         // A parameter and a tensor of a subclass are wrapped; no wrapping is deeper.
         for _ in 0..4 {
@@ -218,18 +234,26 @@ impl Reader<'_> {
         Ok(None)
     }
 
-    fn rebuild(&self, function: &str, arguments: &[Value]) -> Parsed<Option<LazyTensor>> {
-        let (storage, offset, shape, strides, dtype) = match (function, arguments) {
+    fn rebuild(&self, function: &str, arguments: &[Value]) -> Parsed<Option<Found>> {
+        let (storage, offset, shape, strides, kind) = match (function, arguments) {
             ("torch._utils._rebuild_tensor_v2" | "torch._utils._rebuild_tensor", [storage, offset, shape, strides, ..]) => {
                 (storage, offset, shape, strides, None)
             }
             ("torch._utils._rebuild_tensor_v3", [storage, offset, shape, strides, _, _, Value::Global(dtype), ..]) => {
-                (storage, offset, shape, strides, Some(named_dtype(dtype)?))
+                (storage, offset, shape, strides, Some(named_dtype(dtype)))
+            }
+            // Sparse and quantised tensors, and what else torch makes in a way of its own.
+            (function, _) if function.starts_with("torch._utils._rebuild_") => {
+                return Ok(Some(Found::Unknown { dtype: function.to_owned(), shape: Vec::new() }));
             }
             _ => return Ok(None),
         };
         let storage = Storage::of(self.pickle, storage)?.ok_or("has no storage")?;
-        let dtype = dtype.or(storage.dtype).ok_or("has values of no type")?;
+        let dtype = match kind.unwrap_or(storage.kind) {
+            ValueKind::Known(dtype) => dtype,
+            ValueKind::Bytes => return Err("has values of no type".into()),
+            ValueKind::Unknown { name, .. } => return Ok(Some(Found::Unknown { dtype: name, shape: numbers(self.pickle, shape)? })),
+        };
         let &(start, end) =
             self.storages.get(storage.key).ok_or_else(|| format!("lies in the storage '{}', which is not there", storage.key))?;
         let Value::Int(offset) = offset else { return Err("has no place in its storage".into()) };
@@ -244,14 +268,46 @@ impl Reader<'_> {
         let strides = (!is_contiguous(&shape, &strides)).then_some(strides);
         let values = Values { dtype, shape, start: first, strides };
         values.check(end)?;
-        Ok(Some(values.lazy(self.file)))
+        Ok(Some(Found::Tensor(values.lazy(self.file))))
+    }
+}
+
+/// What a value stands for.
+enum Found {
+    Tensor(LazyTensor),
+    /// A tensor of values that are not known.
+    Unknown {
+        dtype: String,
+        shape: Vec<usize>,
+    },
+}
+
+/// What values a storage or a tensor has.
+#[derive(Debug)]
+enum ValueKind {
+    Known(Dtype),
+    /// Bytes, whose type the tensor tells.
+    Bytes,
+    Unknown {
+        name: String,
+        size: Option<u64>,
+    },
+}
+
+impl ValueKind {
+    /// Bytes of one, if known.
+    fn size(&self) -> Option<u64> {
+        match self {
+            Self::Known(dtype) => Some(dtype.size()),
+            Self::Bytes => Some(1),
+            Self::Unknown { size, .. } => *size,
+        }
     }
 }
 
 /// A reference to a storage.
 struct Storage<'a> {
-    /// `None`: bytes, whose type the tensor tells.
-    dtype: Option<Dtype>,
+    kind: ValueKind,
     key: &'a str,
     /// The first value of a view.
     offset: u64,
@@ -273,13 +329,13 @@ impl<'a> Storage<'a> {
             },
             _ => 0,
         };
-        Ok(Some(Self { dtype: storage_dtype(storage)?, key, offset }))
+        Ok(Some(Self { kind: storage_kind(storage), key, offset }))
     }
 }
 
-fn storage_dtype(name: &str) -> Parsed<Option<Dtype>> {
+fn storage_kind(name: &str) -> ValueKind {
     let plain = name.strip_prefix("torch.cuda.").or_else(|| name.strip_prefix("torch.")).unwrap_or(name);
-    Ok(Some(match plain {
+    ValueKind::Known(match plain {
         "FloatStorage" => Dtype::F32,
         "DoubleStorage" => Dtype::F64,
         "HalfStorage" => Dtype::F16,
@@ -290,13 +346,22 @@ fn storage_dtype(name: &str) -> Parsed<Option<Dtype>> {
         "CharStorage" => Dtype::I8,
         "ByteStorage" => Dtype::U8,
         "BoolStorage" => Dtype::Bool,
-        "storage.UntypedStorage" | "UntypedStorage" => return Ok(None),
-        _ => return Err(format!("has values of the unsupported kind {name}")),
-    }))
+        "storage.UntypedStorage" | "UntypedStorage" => return ValueKind::Bytes,
+        _ => {
+            let size = match plain {
+                "QInt8Storage" | "QUInt8Storage" | "QUInt4x2Storage" | "QUInt2x4Storage" => Some(1),
+                "QInt32Storage" => Some(4),
+                "ComplexFloatStorage" => Some(8),
+                "ComplexDoubleStorage" => Some(16),
+                _ => None,
+            };
+            return ValueKind::Unknown { name: name.to_owned(), size };
+        }
+    })
 }
 
-fn named_dtype(name: &str) -> Parsed<Dtype> {
-    Ok(match name {
+fn named_dtype(name: &str) -> ValueKind {
+    ValueKind::Known(match name {
         "torch.float32" => Dtype::F32,
         "torch.float64" => Dtype::F64,
         "torch.float16" => Dtype::F16,
@@ -312,7 +377,7 @@ fn named_dtype(name: &str) -> Parsed<Dtype> {
         "torch.uint32" => Dtype::U32,
         "torch.uint64" => Dtype::U64,
         "torch.bool" => Dtype::Bool,
-        _ => return Err(format!("has values of the unsupported kind {name}")),
+        _ => return ValueKind::Unknown { name: name.to_owned(), size: None },
     })
 }
 

@@ -1,40 +1,43 @@
-//! Writes safetensors files tensor by tensor, through a file beside the target that replaces it only when it is whole.
+//! Writes safetensors files tensor by tensor. Where the file lies, and that it appears only when it is whole, is the caller's business.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use serde_json::{Map, Value as Json, json};
 
-use crate::{Error, LazyTensor, Result, StateDict};
+use crate::{Error, Form, LazyTensor, Result, SmallFloat, StateDict};
 
 /// What to write, beside the tensors.
 #[derive(Default)]
 pub struct Options<'a> {
     /// Texts for the header.
     pub metadata: Vec<(String, String)>,
-    /// The type that floating-point tensors are converted to; `None`: each as it is read.
+    /// The type that floating-point tensors are converted to; `None`: each as it is kept, or else as it is read.
     pub dtype: Option<DType>,
-    /// Asked before each tensor; `true` ends the writing with [`Error::Interrupted`] and leaves no file.
+    /// Asked before each tensor; `true` ends the writing with [`Error::Interrupted`].
     pub interrupted: Option<&'a dyn Fn() -> bool>,
 }
 
-/// Writes a file of these tensors, in the order that the format's own library gives them (larger types first, then by name). One tensor
-/// at a time is in memory. An existing file is replaced when all is written; after an error it is as it was.
+/// Writes a new file of these tensors.
 pub fn write(path: &Path, tensors: &StateDict, options: &Options<'_>) -> Result<()> {
-    let fail = |source| Error::Write { path: path.to_owned(), source };
+    let file = File::create(path).map_err(Error::Write)?;
+    write_to(file, tensors, options)
+}
+
+/// Writes these tensors, in the order that the format's own library gives them (larger types first, then by name). One tensor at a time
+/// is in memory.
+pub fn write_to(out: impl Write, tensors: &StateDict, options: &Options<'_>) -> Result<()> {
     let mut entries: Vec<Entry<'_>> =
-        tensors.iter().map(|(name, tensor)| Entry { name, tensor, dtype: target(tensor.dtype(), options.dtype) }).collect();
-    entries.sort_by(|a, b| b.dtype.size_in_bytes().cmp(&a.dtype.size_in_bytes()).then_with(|| a.name.cmp(b.name)));
+        tensors.iter().map(|(name, tensor)| Entry { name, tensor, stored: Stored::of(tensor, options.dtype) }).collect();
+    entries.sort_by(|a, b| b.stored.size().cmp(&a.stored.size()).then_with(|| a.name.cmp(b.name)));
     let header = header(&entries, &options.metadata)?;
 
-    let temporary = Temporary::beside(path);
-    let file = File::create(&temporary.0).map_err(fail)?;
-    let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(fail)?;
-    out.write_all(&header).map_err(fail)?;
+    let mut out = BufWriter::with_capacity(1 << 20, out);
+    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::Write)?;
+    out.write_all(&header).map_err(Error::Write)?;
     for entry in &entries {
         if options.interrupted.is_some_and(|interrupted| interrupted()) {
             return Err(Error::Interrupted);
@@ -44,25 +47,40 @@ pub fn write(path: &Path, tensors: &StateDict, options: &Options<'_>) -> Result<
             let (values, expected) = (tensor.elem_count(), entry.tensor.shape().iter().product());
             return Err(Error::Shape { name: entry.name.into(), values, expected });
         }
-        write_values(&mut out, &tensor.to_dtype(entry.dtype)?, fail)?;
+        write_values(&mut out, &tensor, entry.stored)?;
     }
-    let file = out.into_inner().map_err(|e| fail(e.into_error()))?;
-    file.sync_all().map_err(fail)?;
-    drop(file);
-    std::fs::rename(&temporary.0, path).map_err(fail)
+    out.flush().map_err(Error::Write)
 }
 
 struct Entry<'a> {
     name: &'a str,
     tensor: &'a LazyTensor,
-    dtype: DType,
+    stored: Stored,
 }
 
-/// Only floating-point numbers are converted.
-fn target(dtype: DType, wanted: Option<DType>) -> DType {
-    match dtype {
-        DType::F16 | DType::BF16 | DType::F32 | DType::F64 => wanted.unwrap_or(dtype),
-        _ => dtype,
+/// The type in the file.
+#[derive(Clone, Copy)]
+enum Stored {
+    Plain(DType),
+    /// Kept so before, hence without loss.
+    Small(SmallFloat),
+}
+
+impl Stored {
+    /// Only floating-point numbers are converted.
+    fn of(tensor: &LazyTensor, wanted: Option<DType>) -> Self {
+        match (tensor.form(), tensor.dtype(), wanted) {
+            (Form::Small(kind), _, None) => Self::Small(kind),
+            (_, DType::F16 | DType::BF16 | DType::F32 | DType::F64, Some(wanted)) => Self::Plain(wanted),
+            (_, dtype, _) => Self::Plain(dtype),
+        }
+    }
+
+    fn size(self) -> usize {
+        match self {
+            Self::Plain(dtype) => dtype.size_in_bytes(),
+            Self::Small(_) => 1,
+        }
     }
 }
 
@@ -76,7 +94,7 @@ fn header(entries: &[Entry<'_>], metadata: &[(String, String)]) -> Result<Vec<u8
     for entry in entries {
         let start = end;
         let shape = entry.tensor.shape();
-        end += shape.iter().fold(entry.dtype.size_in_bytes() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64));
+        end += shape.iter().fold(entry.stored.size() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64));
         header.insert(entry.name.into(), json!({"dtype": type_name(entry)?, "shape": shape, "data_offsets": [start, end]}));
     }
     let mut header = Json::Object(header).to_string().into_bytes();
@@ -85,32 +103,41 @@ fn header(entries: &[Entry<'_>], metadata: &[(String, String)]) -> Result<Vec<u8
 }
 
 fn type_name(entry: &Entry<'_>) -> Result<&'static str> {
-    Ok(match entry.dtype {
-        DType::U8 => "U8",
-        DType::U32 => "U32",
-        DType::I16 => "I16",
-        DType::I32 => "I32",
-        DType::I64 => "I64",
-        DType::BF16 => "BF16",
-        DType::F16 => "F16",
-        DType::F32 => "F32",
-        DType::F64 => "F64",
-        other => return Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
+    Ok(match entry.stored {
+        Stored::Small(SmallFloat::E4m3) => "F8_E4M3",
+        Stored::Small(SmallFloat::E5m2) => "F8_E5M2",
+        Stored::Plain(DType::U8) => "U8",
+        Stored::Plain(DType::U32) => "U32",
+        Stored::Plain(DType::I16) => "I16",
+        Stored::Plain(DType::I32) => "I32",
+        Stored::Plain(DType::I64) => "I64",
+        Stored::Plain(DType::BF16) => "BF16",
+        Stored::Plain(DType::F16) => "F16",
+        Stored::Plain(DType::F32) => "F32",
+        Stored::Plain(DType::F64) => "F64",
+        Stored::Plain(other) => return Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
     })
 }
 
-fn write_values(out: &mut impl Write, tensor: &Tensor, fail: impl Fn(std::io::Error) -> Error) -> Result<()> {
+fn write_values(out: &mut impl Write, tensor: &Tensor, stored: Stored) -> Result<()> {
     let flat = tensor.flatten_all()?;
+    let flat = match stored {
+        Stored::Small(kind) => {
+            let bytes: Vec<u8> = flat.to_vec1::<f16>()?.into_iter().map(|value| kind.byte(value)).collect();
+            return out.write_all(&bytes).map_err(Error::Write);
+        }
+        Stored::Plain(dtype) => flat.to_dtype(dtype)?,
+    };
     match flat.dtype() {
-        DType::U8 => out.write_all(&flat.to_vec1::<u8>()?).map_err(fail),
-        DType::U32 => write_all(out, &flat.to_vec1::<u32>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::I16 => write_all(out, &flat.to_vec1::<i16>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::I32 => write_all(out, &flat.to_vec1::<i32>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::I64 => write_all(out, &flat.to_vec1::<i64>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::BF16 => write_all(out, &flat.to_vec1::<bf16>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::F16 => write_all(out, &flat.to_vec1::<f16>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::F32 => write_all(out, &flat.to_vec1::<f32>()?, |v| v.to_le_bytes()).map_err(fail),
-        DType::F64 => write_all(out, &flat.to_vec1::<f64>()?, |v| v.to_le_bytes()).map_err(fail),
+        DType::U8 => out.write_all(&flat.to_vec1::<u8>()?).map_err(Error::Write),
+        DType::U32 => write_all(out, &flat.to_vec1::<u32>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::I16 => write_all(out, &flat.to_vec1::<i16>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::I32 => write_all(out, &flat.to_vec1::<i32>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::I64 => write_all(out, &flat.to_vec1::<i64>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::BF16 => write_all(out, &flat.to_vec1::<bf16>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::F16 => write_all(out, &flat.to_vec1::<f16>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::F32 => write_all(out, &flat.to_vec1::<f32>()?, |v| v.to_le_bytes()).map_err(Error::Write),
+        DType::F64 => write_all(out, &flat.to_vec1::<f64>()?, |v| v.to_le_bytes()).map_err(Error::Write),
         other => Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
     }
 }
@@ -123,20 +150,4 @@ fn write_all<T: Copy, const N: usize>(out: &mut impl Write, values: &[T], bytes:
         out.write_all(&buffer)?;
     }
     Ok(())
-}
-
-/// A file that is removed unless it was renamed.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn beside(path: &Path) -> Self {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        Self(path.with_file_name(format!(".{name}.{}.part", std::process::id())))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
 }

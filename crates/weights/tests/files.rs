@@ -77,6 +77,7 @@ fn nesting_is_unwrapped() {
     let embedding = open("embedding.pt");
     assert_eq!(f32s(&read(&embedding, "string_to_param.*")), grid()[..12]);
     assert_eq!((&embedding.metadata["name"], &embedding.metadata["step"]), (&"cat".into(), &500.into()));
+    assert_eq!(f32s(&read(&open("parameters.pt"), "string_to_param._parameters.*")), grid()[..12]);
     let list = open("list.pt");
     assert_eq!(list.names().collect::<Vec<_>>(), ["0.clip_l", "1.clip_g"]);
     assert_eq!(f32s(&read(&list, "1.clip_g")), grid()[12..18]);
@@ -84,6 +85,44 @@ fn nesting_is_unwrapped() {
     let fp8 = open("fp8.pt");
     let bits = |tensor: Tensor| tensor.to_vec1::<half::f16>().unwrap().iter().map(|v| v.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(read(&fp8, "fp8")), bits(read(&types, "e4m3")));
+}
+
+#[test]
+fn a_pickle_may_hold_what_nothing_needs() {
+    for name in ["odd.pt", "odd_legacy.pt"] {
+        let dict = open(name);
+        assert_eq!(f32s(&read(&dict, "a")), grid(), "{name}");
+        assert_eq!((dict.shape("complex"), dict.get("complex").unwrap().size_bytes()), (Some([2, 3].as_slice()), 0));
+        for (odd, kind) in [("complex", "ComplexFloatStorage"), ("sparse", "_rebuild_sparse_tensor"), ("few", "_rebuild_qtensor")] {
+            let error = dict.get(odd).unwrap().read().unwrap_err().to_string();
+            assert!(error.contains(&format!("'{odd}'")) && error.contains(name) && error.contains(kind), "{error}");
+        }
+    }
+}
+
+#[test]
+fn gguf_files_may_hold_what_nothing_needs() {
+    let text = |text: &[u8]| [&(text.len() as u64).to_le_bytes()[..], text].concat();
+    let number = |number: u32| number.to_le_bytes().to_vec();
+    let mut file = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &2u64.to_le_bytes(), &3u64.to_le_bytes()].concat();
+    // A text that is not UTF-8, a list of such ones, and a list of lists of numbers.
+    file.extend([text(b"latin"), number(8), text(b"\xe9")].concat());
+    file.extend([text(b"tokens"), number(9), number(8), 1u64.to_le_bytes().to_vec(), text(b"\xff")].concat());
+    file.extend(
+        [text(b"lists"), number(9), number(9), 1u64.to_le_bytes().to_vec(), number(4), 1u64.to_le_bytes().to_vec(), number(7)].concat(),
+    );
+    for (name, kind, offset) in [("later", 39, 0u64), ("a", 0, 32)] {
+        file.extend([text(name.as_bytes()), number(1), 2u64.to_le_bytes().to_vec(), number(kind), offset.to_le_bytes().to_vec()].concat());
+    }
+    file.resize(file.len().next_multiple_of(32) + 32, 0);
+    file.extend([1f32, 2.0].map(f32::to_le_bytes).concat());
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("odd.gguf");
+    std::fs::write(&path, file).unwrap();
+    let dict = StateDict::open(&path).unwrap();
+    assert_eq!((f32s(&read(&dict, "a")), &dict.metadata["latin"]), (vec![1.0, 2.0], &"\u{fffd}".into()));
+    let error = dict.get("later").unwrap().read().unwrap_err().to_string();
+    assert!(error.contains("'later'") && error.contains("odd.gguf") && error.contains("type 39"), "{error}");
 }
 
 #[test]
@@ -147,13 +186,13 @@ proptest! {
 
     #[test]
     fn damaged_files_never_panic(
-        which in 0usize..5,
+        which in 0usize..6,
         changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..12),
         end in any::<prop::sample::Index>(),
         cut in any::<bool>(),
         head in any::<bool>(),
     ) {
-        let name = ["types.safetensors", "nested.ckpt", "legacy.ckpt", "kinds.gguf", "fp8.pt"][which];
+        let name = ["types.safetensors", "nested.ckpt", "legacy.ckpt", "kinds.gguf", "fp8.pt", "odd_legacy.pt"][which];
         let mut bytes = std::fs::read(path(name)).unwrap();
         // Most of what can go wrong lies where tensors are described.
         let reach = if head { bytes.len().min(1200) } else { bytes.len() };

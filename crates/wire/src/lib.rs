@@ -1,5 +1,8 @@
-//! The binary websocket frames of ComfyUI's protocol, as pure functions. All numbers are big-endian; the first 32 bits tell the event. This
-//! crate knows no logic and no I/O.
+//! What ComfyUI's wire has of its own, as pure functions: the binary websocket frames, JSON as its Python reads it ([`json`]), and numbers in
+//! texts ([`python`]). All numbers of frames are big-endian; the first 32 bits tell the event. This crate knows no logic and no I/O.
+
+pub mod json;
+pub mod python;
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -58,6 +61,16 @@ pub fn unencoded_preview(width: u32, height: u32, channels: u8, pixels: &[u8]) -
     out.freeze()
 }
 
+/// A frame of event 1 or 2 as the API document has it: behind the wire's bytes a `u32` more, where readers of the wire's frames do not look.
+/// Of event 1 it is the largest size that the picture was reduced to (0 without one), of event 2 the [`ImageType`] that the picture would
+/// be sent in.
+pub fn documented(frame: &[u8], number: u32) -> Bytes {
+    let mut out = BytesMut::with_capacity(frame.len() + 4);
+    out.put_slice(frame);
+    out.put_u32(number);
+    out.freeze()
+}
+
 /// Event 3: `u32 3, u32 length of the node's id, id, text`, both UTF-8.
 pub fn text(node_id: &str, text: &str) -> Bytes {
     let mut out = BytesMut::with_capacity(8 + node_id.len() + text.len());
@@ -87,6 +100,7 @@ mod tests {
     fn frames_are_laid_out_as_clients_read_them() {
         assert_eq!(&preview_image(ImageType::Png, b"xy")[..], b"\0\0\0\x01\0\0\0\x02xy");
         assert_eq!(&unencoded_preview(2, 1, 3, b"abcdef")[..], b"\0\0\0\x02\0\0\0\x03\0\0\0\x02\0\0\0\x01abcdef");
+        assert_eq!(&documented(&preview_image(ImageType::Png, b"xy"), 512)[..], b"\0\0\0\x01\0\0\0\x02xy\0\0\x02\0");
         assert_eq!(&text("12", "hi")[..], b"\0\0\0\x03\0\0\0\x0212hi");
         let meta = serde_json::json!({"a": 1});
         assert_eq!(&preview_with_metadata(&meta, b"z")[..], b"\0\0\0\x04\0\0\0\x07{\"a\":1}z");

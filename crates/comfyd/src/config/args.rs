@@ -71,6 +71,12 @@ pub enum FrontendCommand {
         /// Version: 1.27.10, latest, or Comfy-Org/ComfyUI_frontend@VERSION. Without it, the version this program was tested with.
         #[arg(value_parser = front_end_version)]
         version: Option<String>,
+        /// Download the help of nodes too (4 MB).
+        #[arg(long)]
+        with_docs: bool,
+        /// Download the workflow templates too (85 MB).
+        #[arg(long)]
+        with_templates: bool,
         #[command(flatten)]
         common: CommonArgs,
     },
@@ -192,6 +198,9 @@ pub struct ServerArgs {
     /// Host that models may be downloaded from; repeatable.
     #[arg(long, value_name = "HOST", value_delimiter = ',', default_values = ["huggingface.co", "civitai.com"])]
     pub download_host: Vec<String>,
+    /// Further name in a prompt's extra_data whose value is a secret, kept in memory only; repeatable.
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub secret_name: Vec<String>,
 }
 
 /// Addresses to listen on, at least one.

@@ -168,7 +168,7 @@ fn other_commands() {
     assert!(refusal(&["run", "w.json", "--set", "seed=7"], &[]).contains("3.seed=7"));
     assert!(refusal(&["run", "w.json", "--port", "7"], &[]).contains("--port"));
     assert_eq!(with(&["nodes", "KSampler"], &[]).unwrap().action, Action::Nodes { class: Some("KSampler".into()) });
-    let config = with(&["frontend", "install", "v1.2.3"], &[("COMFYD_BASE_DIRECTORY", "/x")]).unwrap();
-    assert_eq!(config.action, Action::InstallFrontEnd { version: Some("1.2.3".into()) });
+    let config = with(&["frontend", "install", "v1.2.3", "--with-docs"], &[("COMFYD_BASE_DIRECTORY", "/x")]).unwrap();
+    assert_eq!(config.action, Action::InstallFrontEnd { version: Some("1.2.3".into()), docs: true, templates: false });
     assert_eq!(config.roots.base, Path::new("/x"));
 }

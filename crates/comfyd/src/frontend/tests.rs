@@ -18,7 +18,7 @@ fn wheel(entries: &[(&str, &str)]) -> Vec<u8> {
     writer.finish().unwrap().into_inner()
 }
 
-const PAGES: [(&str, &str); 3] = [
+const FILES: [(&str, &str); 3] = [
     ("comfyui_frontend_package/__init__.py", "no page"),
     ("comfyui_frontend_package/static/index.html", "<html>"),
     ("comfyui_frontend_package/static/assets/a.js", "let a"),
@@ -28,11 +28,26 @@ const PAGES: [(&str, &str); 3] = [
 fn pages_are_unpacked_and_nothing_else() {
     let base = tempfile::tempdir().unwrap();
     let web = base.path().join("web");
-    unpack(&wheel(&PAGES), &web, "1.0").unwrap();
+    unpack(&wheel(&FILES), &PAGES, &web.join("1.0")).unwrap();
     assert_eq!(std::fs::read_to_string(web.join("1.0/assets/a.js")).unwrap(), "let a");
     assert_eq!(std::fs::read_dir(web.join("1.0")).unwrap().count(), 2);
     assert_eq!(std::fs::read_dir(&web).unwrap().count(), 1);
     assert_eq!(find_installed(base.path()), Some(web.join("1.0")));
+}
+
+#[test]
+fn half_installations_of_long_ago_are_removed() {
+    let base = tempfile::tempdir().unwrap();
+    let web = base.path().join("web");
+    for (name, days) in [(".1.0.1.partial", 2), (".1.0.2.partial", 0), ("0.9", 2)] {
+        std::fs::create_dir_all(web.join(name)).unwrap();
+        let time = std::time::SystemTime::now() - std::time::Duration::from_secs(days * 24 * 3600);
+        std::fs::File::open(web.join(name)).unwrap().set_modified(time).unwrap();
+    }
+    unpack(&wheel(&FILES), &PAGES, &web.join("1.0")).unwrap();
+    let mut names: Vec<_> = std::fs::read_dir(&web).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    names.sort();
+    assert_eq!(names, [".1.0.2.partial", "0.9", "1.0"]);
 }
 
 #[test]
@@ -41,14 +56,19 @@ fn bad_wheels_leave_nothing_behind() {
     let web = base.path().join("web");
     let static_file = |name: &str| format!("comfyui_frontend_package/static/{name}");
     for name in ["../../out", "a/../../out", "/out", "a\\..\\..\\out", "c:out"] {
-        let error = unpack(&wheel(&[PAGES[1], (&static_file(name), "x")]), &web, "1.0").unwrap_err();
+        let error = unpack(&wheel(&[FILES[1], (&static_file(name), "x")]), &PAGES, &web.join("1.0")).unwrap_err();
         assert!(error.to_string().contains("leads outside"), "{name}: {error}");
     }
-    assert!(unpack(b"no zip", &web, "1.0").unwrap_err().to_string().contains("not a front end"));
-    assert!(unpack(&wheel(&PAGES[2..]), &web, "1.0").unwrap_err().to_string().contains("no comfyui_frontend_package/static/index.html"));
-    assert!(matches!(unpack_bounded(&wheel(&PAGES), &web, "1.0", 2, 1000), Err(Error::TooLarge { .. })));
-    assert!(matches!(unpack_bounded(&wheel(&PAGES), &web, "1.0", 3, 10), Err(Error::TooLarge { .. })));
-    unpack_bounded(&wheel(&PAGES), &web, "0.9", 3, 11).unwrap();
+    assert!(unpack(b"no zip", &PAGES, &web.join("1.0")).unwrap_err().to_string().contains("not what it should be"));
+    assert!(
+        unpack(&wheel(&FILES[2..]), &PAGES, &web.join("1.0"))
+            .unwrap_err()
+            .to_string()
+            .contains("no comfyui_frontend_package/static/index.html")
+    );
+    assert!(matches!(unpack_bounded(&wheel(&FILES), &PAGES, &web.join("1.0"), 2, 1000), Err(Error::TooLarge { .. })));
+    assert!(matches!(unpack_bounded(&wheel(&FILES), &PAGES, &web.join("1.0"), 3, 10), Err(Error::TooLarge { .. })));
+    unpack_bounded(&wheel(&FILES), &PAGES, &web.join("0.9"), 3, 11).unwrap();
     assert_eq!(std::fs::read_dir(&web).unwrap().count(), 1);
     assert!(!base.path().join("out").exists());
 }
@@ -59,7 +79,7 @@ fn links_are_refused() {
     let mut writer = zip::ZipWriter::new(std::io::Cursor::new(Vec::new()));
     writer.add_symlink("comfyui_frontend_package/static/index.html", "/etc/passwd", SimpleFileOptions::default()).unwrap();
     let wheel = writer.finish().unwrap().into_inner();
-    assert!(unpack(&wheel, base.path(), "1.0").unwrap_err().to_string().contains("is a link"));
+    assert!(unpack(&wheel, &PAGES, &base.path().join("1.0")).unwrap_err().to_string().contains("is a link"));
 }
 
 #[test]
@@ -67,7 +87,7 @@ fn the_pinned_version_is_preferred_and_then_the_newest() {
     let base = tempfile::tempdir().unwrap();
     assert_eq!(find_installed(base.path()), None);
     for (version, expected) in [("1.9.0", "1.9.0"), ("1.30.0", "1.30.0"), ("1.10.0", "1.30.0"), (PINNED_VERSION, PINNED_VERSION)] {
-        unpack(&wheel(&PAGES), &base.path().join("web"), version).unwrap();
+        unpack(&wheel(&FILES), &PAGES, &base.path().join("web").join(version)).unwrap();
         assert_eq!(find_installed(base.path()), Some(base.path().join("web").join(expected)));
     }
     std::fs::create_dir(base.path().join("web/9.0.0")).unwrap();
@@ -100,7 +120,7 @@ async fn index(files: Vec<(&'static str, &'static str, Vec<u8>)>) -> PipSettings
 
 #[tokio::test]
 async fn an_index_on_this_machine() {
-    let good = wheel(&PAGES);
+    let good = wheel(&FILES);
     let name = |version: &str| format!("comfyui_frontend_package-{version}-py3-none-any.whl");
     let link = |version: &str, hash: &str| format!("<a href=\"/f/{version}#sha256={hash}\">{}</a>", name(version));
     let right = hex(&Sha256::digest(&good));
@@ -114,7 +134,7 @@ async fn an_index_on_this_machine() {
     let settings = index(files).await;
     let base = tempfile::tempdir().unwrap();
     let seen = std::sync::Mutex::new((0, 0));
-    let progress = |done, all| *seen.lock().unwrap() = (done, all);
+    let progress = |_: &str, done, all| *seen.lock().unwrap() = (done, all);
     let install = |version: &'static str| install_from(&settings, version, base.path(), &progress);
     assert_eq!(install("1.0.0").await.unwrap(), base.path().join("web/1.0.0"));
     assert_eq!(*seen.lock().unwrap(), (good.len() as u64, good.len() as u64));
@@ -125,11 +145,33 @@ async fn an_index_on_this_machine() {
     assert_eq!(find_installed(base.path()), Some(base.path().join("web/1.0.0")));
 }
 
+#[tokio::test]
+async fn help_is_put_below_the_pages() {
+    let package: &'static Package = &Package { sha256: "", version: "0.0.1", ..DOCS };
+    let docs = wheel(&[("comfyui_embedded_docs/docs/KSampler/en.md", "# help"), ("comfyui_embedded_docs/__init__.py", "no help")]);
+    let link = |hash: &str| format!("<a href=\"/f#sha256={hash}\">comfyui_embedded_docs-0.2.6-py3-none-any.whl</a>");
+    let files = |hash: &str| {
+        vec![("/simple/comfyui-embedded-docs/", "text/html", link(hash).into_bytes()), ("/f", "application/zip", docs.clone())]
+    };
+    let base = tempfile::tempdir().unwrap();
+    let right = hex(&Sha256::digest(&docs));
+    assert!(matches!(add(&index(files(&right)).await, &DOCS, base.path(), &|_, _, _| {}).await, Err(Error::Hash { .. })));
+    assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0);
+    let clients = Clients::new(index(files(&right)).await).unwrap();
+    let found = index::find(&clients, &clients.settings, package.name, DOCS.version).await.unwrap();
+    unpacked(&clients, package, found, base.path().join("docs"), &|_, _, _| {}).await.unwrap();
+    assert_eq!(std::fs::read_to_string(base.path().join("docs/KSampler/en.md")).unwrap(), "# help");
+    assert_eq!(std::fs::read_dir(base.path().join("docs")).unwrap().count(), 1);
+    let nowhere = PipSettings { indexes: vec!["http://127.0.0.1:9/".into()], ..index(Vec::new()).await };
+    add(&nowhere, &DOCS, base.path(), &|_, _, _| {}).await.expect("what is there is not fetched again");
+}
+
 #[test]
-#[ignore = "downloads 11 MB from the package index"]
+#[ignore = "downloads 15 MB from the package index"]
 fn the_real_index() {
     let base = tempfile::tempdir().unwrap();
-    let folder = install(None, base.path(), &|_, _| {}).unwrap();
+    let folder = install(None, &[&DOCS], base.path(), &|_, _, _| {}).unwrap();
     assert_eq!(folder, base.path().join("web").join(PINNED_VERSION));
     assert!(folder.join("index.html").is_file() && folder.join("assets").is_dir());
+    assert!(folder.join("docs/KSampler/en.md").is_file());
 }

@@ -20,10 +20,21 @@ impl Server {
     }
 
     pub async fn start_in(base: tempfile::TempDir, extra: &[&str]) -> Self {
+        Self::launch(&[], base, extra).await
+    }
+
+    /// With a command in front that runs the program and its arguments.
+    pub async fn start_with(command: &[&str], extra: &[&str]) -> Self {
+        Self::launch(command, tempfile::tempdir().unwrap(), extra).await
+    }
+
+    async fn launch(command: &[&str], base: tempfile::TempDir, extra: &[&str]) -> Self {
         // The build leaves the choice of cryptography to the program; an error means that another test chose already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(env!("CARGO_BIN_EXE_comfyd"))
+        let words: Vec<&str> = command.iter().copied().chain([env!("CARGO_BIN_EXE_comfyd")]).collect();
+        let child = Command::new(words[0])
+            .args(&words[1..])
             .args(["serve", "--listen", "127.0.0.1", "--front-end", "none", "--port", &port.to_string(), "--base-directory"])
             .arg(base.path())
             .args(extra)
@@ -38,6 +49,11 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         server
+    }
+
+    /// The process's number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Ends the process without warning and gives the base folder back.
@@ -78,6 +94,18 @@ impl Server {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
+}
+
+/// Runs the program through a shell command in which `"$@"` stands for it, and gives how it ended and what it said on the standard error.
+pub fn run_in_shell(shell: &str, arguments: &[&str], base: &Path) -> (ExitStatus, String) {
+    let output = Command::new("bash")
+        .args(["-c", shell, "bash", env!("CARGO_BIN_EXE_comfyd")])
+        .args(arguments)
+        .arg("--base-directory")
+        .arg(base)
+        .output()
+        .unwrap();
+    (output.status, String::from_utf8_lossy(&output.stderr).into_owned())
 }
 
 impl Drop for Server {

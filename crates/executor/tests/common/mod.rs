@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use comfyd_executor::{Executor, ExecutorOptions};
 use comfyd_jobs::memory::MemorySink;
-use comfyd_jobs::{Event, EventKind, Job, Outcome};
+use comfyd_jobs::{Event, EventKind, Job, Outcome, Secrets};
 use comfyd_node::{
     CancelToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
     Result, Schema, Source, Value,
@@ -354,6 +354,7 @@ pub fn job(id: &str, prompt: &Json, outputs: Vec<String>) -> Job {
         number: 0.0,
         prompt: serde_json::value::to_raw_value(prompt).unwrap().into(),
         extra_data: serde_json::value::to_raw_value(&extra).unwrap().into(),
+        secrets: Secrets::default(),
         outputs,
         created_ms: 0,
     }

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Context, Input, Node, NodeOutput, Result, Schema, StaticOptions};
+use comfyd_node::{Context, Input, Node, NodeOutput, Result, Schema, StaticOptions, Value};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use serde_json::json;
@@ -383,6 +383,178 @@ fn any_value() -> impl Strategy<Value = Json> {
         1 => Just(json!({"__value__": ["1", 0]})),
         1 => Just(json!({"a": [true]})),
     ]
+}
+
+/// What a widget gets from a JSON text, or what is wrong with it: `type|message|details`.
+fn widget(input: &Input, sent: &str) -> std::result::Result<Value, String> {
+    let mut catalog = Catalog::new();
+    let schema = Schema::new("One").input(input.clone()).output_node();
+    catalog.insert(Arc::new(Declared { schema, refuse: None }));
+    let body = format!(r#"{{"1": {{"class_type": "One", "inputs": {{"x": {sent}}}}}}}"#);
+    let prompt = Prompt::parse(comfyd_wire::json::read(body.as_bytes()).unwrap(), &Limits::default()).unwrap();
+    match validate(&catalog, &StaticOptions, prompt, None) {
+        Ok(validated) => {
+            // As it is stored and read again.
+            let stored = comfyd_wire::json::read(validated.prompt.into_json().to_string().as_bytes()).unwrap();
+            let graph = crate::Graph::from_prompt(&catalog, &stored).unwrap();
+            let crate::InputSource::Value(value) = &graph.node(0).inputs[0].source else { panic!("a link") };
+            Ok(value.clone())
+        }
+        Err(rejected) => {
+            let problem = &rejected.node_errors.nodes["1"].problems[0];
+            Err(format!("{}|{}|{}", problem.kind(), problem.message(), problem.details()))
+        }
+    }
+}
+
+#[test]
+fn whole_numbers_are_exact_and_read_as_python_reads_them() {
+    let seed = Input::int("x").min(0).max(u64::MAX);
+    let signed = Input::int("x").min(-i64::MAX).max(i64::MAX);
+    let free = Input::int("x");
+    let too_big = |shown: &str| Err(format!("value_bigger_than_max|Value {shown} bigger than max of 18446744073709551615|x"));
+    let not_int = |shown: &str, reason: &str| {
+        let reason = if reason.is_empty() { format!("invalid literal for int() with base 10: '{shown}'") } else { reason.into() };
+        Err(format!("invalid_input_type|Failed to convert an input value to a INT value|x, {shown}, {reason}"))
+    };
+    let cases: Vec<(&Input, &str, std::result::Result<i128, String>)> = vec![
+        (&seed, "18446744073709551615", Ok(u64::MAX.into())),
+        (&seed, "18446744073709551614", Ok(i128::from(u64::MAX - 1))),
+        (&seed, "9007199254740993", Ok(9_007_199_254_740_993)),
+        (&seed, "18446744073709551616", too_big("18446744073709551616")),
+        (&seed, "18446744073709551617", too_big("18446744073709551617")),
+        (&seed, "1e30", too_big("1000000000000000019884624838656")),
+        (&seed, "1.8446744073709552e19", too_big("18446744073709551616")),
+        (&seed, "1.8446744073709550e19", Ok(18_446_744_073_709_549_568)),
+        (&seed, r#""18446744073709551615""#, Ok(u64::MAX.into())),
+        (&seed, r#""18446744073709551616""#, too_big("18446744073709551616")),
+        (&seed, r#""1_000""#, Ok(1000)),
+        (&seed, r#"" 7 ""#, Ok(7)),
+        (&seed, r#""+٣""#, Ok(3)),
+        (&seed, r#""007""#, Ok(7)),
+        (&seed, r#""-0""#, Ok(0)),
+        (&seed, r#""0x10""#, not_int("0x10", "")),
+        (&seed, r#""1e3""#, not_int("1e3", "")),
+        (&seed, r#""7.0""#, not_int("7.0", "")),
+        (&seed, r#""1__0""#, not_int("1__0", "")),
+        (&seed, r#""""#, not_int("", "")),
+        (&seed, "NaN", not_int("nan", "cannot convert float NaN to integer")),
+        (&seed, "Infinity", not_int("inf", "cannot convert float infinity to integer")),
+        (&seed, "-1e999", not_int("-inf", "cannot convert float infinity to integer")),
+        (&seed, "true", Ok(1)),
+        (&seed, "3.99", Ok(3)),
+        (&seed, "-0.5", Ok(0)),
+        (&seed, "-1", Err("value_smaller_than_min|Value -1 smaller than min of 0|x".into())),
+        (&seed, "-1e300", Err(format!("value_smaller_than_min|Value {:.0} smaller than min of 0|x", -1e300))),
+        (&seed, r#"{"__value__": 18446744073709551616}"#, too_big("18446744073709551616")),
+        (&signed, "-9223372036854775807", Ok((-i64::MAX).into())),
+        (
+            &signed,
+            "-9223372036854775808",
+            Err("value_smaller_than_min|Value -9223372036854775808 smaller than min of -9223372036854775807|x".into()),
+        ),
+        (
+            &signed,
+            "9223372036854775808",
+            Err("value_bigger_than_max|Value 9223372036854775808 bigger than max of 9223372036854775807|x".into()),
+        ),
+        (&free, "-1", Ok(-1)),
+        (&free, "18446744073709551616", Ok(1 << 64)),
+        (&free, r#""-170141183460469231731687303715884105728""#, Ok(i128::MIN)),
+        (
+            &free,
+            "170141183460469231731687303715884105728",
+            not_int("170141183460469231731687303715884105728", "it has more than 128 bits: send a smaller one"),
+        ),
+    ];
+    for (input, sent, wanted) in cases {
+        let got = widget(input, sent).map(|value| match value {
+            Value::Int(int) => int,
+            other => panic!("{sent}: {other:?}"),
+        });
+        assert_eq!(got, wanted, "{sent}");
+    }
+}
+
+#[test]
+fn floats_are_read_as_python_reads_them() {
+    let cfg = Input::float("x").min(0.0).max(100.0);
+    let free = Input::float("x");
+    let wide = Input::float("x").min(-i64::MAX).max(i64::MAX);
+    let too_big = |shown: &str, max: &str| Err(format!("value_bigger_than_max|Value {shown} bigger than max of {max}|x"));
+    let cases: Vec<(&Input, &str, std::result::Result<&str, String>)> = vec![
+        (&cfg, "NaN", Ok("nan")),
+        (&cfg, r#""nan""#, Ok("nan")),
+        (&cfg, "Infinity", too_big("inf", "100.0")),
+        (&cfg, "1e999", too_big("inf", "100.0")),
+        (&cfg, r#"" Infinity ""#, too_big("inf", "100.0")),
+        (&cfg, "-Infinity", Err("value_smaller_than_min|Value -inf smaller than min of 0.0|x".into())),
+        (&cfg, "18446744073709551616", too_big("1.8446744073709552e+19", "100.0")),
+        (&cfg, r#""1e1""#, Ok("10.0")),
+        (&cfg, r#""1_0.5""#, Ok("10.5")),
+        (&cfg, r#""٣.٥""#, Ok("3.5")),
+        (&cfg, "7", Ok("7.0")),
+        (&cfg, "false", Ok("0.0")),
+        (
+            &cfg,
+            r#""1,5""#,
+            Err("invalid_input_type|Failed to convert an input value to a FLOAT value|x, 1,5, could not convert string to float: '1,5'"
+                .into()),
+        ),
+        (&free, "Infinity", Ok("inf")),
+        (&free, "-Infinity", Ok("-inf")),
+        (&free, "18446744073709551616", Ok("1.8446744073709552e+19")),
+        // 2^63 as a float is above the limit of 2^63 - 1, which as a float is the same.
+        (&wide, "9223372036854775807", too_big("9.223372036854776e+18", "9223372036854775807")),
+    ];
+    for (input, sent, wanted) in cases {
+        let got = widget(input, sent).map(|value| match value {
+            Value::Float(float) => comfyd_wire::python::repr_float(float),
+            other => panic!("{sent}: {other:?}"),
+        });
+        assert_eq!(got, wanted.map(str::to_owned), "{sent}");
+    }
+}
+
+#[test]
+fn numbers_that_json_cannot_hold_are_texts_as_python_prints_them() {
+    for (sent, wanted) in [("NaN", "nan"), ("-Infinity", "-inf"), ("18446744073709551616", "18446744073709551616"), ("1e3", "1000.0")] {
+        let got = widget(&Input::text("x"), sent).unwrap();
+        assert!(matches!(&got, Value::Text(text) if &**text == wanted), "{sent}: {got:?}");
+        assert!(matches!(widget(&Input::bool("x"), sent), Ok(Value::Bool(true))), "{sent}");
+    }
+    let wrong = widget(&Input::combo("x", ["a"]), "NaN").unwrap_err();
+    assert_eq!(wrong, "value_not_in_list|Value not in list|x: 'nan' not in ['a']");
+}
+
+#[test]
+fn the_answers_numbers_are_numbers() {
+    let prompt = json!({"1": {"class_type": "EmptyImage", "inputs": {"width": "99999999999999999999", "height": 1, "batch_size": 1, "color": 0}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}});
+    let rejected = run(prompt, None).unwrap_err().to_json();
+    assert_eq!(rejected["node_errors"]["1"]["errors"][0]["extra_info"]["received_value"], json!(1e20));
+}
+
+/// All that is done with a prompt, on a thread with the stack of the server's threads.
+#[test]
+fn the_deepest_values_are_checked_on_a_threads_stack() {
+    let work = || {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let depth = comfyd_wire::json::MAX_DEPTH - 4;
+            let value = format!("{}0{}", open.repeat(depth), close.repeat(depth));
+            for input in [Input::text("x"), Input::int("x"), Input::bool("x"), Input::combo("x", ["a"]), Input::link("x", "*")] {
+                let wrapped = format!(r#"{{"__value__": {value}}}"#);
+                match (widget(&input, &wrapped), &input.kind) {
+                    (Ok(value), InputKind::Other(_)) => assert!(matches!(value, Value::Json(_))),
+                    (Ok(value), InputKind::Text) => assert!(matches!(value, Value::Text(text) if text.len() > depth)),
+                    (Ok(value), InputKind::Bool) => assert!(matches!(value, Value::Bool(true))),
+                    (Err(wrong), InputKind::Int | InputKind::Combo(_)) => assert!(wrong.len() < 100 * depth),
+                    (got, kind) => panic!("{kind:?}: {:?}", got.is_ok()),
+                }
+            }
+        }
+    };
+    std::thread::Builder::new().stack_size(2 << 20).spawn(work).unwrap().join().unwrap();
 }
 
 fn any_node() -> impl Strategy<Value = Json> {

@@ -121,15 +121,15 @@ async fn finish_and_claim(harness: &dyn Harness) {
         enqueue(store, CHECK, id, Position::Back).await;
     }
     claim(store, CHECK).await;
-    let next = store.finish_and_claim("a", outcome(Status::Error)).await.unwrap();
+    let next = store.finish_and_claim("a", &outcome(Status::Error)).await.unwrap();
     assert_eq!(next.map(|job| job.id.clone()).as_deref(), Some("b"), "{CHECK}: the job that is next");
     expect(store, CHECK, "the first", "running b@1 | pending c@2 | history a:error").await;
     enqueue(store, CHECK, "d", Position::Front).await;
-    let next = store.finish_and_claim("b", outcome(Status::Success)).await.unwrap();
+    let next = store.finish_and_claim("b", &outcome(Status::Success)).await.unwrap();
     assert_eq!(next.map(|job| job.id.clone()).as_deref(), Some("d"), "{CHECK}: the order is that of claim");
-    let next = store.finish_and_claim("d", outcome(Status::Interrupted)).await.unwrap();
+    let next = store.finish_and_claim("d", &outcome(Status::Interrupted)).await.unwrap();
     assert_eq!(next.map(|job| job.id.clone()).as_deref(), Some("c"), "{CHECK}: the last");
-    let next = store.finish_and_claim("c", outcome(Status::Success)).await.unwrap();
+    let next = store.finish_and_claim("c", &outcome(Status::Success)).await.unwrap();
     assert!(next.is_none(), "{CHECK}: nothing waits: {next:?}");
     expect(store, CHECK, "all", "running | pending | history d:interrupted c:success").await;
 }
@@ -141,7 +141,7 @@ async fn refused_finish(harness: &dyn Harness) {
     pass(store, CHECK, &["h"]).await;
     enqueue(store, CHECK, "a", Position::Back).await;
     for id in ["h", "a", "nobody"] {
-        let result = store.finish_and_claim(id, outcome(Status::Success)).await;
+        let result = store.finish_and_claim(id, &outcome(Status::Success)).await;
         assert!(matches!(&result, Err(Error::NotRunning(refused)) if refused == id), "{CHECK}: of '{id}': {result:?}");
     }
     expect(store, CHECK, "nothing is claimed", "running | pending a@1 | history h:success").await;
@@ -156,7 +156,7 @@ async fn handover_versions(harness: &dyn Harness) {
     store.next_job().await.unwrap();
     let taken = *store.versions().borrow();
     assert!(taken.queue > before.queue && taken.history == before.history, "{CHECK}: next_job changes the queue");
-    store.finish_and_claim("a", outcome(Status::Success)).await.unwrap();
+    store.finish_and_claim("a", &outcome(Status::Success)).await.unwrap();
     let after = *store.versions().borrow();
     assert!(after.queue > taken.queue && after.history > taken.history, "{CHECK}: both change");
     let entry = store.history_entry("a").await.unwrap();
@@ -172,7 +172,7 @@ async fn handover_restart(harness: &dyn Harness) {
         store.enqueue(job(id, Position::Back)).await.unwrap();
     }
     assert_eq!(served(CHECK, waiting).await, "a", "{CHECK}: the first");
-    store.finish_and_claim("a", outcome(Status::Success)).await.unwrap();
+    store.finish_and_claim("a", &outcome(Status::Success)).await.unwrap();
     let state = "running b@1 | pending c@2 | history a:success";
     expect(store.as_ref(), CHECK, "before", state).await;
     let store = restarted(harness, store).await;

@@ -4,7 +4,7 @@ use super::{Harness, job, outcome, snapshot, status_name};
 use crate::memory::Options as Limits;
 use crate::store::{Error, JobStore, OnRestart, Position, Status};
 
-const LIMITS: Limits = Limits { max_pending: 8, max_history: 6 };
+const LIMITS: Limits = Limits { max_pending: 8, max_history: 6, max_outcome_bytes: 1 << 20 };
 
 /// A job in the model: (precedence, number, arrival, id).
 type Entry = (i64, f64, usize, String);
@@ -189,7 +189,7 @@ async fn enqueue(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> St
         }
         Err(Error::Duplicate(_)) => assert!(model.knows(&id), "model: {done} is not a duplicate"),
         Err(Error::Full(_)) => assert!(model.pending.len() >= LIMITS.max_pending, "model: {done} found the queue full"),
-        Err(error @ (Error::NotRunning(_) | Error::Storage(_))) => panic!("model: {done}: {error}"),
+        Err(error) => panic!("model: {done}: {error}"),
     }
     done
 }
@@ -204,7 +204,7 @@ fn ending(model: &Model, dice: &mut Dice) -> (String, Status) {
 
 async fn finish_and_claim(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
     let (id, status) = ending(model, dice);
-    let result = store.finish_and_claim(&id, outcome(status)).await;
+    let result = store.finish_and_claim(&id, &outcome(status)).await;
     match model.take_running(&id) {
         Some(entry) => {
             model.push_history(entry.3, status);
@@ -220,7 +220,7 @@ async fn finish_and_claim(store: &dyn JobStore, model: &mut Model, dice: &mut Di
 
 async fn finish(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
     let (id, status) = ending(model, dice);
-    let finished = store.finish(&id, outcome(status)).await;
+    let finished = store.finish(&id, &outcome(status)).await;
     match model.take_running(&id) {
         Some(entry) => {
             assert!(finished.is_ok(), "model: finish of '{id}': {finished:?}");

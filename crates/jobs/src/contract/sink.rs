@@ -185,8 +185,8 @@ async fn addressees(harness: &dyn Harness) {
     const CHECK: &str = "addressees";
     let sink = harness.fresh(&["a", "b"]).await;
     for kind in kinds() {
-        let everybody = kind.broadcast();
         for client in [Some("a"), Some("nobody"), None] {
+            let everybody = event("p", client, kind.clone()).broadcast();
             // The queue's figures are told once; whom they come from does not matter.
             if everybody && client.is_some() && matches!(kind, EventKind::Queue { .. }) {
                 continue;

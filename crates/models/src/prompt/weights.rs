@@ -1,6 +1,8 @@
 //! The grammar of attention weights: `(a)` weighs 1.1, `(a:1.3)` weighs 1.3, brackets nest, `\(` and `\)` are plain. Malformed brackets
 //! are never an error.
 
+use comfyd_wire::python;
+
 use crate::{Error, Result};
 
 /// A stretch of a prompt with one weight.
@@ -40,7 +42,7 @@ fn collect(text: &str, weight: f64, depth: usize, segments: &mut Vec<Segment>) -
             segments.push(Segment { text: part, weight });
             continue;
         };
-        let explicit = inner.rfind(':').filter(|colon| *colon > 0).and_then(|colon| Some((colon, python_float(&inner[colon + 1..])?)));
+        let explicit = inner.rfind(':').filter(|colon| *colon > 0).and_then(|colon| Some((colon, python::float(&inner[colon + 1..])?)));
         match explicit {
             Some((colon, value)) => collect(&inner[..colon], value, depth + 1, segments)?,
             None => collect(inner, weight * 1.1, depth + 1, segments)?,
@@ -78,17 +80,4 @@ fn split(text: &str) -> Vec<String> {
         parts.push(current);
     }
     parts
-}
-
-/// What Python's `float` reads of a text: blanks around it and single underscores between digits are allowed.
-fn python_float(text: &str) -> Option<f64> {
-    let text = text.trim_matches(|c: char| c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c));
-    let bytes = text.as_bytes();
-    let digit = |place: Option<usize>| place.and_then(|place| bytes.get(place)).is_some_and(u8::is_ascii_digit);
-    for (place, byte) in bytes.iter().enumerate() {
-        if *byte == b'_' && !(digit(place.checked_sub(1)) && digit(Some(place + 1))) {
-            return None;
-        }
-    }
-    text.replace('_', "").parse().ok()
 }

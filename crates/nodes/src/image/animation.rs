@@ -5,6 +5,7 @@ use comfyd_imaging::{Image, Raster, apng, webp};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use serde_json::json;
 
+use crate::apart::apart;
 use crate::class::{Call, Class, unknown_choice};
 use crate::saving;
 
@@ -81,12 +82,9 @@ fn save_webp(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         }
     }
     let options = webp::Options { lossless: call.bool("lossless")?, quality: call.int::<u8>("quality")?.min(100).into(), method, exif };
-    let frames = frames(call, &images)?;
-    let bytes = match frames.as_slice() {
-        [still] => webp::encode(still, &options),
-        frames => webp::encode_animation(frames, frame_ms(call)?, &options),
-    };
-    save(call, &images, "webp", &bytes.map_err(Error::other)?, images.batch() != 1)
+    let frame_ms = frame_ms(call)?;
+    let bytes = encode(call, &images, move |frames, interrupted| webp::encode_animation(frames, frame_ms, &options, interrupted))?;
+    save(call, &images, "webp", &bytes, images.batch() != 1)
 }
 
 fn save_apng(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -96,17 +94,23 @@ fn save_apng(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         compression: call.int::<u8>("compress_level")?.min(9),
         metadata: saving::metadata(call),
     };
-    let bytes = apng::encode(&frames(call, &images)?, &options).map_err(Error::other)?;
+    let bytes = encode(call, &images, move |frames, interrupted| apng::encode(frames, &options, interrupted))?;
     save(call, &images, "png", &bytes, true)
 }
 
-fn frames(call: &Call<'_, '_>, images: &Image) -> Result<Vec<Raster>> {
+/// Asked between the frames, so that no thread goes on for long after an interruption.
+fn encode(
+    call: &Call<'_, '_>,
+    images: &Image,
+    encode: impl FnOnce(&[Raster], &dyn Fn() -> bool) -> comfyd_imaging::Result<Vec<u8>> + Send + 'static,
+) -> Result<Vec<u8>> {
     let mut frames = Vec::with_capacity(images.batch());
     for index in 0..images.batch() {
         call.cx.check_cancelled()?;
         frames.push(Raster::from_image(images, index).map_err(Error::other)?);
     }
-    Ok(frames)
+    let cancel = call.cx.cancel_token().clone();
+    apart(call.cx.cancel_token(), move || encode(&frames, &|| cancel.is_cancelled()))?.map_err(Error::other)
 }
 
 /// How long each picture is shown.

@@ -1,9 +1,10 @@
 //! Effects on finished pictures, edges and shapes.
 
 use comfyd_imaging::quantize::{self, Dither};
-use comfyd_imaging::{blend, canny, filter, morphology};
+use comfyd_imaging::{Image, blend, canny, filter, morphology};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
+use crate::apart::{apart, each};
 use crate::class::{Call, Class};
 use crate::values;
 
@@ -147,7 +148,7 @@ fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let factor = call.float("blend_factor")? as f32;
     // The second is scaled to the first's size before its batch counts.
     call.reserve(&[second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(blend::blend(&first, &second, factor, mode).map_err(Error::other)?)
+    values::image(apart(call.cx.cancel_token(), move || blend::blend(&first, &second, factor, mode))?.map_err(Error::other)?)
 }
 
 fn blur(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -156,7 +157,7 @@ fn blur(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if radius == 0 {
         return values::image(image);
     }
-    values::image(filter::blur(&image, radius, sigma).map_err(Error::other)?)
+    each_picture(call, &image, move |image| filter::blur(image, radius, sigma))
 }
 
 fn sharpen(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -165,20 +166,31 @@ fn sharpen(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if radius == 0 {
         return values::image(image);
     }
-    values::image(filter::sharpen(&image, radius, sigma, alpha).map_err(Error::other)?)
+    each_picture(call, &image, move |image| filter::sharpen(image, radius, sigma, alpha))
 }
 
 fn morphology(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let operation: morphology::Operation = call.text("operation")?.parse().map_err(Error::other)?;
-    values::image(morphology::apply(&call.image("image")?, operation, call.count("kernel_size", 1)?).map_err(Error::other)?)
+    let kernel_size = call.count("kernel_size", 1)?;
+    each_picture(call, &call.image("image")?, move |image| morphology::apply(image, operation, kernel_size))
 }
 
 fn quantize(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let dither: Dither = call.text("dither")?.parse().map_err(Error::other)?;
-    values::image(quantize::quantize(&call.image("image")?, call.count("colors", 1)?, dither).map_err(Error::other)?)
+    let colors = call.count("colors", 1)?;
+    each_picture(call, &call.image("image")?, move |image| quantize::quantize(image, colors, dither))
 }
 
 fn canny(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (low, high) = (call.float("low_threshold")? as f32, call.float("high_threshold")? as f32);
-    values::image(canny::canny(&call.image("image")?, low, high).map_err(Error::other)?)
+    each_picture(call, &call.image("image")?, move |image| canny::canny(image, low, high))
+}
+
+/// A node's one output, of what becomes of each picture alone.
+fn each_picture(
+    call: &Call<'_, '_>,
+    images: &Image,
+    work: impl Fn(&Image) -> comfyd_imaging::Result<Image> + Send + Sync + 'static,
+) -> Result<NodeOutput> {
+    values::image(Image(each(call.cx.cancel_token(), &images.0, move |one| work(&Image(one)).map(|done| done.0))?))
 }

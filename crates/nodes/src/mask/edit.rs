@@ -4,6 +4,7 @@ use comfyd_folders::Kind;
 use comfyd_imaging::{Mask, mask};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
+use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::mask::convert::grey;
 use crate::{saving, values};
@@ -149,7 +150,9 @@ fn feather(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mask = call.mask("mask")?;
     let expand = call.int::<i64>("expand")?.clamp(-MAX_RESOLUTION, MAX_RESOLUTION);
-    values::mask(mask::grow(&mask, expand, call.bool("tapered_corners")?))
+    let (tapered, cancel) = (call.bool("tapered_corners")?, call.cx.cancel_token().clone());
+    let grow = move |one| mask::grow(&Mask(one), expand, tapered, &|| cancel.is_cancelled()).map(|grown| grown.0);
+    values::mask(Mask(each(call.cx.cancel_token(), &mask.0, grow)?))
 }
 
 fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

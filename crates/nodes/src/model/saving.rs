@@ -1,8 +1,6 @@
 //! Models written to files.
 
-use std::path::Path;
-
-use comfyd_engine::{Clip, LoraExtraction, Model, Vae, save_lora};
+use comfyd_engine::{Clip, LoraExtraction, Model, Output, Vae, save_lora};
 use comfyd_folders::Kind;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
@@ -104,7 +102,7 @@ fn checkpoint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let model = call.object::<Model>("model")?;
     let (clip, vae) = (call.object::<Clip>("clip")?, call.object::<Vae>("vae")?);
     let metadata = saving::metadata(call);
-    save_model(call, call.text("filename_prefix")?, |path, title| model.save(path, Some(&clip), Some(&vae), title, &metadata))
+    save_model(call, call.text("filename_prefix")?, |output, title| model.save(output, Some(&clip), Some(&vae), title, &metadata))
 }
 
 fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -115,7 +113,7 @@ fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         metadata.insert(0, ("format".into(), "pt".into()));
     }
     for encoder in clip.encoders() {
-        save_model(call, &format!("{prefix}_{encoder}"), |path, _| clip.save(encoder, path, &metadata))?;
+        save_model(call, &format!("{prefix}_{encoder}"), |output, _| clip.save(encoder, output, &metadata))?;
     }
     Ok(NodeOutput::default())
 }
@@ -123,13 +121,13 @@ fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let vae = call.object::<Vae>("vae")?;
     let metadata = saving::metadata(call);
-    save_model(call, call.text("filename_prefix")?, |path, _| vae.save(path, &metadata))
+    save_model(call, call.text("filename_prefix")?, |output, _| vae.save(output, &metadata))
 }
 
 fn model(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let model = call.object::<Model>("model")?;
     let metadata = saving::metadata(call);
-    save_model(call, call.text("filename_prefix")?, |path, title| model.save(path, None, None, title, &metadata))
+    save_model(call, call.text("filename_prefix")?, |output, title| model.save(output, None, None, title, &metadata))
 }
 
 fn lora(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -144,15 +142,18 @@ fn lora(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         other => return Err(unknown_choice("lora_type", other)),
     };
     let settings = LoraExtraction { rank: call.count("rank", 1)?, full, bias: call.bool("bias_diff")? };
-    save_model(call, call.text("filename_prefix")?, |path, _| save_lora(call.cx, model.as_deref(), clip.as_deref(), settings, path))
+    save_model(call, call.text("filename_prefix")?, |output, _| save_lora(call.cx, model.as_deref(), clip.as_deref(), settings, output))
 }
 
-/// Writes a file into the output folder. `write` gets a path beside the final one, and the title for the metadata.
-fn save_model(call: &Call<'_, '_>, prefix: &str, write: impl FnOnce(&Path, &str) -> comfyd_engine::Result<()>) -> Result<NodeOutput> {
+/// Writes a file into the output folder. `write` also gets the title for the metadata.
+fn save_model(call: &Call<'_, '_>, prefix: &str, write: impl FnOnce(Output<'_>, &str) -> comfyd_engine::Result<()>) -> Result<NodeOutput> {
     call.cx.check_cancelled()?;
     let target = call.state.services.folders.save_target(Kind::Output, prefix, 0, 0).map_err(Error::other)?;
-    let place = target.reserve("safetensors").map_err(Error::other)?;
-    write(place.part(), &format!("{} {}", target.prefix, place.number()))?;
-    place.finish().map_err(Error::other)?;
+    let mut saving = target.begin().map_err(Error::other)?;
+    let title = format!("{} {}", target.prefix, saving.number());
+    write(Output { out: saving.file(), cancel: call.cx.cancel_token() }, &title)?;
+    // A model is worth waiting for the disk.
+    saving.file().sync_all().map_err(|error| Error::other(saving.failed(error)))?;
+    saving.finish(0, "safetensors").map_err(Error::other)?;
     Ok(NodeOutput::default())
 }

@@ -15,17 +15,16 @@ pub(crate) fn capitalize(text: &str) -> String {
 /// `str.title`: the first letter of each run of letters in title case, the others in lower case.
 pub(crate) fn title(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    let mut lower = Vec::new();
-    let lowered = text.to_lowercase();
-    let mut lowered = lowered.chars();
     // Per character its lower case as it is in the whole text.
-    for c in text.chars() {
-        lower.push(lowered.by_ref().take(c.to_lowercase().count()).collect::<String>());
-    }
+    let lowered = text.to_lowercase();
+    let mut rest = lowered.as_str();
     let mut inside = false;
-    for (c, lower) in text.chars().zip(lower) {
+    for c in text.chars() {
+        let end = rest.char_indices().nth(c.to_lowercase().count()).map_or(rest.len(), |(end, _)| end);
+        let (lower, behind) = rest.split_at(end);
+        rest = behind;
         if inside {
-            out.push_str(&lower);
+            out.push_str(lower);
         } else {
             push_title(&mut out, c);
         }

@@ -1,6 +1,7 @@
 //! The nodes of the menu `utils/string`. They count characters and treat case and white space as Python does.
 
 mod case;
+mod matcher;
 mod pattern;
 mod regex;
 mod template;

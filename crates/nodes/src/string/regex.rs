@@ -1,9 +1,9 @@
 //! Regular expressions.
 
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
-use fancy_regex::Captures;
 
 use crate::class::{Call, Class};
+use crate::string::matcher::Matches;
 use crate::string::pattern::{Flags, Pattern};
 use crate::string::template::Template;
 
@@ -81,9 +81,8 @@ fn pattern(call: &Call<'_, '_>) -> std::result::Result<Pattern, String> {
 }
 
 fn matches(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let text = call.text("string")?;
     let found = match pattern(call) {
-        Ok(pattern) => pattern.search(text).map_err(Error::msg)?.is_some(),
+        Ok(pattern) => pattern.matches(call.text("string")?, &|| call.cx.check_cancelled()).advance()?,
         Err(_) => false,
     };
     Ok(NodeOutput::one(found))
@@ -94,21 +93,17 @@ fn extract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let group: usize = call.int("group_index")?;
     let Ok(pattern) = pattern(call) else { return Ok(NodeOutput::one("")) };
     let groups = pattern.groups().len() - 1;
+    let check = || call.cx.check_cancelled();
+    let mut matches = pattern.matches(text, &check);
     match mode {
-        "First Match" => {
-            let found = pattern.search(text).map_err(Error::msg)?;
-            Ok(NodeOutput::one(found.and_then(|f| f.get(0)).map_or("", |m| m.as_str())))
-        }
+        "First Match" => Ok(NodeOutput::one(if matches.advance()? { matches.group(0).unwrap_or_default() } else { "" })),
         // As `re.findall`: the first group's text if there is a group.
-        "All Matches" => lines(call, &pattern, text, usize::from(groups > 0), |_| Ok("")),
-        "First Group" => {
-            let found = pattern.search(text).map_err(Error::msg)?;
-            let Some(found) = found.filter(|_| group <= groups) else { return Ok(NodeOutput::one("")) };
-            // A group that took no part in the match is Python's None.
-            Ok(NodeOutput::one(found.get(group).map_or(Value::Null, |m| Value::from(m.as_str()))))
+        "All Matches" => lines(call, matches, usize::from(groups > 0), |_| Ok("")),
+        // A group that took no part in the match is Python's None.
+        "First Group" if group <= groups && matches.advance()? => {
+            Ok(NodeOutput::one(matches.group(group).map_or(Value::Null, Value::from)))
         }
-        "All Groups" if groups == 0 || group > groups => Ok(NodeOutput::one("")),
-        "All Groups" => lines(call, &pattern, text, group, |group| {
+        "All Groups" if groups > 0 && group <= groups => lines(call, matches, group, |group| {
             Err(Error::msg(format!("group {group} takes no part in one of the matches; choose another one or change the pattern")))
         }),
         // A linked text that is none of the choices gives nothing, as in the reference.
@@ -119,34 +114,21 @@ fn extract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 /// One line per match: what the group found, or what `absent` says where it took no part.
 fn lines(
     call: &Call<'_, '_>,
-    pattern: &Pattern,
-    text: &str,
+    mut matches: Matches<'_>,
     group: usize,
     absent: impl Fn(usize) -> Result<&'static str>,
 ) -> Result<NodeOutput> {
     let mut out = String::new();
     let mut first = true;
-    let mut failed = Ok(());
-    let mut each = |found: Captures<'_, str>| -> Result<()> {
-        call.cx.check_cancelled()?;
-        let line = match found.get(group) {
-            Some(found) => found.as_str(),
-            None => absent(group)?,
-        };
+    while matches.advance()? {
+        let line = matches.group(group).map_or_else(|| absent(group), Ok)?;
         call.reserve_text(out.len() + line.len() + 1)?;
         if !first {
             out.push('\n');
         }
         first = false;
         out.push_str(line);
-        Ok(())
-    };
-    let searched = pattern.each(text, |found| {
-        failed = each(found);
-        failed.is_ok()
-    });
-    failed?;
-    searched.map_err(Error::msg)?;
+    }
     Ok(NodeOutput::one(out))
 }
 
@@ -154,21 +136,21 @@ fn replace(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (text, replacement) = (call.text("string")?, call.text("replace")?);
     let limit = call.inputs.optional("count").map_or(Ok(0), |_| call.int::<usize>("count"))?;
     let pattern = pattern(call).map_err(|e| Error::msg(format!("the pattern is not valid: {e}")))?;
-    let template = Template::parse(replacement, &pattern.groups()).map_err(Error::msg)?;
+    let template = Template::parse(replacement, pattern.groups()).map_err(Error::msg)?;
+    let check = || call.cx.check_cancelled();
+    let mut matches = pattern.matches(text, &check);
     let mut out = String::new();
     let (mut copied, mut count) = (0, 0);
-    let mut failed = Ok(());
-    let searched = pattern.each(text, |found| {
-        let Some(whole) = found.get(0) else { return false };
-        out.push_str(&text[copied..whole.start()]);
-        template.expand(&found, &mut out);
-        copied = whole.end();
+    while (limit == 0 || count < limit) && matches.advance()? {
+        matches.tick(template.steps())?;
+        let (start, end) = matches.span();
+        let replaced = template.length(|group| matches.group(group));
+        call.reserve_text((out.len() + start - copied).saturating_add(replaced).saturating_add(text.len() - end))?;
+        out.push_str(&text[copied..start]);
+        template.expand(|group| matches.group(group), &mut out);
+        copied = end;
         count += 1;
-        failed = call.cx.check_cancelled().and_then(|()| call.reserve_text(out.len() + text.len() - copied));
-        failed.is_ok() && count != limit
-    });
-    failed?;
-    searched.map_err(Error::msg)?;
+    }
     out.push_str(&text[copied..]);
     Ok(NodeOutput::one(out))
 }

@@ -1,6 +1,7 @@
 //! Python's replacement templates: `\1`, `\g<1>`, `\g<name>` and character escapes.
 
-use fancy_regex::Captures;
+/// Places of groups that a replacement may have.
+const MAX_GROUPS: usize = 1 << 20;
 
 /// A parsed replacement.
 pub(crate) struct Template {
@@ -10,6 +11,15 @@ pub(crate) struct Template {
 enum Part {
     Text(String),
     Group(usize),
+}
+
+impl Part {
+    fn text<'a, 't: 'a>(&'a self, group: &impl Fn(usize) -> Option<&'t str>) -> &'a str {
+        match self {
+            Self::Text(text) => text,
+            Self::Group(index) => group(*index).unwrap_or_default(),
+        }
+    }
 }
 
 impl Template {
@@ -29,14 +39,19 @@ impl Template {
         Ok(template)
     }
 
+    /// What it takes to fill it in, in steps of a match.
+    pub(crate) fn steps(&self) -> u64 {
+        self.parts.len() as u64
+    }
+
+    /// The bytes of what a match is replaced with; `group` tells what a group found.
+    pub(crate) fn length<'t>(&self, group: impl Fn(usize) -> Option<&'t str>) -> usize {
+        self.parts.iter().fold(0, |length, part| length.saturating_add(part.text(&group).len()))
+    }
+
     /// Appends what a match is replaced with.
-    pub(crate) fn expand(&self, found: &Captures<'_, str>, out: &mut String) {
-        for part in &self.parts {
-            match part {
-                Part::Text(text) => out.push_str(text),
-                Part::Group(index) => out.push_str(found.get(*index).map_or("", |group| group.as_str())),
-            }
-        }
+    pub(crate) fn expand<'t>(&self, group: impl Fn(usize) -> Option<&'t str>, out: &mut String) {
+        self.parts.iter().for_each(|part| out.push_str(part.text(&group)));
     }
 
     fn push(&mut self, c: char) {
@@ -49,6 +64,9 @@ impl Template {
     fn group(&mut self, index: usize, groups: &[Option<String>]) -> Result<(), String> {
         if index >= groups.len() {
             return Err(format!("the replacement names group {index}, the pattern has {}", groups.len() - 1));
+        }
+        if self.parts.len() >= 2 * MAX_GROUPS {
+            return Err(format!("the replacement names groups more than {MAX_GROUPS} times; make it shorter"));
         }
         self.parts.push(Part::Group(index));
         Ok(())

@@ -149,13 +149,16 @@ fn length(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn convert_case(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let text = call.text("string")?;
-    Ok(NodeOutput::one(match call.text("mode")? {
+    let converted = match call.text("mode")? {
         "UPPERCASE" => text.to_uppercase(),
         "lowercase" => text.to_lowercase(),
         "Capitalize" => case::capitalize(text),
         "Title Case" => case::title(text),
         other => return Err(unknown_choice("mode", other)),
-    }))
+    };
+    // Some characters become up to three.
+    call.reserve_text(converted.len())?;
+    Ok(NodeOutput::one(converted))
 }
 
 fn trim(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

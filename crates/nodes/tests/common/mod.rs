@@ -141,6 +141,7 @@ impl Bench {
             extra_data: raw(&Json::Object(Map::new())),
             outputs: valid.outputs,
             created_ms: 0,
+            secrets: Default::default(),
         };
         let outcome = executor.run(&job, cancel, sink);
         match (outcome.status, outcome.messages.last()) {

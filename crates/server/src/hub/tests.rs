@@ -25,7 +25,7 @@ struct Clients {
 impl Harness for Clients {
     async fn fresh(&self, clients: &[&str]) -> Arc<dyn EventSink> {
         let hub = Hub::new(ROOM, 8);
-        let connected = clients.iter().map(|client| ((*client).to_owned(), hub.connect(client).unwrap()));
+        let connected = clients.iter().map(|client| ((*client).to_owned(), hub.connect(client, None).unwrap()));
         *self.mailboxes.lock() = connected.collect();
         Arc::new(hub)
     }
@@ -101,7 +101,7 @@ async fn contract() {
 #[test]
 fn a_slow_client_is_told_why_it_is_disconnected() {
     let hub = Hub::new(8, 8);
-    let mailbox = hub.connect("slow").unwrap();
+    let mailbox = hub.connect("slow", None).unwrap();
     for _ in 0..9 {
         hub.broadcast("tick", &Value::Null);
     }
@@ -112,7 +112,7 @@ fn a_slow_client_is_told_why_it_is_disconnected() {
 #[test]
 fn who_is_behind_gets_the_newest_figures_only() {
     let hub = Hub::new(16, 8);
-    let (idle, busy) = (hub.connect("idle").unwrap(), hub.connect("busy").unwrap());
+    let (idle, busy) = (hub.connect("idle", None).unwrap(), hub.connect("busy", None).unwrap());
     let counts = |pending| Counts { running: 0, pending, running_ids: vec![] };
     for n in 1..1_000 {
         hub.status(n as u64, &counts(n));

@@ -37,6 +37,7 @@ struct Operation {
 pub(crate) struct Doc {
     tag: &'static str,
     summary: &'static str,
+    description: Option<&'static str>,
     query: Vec<Value>,
     body: Option<Value>,
     answers: Map<String, Value>,
@@ -99,10 +100,12 @@ impl Table {
             // A rest of the path (`{*name}`) is a parameter as any other.
             let path = path.replace("{*", "{");
             let mut operation = json!({"tags": [doc.tag], "summary": doc.summary});
-            let parameters: Vec<Value> = path_parameters(&path).chain(doc.query.iter().cloned()).collect();
-            if !parameters.is_empty() {
-                operation["parameters"] = parameters.into();
+            if let Some(description) = doc.description {
+                operation["description"] = description.into();
             }
+            // Errors of every call have two shapes.
+            let shape = json!({"$ref": "#/components/parameters/shape"});
+            operation["parameters"] = path_parameters(&path).chain(doc.query.iter().cloned()).chain([shape]).collect();
             if let Some(body) = &doc.body {
                 operation["requestBody"] = body.clone();
             }
@@ -115,6 +118,12 @@ impl Table {
         }
         paths.sort_keys();
         let schemas: Value = serde_json::from_str(SCHEMAS).unwrap_or_default();
+        let shape = json!({
+            "name": "shape",
+            "in": "query",
+            "schema": {"type": "string", "enum": ["wire", "documented"]},
+            "description": "ComfyUI's shape, or the API document's where the two differ; without it, what the server was started with.",
+        });
         json!({
             "openapi": "3.1.0",
             "info": {
@@ -125,14 +134,14 @@ impl Table {
             },
             "servers": [{"url": "/"}, {"url": "/api"}],
             "paths": paths,
-            "components": {"schemas": schemas},
+            "components": {"parameters": {"shape": shape}, "schemas": schemas},
         })
     }
 }
 
 impl Doc {
     pub(crate) fn new(tag: &'static str, summary: &'static str) -> Self {
-        Self { tag, summary, query: Vec::new(), body: None, answers: Map::new() }
+        Self { tag, summary, description: None, query: Vec::new(), body: None, answers: Map::new() }
     }
 
     /// A parameter of the query: a JSON type and what it means.
@@ -141,10 +150,15 @@ impl Doc {
         self
     }
 
-    /// The answer has the document's literal shape if the request says so.
-    pub(crate) fn shapes(mut self) -> Self {
-        let schema = json!({"type": "string", "enum": ["wire", "documented"]});
-        self.query.push(json!({"name": "shape", "in": "query", "schema": schema, "description": "ComfyUI's form, or the API document's."}));
+    /// Answers 200 with JSON of the first schema, or of the second one in the API document's shape.
+    pub(crate) fn shapes(self, wire: &str, documented: &str) -> Self {
+        let content = json!({JSON: {"schema": {"anyOf": [reference(wire), reference(documented)]}}});
+        self.answer(200, "The answer in ComfyUI's shape, or in the API document's.", Some(content))
+    }
+
+    /// More than the summary says.
+    pub(crate) fn describe(mut self, description: &'static str) -> Self {
+        self.description = Some(description);
         self
     }
 
@@ -250,7 +264,8 @@ mod tests {
         let document = routes::all().document("1");
         let mut wanted = BTreeSet::new();
         references(&document, &mut wanted);
-        let known: BTreeSet<String> = document["components"]["schemas"].as_object().unwrap().keys().cloned().collect();
+        let components = document["components"].as_object().unwrap();
+        let known: BTreeSet<String> = components.values().flat_map(|part| part.as_object().unwrap().keys().cloned()).collect();
         assert_eq!(wanted, known);
     }
 

@@ -1,13 +1,14 @@
 //! `/internal/models/download`: fetches a model file from an allowed host into a model folder. What a client asks for never makes the
 //! server talk to its own network: each address is checked after its name was looked up, and that address is the one connected to.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use axum::Json;
 use axum::extract::State;
+use comfyd_folders::whole::rename_new;
 use comfyd_folders::{extension, join_inside};
 use futures_util::StreamExt;
 use parking_lot::Mutex;
@@ -16,24 +17,28 @@ use reqwest::{Client, Response, StatusCode, Url};
 use serde_json::{Value, json};
 use tokio::io::AsyncWriteExt;
 
-use crate::json::LenientJson;
+use crate::error::is_disk_full;
+use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
 /// Redirects that are followed.
 const MAX_REDIRECTS: usize = 5;
-/// Downloads at once.
-const MAX_DOWNLOADS: usize = 4;
-/// Disk space that is left free, in bytes.
+/// Downloads at once, and at once from one host.
+const MAX_DOWNLOADS: usize = 16;
+const MAX_PER_HOST: usize = 8;
+/// Disk space that is left free, in bytes; on small file systems less, this part of them.
 const DISK_RESERVE: u64 = 256 * 1024 * 1024;
+const RESERVED_PART: u64 = 10;
+/// How often the space is looked at again, in bytes: others write too.
+const MEASURE_EVERY: u64 = 8 * 1024 * 1024;
 /// Longest safetensors header that is believed, in bytes; also the format's own bound.
 const MAX_HEADER: u64 = 100_000_000;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(15);
-/// Longest silence of the other side.
-const READ_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Targets that are being written, so that no two requests write one file.
-static ACTIVE: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Targets that are being written, so that no two requests write one file, and the hosts that they come from.
+type Active = Mutex<BTreeMap<PathBuf, String>>;
+
+static ACTIVE: Active = Active::new(BTreeMap::new());
 
 /// The routes of this module.
 pub(super) fn routes() -> Table {
@@ -47,37 +52,30 @@ pub(super) fn routes() -> Table {
 /// A refusal or failure, as a sentence for the client.
 type Failure = String;
 
+/// Ends when the client closes its connection: what came is gone on with by the next request, if the host says what it belongs to.
 async fn download(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+    answer(&app, &Policy::public(app.options.download_hosts.clone()), &body).await.map(Json)
+}
+
+pub(crate) async fn answer(app: &App, policy: &Policy, body: &Value) -> Result<Value, ApiError> {
     let text = |key: &str| {
         let value = body.get(key).and_then(Value::as_str).filter(|v| !v.is_empty());
         value.ok_or_else(|| ApiError::bad_request(format!("'{key}' is missing: it must be a text")))
     };
     let (url, folder, name) = (text("url")?, text("model_directory")?, text("model_filename")?);
-    let interval = body.get("progress_interval").and_then(Value::as_f64).unwrap_or(1.0).clamp(0.1, 3600.0);
-    let policy = Policy::public(app.options.download_hosts.clone());
-    let target = target(&app, folder, name);
-    let done = match target {
-        Ok(target) => {
-            let report = {
-                let (app, name) = (app.clone(), name.to_owned());
-                move |progress: Progress| app.hub.broadcast("download_progress", &progress.to_json(&name))
-            };
-            // Goes on when the client closes its connection: half a model is of no use to anybody.
-            let url = url.to_owned();
-            let interval = Duration::from_secs_f64(interval);
-            tokio::spawn(async move { fetch(&policy, &url, &target, interval, &report).await.map(|()| target) }).await
-        }
-        Err(failure) => Ok(Err(failure)),
+    let interval = body.get("progress_interval").and_then(number).unwrap_or(1.0).clamp(0.1, 3600.0);
+    let report = |progress: Progress| app.hub.broadcast("download_progress", &progress.to_json(name));
+    let done = match target(app, folder, name) {
+        Ok(target) => fetch(policy, url, &target, Duration::from_secs_f64(interval), &report).await.map(|()| target),
+        Err(failure) => Err(failure),
     };
-    let answer = match done {
-        Ok(Ok(path)) => json!({"status": "success", "message": format!("{name} was downloaded"), "download_path": path}),
-        Ok(Err(failure)) => {
+    Ok(match done {
+        Ok(path) => json!({"status": "success", "message": format!("{name} was downloaded"), "download_path": path}),
+        Err(failure) => {
             tracing::warn!(url, "a model was not downloaded: {failure}");
             json!({"status": "error", "message": failure, "download_path": ""})
         }
-        Err(e) => return Err(ApiError::internal(format!("the download stopped: {e}"))),
-    };
-    Ok(Json(answer))
+    })
 }
 
 /// Where a model is put: the first path of its folder.
@@ -93,16 +91,54 @@ fn target(app: &App, folder: &str, name: &str) -> Result<PathBuf, Failure> {
     join_inside(root, Path::new(name)).map_err(|e| e.to_string())
 }
 
-/// What may be connected to.
-struct Policy {
+/// What one download may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// Looking the host's name up, and connecting, each.
+    connect: Duration,
+    /// The longest silence of the host.
+    idle: Duration,
+    /// All of it.
+    total: Duration,
+    /// In each such time at least so many bytes must come.
+    pace: (Duration, u64),
+    /// Bytes of the file.
+    bytes: u64,
+}
+
+const BOUNDS: Bounds = Bounds {
+    connect: Duration::from_secs(15),
+    idle: Duration::from_secs(60),
+    total: Duration::from_secs(24 * 3600),
+    pace: (Duration::from_secs(60), 256 * 1024),
+    bytes: 256 << 30,
+};
+
+/// What may be connected to, and for how long.
+pub(crate) struct Policy {
     hosts: Vec<String>,
     https_only: bool,
     allowed: fn(IpAddr) -> bool,
+    bounds: Bounds,
+    active: &'static Active,
 }
 
 impl Policy {
     fn public(hosts: Vec<String>) -> Self {
-        Self { hosts, https_only: true, allowed: is_public }
+        Self { hosts, https_only: true, allowed: is_public, bounds: BOUNDS, active: &ACTIVE }
+    }
+
+    /// Files of this machine, for tests.
+    #[cfg(test)]
+    pub(crate) fn local() -> Self {
+        let allowed = |ip: IpAddr| ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
+        Self {
+            hosts: vec!["localhost".into(), "127.0.0.1".into()],
+            https_only: false,
+            allowed,
+            bounds: BOUNDS,
+            active: Box::leak(Box::default()),
+        }
     }
 
     /// Fails unless the host of an address that a client gave is allowed.
@@ -134,7 +170,9 @@ impl Policy {
         let host = url.host_str().unwrap_or_default();
         let port = url.port_or_known_default().unwrap_or(443);
         let bare = host.trim_start_matches('[').trim_end_matches(']');
-        let found = tokio::net::lookup_host((bare, port)).await.map_err(|e| format!("the host '{host}' was not found: {e}"))?;
+        let found = tokio::time::timeout(self.bounds.connect, tokio::net::lookup_host((bare, port))).await;
+        let found = found.map_err(|_| format!("the host '{host}' was not found in time: try again later"))?;
+        let found = found.map_err(|e| format!("the host '{host}' was not found: {e}"))?;
         let found: Vec<SocketAddr> = found.collect();
         if found.is_empty() {
             return Err(format!("the host '{host}' has no address"));
@@ -200,21 +238,28 @@ impl Progress {
 }
 
 /// Holds a target for one download.
-struct Slot(PathBuf);
+struct Slot(&'static Active, PathBuf);
 
 impl Slot {
-    fn take(target: &Path) -> Result<Self, Failure> {
-        let mut active = ACTIVE.lock();
+    fn take(all: &'static Active, target: &Path, host: &str) -> Result<Self, Failure> {
+        let mut active = all.lock();
+        if active.contains_key(target) {
+            return Err("this file is being downloaded already".into());
+        }
         if active.len() >= MAX_DOWNLOADS {
             return Err(format!("{MAX_DOWNLOADS} downloads are running: wait for one to end"));
         }
-        if active.insert(target.to_owned()) { Ok(Self(target.to_owned())) } else { Err("this file is being downloaded already".into()) }
+        if active.values().filter(|known| *known == host).count() >= MAX_PER_HOST {
+            return Err(format!("{MAX_PER_HOST} downloads from '{host}' are running: wait for one to end"));
+        }
+        active.insert(target.to_owned(), host.to_owned());
+        Ok(Self(all, target.to_owned()))
     }
 }
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        ACTIVE.lock().remove(&self.0);
+        self.0.lock().remove(&self.1);
     }
 }
 
@@ -226,8 +271,10 @@ struct Part {
 
 impl Part {
     fn of(target: &Path) -> Self {
+        // Hidden, so that it is not taken for a model.
         let with = |ending: &str| {
-            let mut name = target.file_name().unwrap_or_default().to_owned();
+            let mut name = std::ffi::OsString::from(".");
+            name.push(target.file_name().unwrap_or_default());
             name.push(ending);
             target.with_file_name(name)
         };
@@ -261,6 +308,18 @@ impl Part {
     }
 }
 
+/// Removes what came of a file when its download is over, in whatever way, unless a later one can go on with it.
+struct Leftover<'a>(&'a Part, &'a str);
+
+impl Drop for Leftover<'_> {
+    fn drop(&mut self) {
+        let Self(part, url) = self;
+        if part.known(url).is_none() {
+            part.forget();
+        }
+    }
+}
+
 /// Fetches `url` to `target`, going on with a part that is there; the target appears only when it is whole.
 async fn fetch(
     policy: &Policy,
@@ -275,10 +334,34 @@ async fn fetch(
     if target.exists() {
         return Err("the file is there already: remove it first, or choose another name".into());
     }
-    let _slot = Slot::take(target)?;
+    let _slot = Slot::take(policy.active, target, parsed.host_str().unwrap_or_default())?;
     let folder = target.parent().ok_or("the target has no folder")?;
     tokio::fs::create_dir_all(folder).await.map_err(|e| format!("the folder cannot be made: {e}"))?;
     let part = Part::of(target);
+    let _leftover = Leftover(&part, url);
+    let whole = fetch_part(policy, url, parsed, &part, interval, report);
+    let hours = policy.bounds.total.as_secs() / 3600;
+    tokio::time::timeout(policy.bounds.total, whole)
+        .await
+        .map_err(|_| format!("the download was not over after {hours} hours: try again to go on from there"))??;
+    if !is_safetensors(&part.path).await {
+        part.forget();
+        return Err("what the host sent is not a safetensors file: does the address lead to a page, or need a login?".into());
+    }
+    let renamed = rename_new(&part.path, target).map_err(|e| format!("the file cannot be put in place: {e}"))?;
+    part.forget();
+    if renamed { Ok(()) } else { Err("a file of that name came there meanwhile: remove it first, or choose another name".into()) }
+}
+
+/// Fetches what is missing of a part.
+async fn fetch_part(
+    policy: &Policy,
+    url: &str,
+    parsed: Url,
+    part: &Part,
+    interval: Duration,
+    report: &(dyn Fn(Progress) + Send + Sync),
+) -> Result<(), Failure> {
     let mut response = request(policy, parsed.clone(), part.known(url).as_ref()).await?;
     if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
         part.forget();
@@ -300,14 +383,7 @@ async fn fetch(
     if start == 0 {
         part.remember(url, &response);
     }
-    receive(response, &part, start, interval, report).await?;
-    if !is_safetensors(&part.path).await {
-        part.forget();
-        return Err("what the host sent is not a safetensors file: does the address lead to a page, or need a login?".into());
-    }
-    tokio::fs::rename(&part.path, target).await.map_err(|e| format!("the file cannot be put in place: {e}"))?;
-    part.forget();
-    Ok(())
+    receive(response, part, start, &policy.bounds, interval, report).await
 }
 
 /// Sends the request, following redirects by hand so that each is checked.
@@ -339,8 +415,8 @@ fn client(policy: &Policy, url: &Url, addresses: &[SocketAddr]) -> Result<Client
         .no_proxy()
         .gzip(false)
         .https_only(policy.https_only)
-        .connect_timeout(CONNECT_TIMEOUT)
-        .read_timeout(READ_TIMEOUT)
+        .connect_timeout(policy.bounds.connect)
+        .read_timeout(policy.bounds.idle)
         .resolve_to_addrs(url.host_str().unwrap_or_default(), addresses)
         .user_agent(concat!("comfyd/", env!("CARGO_PKG_VERSION")))
         .build()
@@ -362,36 +438,63 @@ async fn receive(
     response: Response,
     part: &Part,
     start: u64,
+    bounds: &Bounds,
     interval: Duration,
     report: &(dyn Fn(Progress) + Send + Sync),
 ) -> Result<(), Failure> {
     let total = response.content_length().map(|rest| start.saturating_add(rest));
-    let room = free_disk(&part.path).saturating_sub(DISK_RESERVE);
-    let full = || format!("the disk has room for {} MiB more: make room and try again", room >> 20);
-    if total.is_some_and(|t| t - start > room) {
-        return Err(full());
+    let mut room = Room::of(&part.path);
+    if total.is_some_and(|t| t > bounds.bytes) {
+        return Err(too_long(bounds));
     }
-    let failed = |e: std::io::Error| format!("the file cannot be written: {e}");
+    if total.is_some_and(|t| t - start > room.left) {
+        return Err(room.full());
+    }
+    let failed = |e: std::io::Error| {
+        if is_disk_full(&e) {
+            part.forget();
+        }
+        format!("the file cannot be written: {e}")
+    };
     let mut options = tokio::fs::OpenOptions::new();
     options.create(true).write(true);
     let file = if start == 0 { options.truncate(true).open(&part.path).await } else { options.append(true).open(&part.path).await };
     let mut file = tokio::io::BufWriter::with_capacity(1 << 20, file.map_err(failed)?);
     let (mut done, began, mut told) = (start, Instant::now(), Instant::now());
+    let (mut paced, mut paced_at) = (Instant::now(), start);
     let progress = |done: u64| Progress { done, total, bytes_per_second: (done - start) as f64 / began.elapsed().as_secs_f64().max(1e-3) };
     report(progress(done));
     let mut chunks = response.bytes_stream();
     let mut broken = None;
     while let Some(chunk) = chunks.next().await {
-        match chunk {
-            Ok(chunk) if done - start + chunk.len() as u64 > room => broken = Some(full()),
-            Ok(chunk) => {
-                file.write_all(&chunk).await.map_err(failed)?;
-                done += chunk.len() as u64;
+        let again = "try again to go on from there";
+        let chunk = match chunk {
+            Ok(chunk) => chunk,
+            Err(e) => {
+                broken = Some(format!("the connection broke after {done} bytes: {}: {again}", chain(&e)));
+                break;
             }
-            Err(e) => broken = Some(format!("the connection broke after {done} bytes: {}: try again to go on from there", chain(&e))),
+        };
+        if done + chunk.len() as u64 > bounds.bytes {
+            part.forget();
+            return Err(too_long(bounds));
         }
-        if broken.is_some() {
-            break;
+        if !room.take(chunk.len() as u64) {
+            part.forget();
+            return Err(room.full());
+        }
+        file.write_all(&chunk).await.map_err(failed)?;
+        done += chunk.len() as u64;
+        if room.taken >= MEASURE_EVERY {
+            file.flush().await.map_err(failed)?;
+            room = Room::of(&part.path);
+        }
+        if paced.elapsed() >= bounds.pace.0 {
+            if done - paced_at < bounds.pace.1 {
+                broken = Some(format!("the host sends too slowly: {done} bytes came: {again}"));
+                break;
+            }
+            (paced, paced_at) = (Instant::now(), done);
         }
         if told.elapsed() >= interval {
             told = Instant::now();
@@ -411,12 +514,35 @@ async fn receive(
     Ok(())
 }
 
-/// Free bytes of the disk that holds a path; no bound where that cannot be told.
-fn free_disk(path: &Path) -> u64 {
-    let disks = sysinfo::Disks::new_with_refreshed_list();
-    let real = path.parent().and_then(|p| p.canonicalize().ok()).unwrap_or_else(|| path.to_owned());
-    let holding = disks.list().iter().filter(|d| real.starts_with(d.mount_point()));
-    holding.max_by_key(|d| d.mount_point().as_os_str().len()).map_or(u64::MAX, sysinfo::Disk::available_space)
+fn too_long(bounds: &Bounds) -> Failure {
+    format!("the file has more than {} bytes, which is no model: it is not fetched", bounds.bytes)
+}
+
+/// What may still be written to a file's file system, as it was measured.
+struct Room {
+    left: u64,
+    taken: u64,
+}
+
+impl Room {
+    /// No bound where the system does not tell.
+    fn of(path: &Path) -> Self {
+        let folder = path.parent().unwrap_or(path);
+        let left = match (fs4::available_space(folder), fs4::total_space(folder)) {
+            (Ok(free), Ok(total)) => free.saturating_sub(DISK_RESERVE.min(total / RESERVED_PART)),
+            (Err(_), _) | (_, Err(_)) => u64::MAX,
+        };
+        Self { left, taken: 0 }
+    }
+
+    fn take(&mut self, bytes: u64) -> bool {
+        self.taken += bytes;
+        self.taken <= self.left
+    }
+
+    fn full(&self) -> Failure {
+        format!("the disk has room for {} MiB more: make room and try again", self.left >> 20)
+    }
 }
 
 /// Whether a file starts with a header as safetensors files have. The header can be long: it is read off the request threads.
@@ -434,11 +560,6 @@ mod tests {
     use axum::http::HeaderMap;
     use axum::response::IntoResponse;
     use axum::routing::get;
-
-    fn local() -> Policy {
-        let allowed = |ip: IpAddr| ip == IpAddr::from([127, 0, 0, 1]) || ip == IpAddr::from(Ipv6Addr::LOCALHOST);
-        Policy { hosts: vec!["localhost".into(), "127.0.0.1".into()], https_only: false, allowed }
-    }
 
     fn model() -> Vec<u8> {
         [&2u64.to_le_bytes()[..], b"{}", &[7; 5000]].concat()
@@ -475,15 +596,115 @@ mod tests {
             .route("/inside", to("http://127.0.0.2:1/m"))
             .route("/away", get(away))
             .route("/loop", to("/loop"))
-            .route("/page", get(|| async { "<html>please log in</html>" }));
+            .route("/page", get(|| async { "<html>please log in</html>" }))
+            .route("/silent", get(|| async { sent(Duration::from_secs(3600), 1) }))
+            .route("/slow", get(|| async { sent(Duration::from_millis(20), 1) }))
+            .route("/endless", get(|| async { sent(Duration::ZERO, 64 << 10) }));
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         tokio::spawn(async move { axum::serve(listener, app).await });
         format!("http://{address}")
     }
 
+    /// A model of no length: a first piece at once, and after each pause a further one.
+    fn sent(pause: Duration, piece: usize) -> axum::response::Response {
+        let rest = futures_util::stream::unfold((), move |()| async move {
+            tokio::time::sleep(pause).await;
+            Some((Ok::<_, std::io::Error>(vec![7; piece]), ()))
+        });
+        let first = futures_util::stream::iter([Ok(model())]);
+        Body::from_stream(first.chain(rest)).into_response()
+    }
+
+    #[tokio::test]
+    async fn a_host_cannot_hold_a_download_for_ever() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
+        let target = dir.path().join("m.safetensors");
+        let short = Duration::from_millis(200);
+        for (path, bounds, reason) in [
+            ("/silent", Bounds { idle: short, ..BOUNDS }, "broke after 5010 bytes"),
+            ("/slow", Bounds { pace: (short, 1 << 20), ..BOUNDS }, "too slowly"),
+            ("/slow", Bounds { total: short, ..BOUNDS }, "was not over"),
+            ("/endless", Bounds { bytes: 1 << 20, ..BOUNDS }, "more than 1048576 bytes"),
+        ] {
+            let policy = Policy { bounds, ..Policy::local() };
+            let got = fetch(&policy, &format!("{host}{path}"), &target, Duration::from_secs(1), &|_| ()).await;
+            let failure = got.unwrap_err();
+            assert!(failure.contains(reason), "{path}: {failure}");
+            // Nothing says which file the part belongs to.
+            assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "{path}");
+        }
+    }
+
+    #[tokio::test]
+    async fn slow_downloads_leave_room_for_others_and_end_with_their_clients() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
+        let policy = std::sync::Arc::new(Policy::local());
+        let slow: Vec<_> = (0..MAX_PER_HOST)
+            .map(|n| {
+                let policy = std::sync::Arc::clone(&policy);
+                let (url, target) = (format!("{host}/slow"), dir.path().join(format!("{n}.safetensors")));
+                tokio::spawn(async move { fetch(&policy, &url, &target, Duration::from_secs(1), &|_| ()).await })
+            })
+            .collect();
+        let parts =
+            || std::fs::read_dir(dir.path()).unwrap().flatten().filter(|e| e.path().extension().is_some_and(|e| e == "part")).count();
+        let begun = async {
+            while parts() < MAX_PER_HOST {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), begun).await.unwrap();
+        let target = dir.path().join("m.safetensors");
+        let get = async |host: &str| fetch(&policy, &format!("{host}/m"), &target, Duration::from_secs(1), &|_| ()).await;
+        assert!(get(&host).await.unwrap_err().contains("from '127.0.0.1' are running"));
+        get(&host.replace("127.0.0.1", "localhost")).await.unwrap();
+        std::fs::remove_file(&target).unwrap();
+        // As a request is dropped whose client closed its connection.
+        for download in slow {
+            download.abort();
+            assert!(download.await.unwrap_err().is_cancelled());
+        }
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+        get(&host).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_client_that_leaves_ends_its_download() {
+        let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
+        let target = dir.path().join("m.safetensors");
+        let ordered = async move || {
+            let done = fetch(&Policy::local(), &format!("{host}/slow"), &target, Duration::from_secs(1), &|_| ()).await;
+            format!("{done:?}")
+        };
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let routes = axum::Router::new().route("/", axum::routing::post(ordered));
+        tokio::spawn(async move { axum::serve(listener, routes).await });
+        let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+        client.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        let files = async |some: bool| {
+            while std::fs::read_dir(dir.path()).unwrap().next().is_some() != some {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let long = Duration::from_secs(60);
+        tokio::time::timeout(long, files(true)).await.expect("it begins");
+        drop(client);
+        tokio::time::timeout(long, files(false)).await.expect("it ends");
+    }
+
+    #[test]
+    fn room_is_that_of_the_targets_file_system() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut room = Room::of(&dir.path().join("m.part"));
+        let free = fs4::available_space(dir.path()).unwrap();
+        assert!(room.left < free, "some of the free {free} bytes are kept");
+        assert!(room.take(room.left) && !room.take(1));
+    }
+
     async fn get_to(target: &Path, url: &str) -> Result<(), Failure> {
-        fetch(&local(), url, target, Duration::from_secs(1), &|_| ()).await
+        fetch(&Policy::local(), url, target, Duration::from_secs(1), &|_| ()).await
     }
 
     #[tokio::test]
@@ -531,7 +752,7 @@ mod tests {
     #[tokio::test]
     async fn an_allowed_host_may_redirect_to_where_it_keeps_its_files() {
         let (dir, host) = (tempfile::tempdir().unwrap(), host().await);
-        let policy = Policy { hosts: vec!["localhost".into()], ..local() };
+        let policy = Policy { hosts: vec!["localhost".into()], ..Policy::local() };
         let get = async |url: String| fetch(&policy, &url, &dir.path().join("m.safetensors"), Duration::from_secs(1), &|_| ()).await;
         assert!(get(format!("{host}/m")).await.unwrap_err().contains("not allowed"), "127.0.0.1 is not listed");
         get(format!("{}/away", host.replace("127.0.0.1", "localhost"))).await.unwrap();

@@ -86,10 +86,31 @@ pub async fn fallback(State(app): State<App>, method: Method, uri: Uri, headers:
             return send_file(&file, &name, &headers, Disposition::Page).await;
         }
     }
+    if let Some(help) = path.strip_prefix("docs/").and_then(|rest| rest.strip_suffix(".md")) {
+        return node_help(&app, root, help, &headers).await;
+    }
     if let Some(answer) = optional(&app, &path, &headers) {
         return Ok(answer);
     }
     Err(unknown())
+}
+
+/// The help of a node in a language (`CLASS/LANGUAGE`) of which there is no page: the English page, else the description of the class. The
+/// front end asks for every node that is looked at.
+async fn node_help(app: &App, root: &Path, help: &str, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let class = help.split('/').next().unwrap_or_default();
+    for file in candidates(root, &format!("docs/{class}/en.md")) {
+        if tokio::fs::metadata(&file).await.is_ok_and(|m| m.is_file()) {
+            return send_file(&file, "en.md", headers, Disposition::Page).await;
+        }
+    }
+    let text = app.catalog.get(class).map(|entry| entry.schema.description.clone()).unwrap_or_default();
+    Ok(([(header::CONTENT_TYPE, "text/markdown; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")], text).into_response())
+}
+
+/// Whether templates are installed for the front end.
+pub(crate) fn has_templates(root: &Path) -> bool {
+    candidates(root, "templates/index.json").iter().any(|file| file.is_file())
 }
 
 /// Files that the front end asks for in any case and does without: an empty answer in place of an error in the browser's console.

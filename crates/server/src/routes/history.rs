@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::json::LenientJson;
+use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::routes::queue::{ids, number, push_item, wants};
 use crate::{ApiError, ApiShape, App};
@@ -26,14 +26,14 @@ pub(super) fn routes() -> Table {
             Doc::new("history", "Prompts that ended.")
                 .query("max_items", "integer", "At most so many: the newest ones, unless offset is given.")
                 .query("offset", "integer", "Skips so many, counted from the oldest.")
-                .shapes()
-                .json("History"),
+                .shapes("History", "DocumentedHistory"),
         )
         .post("/history", change, Doc::new("history", "Removes entries.").body("ListChange").done())
         .get(
             "/history/{prompt_id}",
             one,
-            Doc::new("history", "One prompt that ended; an empty object while it has not.").shapes().json("History"),
+            Doc::new("history", "One prompt that ended; while it has not, an empty object, or 404 in the API document's shape.")
+                .shapes("History", "DocumentedHistoryEntry"),
         )
 }
 
@@ -79,8 +79,7 @@ struct HistoryParams {
 /// Negative numbers mean "not given", as in the reference.
 fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
     let Some(text) = text else { return Ok(None) };
-    let value: i64 = text.parse().map_err(|_| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))?;
-    Ok(usize::try_from(value).ok())
+    whole(text).ok_or_else(|| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))
 }
 
 async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query<HistoryParams>) -> Result<Response, ApiError> {
@@ -105,7 +104,7 @@ async fn one(State(app): State<App>, shape: ApiShape, Path(prompt_id): Path<Stri
     let body = match (&entry, shape) {
         (Some(entry), ApiShape::Documented) => {
             let mut body = String::new();
-            push_entry(&mut body, entry);
+            push_entry(&mut body, entry, shape);
             body
         }
         (None, ApiShape::Documented) => {
@@ -141,22 +140,32 @@ fn render<'a>(entries: impl Iterator<Item = &'a HistoryEntry>, shape: ApiShape) 
             // Writing into a string cannot fail.
             let _ = write!(body, "{}: ", json!(entry.job.id));
         }
-        push_entry(&mut body, entry);
+        push_entry(&mut body, entry, shape);
     }
     body.push(close);
     body
 }
 
-/// One entry: the wire's fields, and those that the API document names.
-fn push_entry(body: &mut String, entry: &HistoryEntry) {
+/// One entry: the wire's fields, and those that the API document names. In the document's shape `prompt` is the graph alone, and what the
+/// wire has beside it in `prompt` stands beside it in the entry.
+fn push_entry(body: &mut String, entry: &HistoryEntry, shape: ApiShape) {
     // On the wire an interrupted prompt is an error, as in the reference; the messages tell.
     let status = match entry.status {
         Status::Success => "success",
         Status::Error | Status::Interrupted => "error",
     };
     body.push_str("{\"prompt\": ");
-    push_item(body, &entry.job);
     // Writing into a string cannot fail.
+    let _ = match shape {
+        ApiShape::Wire => {
+            push_item(body, &entry.job);
+            Ok(())
+        }
+        ApiShape::Documented => {
+            let (graph, extra_data) = (entry.job.prompt.get(), entry.job.extra_data.get());
+            write!(body, "{graph}, \"extra_data\": {extra_data}, \"output_nodes\": {}", json!(entry.job.outputs))
+        }
+    };
     let _ = write!(
         body,
         ", \"outputs\": {}, \"status\": {{\"status_str\": \"{status}\", \"completed\": {}, \"messages\": {}}}, \"meta\": {}, \

@@ -8,9 +8,10 @@ use axum::Json;
 use axum::extract::{Path, Query, State};
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Queue, Status};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use crate::json::LenientJson;
+use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::routes::queue::number;
 use crate::routes::view::blocking;
@@ -120,18 +121,18 @@ impl Wanted {
         };
         let limit = match params.limit.as_deref() {
             None => DEFAULT_LIMIT,
-            Some(text) => match text.parse::<usize>() {
-                Ok(limit) if limit > 0 => limit.min(MAX_LIMIT),
-                Ok(_) | Err(_) => return Err(ApiError::bad_request("'limit' must be a whole number above 0").details(text)),
+            Some(text) => match whole(text).flatten() {
+                Some(limit) if limit > 0 => limit.min(MAX_LIMIT),
+                Some(_) | None => return Err(ApiError::bad_request("'limit' must be a whole number above 0").details(text)),
             },
         };
         let offset = match params.offset.as_deref() {
             None => 0,
             // Negative numbers count as 0, as in the reference.
-            Some(text) => text
-                .parse::<i64>()
-                .map(|offset| usize::try_from(offset).unwrap_or(0))
-                .map_err(|_| ApiError::bad_request("'offset' must be a whole number").details(text))?,
+            Some(text) => {
+                let offset = whole(text).ok_or_else(|| ApiError::bad_request("'offset' must be a whole number").details(text))?;
+                offset.unwrap_or(0)
+            }
         };
         let workflow_id = params.workflow_id.filter(|id| !id.is_empty());
         Ok(Self { stages, workflow_id, by_duration, ascending, limit, offset })
@@ -262,12 +263,12 @@ fn ended(entry: &HistoryEntry) -> Value {
     told["execution_start_time"] = json!(entry.started_ms);
     told["execution_end_time"] = json!(entry.ended_ms);
     if entry.status == Status::Error
-        && let Ok(messages) = serde_json::from_str::<Vec<(String, Value)>>(entry.messages.get())
-        && let Some((_, error)) = messages.into_iter().rfind(|(name, _)| name == "execution_error")
+        && let Value::Array(mut messages) = parsed(&entry.messages)
+        && let Some(error) = messages.iter_mut().rfind(|message| message[0] == "execution_error")
     {
-        told["execution_error"] = error;
+        told["execution_error"] = error[1].take();
     }
-    let (count, preview) = shown(&serde_json::from_str(entry.outputs.get()).unwrap_or_default());
+    let (count, preview) = shown(&parsed(&entry.outputs));
     told["outputs_count"] = json!(count);
     if let Some(preview) = preview {
         told["preview_output"] = preview;
@@ -332,19 +333,22 @@ async fn one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<
     }
     let entry = app.store.history_entry(&job_id).await?.ok_or_else(|| no_job(&job_id))?;
     let mut told = ended(&entry);
-    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
     let status = if entry.status == Status::Success { "success" } else { "error" };
-    told["outputs"] = parse(entry.outputs.get());
+    told["outputs"] = parsed(&entry.outputs);
     told["execution_status"] =
-        json!({"status_str": status, "completed": entry.status == Status::Success, "messages": parse(entry.messages.get())});
-    told["execution_meta"] = parse(entry.meta.get());
+        json!({"status_str": status, "completed": entry.status == Status::Success, "messages": parsed(&entry.messages)});
+    told["execution_meta"] = parsed(&entry.meta);
     told["workflow"] = workflow(&entry.job);
     Ok(Json(told))
 }
 
 fn workflow(job: &Job) -> Value {
-    let parse = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-    json!({"prompt": parse(job.prompt.get()), "extra_data": parse(job.extra_data.get())})
+    json!({"prompt": parsed(&job.prompt), "extra_data": parsed(&job.extra_data)})
+}
+
+/// What is stored.
+fn parsed(stored: &RawValue) -> Value {
+    comfyd_wire::json::read(stored.get().as_bytes()).unwrap_or_default()
 }
 
 fn no_job(id: &str) -> ApiError {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
+use comfyd_folders::whole::is_unfinished;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
@@ -153,7 +154,8 @@ fn newest_first(folder: &std::path::Path) -> Vec<String> {
         .take(MAX_FILES)
         .filter_map(|entry| {
             let meta = entry.path().metadata().ok().filter(std::fs::Metadata::is_file)?;
-            Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.file_name().into_string().ok()?))
+            let name = entry.file_name().into_string().ok().filter(|name| !is_unfinished(name))?;
+            Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), name))
         })
         .collect();
     files.sort_by(|(a, a_name), (b, b_name)| b.cmp(a).then_with(|| a_name.cmp(b_name)));

@@ -1,6 +1,6 @@
 //! One module per family of routes; each offers `routes()`.
 
-mod download;
+pub(crate) mod download;
 pub(crate) mod frontend;
 pub(crate) mod history;
 mod jobs;

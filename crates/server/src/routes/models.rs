@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use comfyd_folders::{MODEL_EXTENSIONS, extension};
 use serde_json::{Value, json};
 
+use crate::json::whole;
 use crate::openapi::{Doc, Table};
 use crate::routes::view::{blocking, decode, encode_webp, inside, safetensors_header};
 use crate::{ApiError, App, FrontEnd};
@@ -129,7 +130,8 @@ async fn preview(State(app): State<App>, UrlPath((folder, index, name)): UrlPath
     blocking(move || {
         let none = || ApiError::not_found("there is no preview of that model").details(&name);
         let paths = app.folders.model_paths(&folder).ok_or_else(|| no_folder(&folder))?;
-        let index = index.parse::<usize>().map_err(|_| ApiError::bad_request("the path index must be a whole number").details(&index))?;
+        let index =
+            whole(&index).flatten().ok_or_else(|| ApiError::bad_request("the path index must be a whole number").details(&index))?;
         let model = inside(paths.get(index).ok_or_else(none)?, &name)?;
         let picture = picture_beside(&model).or_else(|| cover(&model)).ok_or_else(none)?;
         let webp = encode_webp(&decode(&picture).map_err(|_| none())?, PREVIEW_QUALITY, false)?;
@@ -156,8 +158,8 @@ fn shows(path: &Path, stem: &str) -> bool {
 /// The first of the pictures that trainers put into `ssmd_cover_images`: a JSON list, as text, of Base64.
 fn cover(model: &Path) -> Option<Vec<u8>> {
     let header = safetensors_header(&model.with_extension("safetensors"), MAX_HEADER)?;
-    let covers: Vec<String> = serde_json::from_str(header.get("__metadata__")?.get("ssmd_cover_images")?.as_str()?).ok()?;
-    base64(covers.first()?)
+    let covers = comfyd_wire::json::read(header.get("__metadata__")?.get("ssmd_cover_images")?.as_str()?.as_bytes()).ok()?;
+    base64(covers.get(0)?.as_str()?)
 }
 
 /// Decodes Base64 (RFC 4648, the standard alphabet); line breaks are skipped.

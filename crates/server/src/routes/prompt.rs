@@ -6,15 +6,17 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use comfyd_graph::{Limits, Prompt, Rejected};
-use comfyd_jobs::{NewJob, Position};
+use comfyd_jobs::{NewJob, Position, Secrets};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
 use crate::app::FolderOptions;
-use crate::json::LenientJson;
+use crate::error::node_error_list;
+use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::routes::queue;
-use crate::{ApiError, App};
+use crate::sent::Sent;
+use crate::{ApiError, ApiShape, App};
 
 /// Longest prompt id that is taken.
 const MAX_ID_BYTES: usize = 256;
@@ -23,7 +25,9 @@ pub(super) fn routes() -> Table {
     Table::default().get("/prompt", info, Doc::new("queue", "The queue's figures.").json("QueueStatus")).post(
         "/prompt",
         submit,
-        Doc::new("queue", "Validates a graph and puts it into the queue.").body("PromptRequest").json("PromptAccepted"),
+        Doc::new("queue", "Validates a graph and puts it into the queue.")
+            .body("PromptRequest")
+            .shapes("PromptAccepted", "DocumentedPromptAccepted"),
     )
 }
 
@@ -31,7 +35,7 @@ async fn info(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     queue::status(&app).await.map(Json)
 }
 
-async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
     let Value::Object(mut body) = body else {
         return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
     };
@@ -40,14 +44,20 @@ async fn submit(State(app): State<App>, LenientJson(body): LenientJson) -> Resul
         return Err(error.details("No prompt provided"));
     };
     let (id, position, targets) = (prompt_id(&body)?, position(&body)?, partial_targets(&body)?);
-    let extra_data = extra_data(body)?;
+    let mut extra_data = extra_data(body)?;
+    let secrets = Secrets::take(&mut extra_data, &app.options.secret_names);
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
     let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
-    let node_errors = validated.node_errors.to_json();
-    let job =
-        NewJob { id, position, prompt: raw(&validated.prompt.into_json())?, extra_data: raw(&extra_data)?, outputs: validated.outputs };
-    let ticket = app.store.enqueue(job).await?;
+    let mut node_errors = validated.node_errors.to_json();
+    if shape == ApiShape::Documented {
+        node_errors = node_error_list(&node_errors);
+    }
+    let (prompt, extra_data, outputs) = (raw(&validated.prompt.into_json())?, raw(&extra_data)?, validated.outputs);
+    // Its events must not overtake the answer: clients could not tell whose they are.
+    let held = app.hub.hold(&id);
+    let ticket = app.store.enqueue(NewJob { id, position, prompt, extra_data, secrets, outputs }).await?;
     queue::announce(&app).await;
+    sent.keep(held);
     Ok(Json(json!({"prompt_id": ticket.id, "number": queue::number(ticket.number), "node_errors": node_errors})))
 }
 
@@ -72,15 +82,12 @@ fn prompt_id(body: &Map<String, Value>) -> Result<String, ApiError> {
 }
 
 fn position(body: &Map<String, Value>) -> Result<Position, ApiError> {
-    let number = match body.get("number") {
-        None | Some(Value::Null) => return Ok(if queue::wants(&json!(body), "front") { Position::Front } else { Position::Back }),
-        Some(Value::Number(n)) => n.as_f64(),
-        Some(Value::String(s)) => s.trim().parse().ok(),
-        Some(Value::Bool(b)) => Some(f64::from(u8::from(*b))),
-        Some(Value::Array(_) | Value::Object(_)) => None,
-    };
-    let number = number.filter(|n| n.is_finite());
-    number.map(Position::At).ok_or_else(|| ApiError::bad_request("'number' must be a number: lower numbers run first"))
+    match body.get("number") {
+        None | Some(Value::Null) => Ok(if queue::is_set(body.get("front")) { Position::Front } else { Position::Back }),
+        Some(value) => {
+            number(value).map(Position::At).ok_or_else(|| ApiError::bad_request("'number' must be a number: lower numbers run first"))
+        }
+    }
 }
 
 fn partial_targets(body: &Map<String, Value>) -> Result<Option<Vec<String>>, ApiError> {
@@ -94,7 +101,7 @@ fn partial_targets(body: &Map<String, Value>) -> Result<Option<Vec<String>>, Api
     }
 }
 
-/// `extra_data` with `client_id` in it.
+/// `extra_data` with `client_id` in it, and the secrets still.
 fn extra_data(mut body: Map<String, Value>) -> Result<Value, ApiError> {
     let mut extra = match body.shift_remove("extra_data") {
         None | Some(Value::Null) => Map::new(),

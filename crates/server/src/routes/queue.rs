@@ -19,7 +19,7 @@ const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(20);
 
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/queue", list, Doc::new("queue", "Prompts that run and that wait.").shapes().json("Queue"))
+        .get("/queue", list, Doc::new("queue", "Prompts that run and that wait.").shapes("Queue", "DocumentedQueue"))
         .post("/queue", change, Doc::new("queue", "Removes prompts that wait.").body("ListChange").done())
         .post("/interrupt", interrupt, Doc::new("queue", "Interrupts what runs; the body may be missing.").body("Interrupt").done())
         .post("/free", free, Doc::new("queue", "Gives memory back once nothing runs.").body("Free").done())
@@ -77,7 +77,12 @@ pub(crate) fn ids(body: &Value) -> Result<Vec<String>, ApiError> {
 
 /// Whether `{"clear": …}` asks to clear.
 pub(crate) fn wants(body: &Value, key: &str) -> bool {
-    match body.get(key) {
+    is_set(body.get(key))
+}
+
+/// Whether a switch is on.
+pub(crate) fn is_set(switch: Option<&Value>) -> bool {
+    match switch {
         Some(Value::Bool(b)) => *b,
         Some(Value::String(s)) => s == "true",
         Some(Value::Number(n)) => n.as_f64() != Some(0.0),

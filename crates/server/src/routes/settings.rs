@@ -5,14 +5,16 @@ use std::path::PathBuf;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, StatusCode};
+use comfyd_folders::whole::Replace;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
-use crate::routes::userdata::{Replace, user_folder, write_file};
+use crate::routes::frontend::has_templates;
+use crate::routes::userdata::{stored_object, user_folder, write_file};
 use crate::routes::view::blocking;
-use crate::{ApiError, App};
+use crate::{ApiError, App, FrontEnd};
 
 /// Held while settings are read, changed and written, so that two changes at once both survive.
 static CHANGING: Mutex<()> = Mutex::new(());
@@ -27,11 +29,11 @@ pub(super) fn routes() -> Table {
 }
 
 async fn all(State(app): State<App>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
-    blocking(move || Ok(Json(Value::Object(load(&file(&app, &headers)?))))).await
+    blocking(move || Ok(Json(Value::Object(shown(&app, &headers)?)))).await
 }
 
 async fn one(State(app): State<App>, UrlPath(id): UrlPath<String>, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
-    blocking(move || Ok(Json(load(&file(&app, &headers)?).remove(&id).unwrap_or_default()))).await
+    blocking(move || Ok(Json(shown(&app, &headers)?.remove(&id).unwrap_or_default()))).await
 }
 
 async fn set_many(State(app): State<App>, headers: HeaderMap, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
@@ -58,7 +60,7 @@ async fn change(
     blocking(move || {
         let file = file(&app, &headers)?;
         let _held = CHANGING.lock();
-        let mut settings = load(&file);
+        let mut settings = stored_object(&app, &file)?.unwrap_or_else(|| initial(&app));
         change(&mut settings);
         let text = serde_json::to_vec_pretty(&settings).map_err(|e| ApiError::internal(format!("the settings cannot be written: {e}")))?;
         write_file(&file, &text, Replace::Yes)?;
@@ -71,11 +73,24 @@ fn file(app: &App, headers: &HeaderMap) -> Result<PathBuf, ApiError> {
     Ok(user_folder(app, headers)?.join("comfy.settings.json"))
 }
 
-/// The settings of a file; none where it is missing. A damaged file counts as empty, as the front end could not start otherwise.
-fn load(file: &std::path::Path) -> Map<String, Value> {
-    let Ok(text) = std::fs::read(file) else { return Map::new() };
-    serde_json::from_slice(&text).unwrap_or_else(|e| {
-        tracing::warn!(file = %file.display(), "the settings are damaged and are ignored: {e}");
-        Map::new()
-    })
+/// The user's settings. A damaged file shows none, as the front end could not start otherwise; it can be changed when it is mended.
+fn shown(app: &App, headers: &HeaderMap) -> Result<Map<String, Value>, ApiError> {
+    let stored = stored_object(app, &file(app, headers)?);
+    Ok(stored.ok().flatten().unwrap_or_else(|| initial(app)))
+}
+
+/// The settings of a user who has none yet. At the first start the front end opens a gallery of templates; where none are installed it is
+/// to begin with its default workflow. It then notes no version for a new user by itself, on which its defaults depend.
+fn initial(app: &App) -> Map<String, Value> {
+    let mut settings = Map::new();
+    if let FrontEnd::Folder(root) = &app.options.front_end
+        && !has_templates(root)
+    {
+        settings.insert("Comfy.TutorialCompleted".into(), Value::Bool(true));
+        let folder = root.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if folder.starts_with(|c: char| c.is_ascii_digit()) {
+            settings.insert("Comfy.InstalledVersion".into(), folder.into());
+        }
+    }
+    settings
 }

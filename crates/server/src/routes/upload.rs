@@ -8,13 +8,14 @@ use axum::extract::State;
 use axum::extract::multipart::{Multipart, MultipartError, MultipartRejection};
 use axum::http::StatusCode;
 use bytes::Bytes;
-use comfyd_folders::{Folders, Kind, split_annotation};
+use comfyd_folders::whole::{Replace, is_unfinished};
+use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
 use serde_json::{Value, json};
 
 use crate::openapi::{Doc, Table};
-use crate::routes::userdata::{Replace, write_file};
+use crate::routes::userdata::write_file;
 use crate::routes::view::{blocking, decode, parse_kind};
-use crate::{ApiError, App};
+use crate::{ApiError, ApiShape, App};
 
 /// Parts that one form may have.
 const MAX_PARTS: usize = 32;
@@ -26,7 +27,12 @@ pub(super) fn routes() -> Table {
     Table::default().post("/upload/image", image, Doc::new("files", "Stores a file.").form("UploadForm").json("Uploaded")).post(
         "/upload/mask",
         mask,
-        Doc::new("files", "Stores a picture with the alpha channel of a mask.").form("UploadForm").json("Uploaded"),
+        Doc::new(
+            "files",
+            "Stores a picture with the alpha channel of a mask: among the outputs in the API document's shape without a type.",
+        )
+        .form("UploadForm")
+        .json("Uploaded"),
     )
 }
 
@@ -45,8 +51,11 @@ async fn image(State(app): State<App>, form: Result<Multipart, MultipartRejectio
     blocking(move || store(&app.folders, form, Ok)).await
 }
 
-async fn mask(State(app): State<App>, form: Result<Multipart, MultipartRejection>) -> Result<Json<Value>, ApiError> {
-    let form = read_form(form).await?;
+async fn mask(State(app): State<App>, shape: ApiShape, form: Result<Multipart, MultipartRejection>) -> Result<Json<Value>, ApiError> {
+    let mut form = read_form(form).await?;
+    if shape == ApiShape::Documented {
+        form.kind.get_or_insert_with(|| Kind::Output.as_str().to_owned());
+    }
     blocking(move || {
         let original = original_path(&app.folders, form.original_ref.as_deref())?;
         store(&app.folders, form, |bytes| with_alpha_of(&original, &bytes).map(Bytes::from))
@@ -122,8 +131,9 @@ fn store(folders: &Folders, form: Form, change: impl FnOnce(Bytes) -> Result<Byt
 /// The name under which a file is stored: one path component, slashes percent-encoded.
 fn file_name(name: &str) -> Result<String, ApiError> {
     let name = name.replace('/', "%2F");
-    if name.is_empty() || name == "." || name == ".." || name.len() > 240 || name.chars().any(char::is_control) {
-        return Err(ApiError::bad_request("the file name cannot be used: send 1 to 240 bytes without control characters").details(name));
+    if name.is_empty() || name == "." || name == ".." || name.len() > 240 || name.chars().any(char::is_control) || is_unfinished(&name) {
+        let rule = "the file name cannot be used: send 1 to 240 bytes without control characters, not the name of an unfinished file";
+        return Err(ApiError::bad_request(rule).details(name));
     }
     Ok(name)
 }
@@ -140,7 +150,7 @@ fn numbered(name: &str, number: u32) -> String {
 fn original_path(folders: &Folders, reference: Option<&str>) -> Result<PathBuf, ApiError> {
     let shape =
         || ApiError::bad_request("'original_ref' must be JSON such as {\"filename\": \"a.png\", \"type\": \"input\", \"subfolder\": \"\"}");
-    let reference: Value = serde_json::from_str(reference.ok_or_else(shape)?).map_err(|e| shape().details(e.to_string()))?;
+    let reference = comfyd_wire::json::read(reference.ok_or_else(shape)?.as_bytes()).map_err(|e| shape().details(e.to_string()))?;
     let (name, kind) = split_annotation(reference.get("filename").and_then(Value::as_str).ok_or_else(shape)?);
     if name.is_empty() || name.starts_with('/') || name.contains("..") || name.contains('\0') {
         return Err(ApiError::bad_request("the original's file name must be relative and without '..'").details(name));
@@ -151,7 +161,7 @@ fn original_path(folders: &Folders, reference: Option<&str>) -> Result<PathBuf, 
     };
     let subfolder = reference.get("subfolder").and_then(Value::as_str).unwrap_or_default();
     let folder = folders.inside(kind, Path::new(subfolder)).map_err(|e| ApiError::forbidden(e.to_string()))?;
-    let path = folder.join(name);
+    let path = join_inside(&folder, Path::new(name))?;
     if !path.is_file() {
         return Err(ApiError::not_found("the original picture of the mask is not there: upload it first").details(name));
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs::{self, Metadata};
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -13,9 +13,11 @@ use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Json, body::Body};
 use bytes::Bytes;
+use comfyd_folders::whole::{self, Replace};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
+use crate::error::is_disk_full;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::routes::view::{Disposition, blocking, inside, send_file};
@@ -30,8 +32,13 @@ const MAX_USERS: usize = 10_000;
 /// Folders and files that the front end asks for before it has made them, with the type and content of an empty one: an error would only
 /// stand in the browser's console.
 const EXPECTED_FOLDERS: [&str; 2] = ["workflows", "subgraphs"];
-const EXPECTED_FILES: [(&str, &str, &str); 2] =
-    [("user.css", "text/css; charset=utf-8", ""), ("comfy.templates.json", "application/json", "[]")];
+const EXPECTED_FILES: [(&str, &str, &str); 3] = [
+    (USER_STYLE, "text/css; charset=utf-8", ""),
+    ("comfy.templates.json", "application/json", "[]"),
+    ("workflows/.index.json", "application/json", "{}"),
+];
+/// The user's own style, which is part of the front end's page.
+const USER_STYLE: &str = "user.css";
 /// The user where there is only one.
 const DEFAULT_USER: &str = "default";
 
@@ -78,49 +85,16 @@ pub(super) fn routes() -> Table {
         )
 }
 
-/// Whether an existing file is replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Replace {
-    /// Yes.
-    Yes,
-    /// No: it stays as it is.
-    No,
-}
-
-/// Writes a file under another name and puts it in place when it is whole, making its folders. Whether it was put there: `false` only
-/// where there is one already that is not to be replaced.
+/// Writes a file that appears whole or not at all, making its folders. Whether it was put there: `false` only where there is one already
+/// that is not to be replaced.
 pub(crate) fn write_file(path: &Path, bytes: &[u8], replace: Replace) -> Result<bool, ApiError> {
     let failed = |e: std::io::Error| match e.kind() {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            ApiError::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the disk is full: make room and try again")
-        }
+        _ if is_disk_full(&e) => ApiError::disk_full(),
         ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => ApiError::internal(format!("the file cannot be written: {e}")),
         // What remains is about the name: too long, a folder, a file in place of a folder.
         _ => ApiError::bad_request(format!("no file can be written under that name: {e}")),
     };
-    let folder = path.parent().ok_or_else(|| ApiError::bad_request("the file has no name"))?;
-    fs::create_dir_all(folder).map_err(failed)?;
-    let temp = folder.join(format!(".{}.part", uuid::Uuid::new_v4().simple()));
-    let written = (|| {
-        let mut file = fs::OpenOptions::new().write(true).create_new(true).open(&temp)?;
-        file.write_all(bytes)?;
-        match replace {
-            Replace::Yes => fs::rename(&temp, path).map(|()| true),
-            // A hard link, unlike a rename, never replaces.
-            Replace::No => match fs::hard_link(&temp, path) {
-                Ok(()) => Ok(true),
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => Ok(false),
-                Err(_) if path.exists() => Ok(false),
-                Err(_) => fs::rename(&temp, path).map(|()| true),
-            },
-        }
-    })();
-    if temp.exists()
-        && let Err(e) = fs::remove_file(&temp)
-    {
-        tracing::warn!(file = %temp.display(), "a temporary file could not be removed: {e}");
-    }
-    written.map_err(failed)
+    whole::write(path, bytes, replace).map_err(failed)
 }
 
 /// The folder of the request's user. 401 if there is no such user.
@@ -129,7 +103,7 @@ pub(crate) fn user_folder(app: &App, headers: &HeaderMap) -> Result<PathBuf, Api
         return Ok(app.folders.roots().user.join(DEFAULT_USER));
     }
     let user = headers.get("comfy-user").and_then(|v| v.to_str().ok()).unwrap_or(DEFAULT_USER);
-    if !known_users(app).contains_key(user) {
+    if !known_users(app)?.contains_key(user) {
         let error =
             ApiError::new(StatusCode::UNAUTHORIZED, "unknown_user", "there is no such user: send the header comfy-user with one of /users");
         return Err(error.details(user));
@@ -137,15 +111,33 @@ pub(crate) fn user_folder(app: &App, headers: &HeaderMap) -> Result<PathBuf, Api
     inside(&app.folders.roots().user, user)
 }
 
-fn known_users(app: &App) -> Map<String, Value> {
-    let text = fs::read(app.folders.roots().user.join("users.json")).unwrap_or_default();
-    serde_json::from_slice(&text).unwrap_or_default()
+fn known_users(app: &App) -> Result<Map<String, Value>, ApiError> {
+    Ok(stored_object(app, &app.folders.roots().user.join("users.json"))?.unwrap_or_default())
+}
+
+/// The object in a JSON file of the user folder; `None` where there is no such file. A file that cannot be read is an error that names it:
+/// if it counted as empty, the next change would replace it.
+pub(crate) fn stored_object(app: &App, path: &Path) -> Result<Option<Map<String, Value>>, ApiError> {
+    let damaged = |reason: &dyn std::fmt::Display| {
+        let name = path.strip_prefix(&app.folders.roots().user).unwrap_or(path).display().to_string();
+        tracing::error!(file = %path.display(), "a stored file cannot be read and stays as it is: {reason}");
+        let message = format!("'{name}' in the user folder cannot be read ({reason}): mend the file, or move it away to begin anew");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "damaged_file", message)
+    };
+    match fs::read(path) {
+        Ok(text) => match comfyd_wire::json::read(&text).map_err(|e| damaged(&e))? {
+            Value::Object(object) => Ok(Some(object)),
+            _ => Err(damaged(&"it is no object")),
+        },
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(damaged(&e)),
+    }
 }
 
 async fn users(State(app): State<App>) -> Result<Json<Value>, ApiError> {
     blocking(move || {
         if app.options.multi_user {
-            return Ok(Json(json!({"storage": "server", "users": known_users(&app)})));
+            return Ok(Json(json!({"storage": "server", "users": known_users(&app)?})));
         }
         let migrated = app.folders.roots().user.join(DEFAULT_USER).exists();
         Ok(Json(json!({"storage": "server", "migrated": migrated})))
@@ -161,7 +153,7 @@ async fn add_user(State(app): State<App>, LenientJson(body): LenientJson) -> Res
         let name = body.get("username").and_then(Value::as_str).map(str::trim).filter(|n| !n.is_empty() && n.len() <= 128);
         let name = name.ok_or_else(|| ApiError::bad_request("'username' must be a text of 1 to 128 bytes"))?;
         let _held = USERS.lock();
-        let mut users = known_users(&app);
+        let mut users = known_users(&app)?;
         if users.values().any(|known| known == name) {
             return Err(ApiError::bad_request("there is a user of that name: choose another").details(name));
         }
@@ -225,7 +217,10 @@ async fn list(State(app): State<App>, Query(query): Params, headers: HeaderMap) 
 
 async fn list_v2(State(app): State<App>, Query(query): Params, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
     blocking(move || {
-        let base = user_folder(&app, &headers).map_err(|_| ApiError::forbidden("there is no such user"))?;
+        let base = user_folder(&app, &headers).map_err(|e| match e.status() {
+            StatusCode::UNAUTHORIZED => ApiError::forbidden("there is no such user"),
+            _ => e,
+        })?;
         let wanted = query.get("path").map_or("", String::as_str);
         let root =
             user_path(&base, wanted).map_err(|_| ApiError::bad_request("the path leads outside: give a relative one").details(wanted))?;
@@ -280,7 +275,7 @@ fn walk(base: &Path, folder: &Path, depth: usize, hidden: Hidden, entries: &mut 
         }
         let path = child.path();
         let (Ok(meta), Some(relative)) = (fs::metadata(&path), path.strip_prefix(base).ok().and_then(Path::to_str)) else { continue };
-        if hidden == Hidden::Skip && file_part(relative).starts_with('.') {
+        if hidden == Hidden::Skip && file_part(relative).starts_with('.') || whole::is_unfinished(file_part(relative)) {
             continue;
         }
         entries.push(Entry { path: relative.replace('\\', "/"), meta });
@@ -356,6 +351,7 @@ async fn read(State(app): State<App>, UrlPath(name): UrlPath<String>, headers: H
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     match EXPECTED_FILES.iter().find(|(expected, ..)| asked == *expected) {
         Some((_, mime, empty)) if !path.exists() => Ok(([(header::CONTENT_TYPE, *mime)], *empty).into_response()),
+        Some((USER_STYLE, ..)) => send_file(&path, &name, &wanted, Disposition::Page).await,
         Some(_) | None => send_file(&path, &name, &wanted, Disposition::Inline).await,
     }
 }
@@ -411,10 +407,20 @@ async fn rename(
         if target.exists() && (replacing(&query) == Replace::No || target.is_dir()) {
             return Err(exists_already(&dest));
         }
+        let failed = |e: std::io::Error| match is_disk_full(&e) {
+            true => ApiError::disk_full(),
+            false => ApiError::bad_request(format!("the file cannot be moved there: {e}")),
+        };
         if let Some(folder) = target.parent() {
-            fs::create_dir_all(folder).map_err(|e| ApiError::bad_request(format!("the folder cannot be made: {e}")))?;
+            fs::create_dir_all(folder).map_err(failed)?;
         }
-        fs::rename(&source, &target).map_err(|e| ApiError::bad_request(format!("the file cannot be moved there: {e}")))?;
+        let moved = match replacing(&query) {
+            Replace::Yes => fs::rename(&source, &target).map(|()| true),
+            Replace::No => whole::rename_new(&source, &target),
+        };
+        if !moved.map_err(failed)? {
+            return Err(exists_already(&dest));
+        }
         told(&base, &target, &query)
     })
     .await

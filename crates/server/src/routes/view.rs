@@ -11,12 +11,13 @@ use axum::extract::{Path as UrlPath, Query, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
-use comfyd_folders::{Kind, join_inside, split_annotation};
+use comfyd_folders::{Kind, extension, join_inside, split_annotation};
 use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
+use crate::json::whole;
 use crate::openapi::{Doc, Table};
 use crate::{ApiError, App};
 
@@ -48,7 +49,7 @@ pub(super) fn routes() -> Table {
                 .status(304, "It has not changed."),
         )
         .get(
-            "/view_metadata/{folder}",
+            "/view_metadata/{folder_name}",
             view_metadata,
             Doc::new("models", "What a safetensors file says of itself.").query("filename", "string", "The file's name.").json("Object"),
         )
@@ -76,7 +77,7 @@ async fn view(
         .inside(kind, Path::new(subfolder))
         .map_err(|_| ApiError::forbidden("the subfolder leads outside: give a relative one").details(subfolder))?;
     let name = filename.rsplit('/').next().unwrap_or(filename);
-    let path = folder.join(name);
+    let path = join_inside(&folder, Path::new(name))?;
     if name.is_empty() || !tokio::fs::metadata(&path).await.is_ok_and(|m| m.is_file()) {
         return Err(ApiError::not_found("there is no such file").details(name));
     }
@@ -103,7 +104,7 @@ pub(crate) fn parse_kind(name: &str) -> Result<Kind, ApiError> {
 /// How a browser is to treat a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Disposition {
-    /// Shown, unless the browser would run it.
+    /// Shown if it is of a kind that a browser only shows; stored by the browser otherwise.
     Inline,
     /// A part of the page: no `Content-Disposition`, its own type, checked again on each use.
     Page,
@@ -124,11 +125,11 @@ pub(crate) async fn send_file(path: &Path, name: &str, request: &HeaderMap, how:
     headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     let mime = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
-    let active = how == Disposition::Inline && is_active(mime);
+    let stored = how == Disposition::Inline && !is_passive(name, mime);
     headers
-        .insert(header::CONTENT_TYPE, if active { HeaderValue::from_static("application/octet-stream") } else { content_type(mime, how) });
+        .insert(header::CONTENT_TYPE, if stored { HeaderValue::from_static("application/octet-stream") } else { content_type(mime, how) });
     if how == Disposition::Inline {
-        headers.insert(header::CONTENT_DISPOSITION, disposition(name, active));
+        headers.insert(header::CONTENT_DISPOSITION, disposition(name, stored));
     }
     if none_match(request, &etag) {
         headers.remove(header::CONTENT_TYPE);
@@ -158,23 +159,17 @@ fn content_type(mime: &'static str, how: Disposition) -> HeaderValue {
     if text && how == Disposition::Page { header_value(&format!("{mime}; charset=utf-8")) } else { HeaderValue::from_static(mime) }
 }
 
-/// Whether a browser would run, or let run, what is in a file of this type.
-fn is_active(mime: &str) -> bool {
-    matches!(
-        mime,
-        "text/html"
-            | "text/html-sandboxed"
-            | "text/javascript"
-            | "application/javascript"
-            | "application/x-javascript"
-            | "text/css"
-            | "text/xml"
-            | "application/xml"
-            | "application/x-shockwave-flash"
-            | "application/pdf"
-            | "application/wasm"
-            | "text/xsl"
-    ) || mime.ends_with("+xml")
+/// Endings of plain text. Those of scripts and of settings that a system acts on count as plain text, too, where types are guessed.
+const PLAIN_TEXT: [&str; 3] = [".txt", ".text", ".log"];
+
+/// Whether a browser only shows what is in a file: pictures, sounds, videos, texts. What is not known to be harmless is not.
+fn is_passive(name: &str, mime: &str) -> bool {
+    match mime.split_once('/') {
+        Some(("image" | "audio" | "video", kind)) => !kind.ends_with("xml"),
+        Some(("text", "plain")) => PLAIN_TEXT.contains(&extension(name).as_str()),
+        Some((_, _)) => matches!(mime, "application/json" | "text/csv" | "text/markdown"),
+        None => false,
+    }
 }
 
 /// `Content-Disposition` with the name in ASCII, and in UTF-8 where they differ (RFC 6266).
@@ -274,7 +269,7 @@ impl Shape {
     /// From `webp;80`. JPEG has no alpha: with a channel that asks for it, WebP stands in.
     fn preview(text: &str, channel: &str) -> Self {
         let format = text.split(';').next().unwrap_or_default();
-        let quality = text.rsplit(';').next().and_then(|q| q.parse::<u8>().ok()).map_or(QUALITY, |q| q.clamp(1, 100));
+        let quality = text.rsplit(';').next().and_then(whole).flatten().map_or(QUALITY, |q| q.clamp(1, 100) as u8);
         if format == "jpeg" && !channel.contains('a') { Self::Jpeg { quality } } else { Self::Webp { quality, opaque: channel == "rgb" } }
     }
 
@@ -399,12 +394,15 @@ pub(crate) fn safetensors_header(path: &Path, max: u64) -> Option<Value> {
     }
     let mut text = vec![0; usize::try_from(length).ok()?];
     file.read_exact(&mut text).ok()?;
-    serde_json::from_slice::<Value>(&text).ok().filter(Value::is_object)
+    comfyd_wire::json::read(&text).ok().filter(Value::is_object)
 }
 
 /// Joins a client's relative path to a folder. 403 if it leads outside.
 pub(crate) fn inside(root: &Path, relative: &str) -> Result<std::path::PathBuf, ApiError> {
-    join_inside(root, Path::new(relative)).map_err(|_| ApiError::forbidden("the path leads outside: give a relative one").details(relative))
+    join_inside(root, Path::new(relative)).map_err(|error| match error {
+        comfyd_folders::Error::Outside { .. } => ApiError::forbidden("the path leads outside: give a relative one").details(relative),
+        error => error.into(),
+    })
 }
 
 #[cfg(test)]

@@ -12,12 +12,20 @@ use serde_json::{Value, json};
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
 use crate::routes::{queue, system};
-use crate::{ApiError, App};
+use crate::{ApiError, ApiShape, App};
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
 const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
 /// What is read from a client at once. Thousands of clients that say next to nothing must not each hold the default of 128 KiB.
 const READ_BUFFER_BYTES: usize = 4 << 10;
+
+/// The table of binary frames.
+const FRAMES: &str = "Events are JSON: {\"type\": …, \"data\": …}. Pictures and texts are binary; all numbers are u32, big-endian.\n\n\
+    | event | behind its number | with shape=documented |\n|---|---|---|\n\
+    | 1, a preview | type (1 JPEG, 2 PNG), encoded picture | behind the picture its largest size, 0 without one |\n\
+    | 2, a raw preview | channels, width, height, pixels (rows from the top, 8 bits a channel) | behind the pixels the type that they would be sent in |\n\
+    | 3, a text | length of the node's id, id, text | |\n\
+    | 4, a preview with metadata | length of the metadata, metadata (JSON), encoded picture | max_size in the metadata |";
 
 pub(super) fn routes() -> Table {
     Table::default().get(
@@ -26,6 +34,7 @@ pub(super) fn routes() -> Table {
         Doc::new("events", "The websocket that events are sent to.")
             .query("clientId", "string", "A reconnect takes the older connection's place; one is made if it is missing.")
             .query("preview", "string", "raw: previews as pixels.")
+            .describe(FRAMES)
             .status(101, "The websocket is open."),
     )
 }
@@ -37,27 +46,33 @@ struct WsQuery {
     preview: Option<String>,
 }
 
-async fn connect(State(app): State<App>, Query(query): Query<WsQuery>, upgrade: WebSocketUpgrade) -> Result<Response, ApiError> {
+async fn connect(
+    State(app): State<App>,
+    shape: ApiShape,
+    Query(query): Query<WsQuery>,
+    upgrade: WebSocketUpgrade,
+) -> Result<Response, ApiError> {
     let client_id = if query.client_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { query.client_id };
     let status = queue::status(&app).await?;
-    let Some(mailbox) = app.hub.connect(&client_id) else {
+    let first = json!({"status": status, "sid": client_id});
+    let Some(mailbox) = app.hub.connect(&client_id, Some(("status", &first))) else {
         return Err(ApiError::new(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,
             "too_many_clients",
             "too many websocket clients are connected",
         ));
     };
-    mailbox.set_abilities(|a| a.raw_previews = query.preview.as_deref() == Some("raw"));
-    app.hub.send(&mailbox, "status", &json!({"status": status, "sid": client_id}));
-    if let Some(executing) = app.hub.executing_for(&client_id) {
-        app.hub.send(&mailbox, "executing", &executing);
-    }
+    mailbox.set_abilities(|a| {
+        a.raw_previews = query.preview.as_deref() == Some("raw");
+        a.documented = shape == ApiShape::Documented;
+    });
     let failed = {
         let (app, id, mailbox) = (app.clone(), client_id.clone(), Arc::clone(&mailbox));
         move |_| app.hub.disconnect(&id, &mailbox)
     };
     let upgrade = upgrade
         .max_message_size(MAX_CLIENT_MESSAGE_BYTES)
+        .max_frame_size(MAX_CLIENT_MESSAGE_BYTES)
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .on_failed_upgrade(failed);
@@ -97,8 +112,8 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
 }
 
 /// The first message may announce what the client understands; the answer is what the server does.
-fn negotiate(app: &App, mailbox: &Mailbox, text: &str) {
-    let Ok(message) = serde_json::from_str::<Value>(text) else { return };
+fn negotiate(app: &App, mailbox: &Arc<Mailbox>, text: &str) {
+    let Ok(message) = comfyd_wire::json::read(text.as_bytes()) else { return };
     if message.get("type").and_then(Value::as_str) != Some("feature_flags") {
         return;
     }

@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::*;
 
 struct Bench {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     _sender: mpsc::Sender<Command>,
     shared: Arc<Shared>,
     writer: Writer,
@@ -20,7 +20,7 @@ fn bench(options: Options) -> Bench {
     let shared = Arc::new(Shared::new(loaded.state.clone(), 1 << 20));
     let (sender, _) = mpsc::channel(1);
     let writer = Writer::new(connection, loaded, options, shared.clone(), sender.downgrade());
-    Bench { _folder: folder, _sender: sender, shared, writer }
+    Bench { folder, _sender: sender, shared, writer }
 }
 
 /// Does the operations as one group.
@@ -32,7 +32,8 @@ fn group(writer: &mut Writer, operations: Vec<Operation>) -> Vec<JobResult<Answe
             (Waiting { operation, reply: Some(reply) }, receiver)
         })
         .unzip();
-    writer.commit(group);
+    // Whether it succeeded is in the answers.
+    let _ = writer.commit(group);
     receivers.into_iter().map(|mut receiver| receiver.try_recv().unwrap()).collect()
 }
 
@@ -47,7 +48,7 @@ fn enqueue_large(id: &str, bytes: usize) -> Operation {
 
 fn entry(shared: &Shared, id: &str) -> Arc<HistoryEntry> {
     let job = shared.state.lock().line.running(id).unwrap().job.as_ref().clone();
-    Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success)).unwrap())
+    Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success), usize::MAX).unwrap())
 }
 
 fn rows(writer: &Writer, table: &str) -> i64 {
@@ -64,7 +65,7 @@ fn one_that_fails_does_not_fail_its_group_and_leaves_nothing() {
     let answers = group(&mut writer, vec![Operation::Claim, enqueue("a"), enqueue_large("large", 1 << 20), enqueue("b")]);
     assert!(matches!(&answers[0], Ok(Answer::Claimed(Some(claimed))) if claimed.job.as_ref().unwrap().id == "before"));
     assert!(matches!(&answers[1], Ok(Answer::Ticket(ticket)) if ticket.number == 1.0), "{:?}", answers[1]);
-    assert!(matches!(&answers[2], Err(JobError::Storage(message)) if message.contains("full")), "{:?}", answers[2]);
+    assert!(matches!(&answers[2], Err(JobError::NoSpace)), "{:?}", answers[2]);
     assert!(matches!(&answers[3], Ok(Answer::Ticket(ticket)) if ticket.number == 2.0), "{:?}", answers[3]);
     let counts = shared.state.lock().line.counts();
     assert_eq!((counts.pending, counts.running), (2, 1));
@@ -76,7 +77,7 @@ fn one_that_fails_does_not_fail_its_group_and_leaves_nothing() {
     drop(answers);
     assert_eq!(*shared.abandoned.lock(), ["before"], "nobody took the job");
     let back = writer.abandoned();
-    writer.commit(back);
+    writer.commit(back).unwrap();
     assert_eq!(shared.state.lock().line.counts().running, 0);
 }
 
@@ -188,4 +189,118 @@ fn deleted_entries_leave_the_disk_in_slices_and_give_back_their_space() {
     assert!(slices > 3, "in slices, not at once: {slices}");
     assert_eq!((rows(&writer, "history"), rows(&writer, "jobs"), rows(&writer, "queue")), (0, 1, 1));
     assert!(pages(&writer) < large / 2, "{} of {large} pages are left", pages(&writer));
+}
+
+#[test]
+fn a_full_disk_holds_up_only_what_needs_space_and_only_while_it_is_full() {
+    let Bench { mut writer, shared, .. } = bench(Options::default());
+    let mut first = hungry(&mut writer);
+    assert!(group(&mut writer, vec![enqueue("a"), enqueue("b")]).iter().all(Result::is_ok));
+    assert_eq!(served(&mut first).as_deref(), Some("a"));
+    let max_pages = |writer: &Writer, pages: i64| {
+        writer.connection.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+    };
+    // A bound below what there is counts as what there is.
+    max_pages(&writer, 1);
+    let job = shared.state.lock().line.running("a").unwrap().job.as_ref().clone();
+    let mut large = contract::outcome(Status::Success);
+    large.outputs = serde_json::json!({"1": {"text": ["x".repeat(1 << 20)]}});
+    let finish = Operation::HandOver(Arc::new(HistoryEntry::new(job, &large, usize::MAX).unwrap()));
+    for _ in 0..3 {
+        assert!(matches!(group(&mut writer, vec![finish.clone()])[0], Err(JobError::NoSpace)));
+    }
+    assert_eq!(shared.state.lock().line.counts().running_ids, ["a"]);
+    let mut second = hungry(&mut writer);
+    writer.serve();
+    assert_eq!(served(&mut second).as_deref(), Some("b"), "a claim needs none");
+    max_pages(&writer, 1_000_000);
+    assert!(group(&mut writer, vec![finish])[0].is_ok(), "at once");
+}
+
+#[test]
+fn callers_are_told_what_is_wrong_with_the_disk() {
+    let told = |code| job_error(&rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(code), None));
+    assert!(matches!(told(rusqlite::ffi::SQLITE_TOOBIG), JobError::Unstorable(_)), "no row can hold it");
+    assert!(matches!(told(rusqlite::ffi::SQLITE_FULL), JobError::NoSpace));
+    assert!(matches!(told(rusqlite::ffi::SQLITE_IOERR_SHMSIZE), JobError::NoSpace), "the index of the log found no space");
+    assert!(matches!(told(rusqlite::ffi::SQLITE_IOERR_WRITE), JobError::Storage(_)));
+    assert!(matches!(told(rusqlite::ffi::SQLITE_BUSY), JobError::Unavailable(_)));
+}
+
+#[test]
+fn another_program_that_writes_is_not_waited_for_unless_asked_to() {
+    let Bench { folder, mut writer, shared, .. } = bench(Options::default());
+    group(&mut writer, vec![enqueue("a"), enqueue("b")]);
+    let other = Connection::open(folder.path().join("jobs.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (reply, mut receiver) = oneshot::channel();
+    let command = Command::Write { operation: enqueue("c"), reply };
+    assert!(!writer.is_free_for(&command));
+    assert!(receiver.try_recv().is_err(), "it is not refused: somebody else may wait");
+
+    shared.abandoned.lock().push("a".to_owned());
+    let started = std::time::Instant::now();
+    let answers = group(&mut writer, (0..200).map(|n| enqueue(&format!("j{n}"))).collect());
+    assert!(answers.iter().all(|answer| matches!(answer, Err(JobError::Unavailable(why)) if why.contains("another program"))));
+    let mut waiting = hungry(&mut writer);
+    writer.work(command, &mut || None);
+    assert!(matches!(receiver.try_recv().unwrap(), Err(JobError::Unavailable(_))));
+    assert!(matches!(waiting.try_recv().unwrap(), Err(JobError::Unavailable(_))));
+    assert_eq!(*shared.abandoned.lock(), ["a"], "what is to be put back is not forgotten");
+    assert!(!writer.tidy(), "cleaning up can wait");
+    assert!(started.elapsed() < PATIENCE, "nobody waited");
+
+    other.execute_batch("COMMIT").unwrap();
+    shared.abandoned.lock().clear();
+    let (reply, mut receiver) = oneshot::channel();
+    let command = Command::Write { operation: enqueue("c"), reply };
+    assert!(writer.is_free_for(&command));
+    writer.work(command, &mut || None);
+    assert!(receiver.try_recv().unwrap().is_ok());
+    // What turns out to need no transaction leaves none behind.
+    let (reply, _) = oneshot::channel();
+    assert!(writer.is_free_for(&Command::Next { reply }));
+    writer.work(Command::Wake, &mut || None);
+    assert!(writer.connection.is_autocommit());
+}
+
+#[test]
+fn an_id_that_only_the_disk_knows_is_free() {
+    let Bench { mut writer, shared, .. } = bench(Options::default());
+    group(&mut writer, vec![enqueue("a")]);
+    while writer.tidy() {}
+    writer.state.line.clear();
+    shared.state.lock().line.clear();
+    let answers = group(&mut writer, vec![enqueue("a")]);
+    assert!(answers[0].is_ok(), "{:?}", answers[0]);
+    assert_eq!(rows(&writer, "jobs"), 1);
+}
+
+#[test]
+fn the_write_ahead_log_is_begun_anew_once_nobody_reads_in_it() {
+    let Bench { folder, mut writer, .. } = bench(Options::default());
+    while writer.tidy() {}
+    let other = Connection::open(folder.path().join("jobs.db")).unwrap();
+    let read = || other.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap();
+    other.execute_batch("BEGIN").unwrap();
+    read();
+    let size = || std::fs::metadata(folder.path().join("jobs.db-wal")).unwrap().len();
+    for n in 0..5 {
+        group(&mut writer, vec![enqueue_large(&n.to_string(), 16 << 20)]);
+        writer.log_pages = CHECKPOINT_PAGES;
+        assert!(writer.tidy());
+    }
+    assert!(size() > 70 << 20, "somebody reads in it");
+    // Whoever reads now begins before the other has ended: there is always somebody.
+    let next = Connection::open(folder.path().join("jobs.db")).unwrap();
+    next.execute_batch("BEGIN").unwrap();
+    next.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap();
+    other.execute_batch("COMMIT").unwrap();
+    writer.log_pages = CHECKPOINT_PAGES;
+    assert!(writer.tidy());
+    next.execute_batch("COMMIT").unwrap();
+    next.execute_batch("BEGIN").unwrap();
+    assert_eq!(next.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap(), 5);
+    group(&mut writer, vec![enqueue("small")]);
+    assert!(size() <= 65 << 20, "{}", size());
 }

@@ -39,7 +39,13 @@ torch.save(checkpoint, out("legacy.ckpt"), _use_new_zipfile_serialization=False)
 torch.save({"params": {"conv.weight": grid}}, out("single.pth"))
 torch.save({"fp8": every.view(torch.float8_e4m3fn), "a": grid}, out("fp8.pt"))
 torch.save({"string_to_token": {"*": torch.tensor(265)}, "string_to_param": {"*": grid[:2].clone()}, "name": "cat", "step": 500}, out("embedding.pt"))
+torch.save({"string_to_token": {"*": 265}, "string_to_param": torch.nn.ParameterDict({"*": torch.nn.Parameter(grid[:2].clone())})}, out("parameters.pt"))
 torch.save([{"clip_l": grid[:2].clone(), "note": "x"}, {"clip_g": grid[2].clone()}], out("list.pt"))
+
+# Values that nothing here can read, beside some that can be read.
+odd = {"complex": torch.zeros(2, 3, dtype=torch.complex64), "sparse": grid.to_sparse(), "few": torch.quantize_per_tensor(grid, 0.1, 0, torch.qint8), "a": grid}
+torch.save(odd, out("odd.pt"))
+torch.save(odd, out("odd_legacy.pt"), _use_new_zipfile_serialization=False)
 
 class Evil:
     def __reduce__(self): return (os.system, ("touch /tmp/executed_by_a_pickle",))

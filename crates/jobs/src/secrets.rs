@@ -1,0 +1,95 @@
+//! Secrets that come with a prompt: keys and tokens in `extra_data`, which live in memory beside the job and nowhere else. It knows neither
+//! who sends them nor which node wants them.
+
+use std::fmt;
+use std::sync::Arc;
+
+use serde_json::{Map, Value as Json};
+
+/// The names in `extra_data` that are secrets in any case: those under which ComfyUI's front end sends the user's account.
+pub const NAMES: [&str; 2] = ["api_key_comfy_org", "auth_token_comfy_org"];
+
+/// The secrets of one job. They are never written, answered or printed; only their names are.
+#[derive(Clone, Default)]
+pub struct Secrets {
+    values: Option<Arc<Map<String, Json>>>,
+    lost: Arc<[String]>,
+}
+
+impl Secrets {
+    /// Takes everything out of `extra_data` whose name, in any case, is one of `names`, however deep it lies, and keeps what stood at the
+    /// top: that is where nodes are given it from.
+    pub fn take(extra_data: &mut Json, names: &[String]) -> Self {
+        let secret = |key: &str| names.iter().any(|name| name.eq_ignore_ascii_case(key));
+        let mut values = Map::new();
+        if let Json::Object(fields) = extra_data {
+            fields.retain(|key, value| {
+                let found = secret(key);
+                if found {
+                    values.insert(key.clone(), std::mem::take(value));
+                }
+                !found
+            });
+        }
+        // Not recursive: a client may nest as deep as it likes.
+        let mut rest = vec![extra_data];
+        while let Some(value) = rest.pop() {
+            match value {
+                Json::Object(fields) => {
+                    fields.retain(|key, _| !secret(key));
+                    rest.extend(fields.values_mut());
+                }
+                Json::Array(items) => rest.extend(items),
+                Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+            }
+        }
+        Self { values: (!values.is_empty()).then(|| Arc::new(values)), lost: Arc::default() }
+    }
+
+    /// What is left of a job's secrets after a restart: that it had some with these names.
+    pub fn lost(names: Vec<String>) -> Self {
+        Self { values: None, lost: names.into() }
+    }
+
+    /// The secrets themselves, by name, for the nodes that take them.
+    pub fn values(&self) -> Arc<Map<String, Json>> {
+        self.values.clone().unwrap_or_default()
+    }
+
+    /// The names of those that the job came with.
+    pub fn names(&self) -> Vec<String> {
+        let known = self.values.iter().flat_map(|values| values.keys());
+        known.chain(&*self.lost).cloned().collect()
+    }
+
+    /// The names of those that a restart has taken away.
+    pub fn lost_names(&self) -> &[String] {
+        &self.lost
+    }
+}
+
+impl fmt::Debug for Secrets {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Secrets").field(&self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn are_taken_from_every_depth_and_printed_by_name_only() {
+        let mut extra = json!({
+            "client_id": "me", "API_key_comfy_org": "S1", "extra_pnginfo": {"workflow": {"extra": [{"auth_token_comfy_org": "S2", "a": 1}]}},
+        });
+        let names = NAMES.map(str::to_owned);
+        let secrets = Secrets::take(&mut extra, &names);
+        assert_eq!(extra, json!({"client_id": "me", "extra_pnginfo": {"workflow": {"extra": [{"a": 1}]}}}));
+        assert_eq!(secrets.values().get("API_key_comfy_org"), Some(&json!("S1")));
+        assert_eq!(format!("{secrets:?}"), "Secrets([\"API_key_comfy_org\"])");
+        assert_eq!(Secrets::take(&mut json!(["api_key_comfy_org"]), &names).names(), Vec::<String>::new());
+    }
+}

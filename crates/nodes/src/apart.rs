@@ -1,0 +1,134 @@
+//! Work of libraries that cannot be interrupted: it is done on a thread that is left behind when the prompt is interrupted. Few such threads
+//! can be there at a time, and each ends by itself, so the work given to one must be bounded: a picture, not a batch.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::time::Duration;
+
+use comfyd_node::{CancelToken, Error, Result};
+use ndarray::{ArcArray, Array, Axis, RemoveAxis, Slice};
+
+/// Threads at a time, those left behind included.
+const MAX_THREADS: usize = 4;
+/// How long an interruption may go unnoticed.
+const POLL: Duration = Duration::from_millis(20);
+
+static THREADS: AtomicUsize = AtomicUsize::new(0);
+
+/// One of the threads' places.
+struct Place;
+
+impl Place {
+    fn take() -> Option<Self> {
+        let more = |threads| (threads < MAX_THREADS).then_some(threads + 1);
+        // Made only where it was counted, for it is counted back when it is dropped.
+        THREADS.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok().then(|| Self)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        THREADS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What `work` gives, or an error as soon as the prompt is interrupted. A panic goes on here.
+pub(crate) fn apart<T: Send + 'static>(cancel: &CancelToken, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let check = || if cancel.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
+    let place = loop {
+        check()?;
+        match Place::take() {
+            Some(place) => break place,
+            None => std::thread::sleep(POLL),
+        }
+    };
+    let (sender, receiver) = sync_channel(1);
+    let thread = std::thread::Builder::new().name("node".into()).spawn(move || {
+        let _place = place;
+        // Nobody takes it when the prompt was interrupted.
+        drop(sender.send(work()));
+    })?;
+    loop {
+        match receiver.recv_timeout(POLL) {
+            Ok(done) => return check().map(|()| done),
+            Err(RecvTimeoutError::Timeout) => check()?,
+            Err(RecvTimeoutError::Disconnected) => match thread.join() {
+                Err(panic) => std::panic::resume_unwind(panic),
+                Ok(()) => return Err(Error::msg("a thread ended without a result; try again")),
+            },
+        }
+    }
+}
+
+/// The same for each picture or mask of a batch.
+pub(crate) fn each<D: RemoveAxis + 'static>(
+    cancel: &CancelToken,
+    batch: &ArcArray<f32, D>,
+    work: impl Fn(ArcArray<f32, D>) -> comfyd_imaging::Result<ArcArray<f32, D>> + Send + Sync + 'static,
+) -> Result<ArcArray<f32, D>> {
+    let work = Arc::new(work);
+    let count = batch.len_of(Axis(0));
+    let mut out: Option<Array<f32, D>> = None;
+    for index in 0..count {
+        let mut one = batch.clone();
+        one.slice_axis_inplace(Axis(0), Slice::from(index..index + 1));
+        let work = Arc::clone(&work);
+        let done = apart(cancel, move || work(one))?.map_err(Error::other)?;
+        if count == 1 {
+            return Ok(done);
+        }
+        let out = out.get_or_insert_with(|| {
+            let mut shape = done.raw_dim();
+            shape[0] = count;
+            Array::zeros(shape)
+        });
+        out.slice_axis_mut(Axis(0), Slice::from(index..index + 1)).assign(&done);
+    }
+    Ok(out.map_or_else(|| batch.clone(), Array::into_shared))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_interrupted_prompt_does_not_wait_and_few_threads_stay() {
+        let (begun, go_on) = (sync_channel::<()>(MAX_THREADS), sync_channel::<()>(0));
+        let go_on_receiver = Arc::new(std::sync::Mutex::new(go_on.1));
+        let interrupted = |cancel: &CancelToken| {
+            let (begun, wait) = (begun.0.clone(), Arc::clone(&go_on_receiver));
+            apart(cancel, move || {
+                begun.send(()).unwrap();
+                let _ = wait.lock().unwrap().recv();
+            })
+        };
+        let cancel = CancelToken::default();
+        std::thread::scope(|scope| {
+            let callers: Vec<_> = (0..MAX_THREADS + 2).map(|_| scope.spawn(|| interrupted(&cancel))).collect();
+            (0..MAX_THREADS).for_each(|_| begun.1.recv().unwrap());
+            cancel.cancel();
+            assert!(callers.into_iter().all(|caller| matches!(caller.join().unwrap(), Err(Error::Interrupted))));
+        });
+        assert_eq!(THREADS.load(Ordering::Acquire), MAX_THREADS);
+        assert!(begun.1.try_recv().is_err(), "no more threads than are allowed");
+        drop(go_on.0);
+        // As soon as one ends there is a place again.
+        assert_eq!(apart(&CancelToken::default(), || 7).unwrap(), 7);
+        let panicked = std::panic::catch_unwind(|| apart(&CancelToken::default(), || panic!("as planned")));
+        assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"as planned"));
+    }
+
+    #[test]
+    fn pictures_of_a_batch_are_worked_on_one_by_one() {
+        let batch = Array::from_shape_fn((3, 2, 2), |(b, y, x)| (b * 4 + y * 2 + x) as f32).into_shared();
+        let wider = |one: ArcArray<f32, ndarray::Ix3>| {
+            assert_eq!(one.dim(), (1, 2, 2));
+            Ok(ndarray::concatenate![Axis(2), one, one].into_shared())
+        };
+        let done = each(&CancelToken::default(), &batch, wider).unwrap();
+        assert_eq!(done, ndarray::concatenate![Axis(2), batch, batch]);
+    }
+}
