@@ -14,7 +14,7 @@ use crate::config::{self, Cache, Config};
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// The folders, with the extra model paths.
+/// The folders, with the extra model paths and those of saved models.
 pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
     let mut folders = Folders::new(config.roots.clone())?;
     let beside = config.roots.base.join("extra_model_paths.yaml");
@@ -22,6 +22,7 @@ pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
     for file in implied.into_iter().chain(&config.extra_model_paths) {
         folders.load_extra_paths(file, &|name| std::env::var(name).ok())?;
     }
+    folders.add_saved_models();
     Ok(Arc::new(folders))
 }
 

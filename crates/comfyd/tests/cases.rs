@@ -111,7 +111,7 @@ async fn every_recorded_node_case_is_reproduced() {
     let server = Server::start(&[]).await;
     let cases = read_json(&conformance("nodes/cases.json"));
     let cases = cases.as_object().unwrap();
-    assert!(cases.len() >= 68);
+    assert!(cases.len() >= 71);
     let expected: HashSet<&str> = cases.values().flat_map(|c| c["expect"].as_array().unwrap()).map(|f| f.as_str().unwrap()).collect();
     for entry in std::fs::read_dir(conformance("nodes")).unwrap() {
         let path = entry.unwrap().path();
@@ -177,4 +177,69 @@ async fn reduced_models_sample_as_in_the_reference() {
     // Bursts may leave numbers out, never the last.
     assert!(steps.is_sorted() && steps.last() == Some(&4), "{steps:?}");
     assert!(previews > 0);
+}
+
+/// What the nodes that save models write into the output folder is in the lists of those that load, and loads.
+#[tokio::test]
+async fn saved_models_can_be_loaded() {
+    let base = tempfile::tempdir().unwrap();
+    let config = reduced_models(base.path());
+    let output = base.path().join("results");
+    let options = ["--extra-model-paths-config", config.to_str().unwrap(), "--output-directory", output.to_str().unwrap()];
+    let server = Server::start_in(base, &options).await;
+    let run = async |prompt: Value| {
+        let (status, answer) = server.post("/prompt", &json!({"prompt": prompt})).await;
+        assert_eq!(status, 200, "{answer}");
+        let entry = server.finished(answer["prompt_id"].as_str().unwrap()).await;
+        assert_eq!(entry["status"]["status_str"], "success", "{}", entry["status"]);
+    };
+    let node = |class: &str, inputs: Value| json!({"class_type": class, "inputs": inputs});
+    run(json!({
+        "1": node("CheckpointLoaderSimple", json!({"ckpt_name": "sd15.safetensors"})),
+        "2": node("CheckpointSave", json!({"model": ["1", 0], "clip": ["1", 1], "vae": ["1", 2], "filename_prefix": "checkpoints/sub/merged"})),
+        "3": node("VAESave", json!({"vae": ["1", 2], "filename_prefix": "vae/mine"})),
+        "4": node("CLIPSave", json!({"clip": ["1", 1], "filename_prefix": "clip/mine"})),
+        "5": node("ModelSave", json!({"model": ["1", 0], "filename_prefix": "diffusion_models/mine"})),
+        "6": node("LoraSave", json!({
+            "filename_prefix": "loras/mine", "rank": 1, "lora_type": "full_diff", "bias_diff": true, "model_diff": ["1", 0],
+        })),
+    }))
+    .await;
+    let saved = [
+        ("checkpoints", "sub/merged_00001_.safetensors"),
+        ("vae", "mine_00001_.safetensors"),
+        ("text_encoders", "mine_clip_l_00001_.safetensors"),
+        ("diffusion_models", "mine_00001_.safetensors"),
+        ("loras", "mine_00001_.safetensors"),
+    ];
+    for (folder, file) in saved {
+        let listed = server.get(&format!("/models/{folder}")).await;
+        assert!(listed.as_array().unwrap().iter().any(|name| name == file), "{folder}: {listed}");
+        let detailed = server.get(&format!("/experiment/models/{folder}")).await;
+        assert!(detailed.as_array().unwrap().iter().any(|entry| entry["name"] == file), "{folder}: {detailed}");
+        let paths = server.get("/internal/folder_paths").await[folder].take();
+        let last = if folder == "text_encoders" { "clip" } else { folder };
+        assert_eq!(*paths.as_array().unwrap().last().unwrap(), output.join(last).to_str().unwrap());
+    }
+    let metadata = server.get("/view_metadata/checkpoints?filename=sub/merged_00001_.safetensors").await;
+    assert!(metadata["prompt"].is_string(), "{metadata}");
+    run(json!({
+        "1": node("CheckpointLoaderSimple", json!({"ckpt_name": saved[0].1})),
+        "2": node("VAELoader", json!({"vae_name": saved[1].1})),
+        "3": node("CLIPLoader", json!({"clip_name": saved[2].1, "type": "stable_diffusion"})),
+        "4": node("UNETLoader", json!({"unet_name": saved[3].1, "weight_dtype": "default"})),
+        "5": node("LoraLoader", json!({
+            "model": ["4", 0], "clip": ["3", 0], "lora_name": saved[4].1, "strength_model": 0.5, "strength_clip": 1.0,
+        })),
+        "6": node("CLIPTextEncode", json!({"clip": ["5", 1], "text": "a cat"})),
+        "7": node("CLIPTextEncode", json!({"clip": ["1", 1], "text": ""})),
+        "8": node("EmptyLatentImage", json!({"width": 64, "height": 64, "batch_size": 1})),
+        "9": node("KSampler", json!({
+            "model": ["5", 0], "seed": 0, "steps": 1, "cfg": 1.0, "sampler_name": "euler", "scheduler": "normal", "positive": ["6", 0],
+            "negative": ["7", 0], "latent_image": ["8", 0], "denoise": 1.0,
+        })),
+        "10": node("VAEDecode", json!({"samples": ["9", 0], "vae": ["2", 0]})),
+        "11": node("PreviewImage", json!({"images": ["10", 0]})),
+    }))
+    .await;
 }

@@ -4,25 +4,25 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::SystemTime;
 
+use comfyd_folders::FileVersion;
 use parking_lot::Mutex;
 
 use crate::{Error, Result};
-
-/// A file's state: another time or length makes it another file.
-type Version = (PathBuf, SystemTime, u64);
 
 /// The most entries that are remembered; past that all are forgotten and opened again.
 const MAX_FILES: usize = 256;
 
 /// The kind of what was made, and the files that it was made of.
-type Key = (&'static str, Vec<Version>);
+type Key = (&'static str, Vec<PathBuf>);
+
+/// What was made, and the states that the files were in.
+type Made = (Vec<FileVersion>, Arc<dyn Any + Send + Sync>);
 
 /// What was made of files.
 #[derive(Default)]
 pub(crate) struct Files {
-    opened: Mutex<HashMap<Key, Arc<dyn Any + Send + Sync>>>,
+    opened: Mutex<HashMap<Key, Made>>,
 }
 
 impl Files {
@@ -36,8 +36,9 @@ impl Files {
     ) -> Result<T> {
         let first = paths.first().copied().unwrap_or(Path::new(""));
         let versions = paths.iter().map(|path| version(path)).collect::<Result<Vec<_>>>()?;
-        let key = (kind, versions);
-        if let Some(found) = self.opened.lock().get(&key).and_then(|object| object.downcast_ref::<T>()) {
+        let key = (kind, paths.iter().map(|path| path.to_path_buf()).collect());
+        let found = self.opened.lock().get(&key).filter(|(known, _)| *known == versions).map(|(_, object)| Arc::clone(object));
+        if let Some(found) = found.as_ref().and_then(|object| object.downcast_ref::<T>()) {
             return Ok(found.clone());
         }
         let made = open().map_err(|error| error.in_file(first))?;
@@ -45,7 +46,7 @@ impl Files {
         if opened.len() >= MAX_FILES {
             opened.clear();
         }
-        opened.insert(key, Arc::new(made.clone()));
+        opened.insert(key, (versions, Arc::new(made.clone())));
         Ok(made)
     }
 
@@ -55,8 +56,7 @@ impl Files {
     }
 }
 
-fn version(path: &Path) -> Result<Version> {
-    let fail = |error: std::io::Error| Error::msg(format!("cannot read {}: {error}; choose another file", path.display()));
-    let metadata = std::fs::metadata(path).map_err(fail)?;
-    Ok((path.to_owned(), metadata.modified().map_err(fail)?, metadata.len()))
+fn version(path: &Path) -> Result<FileVersion> {
+    let version = std::fs::metadata(path).and_then(|metadata| FileVersion::of(&metadata));
+    version.map_err(|error| Error::msg(format!("cannot read {}: {error}; choose another file", path.display())))
 }

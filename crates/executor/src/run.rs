@@ -102,6 +102,7 @@ pub(crate) struct Shown {
 /// What is known of nodes' results.
 struct Known<'a> {
     cache: &'a mut Cache,
+    cancel: &'a CancelToken,
     signatures: Signatures,
     /// Results that nodes of this run still need.
     results: HashMap<NodeIndex, Arc<NodeResult>>,
@@ -109,7 +110,8 @@ struct Known<'a> {
 
 impl Known<'_> {
     fn signature(&mut self, graph: &Graph, node: NodeIndex) -> Option<Signature> {
-        self.signatures.get(graph, node, &mut fingerprint)
+        let cancel = self.cancel;
+        self.signatures.get(graph, node, &mut |graph, node| fingerprint(graph, node, cancel))
     }
 
     fn has(&mut self, graph: &Graph, node: NodeIndex) -> bool {
@@ -154,7 +156,7 @@ impl<'a> Run<'a> {
         hidden: Hidden,
         graph: Graph,
     ) -> Self {
-        let known = Known { cache, signatures: Signatures::new(), results: HashMap::new() };
+        let known = Known { cache, cancel, signatures: Signatures::new(), results: HashMap::new() };
         Self {
             catalog,
             options,
@@ -576,7 +578,7 @@ fn link_targets(graph: &Graph, index: NodeIndex) -> impl Iterator<Item = NodeInd
 }
 
 /// Asks a node whether more than its inputs decides its result. A node that fails or panics here runs every time.
-fn fingerprint(graph: &Graph, index: NodeIndex) -> Fingerprint {
+fn fingerprint(graph: &Graph, index: NodeIndex, cancel: &CancelToken) -> Fingerprint {
     let node = graph.node(index);
     let mut constants: Vec<_> = node.inputs.iter().filter(|i| i.declared.is_some()).collect();
     constants.sort_by_key(|i| i.declared);
@@ -586,8 +588,10 @@ fn fingerprint(graph: &Graph, index: NodeIndex) -> Fingerprint {
             inputs.insert(&*input.name, value.clone());
         }
     }
-    match catch_unwind(AssertUnwindSafe(|| node.entry.node.fingerprint(&inputs))) {
+    match catch_unwind(AssertUnwindSafe(|| node.entry.node.fingerprint(&inputs, cancel))) {
         Ok(Ok(fingerprint)) => fingerprint,
+        // Nothing runs any more.
+        Ok(Err(NodeError::Interrupted)) => Fingerprint::Always,
         Ok(Err(error)) => {
             tracing::warn!(node = %node.id, class = %node.class_type, %error, "the node could not be compared with its last run");
             Fingerprint::Always

@@ -188,6 +188,14 @@ fn fingerprints_decide_whether_a_node_runs_again() {
 }
 
 #[test]
+fn a_comparison_can_be_interrupted() {
+    let prompt = prompt("c:Changing value=1 stamp=interrupt\nout:Show value=@c");
+    let ran = bench().run_job(&job("id", &prompt, vec!["out".into()]), &CancelToken::default());
+    assert_eq!(ran.outcome.status, Status::Interrupted);
+    assert!(ran.end()["executed"].as_array().unwrap().is_empty());
+}
+
+#[test]
 fn policies_keep_what_they_say() {
     let (a, b) = ("1:Num value=1\nout:Show value=@1", "1:Num value=2\nout:Show value=@1");
     for (cache, a_again, b_again) in [

@@ -5,6 +5,7 @@ mod error;
 mod extra;
 mod listing;
 mod save;
+mod version;
 pub mod whole;
 
 use std::path::{Component, Path, PathBuf};
@@ -16,6 +17,7 @@ use parking_lot::{Mutex, RwLock};
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
 pub use crate::save::{SaveTarget, SavedFile, Saving};
+pub use crate::version::FileVersion;
 
 /// File endings of model files, lower case with the dot. Denoisers may be GGUF files too.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];
@@ -25,6 +27,9 @@ pub const IMAGE_EXTENSIONS: [&str; 19] = [
     ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".ief", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".svg",
     ".tif", ".tiff", ".webp",
 ];
+
+/// Model folders of which the output folder has one too: what the nodes that save models write can be loaded again.
+const SAVED_MODELS: [&str; 5] = ["checkpoints", "clip", "vae", "diffusion_models", "loras"];
 
 /// Tiny autoencoders that can be chosen without a file of their own in `vae`.
 const TINY_AUTOENCODERS: [&str; 2] = ["taesd", "taesdxl"];
@@ -168,6 +173,13 @@ impl Folders {
         known.paths.retain(|p| *p != path);
         let at = if first { 0 } else { known.paths.len() };
         known.paths.insert(at, path);
+    }
+
+    /// Adds the folders for models in the output folder. As in ComfyUI they come after all others: call it when the extra paths are read.
+    pub fn add_saved_models(&mut self) {
+        for folder in SAVED_MODELS {
+            self.add_model_path(folder, self.roots.output.join(folder), false);
+        }
     }
 
     /// Reads ComfyUI's `extra_model_paths.yaml`; `env` looks up the variables that paths may hold.

@@ -13,7 +13,7 @@ const MAX_FILES: usize = 200_000;
 const MAX_DEPTH: usize = 32;
 /// File systems keep times in ticks of a few milliseconds: a folder that changed this shortly before it was read may change again
 /// without its time telling.
-const TICK: Duration = Duration::from_millis(50);
+pub(crate) const TICK: Duration = Duration::from_millis(50);
 
 /// One reading of a folder.
 pub(crate) struct Listing {

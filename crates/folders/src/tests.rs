@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{Error, Folders, Kind, Roots, join_inside, split_annotation};
+use crate::{Error, FileVersion, Folders, Kind, Roots, join_inside, split_annotation};
 
 fn folders() -> (tempfile::TempDir, Folders) {
     let dir = tempfile::tempdir().unwrap();
@@ -287,6 +287,57 @@ fn a_file_that_cannot_be_written_is_named_as_clients_know_it() {
     let error = target.save(0, "png", b"x").unwrap_err().to_string();
     assert!(error.starts_with("cannot write output/sub/nnn") && !error.contains(dir.path().to_str().unwrap()), "{error}");
     assert_eq!(fs::read_dir(dir.path().join("output/sub")).unwrap().count(), 0);
+}
+
+#[test]
+fn folders_of_saved_models_come_last() {
+    let dir = tempfile::tempdir().unwrap();
+    let roots = Roots { output: dir.path().join("elsewhere"), ..Roots::under(dir.path()) };
+    let mut folders = Folders::new(roots).unwrap();
+    folders.add_model_path("loras", dir.path().join("more"), false);
+    folders.add_model_path("vae", dir.path().join("elsewhere/vae"), true);
+    folders.add_saved_models();
+    let (models, output) = (dir.path().join("models"), dir.path().join("elsewhere"));
+    let wanted = [
+        ("checkpoints", vec![models.join("checkpoints"), output.join("checkpoints")]),
+        ("loras", vec![models.join("loras"), dir.path().join("more"), output.join("loras")]),
+        // Who named it before keeps its place.
+        ("vae", vec![output.join("vae"), models.join("vae")]),
+        ("text_encoders", vec![models.join("text_encoders"), models.join("clip"), output.join("clip")]),
+        ("diffusion_models", vec![models.join("unet"), models.join("diffusion_models"), output.join("diffusion_models")]),
+    ];
+    for (folder, paths) in wanted {
+        assert_eq!(folders.model_paths(folder).unwrap(), paths, "{folder}");
+    }
+    assert_eq!(folders.model_files("checkpoints").unwrap(), Vec::<String>::new());
+    touch(&output.join("checkpoints/merged_00001_.safetensors"));
+    assert_eq!(folders.model_files("checkpoints").unwrap(), ["merged_00001_.safetensors"]);
+}
+
+/// What a change of a file changes, though its size and its time stay.
+#[cfg(unix)]
+#[test]
+fn a_file_in_another_state_has_another_version() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a");
+    let put = |content: &[u8], path: &Path| {
+        fs::write(path, content).unwrap();
+        fs::File::options().write(true).open(path).unwrap().set_modified(std::time::UNIX_EPOCH).unwrap();
+        let metadata = fs::metadata(path).unwrap();
+        FileVersion::of(&metadata).unwrap()
+    };
+    let first = put(b"1", &path);
+    let now = std::time::SystemTime::now();
+    assert!(!first.tells_content(now), "it may change again at the same time");
+    assert!(first.tells_content(now + std::time::Duration::from_secs(3)));
+    assert!(!first.tells_content(std::time::UNIX_EPOCH), "the clock was set back");
+    assert_eq!(FileVersion::of(&fs::metadata(&path).unwrap()).unwrap(), first);
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let second = put(b"2", &path);
+    assert_ne!(second, first, "written in place");
+    put(b"3", &dir.path().join("b"));
+    fs::rename(dir.path().join("b"), &path).unwrap();
+    assert_ne!(FileVersion::of(&fs::metadata(&path).unwrap()).unwrap(), second, "replaced");
 }
 
 #[test]

@@ -18,7 +18,7 @@ pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Sou
 pub enum Fingerprint {
     /// Equal inputs give an equal result.
     Inputs,
-    /// Besides the inputs, this text decides the result (a file's hash or its modification time).
+    /// Besides the inputs, this text decides the result (the hash of a file's content).
     Text(String),
     /// Run every time.
     Always,
@@ -39,8 +39,9 @@ pub trait Node: Send + Sync {
         Ok(())
     }
 
-    /// Whether the result depends on more than the inputs. `inputs` holds the widget values only.
-    fn fingerprint(&self, _inputs: &Inputs) -> Result<Fingerprint> {
+    /// Whether the result depends on more than the inputs. `inputs` holds the widget values only. What takes long, such as the hash of a
+    /// large file, ends with [`Error::Interrupted`] once `cancel` says so.
+    fn fingerprint(&self, _inputs: &Inputs, _cancel: &CancelToken) -> Result<Fingerprint> {
         Ok(Fingerprint::Inputs)
     }
 

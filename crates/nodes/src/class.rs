@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comfyd_engine::Engine;
-use comfyd_node::{Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
+use comfyd_node::{CancelToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 
 use crate::resize::{Crop, Method};
 use crate::services::State;
@@ -15,7 +15,7 @@ pub(crate) const MAX_RESOLUTION: i64 = 16384;
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
 type Validate = fn(&State, &Inputs) -> std::result::Result<(), String>;
-type FingerprintOf = fn(&State, &Inputs) -> Result<Fingerprint>;
+type FingerprintOf = fn(&State, &Inputs, &CancelToken) -> Result<Fingerprint>;
 
 /// The declaration of one class.
 #[derive(Clone, Copy)]
@@ -64,8 +64,8 @@ impl Node for Bound {
         self.class.validate.map_or(Ok(()), |validate| validate(&self.state, inputs))
     }
 
-    fn fingerprint(&self, inputs: &Inputs) -> Result<Fingerprint> {
-        let found = self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs));
+    fn fingerprint(&self, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+        let found = self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs, cancel));
         found.map_err(|error| self.state.for_clients(error))
     }
 

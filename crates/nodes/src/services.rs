@@ -10,14 +10,16 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use comfyd_engine::Engine;
-use comfyd_folders::{Folders, Kind};
+use comfyd_folders::{FileVersion, Folders, Kind};
 use comfyd_imaging::decode;
-use comfyd_node::{Error, FileSource, OptionSource, Result};
+use comfyd_node::{CancelToken, Error, FileSource, OptionSource, Result};
 use parking_lot::Mutex;
-use sha2::{Digest, Sha256};
 
 /// File hashes that are remembered; past that all are forgotten and computed again.
 const MAX_HASHES: usize = 10_000;
+
+/// Bytes of a file that are read at once when it is hashed.
+const HASH_CHUNK: u64 = 4 << 20;
 
 /// The letters of a preview's random name. As in the reference, `w` is missing and `p` is there twice.
 const PREVIEW_LETTERS: &[u8; 26] = b"abcdefghijklmnopqrstupvxyz";
@@ -69,14 +71,12 @@ impl OptionSource for FileOptions {
     }
 }
 
-type FileVersion = (PathBuf, SystemTime, u64);
-
 /// Services together with what nodes remember between calls.
 pub(crate) struct State {
     pub(crate) services: Services,
     /// Distinguishes the previews of this run of the server from those that a browser remembers.
     pub(crate) preview_prefix: String,
-    hashes: Mutex<HashMap<FileVersion, Arc<str>>>,
+    hashes: Mutex<HashMap<PathBuf, (FileVersion, Arc<str>)>>,
 }
 
 impl State {
@@ -138,21 +138,34 @@ impl State {
         Ok(bytes)
     }
 
-    /// The SHA-256 of a file's content in hexadecimal. An unchanged file (by time and size) is hashed once.
-    pub(crate) fn file_hash(&self, path: &Path) -> Result<Arc<str>> {
-        let info = path.metadata()?;
-        let version = (path.to_owned(), info.modified()?, info.len());
-        if let Some(hash) = self.hashes.lock().get(&version) {
+    /// The hash (BLAKE3) of a file's content in hexadecimal. A file is read once, until it changes.
+    pub(crate) fn file_hash(&self, path: &Path, cancel: &CancelToken) -> Result<Arc<str>> {
+        let metadata = path.metadata()?;
+        let version = FileVersion::of(&metadata)?;
+        let lasts = version.tells_content(SystemTime::now());
+        if let Some((_, hash)) = self.hashes.lock().get(path).filter(|(known, _)| *known == version) {
             return Ok(Arc::clone(hash));
         }
-        let mut hasher = Sha256::new();
-        std::io::copy(&mut File::open(path)?, &mut hasher)?;
-        let hash: Arc<str> = hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect::<String>().into();
-        let mut hashes = self.hashes.lock();
-        if hashes.len() >= MAX_HASHES {
-            hashes.clear();
+        let mut file = File::open(path)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut chunk = vec![0; metadata.len().clamp(1, HASH_CHUNK) as usize];
+        loop {
+            if cancel.is_cancelled() {
+                return Err(Error::Interrupted);
+            }
+            match file.read(&mut chunk)? {
+                0 => break,
+                read => hasher.update_rayon(&chunk[..read]),
+            };
         }
-        hashes.insert(version, Arc::clone(&hash));
+        let hash: Arc<str> = hasher.finalize().to_hex().as_str().into();
+        if lasts {
+            let mut hashes = self.hashes.lock();
+            if hashes.len() >= MAX_HASHES {
+                hashes.clear();
+            }
+            hashes.insert(path.to_owned(), (version, Arc::clone(&hash)));
+        }
         Ok(hash)
     }
 }

@@ -4,14 +4,22 @@
 
 mod common;
 
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
+use comfyd_engine::EngineOptions;
+use comfyd_executor::CachePolicy;
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
-use comfyd_node::{Fingerprint, Hidden, Inputs, NodeOutput, PreviewFormat, Value};
+use comfyd_jobs::event::NullSink;
+use comfyd_node::{CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, PreviewFormat, Value};
 use comfyd_nodes::{Image, Latent, Limits, Mask, Svg};
 use comfyd_weights::safetensors;
-use common::{Bench, inputs, values};
+use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};
 
 /// A bench inside a prompt with metadata of every kind.
@@ -181,24 +189,206 @@ fn an_input_picture_must_be_there() {
         }
         // A linked name is checked when the node runs.
         assert!(entry.node.validate(&Inputs::default()).is_ok());
-        assert_eq!(entry.node.fingerprint(&Inputs::default()).unwrap(), Fingerprint::Always);
+        assert_eq!(entry.node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);
+    }
+}
+
+/// The files that the choice of an input stands for, and the choice's name.
+fn files_of(bench: &Bench, source: &FileSource) -> (Vec<PathBuf>, &'static str) {
+    let roots = bench.folders.roots();
+    let models = |folder: &str| bench.folders.model_paths(folder).unwrap()[0].clone();
+    let several = |folder: PathBuf, files: &[&str]| files.iter().map(|file| folder.join(file)).collect();
+    match source {
+        FileSource::Models(folder) => (vec![models(folder).join("a.safetensors")], "a.safetensors"),
+        FileSource::Autoencoders => (vec![models("vae").join("a.safetensors")], "a.safetensors"),
+        FileSource::InputImages | FileSource::InputFiles(_) => (vec![roots.input.join("a.png")], "a.png"),
+        FileSource::InputFolders => (several(roots.input.join("set"), &["1.png", "2.jpg"]), "set"),
+        FileSource::DiffusersFolders => {
+            let parts = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "text_encoder/model.safetensors"];
+            let folder = models("diffusers").join("d");
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(folder.join("model_index.json"), "{}").unwrap();
+            (several(folder, &parts), "d")
+        }
+    }
+}
+
+/// Puts four bytes of content into a file that is there or not, and sets its time.
+fn put(path: &Path, content: u8, time: SystemTime) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let file = File::options().create(true).truncate(false).write(true).open(path).unwrap();
+    (&file).write_all(&[content; 4]).unwrap();
+    file.set_modified(time).unwrap();
+}
+
+/// A file is what its content is, for every class that lists files: another size, name or time says nothing.
+#[test]
+fn files_are_known_by_their_content() {
+    let bench = Bench::new();
+    let mut cases: Vec<(String, Json, Vec<PathBuf>)> = Vec::new();
+    for (class, annotated) in [("LoadImageOutput", "b.png [output]"), ("WebcamCapture", "b.png [temp]")] {
+        let kind = if annotated.contains("output") { Kind::Output } else { Kind::Temp };
+        cases.push((class.into(), json!({"image": annotated}), vec![bench.folders.directory(kind).join("b.png")]));
+    }
+    for half in ["taesd_encoder.safetensors", "taesd_decoder.safetensors"] {
+        let file = bench.folders.model_paths("vae_approx").unwrap()[0].join(half);
+        cases.push(("VAELoader".into(), json!({"vae_name": "taesd"}), vec![file]));
+    }
+    for entry in bench.catalog.iter() {
+        // These only fail, whatever the file.
+        let foreign = ["StyleModelLoader", "GLIGENLoader"].contains(&entry.schema.class.as_str());
+        let lists = |input: &Input| match &input.kind {
+            InputKind::Combo(Choices::Files { source, .. }) if !foreign => Some(files_of(&bench, source)),
+            _ => None,
+        };
+        let listed: Vec<_> = entry.schema.inputs.iter().filter_map(|input| Some((input.name.clone(), lists(input)?))).collect();
+        let widgets: Json =
+            listed.iter().map(|(name, (_, choice))| (name.clone(), json!(choice))).collect::<serde_json::Map<_, _>>().into();
+        for (name, (files, _)) in listed {
+            // The configuration only chooses by its name.
+            if name != "config_name" {
+                cases.extend(files.into_iter().map(|file| (entry.schema.class.clone(), widgets.clone(), vec![file])));
+            }
+        }
+    }
+    assert!(cases.len() > 20, "{} classes list files", cases.len());
+    let (early, late) = (SystemTime::UNIX_EPOCH, SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000));
+    let all: HashSet<PathBuf> = cases.iter().flat_map(|(_, _, files)| files).cloned().collect();
+    let put_all = |content, time| {
+        all.iter().for_each(|file| put(file, content, time));
+        // Until a further change must show in the time of the change.
+        std::thread::sleep(Duration::from_millis(100));
+    };
+    let fingerprints = || -> Vec<String> {
+        let of = |(class, widgets, _): &(String, Json, Vec<PathBuf>)| {
+            let node = &bench.catalog.get(class).unwrap().node;
+            match node.fingerprint(&inputs(widgets), &CancelToken::default()).unwrap() {
+                Fingerprint::Text(text) => text,
+                other => panic!("{class}: {other:?}"),
+            }
+        };
+        cases.iter().map(of).collect()
+    };
+    put_all(1, early);
+    let first = fingerprints();
+    put_all(1, late);
+    assert_eq!(fingerprints(), first, "they were only touched");
+    put_all(2, late);
+    for ((class, widgets, _), (before, after)) in cases.iter().zip(first.iter().zip(fingerprints())) {
+        assert_ne!(*before, after, "{class} {widgets} has another file");
+    }
+    // One file after the other: each counts.
+    let mut last = fingerprints();
+    for (index, (class, widgets, files)) in cases.iter().enumerate() {
+        put(&files[0], 3 + index as u8, late);
+        let now = fingerprints();
+        assert_ne!(last[index], now[index], "{class} {widgets} does not look at {}", files[0].display());
+        last = now;
     }
 }
 
 #[test]
-fn a_picture_is_known_by_its_content() {
+fn embeddings_that_a_prompt_names_are_known_by_their_content() {
     let bench = Bench::new();
-    let path = bench.folders.roots().input.join("a.png");
+    let folder = bench.folders.model_paths("embeddings").unwrap()[0].clone();
+    let of = |class: &str, input: &str, text: &str| {
+        let node = &bench.catalog.get(class).unwrap().node;
+        node.fingerprint(&inputs(&json!({input: text})), &CancelToken::default()).unwrap()
+    };
+    let classes = ["CLIPTextEncode", "CLIPTextEncodeSDXLRefiner", "CLIPTextEncodeControlnet", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXL"];
+    for (index, class) in classes.into_iter().enumerate() {
+        let input = ["text", "text", "text", "text_g", "text_l"][index];
+        let text = format!("a cat in the style (embedding:sub/ink{index}:1.2), ink9");
+        assert_eq!(of(class, input, &text), Fingerprint::Inputs);
+        let file = folder.join(format!("sub/ink{index}.safetensors"));
+        put(&file, 1, SystemTime::UNIX_EPOCH);
+        let first = of(class, input, &text);
+        assert_ne!(first, Fingerprint::Inputs, "it is there now");
+        put(&folder.join("other.pt"), 1, SystemTime::UNIX_EPOCH);
+        assert_eq!(of(class, input, &text), first);
+        put(&file, 2, SystemTime::UNIX_EPOCH);
+        assert_ne!(of(class, input, &text), first);
+        assert_eq!(of(class, input, "a cat, ink"), Fingerprint::Inputs);
+    }
+}
+
+/// Replaces a file's content from this place on in place, keeping its size and its time.
+fn overwrite(path: &Path, from: u64, content: u8) {
+    let mut file = File::options().write(true).open(path).unwrap();
+    let before = file.metadata().unwrap();
+    file.seek(SeekFrom::Start(from)).unwrap();
+    file.write_all(&vec![content; (before.len() - from) as usize]).unwrap();
+    file.set_modified(before.modified().unwrap()).unwrap();
+}
+
+/// A picture and a model that another one of the same size and time replaces: what was made of the old one is not used again.
+#[test]
+fn a_file_that_was_replaced_is_read_again() {
+    let bench = Bench::with_models(models::folder(), EngineOptions::default());
+    let picture = bench.folders.roots().input.join("a.bmp");
+    // A bitmap of 16 x 16 pixels of 24 bits.
+    let mut header = vec![0; 54];
+    header[..2].copy_from_slice(b"BM");
+    for (at, value) in [(2, 54 + 768), (10, 54), (14, 40), (18, 16), (22, 16), (26, 0x18_0001), (34, 768)] {
+        header[at..at + 4].copy_from_slice(&u32::to_le_bytes(value));
+    }
+    std::fs::write(&picture, [header, vec![10; 768]].concat()).unwrap();
+    let model = bench.folders.roots().output.join("vae/mine.safetensors");
+    std::fs::create_dir_all(model.parent().unwrap()).unwrap();
+    std::fs::copy(models::folder().join("models/vae/vae.safetensors"), &model).unwrap();
+    let prompt = json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "a.bmp"}},
+        "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+        "3": {"class_type": "VAELoader", "inputs": {"vae_name": "mine.safetensors"}},
+        "4": {"class_type": "VAEEncode", "inputs": {"pixels": ["1", 0], "vae": ["3", 0]}},
+        "5": {"class_type": "VAEDecode", "inputs": {"samples": ["4", 0], "vae": ["3", 0]}},
+        "6": {"class_type": "PreviewImage", "inputs": {"images": ["5", 0]}},
+    });
+    let mut executor = bench.executor(CachePolicy::Classic);
+    let mut run = || {
+        std::thread::sleep(Duration::from_millis(100));
+        let outcome = bench.execute(&mut executor, prompt.clone(), &CancelToken::default(), &NullSink).unwrap();
+        let cached = outcome.messages.iter().find(|(name, _)| name == "execution_cached").unwrap().1["nodes"].clone();
+        let pixel = |node: &str| {
+            let bytes = bench.saved(&outcome.outputs[node]["images"][0]);
+            decode::raster(&bytes, &decode::Limits::default()).unwrap().data()[0]
+        };
+        (pixel("2"), pixel("6"), cached)
+    };
+    let (read, decoded, cached) = run();
+    assert_eq!((read, cached), (10, json!([])));
+    overwrite(&picture, 54, 200);
+    let (read, other, cached) = run();
+    assert_eq!((read, cached), (200, json!(["3"])));
+    assert_ne!(other, decoded);
+    for path in [&picture, &model] {
+        File::options().write(true).open(path).unwrap().set_modified(SystemTime::now()).unwrap();
+    }
+    assert_eq!(run(), (200, other, json!(["1", "2", "3", "4", "5", "6"])), "they were only touched");
+    let names = u64::from_le_bytes(std::fs::read(&model).unwrap()[..8].try_into().unwrap());
+    overwrite(&model, 8 + names, 0);
+    let (read, emptied, cached) = run();
+    assert_eq!((read, cached), (200, json!(["1", "2"])));
+    assert_ne!(emptied, other);
+}
+
+#[test]
+fn the_hash_of_a_large_file_can_be_interrupted() {
+    let bench = Bench::new();
+    let file = File::create(bench.folders.roots().input.join("a.png")).unwrap();
+    file.set_len(1 << 30).unwrap();
     let node = &bench.catalog.get("LoadImage").unwrap().node;
-    let given = inputs(&json!({"image": "a.png"}));
-    std::fs::write(&path, b"one").unwrap();
-    // python: hashlib.sha256(b"one").hexdigest()
-    let one = Fingerprint::Text("7692c3ad3540bb803c020b3aee66cd8887123234ea0c6e7143c0add73ff431ed".into());
-    assert_eq!(node.fingerprint(&given).unwrap(), one);
-    assert_eq!(node.fingerprint(&given).unwrap(), one);
-    std::fs::write(&path, b"other").unwrap();
-    assert_ne!(node.fingerprint(&given).unwrap(), one);
-    let error = bench.run("LoadImage", given).unwrap_err().to_string();
+    let cancel = CancelToken::default();
+    cancel.cancel();
+    let result = node.fingerprint(&inputs(&json!({"image": "a.png"})), &cancel);
+    assert!(matches!(result, Err(comfyd_node::Error::Interrupted)), "{result:?}");
+}
+
+#[test]
+fn a_picture_that_cannot_be_read_says_so() {
+    let bench = Bench::new();
+    std::fs::write(bench.folders.roots().input.join("a.png"), b"one").unwrap();
+    let error = bench.run("LoadImage", inputs(&json!({"image": "a.png"}))).unwrap_err().to_string();
     assert!(error.contains("cannot read the picture"), "{error}");
 }
 
@@ -222,7 +412,7 @@ fn pictures_are_sent_over_the_websocket() {
     assert_eq!((image.width, image.height, image.channels, image.format, image.max_size), (8, 6, 3, PreviewFormat::Png, None));
     assert_eq!(image.pixels.len(), 8 * 6 * 3);
     let node = &bench.catalog.get("SaveImageWebsocket").unwrap().node;
-    assert_eq!(node.fingerprint(&Inputs::default()).unwrap(), Fingerprint::Always);
+    assert_eq!(node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);
 }
 
 #[test]

@@ -4,8 +4,9 @@
 
 mod common;
 
+use comfyd_node::{CancelToken, Choices, Fingerprint, Input, InputKind, Inputs};
 use common::{Bench, conformance};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 /// What differs, extra keys of objects allowed.
 fn differences(path: &str, got: &Json, want: &Json, out: &mut Vec<String>) {
@@ -61,6 +62,45 @@ fn every_class_equals_the_reference() {
     }
     assert!(out.is_empty(), "{}", out.join("\n"));
 }
+
+/// What `/object_info` does not show: whether a class takes lists, whether more than its inputs decides its result, which inputs it checks
+/// itself, which are lazy or handed on as links.
+#[test]
+fn every_class_has_the_references_hidden_properties() {
+    let properties: Json = serde_json::from_slice(&std::fs::read(conformance().join("properties.json")).unwrap()).unwrap();
+    let mut wrong = Vec::new();
+    for entry in Bench::new().catalog.iter() {
+        let schema = &entry.schema;
+        let names = |wanted: &dyn Fn(&Input) -> bool| {
+            let mut names: Vec<&str> = schema.inputs.iter().filter(|input| wanted(input)).map(|input| input.name.as_str()).collect();
+            names.sort_unstable();
+            names
+        };
+        // Without a widget's value none of them can tell what it looks at.
+        let fingerprint = entry.node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap();
+        let mut got = json!({
+            "input_is_list": schema.input_is_list,
+            "fingerprint": fingerprint != Fingerprint::Inputs,
+            "validates": schema.validates,
+            "lazy": names(&|input| input.lazy),
+            "raw_link": names(&|input| input.raw_link),
+        });
+        got.as_object_mut().unwrap().retain(|_, value| *value != json!(false) && *value != json!([]));
+        let mut want = properties.get(&schema.class).cloned().unwrap_or(json!({}));
+        let files = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
+        if schema.inputs.iter().any(files) && !FOREIGN.contains(&schema.class.as_str()) {
+            // The reference notices no change of a model's file, or of a folder.
+            want["fingerprint"] = json!(true);
+        }
+        if got != want {
+            wrong.push(format!("{}: {got}, the reference has {want}", schema.class));
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// They fail whatever the file.
+const FOREIGN: [&str; 2] = ["StyleModelLoader", "GLIGENLoader"];
 
 #[test]
 fn every_class_is_described() {

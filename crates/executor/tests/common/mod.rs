@@ -15,7 +15,7 @@ use serde_json::{Value as Json, json};
 
 type RunFn = Box<dyn Fn(&mut Context<'_>, Inputs) -> Result<NodeOutput> + Send + Sync>;
 type NeededFn = fn(&Inputs) -> Result<Vec<String>>;
-type FingerprintFn = fn(&Inputs) -> Result<Fingerprint>;
+type FingerprintFn = fn(&Inputs, &CancelToken) -> Result<Fingerprint>;
 
 /// A class made of functions.
 struct Class {
@@ -34,8 +34,8 @@ impl Node for Class {
         self.needed.map_or(Ok(Vec::new()), |needed| needed(inputs))
     }
 
-    fn fingerprint(&self, inputs: &Inputs) -> Result<Fingerprint> {
-        self.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(inputs))
+    fn fingerprint(&self, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+        self.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(inputs, cancel))
     }
 
     fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
@@ -117,10 +117,14 @@ pub fn catalog() -> Catalog {
     add(block, None, None, run);
 
     let changing = Schema::new("Changing").input(Input::int("value")).input(Input::text("stamp")).output("INT");
-    let fingerprint: FingerprintFn = |i| match i.text("stamp")? {
+    let fingerprint: FingerprintFn = |i, cancel| match i.text("stamp")? {
         "always" => Ok(Fingerprint::Always),
         "fail" => Err(Error::msg("on purpose")),
         "panic" => panic!("on purpose"),
+        "interrupt" => {
+            cancel.cancel();
+            Err(Error::Interrupted)
+        }
         "count" => {
             static COUNT: AtomicUsize = AtomicUsize::new(0);
             Ok(Fingerprint::Text((COUNT.fetch_add(1, Ordering::Relaxed) / 2).to_string()))

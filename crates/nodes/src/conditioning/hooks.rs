@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comfyd_engine::{Clip, HookGroup, HookKeyframe, HookKeyframes};
-use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 use serde_json::Value as Json;
 
 use crate::class::{Call, Class, unknown_choice};
@@ -291,12 +291,12 @@ fn set_clip_hooks(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }))
 }
 
-fn lora_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
-    files_fingerprint(state, inputs, &[("loras", "lora_name")])
+fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    files_fingerprint(state, inputs, cancel, &[("loras", "lora_name")])
 }
 
-fn model_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
-    files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])
+fn model_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])
 }
 
 #[cfg(test)]

@@ -3,9 +3,12 @@
 use std::sync::Arc;
 
 use comfyd_engine::{Clip, Conditioning, SdxlSize};
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_folders::extension;
+use comfyd_node::{CancelToken, Error, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
+use crate::loaders::files::contents;
+use crate::services::State;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -19,7 +22,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONDITIONING")
         },
         encode,
-    ),
+    )
+    .fingerprint(embeddings_fingerprint),
     Class::new(
         || {
             Schema::new("CLIPSetLastLayer")
@@ -61,7 +65,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONDITIONING")
         },
         encode_sdxl,
-    ),
+    )
+    .fingerprint(embeddings_fingerprint),
     Class::new(
         || {
             Schema::new("CLIPTextEncodeSDXLRefiner")
@@ -85,7 +90,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONDITIONING")
         },
         encode_refiner,
-    ),
+    )
+    .fingerprint(embeddings_fingerprint),
     Class::new(
         || {
             Schema::new("CLIPTextEncodeControlnet")
@@ -101,7 +107,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONDITIONING")
         },
         encode_controlnet,
-    ),
+    )
+    .fingerprint(embeddings_fingerprint),
 ];
 
 fn encode(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -147,6 +154,22 @@ fn encode_controlnet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         entry.pooled_controlnet = encoded.pooled.clone();
     });
     Ok(NodeOutput::one(Value::object(conditioning)))
+}
+
+/// The content of the embeddings that a prompt names decides the result: of all those whose names are in it.
+fn embeddings_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    let folders = &state.services.folders;
+    let mut paths = Vec::new();
+    for (_, value) in inputs.iter() {
+        if let Value::Text(text) = value
+            && text.contains("embedding:")
+        {
+            let files = folders.model_files("embeddings").unwrap_or_default();
+            let named = files.iter().filter(|file| text.contains(&file[..file.len() - extension(file).len()]));
+            paths.extend(named.filter_map(|file| folders.model_path("embeddings", file)));
+        }
+    }
+    if paths.is_empty() { Ok(Fingerprint::Inputs) } else { contents(state, cancel, &paths) }
 }
 
 fn clip(call: &Call<'_, '_>) -> Result<Arc<Clip>> {

@@ -58,6 +58,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Regroups pictures into batches of another size.")
                 .input(Input::link("images", "IMAGE").tooltip("Pictures, of all batches."))
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("Pictures per batch."))
+                .input_is_list()
                 .output_list("IMAGE")
         },
         rebatch,

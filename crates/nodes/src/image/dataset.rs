@@ -1,12 +1,16 @@
 //! Folders of pictures.
 
+use std::path::PathBuf;
+
 use comfyd_folders::{Kind, extension};
 use comfyd_imaging::resample::{self, Filter};
 use comfyd_imaging::{Image, Raster, decode};
-use comfyd_node::{Error, FileSource, Input, NodeOutput, Result, Schema};
+use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use ndarray::{Array4, s};
 
 use crate::class::{Call, Class, unknown_choice};
+use crate::loaders::files::contents;
+use crate::services::State;
 use crate::values;
 
 /// The files that are read.
@@ -30,17 +34,13 @@ pub(crate) const CLASSES: &[Class] = &[Class::new(
             .output("IMAGE")
     },
     load_folder,
-)];
+)
+.fingerprint(fingerprint)];
 
 fn load_folder(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let folder = call.text("folder")?;
     let method = call.inputs.optional("resize_method").map_or(Ok("None"), |_| call.text("resize_method"))?;
-    let path = call.state.services.folders.inside(Kind::Input, folder.as_ref()).map_err(Error::other)?;
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(&path)? {
-        names.extend(entry?.file_name().into_string().ok().filter(|name| EXTENSIONS.contains(&extension(name).as_str())));
-    }
-    names.sort_unstable();
+    let (path, names) = pictures(call.state, folder)?;
     let mut out: Option<Array4<f32>> = None;
     for (index, name) in names.iter().enumerate() {
         call.cx.check_cancelled()?;
@@ -60,6 +60,27 @@ fn load_folder(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }
     let empty = || Error::msg(format!("there are no pictures in the folder '{folder}'; upload some or choose another one"));
     values::image(Image::new(out.ok_or_else(empty)?))
+}
+
+/// The folder's path, and the names of the pictures in it in their order.
+fn pictures(state: &State, folder: &str) -> Result<(PathBuf, Vec<String>)> {
+    let path = state.services.folders.inside(Kind::Input, folder.as_ref()).map_err(Error::other)?;
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(&path)? {
+        names.extend(entry?.file_name().into_string().ok().filter(|name| EXTENSIONS.contains(&extension(name).as_str())));
+    }
+    names.sort_unstable();
+    Ok((path, names))
+}
+
+/// The pictures' content in their order decides the result.
+fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    // A linked name is not known yet; the node is run again then.
+    if inputs.optional("folder").is_none() {
+        return Ok(Fingerprint::Always);
+    }
+    let (path, names) = pictures(state, inputs.text("folder")?)?;
+    contents(state, cancel, &names.iter().map(|name| path.join(name)).collect::<Vec<_>>())
 }
 
 /// The picture in the first one's size, or, for `Crop`, as it is.

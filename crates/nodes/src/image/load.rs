@@ -2,7 +2,7 @@
 
 use comfyd_folders::Kind;
 use comfyd_imaging::decode;
-use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use serde_json::json;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
@@ -145,16 +145,20 @@ pub(crate) fn validate_file(state: &State, inputs: &Inputs, input: &str, what: &
     if path.is_ok_and(|path| path.is_file()) { Ok(()) } else { Err(invalid(name)) }
 }
 
-fn image_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
-    file_fingerprint(state, inputs, "image")
+fn image_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    file_fingerprint(state, inputs, cancel, "image")
 }
 
 /// The content of the file that a client names in `input` decides the result.
-pub(crate) fn file_fingerprint(state: &State, inputs: &Inputs, input: &str) -> Result<Fingerprint> {
+pub(crate) fn file_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken, input: &str) -> Result<Fingerprint> {
     // A linked name is not known yet; the node is run again then, which reads the file as it is.
     if inputs.optional(input).is_none() {
         return Ok(Fingerprint::Always);
     }
     let path = state.input_file(inputs.text(input)?)?;
-    Ok(Fingerprint::Text(state.file_hash(&path)?.to_string()))
+    // What no node reads need not be read here.
+    if path.metadata()?.len() > state.services.limits.max_tensor_bytes {
+        return Ok(Fingerprint::Always);
+    }
+    Ok(Fingerprint::Text(state.file_hash(&path, cancel)?.to_string()))
 }

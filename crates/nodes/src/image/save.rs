@@ -52,7 +52,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         send_images,
     )
-    .fingerprint(|_, _| Ok(Fingerprint::Always)),
+    .fingerprint(|_, _, _| Ok(Fingerprint::Always)),
 ];
 
 fn save_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -63,6 +63,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Regroups latents into batches of another size.")
                 .input(Input::link("latents", "LATENT").tooltip("Latents, of all batches."))
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("Latents per batch."))
+                .input_is_list()
                 .output_list("LATENT")
         },
         rebatch,

@@ -2,7 +2,7 @@
 
 use comfyd_folders::Kind;
 use comfyd_imaging::Latent;
-use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use comfyd_weights::safetensors::{self, TensorF32};
 use ndarray::ArcArray;
 
@@ -76,6 +76,6 @@ fn validate(state: &State, inputs: &Inputs) -> std::result::Result<(), String> {
     validate_file(state, inputs, "latent", "latent")
 }
 
-fn fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
-    file_fingerprint(state, inputs, "latent")
+fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    file_fingerprint(state, inputs, cancel, "latent")
 }

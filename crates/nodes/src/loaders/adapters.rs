@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use comfyd_engine::{Clip, ControlNet, Model};
-use comfyd_node::{FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancelToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::loaders::files::{files_fingerprint, model_file};
@@ -155,10 +155,10 @@ fn lora_file(call: &Call<'_, '_>) -> Result<PathBuf> {
     model_file(call.state, "loras", call.text("lora_name")?)
 }
 
-fn lora_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
-    files_fingerprint(state, inputs, &[("loras", "lora_name")])
+fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    files_fingerprint(state, inputs, cancel, &[("loras", "lora_name")])
 }
 
-fn control_net_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
-    files_fingerprint(state, inputs, &[("controlnet", "control_net_name")])
+fn control_net_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    files_fingerprint(state, inputs, cancel, &[("controlnet", "control_net_name")])
 }

@@ -1,10 +1,12 @@
 //! Checkpoints and their parts from files: diffusion models, text encoders, autoencoders.
 
+use std::path::{Path, PathBuf};
+
 use comfyd_engine::{Checkpoint, LatentFormat};
-use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
-use crate::loaders::files::{files_fingerprint, model_file, version};
+use crate::loaders::files::{contents, files_fingerprint, model_file};
 use crate::services::State;
 
 /// The reference's old configuration files. Everything that they tell is told from the checkpoint, except the CLIP layer.
@@ -39,7 +41,7 @@ pub(crate) const CLASSES: &[Class] = &[
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())).tooltip("The file in the folder checkpoints.")).output("MODEL").output("CLIP").output("VAE")
         },
         checkpoint,
-    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])),
+    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
             Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("advanced/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.")
@@ -47,7 +49,7 @@ pub(crate) const CLASSES: &[Class] = &[
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into()))).output("MODEL").output("CLIP").output("VAE")
         },
         checkpoint_with_config,
-    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])),
+    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
             Schema::new("DiffusersLoader")
@@ -71,7 +73,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("MODEL")
         },
         unet,
-    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("diffusion_models", "unet_name")])),
+    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("diffusion_models", "unet_name")])),
     Class::new(
         || {
             Schema::new("CLIPLoader")
@@ -104,7 +106,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CLIP")
         },
         clip,
-    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("text_encoders", "clip_name")])),
+    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name")])),
     Class::new(
         || {
             Schema::new("DualCLIPLoader")
@@ -117,7 +119,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CLIP")
         },
         dual_clip,
-    ).fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("text_encoders", "clip_name1"), ("text_encoders", "clip_name2")])),
+    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name1"), ("text_encoders", "clip_name2")])),
     Class::new(
         || {
             Schema::new("VAELoader")
@@ -146,26 +148,34 @@ fn checkpoint_with_config(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn diffusers(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let name = call.text("model_path")?;
-    let folder = call.state.services.folders.diffusers_folder(name);
-    let folder = folder.ok_or_else(|| {
-        Error::msg(format!("there is no folder '{name}' with a model_index.json among the diffusers models; choose another one"))
-    })?;
-    let part = |name: &str, names: &[&str]| {
-        let part = folder.join(name);
-        let file = names.iter().map(|file| part.join(file)).find(|file| file.is_file());
-        file.ok_or_else(|| Error::msg(format!("{} holds none of the files {}; put one there", part.display(), names.join(", "))))
-    };
-    let unet = part("unet", &DENOISER_FILES)?;
-    let vae = part("vae", &DENOISER_FILES)?;
-    let first = part("text_encoder", &ENCODER_FILES)?;
-    let second = part("text_encoder_2", &ENCODER_FILES).ok();
+    let files = DiffusersFiles::find(call.state, call.text("model_path")?)?;
     let engine = call.engine();
-    let clip = match &second {
-        Some(second) => engine.load_clip(&[&first, second])?,
-        None => engine.load_clip(&[&first])?,
-    };
-    Ok(outputs(Checkpoint { model: engine.load_unet(&unet, "default")?, clip: Some(clip), vae: Some(engine.load_vae(&vae)?) }))
+    let encoders: Vec<&Path> = files.encoders.iter().map(PathBuf::as_path).collect();
+    let clip = engine.load_clip(&encoders)?;
+    Ok(outputs(Checkpoint { model: engine.load_unet(&files.unet, "default")?, clip: Some(clip), vae: Some(engine.load_vae(&files.vae)?) }))
+}
+
+/// The files of a model in the layout of the diffusers library.
+struct DiffusersFiles {
+    unet: PathBuf,
+    vae: PathBuf,
+    encoders: Vec<PathBuf>,
+}
+
+impl DiffusersFiles {
+    fn find(state: &State, name: &str) -> Result<Self> {
+        let folder = state.services.folders.diffusers_folder(name).ok_or_else(|| {
+            Error::msg(format!("there is no folder '{name}' with a model_index.json among the diffusers models; choose another one"))
+        })?;
+        let part = |name: &str, names: &[&str]| {
+            let part = folder.join(name);
+            let file = names.iter().map(|file| part.join(file)).find(|file| file.is_file());
+            file.ok_or_else(|| Error::msg(format!("{} holds none of the files {}; put one there", part.display(), names.join(", "))))
+        };
+        let mut encoders = vec![part("text_encoder", &ENCODER_FILES)?];
+        encoders.extend(part("text_encoder_2", &ENCODER_FILES));
+        Ok(Self { unet: part("unet", &DENOISER_FILES)?, vae: part("vae", &DENOISER_FILES)?, encoders })
+    }
 }
 
 fn unet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -224,21 +234,20 @@ fn outputs(loaded: Checkpoint) -> NodeOutput {
     NodeOutput::values([Value::object(loaded.model), clip, vae])
 }
 
-fn vae_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+fn vae_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
     match inputs.optional("vae_name") {
         Some(Value::Text(name)) if name.as_ref() == "pixel_space" => Ok(Fingerprint::Inputs),
         Some(Value::Text(name)) if TINY.contains(&name.as_ref()) => {
             let halves = ["encoder", "decoder"].map(|half| state.services.folders.approximate_vae(&format!("{name}_{half}.")));
-            Ok(Fingerprint::Text(halves.iter().flatten().map(|path| version(path)).collect::<Vec<_>>().join(" ")))
+            contents(state, cancel, &halves.into_iter().flatten().collect::<Vec<_>>())
         }
-        Some(_) | None => files_fingerprint(state, inputs, &[("vae", "vae_name")]),
+        Some(_) | None => files_fingerprint(state, inputs, cancel, &[("vae", "vae_name")]),
     }
 }
 
-fn diffusers_fingerprint(state: &State, inputs: &Inputs) -> Result<Fingerprint> {
+fn diffusers_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
     let Some(Value::Text(name)) = inputs.optional("model_path") else { return Ok(Fingerprint::Always) };
-    let Some(folder) = state.services.folders.diffusers_folder(name) else { return Ok(Fingerprint::Always) };
-    let parts = ["unet", "vae", "text_encoder", "text_encoder_2"].map(|part| folder.join(part));
-    let files = parts.iter().flat_map(|part| DENOISER_FILES.iter().chain(&ENCODER_FILES).map(move |file| part.join(file)));
-    Ok(Fingerprint::Text(files.filter(|file| file.is_file()).map(|file| version(&file)).collect::<Vec<_>>().join(" ")))
+    // Missing files are the node's error, not that of the comparison.
+    let Ok(files) = DiffusersFiles::find(state, name) else { return Ok(Fingerprint::Always) };
+    contents(state, cancel, &[vec![files.unet, files.vae], files.encoders].concat())
 }

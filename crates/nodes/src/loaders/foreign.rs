@@ -21,7 +21,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         without_text,
     )
-    .fingerprint(|state, inputs| files_fingerprint(state, inputs, &[("checkpoints", "ckpt_name")])),
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
             Schema::new("StyleModelLoader")

@@ -2,7 +2,6 @@
 
 #![allow(dead_code)]
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
@@ -10,7 +9,11 @@ pub mod compare;
 pub mod models;
 
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions};
+use comfyd_executor::{CachePolicy, Executor, ExecutorOptions};
 use comfyd_folders::{Folders, Kind, Roots};
+use comfyd_graph::{Limits as PromptLimits, Prompt, validate};
+use comfyd_jobs::event::NullSink;
+use comfyd_jobs::{EventSink, Job, Outcome, Status};
 use comfyd_node::{CancelToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
 use comfyd_nodes::{Builtin, FileOptions, Limits, Services};
 use serde_json::{Map, Value as Json};
@@ -64,7 +67,11 @@ impl Bench {
 
     /// With the model files of the folder `models` in `base`, and an engine with these options, on the CPU unless they name a device.
     pub fn with_models(base: &Path, options: EngineOptions) -> Self {
-        Self::build(Some(base), true, Limits::default(), options)
+        Self::with_models_and_limits(base, options, Limits::default())
+    }
+
+    pub fn with_models_and_limits(base: &Path, options: EngineOptions, limits: Limits) -> Self {
+        Self::build(Some(base), true, limits, options)
     }
 
     fn build(base: Option<&Path>, disable_metadata: bool, limits: Limits, options: EngineOptions) -> Self {
@@ -73,7 +80,15 @@ impl Bench {
         if let Some(base) = base {
             roots.base = base.to_owned();
         }
-        let folders = Arc::new(Folders::new(roots).unwrap());
+        let mut folders = Folders::new(roots).unwrap();
+        if base.is_some() {
+            // Room for models of a test's own beside the shared ones.
+            for folder in folders.model_folders().map(str::to_owned).collect::<Vec<_>>() {
+                folders.add_model_path(&folder, dir.path().join("models").join(&folder), false);
+            }
+        }
+        folders.add_saved_models();
+        let folders = Arc::new(folders);
         let (for_embeddings, for_decoders) = (Arc::clone(&folders), Arc::clone(&folders));
         let device = if options.device == DeviceChoice::Auto { DeviceChoice::Cpu } else { options.device };
         let engine = Engine::new(EngineOptions {
@@ -106,49 +121,43 @@ impl Bench {
         Ok(values(&output).remove(0))
     }
 
-    /// Runs a graph's output nodes, and gives what each showed.
-    pub fn graph(&self, graph: &Map<String, Json>) -> Result<Vec<Map<String, Json>>> {
-        let mut done = HashMap::new();
-        let mut shown = Vec::new();
-        for (id, node) in graph {
-            let class = node["class_type"].as_str().unwrap();
-            if self.catalog.get(class).unwrap_or_else(|| panic!("no class {class}")).schema.output_node {
-                self.evaluate(graph, id, &mut done, &mut shown)?;
-            }
-        }
-        Ok(shown)
+    /// An executor of the classes that the catalog holds now.
+    pub fn executor(&self, cache: CachePolicy) -> Executor {
+        Executor::new(Arc::new(self.catalog.clone()), ExecutorOptions { cache, ..ExecutorOptions::default() })
     }
 
-    fn evaluate(
-        &self,
-        graph: &Map<String, Json>,
-        id: &str,
-        done: &mut HashMap<String, Vec<Value>>,
-        shown: &mut Vec<Map<String, Json>>,
-    ) -> Result<Vec<Value>> {
-        if let Some(values) = done.get(id) {
-            return Ok(values.clone());
+    /// Validates a prompt and runs it as a server does. The error tells why it was refused, or which node failed.
+    pub fn execute(&self, executor: &mut Executor, prompt: Json, cancel: &CancelToken, sink: &dyn EventSink) -> Result<Outcome, String> {
+        let prompt = Prompt::parse(prompt, &PromptLimits::default()).map_err(|e| format!("it is refused: {e:?}"))?;
+        let valid = validate(&self.catalog, &self.options(), prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
+        if !valid.node_errors.is_empty() {
+            return Err(format!("it is refused: {}", valid.node_errors.to_json()));
         }
-        let node = &graph[id];
-        let class = node["class_type"].as_str().unwrap();
-        let mut inputs = Inputs::default();
-        for (name, value) in node["inputs"].as_object().unwrap() {
-            let value = match value.as_array().map(Vec::as_slice) {
-                Some([Json::String(from), slot]) => {
-                    let values = self.evaluate(graph, from, done, shown)?;
-                    values[slot.as_u64().unwrap() as usize].clone()
-                }
-                _ => Value::from(value),
-            };
-            inputs.insert(name, value);
+        let raw = |json: &Json| serde_json::value::to_raw_value(json).unwrap().into();
+        let job = Job {
+            id: "id".into(),
+            number: 0.0,
+            prompt: raw(&valid.prompt.into_json()),
+            extra_data: raw(&Json::Object(Map::new())),
+            outputs: valid.outputs,
+            created_ms: 0,
+            secrets: Default::default(),
+        };
+        let outcome = executor.run(&job, cancel, sink);
+        match (outcome.status, outcome.messages.last()) {
+            (Status::Success, _) => Ok(outcome),
+            (Status::Error, Some((_, end))) => {
+                Err(format!("{} fails: {}", end["node_type"], end["exception_message"].as_str().unwrap().trim()))
+            }
+            (status, end) => Err(format!("it ended as {status:?}: {end:?}")),
         }
-        let entry = self.catalog.get(class).unwrap();
-        entry.node.validate(&inputs).unwrap_or_else(|e| panic!("{class}: {e}"));
-        let output = self.run(class, inputs)?;
-        let values = values(&output);
-        shown.extend(output.ui);
-        done.insert(id.to_owned(), values.clone());
-        Ok(values)
+    }
+
+    /// Runs a prompt, and gives what each of its nodes showed, in their order.
+    pub fn graph(&self, graph: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
+        let mut executor = self.executor(CachePolicy::None);
+        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancelToken::default(), &NullSink)?;
+        Ok(graph.keys().filter_map(|id| outcome.outputs.get(id)?.as_object().cloned()).collect())
     }
 
     /// The bytes of a file that a node says it saved.
