@@ -19,12 +19,6 @@ pub use crate::save::{Reserved, SaveTarget, SavedFile};
 /// File endings of model files, lower case with the dot. Denoisers may be GGUF files too.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];
 
-/// File endings that count as pictures when the input folder is listed, lower case with the dot.
-pub const IMAGE_EXTENSIONS: [&str; 19] = [
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".ief", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".svg",
-    ".tif", ".tiff", ".webp",
-];
-
 /// Tiny autoencoders that can be chosen without a file of their own in `vae`.
 const TINY_AUTOENCODERS: [&str; 2] = ["taesd", "taesdxl"];
 

@@ -1,7 +1,13 @@
-//! Colour spaces. Knows the formulas of kornia that ComfyUI's nodes use.
+//! Colour spaces. Knows the formulas of kornia and Pillow that ComfyUI's nodes use.
 
 use crate::{Error, Image, Result};
 use ndarray::{Array3, Array4, Axis};
+
+/// `a * b / 255`, rounded, in Pillow's integers.
+pub(crate) fn multiplied(a: u8, b: u8) -> u8 {
+    let product = u32::from(a) * u32::from(b) + 128;
+    (((product >> 8) + product) >> 8) as u8
+}
 
 /// Splits RGB into Y, U (Cb) and V (Cr), each as a picture of three equal channels (ComfyUI's ImageRGBToYUV). U and V are centred at 0.5.
 ///
