@@ -6,7 +6,7 @@
 //! is applied where a node asks for a picture, and not where one asks for pixels; the colour under transparent pixels is kept, except in GIF
 //! files, where it is black.
 
-use crate::{Error, Image, Mask, Raster, Result, jpeg};
+use crate::{Error, Image, Mask, Raster, Result, jpeg, tiff};
 use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, RgbaImage};
@@ -52,9 +52,29 @@ const FORMATS: &[Format] = &[
     Format {
         name: "TIFF",
         endings: &[".tif", ".tiff"],
-        fits: |file| [b"II*\0", b"MM\0*"].iter().any(|magic| file.starts_with(*magic)),
-        frames: |file, budget, _| plain(ImageFormat::Tiff, file, budget),
+        fits: |file| [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| file.starts_with(*magic)),
+        frames: tiff_frames,
     },
+    Format {
+        name: "ICO",
+        endings: &[".ico"],
+        fits: |file| file.starts_with(b"\0\0\x01\0"),
+        frames: |file, budget, _| plain(ImageFormat::Ico, file, budget),
+    },
+    Format {
+        name: "PNM",
+        endings: &[".pbm", ".pgm", ".ppm", ".pnm"],
+        fits: |file| file.first() == Some(&b'P') && file.get(1).is_some_and(|digit| (b'1'..=b'6').contains(digit)),
+        frames: |file, budget, _| plain(ImageFormat::Pnm, file, budget),
+    },
+    Format {
+        name: "QOI",
+        endings: &[".qoi"],
+        fits: |file| file.starts_with(b"qoif"),
+        frames: |file, budget, _| plain(ImageFormat::Qoi, file, budget),
+    },
+    // Has no magic number, so that it comes last.
+    Format { name: "TGA", endings: &[".tga"], fits: tga_fits, frames: |file, budget, _| plain(ImageFormat::Tga, file, budget) },
 ];
 
 /// The endings of files that can be read, lower case with the dot.
@@ -266,6 +286,19 @@ fn jpeg_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> 
     let decoded = jpeg::decode(file, |size| budget.add_frame(size))?;
     let orientation = orientation(decoded.exif.as_deref(), decoded.xmp.as_deref());
     Ok(vec![Frame { pixels: decoded.pixels, alpha_band: false, orientation }])
+}
+
+fn tiff_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let pages = tiff::pages(file, count, |size| budget.add_frame(size))?;
+    let frame = |page: tiff::Page| Frame { pixels: page.pixels, alpha_band: page.has_alpha, orientation: Orientation::NoTransforms };
+    Ok(pages.into_iter().map(frame).collect())
+}
+
+/// Whether a file's first bytes make sense as a TGA header: kind of palette and of pixels, sides and depth.
+fn tga_fits(file: &[u8]) -> bool {
+    let Some(header) = file.get(..18) else { return false };
+    let sides = [u16::from_le_bytes([header[12], header[13]]), u16::from_le_bytes([header[14], header[15]])];
+    header[1] <= 1 && [1, 2, 3, 9, 10, 11].contains(&header[2]) && !sides.contains(&0) && [1, 8, 16, 24, 32].contains(&header[16])
 }
 
 fn gif_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {

@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use image::RgbaImage;
 use mozjpeg::{ColorSpace, Decompress, Marker};
 
+use crate::color::from_cmyk;
 use crate::raster::Raster;
 use crate::{Error, Result};
 
@@ -27,6 +28,10 @@ pub(crate) struct Decoded {
 /// # Errors
 /// If `check` fails, if the file is damaged before its first pixel, or of a kind that libjpeg does not read.
 pub(crate) fn decode(file: &[u8], check: impl FnOnce((u32, u32)) -> Result<()>) -> Result<Decoded> {
+    read(file, true, check)
+}
+
+fn read(file: &[u8], inverted_cmyk: bool, check: impl FnOnce((u32, u32)) -> Result<()>) -> Result<Decoded> {
     let scans = scans(file);
     if scans > MAX_SCANS {
         return Err(Error::TooLarge { what: "passes", found: scans as u64, limit: MAX_SCANS as u64 });
@@ -54,7 +59,12 @@ pub(crate) fn decode(file: &[u8], check: impl FnOnce((u32, u32)) -> Result<()>) 
         _ => {}
     }
     for pixel in pixels.as_chunks_mut::<4>().0 {
-        *pixel = if in_cmyk { from_inverted_cmyk(*pixel) } else { [pixel[0], pixel[1], pixel[2], 255] };
+        let [r, g, b] = match (in_cmyk, inverted_cmyk) {
+            (false, _) => [pixel[0], pixel[1], pixel[2]],
+            (true, true) => from_cmyk(pixel.map(|ink| 255 - ink)),
+            (true, false) => from_cmyk(*pixel),
+        };
+        *pixel = [r, g, b, 255];
     }
     let too_large = || Error::Decode("the picture does not fit into memory".into());
     Ok(Decoded { pixels: RgbaImage::from_raw(size.0, size.1, pixels).ok_or_else(too_large)?, exif, xmp })
@@ -131,10 +141,25 @@ fn scans(file: &[u8]) -> usize {
     count
 }
 
-/// RGB of CMYK, which JPEG files hold inverted, in Pillow's integers.
-fn from_inverted_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 4] {
-    let channel = |inverted: u8| k.saturating_sub(crate::color::multiplied(255 - inverted, k));
-    [channel(c), channel(m), channel(y), 255]
+/// Reads a strip or tile of a TIFF file: `tables` stand for all of its parts, and whether the colours are YCbCr is said outside of them.
+/// CMYK is not inverted there.
+///
+/// # Errors
+/// If it is damaged, or larger than `most`.
+pub(crate) fn decode_part(tables: &[u8], data: &[u8], ycc: bool, most: (u32, u32)) -> Result<RgbaImage> {
+    let tables = tables.strip_prefix(b"\xff\xd8").unwrap_or(tables);
+    let tables = tables.strip_suffix(b"\xff\xd9").unwrap_or(tables);
+    let mut file = vec![0xff, 0xd8];
+    // Adobe's marker says whether three channels are RGB (0) or YCbCr (1).
+    file.extend(b"\xff\xee\0\x0eAdobe\0\x64\0\0\0\0");
+    file.push(u8::from(ycc));
+    file.extend(tables);
+    file.extend(data.strip_prefix(b"\xff\xd8").unwrap_or(data));
+    let fits = |(width, height)| match width <= most.0 && height <= most.1 {
+        true => Ok(()),
+        false => Err(Error::Decode("a part of the TIFF file is larger than it says".into())),
+    };
+    Ok(read(&file, false, fits)?.pixels)
 }
 
 /// Writes a picture with quality 1 to 100. Alpha is dropped.

@@ -16,6 +16,7 @@ pub mod quantize;
 mod raster;
 pub mod resample;
 pub mod resize;
+mod tiff;
 pub mod transform;
 mod types;
 pub mod webp;
