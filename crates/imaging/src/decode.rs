@@ -3,18 +3,24 @@
 //!
 //! What Pillow decides and this file follows: a file's content says what it is, not its name; colours of 16 bits per channel keep their high
 //! byte, but 16-bit grey is clipped; a colour key (tRNS of a grey or RGB PNG) is no alpha for pictures, but is for masks; EXIF orientation
-//! is applied where a node asks for a picture, and not where one asks for pixels; the colour under transparent pixels is kept, except in GIF
-//! files, where it is black.
+//! is applied where a node asks for a picture, and not where one asks for pixels; the colour under transparent pixels is kept, except in
+//! GIF files behind the first frame, where it is black.
 
-use crate::{Error, Image, Mask, Raster, Result, jpeg, tiff};
-use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use crate::color::from_cmyk;
+use crate::{Error, Image, Mask, Raster, Result, avif, jpeg, tiff};
+use image::codecs::{gif::GifDecoder, png::PngDecoder, pnm::PnmDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, RgbaImage};
+use image_extras::{pcx::PCXDecoder, sgi::SgiDecoder};
 use ndarray::{Array3, Array4, ArrayViewMut3, Axis, s};
+use std::cmp::Reverse;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Side of the empty mask that stands for "no alpha".
 const NO_ALPHA_SIDE: usize = 64;
+
+const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
 
 /// A kind of picture file.
 struct Format {
@@ -29,7 +35,7 @@ struct Format {
 
 /// All kinds of files that are read: what lists offer and what decodes are one table.
 const FORMATS: &[Format] = &[
-    Format { name: "PNG", endings: &[".png", ".apng"], fits: |file| file.starts_with(b"\x89PNG\r\n\x1a\n"), frames: png_frames },
+    Format { name: "PNG", endings: &[".png", ".apng"], fits: |file| file.starts_with(PNG_MAGIC), frames: png_frames },
     Format {
         name: "JPEG",
         endings: &[".jpg", ".jpeg", ".jpe", ".jfif"],
@@ -55,23 +61,37 @@ const FORMATS: &[Format] = &[
         fits: |file| [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| file.starts_with(*magic)),
         frames: tiff_frames,
     },
-    Format {
-        name: "ICO",
-        endings: &[".ico"],
-        fits: |file| file.starts_with(b"\0\0\x01\0"),
-        frames: |file, budget, _| plain(ImageFormat::Ico, file, budget),
-    },
+    Format { name: "AVIF", endings: &[".avif"], fits: avif::fits, frames: avif_frame },
+    Format { name: "ICO", endings: &[".ico"], fits: |file| file.starts_with(b"\0\0\x01\0"), frames: ico_frame },
     Format {
         name: "PNM",
         endings: &[".pbm", ".pgm", ".ppm", ".pnm"],
         fits: |file| file.first() == Some(&b'P') && file.get(1).is_some_and(|digit| (b'1'..=b'6').contains(digit)),
-        frames: |file, budget, _| plain(ImageFormat::Pnm, file, budget),
+        frames: pnm_frame,
     },
     Format {
         name: "QOI",
         endings: &[".qoi"],
         fits: |file| file.starts_with(b"qoif"),
         frames: |file, budget, _| plain(ImageFormat::Qoi, file, budget),
+    },
+    Format {
+        name: "JPEG 2000",
+        endings: &[".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jpf"],
+        fits: |file| file.starts_with(b"\0\0\0\x0cjP  \r\n\x87\n") || file.starts_with(b"\xff\x4f\xff\x51"),
+        frames: jpeg_2000_frame,
+    },
+    Format {
+        name: "PCX",
+        endings: &[".pcx"],
+        fits: |file| file.first() == Some(&10) && file.get(1).is_some_and(|version| [0, 2, 3, 5].contains(version)),
+        frames: |file, budget, _| one(PCXDecoder::new(Cursor::new(file)), budget),
+    },
+    Format {
+        name: "SGI",
+        endings: &[".sgi", ".rgb", ".rgba", ".bw"],
+        fits: |file| file.starts_with(b"\x01\xda"),
+        frames: |file, budget, _| one(SgiDecoder::new(Cursor::new(file)), budget),
     },
     // Has no magic number, so that it comes last.
     Format { name: "TGA", endings: &[".tga"], fits: tga_fits, frames: |file, budget, _| plain(ImageFormat::Tga, file, budget) },
@@ -211,7 +231,7 @@ fn decode(file: &[u8], limits: &Limits, count: usize) -> Result<Vec<Frame>> {
         let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
         Error::Decode(format!("the format is not known, only {}", names.join(", ")))
     })?;
-    let frames = (format.frames)(file, &mut Budget::new(limits), count)?;
+    let frames = caught(|| (format.frames)(file, &mut Budget::new(limits), count))??;
     if frames.is_empty() { Err(no_picture()) } else { Ok(frames) }
 }
 
@@ -288,10 +308,107 @@ fn jpeg_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> 
     Ok(vec![Frame { pixels: decoded.pixels, alpha_band: false, orientation }])
 }
 
+fn avif_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let decoded = avif::decode(file, |size| budget.add_frame(size))?;
+    Ok(vec![Frame { pixels: decoded.pixels, alpha_band: decoded.has_alpha, orientation: decoded.orientation }])
+}
+
+fn jpeg_2000_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let failed = |error: hayro_jpeg2000::error::DecodeError| Error::Decode(error.to_string());
+    let picture = hayro_jpeg2000::Image::new(file, &hayro_jpeg2000::DecodeSettings::default()).map_err(failed)?;
+    let (width, height) = (picture.width(), picture.height());
+    budget.add_frame((width, height))?;
+    let alpha_band = picture.has_alpha();
+    let colors = usize::from(picture.color_space().num_channels());
+    let data = picture.decode().map_err(failed)?;
+    let pixel = |bands: &[u8]| -> Option<[u8; 4]> {
+        let alpha = if alpha_band { *bands.get(colors)? } else { 255 };
+        let [r, g, b] = match colors {
+            1 => [bands[0]; 3],
+            3 => [bands[0], bands[1], bands[2]],
+            4 => from_cmyk([bands[0], bands[1], bands[2], bands[3]]),
+            _ => return None,
+        };
+        Some([r, g, b, alpha])
+    };
+    let rgba: Option<Vec<[u8; 4]>> = data.chunks_exact(colors + usize::from(alpha_band)).map(pixel).collect();
+    let pixels = rgba.and_then(|rgba| RgbaImage::from_raw(width, height, rgba.into_flattened()));
+    let pixels = pixels.ok_or_else(|| Error::Decode(format!("{colors} channels are not read")))?;
+    Ok(vec![Frame { pixels, alpha_band, orientation: Orientation::NoTransforms }])
+}
+
+/// What a decoder makes of a damaged file must not end more than the reading of it.
+fn caught<T>(call: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| Error::Decode("the data is damaged".into()))
+}
+
 fn tiff_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
     let pages = tiff::pages(file, count, |size| budget.add_frame(size))?;
     let frame = |page: tiff::Page| Frame { pixels: page.pixels, alpha_band: page.has_alpha, orientation: Orientation::NoTransforms };
     Ok(pages.into_iter().map(frame).collect())
+}
+
+/// The picture of an icon file: the largest, and among equals the one of fewest bits.
+fn ico_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let broken = || Error::Decode("the icon's directory is damaged".into());
+    let count = file.get(4..6).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]]))).ok_or_else(broken)?;
+    let entries = file.get(6..6 + count * 16).ok_or_else(broken)?.chunks_exact(16);
+    let side = |byte: u8| if byte == 0 { 256 } else { u32::from(byte) };
+    let bits = |entry: &[u8]| match (u16::from_le_bytes([entry[6], entry[7]]), entry[2]) {
+        (0, 0) => 256,
+        (0, colors) => colors.ilog2() + u32::from(!colors.is_power_of_two()),
+        (bits, _) => u32::from(bits),
+    };
+    let best = entries.min_by_key(|entry| (Reverse(side(entry[0]) * side(entry[1])), bits(entry))).ok_or_else(no_picture)?;
+    let word = |at: usize| u32::from_le_bytes([best[at], best[at + 1], best[at + 2], best[at + 3]]) as usize;
+    let picture = file.get(word(12)..).ok_or_else(broken)?;
+    if picture.starts_with(PNG_MAGIC) {
+        return png_frames(picture, budget, 1);
+    }
+    // An icon of this one picture, so that the decoder chooses no other.
+    let mut icon = vec![0, 0, 1, 0, 1, 0];
+    icon.extend(&best[..8]);
+    let picture = picture.get(..word(8)).unwrap_or(picture);
+    // Some writers, Pillow among them, cut the mask behind the pixels short.
+    let mask = 32 * side(best[1]) as usize;
+    icon.extend(u32::try_from(picture.len() + mask).map_err(|_| broken())?.to_le_bytes());
+    icon.extend(22u32.to_le_bytes());
+    icon.extend(picture);
+    icon.resize(icon.len() + mask, 0);
+    plain(ImageFormat::Ico, &icon, budget)
+}
+
+fn pnm_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let decoder = PnmDecoder::new(Cursor::new(file)).map_err(decode_error)?;
+    budget.add_frame(decoder.dimensions())?;
+    let most = f64::from(decoder.header().maximal_sample().max(1));
+    let picture = DynamicImage::from_decoder(decoder).map_err(decode_error)?;
+    let (width, height) = (picture.width(), picture.height());
+    // The crate scales the file's numbers and rounds halves up, Pillow rounds them to even.
+    let scaled = |value: f64, full: f64, to: f64| ((value * most / full).round() / most * to).round_ties_even();
+    let byte = |value: u8| scaled(f64::from(value), 255.0, 255.0) as u8;
+    let wide = |value: u16, to| scaled(f64::from(value), 65535.0, to);
+    let pixels = match picture {
+        DynamicImage::ImageLuma8(grey) => RgbaImage::from_fn(width, height, |x, y| {
+            let value = byte(grey.get_pixel(x, y).0[0]);
+            image::Rgba([value, value, value, 255])
+        }),
+        DynamicImage::ImageRgb8(color) => RgbaImage::from_fn(width, height, |x, y| {
+            let [r, g, b] = color.get_pixel(x, y).0.map(byte);
+            image::Rgba([r, g, b, 255])
+        }),
+        // Wide grey is held in 32 bits, which the nodes divide by 255.
+        DynamicImage::ImageLuma16(grey) => RgbaImage::from_fn(width, height, |x, y| {
+            let value = clipped(wide(grey.get_pixel(x, y).0[0], 65535.0) as u16 / 255);
+            image::Rgba([value, value, value, 255])
+        }),
+        DynamicImage::ImageRgb16(color) => RgbaImage::from_fn(width, height, |x, y| {
+            let [r, g, b] = color.get_pixel(x, y).0.map(|value| wide(value, 255.0) as u8);
+            image::Rgba([r, g, b, 255])
+        }),
+        other => to_rgba(other),
+    };
+    Ok(vec![Frame { pixels, alpha_band: false, orientation: Orientation::NoTransforms }])
 }
 
 /// Whether a file's first bytes make sense as a TGA header: kind of palette and of pixels, sides and depth.
@@ -309,7 +426,46 @@ fn gif_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Fram
     for frame in &mut frames {
         frame.alpha_band = frame.pixels.pixels().any(|pixel| pixel.0[3] != 255);
     }
+    match Hidden::of(file) {
+        Hidden::Nothing => {}
+        Hidden::Grey => frames.iter_mut().for_each(|frame| frame.alpha_band = false),
+        Hidden::Color([r, g, b]) => {
+            for first in frames.iter_mut().take(1) {
+                first.alpha_band = true;
+                for pixel in first.pixels.pixels_mut().filter(|pixel| pixel.0[3] == 0) {
+                    pixel.0 = [r, g, b, 0];
+                }
+            }
+        }
+    }
     Ok(frames)
+}
+
+/// What a GIF file's first frame has behind its transparent pixels.
+enum Hidden {
+    Nothing,
+    /// A palette of which each entry is its own index: Pillow opens such files as grey, without alpha.
+    Grey,
+    /// A colour of the palette, which Pillow shows in the first frame.
+    Color([u8; 3]),
+}
+
+impl Hidden {
+    fn of(file: &[u8]) -> Self {
+        let first = || -> Option<(Option<u8>, Vec<u8>)> {
+            let mut decoder = gif::Decoder::new(Cursor::new(file)).ok()?;
+            let frame = decoder.next_frame_info().ok()??;
+            let (transparent, palette) = (frame.transparent, frame.palette.clone());
+            Some((transparent, palette.or_else(|| decoder.global_palette().map(<[u8]>::to_vec))?))
+        };
+        let Some((transparent, palette)) = first() else { return Self::Nothing };
+        let colors = palette.as_chunks::<3>().0;
+        if (0u8..=255).zip(colors).all(|(index, color)| *color == [index; 3]) {
+            return Self::Grey;
+        }
+        let color = transparent.map(|index| colors.get(usize::from(index)).copied().unwrap_or_default());
+        color.map_or(Self::Nothing, Self::Color)
+    }
 }
 
 fn webp_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
@@ -325,7 +481,11 @@ fn webp_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Fra
 fn plain(format: ImageFormat, file: &[u8], budget: &mut Budget) -> Result<Vec<Frame>> {
     let mut reader = image::ImageReader::with_format(Cursor::new(file), format);
     reader.no_limits();
-    Ok(vec![still(reader.into_decoder().map_err(decode_error)?, budget)?])
+    one(reader.into_decoder(), budget)
+}
+
+fn one<D: ImageDecoder>(decoder: image::ImageResult<D>, budget: &mut Budget) -> Result<Vec<Frame>> {
+    Ok(vec![still(decoder.map_err(decode_error)?, budget)?])
 }
 
 fn animation<'a>(

@@ -2,6 +2,7 @@
 //! knows neither nodes nor models; it reproduces the numbers of PIL, torch, kornia and scipy where ComfyUI's nodes rely on them.
 
 pub mod apng;
+mod avif;
 pub mod blend;
 pub mod canny;
 pub mod color;
