@@ -22,12 +22,6 @@ pub use crate::version::FileVersion;
 /// File endings of model files, lower case with the dot. Denoisers may be GGUF files too.
 pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth", ".safetensors", ".pkl", ".sft"];
 
-/// File endings that count as pictures when the input folder is listed, lower case with the dot.
-pub const IMAGE_EXTENSIONS: [&str; 19] = [
-    ".avif", ".bmp", ".gif", ".heic", ".heif", ".ico", ".ief", ".jpe", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".svg",
-    ".tif", ".tiff", ".webp",
-];
-
 /// Model folders of which the output folder has one too: what the nodes that save models write can be loaded again.
 const SAVED_MODELS: [&str; 5] = ["checkpoints", "clip", "vae", "diffusion_models", "loras"];
 

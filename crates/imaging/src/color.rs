@@ -1,7 +1,25 @@
-//! Colour spaces. Knows the formulas of kornia that ComfyUI's nodes use.
+//! Colour spaces. Knows the formulas of kornia and Pillow that ComfyUI's nodes use.
 
 use crate::{Error, Image, Result};
 use ndarray::{Array3, Array4, Axis};
+
+/// `a * b / 255`, rounded, in Pillow's integers.
+pub(crate) fn multiplied(a: u8, b: u8) -> u8 {
+    let product = u32::from(a) * u32::from(b) + 128;
+    (((product >> 8) + product) >> 8) as u8
+}
+
+/// RGB of CMYK, in Pillow's integers.
+pub(crate) fn from_cmyk([c, m, y, k]: [u8; 4]) -> [u8; 3] {
+    let light = 255 - k;
+    [c, m, y].map(|ink| light.saturating_sub(multiplied(ink, light)))
+}
+
+/// RGBA of colours that are premultiplied with their alpha, in Pillow's integers.
+pub(crate) fn multiplied_back([r, g, b, alpha]: [u8; 4]) -> [u8; 4] {
+    let channel = |value: u8| (u32::from(value) * 255).checked_div(u32::from(alpha)).unwrap_or(0).min(255) as u8;
+    [channel(r), channel(g), channel(b), alpha]
+}
 
 /// Splits RGB into Y, U (Cb) and V (Cr), each as a picture of three equal channels (ComfyUI's ImageRGBToYUV). U and V are centred at 0.5.
 ///

@@ -1,18 +1,106 @@
-//! Reading picture files as ComfyUI's LoadImage and LoadImageMask read them with Pillow. Knows the formats, not where files lie.
+//! Reading picture files as ComfyUI's LoadImage and LoadImageMask read them with Pillow, and the table of what can be read. Knows the
+//! formats, not where files lie.
 //!
-//! What Pillow decides and this file follows: 16 bits per channel keep their high byte, but 16-bit grey is divided by 255 and clipped;
-//! a colour key (tRNS of a grey or RGB PNG) is no alpha for pictures, but is for masks; EXIF orientation is applied; the colour under
-//! transparent pixels is kept, except in GIF files, where it is black.
+//! What Pillow decides and this file follows: a file's content says what it is, not its name; colours of 16 bits per channel keep their high
+//! byte, but 16-bit grey is clipped; a colour key (tRNS of a grey or RGB PNG) is no alpha for pictures, but is for masks; EXIF orientation
+//! is applied where a node asks for a picture, and not where one asks for pixels; the colour under transparent pixels is kept, except in
+//! GIF files behind the first frame, where it is black.
 
-use crate::{Error, Image, Mask, Raster, Result};
-use image::codecs::{gif::GifDecoder, png::PngDecoder, webp::WebPDecoder};
+use crate::color::from_cmyk;
+use crate::{Error, Image, Mask, Raster, Result, avif, jpeg, tiff};
+use image::codecs::{gif::GifDecoder, png::PngDecoder, pnm::PnmDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, RgbaImage};
+use image_extras::{pcx::PCXDecoder, sgi::SgiDecoder};
 use ndarray::{Array3, Array4, ArrayViewMut3, Axis, s};
+use std::cmp::Reverse;
 use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 /// Side of the empty mask that stands for "no alpha".
 const NO_ALPHA_SIDE: usize = 64;
+
+const PNG_MAGIC: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// A kind of picture file.
+struct Format {
+    name: &'static str,
+    /// The endings under which such files are offered, lower case with the dot.
+    endings: &'static [&'static str],
+    /// Whether a file begins like one.
+    fits: fn(&[u8]) -> bool,
+    /// Decodes up to that many frames, at least one.
+    frames: fn(&[u8], &mut Budget, usize) -> Result<Vec<Frame>>,
+}
+
+/// All kinds of files that are read: what lists offer and what decodes are one table.
+const FORMATS: &[Format] = &[
+    Format { name: "PNG", endings: &[".png", ".apng"], fits: |file| file.starts_with(PNG_MAGIC), frames: png_frames },
+    Format {
+        name: "JPEG",
+        endings: &[".jpg", ".jpeg", ".jpe", ".jfif"],
+        fits: |file| file.starts_with(b"\xff\xd8\xff"),
+        frames: jpeg_frame,
+    },
+    Format {
+        name: "WebP",
+        endings: &[".webp"],
+        fits: |file| file.starts_with(b"RIFF") && file.get(8..12) == Some(b"WEBP"),
+        frames: webp_frames,
+    },
+    Format { name: "GIF", endings: &[".gif"], fits: |file| file.starts_with(b"GIF87a") || file.starts_with(b"GIF89a"), frames: gif_frames },
+    Format {
+        name: "BMP",
+        endings: &[".bmp"],
+        fits: |file| file.starts_with(b"BM"),
+        frames: |file, budget, _| plain(ImageFormat::Bmp, file, budget),
+    },
+    Format {
+        name: "TIFF",
+        endings: &[".tif", ".tiff"],
+        fits: |file| [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"].iter().any(|magic| file.starts_with(*magic)),
+        frames: tiff_frames,
+    },
+    Format { name: "AVIF", endings: &[".avif"], fits: avif::fits, frames: avif_frame },
+    Format { name: "ICO", endings: &[".ico"], fits: |file| file.starts_with(b"\0\0\x01\0"), frames: ico_frame },
+    Format {
+        name: "PNM",
+        endings: &[".pbm", ".pgm", ".ppm", ".pnm"],
+        fits: |file| file.first() == Some(&b'P') && file.get(1).is_some_and(|digit| (b'1'..=b'6').contains(digit)),
+        frames: pnm_frame,
+    },
+    Format {
+        name: "QOI",
+        endings: &[".qoi"],
+        fits: |file| file.starts_with(b"qoif"),
+        frames: |file, budget, _| plain(ImageFormat::Qoi, file, budget),
+    },
+    Format {
+        name: "JPEG 2000",
+        endings: &[".jp2", ".j2k", ".jpx", ".j2c", ".jpc", ".jpf"],
+        fits: |file| file.starts_with(b"\0\0\0\x0cjP  \r\n\x87\n") || file.starts_with(b"\xff\x4f\xff\x51"),
+        frames: jpeg_2000_frame,
+    },
+    Format {
+        name: "PCX",
+        endings: &[".pcx"],
+        fits: |file| file.first() == Some(&10) && file.get(1).is_some_and(|version| [0, 2, 3, 5].contains(version)),
+        frames: |file, budget, _| one(PCXDecoder::new(Cursor::new(file)), budget),
+    },
+    Format {
+        name: "SGI",
+        endings: &[".sgi", ".rgb", ".rgba", ".bw"],
+        fits: |file| file.starts_with(b"\x01\xda"),
+        frames: |file, budget, _| one(SgiDecoder::new(Cursor::new(file)), budget),
+    },
+    // Has no magic number, so that it comes last.
+    Format { name: "TGA", endings: &[".tga"], fits: tga_fits, frames: |file, budget, _| plain(ImageFormat::Tga, file, budget) },
+];
+
+/// The endings of files that can be read, lower case with the dot.
+pub fn endings() -> Vec<&'static str> {
+    FORMATS.iter().flat_map(|format| format.endings).copied().collect()
+}
 
 /// How large a file's contents may be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +146,7 @@ pub enum Channel {
 /// # Errors
 /// If the file is damaged, of an unknown format, or exceeds the limits.
 pub fn load_image(file: &[u8], limits: &Limits) -> Result<Loaded> {
-    let frames = decode(file, limits, usize::MAX)?;
+    let frames: Vec<Frame> = decode(file, limits, usize::MAX)?.into_iter().map(Frame::upright).collect();
     let (width, height) = frames[0].pixels.dimensions();
     let frames: Vec<&Frame> = frames.iter().filter(|frame| frame.pixels.dimensions() == (width, height)).collect();
     let (width, height) = (width as usize, height as usize);
@@ -85,7 +173,7 @@ pub fn load_image(file: &[u8], limits: &Limits) -> Result<Loaded> {
 /// # Errors
 /// If the file is damaged, of an unknown format, or exceeds the limits.
 pub fn load_mask(file: &[u8], channel: Channel, limits: &Limits) -> Result<Mask> {
-    let frame = first_frame(file, limits)?;
+    let frame = first_frame(file, limits)?.upright();
     let (width, height) = frame.pixels.dimensions();
     let (index, inverted) = match channel {
         Channel::Alpha => (3, true),
@@ -101,7 +189,7 @@ pub fn load_mask(file: &[u8], channel: Channel, limits: &Limits) -> Result<Mask>
     Ok(Mask::new(mask))
 }
 
-/// The first frame in 8 bits: RGBA if the file has an alpha channel, RGB otherwise.
+/// The first frame as it is stored, in 8 bits and not turned: RGBA if the file has an alpha channel, RGB otherwise.
 ///
 /// # Errors
 /// If the file is damaged, of an unknown format, or exceeds the limits.
@@ -117,60 +205,58 @@ struct Frame {
     pixels: RgbaImage,
     /// Whether alpha counts for LoadImage: an alpha channel or a palette with transparency, but not a colour key.
     alpha_band: bool,
+    /// How the pixels are to be turned.
+    orientation: Orientation,
+}
+
+impl Frame {
+    fn upright(mut self) -> Self {
+        if self.orientation != Orientation::NoTransforms {
+            let mut picture = DynamicImage::ImageRgba8(self.pixels);
+            picture.apply_orientation(self.orientation);
+            self.pixels = picture.into_rgba8();
+            self.orientation = Orientation::NoTransforms;
+        }
+        self
+    }
 }
 
 fn first_frame(file: &[u8], limits: &Limits) -> Result<Frame> {
-    decode(file, limits, 1)?.into_iter().next().ok_or_else(|| Error::Decode("the file holds no picture".into()))
+    decode(file, limits, 1)?.into_iter().next().ok_or_else(no_picture)
 }
 
 /// Decodes up to `count` frames, at least one.
 fn decode(file: &[u8], limits: &Limits, count: usize) -> Result<Vec<Frame>> {
-    let format = image::guess_format(file).map_err(|_| Error::Decode("the format is not known".into()))?;
-    let mut budget = Budget::new(limits);
-    let (mut frames, orientation) = match format {
-        ImageFormat::Png => png_frames(file, &mut budget, count)?,
-        ImageFormat::Gif => {
-            let decoder = GifDecoder::new(Cursor::new(file)).map_err(decode_error)?;
-            budget.check_frame(decoder.dimensions())?;
-            (animation(decoder, true, &mut budget, count)?, Orientation::NoTransforms)
-        }
-        ImageFormat::WebP => {
-            let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(decode_error)?;
-            budget.check_frame(decoder.dimensions())?;
-            let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-            let alpha_band = decoder.color_type().has_alpha();
-            let frames = match decoder.has_animation() {
-                true => webp_animation(file, decoder.dimensions(), alpha_band, &mut budget, count)?,
-                false => vec![still(decoder, &mut budget)?],
-            };
-            (frames, orientation)
-        }
-        _ => {
-            let mut reader = image::ImageReader::with_format(Cursor::new(file), format);
-            reader.no_limits();
-            let mut decoder = reader.into_decoder().map_err(decode_error)?;
-            budget.check_frame(decoder.dimensions())?;
-            let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-            (vec![still(decoder, &mut budget)?], orientation)
-        }
+    let format = FORMATS.iter().find(|format| (format.fits)(file)).ok_or_else(|| {
+        let names: Vec<&str> = FORMATS.iter().map(|format| format.name).collect();
+        Error::Decode(format!("the format is not known, only {}", names.join(", ")))
+    })?;
+    let frames = caught(|| (format.frames)(file, &mut Budget::new(limits), count))??;
+    if frames.is_empty() { Err(no_picture()) } else { Ok(frames) }
+}
+
+fn no_picture() -> Error {
+    Error::Decode("the file holds no picture".into())
+}
+
+/// How a file's pixels are to be turned: EXIF says it or, if that is silent, XMP.
+fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+    let from_xmp = || {
+        let name = b"tiff:Orientation".as_slice();
+        let xmp = xmp?;
+        let found = xmp.windows(name.len()).position(|window| window == name)?;
+        let value = &xmp[found + name.len()..];
+        let digit = value.strip_prefix(b"=\"").or_else(|| value.strip_prefix(b">"))?.first()?;
+        Orientation::from_exif(digit.wrapping_sub(b'0'))
     };
-    if frames.is_empty() {
-        return Err(Error::Decode("the file holds no picture".into()));
-    }
-    if orientation != Orientation::NoTransforms {
-        for frame in &mut frames {
-            let mut picture = DynamicImage::ImageRgba8(std::mem::take(&mut frame.pixels));
-            picture.apply_orientation(orientation);
-            frame.pixels = picture.into_rgba8();
-        }
-    }
-    // GIF frames are decoded as RGBA; only those with a hole in them count as having alpha.
-    if format == ImageFormat::Gif {
-        for frame in &mut frames {
-            frame.alpha_band = frame.pixels.pixels().any(|pixel| pixel.0[3] != 255);
-        }
-    }
-    Ok(frames)
+    exif.and_then(Orientation::from_exif_chunk).or_else(from_xmp).unwrap_or(Orientation::NoTransforms)
+}
+
+/// How a decoder's pixels are to be turned. What it cannot read is silent.
+fn orientation_of(decoder: &mut impl ImageDecoder) -> Orientation {
+    let exif = decoder.exif_metadata().ok().flatten();
+    let xmp = decoder.xmp_metadata().ok().flatten();
+    orientation(exif.as_deref(), xmp.as_deref())
 }
 
 /// Counts what a file has used of its limits.
@@ -216,7 +302,199 @@ fn decode_error(error: image::ImageError) -> Error {
     Error::Decode(error.to_string())
 }
 
-fn animation<'a>(decoder: impl AnimationDecoder<'a>, alpha_band: bool, budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+fn jpeg_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let decoded = jpeg::decode(file, |size| budget.add_frame(size))?;
+    let orientation = orientation(decoded.exif.as_deref(), decoded.xmp.as_deref());
+    Ok(vec![Frame { pixels: decoded.pixels, alpha_band: false, orientation }])
+}
+
+fn avif_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let decoded = avif::decode(file, |size| budget.add_frame(size))?;
+    Ok(vec![Frame { pixels: decoded.pixels, alpha_band: decoded.has_alpha, orientation: decoded.orientation }])
+}
+
+fn jpeg_2000_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let failed = |error: hayro_jpeg2000::error::DecodeError| Error::Decode(error.to_string());
+    let picture = hayro_jpeg2000::Image::new(file, &hayro_jpeg2000::DecodeSettings::default()).map_err(failed)?;
+    let (width, height) = (picture.width(), picture.height());
+    budget.add_frame((width, height))?;
+    let alpha_band = picture.has_alpha();
+    let colors = usize::from(picture.color_space().num_channels());
+    let data = picture.decode().map_err(failed)?;
+    let pixel = |bands: &[u8]| -> Option<[u8; 4]> {
+        let alpha = if alpha_band { *bands.get(colors)? } else { 255 };
+        let [r, g, b] = match colors {
+            1 => [bands[0]; 3],
+            3 => [bands[0], bands[1], bands[2]],
+            4 => from_cmyk([bands[0], bands[1], bands[2], bands[3]]),
+            _ => return None,
+        };
+        Some([r, g, b, alpha])
+    };
+    let rgba: Option<Vec<[u8; 4]>> = data.chunks_exact(colors + usize::from(alpha_band)).map(pixel).collect();
+    let pixels = rgba.and_then(|rgba| RgbaImage::from_raw(width, height, rgba.into_flattened()));
+    let pixels = pixels.ok_or_else(|| Error::Decode(format!("{colors} channels are not read")))?;
+    Ok(vec![Frame { pixels, alpha_band, orientation: Orientation::NoTransforms }])
+}
+
+/// What a decoder makes of a damaged file must not end more than the reading of it.
+fn caught<T>(call: impl FnOnce() -> T) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(call)).map_err(|_| Error::Decode("the data is damaged".into()))
+}
+
+fn tiff_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let pages = tiff::pages(file, count, |size| budget.add_frame(size))?;
+    let frame = |page: tiff::Page| Frame { pixels: page.pixels, alpha_band: page.has_alpha, orientation: Orientation::NoTransforms };
+    Ok(pages.into_iter().map(frame).collect())
+}
+
+/// The picture of an icon file: the largest, and among equals the one of fewest bits.
+fn ico_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let broken = || Error::Decode("the icon's directory is damaged".into());
+    let count = file.get(4..6).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]]))).ok_or_else(broken)?;
+    let entries = file.get(6..6 + count * 16).ok_or_else(broken)?.chunks_exact(16);
+    let side = |byte: u8| if byte == 0 { 256 } else { u32::from(byte) };
+    let bits = |entry: &[u8]| match (u16::from_le_bytes([entry[6], entry[7]]), entry[2]) {
+        (0, 0) => 256,
+        (0, colors) => colors.ilog2() + u32::from(!colors.is_power_of_two()),
+        (bits, _) => u32::from(bits),
+    };
+    let best = entries.min_by_key(|entry| (Reverse(side(entry[0]) * side(entry[1])), bits(entry))).ok_or_else(no_picture)?;
+    let word = |at: usize| u32::from_le_bytes([best[at], best[at + 1], best[at + 2], best[at + 3]]) as usize;
+    let picture = file.get(word(12)..).ok_or_else(broken)?;
+    if picture.starts_with(PNG_MAGIC) {
+        return png_frames(picture, budget, 1);
+    }
+    // An icon of this one picture, so that the decoder chooses no other.
+    let mut icon = vec![0, 0, 1, 0, 1, 0];
+    icon.extend(&best[..8]);
+    let picture = picture.get(..word(8)).unwrap_or(picture);
+    // Some writers, Pillow among them, cut the mask behind the pixels short.
+    let mask = 32 * side(best[1]) as usize;
+    icon.extend(u32::try_from(picture.len() + mask).map_err(|_| broken())?.to_le_bytes());
+    icon.extend(22u32.to_le_bytes());
+    icon.extend(picture);
+    icon.resize(icon.len() + mask, 0);
+    plain(ImageFormat::Ico, &icon, budget)
+}
+
+fn pnm_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let decoder = PnmDecoder::new(Cursor::new(file)).map_err(decode_error)?;
+    budget.add_frame(decoder.dimensions())?;
+    let most = f64::from(decoder.header().maximal_sample().max(1));
+    let picture = DynamicImage::from_decoder(decoder).map_err(decode_error)?;
+    let (width, height) = (picture.width(), picture.height());
+    // The crate scales the file's numbers and rounds halves up, Pillow rounds them to even.
+    let scaled = |value: f64, full: f64, to: f64| ((value * most / full).round() / most * to).round_ties_even();
+    let byte = |value: u8| scaled(f64::from(value), 255.0, 255.0) as u8;
+    let wide = |value: u16, to| scaled(f64::from(value), 65535.0, to);
+    let pixels = match picture {
+        DynamicImage::ImageLuma8(grey) => RgbaImage::from_fn(width, height, |x, y| {
+            let value = byte(grey.get_pixel(x, y).0[0]);
+            image::Rgba([value, value, value, 255])
+        }),
+        DynamicImage::ImageRgb8(color) => RgbaImage::from_fn(width, height, |x, y| {
+            let [r, g, b] = color.get_pixel(x, y).0.map(byte);
+            image::Rgba([r, g, b, 255])
+        }),
+        // Wide grey is held in 32 bits, which the nodes divide by 255.
+        DynamicImage::ImageLuma16(grey) => RgbaImage::from_fn(width, height, |x, y| {
+            let value = clipped(wide(grey.get_pixel(x, y).0[0], 65535.0) as u16 / 255);
+            image::Rgba([value, value, value, 255])
+        }),
+        DynamicImage::ImageRgb16(color) => RgbaImage::from_fn(width, height, |x, y| {
+            let [r, g, b] = color.get_pixel(x, y).0.map(|value| wide(value, 255.0) as u8);
+            image::Rgba([r, g, b, 255])
+        }),
+        other => to_rgba(other),
+    };
+    Ok(vec![Frame { pixels, alpha_band: false, orientation: Orientation::NoTransforms }])
+}
+
+/// Whether a file's first bytes make sense as a TGA header: kind of palette and of pixels, sides and depth.
+fn tga_fits(file: &[u8]) -> bool {
+    let Some(header) = file.get(..18) else { return false };
+    let sides = [u16::from_le_bytes([header[12], header[13]]), u16::from_le_bytes([header[14], header[15]])];
+    header[1] <= 1 && [1, 2, 3, 9, 10, 11].contains(&header[2]) && !sides.contains(&0) && [1, 8, 16, 24, 32].contains(&header[16])
+}
+
+fn gif_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let decoder = GifDecoder::new(Cursor::new(file)).map_err(decode_error)?;
+    budget.check_frame(decoder.dimensions())?;
+    let mut frames = animation(decoder, true, Orientation::NoTransforms, budget, count)?;
+    // GIF frames are decoded as RGBA; only those with a hole in them count as having alpha.
+    for frame in &mut frames {
+        frame.alpha_band = frame.pixels.pixels().any(|pixel| pixel.0[3] != 255);
+    }
+    match Hidden::of(file) {
+        Hidden::Nothing => {}
+        Hidden::Grey => frames.iter_mut().for_each(|frame| frame.alpha_band = false),
+        Hidden::Color([r, g, b]) => {
+            for first in frames.iter_mut().take(1) {
+                first.alpha_band = true;
+                for pixel in first.pixels.pixels_mut().filter(|pixel| pixel.0[3] == 0) {
+                    pixel.0 = [r, g, b, 0];
+                }
+            }
+        }
+    }
+    Ok(frames)
+}
+
+/// What a GIF file's first frame has behind its transparent pixels.
+enum Hidden {
+    Nothing,
+    /// A palette of which each entry is its own index: Pillow opens such files as grey, without alpha.
+    Grey,
+    /// A colour of the palette, which Pillow shows in the first frame.
+    Color([u8; 3]),
+}
+
+impl Hidden {
+    fn of(file: &[u8]) -> Self {
+        let first = || -> Option<(Option<u8>, Vec<u8>)> {
+            let mut decoder = gif::Decoder::new(Cursor::new(file)).ok()?;
+            let frame = decoder.next_frame_info().ok()??;
+            let (transparent, palette) = (frame.transparent, frame.palette.clone());
+            Some((transparent, palette.or_else(|| decoder.global_palette().map(<[u8]>::to_vec))?))
+        };
+        let Some((transparent, palette)) = first() else { return Self::Nothing };
+        let colors = palette.as_chunks::<3>().0;
+        if (0u8..=255).zip(colors).all(|(index, color)| *color == [index; 3]) {
+            return Self::Grey;
+        }
+        let color = transparent.map(|index| colors.get(usize::from(index)).copied().unwrap_or_default());
+        color.map_or(Self::Nothing, Self::Color)
+    }
+}
+
+fn webp_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let mut decoder = WebPDecoder::new(Cursor::new(file)).map_err(decode_error)?;
+    budget.check_frame(decoder.dimensions())?;
+    match decoder.has_animation() {
+        true => webp_animation(file, &mut decoder, budget, count),
+        false => Ok(vec![still(decoder, budget)?]),
+    }
+}
+
+/// The one picture of a file whose format the `image` crate decodes as Pillow does.
+fn plain(format: ImageFormat, file: &[u8], budget: &mut Budget) -> Result<Vec<Frame>> {
+    let mut reader = image::ImageReader::with_format(Cursor::new(file), format);
+    reader.no_limits();
+    one(reader.into_decoder(), budget)
+}
+
+fn one<D: ImageDecoder>(decoder: image::ImageResult<D>, budget: &mut Budget) -> Result<Vec<Frame>> {
+    Ok(vec![still(decoder.map_err(decode_error)?, budget)?])
+}
+
+fn animation<'a>(
+    decoder: impl AnimationDecoder<'a>,
+    alpha_band: bool,
+    orientation: Orientation,
+    budget: &mut Budget,
+    count: usize,
+) -> Result<Vec<Frame>> {
     let mut frames: Vec<Frame> = Vec::new();
     for frame in decoder.into_frames().take(count) {
         let frame = match frame {
@@ -227,20 +505,22 @@ fn animation<'a>(decoder: impl AnimationDecoder<'a>, alpha_band: bool, budget: &
         };
         let pixels = frame.into_buffer();
         budget.add_frame(pixels.dimensions())?;
-        frames.push(Frame { pixels, alpha_band });
+        frames.push(Frame { pixels, alpha_band, orientation });
     }
     Ok(frames)
 }
 
-fn still(decoder: impl ImageDecoder, budget: &mut Budget) -> Result<Frame> {
+fn still(mut decoder: impl ImageDecoder, budget: &mut Budget) -> Result<Frame> {
     budget.add_frame(decoder.dimensions())?;
     let alpha_band = decoder.color_type().has_alpha();
+    let orientation = orientation_of(&mut decoder);
     let picture = DynamicImage::from_decoder(decoder).map_err(decode_error)?;
-    Ok(Frame { pixels: to_rgba(picture), alpha_band })
+    Ok(Frame { pixels: to_rgba(picture), alpha_band, orientation })
 }
 
 /// The frames of an animated WebP file. The `image` crate blends opaque pixels inexactly, so that it only decodes the parts.
-fn webp_animation(file: &[u8], canvas: (u32, u32), alpha_band: bool, budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+fn webp_animation(file: &[u8], decoder: &mut impl ImageDecoder, budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
+    let (canvas, alpha_band, orientation) = (decoder.dimensions(), decoder.color_type().has_alpha(), orientation_of(decoder));
     let mut pixels = RgbaImage::new(canvas.0, canvas.1);
     let mut frames: Vec<Frame> = Vec::new();
     for (kind, data) in crate::webp::chunks_lenient(file) {
@@ -258,7 +538,7 @@ fn webp_animation(file: &[u8], canvas: (u32, u32), alpha_band: bool, budget: &mu
             let target = pixels.get_pixel_mut(part.x + x, part.y + y);
             *target = if part.blend { blend_over(*source, *target) } else { *source };
         }
-        frames.push(Frame { pixels: pixels.clone(), alpha_band });
+        frames.push(Frame { pixels: pixels.clone(), alpha_band, orientation });
         if part.dispose {
             for (x, y, _) in part.pixels.enumerate_pixels() {
                 pixels.put_pixel(part.x + x, part.y + y, image::Rgba([0; 4]));
@@ -311,11 +591,14 @@ fn blend_over(source: image::Rgba<u8>, target: image::Rgba<u8>) -> image::Rgba<u
     image::Rgba([channel(0), channel(1), channel(2), blended_alpha as u8])
 }
 
+fn clipped(value: u16) -> u8 {
+    u8::try_from(value).unwrap_or(u8::MAX)
+}
+
 /// Eight bits per channel, by Pillow's rules for wider channels.
 fn to_rgba(picture: DynamicImage) -> RgbaImage {
     let (width, height) = (picture.width(), picture.height());
     let high = |value: u16| (value >> 8) as u8;
-    let clipped = |value: u16| u8::try_from(value / 255).unwrap_or(u8::MAX);
     match picture {
         DynamicImage::ImageLuma16(grey) => RgbaImage::from_fn(width, height, |x, y| {
             let value = clipped(grey.get_pixel(x, y).0[0]);
@@ -334,23 +617,23 @@ fn to_rgba(picture: DynamicImage) -> RgbaImage {
     }
 }
 
-fn png_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<(Vec<Frame>, Orientation)> {
+fn png_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
     let mut decoder = PngDecoder::with_limits(Cursor::new(file), image::Limits::no_limits()).map_err(decode_error)?;
     budget.check_frame(decoder.dimensions())?;
-    let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
+    let orientation = orientation_of(&mut decoder);
+    let still = png_still(file, orientation, budget)?;
     if !decoder.is_apng().map_err(decode_error)? || count == 1 {
-        return Ok((vec![png_still(file, budget)?], orientation));
+        return Ok(vec![still]);
     }
     let mut frames = Vec::new();
-    let still = png_still(file, budget)?;
     let alpha_band = still.alpha_band;
     // A default picture that is not part of the animation comes first, as in Pillow.
     match default_picture_is_a_frame(file) {
         true => *budget = Budget::new(budget.limits),
         false => frames.push(still),
     }
-    frames.extend(animation(decoder.apng().map_err(decode_error)?, alpha_band, budget, count)?);
-    Ok((frames, orientation))
+    frames.extend(animation(decoder.apng().map_err(decode_error)?, alpha_band, orientation, budget, count)?);
+    Ok(frames)
 }
 
 fn default_picture_is_a_frame(file: &[u8]) -> bool {
@@ -359,7 +642,7 @@ fn default_picture_is_a_frame(file: &[u8]) -> bool {
 }
 
 /// The default picture of a PNG file. Decoded by hand because a colour key must be told from an alpha channel.
-fn png_still(file: &[u8], budget: &mut Budget) -> Result<Frame> {
+fn png_still(file: &[u8], orientation: Orientation, budget: &mut Budget) -> Result<Frame> {
     let error = |error: png::DecodingError| Error::Decode(error.to_string());
     let mut decoder = png::Decoder::new_with_limits(Cursor::new(file), png::Limits { bytes: usize::MAX });
     decoder.set_transformations(png::Transformations::EXPAND);
@@ -388,7 +671,7 @@ fn png_still(file: &[u8], budget: &mut Budget) -> Result<Frame> {
     let sample = |pixel: &[u8], channel: usize| match (wide, grey16) {
         (false, _) => pixel[channel],
         (true, false) => pixel[channel * 2],
-        (true, true) => u8::try_from(u16::from_be_bytes([pixel[0], pixel[1]]) / 255).unwrap_or(u8::MAX),
+        (true, true) => clipped(u16::from_be_bytes([pixel[0], pixel[1]])),
     };
     let mut rgba = Vec::with_capacity(width as usize * height as usize * 4);
     for pixel in data.chunks_exact(bytes) {
@@ -401,7 +684,7 @@ fn png_still(file: &[u8], budget: &mut Budget) -> Result<Frame> {
         });
     }
     let pixels = RgbaImage::from_raw(width, height, rgba).ok_or_else(too_large)?;
-    Ok(Frame { pixels, alpha_band })
+    Ok(Frame { pixels, alpha_band, orientation })
 }
 
 fn copy_rgb(pixels: &RgbaImage, mut target: ArrayViewMut3<f32>) {
@@ -458,7 +741,7 @@ mod tests {
     }
 
     #[test]
-    fn wide_channels_keep_their_high_byte_but_wide_grey_is_divided() {
+    fn wide_channels_keep_their_high_byte_but_wide_grey_is_clipped() {
         let high = vec![0, 0, 0, 1, 3, 128, 253, 255];
         let (red, mask, _) = load(&png_bytes(8, png::ColorType::Rgb, png::BitDepth::Sixteen, &wide(3), &[], &[]));
         assert_eq!((red, mask), (high.clone(), (64, 64)));
@@ -466,7 +749,7 @@ mod tests {
         assert_eq!((red, mask), (high.clone(), (1, 8)));
         assert_eq!(alpha, high.iter().map(|value| 255 - value).collect::<Vec<u8>>());
         let (red, ..) = load(&png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Sixteen, &wide(1), &[], &[]));
-        assert_eq!(red, [0, 0, 1, 1, 3, 128, 254, 255]);
+        assert_eq!(red, [0, 100, 255, 255, 255, 255, 255, 255]);
     }
 
     #[test]
@@ -551,8 +834,10 @@ mod tests {
         writer.write_chunk(png::chunk::ChunkType(*b"eXIf"), tiff).unwrap();
         writer.write_image_data(&[10, 20]).unwrap();
         drop(writer);
-        let raster = raster(&file, &limits()).unwrap();
-        assert_eq!((raster.width(), raster.height(), raster.data()), (1, 2, [10, 10, 10, 20, 20, 20].as_slice()));
+        let turned = Raster::from_image(&load_image(&file, &limits()).unwrap().image, 0).unwrap();
+        assert_eq!((turned.width(), turned.height(), turned.data()), (1, 2, [10, 10, 10, 20, 20, 20].as_slice()));
+        let stored = raster(&file, &limits()).unwrap();
+        assert_eq!((stored.width(), stored.height(), stored.data()), (2, 1, turned.data()));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The bytes are no picture, a damaged one, or one of an unsupported kind.
-    #[error("cannot read the picture: {0}; check that the file is a complete PNG, JPEG, WebP, GIF, BMP or TIFF")]
+    #[error("cannot read the picture: {0}; check that the file is complete, or save it as PNG")]
     Decode(String),
     /// The picture could not be written.
     #[error("cannot write the picture: {0}")]

@@ -2,6 +2,7 @@
 //! knows neither nodes nor models; it reproduces the numbers of PIL, torch, kornia and scipy where ComfyUI's nodes rely on them.
 
 pub mod apng;
+mod avif;
 pub mod blend;
 pub mod canny;
 pub mod color;
@@ -16,6 +17,7 @@ pub mod quantize;
 mod raster;
 pub mod resample;
 pub mod resize;
+mod tiff;
 pub mod transform;
 mod types;
 pub mod webp;

@@ -164,10 +164,7 @@ fn check(width: usize, height: usize, channels: usize) -> Result<()> {
 }
 
 fn premultiply(raster: &Raster) -> Result<Raster> {
-    map_with_alpha(raster, |value, alpha| {
-        let product = u32::from(value) * u32::from(alpha) + 128;
-        (((product >> 8) + product) >> 8) as u8
-    })
+    map_with_alpha(raster, crate::color::multiplied)
 }
 
 fn unpremultiply(raster: &Raster) -> Result<Raster> {

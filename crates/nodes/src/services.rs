@@ -62,7 +62,7 @@ impl OptionSource for FileOptions {
     fn files(&self, source: &FileSource) -> Vec<String> {
         match source {
             FileSource::Models(folder) => self.0.model_files(folder).unwrap_or_default(),
-            FileSource::InputImages => self.0.files_in(Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
+            FileSource::InputImages => self.0.files_in(Kind::Input, &decode::endings()),
             FileSource::InputFiles(extensions) => self.0.files_in(Kind::Input, extensions),
             FileSource::InputFolders => self.0.input_folders(),
             FileSource::Autoencoders => self.0.autoencoders(),

@@ -154,7 +154,7 @@ impl OptionSource for FolderOptions<'_> {
     fn files(&self, source: &FileSource) -> Vec<String> {
         match source {
             FileSource::Models(folder) => self.0.model_files(folder).unwrap_or_default(),
-            FileSource::InputImages => self.0.files_in(comfyd_folders::Kind::Input, &comfyd_folders::IMAGE_EXTENSIONS),
+            FileSource::InputImages => self.0.files_in(comfyd_folders::Kind::Input, &comfyd_imaging::decode::endings()),
             FileSource::InputFiles(endings) => self.0.files_in(comfyd_folders::Kind::Input, endings),
             FileSource::InputFolders => self.0.input_folders(),
             FileSource::Autoencoders => self.0.autoencoders(),

@@ -42,7 +42,7 @@ pub(crate) const CLASSES: &[Class] = &[
                      masked.",
                 )
                 .input(
-                    Input::files("image", FileSource::InputFiles(Vec::new()))
+                    Input::files("image", FileSource::InputImages)
                         .option("image_upload", true)
                         .tooltip("A picture in the input folder, or a new upload."),
                 )

@@ -140,7 +140,7 @@ async fn preview(State(app): State<App>, UrlPath((folder, index, name)): UrlPath
     .await
 }
 
-/// The picture `name.png`, or `name.preview.png`, next to `name.safetensors`; with any ending that is a picture's.
+/// The picture `name.png`, or `name.preview.png`, next to `name.safetensors`; with any ending of pictures that can be read.
 fn picture_beside(model: &Path) -> Option<Vec<u8>> {
     let stem = model.file_stem()?.to_str()?;
     let mut found: Vec<PathBuf> = std::fs::read_dir(model.parent()?).ok()?.flatten().map(|e| e.path()).filter(|p| shows(p, stem)).collect();
@@ -152,7 +152,8 @@ fn picture_beside(model: &Path) -> Option<Vec<u8>> {
 fn shows(path: &Path, stem: &str) -> bool {
     let Some(name) = path.file_stem().and_then(|s| s.to_str()) else { return false };
     let wanted = name == stem || name.strip_suffix(".preview") == Some(stem);
-    wanted && path.is_file() && mime_guess::from_path(path).first().is_some_and(|m| m.type_() == mime_guess::mime::IMAGE)
+    let ending = path.file_name().and_then(|s| s.to_str()).map(extension).unwrap_or_default();
+    wanted && path.is_file() && comfyd_imaging::decode::endings().contains(&ending.as_str())
 }
 
 /// The first of the pictures that trainers put into `ssmd_cover_images`: a JSON list, as text, of Base64.

@@ -11,6 +11,7 @@ use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
 use comfyd_folders::{Kind, extension, join_inside, split_annotation};
+use comfyd_imaging::decode::Limits;
 use image::{DynamicImage, ImageFormat};
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
@@ -23,9 +24,7 @@ use crate::{ApiError, App};
 
 /// Longest JSON header of a safetensors file that `/view_metadata` reads, in bytes.
 const MAX_METADATA: u64 = 1024 * 1024;
-/// Largest side of a picture that is decoded, in pixels.
-const MAX_SIDE: u32 = 32_768;
-/// Memory that decoding one picture may take, in bytes.
+/// Largest file that is decoded, in bytes.
 const MAX_DECODE: u64 = 1 << 30;
 /// Largest side that WebP can hold, in pixels.
 const MAX_WEBP_SIDE: u32 = 16_383;
@@ -322,16 +321,16 @@ fn encoding(error: image::ImageError) -> ApiError {
     ApiError::internal(format!("cannot encode the picture: {error}"))
 }
 
-/// Decodes a picture within bounds of size and memory.
+/// Decodes a picture within bounds of size and memory, as the nodes do.
 pub(crate) fn decode(bytes: &[u8]) -> Result<DynamicImage, ApiError> {
-    let unreadable = |e: &dyn std::fmt::Display| ApiError::bad_request(format!("this is not a picture that can be read: {e}"));
-    let mut reader = image::ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| unreadable(&e))?;
-    let mut limits = image::Limits::default();
-    limits.max_image_width = Some(MAX_SIDE);
-    limits.max_image_height = Some(MAX_SIDE);
-    limits.max_alloc = Some(MAX_DECODE);
-    reader.limits(limits);
-    reader.decode().map_err(|e| unreadable(&e))
+    let raster = comfyd_imaging::decode::raster(bytes, &Limits::default()).map_err(|e| ApiError::bad_request(e.to_string()))?;
+    let (width, height, alpha) = (raster.width() as u32, raster.height() as u32, raster.has_alpha());
+    let pixels = raster.into_data();
+    let picture = match alpha {
+        true => image::RgbaImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgba8),
+        false => image::RgbImage::from_raw(width, height, pixels).map(DynamicImage::ImageRgb8),
+    };
+    picture.ok_or_else(|| ApiError::internal("the picture's size and its pixels differ"))
 }
 
 async fn send_picture(path: &Path, name: &str, shape: Shape, request: &HeaderMap) -> Result<Response<Body>, ApiError> {
