@@ -232,7 +232,7 @@ async fn every_body_is_read_leniently() {
     assert_eq!(server.get("/settings").await, json!({"a": null, "odd": held, "b": {"a": null, "odd": held}}));
     let download = format!(r#"{{"url": "http://127.0.0.1/a", "model_directory": "loras", "model_filename": "a.bin", {odd}}}"#);
     assert_ne!(server.post("/internal/models/download", &download).await.1["error"]["type"], "invalid_json");
-    for broken in ["{'a': 1}", "{\"a\": 1,}", "\u{feff}{}", "{\"a\": 01}", "{\"a\": nan}", "{\"a\": \"\t\"}", ""] {
+    for broken in ["{'a': 1}", "{\"a\": 1,}", "{\"a\": 01}", "{\"a\": nan}", "{\"a\": \"\t\"}", ""] {
         assert_eq!(server.post("/settings", broken).await.0, StatusCode::BAD_REQUEST, "{broken:?}");
     }
 }
