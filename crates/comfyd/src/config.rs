@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use comfyd_folders::Roots;
+use comfyd_server::{HostRule, OriginRule};
 
 use self::args::{Cli, CliCommand, CommonArgs, FrontendCommand, Listen, RunnerArgs, ServerArgs};
 
@@ -154,8 +155,10 @@ pub struct Config {
     pub listen: Vec<IpAddr>,
     /// Port to listen on; 0 takes a free one.
     pub port: u16,
-    /// Origin whose pages may send requests; `*` is every one.
-    pub cors_origin: Option<String>,
+    /// Origins whose pages may send requests, besides the server's own.
+    pub allow_origins: Vec<OriginRule>,
+    /// Hosts that the server answers to besides its own.
+    pub allow_hosts: Vec<HostRule>,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
     /// Key and certificate for HTTPS.
@@ -342,7 +345,8 @@ impl Places<'_> {
             disable_metadata: runner.disable_metadata,
             listen,
             port: server.port,
-            cors_origin: server.enable_cors_header,
+            allow_origins: server.allow_origin.into_iter().chain(server.enable_cors_header).collect(),
+            allow_hosts: server.allow_host,
             max_upload_bytes: (server.max_upload_size * 1024.0 * 1024.0) as usize,
             tls,
             front_end: server.front_end,

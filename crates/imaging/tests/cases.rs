@@ -170,7 +170,7 @@ fn masks() {
         check_mask(&mask::combine(&red, &blue, 4, 7, name.parse().unwrap()).unwrap(), &format!("mask_{name}"));
     }
     check_mask(&mask::feather(&red, 5, 9, 2, 0), "mask_feather");
-    check_mask(&mask::grow(&blue, 4, true), "mask_grow");
+    check_mask(&mask::grow(&blue, 4, true, &|| false).unwrap(), "mask_grow");
     check_mask(&mask::threshold(&blue, 0.5), "mask_threshold");
     check_mask(&Mask::solid(1, 12, 20, 0.3), "mask_solid");
 }

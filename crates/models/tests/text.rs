@@ -177,11 +177,15 @@ fn text_encoders_agree() {
     ];
     for (name, family, text, options) in cases {
         let tokens = tokenize(family, text, &Few).unwrap();
-        let Encoded { cross_attn, pooled } = encoder(family).encode(&tokens, &options, &go_on).unwrap();
+        let Encoded { cross_attn, pooled, left_out } = encoder(family).encode(&tokens, &options, &go_on).unwrap();
         let places = Tensor::from_iter((0..cross_attn.dim(1).unwrap() as u32).step_by(7), &Device::Cpu).unwrap();
         assert_close(name, &cross_attn.index_select(&places, 1).unwrap(), &golden[&format!("{name}.cond")]);
         assert_close(name, &pooled.unwrap(), &golden[&format!("{name}.pooled")]);
+        assert_eq!(left_out, 0, "{name}");
     }
+    // Both rows are three wide.
+    let tokens = tokenize(Family::Sd1, "a embedding:emb_l b", &Few).unwrap();
+    assert_eq!(encoder(Family::Sd1).encode(&tokens, &own, &go_on).unwrap().left_out, 2);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What every handler shares: the domain services and the server's options.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -7,6 +8,7 @@ use comfyd_folders::Folders;
 use comfyd_jobs::JobStore;
 use comfyd_node::{Catalog, FileSource, OptionSource};
 
+use crate::doors::{HostRule, OriginRule};
 use crate::hub::Hub;
 use crate::routes::object_info::ObjectInfoCache;
 
@@ -39,8 +41,12 @@ pub struct Options {
     pub shape: ApiShape,
     /// Page to serve.
     pub front_end: FrontEnd,
-    /// Value of `Access-Control-Allow-Origin`; without it, requests of other origins are refused.
-    pub cors_origin: Option<String>,
+    /// Addresses that the server listens on; their hosts are its own.
+    pub listen: Vec<IpAddr>,
+    /// Further hosts that it answers to.
+    pub allow_hosts: Vec<HostRule>,
+    /// Origins whose pages may ask, besides its own.
+    pub allow_origins: Vec<OriginRule>,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
     /// Several users, told apart by the `comfy-user` header.
@@ -57,6 +63,8 @@ pub struct Options {
     pub argv: Vec<String>,
     /// The version of ComfyUI whose API is spoken.
     pub api_version: String,
+    /// The versions of the front end and of the workflow templates that go with it.
+    pub required_versions: (String, String),
 }
 
 impl Default for Options {
@@ -64,7 +72,9 @@ impl Default for Options {
         Self {
             shape: ApiShape::Wire,
             front_end: FrontEnd::Builtin,
-            cors_origin: None,
+            listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
             max_upload_bytes: 100 * 1024 * 1024,
             multi_user: false,
             preview_size: 512,
@@ -73,6 +83,7 @@ impl Default for Options {
             secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
             argv: Vec::new(),
             api_version: "0.3.64".into(),
+            required_versions: ("1.27.10".into(), "0.1.95".into()),
         }
     }
 }

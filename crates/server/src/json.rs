@@ -1,11 +1,10 @@
 //! A JSON body, read whatever the content type says and as leniently as ComfyUI does.
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use comfyd_wire::{json, python};
 use serde_json::Value;
 
-use crate::ApiError;
+use crate::{ApiError, body};
 
 /// The body as JSON. Fails with 400 if it is not.
 pub struct LenientJson(pub Value);
@@ -17,7 +16,7 @@ impl<S: Send + Sync> FromRequest<S> for LenientJson {
     type Rejection = ApiError;
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = body(req, state).await?;
+        let bytes = body::text(req, state).await?;
         let value = json::read(&bytes)
             .map_err(|e| ApiError::new(axum::http::StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {e}")))?;
         Ok(Self(value))
@@ -28,7 +27,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
     type Rejection = ApiError;
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
-        let bytes = body(req, state).await?;
+        let bytes = body::text(req, state).await?;
         Ok(Self(json::read(&bytes).unwrap_or_else(|_| serde_json::json!({}))))
     }
 }
@@ -49,14 +48,4 @@ pub(crate) fn whole(text: &str) -> Option<Option<usize>> {
     let number = python::int(text)?;
     // Rows are counted in 63 bits.
     Some(usize::try_from(number.min(i64::MAX.into())).ok())
-}
-
-async fn body<S: Send + Sync>(req: Request, state: &S) -> Result<Bytes, ApiError> {
-    Bytes::from_request(req, state).await.map_err(|e| {
-        if e.status() == axum::http::StatusCode::PAYLOAD_TOO_LARGE {
-            ApiError::too_large("the body is over the limit: raise --max-upload-size")
-        } else {
-            ApiError::bad_request(format!("the body could not be read: {e}"))
-        }
-    })
 }

@@ -1,8 +1,10 @@
 //! Sockets: several addresses, optionally TLS, and a shutdown that lets requests finish.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdListener};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,7 +13,7 @@ use axum::serve::{IncomingStream, Listener};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
@@ -20,9 +22,11 @@ use crate::sent::{Sent, Watched};
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
 /// A client that has not finished its TLS handshake by then is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// TLS handshakes at once.
+const MAX_HANDSHAKES: usize = 256;
 /// TLS connections that may wait to be served.
-const HANDSHAKES_WAITING: usize = 256;
+const TLS_WAITING: usize = 256;
 /// After this, requests that still run when the server stops are cut off.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -128,31 +132,55 @@ impl Connected<IncomingStream<'_, TlsListener>> for Sent {
     }
 }
 
-/// Handshakes run beside each other, so that one slow client holds up nobody.
+/// Handshakes run beside each other, so that one slow client holds up nobody. Their number is bounded: where one too many comes, the oldest
+/// goes that has said nothing yet, or else the oldest.
 struct TlsListener {
     address: SocketAddr,
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
 }
 
+/// A connection whose handshake has not ended.
+struct Handshake {
+    task: AbortHandle,
+    /// Whether the client has sent anything.
+    spoke: Arc<AtomicBool>,
+}
+
 impl TlsListener {
     fn start(listener: TcpListener, acceptor: TlsAcceptor) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let (send, ready) = mpsc::channel(HANDSHAKES_WAITING);
+        let (send, ready) = mpsc::channel(TLS_WAITING);
         tokio::spawn(async move {
             let mut listener = NoDelay(listener);
+            let (mut tasks, mut handshakes) = (JoinSet::new(), VecDeque::<Handshake>::new());
             loop {
-                let slot = match send.clone().reserve_owned().await {
-                    Ok(slot) => slot,
+                tokio::select! {
                     // The server has stopped.
-                    Err(_) => return,
-                };
-                let (stream, peer) = listener.accept_plain().await;
-                let acceptor = acceptor.clone();
-                tokio::spawn(async move {
-                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-                        slot.send((stream, peer));
+                    () = send.closed() => return,
+                    Some(_) = tasks.join_next() => handshakes.retain(|handshake| !handshake.task.is_finished()),
+                    (stream, peer) = listener.accept_plain() => {
+                        if handshakes.len() >= MAX_HANDSHAKES {
+                            let silent = handshakes.iter().position(|handshake| !handshake.spoke.load(Ordering::Relaxed));
+                            if let Some(dropped) = handshakes.remove(silent.unwrap_or(0)) {
+                                dropped.task.abort();
+                            }
+                        }
+                        let (acceptor, send, spoke) = (acceptor.clone(), send.clone(), Arc::new(AtomicBool::new(false)));
+                        let heard = Arc::clone(&spoke);
+                        let task = tasks.spawn(async move {
+                            let handshake = async {
+                                let heard_bytes = stream.peek(&mut [0]).await.ok()?;
+                                heard.store(heard_bytes > 0, Ordering::Relaxed);
+                                acceptor.accept(stream).await.ok()
+                            };
+                            if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
+                                // An error means that the server has stopped.
+                                drop(send.send((stream, peer)).await);
+                            }
+                        });
+                        handshakes.push_back(Handshake { task, spoke });
                     }
-                });
+                }
             }
         });
         Ok(Self { address, ready })

@@ -1,23 +1,22 @@
-//! The whole router: every route under `/` and `/api`, bounds, the origin check, JSON errors for what is not there.
+//! The whole router: every route under `/` and `/api`, bounds, JSON errors for what is not there.
 
 use std::any::Any;
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
-    CONTENT_LENGTH, CONTENT_TYPE, HOST, ORIGIN,
-};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri};
+use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::http::uri::PathAndQuery;
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
+use crate::doors::Doors;
 use crate::routes::frontend;
-use crate::{ApiError, App, error, routes};
+use crate::{ApiError, App, body, error, routes};
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
@@ -27,38 +26,31 @@ const MAX_PLAIN_ERROR_BYTES: usize = 16 * 1024;
 /// The server as one service.
 pub fn router(app: App) -> Router {
     let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES);
-    let routes = routes::all().into_router();
-    Router::new()
-        // The nested routes' `/` is `/api` only.
-        .route("/api/", get(frontend::index))
-        .nest("/api", routes.clone().fallback(unknown).method_not_allowed_fallback(wrong_method))
-        .merge(routes)
+    let doors = Arc::new(Doors::new(&app.options));
+    let routes = Router::new()
+        .merge(routes::all().into_router())
         .fallback(page_or_unknown)
-        .method_not_allowed_fallback(wrong_method)
+        .method_not_allowed_fallback(page_or_unknown)
         .layer(DefaultBodyLimit::max(app.options.max_upload_bytes))
+        .layer(middleware::from_fn_with_state(app.clone(), body::decoded))
         .layer(middleware::map_response(plain_error_to_json))
         .layer(CompressionLayer::new().gzip(true).compress_when(compress))
-        .layer(middleware::from_fn_with_state(app.clone(), origin))
+        .layer(doors.cors())
+        .layer(middleware::from_fn_with_state(doors, guard))
         .layer(CatchPanicLayer::custom(panicked))
         .layer(middleware::from_fn_with_state(app.clone(), error::in_shape))
-        .with_state(app)
+        .with_state(app);
+    // Layers of a router come after it has chosen the route.
+    Router::new().fallback_service(routes).layer(middleware::map_request(plain_path))
 }
 
-/// What no route takes may be a file of the front end.
+/// What no route takes may be a file of the front end; other methods than GET are 405. So the reference's static route answers them, which
+/// is asked too where a route takes other methods.
 async fn page_or_unknown(app: State<App>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if matches!(method, Method::GET | Method::HEAD) {
         frontend::fallback(app, method, uri, headers).await.into_response()
     } else {
-        unknown(method, uri).await.into_response()
-    }
-}
-
-/// GET of an unknown path is 404; other methods are 405, as the reference's static route answers them.
-async fn unknown(method: Method, uri: Uri) -> ApiError {
-    if matches!(method, Method::GET | Method::HEAD) {
-        ApiError::not_found(format!("there is nothing at {}", uri.path()))
-    } else {
-        wrong_method(method, uri).await
+        wrong_method(method, uri).await.into_response()
     }
 }
 
@@ -93,42 +85,34 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     ApiError::internal("the request could not be answered because of a fault in the server; its log tells more").into_response()
 }
 
-/// With a CORS origin set, answers say so. Otherwise a page of another site must not reach a server on this machine: requests whose
-/// `Origin` is not their `Host` are refused (DNS rebinding and cross-site requests).
-async fn origin(State(app): State<App>, request: Request, next: Next) -> Response {
-    let Some(allowed) = &app.options.cors_origin else {
-        if foreign_origin(request.headers()) {
-            return ApiError::forbidden("requests of other origins are refused: start with --enable-cors-header to allow them")
-                .into_response();
+async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Result<Response, ApiError> {
+    let (parts, body) = request.into_parts();
+    doors.check(&parts)?;
+    Ok(next.run(Request::from_parts(parts, body)).await)
+}
+
+/// Routes are found by the decoded path: percent codes of characters that could stand there as they are become these.
+async fn plain_path(mut request: Request) -> Request {
+    let Some(text) = request.uri().path_and_query().map(PathAndQuery::as_str).filter(|text| text.contains('%')) else { return request };
+    let (path, query) = text.split_at(text.find('?').unwrap_or(text.len()));
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = path;
+    while let Some(at) = rest.find('%') {
+        plain.push_str(&rest[..at]);
+        let code = rest.get(at..at + 3);
+        let decoded = code.and_then(|code| u8::from_str_radix(&code[1..], 16).ok()).map(char::from);
+        match (decoded.filter(|c| c.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(*c)), code) {
+            (Some(c), _) => plain.push(c),
+            (None, code) => plain.push_str(code.unwrap_or("%")),
         }
-        return next.run(request).await;
-    };
-    let mut response = if request.method() == Method::OPTIONS { StatusCode::OK.into_response() } else { next.run(request).await };
-    let headers = response.headers_mut();
-    if let Ok(value) = HeaderValue::from_str(allowed) {
-        headers.insert(ACCESS_CONTROL_ALLOW_ORIGIN, value);
+        rest = &rest[at + code.map_or(1, str::len)..];
     }
-    headers.insert(ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("POST, GET, DELETE, PUT, OPTIONS, PATCH"));
-    headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("Content-Type, Authorization, Comfy-User"));
-    headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-    response
-}
-
-/// As in the reference, only for hosts of this machine: there the check matters, and elsewhere a proxy may have rewritten the host.
-fn foreign_origin(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).and_then(|v: &HeaderValue| v.to_str().ok());
-    let (Some(origin), Some(host)) = (text(ORIGIN), text(HOST)) else { return false };
-    let (origin_name, origin_port) = split_port(origin.split_once("://").map_or(origin, |(_, rest)| rest));
-    let (host_name, host_port) = split_port(host);
-    let loopback = host_name.eq_ignore_ascii_case("localhost")
-        || host_name.trim_matches(['[', ']']).parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback());
-    let same_port = origin_port.is_none() || host_port.is_none() || origin_port == host_port;
-    loopback && !(origin_name.eq_ignore_ascii_case(host_name) && same_port)
-}
-
-fn split_port(authority: &str) -> (&str, Option<&str>) {
-    match authority.rsplit_once(':') {
-        Some((name, port)) if !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit()) => (name, Some(port)),
-        Some(_) | None => (authority, None),
+    plain.push_str(rest);
+    plain.push_str(query);
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = plain.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
     }
+    request
 }

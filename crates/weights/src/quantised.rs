@@ -96,12 +96,14 @@ fn check_formats(dict: &mut StateDict) -> Result<()> {
         } else {
             Vec::new()
         };
-        let text: Json = serde_json::from_slice(&bytes).map_err(|e| dict.unknown(format!("'{name}' is no JSON text: {e}")))?;
+        let text: Json = serde_json::from_slice(&bytes)
+            .map_err(|e| dict.unknown(format!("'{name}' is no JSON text: {e}; choose a file that is whole")))?;
         texts.push((name, text));
     }
     if let Some(all) = dict.metadata.remove(TEXTS) {
         let all = match &all {
-            Json::String(text) => serde_json::from_str(text).map_err(|e| dict.unknown(format!("its {TEXTS} is no JSON text: {e}")))?,
+            Json::String(text) => serde_json::from_str(text)
+                .map_err(|e| dict.unknown(format!("its {TEXTS} is no JSON text: {e}; choose a file that is whole")))?,
             other => other.clone(),
         };
         let layers = all.get("layers").and_then(Json::as_object);

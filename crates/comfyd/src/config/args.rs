@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use comfyd_server::{HostRule, OriginRule};
 
 use super::{ApiShape, Durability, FrontEnd, OnRestart, PreviewMethod, SetInput, Verbosity};
 
@@ -156,9 +157,16 @@ pub struct ServerArgs {
     /// Port to listen on; 0 takes a free one.
     #[arg(long, default_value = "8188")]
     pub port: u16,
-    /// Allow requests from pages of another origin; without a value: of every origin.
+    /// Allow requests from pages of this origin, as --allow-origin does; without a value: of every origin.
     #[arg(long, value_name = "ORIGIN", num_args = 0..=1, default_missing_value = "*")]
-    pub enable_cors_header: Option<String>,
+    pub enable_cors_header: Option<OriginRule>,
+    /// Origin whose pages may send requests: http://localhost:5173, file://, null, or * for all; several and repeatable.
+    #[arg(long, value_name = "ORIGIN", num_args = 1.., action = ArgAction::Append, value_delimiter = ',')]
+    pub allow_origin: Vec<OriginRule>,
+    /// Host that the server answers to besides localhost and its addresses, such as a proxy's name: a name, *.name, or * for all; several
+    /// and repeatable.
+    #[arg(long, value_name = "HOST", num_args = 1.., action = ArgAction::Append, value_delimiter = ',')]
+    pub allow_host: Vec<HostRule>,
     /// Largest request body, in megabytes.
     #[arg(long, value_name = "MB", default_value = "100", value_parser = megabytes)]
     pub max_upload_size: f64,

@@ -42,7 +42,7 @@ fn defaults_are_comfyuis() {
     assert_eq!(config.roots.base, Path::new("/home/a/.local/share/comfyd"));
     assert_eq!(config.roots.temp, Path::new("/home/a/.local/share/comfyd/temp"));
     assert_eq!(config.download_hosts, ["huggingface.co", "civitai.com"]);
-    assert!(config.tls.is_none() && config.cors_origin.is_none() && !config.multi_user);
+    assert!(config.tls.is_none() && config.allow_origins.is_empty() && config.allow_hosts.is_empty() && !config.multi_user);
     assert_eq!(with(&["serve"], &[("XDG_DATA_HOME", "/data")]).unwrap().roots.base, Path::new("/data/comfyd"));
     assert!(matches!(parse(["comfyd".into(), "serve".into()], [], Path::new("/")), Err(Error::NoHome)));
 }
@@ -54,8 +54,16 @@ fn options_with_and_without_values() {
     assert_eq!(serve(&["--listen", "0.0.0.0,[::]"]).listen, all);
     assert_eq!(serve(&["--listen", "--port", "1"]).port, 1);
     assert!(refusal(&["serve", "--listen", "nowhere"], &[]).contains("not an IP address"));
-    assert_eq!(serve(&["--enable-cors-header"]).cors_origin.as_deref(), Some("*"));
-    assert_eq!(serve(&["--enable-cors-header", "http://a"]).cors_origin.as_deref(), Some("http://a"));
+    let origins = |args: &[&str]| serve(args).allow_origins;
+    assert_eq!(origins(&["--enable-cors-header"]), [OriginRule::Any]);
+    assert_eq!(origins(&["--enable-cors-header", "http://a"]), ["http://a".parse().unwrap()]);
+    let both = ["http://a", "null", "file://"].map(|origin| origin.parse().unwrap());
+    assert_eq!(origins(&["--enable-cors-header", "file://", "--allow-origin", "http://a", "null"]), both);
+    assert!(refusal(&["serve", "--allow-origin", "localhost:5173"], &[]).contains("such as http://localhost:5173"));
+    let hosts = [HostRule::Below("b".into()), "a".parse().unwrap()];
+    assert_eq!(serve(&["--allow-host", "*.b", "--allow-host", "A."]).allow_hosts, hosts);
+    assert_eq!(with(&["serve"], &[("COMFYD_ALLOW_HOST", "*.b,a")]).unwrap().allow_hosts, hosts);
+    assert!(refusal(&["serve", "--allow-host", "https://a"], &[]).contains("without scheme and port"));
     assert_eq!(serve(&["--verbose"]).verbosity, Verbosity::Debug);
     assert_eq!(serve(&["--verbose", "warning"]).verbosity, Verbosity::Warning);
     assert_eq!(serve(&["--preview-method", "latent2rgb"]).preview_method, PreviewMethod::Latent2Rgb);

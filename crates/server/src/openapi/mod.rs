@@ -77,7 +77,7 @@ impl Table {
     }
 
     fn add(mut self, method: &'static str, path: &'static str, route: MethodRouter<App>, doc: Doc) -> Self {
-        self.router = self.router.route(path, route);
+        self.router = self.router.route(path, route.clone()).route(&format!("/api{path}"), route);
         self.operations.push(Operation { method, path, doc });
         self
     }
@@ -89,6 +89,7 @@ impl Table {
         self
     }
 
+    /// Every route, with and without the prefix `/api`.
     pub(crate) fn into_router(self) -> Router<App> {
         self.router
     }

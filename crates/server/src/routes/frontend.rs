@@ -142,6 +142,18 @@ fn candidates(root: &Path, path: &str) -> Vec<PathBuf> {
     files
 }
 
+/// The version of the workflow templates that are served, if there are some and it is known.
+pub(crate) fn templates_version(app: &App) -> Option<String> {
+    let FrontEnd::Folder(root) = &app.options.front_end else { return None };
+    if root.join("templates/index.json").is_file() {
+        // Beside the front end's own pages are those that go with it.
+        return Some(app.options.required_versions.1.clone());
+    }
+    let packages = root.parent().and_then(Path::parent)?;
+    let mut names = std::fs::read_dir(packages).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+    names.find_map(|name| Some(name.strip_prefix("comfyui_workflow_templates-")?.strip_suffix(".dist-info")?.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]

@@ -3,18 +3,18 @@
 use std::collections::VecDeque;
 use std::fmt::Write;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Status};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use serde_json::json;
 
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
+use crate::query::Query;
 use crate::routes::queue::{ids, number, push_item, wants};
 use crate::{ApiError, ApiShape, App};
 
@@ -70,21 +70,15 @@ impl HistoryCache {
     }
 }
 
-#[derive(Deserialize)]
-struct HistoryParams {
-    max_items: Option<String>,
-    offset: Option<String>,
-}
-
 /// Negative numbers mean "not given", as in the reference.
 fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
     let Some(text) = text else { return Ok(None) };
     whole(text).ok_or_else(|| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))
 }
 
-async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query<HistoryParams>) -> Result<Response, ApiError> {
-    let query =
-        HistoryQuery { max_items: bound("max_items", params.max_items.as_deref())?, offset: bound("offset", params.offset.as_deref())? };
+async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query) -> Result<Response, ApiError> {
+    let bound = |name| bound(name, params.get(name).map(String::as_str));
+    let query = HistoryQuery { max_items: bound("max_items")?, offset: bound("offset")? };
     let version = app.store.versions().borrow().history;
     let key = (query, shape);
     let body = match app.history.get(version, &key) {

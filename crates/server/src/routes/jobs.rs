@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Queue, Status};
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
+use crate::query::Query;
 use crate::routes::queue::number;
 use crate::routes::view::blocking;
 use crate::{ApiError, App};
@@ -76,7 +77,6 @@ impl Stage {
     }
 }
 
-#[derive(Deserialize)]
 struct ListParams {
     status: Option<String>,
     workflow_id: Option<String>,
@@ -153,7 +153,16 @@ impl Wanted {
     }
 }
 
-async fn list(State(app): State<App>, Query(params): Query<ListParams>) -> Result<Json<Value>, ApiError> {
+async fn list(State(app): State<App>, Query(mut query): Query) -> Result<Json<Value>, ApiError> {
+    let mut text = |name: &str| query.remove(name);
+    let params = ListParams {
+        status: text("status"),
+        workflow_id: text("workflow_id"),
+        sort_by: text("sort_by"),
+        sort_order: text("sort_order"),
+        limit: text("limit"),
+        offset: text("offset"),
+    };
     let wanted = Wanted::parse(params)?;
     let queue = app.store.queue().await?;
     if wanted.pages_history() {

@@ -68,10 +68,10 @@ fn raw(value: &Value) -> Result<Arc<RawValue>, ApiError> {
 /// The client's id, verbatim, or a new one.
 fn prompt_id(body: &Map<String, Value>) -> Result<String, ApiError> {
     let id = match body.get("prompt_id") {
-        None => return Ok(uuid::Uuid::new_v4().to_string()),
+        None | Some(Value::Null) => return Ok(uuid::Uuid::new_v4().to_string()),
         Some(Value::String(id)) => id.clone(),
         Some(Value::Number(n)) => n.to_string(),
-        Some(Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
             return Err(ApiError::bad_request("'prompt_id' must be a text: leave it out and one is made"));
         }
     };

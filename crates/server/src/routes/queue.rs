@@ -102,10 +102,28 @@ async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Resul
     Ok(StatusCode::OK)
 }
 
-async fn interrupt(State(app): State<App>, OptionalJson(body): OptionalJson) -> StatusCode {
-    let prompt_id = body.get("prompt_id").and_then(Value::as_str).filter(|id| !id.is_empty());
-    app.control.interrupt(prompt_id);
-    StatusCode::OK
+/// Interrupts what runs, or only the prompt that is named. Ids are texts, so that a prompt with another value for an id never runs; a value
+/// that is false in Python names none.
+async fn interrupt(State(app): State<App>, OptionalJson(body): OptionalJson) -> Result<StatusCode, ApiError> {
+    let Value::Object(body) = body else { return Err(ApiError::bad_request("the body must be a JSON object, or missing")) };
+    match body.get("prompt_id").filter(|id| is_true(id)) {
+        None => drop(app.control.interrupt(None)),
+        Some(Value::String(id)) => drop(app.control.interrupt(Some(id))),
+        Some(_) => {}
+    }
+    Ok(StatusCode::OK)
+}
+
+/// What Python takes for true.
+fn is_true(value: &Value) -> bool {
+    match value {
+        Value::Null => false,
+        Value::Bool(b) => *b,
+        Value::Number(n) => n.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty(),
+        Value::Array(items) => !items.is_empty(),
+        Value::Object(fields) => !fields.is_empty(),
+    }
 }
 
 async fn free(State(app): State<App>, OptionalJson(body): OptionalJson) -> StatusCode {

@@ -6,13 +6,14 @@ use axum::extract::FromRequestParts;
 use axum::http::Uri;
 use axum::http::request::Parts;
 
+use crate::query::Query;
 use crate::{ApiShape, App};
 
 impl ApiShape {
     /// The shape that an address asks for.
     pub(crate) fn asked(uri: &Uri, default: Self) -> Self {
-        let asked = uri.query().unwrap_or_default().split('&').find_map(|pair| pair.strip_prefix("shape="));
-        match asked {
+        let Query(query) = Query::of(uri);
+        match query.get("shape").map(String::as_str) {
             Some("documented") => Self::Documented,
             Some("wire") => Self::Wire,
             Some(_) | None => default,

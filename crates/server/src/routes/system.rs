@@ -10,6 +10,7 @@ use sysinfo::{MemoryRefreshKind, System};
 
 use crate::App;
 use crate::openapi::{Doc, Table};
+use crate::routes::frontend;
 
 pub(super) fn routes() -> Table {
     Table::default().get("/system_stats", stats, Doc::new("system", "Figures of the machine.").json("SystemStats")).get(
@@ -65,17 +66,19 @@ async fn stats(State(app): State<App>) -> Json<Value> {
     if let Some(device) = devices.first_mut() {
         device["models_bytes"] = json!(app.control.models_bytes());
     }
+    let (front_end, templates) = &app.options.required_versions;
     Json(json!({
         "system": {
-            "os": std::env::consts::OS,
+            // Python's names.
+            "os": if cfg!(windows) { "nt" } else { "posix" },
             "ram_total": total,
             "ram_free": free,
             "cpu_count": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             "cpu_utilization": cpu_percent,
             "comfyui_version": app.options.api_version,
-            "required_frontend_version": null,
-            "installed_templates_version": null,
-            "required_templates_version": null,
+            "required_frontend_version": front_end,
+            "installed_templates_version": frontend::templates_version(&app),
+            "required_templates_version": templates,
             "python_version": "none (comfyd)",
             "pytorch_version": "none (comfyd)",
             "embedded_python": false,

@@ -5,20 +5,17 @@ use std::path::{Path, PathBuf};
 
 use axum::Json;
 use axum::extract::State;
-use axum::extract::multipart::{Multipart, MultipartError, MultipartRejection};
-use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_folders::whole::{Replace, is_unfinished};
 use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
 use serde_json::{Value, json};
 
+use crate::form::Form;
 use crate::openapi::{Doc, Table};
 use crate::routes::userdata::write_file;
 use crate::routes::view::{blocking, decode, parse_kind};
 use crate::{ApiError, ApiShape, App};
 
-/// Parts that one form may have.
-const MAX_PARTS: usize = 32;
 /// Numbers that are tried for a free name.
 const MAX_NUMBER: u32 = 10_000;
 
@@ -38,7 +35,7 @@ pub(super) fn routes() -> Table {
 
 /// What a form says.
 #[derive(Default)]
-struct Form {
+struct Upload {
     file: Option<(String, Bytes)>,
     overwrite: bool,
     kind: Option<String>,
@@ -46,58 +43,37 @@ struct Form {
     original_ref: Option<String>,
 }
 
-async fn image(State(app): State<App>, form: Result<Multipart, MultipartRejection>) -> Result<Json<Value>, ApiError> {
-    let form = read_form(form).await?;
-    blocking(move || store(&app.folders, form, Ok)).await
+async fn image(State(app): State<App>, form: Form) -> Result<Json<Value>, ApiError> {
+    let upload = Upload::read(&form)?;
+    blocking(move || store(&app.folders, upload, Ok)).await
 }
 
-async fn mask(State(app): State<App>, shape: ApiShape, form: Result<Multipart, MultipartRejection>) -> Result<Json<Value>, ApiError> {
-    let mut form = read_form(form).await?;
+async fn mask(State(app): State<App>, shape: ApiShape, form: Form) -> Result<Json<Value>, ApiError> {
+    let mut upload = Upload::read(&form)?;
     if shape == ApiShape::Documented {
-        form.kind.get_or_insert_with(|| Kind::Output.as_str().to_owned());
+        upload.kind.get_or_insert_with(|| Kind::Output.as_str().to_owned());
     }
     blocking(move || {
-        let original = original_path(&app.folders, form.original_ref.as_deref())?;
-        store(&app.folders, form, |bytes| with_alpha_of(&original, &bytes).map(Bytes::from))
+        let original = original_path(&app.folders, upload.original_ref.as_deref())?;
+        store(&app.folders, upload, |bytes| with_alpha_of(&original, &bytes).map(Bytes::from))
     })
     .await
 }
 
-async fn read_form(form: Result<Multipart, MultipartRejection>) -> Result<Form, ApiError> {
-    let mut parts = form.map_err(|e| ApiError::bad_request("send the file as multipart/form-data").details(e.to_string()))?;
-    let mut form = Form::default();
-    let mut count = 0;
-    while let Some(part) = parts.next_field().await.map_err(broken)? {
-        count += 1;
-        if count > MAX_PARTS {
-            return Err(ApiError::bad_request(format!("the form has more than {MAX_PARTS} parts")));
-        }
-        match part.name().unwrap_or_default() {
-            "image" => {
-                let name = part.file_name().map(str::to_owned);
-                let bytes = part.bytes().await.map_err(broken)?;
-                form.file = name.map(|name| (name, bytes));
-            }
-            "overwrite" => form.overwrite = matches!(part.text().await.map_err(broken)?.as_str(), "true" | "1"),
-            "type" => form.kind = Some(part.text().await.map_err(broken)?),
-            "subfolder" => form.subfolder = part.text().await.map_err(broken)?,
-            "original_ref" => form.original_ref = Some(part.text().await.map_err(broken)?),
-            _ => drop(part.bytes().await.map_err(broken)?),
-        }
-    }
-    Ok(form)
-}
-
-fn broken(error: MultipartError) -> ApiError {
-    if error.status() == StatusCode::PAYLOAD_TOO_LARGE {
-        ApiError::too_large("the upload is over the limit: raise --max-upload-size")
-    } else {
-        ApiError::bad_request("the form could not be read").details(error.body_text())
+impl Upload {
+    fn read(form: &Form) -> Result<Self, ApiError> {
+        Ok(Self {
+            file: form.get("image").and_then(|part| Some((part.file_name.clone()?, part.bytes.clone()))),
+            overwrite: form.text("overwrite")?.is_some_and(|text| matches!(text.as_str(), "true" | "1")),
+            kind: form.text("type")?,
+            subfolder: form.text("subfolder")?.unwrap_or_default(),
+            original_ref: form.text("original_ref")?,
+        })
     }
 }
 
 /// Stores the form's file, changed by `change`, and tells where. The same bytes under the same name are not stored twice.
-fn store(folders: &Folders, form: Form, change: impl FnOnce(Bytes) -> Result<Bytes, ApiError>) -> Result<Json<Value>, ApiError> {
+fn store(folders: &Folders, form: Upload, change: impl FnOnce(Bytes) -> Result<Bytes, ApiError>) -> Result<Json<Value>, ApiError> {
     let (name, bytes) = form.file.ok_or_else(|| ApiError::bad_request("no file came: send it as the part 'image' with a file name"))?;
     let name = file_name(&name)?;
     let kind = form.kind.as_deref().map_or(Ok(Kind::Input), parse_kind)?;
@@ -231,8 +207,8 @@ mod tests {
         out
     }
 
-    fn form(bytes: &[u8], overwrite: bool) -> Form {
-        Form { file: Some(("a.png".into(), Bytes::copy_from_slice(bytes))), overwrite, ..Form::default() }
+    fn form(bytes: &[u8], overwrite: bool) -> Upload {
+        Upload { file: Some(("a.png".into(), Bytes::copy_from_slice(bytes))), overwrite, ..Upload::default() }
     }
 
     fn folders(dir: &Path) -> Folders {

@@ -7,12 +7,10 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, Response, StatusCode, header};
 use axum::response::IntoResponse;
 use axum::{Json, body::Body};
-use bytes::Bytes;
 use comfyd_folders::whole::{self, Replace};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -20,8 +18,9 @@ use serde_json::{Map, Value, json};
 use crate::error::is_disk_full;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
+use crate::query::Query;
 use crate::routes::view::{Disposition, blocking, inside, send_file};
-use crate::{ApiError, App};
+use crate::{ApiError, App, body};
 
 /// Entries that one listing may have.
 const MAX_ENTRIES: usize = 100_000;
@@ -44,8 +43,6 @@ const DEFAULT_USER: &str = "default";
 
 /// Held while `users.json` is read, changed and written.
 static USERS: Mutex<()> = Mutex::new(());
-
-type Params = Query<HashMap<String, String>>;
 
 /// The routes of this module.
 pub(super) fn routes() -> Table {
@@ -147,14 +144,12 @@ async fn users(State(app): State<App>) -> Result<Json<Value>, ApiError> {
 
 async fn add_user(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
     blocking(move || {
-        if !app.options.multi_user {
-            return Err(ApiError::bad_request("there is one user only: start the server with --multi-user"));
-        }
         let name = body.get("username").and_then(Value::as_str).map(str::trim).filter(|n| !n.is_empty() && n.len() <= 128);
         let name = name.ok_or_else(|| ApiError::bad_request("'username' must be a text of 1 to 128 bytes"))?;
         let _held = USERS.lock();
         let mut users = known_users(&app)?;
-        if users.values().any(|known| known == name) {
+        // Where there is one user only, a further one is kept for when there are several, as in the reference.
+        if users.values().any(|known| known == name) || !app.options.multi_user && name == DEFAULT_USER {
             return Err(ApiError::bad_request("there is a user of that name: choose another").details(name));
         }
         if users.len() >= MAX_USERS {
@@ -188,7 +183,7 @@ fn flag(query: &HashMap<String, String>, name: &str) -> bool {
     query.get(name).is_some_and(|v| v.eq_ignore_ascii_case("true"))
 }
 
-async fn list(State(app): State<App>, Query(query): Params, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+async fn list(State(app): State<App>, Query(query): Query, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
     blocking(move || {
         let dir = query.get("dir").filter(|d| !d.is_empty()).ok_or_else(|| ApiError::bad_request("no folder is named: add ?dir=..."))?;
         let root = user_path(&user_folder(&app, &headers)?, dir)?;
@@ -215,7 +210,7 @@ async fn list(State(app): State<App>, Query(query): Params, headers: HeaderMap) 
     .await
 }
 
-async fn list_v2(State(app): State<App>, Query(query): Params, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
+async fn list_v2(State(app): State<App>, Query(query): Query, headers: HeaderMap) -> Result<Json<Value>, ApiError> {
     blocking(move || {
         let base = user_folder(&app, &headers).map_err(|e| match e.status() {
             StatusCode::UNAUTHORIZED => ApiError::forbidden("there is no such user"),
@@ -302,23 +297,7 @@ fn user_path(base: &Path, name: &str) -> Result<PathBuf, ApiError> {
 
 /// Decodes `%41` to `A`; what is no code stays.
 pub(crate) fn percent_decode(text: &str) -> String {
-    let bytes = text.as_bytes();
-    let mut out = Vec::with_capacity(bytes.len());
-    let mut at = 0;
-    while at < bytes.len() {
-        let code = bytes.get(at + 1..at + 3).and_then(|h| std::str::from_utf8(h).ok()).filter(|h| h.bytes().all(|b| b.is_ascii_hexdigit()));
-        match code.and_then(|h| u8::from_str_radix(h, 16).ok()) {
-            Some(byte) if bytes[at] == b'%' => {
-                out.push(byte);
-                at += 3;
-            }
-            _ => {
-                out.push(bytes[at]);
-                at += 1;
-            }
-        }
-    }
-    String::from_utf8_lossy(&out).into_owned()
+    percent_encoding::percent_decode_str(text).decode_utf8_lossy().into_owned()
 }
 
 /// A user's file, which cannot be the user's folder itself.
@@ -347,9 +326,15 @@ fn exists_already(name: &str) -> ApiError {
 
 async fn read(State(app): State<App>, UrlPath(name): UrlPath<String>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let (wanted, asked) = (headers.clone(), name.clone());
-    let path = blocking(move || user_file(&user_folder(&app, &headers)?, &name)).await?;
+    let expected = EXPECTED_FILES.iter().find(|(expected, ..)| asked == *expected);
+    let path = match (blocking(move || user_file(&user_folder(&app, &headers)?, &name)).await, expected) {
+        (Ok(path), _) => path,
+        // The front end asks for them before a user is chosen.
+        (Err(_), Some((_, mime, empty))) => return Ok(([(header::CONTENT_TYPE, *mime)], *empty).into_response()),
+        (Err(error), None) => return Err(error),
+    };
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
-    match EXPECTED_FILES.iter().find(|(expected, ..)| asked == *expected) {
+    match expected {
         Some((_, mime, empty)) if !path.exists() => Ok(([(header::CONTENT_TYPE, *mime)], *empty).into_response()),
         Some((USER_STYLE, ..)) => send_file(&path, &name, &wanted, Disposition::Page).await,
         Some(_) | None => send_file(&path, &name, &wanted, Disposition::Inline).await,
@@ -359,14 +344,11 @@ async fn read(State(app): State<App>, UrlPath(name): UrlPath<String>, headers: H
 async fn write(
     State(app): State<App>,
     UrlPath(name): UrlPath<String>,
-    Query(query): Params,
+    Query(query): Query,
     headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
+    request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    let body = body.map_err(|e| match e.status() {
-        StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large("the file is over the limit: raise --max-upload-size"),
-        _ => ApiError::bad_request(format!("the body could not be read: {e}")),
-    })?;
+    let body = body::bytes(request, &()).await?;
     blocking(move || {
         let base = user_folder(&app, &headers)?;
         let path = user_file(&base, &name)?;
@@ -394,7 +376,7 @@ async fn delete(State(app): State<App>, UrlPath(name): UrlPath<String>, headers:
 async fn rename(
     State(app): State<App>,
     UrlPath((name, dest)): UrlPath<(String, String)>,
-    Query(query): Params,
+    Query(query): Query,
     headers: HeaderMap,
 ) -> Result<Json<Value>, ApiError> {
     blocking(move || {

@@ -1,13 +1,12 @@
 //! `/view` and `/view_metadata`: files of the input, output and temp folders, and what a model file says of itself. Also how any file is
 //! sent: validators, ranges, and never in a form that a browser would run.
 
-use std::collections::HashMap;
 use std::io::{Cursor, Read, SeekFrom};
 use std::path::Path;
 use std::time::UNIX_EPOCH;
 
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, Query, State};
+use axum::extract::{Path as UrlPath, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Response, StatusCode};
 use axum::response::IntoResponse;
@@ -19,6 +18,7 @@ use tokio_util::io::ReaderStream;
 
 use crate::json::whole;
 use crate::openapi::{Doc, Table};
+use crate::query::Query;
 use crate::{ApiError, App};
 
 /// Longest JSON header of a safetensors file that `/view_metadata` reads, in bytes.
@@ -55,11 +55,7 @@ pub(super) fn routes() -> Table {
         )
 }
 
-async fn view(
-    State(app): State<App>,
-    Query(query): Query<HashMap<String, String>>,
-    headers: HeaderMap,
-) -> Result<Response<Body>, ApiError> {
+async fn view(State(app): State<App>, Query(query): Query, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let Some(filename) = query.get("filename") else {
         return Err(ApiError::not_found("no file is named: add ?filename=..."));
     };
@@ -370,7 +366,7 @@ pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T,
 async fn view_metadata(
     State(app): State<App>,
     UrlPath(folder): UrlPath<String>,
-    Query(query): Query<HashMap<String, String>>,
+    Query(query): Query,
 ) -> Result<axum::Json<Value>, ApiError> {
     let none = || ApiError::not_found("there is no such model with metadata: name a .safetensors file of the folder with ?filename=...");
     let name = query.get("filename").filter(|f| f.ends_with(".safetensors")).ok_or_else(none)?.clone();

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
+use axum::extract::State;
 use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
-use axum::extract::{Query, State};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
-use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
+use crate::query::Query;
 use crate::routes::{queue, system};
 use crate::{ApiError, ApiShape, App};
 
@@ -39,20 +39,13 @@ pub(super) fn routes() -> Table {
     )
 }
 
-#[derive(Deserialize)]
-struct WsQuery {
-    #[serde(rename = "clientId", default)]
-    client_id: String,
-    preview: Option<String>,
-}
-
 async fn connect(
     State(app): State<App>,
     shape: ApiShape,
-    Query(query): Query<WsQuery>,
+    Query(mut query): Query,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
-    let client_id = if query.client_id.is_empty() { uuid::Uuid::new_v4().simple().to_string() } else { query.client_id };
+    let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let status = queue::status(&app).await?;
     let first = json!({"status": status, "sid": client_id});
     let Some(mailbox) = app.hub.connect(&client_id, Some(("status", &first))) else {
@@ -63,7 +56,7 @@ async fn connect(
         ));
     };
     mailbox.set_abilities(|a| {
-        a.raw_previews = query.preview.as_deref() == Some("raw");
+        a.raw_previews = query.get("preview").is_some_and(|format| format == "raw");
         a.documented = shape == ApiShape::Documented;
     });
     let failed = {
