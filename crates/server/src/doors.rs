@@ -219,7 +219,7 @@ impl Doors {
                 Authority::parse(text).ok_or_else(|| ApiError::bad_request("the request's host cannot be read").details(text))?;
             if !self.answers_to(&authority.host) {
                 return Err(refused(format!(
-                    "this server does not answer to the host '{0}': start it with --allow-host {0} if that is a name of its",
+                    "this server does not answer to the host '{0}': start it with --allow-host {0} if that is one of its names",
                     authority.host
                 )));
             }
