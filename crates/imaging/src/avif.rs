@@ -49,12 +49,14 @@ pub(crate) fn decode(file: &[u8], check: impl FnOnce((u32, u32)) -> Result<()>) 
     Ok(Decoded { pixels, has_alpha: alpha.is_some(), orientation: orientation(file).unwrap_or(Orientation::NoTransforms) })
 }
 
+type Size = (usize, usize);
+
 /// A decoded AV1 frame in eight bits.
 struct Planes {
-    size: (usize, usize),
+    size: Size,
     luma: Vec<u8>,
     /// U and V with their size; none if the frame is grey.
-    chroma: Option<([Vec<u8>; 2], (usize, usize))>,
+    chroma: Option<([Vec<u8>; 2], Size)>,
     matrix: MatrixCoefficients,
     full_range: bool,
 }
@@ -160,7 +162,7 @@ fn widened(plane: &[u8], from: (usize, usize), to: (usize, usize)) -> Vec<u8> {
             return (at, at);
         }
         let near = at / 2;
-        let far = if at % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(length - 1) };
+        let far = if at.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(length - 1) };
         (near, far)
     };
     let (full_width, full_height) = (from.0 == to.0, from.1 == to.1);

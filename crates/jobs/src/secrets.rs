@@ -12,8 +12,13 @@ pub const NAMES: [&str; 2] = ["api_key_comfy_org", "auth_token_comfy_org"];
 /// The secrets of one job. They are never written, answered or printed; only their names are.
 #[derive(Clone, Default)]
 pub struct Secrets {
-    values: Option<Arc<Map<String, Json>>>,
-    lost: Arc<[String]>,
+    kept: Option<Arc<Kept>>,
+}
+
+#[derive(Default)]
+struct Kept {
+    values: Arc<Map<String, Json>>,
+    lost: Vec<String>,
 }
 
 impl Secrets {
@@ -43,28 +48,27 @@ impl Secrets {
                 Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
             }
         }
-        Self { values: (!values.is_empty()).then(|| Arc::new(values)), lost: Arc::default() }
+        Self { kept: (!values.is_empty()).then(|| Arc::new(Kept { values: Arc::new(values), lost: Vec::new() })) }
     }
 
     /// What is left of a job's secrets after a restart: that it had some with these names.
     pub fn lost(names: Vec<String>) -> Self {
-        Self { values: None, lost: names.into() }
+        Self { kept: (!names.is_empty()).then(|| Arc::new(Kept { lost: names, ..Kept::default() })) }
     }
 
     /// The secrets themselves, by name, for the nodes that take them.
     pub fn values(&self) -> Arc<Map<String, Json>> {
-        self.values.clone().unwrap_or_default()
+        self.kept.as_ref().map(|kept| Arc::clone(&kept.values)).unwrap_or_default()
     }
 
     /// The names of those that the job came with.
     pub fn names(&self) -> Vec<String> {
-        let known = self.values.iter().flat_map(|values| values.keys());
-        known.chain(&*self.lost).cloned().collect()
+        self.kept.iter().flat_map(|kept| kept.values.keys().chain(&kept.lost)).cloned().collect()
     }
 
     /// The names of those that a restart has taken away.
     pub fn lost_names(&self) -> &[String] {
-        &self.lost
+        self.kept.as_ref().map_or(&[], |kept| &kept.lost)
     }
 }
 
