@@ -15,6 +15,8 @@ use comfyd_imaging::decode;
 use comfyd_node::{CancelToken, Error, FileSource, OptionSource, Result};
 use parking_lot::Mutex;
 
+/// Files over this size are not hashed.
+const MAX_HASHED_BYTES: u64 = 256 << 20;
 /// File hashes that are remembered; past that all are forgotten and computed again.
 const MAX_HASHES: usize = 10_000;
 
@@ -138,10 +140,14 @@ impl State {
         Ok(bytes)
     }
 
-    /// The hash (BLAKE3) of a file's content in hexadecimal. A file is read once, until it changes.
+    /// The hash (BLAKE3) of a file's content in hexadecimal. A file is read once, until it changes. Checkpoints and the like are too large to
+    /// be read before they are loaded: by what the file system tells of them, they change when they are touched too.
     pub(crate) fn file_hash(&self, path: &Path, cancel: &CancelToken) -> Result<Arc<str>> {
         let metadata = path.metadata()?;
         let version = FileVersion::of(&metadata)?;
+        if metadata.len() > MAX_HASHED_BYTES {
+            return Ok(format!("{version:?}").into());
+        }
         let lasts = version.tells_content(SystemTime::now());
         if let Some((_, hash)) = self.hashes.lock().get(path).filter(|(known, _)| *known == version) {
             return Ok(Arc::clone(hash));
