@@ -18,7 +18,8 @@ pub(crate) struct Decoded {
 
 /// Whether a file begins as AVIF files do.
 pub(crate) fn fits(file: &[u8]) -> bool {
-    file.get(4..8) == Some(b"ftyp") && [b"avif", b"avis"].iter().any(|brand| file.get(8..12) == Some(*brand))
+    let brands = |content: &[u8]| content.as_chunks::<4>().0.iter().any(|brand| [b"avif", b"avis"].contains(&brand));
+    file.get(4..8) == Some(b"ftyp") && child(file, b"ftyp").is_some_and(brands)
 }
 
 /// Reads an AVIF file. `check` is told the size before pixels are decoded.

@@ -49,12 +49,7 @@ const FORMATS: &[Format] = &[
         frames: webp_frames,
     },
     Format { name: "GIF", endings: &[".gif"], fits: |file| file.starts_with(b"GIF87a") || file.starts_with(b"GIF89a"), frames: gif_frames },
-    Format {
-        name: "BMP",
-        endings: &[".bmp"],
-        fits: |file| file.starts_with(b"BM"),
-        frames: |file, budget, _| plain(ImageFormat::Bmp, file, budget),
-    },
+    Format { name: "BMP", endings: &[".bmp"], fits: |file| file.starts_with(b"BM"), frames: bmp_frame },
     Format {
         name: "TIFF",
         endings: &[".tif", ".tiff"],
@@ -346,6 +341,22 @@ fn tiff_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Fra
     let pages = tiff::pages(file, count, |size| budget.add_frame(size))?;
     let frame = |page: tiff::Page| Frame { pixels: page.pixels, alpha_band: page.has_alpha, orientation: Orientation::NoTransforms };
     Ok(pages.into_iter().map(frame).collect())
+}
+
+fn bmp_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
+    let mut frames = plain(ImageFormat::Bmp, file, budget)?;
+    if file.get(28..30) == Some(&[16, 0]) {
+        // Pillow rounds colours of five and six bits down.
+        let six_bits = file.get(30) == Some(&3) && file.get(58..62) == Some(&0x7e0u32.to_le_bytes());
+        let most = [31, if six_bits { 63 } else { 31 }, 31];
+        for pixel in frames.iter_mut().flat_map(|frame| frame.pixels.pixels_mut()) {
+            for (channel, most) in pixel.0.iter_mut().zip(most) {
+                let stored = (u32::from(*channel) * most + 127) / 255;
+                *channel = (stored * 255 / most) as u8;
+            }
+        }
+    }
+    Ok(frames)
 }
 
 /// The picture of an icon file: the largest, and among equals the one of fewest bits.

@@ -4,10 +4,14 @@
 
 mod common;
 
+<<<<<<< HEAD
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+=======
+use std::path::Path;
+>>>>>>> h-imaging
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -15,9 +19,14 @@ use comfyd_engine::EngineOptions;
 use comfyd_executor::CachePolicy;
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
+<<<<<<< HEAD
 use comfyd_jobs::event::NullSink;
 use comfyd_node::{CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, PreviewFormat, Value};
 use comfyd_nodes::{Image, Latent, Limits, Mask, Svg};
+=======
+use comfyd_node::{Choices, Fingerprint, Hidden, InputKind, Inputs, NodeOutput, OptionSource, PreviewFormat, Value};
+use comfyd_nodes::{FileOptions, Image, Latent, Limits, Mask, Svg};
+>>>>>>> h-imaging
 use comfyd_weights::safetensors;
 use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};
@@ -390,6 +399,43 @@ fn a_picture_that_cannot_be_read_says_so() {
     std::fs::write(bench.folders.roots().input.join("a.png"), b"one").unwrap();
     let error = bench.run("LoadImage", inputs(&json!({"image": "a.png"}))).unwrap_err().to_string();
     assert!(error.contains("cannot read the picture"), "{error}");
+}
+
+#[test]
+fn every_picture_that_a_list_offers_is_read() {
+    let bench = Bench::new();
+    let input = &bench.folders.roots().input;
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join("../imaging/tests/files");
+    for entry in std::fs::read_dir(&files).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), input.join(entry.file_name())).unwrap();
+    }
+    // An ending is read in any case, and the content says what a file is.
+    std::fs::copy(files.join("444.jpg"), input.join("LOUD.JPG")).unwrap();
+    std::fs::copy(files.join("420.jpg"), input.join("misnamed.png")).unwrap();
+    let others = ["a.svg", "a.heic", "a.ief", "a.txt", "a.mp4", "a.latent", "none"];
+    others.iter().for_each(|name| std::fs::write(input.join(name), "x").unwrap());
+    for class in ["LoadImage", "LoadImageMask"] {
+        let schema = &bench.catalog.get(class).unwrap().schema;
+        let Some(InputKind::Combo(Choices::Files { source, .. })) = schema.inputs.first().map(|input| &input.kind) else {
+            panic!("{class} offers no files");
+        };
+        let offered = FileOptions(Arc::clone(&bench.folders)).files(source);
+        for name in ["LOUD.JPG", "misnamed.png", "RGB_420.avif", "float.tif", "RGB.ico", "colors.ppm", "P.pcx", "L.tga", "RGB.jp2"] {
+            assert!(offered.iter().any(|file| file == name), "{class} does not offer {name}");
+        }
+        assert!(others.iter().all(|name| !offered.iter().any(|file| file == name)), "{class}: {offered:?}");
+        for name in &offered {
+            let run = bench.run(class, inputs(&json!({"image": name, "channel": "red"})));
+            assert!(run.is_ok(), "{class} cannot read {name}: {:?}", run.err());
+        }
+    }
+    for name in ["420.jpg", "misnamed.png"] {
+        let loaded = bench.first("LoadImage", &json!({"image": name})).unwrap();
+        let saved = ui(&bench.run("SaveImage", with(json!({"filename_prefix": "x"}), "images", loaded)).unwrap());
+        let raster = |bytes: &[u8]| decode::raster(bytes, &decode::Limits::default()).unwrap().to_rgb();
+        assert_eq!(raster(&bench.saved(&saved["images"][0])), raster(&std::fs::read(files.join("420.jpg.png")).unwrap()), "{name}");
+    }
 }
 
 #[test]

@@ -144,6 +144,20 @@ async fn uploads_are_viewed_in_every_form() {
 }
 
 #[tokio::test]
+async fn previews_of_all_kinds_of_pictures_are_those_that_nodes_read() {
+    let server = Server::new(|_, _| ());
+    let files = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../imaging/tests/files");
+    for name in ["420.jpg", "cmyk.jpg", "RGB_420.avif", "RGB.ico", "colors.ppm", "float.tif", "P.tga", "RGB.jp2", "P.pcx"] {
+        server.upload("/upload/image", name, &std::fs::read(files.join(name)).unwrap(), &[]).await;
+        let wanted = image::open(files.join(format!("{name}.png"))).unwrap().into_rgb8();
+        let view = server.get(&format!("/view?filename={name}&type=input&channel=rgb")).await;
+        assert_eq!(image::load_from_memory(&view.body).unwrap().into_rgb8(), wanted, "{name}");
+        let preview = server.get(&format!("/view?filename={name}&type=input&preview=webp;80")).await;
+        assert_eq!((preview.status, preview.header("content-type")), (StatusCode::OK, "image/webp"), "{name}");
+    }
+}
+
+#[tokio::test]
 async fn a_view_answers_ranges_and_validators() {
     let server = Server::new(|_, dir| {
         std::fs::create_dir_all(dir.join("output")).unwrap();

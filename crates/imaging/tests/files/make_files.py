@@ -6,6 +6,7 @@ not write. Beside NAME lies NAME.png: the frames below each other, and as alpha 
 
 import io
 import random
+import struct
 import subprocess
 
 import numpy as np
@@ -76,6 +77,13 @@ def load(file):
     return np.concatenate(frames)
 
 
+def bmp_of_16_bits(compression, masks):
+    data = numbers.integers(0, 65536, 10 * 7).astype("<u2").tobytes()
+    offset = 54 + len(masks)
+    header = struct.pack("<2sIIIIiiHHIIiiII", b"BM", offset + len(data), 0, offset, 40, 10, 7, 1, 16, compression, len(data), 0, 0, 0, 0)
+    return header + masks + data
+
+
 def exif(orientation):
     data = Image.Exif()
     data[0x112] = orientation
@@ -119,6 +127,8 @@ def files():
 
     for mode in ("1", "L", "P", "RGB", "RGBA"):
         yield f"{mode}.bmp", file_of(picture(mode), "BMP")
+    yield "555.bmp", bmp_of_16_bits(0, b"")
+    yield "565.bmp", bmp_of_16_bits(3, struct.pack("<III", 0xF800, 0x07E0, 0x001F))
     for mode in ("RGB", "RGBA", "L"):
         yield f"{mode}.ico", file_of(picture(mode, 32, 32), "ICO", sizes=[(16, 16), (32, 32)])
         yield f"{mode}_bmp.ico", file_of(picture(mode, 32, 32), "ICO", bitmap_format="bmp", sizes=[(16, 16), (32, 32)])
