@@ -5,6 +5,7 @@ use std::sync::Arc;
 use comfyd_engine::Engine;
 use comfyd_node::{CancelToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 
+use crate::apart::apart;
 use crate::resize::{Crop, Method};
 use crate::services::State;
 use crate::values::{Image, Latent, Mask};
@@ -171,6 +172,11 @@ impl Call<'_, '_> {
     /// What to do when the aspect ratio changes.
     pub(crate) fn crop(&self, name: &str) -> Result<Crop> {
         self.inputs.text(name)?.parse().map_err(Error::other)
+    }
+
+    /// Does work on pictures that takes long and cannot be interrupted; it is left behind when the prompt is.
+    pub(crate) fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> comfyd_imaging::Result<T> + Send + 'static) -> Result<T> {
+        apart(self.cx.cancel_token(), work)?.map_err(Error::other)
     }
 
     /// Fails if an array of this shape, four bytes per value, is larger than the limit. Called before every allocation whose size the

@@ -7,7 +7,6 @@ use comfyd_imaging::{Image, Raster, png};
 use comfyd_node::{Error, NodeOutput, Result};
 use serde_json::Value as Json;
 
-use crate::apart::apart;
 use crate::class::Call;
 use crate::python;
 
@@ -47,8 +46,7 @@ pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: 
     let mut saved = Vec::with_capacity(images.batch());
     for index in 0..images.batch() {
         let (images, options) = (images.clone(), Arc::clone(&options));
-        let encode = move || png::encode(&Raster::from_image(&images, index)?, &options);
-        let bytes = apart(call.cx.cancel_token(), encode)?.map_err(Error::other)?;
+        let bytes = call.apart(move || png::encode(&Raster::from_image(&images, index)?, &options))?;
         saved.push(target.save(index, "png", &bytes).map_err(Error::other)?.to_json());
     }
     Ok(NodeOutput::default().with_ui("images", saved))

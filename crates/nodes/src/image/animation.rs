@@ -5,7 +5,6 @@ use comfyd_imaging::{Image, Raster, apng, webp};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use serde_json::json;
 
-use crate::apart::apart;
 use crate::class::{Call, Class, unknown_choice};
 use crate::saving;
 
@@ -110,7 +109,7 @@ fn encode(
         frames.push(Raster::from_image(images, index).map_err(Error::other)?);
     }
     let cancel = call.cx.cancel_token().clone();
-    apart(call.cx.cancel_token(), move || encode(&frames, &|| cancel.is_cancelled()))?.map_err(Error::other)
+    call.apart(move || encode(&frames, &|| cancel.is_cancelled()))
 }
 
 /// How long each picture is shown.

@@ -130,7 +130,8 @@ fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (seed, strength) = (call.int::<u64>("seed")?, call.float("strength")? as f32);
-    values::image(transform::add_noise(&call.image("image")?, seed, strength))
+    let image = call.image("image")?;
+    values::image(call.apart(move || Ok(transform::add_noise(&image, seed, strength)))?)
 }
 
 fn size(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -147,7 +148,8 @@ fn pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let height = image.height().saturating_add(sides.top).saturating_add(sides.bottom);
     let width = image.width().saturating_add(sides.left).saturating_add(sides.right);
     call.reserve(&[image.batch(), height, width, image.channels()])?;
-    let (image, mask) = transform::pad_for_outpaint(&image, sides, call.count("feathering", 0)?).map_err(Error::other)?;
+    let feathering = call.count("feathering", 0)?;
+    let (image, mask) = call.apart(move || transform::pad_for_outpaint(&image, sides, feathering))?;
     values::image_and_mask(image, mask)
 }
 
@@ -158,5 +160,5 @@ fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if paste.resize_source {
         call.reserve(&[source.batch(), destination.height(), destination.width(), destination.channels()])?;
     }
-    values::image(blend::paste(&destination, &source, &paste).map_err(Error::other)?)
+    values::image(call.apart(move || blend::paste(&destination, &source, &paste))?)
 }

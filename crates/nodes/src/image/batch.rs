@@ -98,7 +98,7 @@ pub(crate) const CLASSES: &[Class] = &[
 fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = (call.image("image1")?, call.image("image2")?);
     call.reserve(&[first.batch() + second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(transform::batch(&first, &second).map_err(Error::other)?)
+    values::image(call.apart(move || transform::batch(&first, &second))?)
 }
 
 fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -143,11 +143,12 @@ fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
 }
 
 fn rgb_to_yuv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let planes = color::rgb_to_yuv(&call.image("image")?).map_err(Error::other)?;
+    let image = call.image("image")?;
+    let planes = call.apart(move || color::rgb_to_yuv(&image))?;
     Ok(NodeOutput::values(planes.map(|plane| Arc::new(values::Image(plane)).into())))
 }
 
 fn yuv_to_rgb(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (y, u, v) = (call.image("Y")?, call.image("U")?, call.image("V")?);
-    values::image(color::yuv_to_rgb(&y, &u, &v).map_err(Error::other)?)
+    values::image(call.apart(move || color::yuv_to_rgb(&y, &u, &v))?)
 }

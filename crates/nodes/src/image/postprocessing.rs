@@ -4,7 +4,7 @@ use comfyd_imaging::quantize::{self, Dither};
 use comfyd_imaging::{Image, blend, canny, filter, morphology};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
-use crate::apart::{apart, each};
+use crate::apart::each;
 use crate::class::{Call, Class};
 use crate::values;
 
@@ -148,7 +148,7 @@ fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let factor = call.float("blend_factor")? as f32;
     // The second is scaled to the first's size before its batch counts.
     call.reserve(&[second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(apart(call.cx.cancel_token(), move || blend::blend(&first, &second, factor, mode))?.map_err(Error::other)?)
+    values::image(call.apart(move || blend::blend(&first, &second, factor, mode))?)
 }
 
 fn blur(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

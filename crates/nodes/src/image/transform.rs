@@ -5,6 +5,7 @@ use comfyd_imaging::transform::{self, Stitch};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use ndarray::Axis;
 
+use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 use crate::values;
 
@@ -149,7 +150,8 @@ fn resize_and_pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     };
     let method = call.method("interpolation")?;
     call.reserve(&[image.batch(), height, width, image.channels()])?;
-    values::image(transform::resize_and_pad(&image, width, height, fill, method).map_err(Error::other)?)
+    let resize = move |one| transform::resize_and_pad(&Image(one), width, height, fill, method).map(|done| done.0);
+    values::image(Image(each(call.cx.cancel_token(), &image.0, resize)?))
 }
 
 fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -173,7 +175,7 @@ fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         color,
     };
     reserve_stitched(call, &first, &second, &options)?;
-    values::image(transform::stitch(&first, &second, &options).map_err(Error::other)?)
+    values::image(call.apart(move || transform::stitch(&first, &second, &options))?)
 }
 
 /// Announces the largest result that stitching these may have.

@@ -157,7 +157,8 @@ pub(crate) struct Masked {
 /// Greys out where the mask, brought to the pictures' size, rounds to 1; both cut to multiples of `cell` about the centre.
 pub(crate) fn masked(call: &Call<'_, '_>, pixels: &Image, mask: &Mask, cell: usize) -> Result<Masked> {
     call.reserve(&[mask.batch(), pixels.height(), pixels.width()])?;
-    let mask = resize::mask(mask, pixels.width(), pixels.height(), Method::Bilinear, Crop::Disabled).map_err(Error::other)?;
+    let (mask, width, height) = (mask.clone(), pixels.width(), pixels.height());
+    let mask = call.apart(move || resize::mask(&mask, width, height, Method::Bilinear, Crop::Disabled))?;
     let mut pixels = centre_cut(&pixels.0, cell);
     let mask = centre_cut(&mask.0, cell);
     let (batch, masks) = (pixels.shape()[0], mask.shape()[0]);

@@ -69,7 +69,8 @@ fn porter_duff(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (source, source_alpha) = (call.image("source")?, call.mask("source_alpha")?);
     let (destination, destination_alpha) = (call.image("destination")?, call.mask("destination_alpha")?);
     let mode: PorterDuff = call.text("mode")?.parse().map_err(Error::other)?;
-    let (image, mask) = blend::porter_duff(&source, &source_alpha, &destination, &destination_alpha, mode).map_err(Error::other)?;
+    let compose = move || blend::porter_duff(&source, &source_alpha, &destination, &destination_alpha, mode);
+    let (image, mask) = call.apart(compose)?;
     values::image_and_mask(image, mask)
 }
 
@@ -82,5 +83,5 @@ fn join_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (image, alpha) = (call.image("image")?, call.mask("alpha")?);
     // The mask is resized to the picture's size before the smaller batch decides.
     call.reserve(&[alpha.batch(), image.height(), image.width()])?;
-    values::image(blend::join_alpha(&image, &alpha).map_err(Error::other)?)
+    values::image(call.apart(move || blend::join_alpha(&image, &alpha))?)
 }
