@@ -4,14 +4,10 @@
 
 mod common;
 
-<<<<<<< HEAD
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-=======
-use std::path::Path;
->>>>>>> h-imaging
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -19,14 +15,11 @@ use comfyd_engine::EngineOptions;
 use comfyd_executor::CachePolicy;
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
-<<<<<<< HEAD
 use comfyd_jobs::event::NullSink;
-use comfyd_node::{CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, PreviewFormat, Value};
-use comfyd_nodes::{Image, Latent, Limits, Mask, Svg};
-=======
-use comfyd_node::{Choices, Fingerprint, Hidden, InputKind, Inputs, NodeOutput, OptionSource, PreviewFormat, Value};
+use comfyd_node::{
+    CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, OptionSource, PreviewFormat, Value,
+};
 use comfyd_nodes::{FileOptions, Image, Latent, Limits, Mask, Svg};
->>>>>>> h-imaging
 use comfyd_weights::safetensors;
 use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};

@@ -160,5 +160,5 @@ fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if paste.resize_source {
         call.reserve(&[source.batch(), destination.height(), destination.width(), destination.channels()])?;
     }
-    values::image(call.apart(move || blend::paste(&destination, &source, &paste))?)
+    values::image(blend::paste(&destination, &source, &paste).map_err(Error::other)?)
 }
