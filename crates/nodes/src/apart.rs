@@ -11,6 +11,8 @@ use ndarray::{ArcArray, Array, Axis, RemoveAxis, Slice};
 
 /// Threads at a time, those left behind included.
 const MAX_THREADS: usize = 4;
+/// Values of a picture up to which work on it is over before an interruption is noticed: handing it to a thread would take longer.
+const SMALL: usize = 100_000;
 /// How long an interruption may go unnoticed.
 const POLL: Duration = Duration::from_millis(20);
 
@@ -33,9 +35,13 @@ impl Drop for Place {
     }
 }
 
-/// What `work` gives, or an error as soon as the prompt is interrupted. A panic goes on here.
-pub(crate) fn apart<T: Send + 'static>(cancel: &CancelToken, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+/// What `work` on so many values gives, or an error as soon as the prompt is interrupted. A panic goes on here.
+pub(crate) fn apart<T: Send + 'static>(cancel: &CancelToken, values: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let check = || if cancel.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
+    if values <= SMALL {
+        check()?;
+        return Ok(work());
+    }
     let place = loop {
         check()?;
         match Place::take() {
@@ -74,7 +80,7 @@ pub(crate) fn each<D: RemoveAxis + 'static>(
         let mut one = batch.clone();
         one.slice_axis_inplace(Axis(0), Slice::from(index..index + 1));
         let work = Arc::clone(&work);
-        let done = apart(cancel, move || work(one))?.map_err(Error::other)?;
+        let done = apart(cancel, one.len(), move || work(one))?.map_err(Error::other)?;
         if count == 1 {
             return Ok(done);
         }
@@ -100,7 +106,7 @@ mod tests {
         let go_on_receiver = Arc::new(std::sync::Mutex::new(go_on.1));
         let interrupted = |cancel: &CancelToken| {
             let (begun, wait) = (begun.0.clone(), Arc::clone(&go_on_receiver));
-            apart(cancel, move || {
+            apart(cancel, usize::MAX, move || {
                 begun.send(()).unwrap();
                 let _ = wait.lock().unwrap().recv();
             })
@@ -116,8 +122,8 @@ mod tests {
         assert!(begun.1.try_recv().is_err(), "no more threads than are allowed");
         drop(go_on.0);
         // As soon as one ends there is a place again.
-        assert_eq!(apart(&CancelToken::default(), || 7).unwrap(), 7);
-        let panicked = std::panic::catch_unwind(|| apart(&CancelToken::default(), || panic!("as planned")));
+        assert_eq!(apart(&CancelToken::default(), usize::MAX, || 7).unwrap(), 7);
+        let panicked = std::panic::catch_unwind(|| apart(&CancelToken::default(), usize::MAX, || panic!("as planned")));
         assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"as planned"));
     }
 

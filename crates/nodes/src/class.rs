@@ -174,9 +174,13 @@ impl Call<'_, '_> {
         self.inputs.text(name)?.parse().map_err(Error::other)
     }
 
-    /// Does work on pictures that takes long and cannot be interrupted; it is left behind when the prompt is.
-    pub(crate) fn apart<T: Send + 'static>(&self, work: impl FnOnce() -> comfyd_imaging::Result<T> + Send + 'static) -> Result<T> {
-        apart(self.cx.cancel_token(), work)?.map_err(Error::other)
+    /// Does work on pictures of so many values that takes long and cannot be interrupted; it is left behind when the prompt is.
+    pub(crate) fn apart<T: Send + 'static>(
+        &self,
+        values: usize,
+        work: impl FnOnce() -> comfyd_imaging::Result<T> + Send + 'static,
+    ) -> Result<T> {
+        apart(self.cx.cancel_token(), values, work)?.map_err(Error::other)
     }
 
     /// Fails if an array of this shape, four bytes per value, is larger than the limit. Called before every allocation whose size the

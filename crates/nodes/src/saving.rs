@@ -46,7 +46,9 @@ pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: 
     let mut saved = Vec::with_capacity(images.batch());
     for index in 0..images.batch() {
         let (images, options) = (images.clone(), Arc::clone(&options));
-        let bytes = call.apart(move || png::encode(&Raster::from_image(&images, index)?, &options))?;
+        let bytes = call.apart(images.width() * images.height() * images.channels(), move || {
+            png::encode(&Raster::from_image(&images, index)?, &options)
+        })?;
         saved.push(target.save(index, "png", &bytes).map_err(Error::other)?.to_json());
     }
     Ok(NodeOutput::default().with_ui("images", saved))

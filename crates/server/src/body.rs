@@ -8,11 +8,9 @@ use std::pin::Pin;
 
 use async_compression::tokio::bufread::{DeflateDecoder, GzipDecoder, ZlibDecoder};
 use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
-use axum::middleware::Next;
-use axum::response::Response;
 use encoding_rs::Encoding;
 use futures_util::TryStreamExt;
 use http_body_util::{LengthLimitError, Limited};
@@ -26,8 +24,8 @@ const MAX_CODINGS: usize = 3;
 /// What is decoded at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Decodes the bodies of all routes. Their own bound then holds for what comes out.
-pub(crate) async fn decoded(State(app): State<App>, mut request: Request, next: Next) -> Result<Response, ApiError> {
+/// Decodes a request's body. The route's own bound then holds for what comes out.
+pub(crate) async fn decoded(app: &App, mut request: Request) -> Result<Request, ApiError> {
     let codings = codings(&request)?;
     request.headers_mut().remove(CONTENT_ENCODING);
     if !codings.is_empty() && !request.body().is_end_stream() {
@@ -37,7 +35,7 @@ pub(crate) async fn decoded(State(app): State<App>, mut request: Request, next: 
         *request.body_mut() = decode(Box::pin(StreamReader::new(stream)), &codings).await.map_err(|e| unreadable(&e))?;
         request.headers_mut().remove(CONTENT_LENGTH);
     }
-    Ok(next.run(request).await)
+    Ok(request)
 }
 
 #[derive(Clone, Copy)]

@@ -266,20 +266,26 @@ impl Doors {
         })
     }
 
-    /// What tells the browser that an allowed page may read the answers. Also answers every OPTIONS request.
-    pub(crate) fn cors(self: &Arc<Self>) -> CorsLayer {
+    /// Whether pages of other origins are allowed at all.
+    pub(crate) fn has_cors(&self) -> bool {
+        !self.origins.is_empty()
+    }
+
+    /// What tells the browser that an allowed page may read the answers, where there can be one. Also answers every OPTIONS request.
+    pub(crate) fn cors(self: &Arc<Self>) -> Option<CorsLayer> {
+        if !self.has_cors() {
+            return None;
+        }
         let methods = [Method::GET, Method::HEAD, Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS];
         let layer = CorsLayer::new().allow_methods(methods).allow_headers(AllowHeaders::mirror_request()).max_age(PREFLIGHT_AGE);
         let layer = layer.allow_private_network(true);
         if self.everybody() {
             // Browsers take no credentials along to such a server, whatever it says of them.
-            return layer.allow_origin(Any);
+            return Some(layer.allow_origin(Any));
         }
         let doors = Arc::clone(self);
         let allowed = move |origin: &HeaderValue, _: &Parts| origin.to_str().is_ok_and(|text| doors.allows(Origin::parse(text).as_ref()));
-        let layer = layer.allow_origin(AllowOrigin::predicate(allowed)).allow_credentials(true);
-        // Answers differ by origin only where some are allowed.
-        if self.origins.is_empty() { layer.vary(Vec::new()) } else { layer }
+        Some(layer.allow_origin(AllowOrigin::predicate(allowed)).allow_credentials(true))
     }
 }
 

@@ -6,14 +6,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Request, State};
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::{ApiShape, App};
+use crate::ApiShape;
 
 /// A handler's failure.
 #[derive(Debug)]
@@ -88,11 +86,8 @@ impl IntoResponse for ApiError {
     }
 }
 
-/// Gives errors the shape that the request asked for. The outermost layer: whoever failed, a handler, a layer or the framework, knows nothing
-/// of shapes.
-pub(crate) async fn in_shape(State(app): State<App>, request: Request, next: Next) -> Response {
-    let shape = ApiShape::asked(request.uri(), app.options.shape);
-    let mut response = next.run(request).await;
+/// Gives an error the shape that its request asked for.
+pub(crate) fn in_shape(shape: ApiShape, mut response: Response) -> Response {
     if shape == ApiShape::Documented
         && let Some(Told(body)) = response.extensions_mut().remove::<Told>()
     {

@@ -16,7 +16,7 @@ use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove
 
 use crate::doors::Doors;
 use crate::routes::frontend;
-use crate::{ApiError, App, body, error, routes};
+use crate::{ApiError, ApiShape, App, body, error, routes};
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
@@ -32,16 +32,33 @@ pub fn router(app: App) -> Router {
         .fallback(page_or_unknown)
         .method_not_allowed_fallback(page_or_unknown)
         .layer(DefaultBodyLimit::max(app.options.max_upload_bytes))
-        .layer(middleware::from_fn_with_state(app.clone(), body::decoded))
         .layer(middleware::map_response(plain_error_to_json))
-        .layer(CompressionLayer::new().gzip(true).compress_when(compress))
-        .layer(doors.cors())
-        .layer(middleware::from_fn_with_state(doors, guard))
-        .layer(CatchPanicLayer::custom(panicked))
-        .layer(middleware::from_fn_with_state(app.clone(), error::in_shape))
-        .with_state(app);
-    // Layers of a router come after it has chosen the route.
-    Router::new().fallback_service(routes).layer(middleware::map_request(plain_path))
+        .layer(CompressionLayer::new().gzip(true).compress_when(compress));
+    let routes = match doors.cors() {
+        Some(cors) => routes.layer(cors),
+        None => routes,
+    };
+    let routes = routes.layer(CatchPanicLayer::custom(panicked)).with_state(app.clone());
+    // Layers of a router come after it has chosen the route. They cost each request time: what can be done in one place is.
+    Router::new().fallback_service(routes).layer(middleware::from_fn_with_state((app, doors), enter))
+}
+
+/// Lets a request in, and gives errors the shape that it asked for: whoever failed, a handler, a layer or the framework, knows nothing of
+/// shapes.
+async fn enter(State((app, doors)): State<(App, Arc<Doors>)>, request: Request, next: Next) -> Response {
+    let shape = ApiShape::asked(request.uri(), app.options.shape);
+    let let_in = async {
+        let (parts, body) = plain_path(request).into_parts();
+        doors.check(&parts)?;
+        body::decoded(&app, Request::from_parts(parts, body)).await
+    };
+    let response = match let_in.await {
+        Err(error) => error.into_response(),
+        // Where no other origin is allowed, nobody needs to be told more.
+        Ok(request) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
+        Ok(request) => next.run(request).await,
+    };
+    error::in_shape(shape, response)
 }
 
 /// What no route takes may be a file of the front end; other methods than GET are 405. So the reference's static route answers them, which
@@ -85,14 +102,8 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     ApiError::internal("the request could not be answered because of a fault in the server; its log tells more").into_response()
 }
 
-async fn guard(State(doors): State<Arc<Doors>>, request: Request, next: Next) -> Result<Response, ApiError> {
-    let (parts, body) = request.into_parts();
-    doors.check(&parts)?;
-    Ok(next.run(Request::from_parts(parts, body)).await)
-}
-
 /// Routes are found by the decoded path: percent codes of characters that could stand there as they are become these.
-async fn plain_path(mut request: Request) -> Request {
+fn plain_path(mut request: Request) -> Request {
     let Some(text) = request.uri().path_and_query().map(PathAndQuery::as_str).filter(|text| text.contains('%')) else { return request };
     let (path, query) = text.split_at(text.find('?').unwrap_or(text.len()));
     let mut plain = String::with_capacity(text.len());

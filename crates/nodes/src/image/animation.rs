@@ -109,7 +109,7 @@ fn encode(
         frames.push(Raster::from_image(images, index).map_err(Error::other)?);
     }
     let cancel = call.cx.cancel_token().clone();
-    call.apart(move || encode(&frames, &|| cancel.is_cancelled()))
+    call.apart(images.0.len(), move || encode(&frames, &|| cancel.is_cancelled()))
 }
 
 /// How long each picture is shown.

@@ -131,7 +131,7 @@ fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (seed, strength) = (call.int::<u64>("seed")?, call.float("strength")? as f32);
     let image = call.image("image")?;
-    values::image(call.apart(move || Ok(transform::add_noise(&image, seed, strength)))?)
+    values::image(call.apart(image.0.len(), move || Ok(transform::add_noise(&image, seed, strength)))?)
 }
 
 fn size(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -149,7 +149,8 @@ fn pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let width = image.width().saturating_add(sides.left).saturating_add(sides.right);
     call.reserve(&[image.batch(), height, width, image.channels()])?;
     let feathering = call.count("feathering", 0)?;
-    let (image, mask) = call.apart(move || transform::pad_for_outpaint(&image, sides, feathering))?;
+    let (image, mask) =
+        call.apart(image.batch() * height * width * image.channels(), move || transform::pad_for_outpaint(&image, sides, feathering))?;
     values::image_and_mask(image, mask)
 }
 

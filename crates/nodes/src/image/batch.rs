@@ -98,7 +98,7 @@ pub(crate) const CLASSES: &[Class] = &[
 fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = (call.image("image1")?, call.image("image2")?);
     call.reserve(&[first.batch() + second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(call.apart(move || transform::batch(&first, &second))?)
+    values::image(call.apart(first.0.len() + second.0.len(), move || transform::batch(&first, &second))?)
 }
 
 fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -144,11 +144,11 @@ fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
 
 fn rgb_to_yuv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
-    let planes = call.apart(move || color::rgb_to_yuv(&image))?;
+    let planes = call.apart(image.0.len(), move || color::rgb_to_yuv(&image))?;
     Ok(NodeOutput::values(planes.map(|plane| Arc::new(values::Image(plane)).into())))
 }
 
 fn yuv_to_rgb(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (y, u, v) = (call.image("Y")?, call.image("U")?, call.image("V")?);
-    values::image(call.apart(move || color::yuv_to_rgb(&y, &u, &v))?)
+    values::image(call.apart(3 * y.0.len(), move || color::yuv_to_rgb(&y, &u, &v))?)
 }

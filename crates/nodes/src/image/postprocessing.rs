@@ -148,7 +148,7 @@ fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let factor = call.float("blend_factor")? as f32;
     // The second is scaled to the first's size before its batch counts.
     call.reserve(&[second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(call.apart(move || blend::blend(&first, &second, factor, mode))?)
+    values::image(call.apart(first.0.len() + second.0.len(), move || blend::blend(&first, &second, factor, mode))?)
 }
 
 fn blur(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -175,7 +175,7 @@ fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         color,
     };
     reserve_stitched(call, &first, &second, &options)?;
-    values::image(call.apart(move || transform::stitch(&first, &second, &options))?)
+    values::image(call.apart(usize::MAX, move || transform::stitch(&first, &second, &options))?)
 }
 
 /// Announces the largest result that stitching these may have.

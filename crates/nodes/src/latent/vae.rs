@@ -158,7 +158,7 @@ pub(crate) struct Masked {
 pub(crate) fn masked(call: &Call<'_, '_>, pixels: &Image, mask: &Mask, cell: usize) -> Result<Masked> {
     call.reserve(&[mask.batch(), pixels.height(), pixels.width()])?;
     let (mask, width, height) = (mask.clone(), pixels.width(), pixels.height());
-    let mask = call.apart(move || resize::mask(&mask, width, height, Method::Bilinear, Crop::Disabled))?;
+    let mask = call.apart(mask.0.len() + width * height, move || resize::mask(&mask, width, height, Method::Bilinear, Crop::Disabled))?;
     let mut pixels = centre_cut(&pixels.0, cell);
     let mask = centre_cut(&mask.0, cell);
     let (batch, masks) = (pixels.shape()[0], mask.shape()[0]);

@@ -69,8 +69,9 @@ fn porter_duff(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (source, source_alpha) = (call.image("source")?, call.mask("source_alpha")?);
     let (destination, destination_alpha) = (call.image("destination")?, call.mask("destination_alpha")?);
     let mode: PorterDuff = call.text("mode")?.parse().map_err(Error::other)?;
+    let values = 2 * (source.0.len() + destination.0.len());
     let compose = move || blend::porter_duff(&source, &source_alpha, &destination, &destination_alpha, mode);
-    let (image, mask) = call.apart(compose)?;
+    let (image, mask) = call.apart(values, compose)?;
     values::image_and_mask(image, mask)
 }
 
@@ -83,5 +84,5 @@ fn join_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (image, alpha) = (call.image("image")?, call.mask("alpha")?);
     // The mask is resized to the picture's size before the smaller batch decides.
     call.reserve(&[alpha.batch(), image.height(), image.width()])?;
-    values::image(call.apart(move || blend::join_alpha(&image, &alpha))?)
+    values::image(call.apart(image.0.len() + alpha.0.len(), move || blend::join_alpha(&image, &alpha))?)
 }

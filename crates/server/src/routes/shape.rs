@@ -12,6 +12,9 @@ use crate::{ApiShape, App};
 impl ApiShape {
     /// The shape that an address asks for.
     pub(crate) fn asked(uri: &Uri, default: Self) -> Self {
+        if uri.query().is_none() {
+            return default;
+        }
         let Query(query) = Query::of(uri);
         match query.get("shape").map(String::as_str) {
             Some("documented") => Self::Documented,
