@@ -612,7 +612,7 @@ fn to_rgba(picture: DynamicImage) -> RgbaImage {
     let high = |value: u16| (value >> 8) as u8;
     match picture {
         DynamicImage::ImageLuma16(grey) => RgbaImage::from_fn(width, height, |x, y| {
-            let value = clipped(grey.get_pixel(x, y).0[0]);
+            let value = high(grey.get_pixel(x, y).0[0]);
             image::Rgba([value, value, value, 255])
         }),
         DynamicImage::ImageLumaA16(grey) => RgbaImage::from_fn(width, height, |x, y| {
@@ -684,16 +684,23 @@ fn png_still(file: &[u8], orientation: Orientation, budget: &mut Budget) -> Resu
         (true, false) => pixel[channel * 2],
         (true, true) => clipped(u16::from_be_bytes([pixel[0], pixel[1]])),
     };
-    let mut rgba = Vec::with_capacity(width as usize * height as usize * 4);
-    for pixel in data.chunks_exact(bytes) {
-        let value = |channel| sample(pixel, channel);
-        rgba.extend(match channels {
-            1 => [value(0), value(0), value(0), 255],
-            2 => [value(0), value(0), value(0), value(1)],
-            3 => [value(0), value(1), value(2), 255],
-            _ => [value(0), value(1), value(2), value(3)],
-        });
-    }
+    let rgba = match (wide, channels) {
+        // The usual ones, without a look at each sample.
+        (false, 4) => data,
+        (false, 3) => data.as_chunks::<3>().0.iter().flat_map(|&[r, g, b]| [r, g, b, 255]).collect(),
+        _ => {
+            let pixel = |pixel: &[u8]| {
+                let value = |channel| sample(pixel, channel);
+                match channels {
+                    1 => [value(0), value(0), value(0), 255],
+                    2 => [value(0), value(0), value(0), value(1)],
+                    3 => [value(0), value(1), value(2), 255],
+                    _ => [value(0), value(1), value(2), value(3)],
+                }
+            };
+            data.chunks_exact(bytes).flat_map(pixel).collect()
+        }
+    };
     let pixels = RgbaImage::from_raw(width, height, rgba).ok_or_else(too_large)?;
     Ok(Frame { pixels, alpha_band, orientation })
 }

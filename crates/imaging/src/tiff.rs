@@ -256,6 +256,10 @@ fn unpacked(packed: &DecodingResult, bits: u8, width: usize, height: usize) -> V
 fn jpeg_page(decoder: &mut Decoder<Cursor<&[u8]>>, file: &[u8], meaning: u16) -> Result<RgbaImage> {
     let broken = || Error::Decode("a part of the TIFF file is damaged".into());
     let (width, height) = decoder.dimensions().map_err(failed)?;
+    let samples = decoder.find_tag_unsigned::<u16>(Tag::SamplesPerPixel).map_err(failed)?.unwrap_or(1);
+    if ![(1, BLACK_IS_ZERO), (3, RGB), (3, YCBCR), (4, CMYK)].contains(&(samples, meaning)) {
+        return Err(Error::Decode(format!("JPEG parts of {samples} channels that are colours of kind {meaning} are not read")));
+    }
     let mut list = |tags: [Tag; 2]| -> Result<Vec<u64>> {
         let values = tags.into_iter().find_map(|tag| decoder.find_tag_unsigned_vec::<u64>(tag).transpose());
         values.ok_or_else(broken)?.map_err(failed)

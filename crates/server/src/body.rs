@@ -97,7 +97,7 @@ pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result
 pub(crate) async fn text<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
     let charset = request.headers().get(CONTENT_TYPE).and_then(|value| parameter(&parameters(&text_of(value)).1, "charset"));
     let bytes = bytes(request, state).await?;
-    let charset = charset.as_deref().unwrap_or("utf-8");
+    let charset = charset.as_deref().map(|name| name.trim_matches(['\'', ' '])).filter(|name| !name.is_empty()).unwrap_or("utf-8");
     if Encoding::for_bom(&bytes).is_none() && label(charset) == "utf-8" {
         return Ok(bytes);
     }

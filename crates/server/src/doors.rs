@@ -13,6 +13,7 @@ use std::time::Duration;
 use axum::http::header::{HOST, ORIGIN};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use parking_lot::Mutex;
 use tower_http::cors::{AllowHeaders, AllowOrigin, Any, CorsLayer};
 use url::{Host, Url};
 
@@ -194,6 +195,8 @@ pub(crate) struct Doors {
     listen: Vec<IpAddr>,
     hosts: Vec<HostRule>,
     origins: Vec<OriginRule>,
+    /// The spelling of the last host that the server answered to: nearly all requests come with the same.
+    answered: Mutex<String>,
 }
 
 impl Doors {
@@ -205,7 +208,7 @@ impl Doors {
             let names = [format!("{name}.local"), name];
             hosts.extend(names.iter().filter_map(|name| Host::parse(name).ok()).map(|host| HostRule::One(normal(host))));
         }
-        Self { listen: options.listen.clone(), hosts, origins: options.allow_origins.clone() }
+        Self { listen: options.listen.clone(), hosts, origins: options.allow_origins.clone(), answered: Mutex::default() }
     }
 
     /// Fails unless the request names this server and comes from nobody's page or an allowed one.
@@ -213,6 +216,11 @@ impl Doors {
         // A proxy's form of the request names the server in its first line too.
         let line = request.uri.authority().map(|authority| authority.as_str());
         let host = one_header(&request.headers, HOST)?;
+        let origin = one_header(&request.headers, ORIGIN)?;
+        let page = origin.or_else(|| foreign_page(request));
+        if page.is_none() && line.is_none() && host.is_some_and(|host| self.answered.lock().as_str() == host) {
+            return Ok(());
+        }
         let mut asked = None;
         for text in [host, line].into_iter().flatten() {
             let authority =
@@ -225,8 +233,11 @@ impl Doors {
             }
             asked = Some(authority);
         }
-        let origin = one_header(&request.headers, ORIGIN)?;
-        let Some(page) = origin.or_else(|| foreign_page(request)) else { return Ok(()) };
+        if let Some(host) = host {
+            let mut answered = self.answered.lock();
+            host.clone_into(&mut answered);
+        }
+        let Some(page) = page else { return Ok(()) };
         let parsed = if origin.is_some() { Origin::parse(page) } else { Url::parse(page).ok().map(|url| Origin::of(&url)) };
         let own = parsed.as_ref().zip(asked.as_ref()).is_some_and(|(origin, asked)| origin.is_at(asked));
         // A page that hides its origin, and one that has none, can ask blindly only: its browser keeps the answer from it.

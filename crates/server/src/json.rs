@@ -1,6 +1,7 @@
 //! A JSON body, read whatever the content type says and as leniently as ComfyUI does.
 
 use axum::extract::{FromRequest, Request};
+use axum::http::StatusCode;
 use comfyd_wire::{json, python};
 use serde_json::Value;
 
@@ -9,7 +10,8 @@ use crate::{ApiError, body};
 /// The body as JSON. Fails with 400 if it is not.
 pub struct LenientJson(pub Value);
 
-/// The body as JSON; an empty object where there is no body or it is not JSON.
+/// The body as JSON; an empty object where there is no body or it is not JSON. What Python could not read as a text, or not hold, fails with
+/// 400 all the same: it says something else than nothing.
 pub struct OptionalJson(pub Value);
 
 impl<S: Send + Sync> FromRequest<S> for LenientJson {
@@ -17,9 +19,7 @@ impl<S: Send + Sync> FromRequest<S> for LenientJson {
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = body::text(req, state).await?;
-        let value = json::read(&bytes)
-            .map_err(|e| ApiError::new(axum::http::StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {e}")))?;
-        Ok(Self(value))
+        json::read(&bytes).map(Self).map_err(|error| invalid(&error))
     }
 }
 
@@ -28,8 +28,16 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = body::text(req, state).await?;
-        Ok(Self(json::read(&bytes).unwrap_or_else(|_| serde_json::json!({}))))
+        match json::read(&bytes) {
+            Ok(value) => Ok(Self(value)),
+            Err(error) if error.is_too_deep() || std::str::from_utf8(&bytes).is_err() => Err(invalid(&error)),
+            Err(_) => Ok(Self(serde_json::json!({}))),
+        }
     }
+}
+
+fn invalid(error: &json::Error) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {error}"))
 }
 
 /// A number, or a text that Python's `float` reads as one.

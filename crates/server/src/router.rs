@@ -1,21 +1,24 @@
 //! The whole router: every route under `/` and `/api`, bounds, JSON errors for what is not there.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::uri::PathAndQuery;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use hyper::upgrade::OnUpgrade;
+use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use crate::doors::Doors;
 use crate::routes::frontend;
+use crate::sent::Sent;
 use crate::{ApiError, ApiShape, App, body, error, routes};
 
 /// Answers smaller than this are not worth compressing.
@@ -38,17 +41,36 @@ pub fn router(app: App) -> Router {
         Some(cors) => routes.layer(cors),
         None => routes,
     };
-    let routes = routes.layer(CatchPanicLayer::custom(panicked)).with_state(app.clone());
-    // Layers of a router come after it has chosen the route. They cost each request time: what can be done in one place is.
-    Router::new().fallback_service(routes).layer(middleware::from_fn_with_state((app, doors), enter))
+    // Layers cost each request time: what can be done in one place is.
+    let entrance = Entrance { app: app.clone(), doors, routes: Arc::default() };
+    let again = Arc::clone(&entrance.routes);
+    let routes = routes.layer(CatchPanicLayer::custom(panicked)).layer(middleware::from_fn_with_state(entrance, enter)).with_state(app);
+    again.get_or_init(|| routes).clone()
+}
+
+/// What every request passes.
+#[derive(Clone)]
+struct Entrance {
+    app: App,
+    doors: Arc<Doors>,
+    /// All routes, for requests whose path must be spelled otherwise first: layers come after the route was chosen.
+    routes: Arc<OnceLock<Router>>,
 }
 
 /// Lets a request in, and gives errors the shape that it asked for: whoever failed, a handler, a layer or the framework, knows nothing of
 /// shapes.
-async fn enter(State((app, doors)): State<(App, Arc<Doors>)>, request: Request, next: Next) -> Response {
+async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Next) -> Response {
+    let Entrance { app, doors, routes } = entrance;
+    if let (Some(plain), Some(routes)) = (plain_path(request.uri()), routes.get()) {
+        *request.uri_mut() = plain;
+        // What the first choice of a route left must not reach the second; what the connection gave must.
+        let left = std::mem::take(request.extensions_mut());
+        *request.extensions_mut() = of_connection(left);
+        return routes.clone().oneshot(request).await.into_response();
+    }
     let shape = ApiShape::asked(request.uri(), app.options.shape);
     let let_in = async {
-        let (parts, body) = plain_path(request).into_parts();
+        let (parts, body) = request.into_parts();
         doors.check(&parts)?;
         body::decoded(&app, Request::from_parts(parts, body)).await
     };
@@ -59,6 +81,17 @@ async fn enter(State((app, doors)): State<(App, Arc<Doors>)>, request: Request, 
         Ok(request) => next.run(request).await,
     };
     error::in_shape(shape, response)
+}
+
+fn of_connection(mut extensions: Extensions) -> Extensions {
+    let mut kept = Extensions::new();
+    if let Some(upgrade) = extensions.remove::<OnUpgrade>() {
+        kept.insert(upgrade);
+    }
+    if let Some(sent) = extensions.remove::<ConnectInfo<Sent>>() {
+        kept.insert(sent);
+    }
+    kept
 }
 
 /// What no route takes may be a file of the front end; other methods than GET are 405. So the reference's static route answers them, which
@@ -102,9 +135,10 @@ fn panicked(_: Box<dyn Any + Send>) -> Response {
     ApiError::internal("the request could not be answered because of a fault in the server; its log tells more").into_response()
 }
 
-/// Routes are found by the decoded path: percent codes of characters that could stand there as they are become these.
-fn plain_path(mut request: Request) -> Request {
-    let Some(text) = request.uri().path_and_query().map(PathAndQuery::as_str).filter(|text| text.contains('%')) else { return request };
+/// Routes are found by the decoded path: percent codes of characters that could stand there as they are become these. `None` where there
+/// are none.
+fn plain_path(uri: &Uri) -> Option<Uri> {
+    let text = uri.path_and_query().map(PathAndQuery::as_str).filter(|text| text.contains('%'))?;
     let (path, query) = text.split_at(text.find('?').unwrap_or(text.len()));
     let mut plain = String::with_capacity(text.len());
     let mut rest = path;
@@ -119,11 +153,11 @@ fn plain_path(mut request: Request) -> Request {
         rest = &rest[at + code.map_or(1, str::len)..];
     }
     plain.push_str(rest);
-    plain.push_str(query);
-    let mut parts = request.uri().clone().into_parts();
-    parts.path_and_query = plain.parse().ok();
-    if let Ok(uri) = Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
+    if plain == path {
+        return None;
     }
-    request
+    plain.push_str(query);
+    let mut parts = uri.clone().into_parts();
+    parts.path_and_query = plain.parse().ok();
+    Uri::from_parts(parts).ok()
 }

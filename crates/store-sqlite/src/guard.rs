@@ -130,7 +130,8 @@ impl Guard {
     pub(crate) fn check(&self) -> JobResult<()> {
         let found = self.files.iter().find_map(|(path, opened)| {
             let what = match identity(path) {
-                Ok(now) if now == *opened => return None,
+                Ok(now) if now == *opened && !(path == &self.lock.target && is_empty(path)) => return None,
+                Ok(now) if now == *opened => "was emptied".to_owned(),
                 Ok(_other) => "was replaced".to_owned(),
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "was deleted".to_owned(),
                 Err(error) => format!("cannot be reached ({error})"),
@@ -154,6 +155,11 @@ impl Guard {
         }
         found.map_or(Ok(()), |problem| Err(JobError::Unavailable(problem)))
     }
+}
+
+/// An open database has a header at least.
+fn is_empty(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|found| found.len() == 0)
 }
 
 #[cfg(unix)]

@@ -18,9 +18,18 @@ pub const MAX_DEPTH: usize = 1_024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{what} at line {line} column {column}")]
 pub struct Error {
+    /// It is JSON, but over a bound.
+    too_deep: bool,
     what: String,
     line: usize,
     column: usize,
+}
+
+impl Error {
+    /// Whether the text may well be JSON, but nests too deep.
+    pub fn is_too_deep(&self) -> bool {
+        self.too_deep
+    }
 }
 
 /// Reads a JSON text in UTF-8.
@@ -87,7 +96,8 @@ impl Reader<'_> {
 
     fn enter(&mut self, open: Open) -> Result<Option<Value>, Error> {
         if self.open.len() == MAX_DEPTH {
-            return Err(self.error(&format!("more than {MAX_DEPTH} arrays and objects in each other (flatten them)")));
+            let error = self.error(&format!("more than {MAX_DEPTH} arrays and objects in each other (flatten them)"));
+            return Err(Error { too_deep: true, ..error });
         }
         self.open.push(open);
         Ok(None)
@@ -315,6 +325,6 @@ impl Reader<'_> {
         let before = self.text.get(..self.at).unwrap_or(self.text);
         let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
-        Error { what: what.into(), line, column }
+        Error { too_deep: false, what: what.into(), line, column }
     }
 }

@@ -303,10 +303,13 @@ pub(crate) fn encode_webp(picture: &DynamicImage, quality: u8, opaque: bool) -> 
     if width > MAX_WEBP_SIDE || height > MAX_WEBP_SIDE {
         return Err(ApiError::bad_request(format!("{width}x{height} is too large for WebP: ask for preview=jpeg")));
     }
-    let memory = if opaque || !picture.color().has_alpha() {
-        webp::Encoder::from_rgb(picture.to_rgb8().as_raw(), width, height).encode(f32::from(quality))
-    } else {
-        webp::Encoder::from_rgba(picture.to_rgba8().as_raw(), width, height).encode(f32::from(quality))
+    let quality = f32::from(quality);
+    let memory = match picture {
+        DynamicImage::ImageRgb8(rgb) => webp::Encoder::from_rgb(rgb.as_raw(), width, height).encode(quality),
+        picture if opaque || !picture.color().has_alpha() => {
+            webp::Encoder::from_rgb(picture.to_rgb8().as_raw(), width, height).encode(quality)
+        }
+        picture => webp::Encoder::from_rgba(picture.to_rgba8().as_raw(), width, height).encode(quality),
     };
     Ok(memory.to_vec())
 }
