@@ -556,6 +556,7 @@ fn effects_can_be_interrupted() {
         ("Morphology", json!({"operation": "top_hat", "kernel_size": 99})),
         ("ImageQuantize", json!({"colors": 256, "dither": "floyd-steinberg"})),
         ("Canny", json!({"low_threshold": 0.1, "high_threshold": 0.2})),
+        ("ImageAddNoise", json!({"seed": 1, "strength": 1.0})),
         ("ImageScale", json!({"upscale_method": "lanczos", "width": 12_000, "height": 12_000, "crop": "disabled"})),
     ] {
         let bench = Bench::new();

@@ -1,8 +1,9 @@
 //! Nodes of the menu `image`: new pictures, sizes, simple changes.
 
+use comfyd_imaging::Image;
+use comfyd_imaging::blend::{self, Paste};
 use comfyd_imaging::transform::{self, Sides};
-use comfyd_imaging::{Image, blend};
-use comfyd_node::{Error, HiddenKind, Input, NodeOutput, Result, Schema, Value};
+use comfyd_node::{HiddenKind, Input, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::paste;
@@ -157,9 +158,11 @@ fn pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (destination, source) = (call.image("destination")?, call.image("source")?);
     let mask = call.mask_optional("mask")?;
-    let paste = paste(call, mask.as_ref())?;
-    if paste.resize_source {
+    let Paste { x, y, resize_source, .. } = paste(call, None)?;
+    if resize_source {
         call.reserve(&[source.batch(), destination.height(), destination.width(), destination.channels()])?;
     }
-    values::image(blend::paste(&destination, &source, &paste).map_err(Error::other)?)
+    let values = destination.0.len() + source.0.len();
+    let paste = move || blend::paste(&destination, &source, &Paste { x, y, resize_source, mask: mask.as_ref() });
+    values::image(call.apart(values, paste)?)
 }
