@@ -18,7 +18,7 @@ mod router;
 mod routes;
 mod sent;
 
-pub use crate::app::{ApiShape, App, Control, FolderOptions, FrontEnd, Inner, Options};
+pub use crate::app::{ApiShape, App, Control, FrontEnd, Inner, Options};
 pub use crate::doors::{HostRule, Origin, OriginRule};
 pub use crate::error::ApiError;
 pub use crate::hub::Hub;

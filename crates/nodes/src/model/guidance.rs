@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use comfyd_engine::{Conditioning, LatentFunction, Model};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::LatentOperation;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class};
-use crate::values::LatentOperation;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

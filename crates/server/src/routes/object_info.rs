@@ -9,7 +9,6 @@ use comfyd_node::Schema;
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 
-use crate::app::FolderOptions;
 use crate::openapi::{Doc, Table};
 use crate::{ApiShape, App};
 
@@ -54,7 +53,7 @@ fn render(app: &App, shape: ApiShape) -> Bytes {
 
 /// One class. In the API document's shape every field is always there: a class without a name that is shown has its own.
 fn told(app: &App, schema: &Schema, shape: ApiShape) -> Value {
-    let mut info = schema.object_info(&FolderOptions(&app.folders));
+    let mut info = schema.object_info(&*app.folders);
     if shape == ApiShape::Documented {
         info["display_name"] = json!(schema.display_name.as_ref().unwrap_or(&schema.class));
         for (key, value) in [("deprecated", schema.deprecated), ("experimental", schema.experimental)] {

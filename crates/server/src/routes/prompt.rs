@@ -10,7 +10,6 @@ use comfyd_jobs::{NewJob, Position, Secrets};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
-use crate::app::FolderOptions;
 use crate::error::node_error_list;
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
@@ -47,7 +46,7 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson
     let mut extra_data = extra_data(body)?;
     let secrets = Secrets::take(&mut extra_data, &app.options.secret_names);
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-    let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
+    let validated = comfyd_graph::validate(&app.catalog, &*app.folders, prompt, targets.as_deref())?;
     let mut node_errors = validated.node_errors.to_json();
     if shape == ApiShape::Documented {
         node_errors = node_error_list(&node_errors);
