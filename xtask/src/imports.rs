@@ -82,7 +82,7 @@ fn next_use(code: &str) -> Option<usize> {
 fn expand(tree: &str, before: &Path, paths: &mut Vec<(String, Path)>) {
     let tree = tree.trim();
     let (path, group) = match tree.split_once('{') {
-        Some((path, group)) => (path.trim_end_matches("::"), Some(group.trim_end().trim_end_matches('}'))),
+        Some((path, group)) => (path.trim_end_matches("::"), Some(group.strip_suffix('}').unwrap_or(group))),
         None => (tree, None),
     };
     let (path, alias) = path.split_once(" as ").map_or((path, None), |(path, alias)| (path, Some(alias.trim().to_owned())));

@@ -8,7 +8,6 @@
 
 mod common;
 
-
 use comfyd_node::{Inputs, Opaque, Value};
 use comfyd_values::{Image, Latent, Mask};
 use common::{Bench, values};
