@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::memory::Options as Limits;
+use crate::message::Message;
 use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
@@ -107,11 +108,11 @@ pub fn outcome(status: Status) -> Outcome {
     Outcome {
         status,
         messages: vec![
-            ("execution_start".to_owned(), json!({"timestamp": 1_700_000_000_000_i64})),
-            ("execution_success".to_owned(), json!({"timestamp": 1_700_000_000_500_i64})),
+            Message::Start { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_000 },
+            Message::Success { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_500 },
         ],
         outputs: json!({"1": {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}}),
-        meta: json!({"1": {"node_id": "1", "display_node": "1", "parent_node": null, "real_node_id": "1"}}),
+        meta: vec![sink::node("1")],
         started_ms: 1_700_000_000_000,
         ended_ms: 1_700_000_000_500,
     }
@@ -325,14 +326,14 @@ async fn outcome_bound(harness: &dyn Harness) {
     enqueue(store, CHECK, "a", Position::Back).await;
     enqueue(store, CHECK, "b", Position::Back).await;
     claim(store, CHECK).await;
-    let parts: [fn(&mut Outcome, serde_json::Value); 3] = [
-        |outcome, text| outcome.messages.push(("execution_error".to_owned(), text)),
+    let parts: [fn(&mut Outcome, &str); 3] = [
+        |outcome, text| outcome.messages.extend(Outcome::failed("a", "RuntimeError", text, 0, 0).messages),
         |outcome, text| outcome.outputs = json!({"1": {"text": [text]}}),
-        |outcome, text| outcome.meta = text,
+        |outcome, text| outcome.meta = vec![sink::node(text)],
     ];
     for set in parts {
         let mut large = outcome(Status::Success);
-        set(&mut large, "x".repeat(10_000).into());
+        set(&mut large, &"x".repeat(10_000));
         for result in [store.finish("a", &large).await, store.finish_and_claim("a", &large).await.map(drop)] {
             assert!(matches!(&result, Err(Error::Unstorable(why)) if why.contains("more than 10000 bytes")), "{CHECK}: {result:?}");
         }
