@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
-use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Secrets, Status, now_ms};
+use comfyd_jobs::{Event, EventKind, EventSink, Job, Message, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancelToken;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value as Json;
@@ -40,6 +40,9 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let job = Job {
         id: uuid::Uuid::new_v4().to_string(),
         number: 0.0,
+        owner: Arc::default(),
+        client_id: None,
+        workflow_id: None,
         prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
         extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
         secrets: Secrets::default(),
@@ -107,9 +110,9 @@ fn report(folders: &comfyd_folders::Folders, outcome: &Outcome) -> Result<(), Fa
         Status::Success => Ok(()),
         Status::Interrupted => Err("interrupted".into()),
         Status::Error => {
-            let last = outcome.messages.iter().rev().find(|(name, _)| name == "execution_error").map(|(_, data)| data);
-            let field = |key: &str| last.and_then(|d| d.get(key)).and_then(Json::as_str).unwrap_or("unknown").trim().to_owned();
-            Err(format!("node {} ({}) failed: {}", field("node_id"), field("node_type"), field("exception_message")).into())
+            let Some(Message::Failed(failure)) = outcome.messages.last() else { return Err("the prompt failed".into()) };
+            let message = failure.exception_message.trim();
+            Err(format!("node {} ({}) failed: {message}", failure.node_id, failure.node_type).into())
         }
     }
 }
@@ -140,14 +143,10 @@ impl EventSink for Bar {
                 self.0.set_length(*max as u64);
                 self.0.set_position(*value as u64);
             }
-            EventKind::Start { .. }
-            | EventKind::Cached { .. }
+            EventKind::Message(_)
             | EventKind::Idle
             | EventKind::ProgressState(_)
             | EventKind::Executed { .. }
-            | EventKind::Success { .. }
-            | EventKind::Error { .. }
-            | EventKind::Interrupted { .. }
             | EventKind::Image { .. }
             | EventKind::Queue { .. }
             | EventKind::Text { .. } => {}

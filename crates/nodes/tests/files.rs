@@ -351,7 +351,8 @@ fn a_file_that_was_replaced_is_read_again() {
     let mut run = || {
         std::thread::sleep(Duration::from_millis(100));
         let outcome = bench.execute(&mut executor, prompt.clone(), &CancelToken::default(), &NullSink).unwrap();
-        let cached = outcome.messages.iter().find(|(name, _)| name == "execution_cached").unwrap().1["nodes"].clone();
+        let cached = outcome.messages.iter().find(|message| message.name() == "execution_cached").unwrap();
+        let cached = serde_json::to_value(cached).unwrap()["nodes"].take();
         let pixel = |node: &str| {
             let bytes = bench.saved(&outcome.outputs[node]["images"][0]);
             decode::raster(&bytes, &decode::Limits::default()).unwrap().data()[0]

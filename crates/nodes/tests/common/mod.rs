@@ -13,7 +13,7 @@ use comfyd_executor::{CachePolicy, Executor, ExecutorOptions};
 use comfyd_folders::{Folders, Kind, Roots};
 use comfyd_graph::{Limits as PromptLimits, Prompt, validate};
 use comfyd_jobs::event::NullSink;
-use comfyd_jobs::{EventSink, Job, Outcome, Status};
+use comfyd_jobs::{EventSink, Job, Message, Outcome, Status};
 use comfyd_node::{CancelToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
 use comfyd_nodes::{Builtin, Limits, Services};
 use serde_json::{Map, Value as Json};
@@ -133,6 +133,9 @@ impl Bench {
         let job = Job {
             id: "id".into(),
             number: 0.0,
+            owner: Arc::default(),
+            client_id: None,
+            workflow_id: None,
             prompt: raw(&valid.prompt.into_json()),
             extra_data: raw(&Json::Object(Map::new())),
             outputs: valid.outputs,
@@ -142,9 +145,7 @@ impl Bench {
         let outcome = executor.run(&job, cancel, sink);
         match (outcome.status, outcome.messages.last()) {
             (Status::Success, _) => Ok(outcome),
-            (Status::Error, Some((_, end))) => {
-                Err(format!("{} fails: {}", end["node_type"], end["exception_message"].as_str().unwrap().trim()))
-            }
+            (Status::Error, Some(Message::Failed(end))) => Err(format!("{:?} fails: {}", end.node_type, end.exception_message.trim())),
             (status, end) => Err(format!("it ended as {status:?}: {end:?}")),
         }
     }
