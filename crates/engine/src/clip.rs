@@ -12,7 +12,6 @@ use comfyd_node::{Context, Opaque};
 use comfyd_weights::{EncoderKind, StateDict};
 
 use crate::hooks::HookGroup;
-use crate::model::AttentionScale;
 use crate::options::FileLookup;
 use crate::part::Weights;
 use crate::{CondEntry, Conditioning, Engine, Error, Result};
@@ -185,14 +184,9 @@ impl Clip {
         self.merged(other, 1.0, 1.0)
     }
 
-    /// CLIPAttentionMultiply.
-    pub fn attention_multiply(&self, scale: AttentionScale) -> Self {
-        let parts = [("q_proj", scale.q), ("k_proj", scale.k), ("v_proj", scale.v), ("out_proj", scale.out)];
-        let factor = |name: &str| {
-            let is = |part: &str| name.ends_with(&format!("self_attn.{part}.weight")) || name.ends_with(&format!("self_attn.{part}.bias"));
-            parts.iter().find(|(part, _)| is(part)).map(|(_, factor)| *factor)
-        };
-        let parts = self.parts.iter().map(|(kind, weights)| (*kind, weights.multiplied(factor))).collect();
+    /// A copy whose tensors are multiplied by what `factor` gives for a name (CLIPAttentionMultiply).
+    pub fn multiplied(&self, factor: impl Fn(&str) -> Option<f64>) -> Self {
+        let parts = self.parts.iter().map(|(kind, weights)| (*kind, weights.multiplied(&factor))).collect();
         Self { parts: Arc::new(parts), ..self.clone() }
     }
 

@@ -1,9 +1,7 @@
 //! From noise to a latent: what nodes ask for, and the values on links that say how.
 
 mod batch;
-mod blur;
 mod conds;
-mod fourier;
 mod guidance;
 mod inputs;
 mod preview;
@@ -16,7 +14,6 @@ use comfyd_node::{Context, Opaque};
 use comfyd_samplers::{ksampler, noise};
 
 pub(crate) use self::conds::Cond;
-pub(crate) use self::guidance::{CfgFunction, PostCfg, PreCfg};
 use crate::array::{is_zero, repeat_to_batch};
 use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
 
