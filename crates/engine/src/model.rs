@@ -16,7 +16,7 @@ use crate::array::is_zero;
 use crate::part::{Part, Weights};
 use crate::patches::ModelPatch;
 use crate::precision::Precision;
-use crate::{Engine, LatentFormat, Result};
+use crate::{Engine, LatentFormat, Result, lora};
 
 /// What an SDXL model is told beside the text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,13 +103,13 @@ impl Model {
         Self { options: Arc::new(options), ..self.clone() }
     }
 
-    fn with_weights(&self, weights: Weights) -> Self {
+    pub(crate) fn with_weights(&self, weights: Weights) -> Self {
         Self { weights, ..self.clone() }
     }
 
     /// Its noise levels.
-    pub fn schedule(&self) -> Result<Arc<dyn Schedule>> {
-        Ok(Arc::clone(&self.options.schedule))
+    pub fn schedule(&self) -> Arc<dyn Schedule> {
+        Arc::clone(&self.options.schedule)
     }
 
     /// Its latents.
@@ -129,21 +129,17 @@ impl Model {
 
     /// A copy with a LoRA file's patches at a strength (LoraLoaderModelOnly; LoraLoader calls [`crate::Clip::with_lora`] as well).
     pub fn with_lora(&self, path: &Path, strength: f64) -> Result<Self> {
-        if strength == 0.0 {
-            return Ok(self.clone());
-        }
-        let patches = crate::lora::model_patches(&self.engine, path, &self.info, &self.weights, strength)?;
-        Ok(self.with_weights(self.weights.with_patches(patches)))
+        Ok(self.with_weights(lora::on_denoiser(&self.engine, path, &self.info, &self.weights, strength)?))
     }
 
     /// ModelMergeSimple: `ratio` of `self`, the rest of `other`.
-    pub fn merge(&self, other: &Self, ratio: f64) -> Result<Self> {
+    pub fn merge(&self, other: &Self, ratio: f64) -> Self {
         self.merge_blocks(other, ratio, &[])
     }
 
     /// ModelMergeBlocks and its kin: the ratio of the longest prefix that a weight's name begins with (`input_blocks.3.`, `middle_block.`,
     /// `out.`, `time_embed.`; ModelMergeBlocks: `input`, `middle`, `out`), else the default.
-    pub fn merge_blocks(&self, other: &Self, default_ratio: f64, ratios: &[(String, f64)]) -> Result<Self> {
+    pub fn merge_blocks(&self, other: &Self, default_ratio: f64, ratios: &[(String, f64)]) -> Self {
         let ratio = |name: &str| {
             let named = ratios.iter().filter(|(prefix, _)| name.starts_with(prefix.as_str()));
             // Of prefixes of one length the first counts.
@@ -154,22 +150,17 @@ impl Model {
             let ratio = longest.map_or(default_ratio, |(_, ratio)| *ratio);
             Some((ratio, 1.0 - ratio))
         };
-        Ok(self.with_weights(self.weights.merged(&other.weights, ratio)))
+        self.with_weights(self.weights.merged(&other.weights, ratio))
     }
 
     /// ModelMergeSubtract.
-    pub fn subtract(&self, other: &Self, multiplier: f64) -> Result<Self> {
-        Ok(self.with_weights(self.weights.merged(&other.weights, |_| Some((multiplier, -multiplier)))))
+    pub fn subtract(&self, other: &Self, multiplier: f64) -> Self {
+        self.with_weights(self.weights.merged(&other.weights, |_| Some((multiplier, -multiplier))))
     }
 
     /// ModelMergeAdd.
-    pub fn add(&self, other: &Self) -> Result<Self> {
-        Ok(self.with_weights(self.weights.merged(&other.weights, |_| Some((1.0, 1.0)))))
-    }
-
-    /// A copy where the difference between `other` and this model's file is added (CreateHookModelAsLora).
-    pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Self {
-        self.with_weights(self.weights.with_difference(&other.weights, strength))
+    pub fn add(&self, other: &Self) -> Self {
+        self.with_weights(self.weights.merged(&other.weights, |_| Some((1.0, 1.0))))
     }
 
     /// A copy whose tensors are multiplied by what `factor` gives for a name (UNetSelfAttentionMultiply and its kin).
@@ -182,23 +173,10 @@ impl Model {
         self.with_options(|options| options.patches.push(Arc::new(move || Box::new(patch.clone()))))
     }
 
-    /// The safetensors file that ModelSave (no encoder, no autoencoder) and CheckpointSave write, with these metadata beside those that
-    /// tell the model's kind. `title` becomes the title in the metadata.
-    pub fn save(
-        &self,
-        output: crate::Output<'_>,
-        clip: Option<&crate::Clip>,
-        vae: Option<&crate::Vae>,
-        title: &str,
-        metadata: &[(String, String)],
-    ) -> Result<()> {
-        crate::saving::save_model(self, output, clip, vae, title, metadata)
-    }
-
-    /// AddNoise: `latent (B, 4, H, W)` with `noise` of the level that `sigmas` spans.
-    pub fn add_noise(&self, noise: &Tensor, sigmas: &crate::Sigmas, latent: &Tensor) -> Result<Tensor> {
-        let (Some(first), Some(last)) = (sigmas.0.first(), sigmas.0.last()) else { return Ok(latent.clone()) };
-        let level = if sigmas.0.len() > 1 { (first - last).abs() } else { *first };
+    /// AddNoise: `latent (B, C, H, W)` with `noise` of the level that `sigmas` span.
+    pub fn add_noise(&self, noise: &Tensor, sigmas: &[f32], latent: &Tensor) -> Result<Tensor> {
+        let (Some(first), Some(last)) = (sigmas.first(), sigmas.last()) else { return Ok(latent.clone()) };
+        let level = if sigmas.len() > 1 { (first - last).abs() } else { *first };
         let latent = if is_zero(latent)? { latent.clone() } else { self.options.format.process_in(latent)? };
         let noisy = self.options.schedule.add_noise(level, noise, &latent, false)?;
         let (shape, mut data) = crate::values(&self.options.format.process_out(&noisy)?)?;

@@ -6,27 +6,85 @@ use candle_core::Tensor;
 use comfyd_models::unet::{HookList, Hooks};
 use comfyd_node::{CancelToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
-use comfyd_samplers::{Denoiser, Observer, Schedule, Step, noise};
+use comfyd_samplers::{Denoiser, Observer, Schedule, Step, ksampler, noise};
 
 use super::batch::Predictor;
 use super::conds::{self, Role};
+use super::control::ControlRun;
 use super::guidance::{Combine, Guidance, RunningModel};
+use super::hooks::HookRun;
 use super::inputs::{InputContext, encode};
 use super::preview::Previews;
-use super::{LatentInput, Sampled, Sampler};
-use crate::array::{is_zero, latent_mask};
-use crate::control::ControlRun;
+use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+use crate::array::{is_zero, latent_mask, repeat_to_batch};
 use crate::guider::GuiderKind;
-use crate::hooks::HookRun;
 use crate::patches::{ModelPatch, Sampling};
-use crate::{Conditioning, Engine, Guider, Result};
+use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
 
 /// The reference's estimate of a pass: so many bytes per cell of the latent, and half of that to spare.
 const BYTES_PER_CELL: f64 = 4.0 * 0.01 * 1024.0 * 1024.0 * 1.5;
 
+impl Engine {
+    /// KSampler and KSamplerAdvanced. Reports progress and previews at every step.
+    pub fn ksampler(
+        &self,
+        cx: &Context<'_>,
+        model: &Model,
+        positive: &Conditioning,
+        negative: &Conditioning,
+        latent: &LatentInput,
+        settings: &KSampler,
+    ) -> Result<Tensor> {
+        let latent = fixed_channels(latent, model.latent_format())?;
+        let schedule = &model.options.schedule;
+        let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
+        let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
+        let Some(sigmas) = part else { return Ok(latent.samples) };
+        let seed = settings.seed;
+        let noise = if settings.disable_noise { Noise::Disabled { seed } } else { Noise::Random(seed) };
+        let sampler = Sampler::by_name(&settings.sampler)?;
+        let guider = Guider::cfg(model, positive, negative, settings.cfg);
+        let sampled = run(self, cx, &guider, &noise.generate(&latent)?, seed, &sampler, &sigmas, &latent)?;
+        Ok(sampled.output)
+    }
+
+    /// SamplerCustomAdvanced; SamplerCustom with [`Guider::cfg`]. Reports progress and previews at every step.
+    pub fn sample(
+        &self,
+        cx: &Context<'_>,
+        guider: &Guider,
+        noise: Noise,
+        sampler: &Sampler,
+        sigmas: &Sigmas,
+        latent: &LatentInput,
+    ) -> Result<Sampled> {
+        let latent = fixed_channels(latent, guider.model.latent_format())?;
+        run(self, cx, guider, &noise.generate(&latent)?, noise.seed(), sampler, &sigmas.0, &latent)
+    }
+}
+
+/// An empty latent gets the channels of the model's latents.
+fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentInput> {
+    let (_, channels, _, _) = latent.samples.dims4().map_err(|_| {
+        Error::msg(format!("a latent of the shape {:?} cannot be sampled; these models take four axes", latent.samples.dims()))
+    })?;
+    let mut latent = latent.clone();
+    if channels == format.channels() {
+        return Ok(latent);
+    }
+    if !is_zero(&latent.samples)? {
+        let wanted = format.channels();
+        return Err(Error::msg(format!(
+            "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
+        )));
+    }
+    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
+    Ok(latent)
+}
+
 /// Samples. `noise` has the latent's shape.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn run(
+fn run(
     engine: &Engine,
     cx: &Context<'_>,
     guider: &Guider,
