@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use comfyd_engine::Engine;
+use comfyd_engine::patches::ModelPatch;
+use comfyd_engine::{Engine, Model};
 use comfyd_node::{CancelToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent, Mask};
 
@@ -95,6 +96,11 @@ impl Call<'_, '_> {
     /// What loads models and runs them.
     pub(crate) fn engine(&self) -> &Engine {
         &self.state.services.engine
+    }
+
+    /// The model of the input `model` with a patch of its use.
+    pub(crate) fn patched(&self, patch: impl ModelPatch + Clone + Sync + 'static) -> Result<NodeOutput> {
+        Ok(NodeOutput::one(Value::object(self.object::<Model>("model")?.with(patch))))
     }
 
     /// The pictures of an input: (B, H, W, C), none of the axes empty.

@@ -264,6 +264,6 @@ fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         return Ok(NodeOutput::one(latent));
     }
     let input = tensors::latent(&latent, model.latent_format().channels())?;
-    let noisy = model.add_noise(&noise.generate(&input)?, &sigmas, &input.samples)?;
+    let noisy = model.add_noise(&noise.generate(&input)?, &sigmas.0, &input.samples)?;
     Ok(NodeOutput::one(tensors::with_samples(&latent, &noisy)?))
 }
