@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::{D, Device, Tensor};
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, Weight};
 
 use crate::tiles::{self, Progress, Scale, Tile};
 use crate::{Error, Provider, Result, Vb, ops};
@@ -144,13 +144,13 @@ fn is_out_of_memory(error: &Error) -> bool {
 
 /// A 3x3 convolution.
 struct Conv {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
 impl Conv {
     fn new(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[output, input, 3, 3], "weight")?, bias: vb.get_opt(&[output], "bias")? })
+        Ok(Self { weight: vb.weight(&[output, input, 3, 3], "weight")?, bias: vb.get_opt(&[output], "bias")? })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
