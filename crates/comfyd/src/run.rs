@@ -42,6 +42,9 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let job = Job {
         id: uuid::Uuid::new_v4().to_string(),
         number: 0.0,
+        owner: Arc::default(),
+        client_id: None,
+        workflow_id: None,
         prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
         extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
         secrets: Secrets::default(),

@@ -10,7 +10,6 @@ use std::time::Duration;
 use comfyd_jobs::{Error, Event, EventKind, EventSink, Job, JobStore, Message, Outcome, Status, now_ms};
 use comfyd_node::CancelToken;
 use parking_lot::{Condvar, Mutex};
-use serde_json::Value as Json;
 use tokio::runtime;
 use tokio::sync::Notify;
 
@@ -281,7 +280,7 @@ impl Device {
             let names = job.secrets.lost_names().join(", ");
             tracing::warn!(prompt_id = %job.id, names, "keys that came with this prompt were not kept over the restart: it runs without them");
         }
-        let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
+        let to = Addressee { prompt_id: job.id.as_str().into(), client_id: job.client_id.clone() };
         self.registry.announce(&to, self.registry.figures(None));
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*sink)));
         let outcome = run.unwrap_or_else(|panic| {
@@ -495,16 +494,6 @@ impl Attempts {
     fn succeeded(&mut self) {
         self.told = None;
     }
-}
-
-/// The client that a job's events go to: `client_id` of its `extra_data`.
-fn client_id(job: &Job) -> Option<Arc<str>> {
-    #[derive(serde::Deserialize)]
-    struct Sender {
-        client_id: Option<Json>,
-    }
-    let sender: Sender = serde_json::from_str(job.extra_data.get()).ok()?;
-    sender.client_id?.as_str().map(Arc::from)
 }
 
 /// Any panic of the executor itself, which has caught those of nodes.

@@ -144,8 +144,8 @@ fn calls_may_expand_or_not() {
     assert_eq!(*ran.shown("out"), json!([1, 120]));
     assert_eq!(*ran.shown("out2"), json!(["literal", "expanded"]));
     assert_eq!(*ran.shown("m.1.2"), json!([120]), "an output node of an expansion runs and shows");
-    let meta = json!({"node_id": "m.1.2", "display_node": "m", "parent_node": "m", "real_node_id": "m"});
-    assert_eq!(ran.outcome.meta["m.1.2"], meta);
+    let node = ran.outcome.meta.iter().find(|node| &*node.id == "m.1.2").unwrap();
+    assert_eq!((&*node.display_id, node.parent_id.as_deref(), &*node.real_id), ("m", Some("m"), "m"));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, Worke
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{
     Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, Job, JobStore, Message, NewJob, OnRestart, Outcome, Position,
-    Queue, Recovered, Result, Secrets, Status, Ticket, Versions,
+    Queue, Recovered, Result, Status, Ticket, Versions, contract,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -184,12 +184,10 @@ impl Scene {
 
     fn enqueue(&self, id: &str, text: &str) {
         let job = NewJob {
-            id: id.into(),
-            position: Position::Back,
+            client_id: Some("me".into()),
             prompt: serde_json::value::to_raw_value(&prompt(text)).unwrap().into(),
-            extra_data: serde_json::value::to_raw_value(&json!({"client_id": "me"})).unwrap().into(),
-            secrets: Secrets::default(),
             outputs: vec!["out".into()],
+            ..contract::job(id, Position::Back)
         };
         self.runtime.block_on(self.store.enqueue(job)).unwrap();
     }

@@ -70,6 +70,12 @@ pub struct NewJob {
     pub id: String,
     /// Where it goes.
     pub position: Position,
+    /// Whose it is; empty where nobody is told apart.
+    pub owner: Arc<str>,
+    /// The client that its events go to, if it gave an id.
+    pub client_id: Option<Arc<str>>,
+    /// The id that the front end gave the workflow, if it did.
+    pub workflow_id: Option<Arc<str>>,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
     /// `extra_data`, with `client_id` in it and without the secrets.
@@ -87,6 +93,12 @@ pub struct Job {
     pub id: String,
     /// Its place in the queue; ties run in the order of arrival.
     pub number: f64,
+    /// Whose it is; empty where nobody is told apart.
+    pub owner: Arc<str>,
+    /// The client that its events go to, if it gave an id.
+    pub client_id: Option<Arc<str>>,
+    /// The id that the front end gave the workflow, if it did.
+    pub workflow_id: Option<Arc<str>>,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
     /// `extra_data`.

@@ -30,6 +30,9 @@ async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
     let job = NewJob {
         id: id.into(),
         position: Position::Back,
+        owner: Arc::default(),
+        client_id: Some("c".into()),
+        workflow_id: Some(workflow.into()),
         prompt: Arc::from(to_raw_value(&json!({"1": {"class_type": "A", "inputs": {}}})).unwrap()),
         extra_data: Arc::from(to_raw_value(&extra).unwrap()),
         secrets: Secrets::default(),

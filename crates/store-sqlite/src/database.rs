@@ -33,9 +33,9 @@ const MAX_DAMAGED: i64 = 100;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
-/// `jobs` holds what a prompt was submitted with, written once; `queue` and `history` say where it stands. Rows of `history` up to
+/// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands. Rows of `history` up to
 /// `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found, whatever they hold.
-const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged];
+const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, keep_senders];
 
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
@@ -100,6 +100,29 @@ fn keep_no_secrets(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 
 fn keep_damaged(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch("CREATE TABLE damaged (found_ms, reason, seq, id, number, created_ms, outputs, extra_data, prompt);")
+}
+
+/// Keeps who sent a prompt and of which workflow it is, and finds it in what earlier versions stored. In a table of its own, so that neither
+/// this nor who filters the history reads the large texts of `jobs`: a column that is added to a strict table has all of it checked, and
+/// one damaged value would keep everybody out.
+fn keep_senders(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    let text = |path: &str| {
+        let value = format!("CASE json_type(extra_data, '{path}') WHEN 'text' THEN extra_data ->> '{path}' END");
+        format!("CASE WHEN json_valid(extra_data) THEN {value} END")
+    };
+    let (client_id, workflow_id) = (text("$.client_id"), text("$.extra_pnginfo.workflow.id"));
+    transaction.execute_batch(&format!(
+        "CREATE TABLE senders (
+            seq INTEGER PRIMARY KEY,
+            owner TEXT NOT NULL,
+            client_id TEXT,
+            workflow_id TEXT
+        ) STRICT;
+        INSERT INTO senders SELECT seq, '', {client_id}, {workflow_id} FROM jobs;
+        CREATE TRIGGER forget_sender AFTER DELETE ON jobs BEGIN
+            DELETE FROM senders WHERE seq = old.seq;
+        END;"
+    ))
 }
 
 /// Writes the whole file anew, so that nothing that was removed can be found in it or in the log beside it.
@@ -225,7 +248,7 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
         let mut places = connection.prepare("SELECT seq, rank, claim, claimed_ms FROM queue ORDER BY claim")?;
         // One by one, so that a damaged one cannot keep the others from being read.
         let mut jobs =
-            connection.prepare("SELECT id, number, created_ms, outputs, extra_data, prompt, secrets FROM jobs WHERE seq = ?1")?;
+            connection.prepare(&format!("SELECT {JOB} FROM jobs LEFT JOIN senders ON senders.seq = jobs.seq WHERE jobs.seq = ?1"))?;
         let mut rows = places.query([])?;
         while let Some(row) = rows.next()? {
             let seq = row.get(0)?;
@@ -276,6 +299,9 @@ fn set_aside(connection: &mut Connection, seq: i64, reason: &str, floor: i64) ->
             id: id.into_owned(),
             number: row.get(1).unwrap_or_default(),
             created_ms: row.get(2).unwrap_or_default(),
+            owner: Arc::default(),
+            client_id: None,
+            workflow_id: None,
             prompt: empty(),
             extra_data: empty(),
             secrets: Secrets::default(),
@@ -327,7 +353,12 @@ fn empty() -> Arc<RawValue> {
     RawValue::NULL.to_owned().into()
 }
 
-fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
+/// The columns that [`job`] reads.
+pub(crate) const JOB: &str = "jobs.id, jobs.number, jobs.created_ms, jobs.outputs, jobs.extra_data, jobs.prompt, jobs.secrets,
+    ifnull(senders.owner, ''), senders.client_id, senders.workflow_id";
+
+/// A job from the first columns of a row.
+pub(crate) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     Ok(Job {
         id: row.get(0)?,
         number: row.get(1)?,
@@ -336,6 +367,9 @@ fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         extra_data: json(row, 4)?,
         prompt: json(row, 5)?,
         secrets: Secrets::lost(texts(row, 6)?),
+        owner: row.get(7)?,
+        client_id: row.get(8)?,
+        workflow_id: row.get(9)?,
     })
 }
 
@@ -351,7 +385,7 @@ pub(crate) fn list(texts: &[String]) -> rusqlite::Result<String> {
 }
 
 /// A column that lists texts: output nodes, names of secrets.
-pub(crate) fn texts(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
+fn texts(row: &Row<'_>, column: usize) -> rusqlite::Result<Vec<String>> {
     serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(|error| unreadable(column, error))
 }
 

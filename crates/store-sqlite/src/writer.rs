@@ -413,6 +413,9 @@ impl Writer {
                 "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get(), secrets])?;
+        self.connection
+            .prepare_cached("INSERT INTO senders (seq, owner, client_id, workflow_id) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![place.arrival, &*job.owner, job.client_id.as_deref(), job.workflow_id.as_deref()])?;
         self.connection.prepare_cached("INSERT INTO queue (seq) VALUES (?1)")?.execute([place.arrival])?;
         let ticket = Ticket { id: job.id.clone(), number: job.number };
         self.changes.push(Change::Insert { place, job, next_number: self.state.line.next_number() });

@@ -352,6 +352,9 @@ pub fn job(id: &str, prompt: &Json, outputs: Vec<String>) -> Job {
     Job {
         id: id.into(),
         number: 0.0,
+        owner: Arc::default(),
+        client_id: Some("me".into()),
+        workflow_id: None,
         prompt: serde_json::value::to_raw_value(prompt).unwrap().into(),
         extra_data: serde_json::value::to_raw_value(&extra).unwrap().into(),
         secrets: Secrets::default(),

@@ -137,6 +137,9 @@ impl Bench {
         let job = Job {
             id: "id".into(),
             number: 0.0,
+            owner: Arc::default(),
+            client_id: None,
+            workflow_id: None,
             prompt: raw(&valid.prompt.into_json()),
             extra_data: raw(&Json::Object(Map::new())),
             outputs: valid.outputs,
