@@ -139,8 +139,6 @@ pub(crate) struct Loaded {
     pub(crate) state: State,
     /// Entries of the history up to this key are deleted.
     pub(crate) floor: i64,
-    /// The next job to be claimed gets this.
-    pub(crate) next_claim: i64,
 }
 
 /// Opens the database, brings it to the current format and reads the queue.
@@ -242,7 +240,6 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
     let floor: i64 = value("history_floor")?.unwrap_or(0);
     let next_arrival = number("SELECT ifnull(max(seq), 0) FROM jobs")?.saturating_add(1);
     let mut line = Line::new(next_number, next_arrival);
-    let mut next_claim = 1;
     let mut damaged = Vec::new();
     {
         let mut places = connection.prepare("SELECT seq, rank, claim, claimed_ms FROM queue ORDER BY claim")?;
@@ -259,9 +256,10 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
                     let (place, job) = (Place { rank, number: job.number, arrival: seq }, Arc::new(job));
                     match claim {
                         None => line.insert(place, job, next_number),
+                        // Whoever claimed it is gone with the process that had the database.
                         Some(claim) => {
-                            next_claim = i64::saturating_add(claim, 1);
-                            line.insert_running(Running { place, job, claimed_ms: claimed_ms.unwrap_or(0) });
+                            let claimed_ms = claimed_ms.unwrap_or(0);
+                            line.insert_running(Running { place, job, claimed_ms, claim, holder: None });
                         }
                     }
                 }
@@ -287,7 +285,7 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
     }
     drop(rows);
     drop(select);
-    Ok(Loaded { state: State { line, history }, floor, next_claim })
+    Ok(Loaded { state: State { line, history }, floor })
 }
 
 /// Takes a damaged prompt out of the queue: it counts as failed, so that whoever waits for it is told, and what was found is kept.
