@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
-use comfyd_jobs::{JobStore, OnRestart};
+use comfyd_jobs::{JobStore, OnRestart, WorkerId};
 use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Options, announce_changes, keep_log_line, listen, router};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -84,7 +84,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         config::OnRestart::Rerun => OnRestart::Rerun,
         config::OnRestart::Fail => OnRestart::Fail,
     };
-    let recovered = runtime.block_on(store.recover(on_restart))?;
+    let worker_id = WorkerId::new(&engine.device_name());
+    let recovered = runtime.block_on(store.recover(&worker_id, on_restart))?;
     if recovered != comfyd_jobs::Recovered::default() {
         tracing::info!(
             pending = recovered.pending,
@@ -115,7 +116,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));
     let unloaded = engine.clone();
     let worker_options = WorkerOptions {
-        device: engine.device_name(),
+        id: worker_id,
         on_unload_models: Some(Box::new(move || unloaded.free(true, true))),
         ..WorkerOptions::default()
     };

@@ -332,8 +332,8 @@ impl Server {
         for id in ["ended", "running", "waiting"] {
             store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
         }
-        store.claim().await.unwrap();
-        store.finish_and_claim("ended", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        let ended = store.claim(&contract::worker()).await.unwrap().unwrap();
+        store.finish_and_claim(&ended.token, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let folders = Folders::new(Roots::under(dir.path())).unwrap();
         let mut catalog = Catalog::new();
         catalog.add(&Classes);
@@ -588,8 +588,9 @@ impl Check {
                 self.error(&server.get("/history/none").await);
             }
         }
-        server.app.store.claim().await.unwrap();
-        server.app.store.finish_and_claim("running", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        server.app.store.claim(&contract::worker()).await.unwrap();
+        let running = comfyd_jobs::Token { prompt_id: "running".to_owned(), worker: contract::worker(), claim: 1 };
+        server.app.store.finish_and_claim(&running, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let length = |answer: &Value| answer.as_array().map_or_else(|| answer.as_object().unwrap().len(), Vec::len);
         assert!(document.item("GET", "/history", "max_items").text.contains("全ての履歴"));
         assert_eq!(length(&server.get("/history").await.json()), 2);

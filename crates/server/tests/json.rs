@@ -123,8 +123,8 @@ async fn a_thousand_levels_are_taken_and_given_back() {
         let id = answer["prompt_id"].as_str().unwrap();
         server.get("/queue").await;
         server.get(&format!("/jobs/{id}")).await;
-        server.store.claim().await.unwrap().unwrap();
-        server.store.finish(id, &contract::outcome(status)).await.unwrap();
+        let claim = server.store.claim(&contract::worker()).await.unwrap().unwrap();
+        server.store.finish(&claim.token, &contract::outcome(status)).await.unwrap();
         let entry = server.get(&format!("/history/{id}")).await[id].take();
         assert_eq!(entry["prompt"][3]["extra_pnginfo"]["workflow"].to_string(), deep);
         let job = server.get(&format!("/jobs/{id}")).await;

@@ -69,8 +69,8 @@ async fn server() -> (tempfile::TempDir, Router) {
     for id in ["ended", "running", "waiting"] {
         store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
     }
-    store.claim().await.unwrap();
-    store.finish_and_claim("ended", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+    let ended = store.claim(&contract::worker()).await.unwrap().unwrap();
+    store.finish_and_claim(&ended.token, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
     let folders = Folders::new(Roots::under(dir.path())).unwrap();
     let loras = dir.path().join("models/loras");
     std::fs::create_dir_all(&loras).unwrap();
