@@ -6,9 +6,8 @@ use std::sync::Arc;
 
 use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
-use comfyd_jobs::{Event, EventKind, EventSink, Job, Outcome, Secrets, Status, now_ms};
+use comfyd_jobs::{Event, EventKind, EventSink, Job, Message, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancelToken;
-use comfyd_server::FolderOptions;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value as Json;
 use serde_json::value::to_raw_value;
@@ -34,14 +33,16 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         set(&mut graph, change)?;
     }
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
-    let validated =
-        comfyd_graph::validate(&catalog, &FolderOptions(&folders), prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
+    let validated = comfyd_graph::validate(&catalog, &*folders, prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
     if !validated.node_errors.is_empty() {
         assemble::print_notice(format_args!("some outputs are left out: {:#}", validated.node_errors.to_json()));
     }
     let job = Job {
         id: uuid::Uuid::new_v4().to_string(),
         number: 0.0,
+        owner: Arc::default(),
+        client_id: None,
+        workflow_id: None,
         prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
         extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
         secrets: Secrets::default(),
@@ -109,9 +110,9 @@ fn report(folders: &comfyd_folders::Folders, outcome: &Outcome) -> Result<(), Fa
         Status::Success => Ok(()),
         Status::Interrupted => Err("interrupted".into()),
         Status::Error => {
-            let last = outcome.messages.iter().rev().find(|(name, _)| name == "execution_error").map(|(_, data)| data);
-            let field = |key: &str| last.and_then(|d| d.get(key)).and_then(Json::as_str).unwrap_or("unknown").trim().to_owned();
-            Err(format!("node {} ({}) failed: {}", field("node_id"), field("node_type"), field("exception_message")).into())
+            let Some(Message::Failed(failure)) = outcome.messages.last() else { return Err("the prompt failed".into()) };
+            let message = failure.exception_message.trim();
+            Err(format!("node {} ({}) failed: {message}", failure.node_id, failure.node_type).into())
         }
     }
 }
@@ -142,14 +143,10 @@ impl EventSink for Bar {
                 self.0.set_length(*max as u64);
                 self.0.set_position(*value as u64);
             }
-            EventKind::Start { .. }
-            | EventKind::Cached { .. }
+            EventKind::Message(_)
             | EventKind::Idle
             | EventKind::ProgressState(_)
             | EventKind::Executed { .. }
-            | EventKind::Success { .. }
-            | EventKind::Error { .. }
-            | EventKind::Interrupted { .. }
             | EventKind::Image { .. }
             | EventKind::Queue { .. }
             | EventKind::Text { .. } => {}

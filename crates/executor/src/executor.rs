@@ -1,17 +1,16 @@
 //! The executor: one prompt at a time, from the job to its outcome.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use comfyd_graph::Graph;
-use comfyd_jobs::{EventKind, EventSink, Job, Outcome, Status};
+use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
 use comfyd_node::{CancelToken, Catalog, Hidden};
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::cache::Cache;
 use crate::progress::Progress;
-use crate::run::{Cause, Failure, Run, Shown};
+use crate::run::{Cause, Halt, Run, Shown};
 
 /// Which results stay for later prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -71,41 +70,43 @@ impl Executor {
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
     ///
-    /// Emits every event but the last ones: [`terminal_event`] makes the event of the end, to be emitted once the outcome is stored, so
-    /// that clients which are told of the end find it in the history.
+    /// Emits every event but the last ones: the outcome's last message is to be told once the outcome is stored, so that clients which
+    /// are told of the end find it in the history.
     pub fn run(&mut self, job: &Job, cancel: &CancelToken, sink: &dyn EventSink) -> Outcome {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
-        let client_id = extra_data.get("client_id").and_then(Json::as_str).map(Arc::from);
-        let progress = Progress::new(sink, prompt_id.clone(), client_id, self.options.max_progress_nodes);
+        let progress = Progress::new(sink, prompt_id.clone(), job.client_id.clone(), self.options.max_progress_nodes);
 
         let started_ms = now_ms();
-        let mut messages = vec![message("execution_start", json!({"prompt_id": job.id}), started_ms)];
-        progress.emit(EventKind::Start { timestamp_ms: started_ms });
-        let hidden = Hidden { prompt_id, prompt, extra_data, secrets: job.secrets.values() };
+        let mut messages = Vec::new();
+        let mut tell = |message: Message| {
+            progress.emit(EventKind::Message(message.clone()));
+            messages.push(message);
+        };
+        tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
+        let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
+        let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
         let graph = Graph::from_prompt(&self.catalog, &hidden.prompt);
         let ended = match graph {
             Err(error) => {
-                messages.push(tell_cached(&progress, &job.id, Vec::new()));
-                Ended { failure: Some(unbuildable(&error)), executed: json!([]), prompt_ids: json!([]), shown: Shown::default() }
+                tell(cached(Vec::new()));
+                Ended { halt: Some(unbuildable(&error)), executed: Vec::new(), prompt_ids: Vec::new(), shown: Shown::default() }
             }
             Ok(graph) => {
                 let cache = &mut self.cache;
                 let mut run = Run::new(&self.catalog, &self.options, cache, cancel, &progress, hidden, graph);
-                let cached = run.begin();
-                messages.push(tell_cached(&progress, &job.id, cached));
-                let failure = run.outputs(&job.outputs).err();
-                let ended = Ended { failure, executed: run.executed(), prompt_ids: run.prompt_ids(), shown: run.shown() };
+                tell(cached(run.begin()));
+                let halt = run.outputs(&job.outputs).err();
+                let ended = Ended { halt, executed: run.executed(), prompt_ids: run.prompt_ids(), shown: run.shown() };
                 run.end();
                 ended
             }
         };
         let ended_ms = now_ms();
-        let (status, end) = ended.message(&job.id, ended_ms);
+        let (status, end, Shown { outputs, nodes }) = ended.message(prompt_id, ended_ms);
         messages.push(end);
-        let Shown { outputs, meta } = ended.shown;
-        Outcome { status, messages, outputs: Json::Object(outputs), meta: Json::Object(meta), started_ms, ended_ms }
+        Outcome { status, messages, outputs: Json::Object(outputs), meta: nodes, started_ms, ended_ms }
     }
 
     /// Drops all cached results.
@@ -121,81 +122,51 @@ impl Executor {
 
 /// How a run ended.
 struct Ended {
-    failure: Option<Box<Failure>>,
-    executed: Json,
-    prompt_ids: Json,
+    halt: Option<Box<Halt>>,
+    executed: Vec<Arc<str>>,
+    prompt_ids: Vec<Arc<str>>,
     shown: Shown,
 }
 
 impl Ended {
-    /// The last message of the history.
-    fn message(&self, prompt_id: &str, timestamp_ms: i64) -> (Status, (String, Json)) {
-        let Some(failure) = &self.failure else {
-            return (Status::Success, message("execution_success", json!({"prompt_id": prompt_id}), timestamp_ms));
-        };
-        let mut data = json!({
-            "prompt_id": prompt_id,
-            "node_id": failure.node_id,
-            "node_type": failure.node_type,
-            "executed": self.executed,
-        });
-        match &failure.cause {
-            Cause::Interrupted => (Status::Interrupted, message("execution_interrupted", data, timestamp_ms)),
-            Cause::Failed { kind, message: text, traceback, inputs } => {
-                // The reference puts tips for people behind a line break, which is there without tips too.
-                data["exception_message"] = format!("{text}\n").into();
-                data["exception_type"] = (*kind).into();
-                data["traceback"] = traceback.as_slice().into();
-                data["current_inputs"] = inputs.clone();
-                data["current_outputs"] = self.prompt_ids.clone();
-                (Status::Error, message("execution_error", data, timestamp_ms))
+    /// The last message of the history, and what is left.
+    fn message(self, prompt_id: Arc<str>, timestamp_ms: i64) -> (Status, Message, Shown) {
+        let Self { halt, executed, prompt_ids, shown } = self;
+        let Some(halt) = halt else { return (Status::Success, Message::Success { prompt_id, timestamp_ms }, shown) };
+        let Halt { node_id, node_type, cause } = *halt;
+        match cause {
+            Cause::Interrupted => {
+                let end = Interruption { prompt_id, node_id, node_type, executed, timestamp_ms };
+                (Status::Interrupted, Message::Interrupted(end), shown)
+            }
+            Cause::Failed { kind, message, traceback, inputs } => {
+                let failure = Failure {
+                    prompt_id,
+                    node_id,
+                    node_type,
+                    executed,
+                    // The reference puts tips for people behind a line break, which is there without tips too.
+                    exception_message: format!("{message}\n"),
+                    exception_type: kind,
+                    traceback,
+                    current_inputs: inputs,
+                    current_outputs: prompt_ids,
+                    timestamp_ms: Some(timestamp_ms),
+                };
+                (Status::Error, Message::Failed(Box::new(failure)), shown)
             }
         }
     }
 }
 
-fn tell_cached(progress: &Progress<'_>, prompt_id: &str, nodes: Vec<Arc<str>>) -> (String, Json) {
-    let timestamp_ms = now_ms();
-    let ids: Vec<&str> = nodes.iter().map(|id| &**id).collect();
-    let message = message("execution_cached", json!({"nodes": ids, "prompt_id": prompt_id}), timestamp_ms);
-    progress.emit(EventKind::Cached { nodes, timestamp_ms });
-    message
-}
-
 /// The catalog has changed since the prompt was accepted.
-fn unbuildable(error: &comfyd_graph::Error) -> Box<Failure> {
+fn unbuildable(error: &comfyd_graph::Error) -> Box<Halt> {
     let (node_id, node_type) = match error {
-        comfyd_graph::Error::UnknownClass { node, class } => (node.clone(), class.clone()),
-        comfyd_graph::Error::DanglingLink { node, .. } | comfyd_graph::Error::DuplicateNode(node) => (node.clone(), String::new()),
-        comfyd_graph::Error::NotAGraph | comfyd_graph::Error::TooManyNodes { .. } | comfyd_graph::Error::TooDeep { .. } => {
-            (String::new(), String::new())
-        }
+        comfyd_graph::Error::UnknownClass { node, class } => (node.as_str(), class.as_str()),
+        comfyd_graph::Error::DanglingLink { node, .. } | comfyd_graph::Error::DuplicateNode(node) => (node.as_str(), ""),
+        comfyd_graph::Error::NotAGraph | comfyd_graph::Error::TooManyNodes { .. } | comfyd_graph::Error::TooDeep { .. } => ("", ""),
     };
     let message = error.to_string();
     let cause = Cause::Failed { kind: "ValueError", message, traceback: Vec::new(), inputs: json!({}) };
-    Box::new(Failure { node_id, node_type, cause })
-}
-
-fn message(name: &str, mut data: Json, timestamp_ms: i64) -> (String, Json) {
-    data["timestamp"] = timestamp_ms.into();
-    (name.to_owned(), data)
-}
-
-/// The event that ends a prompt: the outcome's last message. `None` if the outcome holds no end.
-pub fn terminal_event(outcome: &Outcome) -> Option<EventKind> {
-    let (name, data) = outcome.messages.last()?;
-    match name.as_str() {
-        "execution_success" => {
-            let timestamp_ms = data.get("timestamp").and_then(Json::as_i64).unwrap_or(outcome.ended_ms);
-            Some(EventKind::Success { timestamp_ms })
-        }
-        "execution_error" => Some(EventKind::Error { data: data.clone() }),
-        "execution_interrupted" => Some(EventKind::Interrupted { data: data.clone() }),
-        _ => None,
-    }
-}
-
-pub(crate) fn now_ms() -> i64 {
-    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(elapsed.as_millis()).unwrap_or(i64::MAX)
+    Box::new(Halt { node_id: node_id.into(), node_type: node_type.into(), cause })
 }

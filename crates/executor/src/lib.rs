@@ -8,5 +8,5 @@ mod progress;
 mod run;
 pub mod worker;
 
-pub use crate::executor::{CachePolicy, Executor, ExecutorOptions, terminal_event};
+pub use crate::executor::{CachePolicy, Executor, ExecutorOptions};
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

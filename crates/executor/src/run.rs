@@ -6,7 +6,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature, Signatures};
-use comfyd_jobs::EventKind;
+use comfyd_jobs::event::NodeRef;
+use comfyd_jobs::{EventKind, Failure, Message};
 use comfyd_node::{CancelToken, Catalog, Context, Error as NodeError, Fingerprint, Hidden, Inputs, NodeOutput, Source};
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
@@ -17,11 +18,11 @@ use crate::executor::ExecutorOptions;
 use crate::progress::{Progress, node_ref};
 
 /// Why a prompt ended early.
-pub(crate) struct Failure {
+pub(crate) struct Halt {
     /// The node's id; of the prompt's node if it failed inside an expansion.
-    pub node_id: String,
+    pub node_id: Arc<str>,
     /// Its class.
-    pub node_type: String,
+    pub node_type: Arc<str>,
     /// What happened.
     pub cause: Cause,
 }
@@ -95,8 +96,8 @@ enum Asked {
 pub(crate) struct Shown {
     /// Node id → what it shows.
     pub outputs: Map<String, Json>,
-    /// Node id → where it belongs.
-    pub meta: Map<String, Json>,
+    /// Those nodes.
+    pub nodes: Vec<NodeRef>,
 }
 
 /// What is known of nodes' results.
@@ -193,14 +194,14 @@ impl<'a> Run<'a> {
     }
 
     /// Runs the outputs and all that they need.
-    pub fn outputs(&mut self, outputs: &[String]) -> Result<(), Box<Failure>> {
+    pub fn outputs(&mut self, outputs: &[String]) -> Result<(), Box<Halt>> {
         for id in outputs {
             let Some(index) = self.graph.find(id) else {
                 let message = format!("output node '{id}' is not in the prompt: submit it again");
                 let cause = Cause::Failed { kind: "NodeNotFoundError", message, traceback: Vec::new(), inputs: json!({}) };
-                return Err(Box::new(Failure { node_id: id.clone(), node_type: String::new(), cause }));
+                return Err(Box::new(Halt { node_id: id.as_str().into(), node_type: Arc::default(), cause }));
             };
-            self.add(index).map_err(|stop| self.failure(index, stop, json!({})))?;
+            self.add(index).map_err(|stop| self.halt(index, stop, json!({})))?;
         }
         loop {
             let index = match self.list.next(&self.graph) {
@@ -209,7 +210,7 @@ impl<'a> Run<'a> {
                 Err(cycle) => {
                     let message = "dependency cycle detected: the nodes of an expansion wait for each other".to_owned();
                     let stop = Stop::Failed { kind: "graph.DependencyCycleError", message, traceback: Vec::new() };
-                    return Err(self.failure(cycle.blamed, stop, json!([])));
+                    return Err(self.halt(cycle.blamed, stop, json!([])));
                 }
             };
             match self.step(index)? {
@@ -232,13 +233,7 @@ impl<'a> Run<'a> {
             let Some(ui) = ui else { continue };
             let node = node_ref(&self.graph, index);
             shown.outputs.insert(node.id.to_string(), (*ui).clone());
-            let meta = json!({
-                "node_id": &*node.id,
-                "display_node": &*node.display_id,
-                "parent_node": node.parent_id.as_deref(),
-                "real_node_id": &*node.real_id,
-            });
-            shown.meta.insert(node.id.to_string(), meta);
+            shown.nodes.push(node);
         }
         shown
     }
@@ -249,16 +244,16 @@ impl<'a> Run<'a> {
     }
 
     /// Ids of the nodes that ran, in order.
-    pub fn executed(&self) -> Json {
-        self.executed.iter().map(|id| Json::from(&**id)).collect()
+    pub fn executed(&self) -> Vec<Arc<str>> {
+        self.executed.iter().cloned().collect()
     }
 
     /// Ids of all nodes of the prompt, as the reference gives them under `current_outputs`.
-    pub fn prompt_ids(&self) -> Json {
-        self.graph.prompt_nodes().iter().map(|n| Json::from(&*n.id)).collect()
+    pub fn prompt_ids(&self) -> Vec<Arc<str>> {
+        self.graph.prompt_nodes().iter().map(|n| n.id.clone()).collect()
     }
 
-    fn step(&mut self, index: NodeIndex) -> Result<Step, Box<Failure>> {
+    fn step(&mut self, index: NodeIndex) -> Result<Step, Box<Halt>> {
         let node = node_ref(&self.graph, index);
         if self.known.has(&self.graph, index) {
             let ui = self.known.results.get(&index).and_then(|r| r.ui.clone());
@@ -293,7 +288,7 @@ impl<'a> Run<'a> {
             Err(stop) => {
                 self.progress.fail(&node);
                 let inputs = given.map_or_else(|| json!({}), |g| g.report());
-                Err(self.failure(index, stop, inputs))
+                Err(self.halt(index, stop, inputs))
             }
         }
     }
@@ -424,18 +419,19 @@ impl<'a> Run<'a> {
     /// Tells the client why a node was not called. The prompt goes on.
     fn tell_blocked(&self, index: NodeIndex, message: &str) {
         let node = self.graph.node(index);
-        let data = json!({
-            "prompt_id": &*self.hidden.prompt_id,
-            "node_id": &*node.id,
-            "node_type": &*node.class_type,
-            "executed": self.executed(),
-            "exception_message": format!("Execution Blocked: {message}"),
-            "exception_type": "ExecutionBlocked",
-            "traceback": [],
-            "current_inputs": [],
-            "current_outputs": [],
-        });
-        self.progress.emit(EventKind::Error { data });
+        let failure = Failure {
+            prompt_id: self.hidden.prompt_id.clone(),
+            node_id: node.id.clone(),
+            node_type: node.class_type.clone(),
+            executed: self.executed(),
+            exception_message: format!("Execution Blocked: {message}"),
+            exception_type: "ExecutionBlocked",
+            traceback: Vec::new(),
+            current_inputs: json!([]),
+            current_outputs: Vec::new(),
+            timestamp_ms: None,
+        };
+        self.progress.emit(EventKind::Message(Message::Failed(Box::new(failure))));
     }
 
     /// Wires in what a node's calls expanded into.
@@ -557,7 +553,7 @@ impl<'a> Run<'a> {
     }
 
     /// The report of what happened at a node, in the name of the prompt's node that it comes from.
-    fn failure(&self, index: NodeIndex, stop: Stop, inputs: Json) -> Box<Failure> {
+    fn halt(&self, index: NodeIndex, stop: Stop, inputs: Json) -> Box<Halt> {
         let real = self.graph.node(self.graph.node(index).real);
         let cause = match stop {
             Stop::Interrupted => Cause::Interrupted,
@@ -566,7 +562,7 @@ impl<'a> Run<'a> {
                 Cause::Failed { kind, message, traceback, inputs }
             }
         };
-        Box::new(Failure { node_id: real.id.to_string(), node_type: real.class_type.to_string(), cause })
+        Box::new(Halt { node_id: real.id.clone(), node_type: real.class_type.clone(), cause })
     }
 }
 

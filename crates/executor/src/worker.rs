@@ -7,14 +7,13 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use comfyd_jobs::{Error, Event, EventKind, EventSink, Job, JobStore, Outcome, Status};
+use comfyd_jobs::{Error, Event, EventKind, EventSink, Job, JobStore, Message, Outcome, Status, now_ms};
 use comfyd_node::CancelToken;
 use parking_lot::{Condvar, Mutex};
-use serde_json::{Value as Json, json};
 use tokio::runtime;
 use tokio::sync::Notify;
 
-use crate::executor::{Executor, now_ms, terminal_event};
+use crate::executor::Executor;
 
 /// How long the thread waits before it asks a store that failed again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -193,7 +192,7 @@ impl Ended {
 
     /// Puts a small outcome in place of one that may be large; how the prompt began stays.
     fn replace(&mut self, mut outcome: Outcome) {
-        let start = self.outcome.messages.first().filter(|(name, _)| name == "execution_start");
+        let start = self.outcome.messages.first().filter(|message| matches!(message, Message::Start { .. }));
         outcome.messages.splice(0..0, start.cloned());
         self.outcome = Arc::new(outcome);
         self.bytes = 0;
@@ -281,7 +280,7 @@ impl Device {
             let names = job.secrets.lost_names().join(", ");
             tracing::warn!(prompt_id = %job.id, names, "keys that came with this prompt were not kept over the restart: it runs without them");
         }
-        let to = Addressee { prompt_id: job.id.as_str().into(), client_id: client_id(job) };
+        let to = Addressee { prompt_id: job.id.as_str().into(), client_id: job.client_id.clone() };
         self.registry.announce(&to, self.registry.figures(None));
         let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*sink)));
         let outcome = run.unwrap_or_else(|panic| {
@@ -442,7 +441,8 @@ impl Registry {
 
     /// Announces an end that is stored, in the reference's order: the end, the queue's new figures, and then that nothing runs any more.
     fn announce_end(&self, ended: &Ended, next: Option<&Job>) {
-        let kinds = terminal_event(&ended.outcome).into_iter().chain(self.figures(next)).chain([EventKind::Idle]);
+        let end = ended.outcome.messages.last().cloned().map(EventKind::Message);
+        let kinds = end.into_iter().chain(self.figures(next)).chain([EventKind::Idle]);
         self.announce(&ended.to, kinds);
     }
 
@@ -496,22 +496,12 @@ impl Attempts {
     }
 }
 
-/// The client that a job's events go to: `client_id` of its `extra_data`.
-fn client_id(job: &Job) -> Option<Arc<str>> {
-    #[derive(serde::Deserialize)]
-    struct Sender {
-        client_id: Option<Json>,
-    }
-    let sender: Sender = serde_json::from_str(job.extra_data.get()).ok()?;
-    sender.client_id?.as_str().map(Arc::from)
-}
-
 /// Any panic of the executor itself, which has caught those of nodes.
 fn failed_by_panic(job: &Job, panic: &(dyn Any + Send)) -> Outcome {
     let now = now_ms();
     let text = crate::run::panic_text(panic);
     tracing::error!(prompt_id = %job.id, text, "the executor panicked");
     let mut outcome = Outcome::failed(&job.id, "RuntimeError", &format!("the executor failed: {text}\n"), now, now);
-    outcome.messages.insert(0, ("execution_start".to_owned(), json!({"prompt_id": job.id, "timestamp": now})));
+    outcome.messages.insert(0, Message::Start { prompt_id: job.id.as_str().into(), timestamp_ms: now });
     outcome
 }

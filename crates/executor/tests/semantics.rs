@@ -3,8 +3,8 @@
 
 mod common;
 
-use comfyd_executor::{CachePolicy, ExecutorOptions, terminal_event};
-use comfyd_jobs::{EventKind, Status};
+use comfyd_executor::{CachePolicy, ExecutorOptions};
+use comfyd_jobs::{HistoryEntry, Message, Status};
 use comfyd_node::CancelToken;
 use proptest::prelude::*;
 use serde_json::json;
@@ -45,11 +45,12 @@ fn events_come_in_the_order_of_the_recorded_scenarios() {
     assert_eq!(first.events, lines.join("\n"));
     assert_eq!(first.outcome.outputs, json!({"out": {"values": [7]}}));
     let meta = json!({"out": {"node_id": "out", "display_node": "out", "parent_node": null, "real_node_id": "out"}});
-    assert_eq!(first.outcome.meta, meta);
-    let names: Vec<&str> = first.outcome.messages.iter().map(|(name, _)| name.as_str()).collect();
+    let entry = HistoryEntry::new(job("p", &json!({}), vec![]), &first.outcome, usize::MAX).unwrap();
+    assert_eq!(entry.meta.get(), meta.to_string());
+    let names: Vec<&str> = first.outcome.messages.iter().map(Message::name).collect();
     assert_eq!(names, ["execution_start", "execution_cached", "execution_success"]);
     assert!(first.end()["timestamp"].as_i64().unwrap() > 0);
-    assert!(matches!(terminal_event(&first.outcome), Some(EventKind::Success { .. })));
+    assert!(matches!(first.outcome.messages.last(), Some(Message::Success { .. })));
 
     let again = bench.run(text);
     assert_eq!(again.events, "start\ncached [\"1\", \"2\", \"out\"]\nexecuted out {\"values\":[7]}");
@@ -143,8 +144,9 @@ fn calls_may_expand_or_not() {
     assert_eq!(*ran.shown("out"), json!([1, 120]));
     assert_eq!(*ran.shown("out2"), json!(["literal", "expanded"]));
     assert_eq!(*ran.shown("m.1.2"), json!([120]), "an output node of an expansion runs and shows");
-    let meta = json!({"node_id": "m.1.2", "display_node": "m", "parent_node": "m", "real_node_id": "m"});
-    assert_eq!(ran.outcome.meta["m.1.2"], meta);
+    let meta: Vec<_> = ran.outcome.meta.iter().filter(|node| &*node.id == "m.1.2").collect();
+    assert_eq!(meta.len(), 1);
+    assert_eq!((&*meta[0].display_id, meta[0].parent_id.as_deref(), &*meta[0].real_id), ("m", Some("m"), "m"));
 }
 
 #[test]
@@ -271,7 +273,7 @@ fn an_error_reports_the_node_and_its_inputs() {
     let mut bench = bench();
     let ran = bench.run("1:Num value=1\nbad:Fail how=broken value=@1\nout:Show value=@bad\nout2:Show value=@1");
     assert_eq!(ran.outcome.status, Status::Error);
-    let mut end = ran.end().clone();
+    let mut end = ran.end();
     end["timestamp"] = json!(0);
     let expected = json!({
         "prompt_id": "prompt", "node_id": "bad", "node_type": "Fail", "executed": ["1", "out2"], "exception_message": "broken\n",
@@ -279,8 +281,7 @@ fn an_error_reports_the_node_and_its_inputs() {
         "current_outputs": ["1", "bad", "out", "out2"], "timestamp": 0,
     });
     assert_eq!(end, expected);
-    assert_eq!(ran.outcome.messages.last().unwrap().0, "execution_error");
-    assert!(matches!(terminal_event(&ran.outcome), Some(EventKind::Error { .. })));
+    assert_eq!(ran.outcome.messages.last().unwrap().name(), "execution_error");
     assert_eq!(*ran.shown("out2"), json!([1]), "what ran before is in the history");
     // What ran before the error is cached; the failed node runs again.
     let again = bench.run("1:Num value=1\nbad:Fail how=broken value=@1\nout:Show value=@bad\nout2:Show value=@1");
@@ -303,8 +304,8 @@ fn an_interrupt_ends_the_prompt_within_a_step() {
     let mut bench = bench();
     let ran = bench.run("1:Num value=1\nbad:Fail how=interrupt value=@1\nout:Show value=@bad");
     assert_eq!(ran.outcome.status, Status::Interrupted);
-    let (name, data) = ran.outcome.messages.last().unwrap();
-    assert_eq!(name, "execution_interrupted");
+    let data = ran.end();
+    assert_eq!(ran.outcome.messages.last().unwrap().name(), "execution_interrupted");
     assert_eq!((&data["node_id"], &data["node_type"], &data["executed"]), (&json!("bad"), &json!("Fail"), &json!(["1"])));
     assert!(data["timestamp"].is_i64() && data.get("exception_message").is_none());
     let cancelled = CancelToken::default();

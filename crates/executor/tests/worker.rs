@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{
-    Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue,
-    Recovered, Result, Secrets, Status, Ticket, Versions,
+    Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, Job, JobStore, Message, NewJob, OnRestart, Outcome, Position,
+    Queue, Recovered, Result, Status, Ticket, Versions, contract,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -128,9 +128,9 @@ struct Sink {
 impl EventSink for Sink {
     fn emit(&self, event: Event) {
         let told = match event.kind {
-            EventKind::Success { .. } => Some(Status::Success),
-            EventKind::Error { .. } => Some(Status::Error),
-            EventKind::Interrupted { .. } => Some(Status::Interrupted),
+            EventKind::Message(Message::Success { .. }) => Some(Status::Success),
+            EventKind::Message(Message::Failed(_)) => Some(Status::Error),
+            EventKind::Message(Message::Interrupted(_)) => Some(Status::Interrupted),
             _ => None,
         };
         if told.is_some() {
@@ -184,12 +184,10 @@ impl Scene {
 
     fn enqueue(&self, id: &str, text: &str) {
         let job = NewJob {
-            id: id.into(),
-            position: Position::Back,
+            client_id: Some("me".into()),
             prompt: serde_json::value::to_raw_value(&prompt(text)).unwrap().into(),
-            extra_data: serde_json::value::to_raw_value(&json!({"client_id": "me"})).unwrap().into(),
-            secrets: Secrets::default(),
             outputs: vec!["out".into()],
+            ..contract::job(id, Position::Back)
         };
         self.runtime.block_on(self.store.enqueue(job)).unwrap();
     }
@@ -223,7 +221,7 @@ impl Scene {
 
     fn ends(&self) -> usize {
         self.count(|kind| {
-            matches!(kind, EventKind::Success { .. } | EventKind::Error { .. } | EventKind::Interrupted { .. } | EventKind::Idle)
+            matches!(kind, EventKind::Message(Message::Success { .. } | Message::Failed(_) | Message::Interrupted(_)) | EventKind::Idle)
         })
     }
 

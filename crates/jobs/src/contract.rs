@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::memory::Options as Limits;
+use crate::message::Message;
 use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
@@ -95,6 +96,9 @@ pub fn job(id: &str, position: Position) -> NewJob {
     NewJob {
         id: id.to_owned(),
         position,
+        owner: "someone".into(),
+        client_id: Some("contract".into()),
+        workflow_id: Some(format!("workflow of {id}").into()),
         prompt: text(&format!(r#"{{"1":{{"class_type":"SaveImage","inputs":{{"filename_prefix":"{id}"}}}}}}"#)),
         extra_data: text(r#"{"client_id":"contract"}"#),
         secrets: Secrets::default(),
@@ -107,11 +111,11 @@ pub fn outcome(status: Status) -> Outcome {
     Outcome {
         status,
         messages: vec![
-            ("execution_start".to_owned(), json!({"timestamp": 1_700_000_000_000_i64})),
-            ("execution_success".to_owned(), json!({"timestamp": 1_700_000_000_500_i64})),
+            Message::Start { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_000 },
+            Message::Success { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_500 },
         ],
         outputs: json!({"1": {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}}),
-        meta: json!({"1": {"node_id": "1", "display_node": "1", "parent_node": null, "real_node_id": "1"}}),
+        meta: vec![sink::node("1")],
         started_ms: 1_700_000_000_000,
         ended_ms: 1_700_000_000_500,
     }
@@ -325,14 +329,14 @@ async fn outcome_bound(harness: &dyn Harness) {
     enqueue(store, CHECK, "a", Position::Back).await;
     enqueue(store, CHECK, "b", Position::Back).await;
     claim(store, CHECK).await;
-    let parts: [fn(&mut Outcome, serde_json::Value); 3] = [
-        |outcome, text| outcome.messages.push(("execution_error".to_owned(), text)),
+    let parts: [fn(&mut Outcome, &str); 3] = [
+        |outcome, text| outcome.messages.extend(Outcome::failed("a", "RuntimeError", text, 0, 0).messages),
         |outcome, text| outcome.outputs = json!({"1": {"text": [text]}}),
-        |outcome, text| outcome.meta = text,
+        |outcome, text| outcome.meta = vec![sink::node(text)],
     ];
     for set in parts {
         let mut large = outcome(Status::Success);
-        set(&mut large, "x".repeat(10_000).into());
+        set(&mut large, &"x".repeat(10_000));
         for result in [store.finish("a", &large).await, store.finish_and_claim("a", &large).await.map(drop)] {
             assert!(matches!(&result, Err(Error::Unstorable(why)) if why.contains("more than 10000 bytes")), "{CHECK}: {result:?}");
         }
@@ -356,6 +360,9 @@ async fn verbatim(harness: &dyn Harness) {
     let new = NewJob {
         id: "ähm 'quoted' \"id\" \u{1F600}".to_owned(),
         position: Position::Back,
+        owner: "Zoë's".into(),
+        client_id: Some("\"me\"\n".into()),
+        workflow_id: Some("".into()),
         prompt: text(prompt),
         extra_data: text(extra),
         secrets: Secrets::default(),
@@ -367,6 +374,8 @@ async fn verbatim(harness: &dyn Harness) {
         assert_eq!(job.prompt.get(), prompt, "{CHECK}: the prompt {place}");
         assert_eq!(job.extra_data.get(), extra, "{CHECK}: extra_data {place}");
         assert_eq!(job.outputs, new.outputs, "{CHECK}: the outputs {place}");
+        assert_eq!((&job.owner, &job.client_id), (&new.owner, &new.client_id), "{CHECK}: who sent it {place}");
+        assert_eq!(job.workflow_id, new.workflow_id, "{CHECK}: the workflow {place}");
         assert!(job.created_ms > 1_600_000_000_000, "{CHECK}: created_ms {place}");
     };
     verify(&store.queue().await.unwrap().pending[0], "in the queue");
@@ -412,10 +421,11 @@ async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn
     assert_eq!(listed.len(), 1, "{check}: the history's length");
     for entry in [&listed[0], &single] {
         verify(&entry.job, "in the history");
-        let messages: Vec<(String, serde_json::Value)> = serde_json::from_str(entry.messages.get()).unwrap();
-        assert_eq!(messages, wanted.messages, "{check}: messages");
+        let messages = r#"[["execution_start",{"prompt_id":"contract","timestamp":1700000000000}],["execution_success",{"prompt_id":"contract","timestamp":1700000000500}]]"#;
+        assert_eq!(entry.messages.get(), messages, "{check}: messages");
         assert_eq!(entry.outputs.get(), wanted.outputs.to_string(), "{check}: outputs");
-        assert_eq!(entry.meta.get(), wanted.meta.to_string(), "{check}: meta");
+        let meta = r#"{"1":{"node_id":"1","display_node":"1","parent_node":null,"real_node_id":"1"}}"#;
+        assert_eq!(entry.meta.get(), meta, "{check}: meta");
         assert_eq!((entry.started_ms, entry.ended_ms), (wanted.started_ms, wanted.ended_ms), "{check}: times");
     }
 }

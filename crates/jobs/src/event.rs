@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
+use crate::message::Message;
+
 /// One event of one prompt.
 #[derive(Debug, Clone)]
 pub struct Event {
@@ -78,18 +80,8 @@ pub struct Image {
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum EventKind {
-    /// The prompt begins.
-    Start {
-        /// Milliseconds since 1970.
-        timestamp_ms: i64,
-    },
-    /// These nodes need not run; sent for every prompt.
-    Cached {
-        /// Node ids.
-        nodes: Vec<Arc<str>>,
-        /// Milliseconds since 1970.
-        timestamp_ms: i64,
-    },
+    /// What the history tells too: how it begins and how it ends.
+    Message(Message),
     /// A node begins.
     Executing(NodeRef),
     /// The prompt is over and its history entry is stored; `executing` with `node: null` on the wire.
@@ -111,22 +103,6 @@ pub enum EventKind {
         node: NodeRef,
         /// What it shows; null for a cached node that shows nothing.
         output: Json,
-    },
-    /// All outputs ran.
-    Success {
-        /// Milliseconds since 1970.
-        timestamp_ms: i64,
-    },
-    /// A node failed; `data` is the object that the history keeps too.
-    Error {
-        /// `prompt_id`, `node_id`, `node_type`, `executed`, `exception_message`, `exception_type`, `traceback`, `current_inputs`,
-        /// `current_outputs`, `timestamp`.
-        data: Json,
-    },
-    /// The user interrupted.
-    Interrupted {
-        /// `prompt_id`, `node_id`, `node_type`, `executed`, `timestamp`.
-        data: Json,
     },
     /// A picture: a preview (droppable) or a result (lossless).
     Image {
@@ -157,16 +133,11 @@ impl Event {
     /// progress and the pictures, as in the reference.
     pub fn broadcast(&self) -> bool {
         match &self.kind {
-            EventKind::Interrupted { .. } | EventKind::Queue { .. } => true,
+            EventKind::Message(Message::Interrupted(_)) | EventKind::Queue { .. } => true,
             EventKind::Progress { .. } | EventKind::ProgressState(_) | EventKind::Image { .. } => self.client_id.is_none(),
-            EventKind::Start { .. }
-            | EventKind::Cached { .. }
-            | EventKind::Executing(_)
-            | EventKind::Idle
-            | EventKind::Executed { .. }
-            | EventKind::Success { .. }
-            | EventKind::Error { .. }
-            | EventKind::Text { .. } => false,
+            EventKind::Message(_) | EventKind::Executing(_) | EventKind::Idle | EventKind::Executed { .. } | EventKind::Text { .. } => {
+                false
+            }
         }
     }
 
@@ -186,15 +157,12 @@ impl EventKind {
     pub fn droppable(&self) -> bool {
         match self {
             Self::Image { image, .. } => !image.lossless,
-            Self::Progress { .. } | Self::ProgressState(_) => false,
-            Self::Start { .. }
-            | Self::Cached { .. }
+            Self::Message(_)
             | Self::Executing(_)
             | Self::Idle
+            | Self::Progress { .. }
+            | Self::ProgressState(_)
             | Self::Executed { .. }
-            | Self::Success { .. }
-            | Self::Error { .. }
-            | Self::Interrupted { .. }
             | Self::Queue { .. }
             | Self::Text { .. } => false,
         }

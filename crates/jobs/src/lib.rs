@@ -7,10 +7,12 @@ pub mod contract;
 pub mod event;
 pub mod line;
 pub mod memory;
+pub mod message;
 pub mod secrets;
 mod store;
 
 pub use crate::event::{Event, EventKind, EventSink};
+pub use crate::message::{Failure, Interruption, Message};
 pub use crate::secrets::Secrets;
 pub use crate::store::{
     Counts, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Status,

@@ -118,6 +118,9 @@ impl Line {
         let job = Arc::new(Job {
             id: new.id.clone(),
             number,
+            owner: new.owner.clone(),
+            client_id: new.client_id.clone(),
+            workflow_id: new.workflow_id.clone(),
             prompt: new.prompt.clone(),
             extra_data: new.extra_data.clone(),
             secrets: new.secrets.clone(),

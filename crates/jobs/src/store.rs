@@ -11,6 +11,8 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
+use crate::event::NodeRef;
+use crate::message::{Failure, Interruption, Message, Places, Told};
 use crate::secrets::Secrets;
 
 /// A store's result.
@@ -68,6 +70,12 @@ pub struct NewJob {
     pub id: String,
     /// Where it goes.
     pub position: Position,
+    /// Whose it is; empty where nobody is told apart.
+    pub owner: Arc<str>,
+    /// The client that its events go to, if it gave an id.
+    pub client_id: Option<Arc<str>>,
+    /// The id that the front end gave the workflow, if it did.
+    pub workflow_id: Option<Arc<str>>,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
     /// `extra_data`, with `client_id` in it and without the secrets.
@@ -85,6 +93,12 @@ pub struct Job {
     pub id: String,
     /// Its place in the queue; ties run in the order of arrival.
     pub number: f64,
+    /// Whose it is; empty where nobody is told apart.
+    pub owner: Arc<str>,
+    /// The client that its events go to, if it gave an id.
+    pub client_id: Option<Arc<str>>,
+    /// The id that the front end gave the workflow, if it did.
+    pub workflow_id: Option<Arc<str>>,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
     /// `extra_data`.
@@ -123,12 +137,12 @@ pub enum Status {
 pub struct Outcome {
     /// How it ended.
     pub status: Status,
-    /// The events that belong into the history: `(name, data)`, in order.
-    pub messages: Vec<(String, Json)>,
+    /// What the history tells of it, in order; the last one is its end.
+    pub messages: Vec<Message>,
     /// What each output node shows: node id → `ui` object.
     pub outputs: Json,
-    /// Node id → `{node_id, display_node, parent_node, real_node_id}`.
-    pub meta: Json,
+    /// Those nodes.
+    pub meta: Vec<NodeRef>,
     /// When it began to run, in milliseconds since 1970.
     pub started_ms: i64,
     /// When it ended.
@@ -142,7 +156,7 @@ pub struct HistoryEntry {
     pub job: Job,
     /// How it ended.
     pub status: Status,
-    /// JSON array of `[name, data]`.
+    /// JSON array of `[name, data]`, as [`Message`] is stored.
     pub messages: Arc<RawValue>,
     /// JSON object: node id → what it shows.
     pub outputs: Arc<RawValue>,
@@ -165,9 +179,9 @@ impl HistoryEntry {
             // A history knows no secrets.
             job: Job { secrets: Secrets::default(), ..job },
             status: outcome.status,
-            messages: raw(&outcome.messages)?,
+            messages: raw(&Told(&outcome.messages))?,
             outputs: raw(&outcome.outputs)?,
-            meta: raw(&outcome.meta)?,
+            meta: raw(&Places(&outcome.meta))?,
             started_ms: outcome.started_ms,
             // The clock may have been set back meanwhile.
             ended_ms: outcome.ended_ms.max(outcome.started_ms),
@@ -176,22 +190,21 @@ impl HistoryEntry {
 }
 
 impl Outcome {
-    /// The outcome of a job that failed for a reason that lies in no node: an `execution_error` of the shape that a node's failure has,
-    /// with `kind` as the exception's type.
-    pub fn failed(prompt_id: &str, kind: &str, message: &str, started_ms: i64, ended_ms: i64) -> Self {
-        let error = serde_json::json!({
-            "prompt_id": prompt_id,
-            "node_id": "",
-            "node_type": "",
-            "executed": [],
-            "exception_message": message,
-            "exception_type": kind,
-            "traceback": [],
-            "current_inputs": {},
-            "current_outputs": [],
-            "timestamp": ended_ms,
-        });
-        Self::bare(Status::Error, ("execution_error".to_owned(), error), started_ms, ended_ms)
+    /// The outcome of a job that failed for a reason that lies in no node.
+    pub fn failed(prompt_id: &str, kind: &'static str, message: &str, started_ms: i64, ended_ms: i64) -> Self {
+        let failure = Failure {
+            prompt_id: prompt_id.into(),
+            node_id: Arc::default(),
+            node_type: Arc::default(),
+            executed: Vec::new(),
+            exception_message: message.to_owned(),
+            exception_type: kind,
+            traceback: Vec::new(),
+            current_inputs: Json::Object(serde_json::Map::new()),
+            current_outputs: Vec::new(),
+            timestamp_ms: Some(ended_ms),
+        };
+        Self::bare(Status::Error, Message::Failed(Box::new(failure)), started_ms, ended_ms)
     }
 
     /// The outcome of a job that was running when the server stopped and is not to run again.
@@ -202,13 +215,19 @@ impl Outcome {
 
     /// The outcome of a job that was interrupted in no node.
     pub fn interrupted(prompt_id: &str, started_ms: i64, ended_ms: i64) -> Self {
-        let end = serde_json::json!({"prompt_id": prompt_id, "node_id": "", "node_type": "", "executed": [], "timestamp": ended_ms});
-        Self::bare(Status::Interrupted, ("execution_interrupted".to_owned(), end), started_ms, ended_ms)
+        let end = Interruption {
+            prompt_id: prompt_id.into(),
+            node_id: Arc::default(),
+            node_type: Arc::default(),
+            executed: Vec::new(),
+            timestamp_ms: ended_ms,
+        };
+        Self::bare(Status::Interrupted, Message::Interrupted(end), started_ms, ended_ms)
     }
 
-    fn bare(status: Status, end: (String, Json), started_ms: i64, ended_ms: i64) -> Self {
-        let empty = || Json::Object(serde_json::Map::new());
-        Self { status, messages: vec![end], outputs: empty(), meta: empty(), started_ms, ended_ms }
+    fn bare(status: Status, end: Message, started_ms: i64, ended_ms: i64) -> Self {
+        let outputs = Json::Object(serde_json::Map::new());
+        Self { status, messages: vec![end], outputs, meta: Vec::new(), started_ms, ended_ms }
     }
 
     /// How many bytes its JSON has.
@@ -217,7 +236,7 @@ impl Outcome {
     /// [`Error::Unstorable`] when there are more than `max_bytes`, or when it cannot be written as JSON.
     pub fn bytes(&self, max_bytes: usize) -> Result<usize> {
         let mut count = Count { room: max_bytes };
-        match serde_json::to_writer(&mut count, &(&self.messages, &self.outputs, &self.meta)) {
+        match serde_json::to_writer(&mut count, &(Told(&self.messages), &self.outputs, Places(&self.meta))) {
             Ok(()) => Ok(max_bytes - count.room),
             Err(error) if error.is_io() => Err(Error::Unstorable(format!(
                 "the outcome of the prompt has more than {max_bytes} bytes: show less text, or save it into files"

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore};
-use comfyd_node::{Catalog, FileSource, OptionSource};
+use comfyd_node::Catalog;
 
 use crate::caches::Rendered;
 use crate::hub::Hub;
@@ -99,21 +99,5 @@ impl std::ops::Deref for Inner {
 
     fn deref(&self) -> &Parts {
         &self.parts
-    }
-}
-
-/// Lists files for combos from the folders.
-pub struct FolderOptions<'a>(pub &'a Folders);
-
-impl OptionSource for FolderOptions<'_> {
-    fn files(&self, source: &FileSource) -> Vec<String> {
-        match source {
-            FileSource::Models(folder) => self.0.model_files(folder).unwrap_or_default(),
-            FileSource::InputImages => self.0.files_in(comfyd_folders::Kind::Input, &comfyd_imaging::decode::endings()),
-            FileSource::InputFiles(endings) => self.0.files_in(comfyd_folders::Kind::Input, endings),
-            FileSource::InputFolders => self.0.input_folders(),
-            FileSource::Autoencoders => self.0.autoencoders(),
-            FileSource::DiffusersFolders => self.0.diffusers_folders(),
-        }
     }
 }

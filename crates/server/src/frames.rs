@@ -26,10 +26,7 @@ pub(crate) fn status(counts: &Counts) -> Value {
 pub(crate) fn json_event(event: &Event) -> Option<(&'static str, Value)> {
     let id = &*event.prompt_id;
     Some(match &event.kind {
-        EventKind::Start { timestamp_ms } => ("execution_start", json!({"prompt_id": id, "timestamp": timestamp_ms})),
-        EventKind::Cached { nodes, timestamp_ms } => {
-            ("execution_cached", json!({"nodes": nodes, "prompt_id": id, "timestamp": timestamp_ms}))
-        }
+        EventKind::Message(message) => (message.name(), json!(message)),
         EventKind::Executing(node) => ("executing", executing(id, node)),
         EventKind::Idle => ("executing", json!({"node": null, "prompt_id": id})),
         EventKind::Progress { node, value, max } => {
@@ -39,9 +36,6 @@ pub(crate) fn json_event(event: &Event) -> Option<(&'static str, Value)> {
         EventKind::Executed { node, output } => {
             ("executed", json!({"node": node.id, "display_node": node.display_id, "output": output, "prompt_id": id}))
         }
-        EventKind::Success { timestamp_ms } => ("execution_success", json!({"prompt_id": id, "timestamp": timestamp_ms})),
-        EventKind::Error { data } => ("execution_error", data.clone()),
-        EventKind::Interrupted { data } => ("execution_interrupted", data.clone()),
         EventKind::Image { .. } | EventKind::Text { .. } | EventKind::Queue { .. } => return None,
     })
 }

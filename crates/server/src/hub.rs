@@ -356,14 +356,10 @@ impl Hub {
             EventKind::Idle => {
                 current.remove(&event.prompt_id);
             }
-            EventKind::Start { .. }
-            | EventKind::Cached { .. }
+            EventKind::Message(_)
             | EventKind::Progress { .. }
             | EventKind::ProgressState(_)
             | EventKind::Executed { .. }
-            | EventKind::Success { .. }
-            | EventKind::Error { .. }
-            | EventKind::Interrupted { .. }
             | EventKind::Image { .. }
             | EventKind::Queue { .. }
             | EventKind::Text { .. } => {}

@@ -24,7 +24,7 @@ mod routes;
 mod sent;
 mod services;
 
-pub use crate::app::{App, Control, FolderOptions, Inner, Parts};
+pub use crate::app::{App, Control, Inner, Parts};
 pub use crate::error::ApiError;
 pub use crate::hub::Hub;
 pub use crate::options::{ApiShape, FrontEnd, Options};

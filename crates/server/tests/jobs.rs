@@ -30,6 +30,9 @@ async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
     let job = NewJob {
         id: id.into(),
         position: Position::Back,
+        owner: Arc::default(),
+        client_id: Some("c".into()),
+        workflow_id: Some(workflow.into()),
         prompt: Arc::from(to_raw_value(&json!({"1": {"class_type": "A", "inputs": {}}})).unwrap()),
         extra_data: Arc::from(to_raw_value(&extra).unwrap()),
         secrets: Secrets::default(),
@@ -40,18 +43,10 @@ async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
 
 async fn finish(store: &MemoryStore, id: &str, status: Status, took_ms: i64) {
     store.claim().await.unwrap().unwrap();
-    let message = match status {
-        Status::Success => ("execution_success", json!({})),
-        Status::Error => ("execution_error", json!({"node_id": "1", "exception_message": "broke"})),
-        Status::Interrupted => ("execution_interrupted", json!({})),
-    };
     let outcome = Outcome {
         status,
-        messages: vec![(message.0.to_owned(), message.1)],
         outputs: json!({"1": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}),
-        meta: json!({}),
-        started_ms: 1000,
-        ended_ms: 1000 + took_ms,
+        ..Outcome::failed(id, "RuntimeError", "broke", 1000, 1000 + took_ms)
     };
     store.finish(id, &outcome).await.unwrap();
 }

@@ -83,14 +83,15 @@ fn size(entry: &HistoryEntry) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use comfyd_jobs::{Job, Status, contract};
+    use comfyd_jobs::line::Line;
+    use comfyd_jobs::{Status, contract};
 
     use super::*;
 
     fn entry(id: &str) -> Arc<HistoryEntry> {
         let new = contract::job(id, comfyd_jobs::Position::Back);
-        let (prompt, extra_data) = (new.prompt, new.extra_data);
-        let job = Job { id: new.id, number: 0.0, prompt, extra_data, secrets: new.secrets, outputs: new.outputs, created_ms: 0 };
+        let (_, job) = Line::default().admit(&new, 1, 0).unwrap();
+        let job = job.as_ref().clone();
         Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success), usize::MAX).unwrap())
     }
 

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row};
 use tokio::sync::Semaphore;
 
-use crate::database::{job_error, json, status, texts};
+use crate::database::{JOB, job, job_error, json, status};
 use crate::guard::Guard;
 use crate::state::Shared;
 
@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Of how many damaged entries it is remembered that they were told of.
 const MAX_TOLD: usize = 10_000;
 
-const SELECT: &str = "SELECT jobs.id, jobs.number, jobs.created_ms, jobs.outputs, jobs.extra_data, jobs.prompt, history.status,
-    history.started_ms, history.ended_ms, history.messages, history.outputs, history.meta
-    FROM history JOIN jobs ON jobs.seq = history.seq WHERE history.ended = ?1";
+/// An entry's columns behind those of its job.
+const REST: &str = "history.owner, history.workflow_id, history.status, history.started_ms, history.ended_ms, history.messages,
+    history.outputs, history.meta FROM history JOIN jobs ON jobs.seq = history.seq WHERE history.ended = ?1";
 
 /// The way to the history's entries.
 #[derive(Debug)]
@@ -126,7 +126,7 @@ impl Connections {
         let mut found = Vec::with_capacity(keys.len());
         // One transaction: SQLite takes its locks once, not for every entry.
         let transaction = connection.unchecked_transaction().map_err(failed)?;
-        let mut select = transaction.prepare_cached(SELECT).map_err(failed)?;
+        let mut select = transaction.prepare_cached(&format!("SELECT {JOB}, {REST}")).map_err(failed)?;
         for key in keys {
             if self.idle.lock().is_none() {
                 return Err(closed());
@@ -197,22 +197,14 @@ fn concerns_one_row(error: &rusqlite::Error) -> bool {
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
-    let job = Job {
-        id: row.get(0)?,
-        number: row.get(1)?,
-        created_ms: row.get(2)?,
-        outputs: texts(row, 3)?,
-        extra_data: json(row, 4)?,
-        prompt: json(row, 5)?,
-        secrets: Secrets::default(),
-    };
     Ok(HistoryEntry {
-        job,
-        status: status(row, 6)?,
-        started_ms: row.get(7)?,
-        ended_ms: row.get(8)?,
-        messages: json(row, 9)?,
-        outputs: json(row, 10)?,
-        meta: json(row, 11)?,
+        // A history knows no secrets.
+        job: Job { secrets: Secrets::default(), ..job(row)? },
+        status: status(row, 10)?,
+        started_ms: row.get(11)?,
+        ended_ms: row.get(12)?,
+        messages: json(row, 13)?,
+        outputs: json(row, 14)?,
+        meta: json(row, 15)?,
     })
 }

@@ -410,9 +410,22 @@ impl Writer {
         let (outputs, secrets) = (list(&job.outputs)?, list(&job.secrets.names())?);
         self.connection
             .prepare_cached(
-                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets, owner, client_id, workflow_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
             )?
-            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get(), secrets])?;
+            .execute(params![
+                place.arrival,
+                job.id,
+                job.number,
+                job.created_ms,
+                outputs,
+                job.extra_data.get(),
+                job.prompt.get(),
+                secrets,
+                &*job.owner,
+                job.client_id.as_deref(),
+                job.workflow_id.as_deref()
+            ])?;
         self.connection.prepare_cached("INSERT INTO queue (seq) VALUES (?1)")?.execute([place.arrival])?;
         let ticket = Ticket { id: job.id.clone(), number: job.number };
         self.changes.push(Change::Insert { place, job, next_number: self.state.line.next_number() });
@@ -449,8 +462,8 @@ impl Writer {
         let key = self.state.history.push(&entry.job.id);
         self.connection
             .prepare_cached(
-                "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+                "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta, owner, workflow_id)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
             )?
             .execute(params![
                 key,
@@ -460,7 +473,9 @@ impl Writer {
                 entry.ended_ms,
                 entry.messages.get(),
                 entry.outputs.get(),
-                entry.meta.get()
+                entry.meta.get(),
+                &*entry.job.owner,
+                entry.job.workflow_id.as_deref()
             ])?;
         self.changes.push(Change::PushHistory { entry: entry.clone() });
         self.trim();

@@ -68,11 +68,20 @@ async fn later_formats_and_other_programs_are_refused_and_left_alone() {
     assert_eq!(fs::read(&other).unwrap(), bytes, "untouched");
 }
 
+/// From the format that knows senders to the one before.
+const FORMAT_3: &str = "ALTER TABLE jobs DROP COLUMN owner;
+    ALTER TABLE jobs DROP COLUMN client_id;
+    ALTER TABLE jobs DROP COLUMN workflow_id;
+    ALTER TABLE history DROP COLUMN owner;
+    ALTER TABLE history DROP COLUMN workflow_id;
+    PRAGMA user_version = 3;";
+
 /// A database of the first format, with keys in a waiting and in a finished prompt, and in one that was deleted.
 async fn make_it_old(path: &Path) {
     fill(path, 2).await;
     let old = Connection::open(path).unwrap();
     old.pragma_update(None, "secure_delete", "OFF").unwrap();
+    old.execute_batch(FORMAT_3).unwrap();
     old.execute_batch(
         r#"DROP TABLE damaged;
         ALTER TABLE jobs DROP COLUMN secrets;
@@ -92,6 +101,28 @@ fn found_in_files(path: &Path, what: &str) -> bool {
     let beside = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap());
     let own = beside.filter(|entry| entry.file_name().to_str().unwrap().starts_with(&name));
     own.map(|entry| fs::read(entry.path()).unwrap()).any(|bytes| bytes.windows(what.len()).any(|window| window == what.as_bytes()))
+}
+
+#[tokio::test]
+async fn who_sent_prompts_is_found_in_databases_of_earlier_versions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    make_it_old(&path).await;
+    let extra = |id: &str, json: &str| change(&path, &format!("UPDATE jobs SET extra_data = '{json}' WHERE id = '{id}'"));
+    extra("j1", r#"{"client_id": 5, "extra_pnginfo": {"workflow": {"id": "w", "nodes": []}}}"#);
+    let store = open(&path).unwrap();
+    let entry = store.history_entry("j1").await.unwrap().unwrap();
+    assert_eq!((&*entry.job.owner, entry.job.client_id.as_deref(), entry.job.workflow_id.as_deref()), ("", None, Some("w")));
+    let waits = store.claim().await.unwrap().unwrap();
+    assert_eq!((&*waits.owner, waits.client_id.as_deref(), waits.workflow_id.as_deref()), ("", Some("me"), None));
+    drop(store);
+    // A prompt that cannot be read keeps nobody from opening the others.
+    change(&path, FORMAT_3);
+    extra("j1", "x");
+    change(&path, &unstrict("UPDATE jobs SET number = 'many' WHERE id = 'waits'"));
+    let store = open(&path).unwrap();
+    assert!(matches!(store.history_entry("j1").await, Err(comfyd_jobs::Error::Damaged { .. })));
+    assert_eq!(store.history_entry("waits").await.unwrap().unwrap().status, Status::Error);
 }
 
 #[tokio::test]

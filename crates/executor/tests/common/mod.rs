@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use comfyd_executor::{Executor, ExecutorOptions};
 use comfyd_jobs::memory::MemorySink;
-use comfyd_jobs::{Event, EventKind, Job, Outcome, Secrets};
+use comfyd_jobs::{Event, EventKind, Job, Message, Outcome, Secrets};
 use comfyd_node::{
     CancelToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
     Result, Schema, Source, Value,
@@ -259,16 +259,16 @@ fn add_expanding(add: &mut dyn FnMut(Schema, Option<NeededFn>, Option<Fingerprin
 /// An event in a line; `None` for those of which there are too many.
 pub fn line(event: &Event) -> Option<String> {
     Some(match &event.kind {
-        EventKind::Start { .. } => "start".into(),
-        EventKind::Cached { nodes, .. } => format!("cached {nodes:?}"),
+        EventKind::Message(Message::Start { .. }) => "start".into(),
+        EventKind::Message(Message::Cached { nodes, .. }) => format!("cached {nodes:?}"),
+        EventKind::Message(Message::Success { .. }) => "success".into(),
+        EventKind::Message(Message::Failed(failure)) => format!("error {:?} {:?}", failure.node_id, failure.exception_message),
+        EventKind::Message(Message::Interrupted(end)) => format!("interrupted {:?}", end.node_id),
         EventKind::Executing(node) => format!("executing {} shown at {}", node.id, node.display_id),
         EventKind::Idle => "idle".into(),
         EventKind::Progress { node, value, max } => format!("progress {} {value}/{max}", node.id),
         EventKind::ProgressState(_) => return None,
         EventKind::Executed { node, output } => format!("executed {} {output}", node.id),
-        EventKind::Success { .. } => "success".into(),
-        EventKind::Error { data } => format!("error {} {}", data["node_id"], data["exception_message"]),
-        EventKind::Interrupted { data } => format!("interrupted {}", data["node_id"]),
         EventKind::Queue { counts, .. } => format!("queue {} running {} waiting", counts.running, counts.pending),
         EventKind::Image { node, .. } => format!("image {}", node.id),
         EventKind::Text { node, text } => format!("text {} {text}", node.id),
@@ -301,8 +301,8 @@ impl Ran {
     }
 
     /// The data of the last message.
-    pub fn end(&self) -> &Json {
-        &self.outcome.messages.last().unwrap().1
+    pub fn end(&self) -> Json {
+        serde_json::to_value(self.outcome.messages.last().unwrap()).unwrap()
     }
 }
 
@@ -352,6 +352,9 @@ pub fn job(id: &str, prompt: &Json, outputs: Vec<String>) -> Job {
     Job {
         id: id.into(),
         number: 0.0,
+        owner: Arc::default(),
+        client_id: Some("me".into()),
+        workflow_id: None,
         prompt: serde_json::value::to_raw_value(prompt).unwrap().into(),
         extra_data: serde_json::value::to_raw_value(&extra).unwrap().into(),
         secrets: Secrets::default(),

@@ -9,7 +9,8 @@ use async_trait::async_trait;
 use serde_json::json;
 
 use crate::event::{Event, EventKind, EventSink, Image, NodeProgress, NodeRef, NodeState};
-use crate::store::Counts;
+use crate::message::Message;
+use crate::store::{Counts, Outcome};
 
 /// What emitting may take at most, all events of a check together: a sink that waits for a client takes longer.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -55,8 +56,11 @@ pub async fn run(harness: &dyn Harness) {
 pub fn label(event: &Event) -> String {
     let id = &event.prompt_id;
     match &event.kind {
-        EventKind::Start { .. } => format!("{id} start"),
-        EventKind::Cached { nodes, .. } => format!("{id} cached {}", nodes.join(",")),
+        EventKind::Message(Message::Start { .. }) => format!("{id} start"),
+        EventKind::Message(Message::Cached { nodes, .. }) => format!("{id} cached {}", nodes.join(",")),
+        EventKind::Message(Message::Success { .. }) => format!("{id} success"),
+        EventKind::Message(Message::Failed(failure)) => format!("{id} error {}", json!(failure.exception_message)),
+        EventKind::Message(Message::Interrupted(_)) => format!("{id} interrupted"),
         EventKind::Executing(node) => format!("{id} executing {}", node.id),
         EventKind::Idle => format!("{id} idle"),
         EventKind::Progress { node, value, max } => format!("{id} progress {} {value}/{max}", node.id),
@@ -65,16 +69,13 @@ pub fn label(event: &Event) -> String {
             format!("{id} progress_state {}", nodes.join(","))
         }
         EventKind::Executed { node, output } => format!("{id} executed {} {output}", node.id),
-        EventKind::Success { .. } => format!("{id} success"),
-        EventKind::Error { data } => format!("{id} error {}", data["exception_message"]),
-        EventKind::Interrupted { .. } => format!("{id} interrupted"),
         EventKind::Image { image, .. } => if image.lossless { "result" } else { "preview" }.to_owned(),
         EventKind::Queue { counts, .. } => format!("queue {} running {} waiting", counts.running, counts.pending),
         EventKind::Text { node, text } => format!("text {} {text}", node.id),
     }
 }
 
-fn node(id: &str) -> NodeRef {
+pub(super) fn node(id: &str) -> NodeRef {
     NodeRef { id: id.into(), display_id: id.into(), real_id: id.into(), parent_id: None, class_type: "Class".into(), title: None }
 }
 
@@ -98,11 +99,14 @@ fn queue(version: u64, running: usize, pending: usize) -> EventKind {
 
 /// The kind that comes after another in a prompt with one of each: a new kind must find its place here.
 fn after(kind: Option<&EventKind>) -> Option<EventKind> {
-    let data = || json!({"prompt_id": "p", "node_id": "3", "exception_message": "broke", "timestamp": 1});
+    let end = |outcome: Outcome| outcome.messages.into_iter().next_back().map(EventKind::Message);
+    let prompt_id: Arc<str> = "p".into();
     Some(match kind {
-        None => EventKind::Start { timestamp_ms: 1 },
-        Some(EventKind::Start { .. }) => EventKind::Cached { nodes: vec!["1".into(), "2".into()], timestamp_ms: 1 },
-        Some(EventKind::Cached { .. }) => EventKind::Executing(node("3")),
+        None => EventKind::Message(Message::Start { prompt_id, timestamp_ms: 1 }),
+        Some(EventKind::Message(Message::Start { .. })) => {
+            EventKind::Message(Message::Cached { nodes: vec!["1".into(), "2".into()], prompt_id, timestamp_ms: 1 })
+        }
+        Some(EventKind::Message(Message::Cached { .. })) => EventKind::Executing(node("3")),
         Some(EventKind::Executing(_)) => progress(1, 4),
         Some(EventKind::Progress { .. }) => {
             EventKind::ProgressState(vec![NodeProgress { node: node("3"), state: NodeState::Running, value: 1.0, max: 4.0 }])
@@ -111,10 +115,10 @@ fn after(kind: Option<&EventKind>) -> Option<EventKind> {
         Some(EventKind::Image { image: shown, .. }) if !shown.lossless => image(true),
         Some(EventKind::Image { .. }) => EventKind::Text { node: node("3"), text: "half done é".to_owned() },
         Some(EventKind::Text { .. }) => EventKind::Executed { node: node("3"), output: json!({"images": []}) },
-        Some(EventKind::Executed { .. }) => EventKind::Success { timestamp_ms: 2 },
-        Some(EventKind::Success { .. }) => EventKind::Error { data: data() },
-        Some(EventKind::Error { .. }) => EventKind::Interrupted { data: data() },
-        Some(EventKind::Interrupted { .. }) => queue(1, 1, 2),
+        Some(EventKind::Executed { .. }) => EventKind::Message(Message::Success { prompt_id, timestamp_ms: 2 }),
+        Some(EventKind::Message(Message::Success { .. })) => end(Outcome::failed("p", "RuntimeError", "broke", 1, 1))?,
+        Some(EventKind::Message(Message::Failed(_))) => end(Outcome::interrupted("p", 1, 1))?,
+        Some(EventKind::Message(Message::Interrupted(_))) => queue(1, 1, 2),
         Some(EventKind::Queue { .. }) => EventKind::Idle,
         Some(EventKind::Idle) => return None,
     })

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Path, State};
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Queue, Status};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -232,7 +231,7 @@ fn page(active: usize, history: usize, wanted: &Wanted) -> (std::ops::Range<usiz
 fn filtered(queue: &Queue, entries: &[Arc<HistoryEntry>], wanted: &Wanted) -> Json<Value> {
     /// Its sorting key, and what it is told about it.
     type Found<'a> = (i64, Box<dyn Fn() -> Value + 'a>);
-    let matches = |job: &Job| wanted.workflow_id.is_none() || workflow_id(job) == wanted.workflow_id;
+    let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id.as_deref() == wanted.workflow_id.as_deref();
     let active = active(queue, wanted);
     let mut found: Vec<Found<'_>> = Vec::new();
     for active in active.iter().filter(|active| matches(&active.job)) {
@@ -261,7 +260,7 @@ fn answer(jobs: Vec<Value>, total: usize, wanted: &Wanted) -> Json<Value> {
 /// What is told of every job.
 fn described(job: &Job, stage: Stage) -> Value {
     let mut told = json!({"id": job.id, "status": stage.as_str(), "priority": number(job.number), "create_time": job.created_ms});
-    if let Some(id) = workflow_id(job) {
+    if let Some(id) = &job.workflow_id {
         told["workflow_id"] = json!(id);
     }
     told
@@ -284,23 +283,6 @@ fn ended(entry: &HistoryEntry) -> Value {
         told["preview_output"] = preview;
     }
     told
-}
-
-/// The id that the front end gave the workflow.
-fn workflow_id(job: &Job) -> Option<String> {
-    #[derive(Deserialize)]
-    struct Extra {
-        extra_pnginfo: Info,
-    }
-    #[derive(Deserialize)]
-    struct Info {
-        workflow: Workflow,
-    }
-    #[derive(Deserialize)]
-    struct Workflow {
-        id: String,
-    }
-    serde_json::from_str::<Extra>(job.extra_data.get()).ok().map(|extra| extra.extra_pnginfo.workflow.id)
 }
 
 /// How many results there are, and the one that stands for all: a saved one if there is one, else a temporary one.

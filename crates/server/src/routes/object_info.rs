@@ -7,7 +7,7 @@ use comfyd_node::Schema;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{blocking, json_text};
-use crate::app::{App, FolderOptions};
+use crate::app::App;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
@@ -39,7 +39,7 @@ fn render(app: &App, shape: ApiShape) -> Bytes {
 
 /// One class. In the API document's shape every field is always there: a class without a name that is shown has its own.
 fn told(app: &App, schema: &Schema, shape: ApiShape) -> Value {
-    let mut info = schema.object_info(&FolderOptions(&app.folders));
+    let mut info = schema.object_info(&*app.folders);
     if shape == ApiShape::Documented {
         info["display_name"] = json!(schema.display_name.as_ref().unwrap_or(&schema.class));
         for (key, value) in [("deprecated", schema.deprecated), ("experimental", schema.experimental)] {

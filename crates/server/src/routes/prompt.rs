@@ -10,7 +10,7 @@ use comfyd_jobs::{NewJob, Position, Secrets};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
-use crate::app::{App, FolderOptions};
+use crate::app::App;
 use crate::error::{ApiError, node_error_list};
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
@@ -46,8 +46,10 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson
     let (id, position, targets) = (prompt_id(&body)?, position(&body)?, partial_targets(&body)?);
     let mut extra_data = extra_data(body)?;
     let secrets = Secrets::take(&mut extra_data, &app.options.secret_names);
+    let text = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
+    let (owner, client_id, workflow_id) = (Arc::default(), text("/client_id"), text("/extra_pnginfo/workflow/id"));
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-    let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
+    let validated = comfyd_graph::validate(&app.catalog, &*app.folders, prompt, targets.as_deref())?;
     let mut node_errors = validated.node_errors.to_json();
     if shape == ApiShape::Documented {
         node_errors = node_error_list(&node_errors);
@@ -55,7 +57,8 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson
     let (prompt, extra_data, outputs) = (raw(&validated.prompt.into_json())?, raw(&extra_data)?, validated.outputs);
     // Its events must not overtake the answer: clients could not tell whose they are.
     let held = app.hub.hold(&id);
-    let ticket = app.store.enqueue(NewJob { id, position, prompt, extra_data, secrets, outputs }).await?;
+    let job = NewJob { id, position, owner, client_id, workflow_id, prompt, extra_data, secrets, outputs };
+    let ticket = app.store.enqueue(job).await?;
     queue::announce(&app).await;
     sent.keep(held);
     Ok(Json(json!({"prompt_id": ticket.id, "number": queue::number(ticket.number), "node_errors": node_errors})))

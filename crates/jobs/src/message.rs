@@ -1,0 +1,128 @@
+//! What the history tells of a prompt's run, and where the nodes that show something belong. The serde forms here are those of stored
+//! histories. They never change: every database has them, and lists of the history are put together from their text without reading it.
+
+use std::sync::Arc;
+
+use serde::{Serialize, Serializer};
+use serde_json::Value as Json;
+
+use crate::event::NodeRef;
+
+/// One message of the history; its serde form is its data. All are told as events too, and the last one ends the prompt.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Message {
+    /// The prompt begins.
+    Start {
+        /// The prompt.
+        prompt_id: Arc<str>,
+        /// Milliseconds since 1970.
+        #[serde(rename = "timestamp")]
+        timestamp_ms: i64,
+    },
+    /// These nodes need not run; told of every prompt.
+    Cached {
+        /// Node ids.
+        nodes: Vec<Arc<str>>,
+        /// The prompt.
+        prompt_id: Arc<str>,
+        /// Milliseconds since 1970.
+        #[serde(rename = "timestamp")]
+        timestamp_ms: i64,
+    },
+    /// All outputs ran.
+    Success {
+        /// The prompt.
+        prompt_id: Arc<str>,
+        /// Milliseconds since 1970.
+        #[serde(rename = "timestamp")]
+        timestamp_ms: i64,
+    },
+    /// A node failed. Told of a node that was blocked too, which ends nothing and is not kept.
+    Failed(Box<Failure>),
+    /// The user interrupted.
+    Interrupted(Interruption),
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Failure {
+    /// The prompt.
+    pub prompt_id: Arc<str>,
+    /// The node of the submitted graph that failed; empty when the reason lies in no node.
+    pub node_id: Arc<str>,
+    /// Its class.
+    pub node_type: Arc<str>,
+    /// The nodes that ran before, in order.
+    pub executed: Vec<Arc<str>>,
+    /// What the node said.
+    pub exception_message: String,
+    /// Its kind, by the name of a Python exception where there is one.
+    pub exception_type: &'static str,
+    /// The causes below, outermost first.
+    pub traceback: Vec<String>,
+    /// What the node was given: name of the input → its values.
+    pub current_inputs: Json,
+    /// All nodes of the prompt, as the reference has them under this name.
+    pub current_outputs: Vec<Arc<str>>,
+    /// Milliseconds since 1970; none if the prompt goes on.
+    #[serde(rename = "timestamp", skip_serializing_if = "Option::is_none")]
+    pub timestamp_ms: Option<i64>,
+}
+
+/// Where the user stopped it.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Interruption {
+    /// The prompt.
+    pub prompt_id: Arc<str>,
+    /// The node of the submitted graph that ran; empty when none did.
+    pub node_id: Arc<str>,
+    /// Its class.
+    pub node_type: Arc<str>,
+    /// The nodes that ran before, in order.
+    pub executed: Vec<Arc<str>>,
+    /// Milliseconds since 1970.
+    #[serde(rename = "timestamp")]
+    pub timestamp_ms: i64,
+}
+
+impl Message {
+    /// Its name in stored histories, which is ComfyUI's.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Start { .. } => "execution_start",
+            Self::Cached { .. } => "execution_cached",
+            Self::Success { .. } => "execution_success",
+            Self::Failed(_) => "execution_error",
+            Self::Interrupted(_) => "execution_interrupted",
+        }
+    }
+}
+
+/// Messages as the history stores them: an array of `[name, data]`.
+pub(crate) struct Told<'a>(pub(crate) &'a [Message]);
+
+impl Serialize for Told<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.iter().map(|message| (message.name(), message)))
+    }
+}
+
+/// Nodes as the history stores them: an object of their ids and where they belong.
+pub(crate) struct Places<'a>(pub(crate) &'a [NodeRef]);
+
+impl Serialize for Places<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Place<'a> {
+            node_id: &'a str,
+            display_node: &'a str,
+            parent_node: Option<&'a str>,
+            real_node_id: &'a str,
+        }
+        serializer.collect_map(self.0.iter().map(|node| {
+            let NodeRef { id, display_id, real_id, parent_id, .. } = node;
+            (id, Place { node_id: id, display_node: display_id, parent_node: parent_id.as_deref(), real_node_id: real_id })
+        }))
+    }
+}
