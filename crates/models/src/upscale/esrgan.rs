@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use comfyd_weights::{StateDict, Weight};
 
-use super::{Conv, enlarge, leaky_relu, pad_reflect, pixel_unshuffle};
+use super::layers::{Conv, enlarge, leaky_relu, pad_reflect, pixel_unshuffle};
 use crate::{Error, Result, Vb, ops};
 
 /// Blocks, and enlargements by two, that a file may have.
