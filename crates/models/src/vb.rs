@@ -58,9 +58,4 @@ impl Vb {
         }
         Ok(Some(tensor))
     }
-
-    /// The tensor if it is there, of whatever shape.
-    pub fn get_any(&self, name: &str) -> Result<Option<Tensor>> {
-        self.provider.tensor(&self.name(name))
-    }
 }
