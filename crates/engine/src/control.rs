@@ -11,8 +11,8 @@ use comfyd_models::controlnet::{self, ControlNetConfig};
 use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use comfyd_models::{Provider, Vb};
 use comfyd_node::Opaque;
-use comfyd_weights::StateDict;
 use comfyd_weights::convert::{self, LowRank};
+use comfyd_weights::{StateDict, Weight};
 use parking_lot::Mutex;
 
 use crate::array::{repeat_to_batch, resize};
@@ -63,10 +63,10 @@ impl ControlLora {
 struct Layered(Weights, Weights);
 
 impl Provider for Layered {
-    fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
-        match self.0.tensor(name)? {
-            Some(tensor) => Ok(Some(tensor)),
-            None => self.1.tensor(name),
+    fn weight(&self, name: &str) -> comfyd_models::Result<Option<Weight>> {
+        match self.0.weight(name)? {
+            Some(weight) => Ok(Some(weight)),
+            None => self.1.weight(name),
         }
     }
 }

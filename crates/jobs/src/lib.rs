@@ -15,6 +15,6 @@ pub use crate::event::{Event, EventKind, EventSink};
 pub use crate::message::{Failure, Interruption, Message};
 pub use crate::secrets::Secrets;
 pub use crate::store::{
-    Counts, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Status,
-    Ticket, Versions, now_ms,
+    Claim, Counts, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result,
+    Status, Ticket, Token, Versions, WorkerId, now_ms,
 };

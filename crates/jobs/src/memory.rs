@@ -10,7 +10,8 @@ use tokio::sync::watch;
 use crate::event::{Event, EventKind, EventSink};
 use crate::line::Line;
 use crate::store::{
-    Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result, Ticket, Versions, now_ms,
+    Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result, Ticket, Token, Versions,
+    WorkerId, now_ms,
 };
 
 /// The bounds of a [`MemoryStore`].
@@ -79,10 +80,10 @@ impl Default for MemoryStore {
 }
 
 impl State {
-    fn finish(&mut self, id: &str, outcome: &Outcome, options: Options) -> Result<()> {
-        let job = self.line.running(id).ok_or_else(|| crate::Error::NotRunning(id.to_owned()))?.job.as_ref().clone();
+    fn finish(&mut self, token: &Token, outcome: &Outcome, options: Options) -> Result<()> {
+        let job = self.line.held(token)?.job.as_ref().clone();
         let entry = HistoryEntry::new(job, outcome, options.max_outcome_bytes)?;
-        self.line.take_running(id)?;
+        self.line.take_held(token)?;
         self.push_history(entry, options.max_history);
         Ok(())
     }
@@ -113,30 +114,30 @@ impl JobStore for MemoryStore {
         Ok(Ticket { id: job.id, number })
     }
 
-    async fn claim(&self) -> Result<Option<Arc<Job>>> {
-        let claimed = self.state.lock().line.claim(now_ms());
+    async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>> {
+        let claimed = self.state.lock().line.claim(worker, now_ms());
         self.publish(Touched { queue: claimed.is_some(), history: false });
-        Ok(claimed.map(|running| running.job))
+        Ok(claimed.map(|(_place, claim)| claim))
     }
 
-    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
-        self.state.lock().finish(id, outcome, self.options)?;
+    async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()> {
+        self.state.lock().finish(token, outcome, self.options)?;
         self.publish(Touched { queue: true, history: true });
         Ok(())
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
+    async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> Result<Option<Claim>> {
         let claimed = {
             let mut state = self.state.lock();
-            state.finish(id, outcome, self.options)?;
-            state.line.claim(now_ms())
+            state.finish(token, outcome, self.options)?;
+            state.line.claim(&token.worker, now_ms())
         };
         self.publish(Touched { queue: true, history: true });
-        Ok(claimed.map(|running| running.job))
+        Ok(claimed.map(|(_place, claim)| claim))
     }
 
-    async fn requeue(&self, id: &str) -> Result<()> {
-        self.state.lock().line.requeue(id)?;
+    async fn requeue(&self, token: &Token) -> Result<()> {
+        self.state.lock().line.requeue(token)?;
         self.publish(Touched { queue: true, history: false });
         Ok(())
     }
@@ -204,10 +205,10 @@ impl JobStore for MemoryStore {
         Ok(removed)
     }
 
-    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered> {
+    async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered> {
         let figures = {
             let mut state = self.state.lock();
-            let restarted = state.line.restart(on_restart);
+            let restarted = state.line.restart(worker, on_restart);
             for running in restarted.failed {
                 let outcome = Outcome::stopped(&running.job, running.claimed_ms, now_ms());
                 let entry = HistoryEntry::new(running.job.as_ref().clone(), &outcome, usize::MAX)?;

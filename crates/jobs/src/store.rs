@@ -1,9 +1,9 @@
 //! The job model and the store's contract.
 
-use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -30,6 +30,9 @@ pub enum Error {
     /// No such running job (it was finished or removed meanwhile).
     #[error("prompt '{0}' is not running")]
     NotRunning(String),
+    /// It runs, but whoever says so does not hold it any more: it went back into the queue and was claimed anew.
+    #[error("prompt '{0}' was given to another worker: this one's result is not wanted any more")]
+    NotHeld(String),
     /// It can never be stored, however often it is tried.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
@@ -109,6 +112,43 @@ pub struct Job {
     pub outputs: Vec<String>,
     /// When it was enqueued, in milliseconds since 1970.
     pub created_ms: i64,
+}
+
+/// Who claims jobs: a device of a host. No two that use a store at the same time have the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// The worker with this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a worker shows to end a job that it has claimed. It is worth nothing once the job is put back, recovered or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The prompt id.
+    pub prompt_id: String,
+    /// Who claimed it.
+    pub worker: WorkerId,
+    /// Which claim it was; each gets another number while the store is open.
+    pub claim: i64,
+}
+
+/// A job that a worker has claimed.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The job.
+    pub job: Arc<Job>,
+    /// With it the job is ended or put back.
+    pub token: Token,
 }
 
 /// What [`JobStore::enqueue`] gives back.
@@ -342,34 +382,35 @@ pub trait JobStore: Send + Sync + 'static {
     /// Stores a job. Refuses a known id and a full queue.
     async fn enqueue(&self, job: NewJob) -> Result<Ticket>;
 
-    /// Takes the next waiting job and marks it as running; `None` if none waits. Does not wait: see [`JobStore::next_job`]. A job that
-    /// was claimed for a caller who has gone meanwhile goes back.
-    async fn claim(&self) -> Result<Option<Arc<Job>>>;
+    /// Gives a worker the next waiting job and marks it as running; `None` if none waits. Does not wait: see [`JobStore::next_job`]. A job
+    /// that was claimed for a caller who has gone meanwhile goes back.
+    async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>>;
 
     /// Takes the next waiting job as [`JobStore::claim`] does, and waits for one if none waits; callers are served in the order in which
     /// they came. A store may mark a job as running in the same step that stores it.
-    async fn next_job(&self) -> Result<Arc<Job>> {
+    async fn next_job(&self, worker: &WorkerId) -> Result<Claim> {
         let mut versions = self.versions();
         loop {
             // Before the claim, so that a job enqueued after it is noticed.
             versions.borrow_and_update();
-            if let Some(job) = self.claim().await? {
-                return Ok(job);
+            if let Some(claim) = self.claim(worker).await? {
+                return Ok(claim);
             }
             versions.changed().await.map_err(|_gone| Error::Storage("it has stopped: restart the server".to_owned()))?;
         }
     }
 
-    /// Moves a running job into the history, and drops the oldest entries over the history's bound. Refuses an outcome that can never be
-    /// stored with [`Error::Unstorable`]; after any other failure it may be tried again.
-    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()>;
+    /// Moves a running job into the history, and drops the oldest entries over the history's bound. Refuses who does not hold the job any
+    /// more ([`Error::NotRunning`], [`Error::NotHeld`]) and an outcome that can never be stored ([`Error::Unstorable`]); after any other
+    /// failure it may be tried again.
+    async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()>;
 
-    /// [`JobStore::finish`] and [`JobStore::claim`] in one step: both are done and survive the process, or neither. What a worker calls
-    /// between two jobs, since each step of its own would wait for the storage.
-    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>>;
+    /// [`JobStore::finish`] and [`JobStore::claim`] for the same worker in one step: both are done and survive the process, or neither.
+    /// What a worker calls between two jobs, since each step of its own would wait for the storage.
+    async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> Result<Option<Claim>>;
 
-    /// Puts a running job back with its old number (shutdown).
-    async fn requeue(&self, id: &str) -> Result<()>;
+    /// Puts a running job back with its old number (shutdown). Refuses who does not hold it any more.
+    async fn requeue(&self, token: &Token) -> Result<()>;
 
     /// Running and waiting jobs.
     async fn queue(&self) -> Result<Queue>;
@@ -398,8 +439,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// Removes all entries; returns how many.
     async fn clear_history(&self) -> Result<usize>;
 
-    /// Deals with jobs that were running when the process ended. Called once at start, before the first claim.
-    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered>;
+    /// Deals with jobs that this worker held when it ended, and with those that nobody can hold any more. Called once at the worker's
+    /// start, before its first claim.
+    async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered>;
 
     /// Watches for changes.
     fn versions(&self) -> watch::Receiver<Versions>;

@@ -21,8 +21,9 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tower::ServiceExt;
 
-use crate::routes::download::{self, Policy};
-use crate::{ApiShape, App, Control, FrontEnd, Hub, Options, router};
+use crate::routes::download;
+use crate::services::download::{Downloads, Policy};
+use crate::{ApiShape, App, Control, FrontEnd, Hub, Log, Options, Parts, router};
 
 const DOCUMENT: &str = include_str!("../../../docs/prompt-server-api.ja.md");
 
@@ -332,16 +333,25 @@ impl Server {
         for id in ["ended", "running", "waiting"] {
             store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
         }
-        store.claim().await.unwrap();
-        store.finish_and_claim("ended", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        let ended = store.claim(&contract::worker()).await.unwrap().unwrap();
+        store.finish_and_claim(&ended.token, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let folders = Folders::new(Roots::under(dir.path())).unwrap();
         let mut catalog = Catalog::new();
         catalog.add(&Classes);
         let runner = Arc::new(Runner::default());
         let options =
             Options { shape, front_end: FrontEnd::Folder(dir.path().join("web")), argv: vec!["serve".into()], ..Options::default() };
-        let app =
-            App::new(Arc::new(catalog), Arc::new(folders), store, Arc::clone(&runner) as Arc<dyn Control>, Hub::new(64, 512), options);
+        let app = App::new(
+            Parts {
+                catalog: Arc::new(catalog),
+                folders: Arc::new(folders),
+                store,
+                control: runner.clone(),
+                hub: Hub::new(64, 512),
+                log: Log::default(),
+            },
+            options,
+        );
         Self { dir, router: router(app.clone()), app, runner }
     }
 
@@ -588,8 +598,9 @@ impl Check {
                 self.error(&server.get("/history/none").await);
             }
         }
-        server.app.store.claim().await.unwrap();
-        server.app.store.finish_and_claim("running", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        server.app.store.claim(&contract::worker()).await.unwrap();
+        let running = comfyd_jobs::Token { prompt_id: "running".to_owned(), worker: contract::worker(), claim: 1 };
+        server.app.store.finish_and_claim(&running, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let length = |answer: &Value| answer.as_array().map_or_else(|| answer.as_object().unwrap().len(), Vec::len);
         assert!(document.item("GET", "/history", "max_items").text.contains("全ての履歴"));
         assert_eq!(length(&server.get("/history").await.json()), 2);
@@ -712,7 +723,7 @@ impl Check {
             json!({"url": url, "model_directory": "loras", "model_filename": name, "progress_interval": 1})
         };
         let example = document.endpoint("POST", "/internal/models/download").answer.as_ref().unwrap();
-        let done = download::answer(&server.app, &Policy::local(), &order("new.safetensors")).await.unwrap();
+        let done = json!(download::answer(&server.app, &Downloads::new(Policy::local()), &order("new.safetensors")).await.unwrap());
         assert_eq!(misfits(example, &done, ""), Vec::<String>::new());
         assert_eq!((&done["status"], std::fs::read(done["download_path"].as_str().unwrap()).unwrap()), (&json!("success"), model()));
         contains(document.event("download_progress"), &client.json("download_progress").await);

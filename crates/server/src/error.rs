@@ -11,7 +11,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::ApiShape;
+use crate::options::ApiShape;
 
 /// A handler's failure.
 #[derive(Debug)]
@@ -136,6 +136,7 @@ impl From<comfyd_jobs::Error> for ApiError {
             comfyd_jobs::Error::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_prompt_id"),
             comfyd_jobs::Error::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             comfyd_jobs::Error::NotRunning(_) => (StatusCode::CONFLICT, "not_running"),
+            comfyd_jobs::Error::NotHeld(_) => (StatusCode::CONFLICT, "not_held"),
             comfyd_jobs::Error::Unstorable(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
             comfyd_jobs::Error::NoSpace => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
             comfyd_jobs::Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable"),

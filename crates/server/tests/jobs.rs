@@ -8,9 +8,9 @@ use axum::body::{Body, to_bytes};
 use axum::http::{Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
-use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status};
+use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status, contract};
 use comfyd_node::Catalog;
-use comfyd_server::{App, Control, Hub, Options, router};
+use comfyd_server::{App, Control, Hub, Log, Options, Parts, router};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -42,13 +42,13 @@ async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
 }
 
 async fn finish(store: &MemoryStore, id: &str, status: Status, took_ms: i64) {
-    store.claim().await.unwrap().unwrap();
+    let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
     let outcome = Outcome {
         status,
         outputs: json!({"1": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}),
         ..Outcome::failed(id, "RuntimeError", "broke", 1000, 1000 + took_ms)
     };
-    store.finish(id, &outcome).await.unwrap();
+    store.finish(&claim.token, &outcome).await.unwrap();
 }
 
 /// Three ended jobs, one that runs and one that waits.
@@ -60,10 +60,13 @@ async fn server() -> (tempfile::TempDir, Router) {
         finish(&store, id, status, took_ms).await;
     }
     enqueue(&store, "running", "w").await;
-    store.claim().await.unwrap().unwrap();
+    store.claim(&contract::worker()).await.unwrap().unwrap();
     enqueue(&store, "waiting", "w").await;
     let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
-    let app = App::new(Arc::new(Catalog::new()), folders, store, Arc::new(Device), Hub::new(64, 512), Options::default());
+    let app = App::new(
+        Parts { catalog: Arc::new(Catalog::new()), folders, store, control: Arc::new(Device), hub: Hub::new(64, 512), log: Log::default() },
+        Options::default(),
+    );
     (dir, router(app))
 }
 

@@ -43,8 +43,8 @@ async fn main() {
         move |_| {
             let store = store.clone();
             async move {
-                let job = store.claim().await.unwrap().unwrap();
-                store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
+                let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
+                store.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
             }
         }
     })
@@ -58,8 +58,8 @@ async fn main() {
             let (store, prompt) = (store.clone(), prompt.clone());
             async move {
                 store.enqueue(NewJob { prompt, ..job(n, 'b') }).await.unwrap();
-                let job = store.claim().await.unwrap().unwrap();
-                store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
+                let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
+                store.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
             }
         }
     })

@@ -20,7 +20,8 @@ use std::thread::JoinHandle;
 
 use async_trait::async_trait;
 use comfyd_jobs::{
-    Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result as JobResult, Ticket, Versions,
+    Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result as JobResult, Ticket, Token,
+    Versions, WorkerId,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -213,9 +214,8 @@ impl SqliteStore {
     }
 
     /// The history's entry of a job that runs.
-    fn entry(&self, id: &str, outcome: &Outcome) -> JobResult<Arc<HistoryEntry>> {
-        let job = self.shared.state.lock().line.running(id).map(|running| running.job.as_ref().clone());
-        let job = job.ok_or_else(|| comfyd_jobs::Error::NotRunning(id.to_owned()))?;
+    fn entry(&self, token: &Token, outcome: &Outcome) -> JobResult<Arc<HistoryEntry>> {
+        let job = self.shared.state.lock().line.held(token)?.job.as_ref().clone();
         Ok(Arc::new(HistoryEntry::new(job, outcome, self.max_outcome_bytes)?))
     }
 }
@@ -236,38 +236,38 @@ impl JobStore for SqliteStore {
         }
     }
 
-    async fn claim(&self) -> JobResult<Option<Arc<Job>>> {
+    async fn claim(&self, worker: &WorkerId) -> JobResult<Option<Claim>> {
         if self.shared.state.lock().line.waiting() == 0 {
             return Ok(None);
         }
-        match self.write(Operation::Claim).await? {
+        match self.write(Operation::Claim(worker.clone())).await? {
             Answer::Claimed(claimed) => Ok(claimed.map(Claimed::keep)),
             other => Err(other.misplaced()),
         }
     }
 
-    async fn next_job(&self) -> JobResult<Arc<Job>> {
-        match self.ask(|reply| Command::Next { reply }).await? {
+    async fn next_job(&self, worker: &WorkerId) -> JobResult<Claim> {
+        match self.ask(|reply| Command::Next { worker: worker.clone(), reply }).await? {
             Answer::Claimed(Some(claimed)) => Ok(claimed.keep()),
             other => Err(other.misplaced()),
         }
     }
 
-    async fn finish(&self, id: &str, outcome: &Outcome) -> JobResult<()> {
-        let entry = self.entry(id, outcome)?;
-        self.write(Operation::Finish(entry)).await?.done()
+    async fn finish(&self, token: &Token, outcome: &Outcome) -> JobResult<()> {
+        let entry = self.entry(token, outcome)?;
+        self.write(Operation::Finish(token.clone(), entry)).await?.done()
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> JobResult<Option<Arc<Job>>> {
-        let entry = self.entry(id, outcome)?;
-        match self.write(Operation::HandOver(entry)).await? {
+    async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> JobResult<Option<Claim>> {
+        let entry = self.entry(token, outcome)?;
+        match self.write(Operation::HandOver(token.clone(), entry)).await? {
             Answer::Claimed(claimed) => Ok(claimed.map(Claimed::keep)),
             other => Err(other.misplaced()),
         }
     }
 
-    async fn requeue(&self, id: &str) -> JobResult<()> {
-        self.write(Operation::Requeue(id.to_owned())).await?.done()
+    async fn requeue(&self, token: &Token) -> JobResult<()> {
+        self.write(Operation::Requeue(token.clone())).await?.done()
     }
 
     async fn queue(&self) -> JobResult<Queue> {
@@ -322,8 +322,8 @@ impl JobStore for SqliteStore {
         self.write(Operation::ClearHistory).await?.count()
     }
 
-    async fn recover(&self, on_restart: OnRestart) -> JobResult<Recovered> {
-        match self.write(Operation::Recover(on_restart)).await? {
+    async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> JobResult<Recovered> {
+        match self.write(Operation::Recover(worker.clone(), on_restart)).await? {
             Answer::Recovered(recovered) => Ok(recovered),
             other => Err(other.misplaced()),
         }

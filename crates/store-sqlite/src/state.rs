@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use comfyd_jobs::line::{Line, Place};
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, OnRestart, Versions};
+use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, OnRestart, Token, Versions, WorkerId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ pub(crate) struct Shared {
     pub(crate) cache: Mutex<Cache>,
     pub(crate) versions: watch::Sender<Versions>,
     /// Jobs that were claimed for a caller who was gone when the answer came; the writer puts them back.
-    pub(crate) abandoned: Mutex<Vec<String>>,
+    pub(crate) abandoned: Mutex<Vec<Token>>,
 }
 
 /// The queue and the history's ids.
@@ -41,12 +41,12 @@ pub(crate) struct Index {
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     Insert { place: Place, job: Arc<Job>, next_number: u64 },
-    Claim { claimed_ms: i64 },
-    Take { id: String },
-    Requeue { id: String },
+    Claim { worker: WorkerId, claimed_ms: i64 },
+    Take(Token),
+    Requeue(Token),
     Remove { id: String },
     Clear,
-    Restart(OnRestart),
+    Restart(WorkerId, OnRestart),
     PushHistory { entry: Arc<HistoryEntry> },
     DropOldest,
     RemoveHistory { id: String },
@@ -88,11 +88,11 @@ impl Change {
         match self {
             Self::Insert { .. }
             | Self::Claim { .. }
-            | Self::Take { .. }
-            | Self::Requeue { .. }
+            | Self::Take(_)
+            | Self::Requeue(_)
             | Self::Remove { .. }
             | Self::Clear
-            | Self::Restart(_) => true,
+            | Self::Restart(..) => true,
             Self::PushHistory { .. } | Self::DropOldest | Self::RemoveHistory { .. } | Self::ClearHistory => false,
         }
     }
@@ -103,12 +103,12 @@ impl State {
         // The writer made each of these changes on an equal state, so none can miss.
         match change {
             Change::Insert { place, job, next_number } => self.line.insert(place, job, next_number),
-            Change::Claim { claimed_ms } => drop(self.line.claim(claimed_ms)),
-            Change::Take { id } => drop(self.line.take_running(&id)),
-            Change::Requeue { id } => drop(self.line.requeue(&id)),
+            Change::Claim { worker, claimed_ms } => drop(self.line.claim(&worker, claimed_ms)),
+            Change::Take(token) => drop(self.line.take_held(&token)),
+            Change::Requeue(token) => drop(self.line.requeue(&token)),
             Change::Remove { id } => drop(self.line.remove(&id)),
             Change::Clear => drop(self.line.clear()),
-            Change::Restart(on_restart) => drop(self.line.restart(on_restart)),
+            Change::Restart(worker, on_restart) => drop(self.line.restart(&worker, on_restart)),
             Change::PushHistory { entry } => {
                 let key = self.history.push(&entry.job.id);
                 cache.insert(key, entry);

@@ -10,12 +10,13 @@ use comfyd_jobs::{NewJob, Position, Secrets};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
-use crate::error::node_error_list;
+use crate::app::App;
+use crate::error::{ApiError, node_error_list};
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
+use crate::options::ApiShape;
 use crate::routes::queue;
 use crate::sent::Sent;
-use crate::{ApiError, ApiShape, App};
 
 /// Longest prompt id that is taken.
 const MAX_ID_BYTES: usize = 256;
