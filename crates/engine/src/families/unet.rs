@@ -27,6 +27,9 @@ pub(super) enum Variant {
     InstructPix2Pix,
 }
 
+/// See [`ModelKind::vector`]: of sizes, height, width, whether for the negative prompt.
+type Numbers = fn(&PictureSize, f64, f64, bool) -> Vec<f64>;
+
 /// A family whose denoiser is a UNet.
 pub(super) struct UNetFamily {
     pub(super) name: &'static str,
@@ -36,8 +39,7 @@ pub(super) struct UNetFamily {
     pub(super) edits: bool,
     pub(super) objective: fn(&Unet) -> Result<Objective>,
     pub(super) latents: fn(Objective) -> &'static LatentSpec,
-    /// See [`ModelKind::vector`]: sizes, height, width, whether for the negative prompt.
-    pub(super) vector: Option<fn(&PictureSize, f64, f64, bool) -> Vec<f64>>,
+    pub(super) vector: Option<Numbers>,
     pub(super) text: TextStack,
     pub(super) encoders: &'static [EncoderPlace],
     /// What the metadata of saved files call a model, and one that edits.
