@@ -137,15 +137,11 @@ fn run(
     let guidance = Guidance { model: RunningModel { predictor, hooks, resolve: &resolve_negative }, lists, combine, patches };
 
     let keep = match &mask {
+        Some(mask) if sampler.sampler.fresh_inpaint_noise() => Some((mask, noise::inpaint(seed, &shape)?.to_device(device)?)),
+        Some(mask) => Some((mask, noise.clone())),
         None => None,
-        Some(mask) => {
-            let noise = match sampler.sampler.fresh_inpaint_noise() {
-                true => noise::inpaint(seed, &shape)?.to_device(device)?,
-                false => noise.clone(),
-            };
-            Some(Keep { mask: mask.clone(), noise, latent: latent.clone() })
-        }
     };
+    let keep = keep.map(|(mask, noise)| Keep { mask: mask.clone(), noise, latent: latent.clone() });
     let start = schedule.add_noise(sigmas[0], &noise, &latent, is_max_denoise(schedule.as_ref(), sigmas[0]))?;
     let mut denoiser = Guided { guidance, keep, sampling };
     let previews = Previews::new(engine, options.latents)?;
