@@ -2,7 +2,8 @@
 
 use crate::convert::{EncoderKind, clip, unet, vae};
 use crate::detect::{self, Family, Model, UNetConfig};
-use crate::{Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::StateDict;
 
 /// A diffusion model's weights and what they are.
 #[derive(Debug, Clone)]

@@ -4,7 +4,8 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::convert::{EncoderKind, clip};
 use crate::detect::{Family, Prediction};
-use crate::{LazyTensor, Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::{LazyTensor, StateDict};
 
 /// What goes into a checkpoint; `write::write` writes it.
 #[derive(Debug, Clone, Copy)]
