@@ -4,9 +4,10 @@ use candle_core::{Device, Tensor};
 use comfyd_weights::EncoderKind;
 
 use crate::clip::{ClipConfig, ClipTextModel};
+use crate::error::{Error, Result};
 use crate::prompt::{self, Embeddings, Token, WeightedToken, Window, WindowRules};
 use crate::tokenizer::END;
-use crate::{Error, Result, Vb};
+use crate::vb::Vb;
 
 /// Tokens of a window.
 const WINDOW: usize = 77;
