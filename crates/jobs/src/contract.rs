@@ -20,6 +20,7 @@ use crate::store::{Claim, Error, HistoryQuery, Job, JobStore, NewJob, OnRestart,
 
 mod handover;
 mod holders;
+mod lists;
 mod model;
 pub mod sink;
 
@@ -55,6 +56,7 @@ pub async fn run(harness: &dyn Harness) {
     verbatim(harness).await;
     secrets(harness).await;
     history_pages(harness).await;
+    lists::run(harness).await;
     history_bound(harness).await;
     history_removal(harness).await;
     versions(harness).await;
@@ -77,7 +79,7 @@ pub async fn run(harness: &dyn Harness) {
 /// The whole state as text: running and waiting jobs as `id@number`, and the history as `id:status`, oldest first.
 pub async fn snapshot(store: &dyn JobStore) -> String {
     let queue = store.queue().await.expect("queue");
-    let history = store.history(HistoryQuery::default()).await.expect("history");
+    let history = store.history(&HistoryQuery::default()).await.expect("history").entries;
     let mut text = String::from("running");
     for job in &queue.running {
         write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
@@ -431,7 +433,7 @@ async fn secrets(harness: &dyn Harness) {
 
 async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn Fn(&Job, &str) + Sync)) {
     let wanted = outcome(Status::Success);
-    let listed = store.history(HistoryQuery::default()).await.unwrap();
+    let listed = store.history(&HistoryQuery::default()).await.unwrap().entries;
     let single = store.history_entry(id).await.unwrap().unwrap_or_else(|| panic!("{check}: no history entry"));
     assert_eq!(listed.len(), 1, "{check}: the history's length");
     for entry in [&listed[0], &single] {
@@ -443,6 +445,11 @@ async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn
         assert_eq!(entry.meta.get(), meta, "{check}: meta");
         assert_eq!((entry.started_ms, entry.ended_ms), (wanted.started_ms, wanted.ended_ms), "{check}: times");
     }
+}
+
+/// How many entries the history has.
+async fn total(store: &dyn JobStore) -> usize {
+    store.history(&HistoryQuery { limit: Some(0), ..HistoryQuery::default() }).await.unwrap().total
 }
 
 async fn history_pages(harness: &dyn Harness) {
@@ -464,11 +471,17 @@ async fn history_pages(harness: &dyn Harness) {
         (Some(usize::MAX), Some(usize::MAX), ""),
     ];
     for (max_items, offset, wanted) in cases {
-        let page = store.history(HistoryQuery { max_items, offset }).await.unwrap();
-        let page: String = page.iter().map(|entry| entry.job.id.as_str()).collect();
-        assert_eq!(page, wanted, "{CHECK}: max_items {max_items:?}, offset {offset:?}");
+        // Without an offset, the newest are meant.
+        let (newest, offset) = (max_items.is_some() && offset.is_none(), offset.unwrap_or(0));
+        let query = HistoryQuery { limit: max_items, descending: newest, offset, ..HistoryQuery::default() };
+        let page = store.history(&query).await.unwrap();
+        let mut page: Vec<&str> = page.entries.iter().map(|entry| entry.job.id.as_str()).collect();
+        if newest {
+            page.reverse();
+        }
+        assert_eq!(page.concat(), wanted, "{CHECK}: {query:?}");
     }
-    assert_eq!(store.history_len().await.unwrap(), 5, "{CHECK}: history_len");
+    assert_eq!(total(store).await, 5, "{CHECK}: total");
     assert!(store.history_entry("nobody").await.unwrap().is_none(), "{CHECK}: an unknown id has no entry");
     enqueue(store, CHECK, "f", Position::Back).await;
     assert!(store.history_entry("f").await.unwrap().is_none(), "{CHECK}: a waiting job has no entry");
@@ -480,7 +493,7 @@ async fn history_bound(harness: &dyn Harness) {
     let store = store.as_ref();
     pass(store, CHECK, &["a", "b", "c", "d", "e"]).await;
     expect(store, CHECK, "finishing five", "running | pending | history c:success d:success e:success").await;
-    assert_eq!(store.history_len().await.unwrap(), 3, "{CHECK}: history_len");
+    assert_eq!(total(store).await, 3, "{CHECK}: total");
     assert!(store.history_entry("a").await.unwrap().is_none(), "{CHECK}: a dropped entry is gone");
     pass(store, CHECK, &["a"]).await;
     expect(store, CHECK, "the id of a dropped entry is free", "running | pending | history d:success e:success a:success").await;
@@ -588,7 +601,7 @@ async fn concurrency(harness: &dyn Harness) {
     claimed.sort();
     claimed.dedup();
     assert_eq!(claimed.len(), 65, "{CHECK}: each job is claimed once");
-    assert_eq!(store.history_len().await.unwrap(), 65, "{CHECK}: all are in the history");
+    assert_eq!(total(store.as_ref()).await, 65, "{CHECK}: all are in the history");
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.running, counts.pending), (0, 0), "{CHECK}: the queue is empty");
 }

@@ -6,7 +6,22 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
-use crate::event::NodeRef;
+/// A node as events and the history name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRef {
+    /// Its id in the graph; for a node of an expansion, an id that the client does not know.
+    pub id: Arc<str>,
+    /// The id under which clients show it.
+    pub display_id: Arc<str>,
+    /// The node of the submitted graph from which it comes.
+    pub real_id: Arc<str>,
+    /// The node that it expanded from.
+    pub parent_id: Option<Arc<str>>,
+    /// Its class.
+    pub class_type: Arc<str>,
+    /// Its title, if the client sent one (`_meta.title`).
+    pub title: Option<Arc<str>>,
+}
 
 /// One message of the history; its serde form is its data. All are told as events too, and the last one ends the prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -1,8 +1,8 @@
 //! Events as clients get them: JSON data and binary frames. ComfyUI's oddities of the websocket live here.
 
 use bytes::Bytes;
-use comfyd_jobs::event::{Image, NodeProgress, NodeRef, NodeState};
-use comfyd_jobs::{Counts, Event, EventKind};
+use comfyd_jobs::event::{Image, NodeProgress, NodeState};
+use comfyd_jobs::{Counts, Event, EventKind, NodeRef};
 use comfyd_wire::{self as wire, ImageType};
 use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
 use serde_json::{Map, Value, json};

@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::Message;
-use comfyd_jobs::event::NodeRef;
-use comfyd_jobs::{Counts, Event, EventKind, EventSink};
+use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
 use parking_lot::{Mutex, RwLock};
 use serde_json::{Value, json};
 use tokio::sync::Notify;

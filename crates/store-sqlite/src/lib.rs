@@ -1,8 +1,8 @@
 //! The durable `JobStore` on SQLite: one file (and SQLite's `-wal` and `-shm` beside it, and a `.lock`), one writer.
 //!
 //! All writes go through one connection. A small change is made on the caller's thread while nothing else is written; otherwise a thread
-//! commits everything that waits for it in one transaction and answers each caller after the commit. The queue and the ids of the history are
-//! mirrored in memory; the history's entries are read from disk through a cache bounded in bytes. A damaged row concerns its prompt only.
+//! commits everything that waits for it in one transaction and answers each caller after the commit. The queue and the index of the
+//! history are mirrored in memory; the history's entries are read from disk through a cache bounded in bytes. A damaged row concerns its prompt only.
 //! This crate knows neither HTTP nor what a graph is.
 
 mod cache;
@@ -19,9 +19,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use async_trait::async_trait;
+use comfyd_jobs::index::Found;
 use comfyd_jobs::{
-    Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result as JobResult, Ticket, Token,
-    Versions, WorkerId,
+    Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Page, Queue, Recovered, Result as JobResult, Ticket,
+    Token, Versions, WorkerId,
 };
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -52,7 +53,7 @@ pub enum Durability {
 pub struct Options {
     /// How many jobs may wait. They are kept in memory too.
     pub max_pending: usize,
-    /// How many finished jobs are kept; the oldest go first. Each costs about 200 bytes of memory, besides the cache.
+    /// How many finished jobs are kept; the oldest go first. Each costs about 400 bytes of memory, besides the cache.
     pub max_history: usize,
     /// How much of the history is kept in memory, in bytes.
     pub cache_bytes: usize,
@@ -150,7 +151,7 @@ pub struct SqliteStore {
 }
 
 impl SqliteStore {
-    /// Opens a database, or makes it (and its folder). Reads the queue and the history's ids; blocks meanwhile.
+    /// Opens a database, or makes it (and its folder). Reads the queue and the history's index; blocks meanwhile.
     ///
     /// # Errors
     /// See [`Error`].
@@ -294,18 +295,14 @@ impl JobStore for SqliteStore {
         self.write(Operation::ClearPending).await?.count()
     }
 
-    async fn history(&self, query: HistoryQuery) -> JobResult<Vec<Arc<HistoryEntry>>> {
-        let keys = self.shared.state.lock().history.range(query);
-        self.reader.entries(keys).await
+    async fn history(&self, query: &HistoryQuery) -> JobResult<Page> {
+        let Found { keys, total, next } = self.shared.state.lock().history.find(query);
+        Ok(Page { entries: self.reader.entries(keys).await?, total, next })
     }
 
     async fn history_entry(&self, id: &str) -> JobResult<Option<Arc<HistoryEntry>>> {
         let Some(key) = self.shared.state.lock().history.key(id) else { return Ok(None) };
         self.reader.entry(id, key).await
-    }
-
-    async fn history_len(&self) -> JobResult<usize> {
-        Ok(self.shared.state.lock().history.len())
     }
 
     async fn delete_history(&self, ids: &[String]) -> JobResult<usize> {
@@ -316,7 +313,7 @@ impl JobStore for SqliteStore {
     }
 
     async fn clear_history(&self) -> JobResult<usize> {
-        if self.shared.state.lock().history.len() == 0 {
+        if self.shared.state.lock().history.is_empty() {
             return Ok(0);
         }
         self.write(Operation::ClearHistory).await?.count()

@@ -445,7 +445,7 @@ impl Writer {
     /// Moves a job that has left the line into the history.
     fn push_history(&mut self, place: Place, entry: &Arc<HistoryEntry>) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM queue WHERE seq = ?1")?.execute([place.arrival])?;
-        let key = self.state.history.push(&entry.job.id);
+        let key = self.state.history.push(entry.as_ref().into());
         self.connection
             .prepare_cached(
                 "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
