@@ -3,12 +3,14 @@
 mod bench_api;
 mod bench_engine;
 mod http;
+mod imports;
 mod manifests;
 mod parity;
 mod rust;
 mod server;
 mod text;
 mod tidy;
+mod tree;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -92,7 +94,7 @@ fn parity(sets: &[Set], only: &str) -> ExitCode {
 /// Prints every finding; fails if there is one.
 fn tidy() -> ExitCode {
     let root = root();
-    let tree = match tidy::Tree::read(&root) {
+    let tree = match tree::Tree::read(&root) {
         Ok(tree) => tree,
         Err(error) => {
             eprintln!("tidy: cannot read {}: {error}", root.display());

@@ -1,10 +1,12 @@
-//! The rules of the crates' manifests: every crate declares its floor, depends only on lower floors, and is called as its folder.
+//! The rules of the crates' manifests: every crate declares its floor, depends only on lower floors, is called as its folder, and names every
+//! library that it takes.
 
 use std::collections::BTreeMap;
 
 use toml::{Table, Value};
 
-use crate::tidy::{Finding, Tree};
+use crate::rust::{code_only, words};
+use crate::tree::{Finding, Tree};
 
 const PREFIX: &str = "comfyd-";
 
@@ -33,7 +35,9 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
     let floors: BTreeMap<&str, i64> = manifests.iter().filter_map(|m| Some((m.name.as_str(), m.floor?))).collect();
     for manifest in &manifests {
         check_dependencies(manifest, &floors, &mut findings);
+        check_use(tree, manifest, &mut findings);
     }
+    check_workspace(tree, &manifests, &mut findings);
     findings
 }
 
@@ -72,6 +76,38 @@ fn check_dependencies(manifest: &Manifest<'_>, floors: &BTreeMap<&str, i64>, fin
     }
 }
 
+/// Every dependency is named in the crate's code, unless it is there for a feature of another: those are in the metadata's `unnamed`.
+fn check_use(tree: &Tree, manifest: &Manifest<'_>, findings: &mut Vec<Finding>) {
+    let folder = manifest.file.trim_end_matches("Cargo.toml");
+    let sources = tree.ending(".rs").filter(|(file, _)| file.starts_with(folder));
+    let code: Vec<String> = sources.map(|(_, content)| code_only(content)).collect();
+    let package = manifest.table.get("package");
+    let unnamed = package.and_then(|p| p.get("metadata")?.get("comfyd")?.get("unnamed")?.as_array()).map_or(&[][..], Vec::as_slice);
+    for (key, _) in dependencies(&manifest.table) {
+        let name = key.replace('-', "_");
+        let named = |code: &String| words(code).any(|word| word.split("::").any(|part| part == name));
+        if !unnamed.iter().any(|other| other.as_str() == Some(key)) && !code.iter().any(named) {
+            let message = format!("`{key}` is not used; remove it, or list it in the metadata's `unnamed` if a feature of it is wanted");
+            findings.push(at(manifest.file, line_of(manifest.content, key), message));
+        }
+    }
+}
+
+/// Every dependency of the workspace is taken by a member.
+fn check_workspace(tree: &Tree, manifests: &[Manifest<'_>], findings: &mut Vec<Finding>) {
+    let Some((file, content)) = tree.files.get_key_value("Cargo.toml") else { return };
+    let Ok(table) = content.parse::<Table>() else { return };
+    let others =
+        tree.ending("/Cargo.toml").filter(|(file, _)| !file.starts_with("crates/")).filter_map(|(_, content)| content.parse().ok());
+    let members: Vec<Table> = manifests.iter().map(|manifest| manifest.table.clone()).chain(others).collect();
+    let shared = table.get("workspace").and_then(|workspace| workspace.get("dependencies")?.as_table());
+    for key in shared.into_iter().flat_map(Table::keys) {
+        if !members.iter().any(|member| dependencies(member).any(|(name, _)| name == key)) {
+            findings.push(at(file, line_of(content, key), format!("no crate takes `{key}`; remove it")));
+        }
+    }
+}
+
 /// Normal, build and development dependencies, those for one target included.
 fn dependencies(table: &Table) -> impl Iterator<Item = (&str, &Value)> {
     let targets = table.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values).filter_map(Value::as_table);
@@ -102,7 +138,8 @@ mod tests {
 
     fn findings(manifests: &[(&str, &str)]) -> Vec<String> {
         let files = manifests.iter().map(|(folder, content)| (format!("crates/{folder}/Cargo.toml"), (*content).to_owned())).collect();
-        check(&Tree { files }).iter().map(ToString::to_string).collect()
+        let found = check(&Tree { files });
+        found.iter().map(ToString::to_string).filter(|finding| !finding.contains("is not used")).collect()
     }
 
     fn manifest(name: &str, floor: i64, rest: &str) -> String {
@@ -118,6 +155,18 @@ mod tests {
         let found = findings(&[("low", &low), ("side", &sibling)]);
         assert_eq!(found.len(), 1);
         assert!(found[0].starts_with("crates/side/Cargo.toml:6: a crate on floor 1 depends on `comfyd-low` on floor 1"), "{found:?}");
+    }
+
+    #[test]
+    fn what_is_not_used_is_found() {
+        let taken = manifest("comfyd-a", 1, "unnamed = [\"gemm\"]\n[dependencies]\nfutures-util = \"1\"\ngemm = \"1\"\nserde = \"1\"\n");
+        let shared = "[workspace.dependencies]\nserde = \"1\"\ntoml = \"1\"\n";
+        let files = [("Cargo.toml", shared), ("crates/a/Cargo.toml", &taken), ("crates/a/src/lib.rs", "// serde\nuse futures_util::f;\n")];
+        let files = files.map(|(file, content)| (file.to_owned(), content.to_owned())).into();
+        let found: Vec<String> = check(&Tree { files }).iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("crates/a/Cargo.toml:9: `serde` is not used"), "{found:?}");
+        assert!(found[1].starts_with("Cargo.toml:3: no crate takes `toml`"), "{found:?}");
     }
 
     #[test]

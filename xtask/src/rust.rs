@@ -1,7 +1,7 @@
 //! The rules of Rust files: each says at its top what it holds, only the binary reads its surroundings, and unsafe code stays where it
 //! must be. Works on words, not on syntax: comments and texts are blanked first.
 
-use crate::tidy::{Finding, Tree};
+use crate::tree::{Finding, Tree};
 
 /// Functions that read what surrounds the process.
 const SURROUNDINGS: [&str; 6] = ["env::var", "env::vars", "env::var_os", "env::args", "env::args_os", "env::current_dir"];
@@ -44,12 +44,12 @@ fn under(file: &str, folders: &[&str]) -> bool {
 }
 
 /// Tests, benches and examples are programs of their own: they may read their surroundings.
-fn is_test_file(file: &str) -> bool {
+pub(crate) fn is_test_file(file: &str) -> bool {
     file.ends_with("/tests.rs") || ["/tests/", "/benches/", "/examples/"].iter().any(|folder| file.contains(folder))
 }
 
 /// The line, from 0, of the first `#[cfg(test)]` that opens a module; the module is the file's last item by convention.
-fn first_test_line(code: &str) -> usize {
+pub(crate) fn first_test_line(code: &str) -> usize {
     let lines: Vec<&str> = code.lines().collect();
     let opens =
         |index: usize| lines[index + 1..].iter().find(|line| !line.trim().starts_with("#[")).is_some_and(|line| line.contains("mod "));
@@ -57,7 +57,7 @@ fn first_test_line(code: &str) -> usize {
 }
 
 /// Names with their paths: `std::env::var`, `unsafe`.
-fn words(line: &str) -> impl Iterator<Item = &str> {
+pub(crate) fn words(line: &str) -> impl Iterator<Item = &str> {
     line.split(|c: char| !(c.is_alphanumeric() || c == '_' || c == ':')).filter(|word| !word.is_empty())
 }
 
@@ -67,7 +67,7 @@ fn calls(word: &str, name: &str) -> bool {
 }
 
 /// The source with the insides of comments, texts and characters replaced by spaces; lines stay where they are.
-fn code_only(source: &str) -> String {
+pub(crate) fn code_only(source: &str) -> String {
     let mut code = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(first) = rest.chars().next() {

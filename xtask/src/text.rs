@@ -1,7 +1,7 @@
 //! The rules of all text files: no left-over notes, no tabs or spaces at the end of a line, no paths of one machine, and no page in
 //! docs/ that nothing links. Knows nothing of Rust.
 
-use crate::tidy::{Finding, Tree};
+use crate::tree::{Finding, Tree};
 
 /// Files that come from elsewhere and stay as they came, or that a tool writes.
 const AS_THEY_CAME: [&str; 4] = ["Cargo.lock", "LICENSE", "conformance/", "docs/prompt-server-api.ja.md"];

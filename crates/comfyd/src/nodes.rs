@@ -1,7 +1,5 @@
 //! `comfyd nodes [CLASS]`: lists node classes, or tells one.
 
-use comfyd_server::FolderOptions;
-
 use crate::assemble::{self, Failure};
 use crate::config::Config;
 
@@ -12,7 +10,7 @@ pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> 
     let text = match class {
         Some(class) => {
             let entry = catalog.get(class).ok_or_else(|| format!("there is no node class '{class}': run `comfyd nodes` for the list"))?;
-            serde_json::to_string_pretty(&entry.schema.object_info(&FolderOptions(&folders)))?
+            serde_json::to_string_pretty(&entry.schema.object_info(&*folders))?
         }
         None => {
             let mut lines: Vec<String> = catalog.iter().map(|e| format!("{:<32} {}", e.schema.class, e.schema.category)).collect();

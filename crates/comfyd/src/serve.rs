@@ -9,7 +9,7 @@ use std::time::Duration;
 use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart, WorkerId};
-use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Options, announce_changes, keep_log_line, listen, router};
+use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Log, Options, Parts, announce_changes, listen, router};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
@@ -56,7 +56,8 @@ impl Control for Device {
 }
 
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
-    init_log(config.verbosity);
+    let log = Log::default();
+    init_log(config.verbosity, log.clone());
     check_limits()?;
     let tls = tls(&config)?;
     // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
@@ -115,13 +116,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let hub = Hub::new(options.ws_queue, options.preview_size);
     let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));
     let unloaded = engine.clone();
-    let worker_options = WorkerOptions {
-        id: worker_id,
-        on_unload_models: Some(Box::new(move || unloaded.free(true, true))),
-        ..WorkerOptions::default()
-    };
+    let worker_options =
+        WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(move || unloaded.free(true, true))), ..WorkerOptions::default() };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
-    let app = App::new(catalog, Arc::clone(&folders), store, Arc::new(Device { worker: worker.clone(), engine }), hub.clone(), options);
+    let control = Arc::new(Device { worker: worker.clone(), engine });
+    let app = App::new(Parts { catalog, folders: Arc::clone(&folders), store, control, hub: hub.clone(), log }, options);
 
     let watched = sqlite.0.clone();
     let ended = runtime.block_on(async {
@@ -319,7 +318,7 @@ fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     }
 }
 
-fn init_log(verbosity: Verbosity) {
+fn init_log(verbosity: Verbosity, log: Log) {
     let level = match verbosity {
         Verbosity::Debug => "debug",
         Verbosity::Info => "info",
@@ -327,18 +326,18 @@ fn init_log(verbosity: Verbosity) {
         Verbosity::Error | Verbosity::Critical => "error",
     };
     // Fails only if a logger is there already.
-    drop(tracing_subscriber::fmt().with_env_filter(level).with_ansi(false).with_writer(|| Tee).try_init());
+    drop(tracing_subscriber::fmt().with_env_filter(level).with_ansi(false).with_writer(move || Tee(log.clone())).try_init());
 }
 
 /// Log lines go to the terminal and to `/internal/logs`.
-struct Tee;
+struct Tee(Log);
 
 impl std::io::Write for Tee {
     fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
         // A line begins with its time; the front end's terminal expects the line break.
         let text = String::from_utf8_lossy(line);
         let (time, message) = text.split_once(' ').unwrap_or(("", &text));
-        keep_log_line(time, &format!("{}\n", message.trim()));
+        self.0.keep(time, &format!("{}\n", message.trim()));
         // Whoever read the lines may be gone. An error here would be reported on the same way, which panics.
         let _ = std::io::stderr().write_all(line);
         Ok(line.len())

@@ -72,6 +72,11 @@ pub(crate) fn is_zero(tensor: &Tensor) -> Result<bool> {
     Ok(values(tensor)?.1.iter().all(|v| *v == 0.0))
 }
 
+/// The sum over everything but the batch, (B, 1, 1, 1).
+pub(crate) fn total(tensor: &Tensor) -> Result<Tensor> {
+    Ok(tensor.sum_keepdim((1, 2, 3))?)
+}
+
 /// A mask `(.., H, W)` as a factor for latents of this shape (the reference's `reshape_mask`).
 pub(crate) fn latent_mask(mask: &Tensor, shape: &[usize]) -> Result<Tensor> {
     let dims = mask.dims();

@@ -12,10 +12,9 @@ use comfyd_node::{Context, Opaque};
 use comfyd_weights::{EncoderKind, StateDict};
 
 use crate::hooks::HookGroup;
-use crate::model::AttentionScale;
 use crate::options::FileLookup;
 use crate::part::Weights;
-use crate::{CondEntry, Conditioning, Engine, Error, Result};
+use crate::{CondEntry, Conditioning, Engine, Error, Result, lora};
 
 pub use comfyd_models::text_encoding::Tokens;
 
@@ -24,7 +23,7 @@ pub use comfyd_models::text_encoding::Tokens;
 pub struct Clip {
     engine: Engine,
     family: Family,
-    parts: Arc<Vec<(EncoderKind, Weights)>>,
+    pub(crate) parts: Arc<Vec<(EncoderKind, Weights)>>,
     layer: Option<i32>,
     hooks: Option<ClipHooks>,
 }
@@ -56,10 +55,6 @@ impl Clip {
         }
     }
 
-    pub(crate) fn parts(&self) -> Vec<(EncoderKind, Weights)> {
-        self.parts.as_ref().clone()
-    }
-
     fn encoder(&self) -> Result<Arc<TextEncoder>> {
         let weights: Vec<&Weights> = self.parts.iter().map(|(_, weights)| weights).collect();
         self.engine.residency().get(&weights, || {
@@ -71,17 +66,17 @@ impl Clip {
         })
     }
 
-    fn with_parts(&self, change: impl Fn(EncoderKind, &Weights) -> Result<Weights>) -> Result<Self> {
-        let parts = self.parts.iter().map(|(kind, weights)| Ok((*kind, change(*kind, weights)?)));
-        Ok(Self { parts: Arc::new(parts.collect::<Result<_>>()?), ..self.clone() })
+    fn with_parts(&self, parts: Vec<(EncoderKind, Weights)>) -> Self {
+        Self { parts: Arc::new(parts), ..self.clone() }
     }
 
-    fn merged(&self, other: &Self, model_strength: f64, strength: f64) -> Result<Self> {
-        self.with_parts(|kind, weights| {
-            let Some((_, other)) = other.parts.iter().find(|(other, _)| *other == kind) else { return Ok(weights.clone()) };
-            let is_kept = |name: &str| name.ends_with(".position_ids") || name.ends_with(".logit_scale");
-            Ok(weights.merged(other, |name| (!is_kept(name)).then_some((model_strength, strength))))
-        })
+    fn merged(&self, other: &Self, model_strength: f64, strength: f64) -> Self {
+        let is_kept = |name: &str| name.ends_with(".position_ids") || name.ends_with(".logit_scale");
+        let merged = |kind: &EncoderKind, weights: &Weights| match other.parts.iter().find(|(other, _)| other == kind) {
+            Some((_, other)) => weights.merged(other, |name| (!is_kept(name)).then_some((model_strength, strength))),
+            None => weights.clone(),
+        };
+        self.with_parts(self.parts.iter().map(|(kind, weights)| (*kind, merged(kind, weights))).collect())
     }
 
     /// A copy that stops at a layer counted from the end: -1 is the last one (CLIPSetLastLayer).
@@ -116,8 +111,11 @@ impl Clip {
         }
         let Some(hooks) = &self.hooks else { return Ok(Conditioning::new(vec![self.encode_plain(cx, tokens)?])) };
         // The reference patches the weights that are loaded, other patches and the rounding after them included.
-        let loaded = self.with_parts(|_, weights| Ok(weights.kept()))?;
-        let hooked = |factors: &[f64]| Ok::<_, Error>(Self { hooks: None, ..hooks.group.on_clip(&loaded, factors)? });
+        let loaded: Vec<_> = self.parts.iter().map(|(kind, weights)| (*kind, weights.kept())).collect();
+        let hooked = |factors: &[f64]| {
+            let parts = hooks.group.on_encoders(&self.engine, &loaded, factors)?;
+            Ok::<_, Error>(Self { hooks: None, ..self.with_parts(parts) })
+        };
         let mut entries = Vec::new();
         if hooks.scheduled {
             for (range, factors) in hooks.group.parts_of_sampling() {
@@ -125,7 +123,7 @@ impl Clip {
                 entries.push(CondEntry { text_range: Some(range), ..entry });
             }
         } else {
-            entries.push(hooked(&vec![1.0; hooks.group.len()])?.encode_plain(cx, tokens)?);
+            entries.push(hooked(&vec![1.0; hooks.group.keyframes().len()])?.encode_plain(cx, tokens)?);
         }
         if hooks.for_conds {
             entries.iter_mut().for_each(|entry| entry.hooks = Some(hooks.group.clone()));
@@ -149,65 +147,34 @@ impl Clip {
         Self { hooks: Some(ClipHooks { group: group.clone(), for_conds, scheduled }), ..self.clone() }
     }
 
-    /// A copy where the differences between `other` and these encoders' files are added (CreateHookModelAsLora).
-    pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Result<Self> {
-        self.with_parts(|kind, weights| {
-            let other = other.parts.iter().find(|(other, _)| *other == kind);
-            Ok(other.map_or_else(|| weights.clone(), |(_, other)| weights.with_difference(other, strength)))
-        })
-    }
-
     /// A copy with a LoRA file's patches for the text encoder at a strength.
     pub fn with_lora(&self, path: &Path, strength: f64) -> Result<Self> {
-        if strength == 0.0 {
-            return Ok(self.clone());
-        }
-        let patches = crate::lora::clip_patches(&self.engine, path, &self.parts, strength)?;
-        let parts =
-            self.parts.iter().zip(patches).map(|((kind, weights), patches)| {
-                (*kind, if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
-            });
-        Ok(Self { parts: Arc::new(parts.collect()), ..self.clone() })
+        Ok(self.with_parts(lora::on_encoders(&self.engine, path, &self.parts, strength)?))
     }
 
     /// CLIPMergeSimple: `ratio` of `self`, the rest of `other`.
-    pub fn merge(&self, other: &Self, ratio: f64) -> Result<Self> {
+    pub fn merge(&self, other: &Self, ratio: f64) -> Self {
         self.merged(other, ratio, 1.0 - ratio)
     }
 
     /// CLIPMergeSubtract.
-    pub fn subtract(&self, other: &Self, multiplier: f64) -> Result<Self> {
+    pub fn subtract(&self, other: &Self, multiplier: f64) -> Self {
         self.merged(other, multiplier, -multiplier)
     }
 
     /// CLIPMergeAdd.
-    pub fn add(&self, other: &Self) -> Result<Self> {
+    pub fn add(&self, other: &Self) -> Self {
         self.merged(other, 1.0, 1.0)
     }
 
-    /// CLIPAttentionMultiply.
-    pub fn attention_multiply(&self, scale: AttentionScale) -> Self {
-        let parts = [("q_proj", scale.q), ("k_proj", scale.k), ("v_proj", scale.v), ("out_proj", scale.out)];
-        let factor = |name: &str| {
-            let is = |part: &str| name.ends_with(&format!("self_attn.{part}.weight")) || name.ends_with(&format!("self_attn.{part}.bias"));
-            parts.iter().find(|(part, _)| is(part)).map(|(_, factor)| *factor)
-        };
-        let parts = self.parts.iter().map(|(kind, weights)| (*kind, weights.multiplied(factor))).collect();
-        Self { parts: Arc::new(parts), ..self.clone() }
+    /// A copy whose tensors are multiplied by what `factor` gives for a name (CLIPAttentionMultiply).
+    pub fn multiplied(&self, factor: impl Fn(&str) -> Option<f64>) -> Self {
+        self.with_parts(self.parts.iter().map(|(kind, weights)| (*kind, weights.multiplied(&factor))).collect())
     }
 
     /// The encoders that it has, by the names that CLIPSave puts into file names: `clip_l`, `clip_g`, `clip_h`.
     pub fn encoders(&self) -> Vec<&'static str> {
         self.parts.iter().map(|(kind, _)| kind.name()).collect()
-    }
-
-    /// The safetensors file that CLIPSave writes for one of its encoders, with these metadata.
-    pub fn save(&self, encoder: &str, output: crate::Output<'_>, metadata: &[(String, String)]) -> Result<()> {
-        let (_, weights) =
-            self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
-                Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
-            })?;
-        crate::saving::write(output, &comfyd_weights::save::clip(&weights.for_saving())?, metadata.to_vec())
     }
 }
 

@@ -1,4 +1,4 @@
-//! ControlNets as they travel along links, the chain of them that a condition carries, and what they add in one sampling.
+//! ControlNets as they travel along links, and the chain of them that a condition carries.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -7,21 +7,18 @@ use std::sync::{Arc, Weak};
 
 use candle_core::Tensor;
 use comfyd_imaging::resize::{Crop, Method};
-use comfyd_models::controlnet::{self, ControlInput, ControlNetConfig};
+use comfyd_models::controlnet::{self, ControlNetConfig};
 use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
-use comfyd_models::unet::{Control as ControlTensors, Hooks};
 use comfyd_models::{Provider, Vb};
 use comfyd_node::Opaque;
-use comfyd_samplers::Schedule;
-use comfyd_weights::StateDict;
 use comfyd_weights::convert::{self, LowRank};
+use comfyd_weights::{StateDict, Weight, detect};
 use parking_lot::Mutex;
 
 use crate::array::{repeat_to_batch, resize};
 use crate::part::{Adapt, Part, Patch, PatchKind, Weights};
 use crate::precision::Precision;
-use crate::sampling::Cond;
-use crate::{Engine, Error, Model, Result};
+use crate::{Engine, Error, Result};
 
 /// The networks that steer.
 #[derive(Debug)]
@@ -65,10 +62,10 @@ impl ControlLora {
 struct Layered(Weights, Weights);
 
 impl Provider for Layered {
-    fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
-        match self.0.tensor(name)? {
-            Some(tensor) => Ok(Some(tensor)),
-            None => self.1.tensor(name),
+    fn weight(&self, name: &str) -> comfyd_models::Result<Option<Weight>> {
+        match self.0.weight(name)? {
+            Some(weight) => Ok(Some(weight)),
+            None => self.1.weight(name),
         }
     }
 }
@@ -79,13 +76,13 @@ pub struct ControlNet {
     engine: Engine,
     kind: Arc<Kind>,
     weights: Weights,
-    union_types: Vec<usize>,
+    pub(crate) union_types: Vec<usize>,
     /// Whether what it says holds for the whole picture, its mean taken.
-    is_averaged: bool,
+    pub(crate) is_averaged: bool,
 }
 
 impl ControlNet {
-    pub(crate) fn open(engine: &Engine, path: &Path, model: Option<&Model>) -> Result<Self> {
+    pub(crate) fn open(engine: &Engine, path: &Path, base: Option<&Weights>) -> Result<Self> {
         let new = |dict, kind| {
             let weights = Weights::new(Part::new(dict, engine.device().clone(), Precision::Stored));
             Self { engine: engine.clone(), kind: Arc::new(kind), weights, union_types: Vec::new(), is_averaged: false }
@@ -93,8 +90,8 @@ impl ControlNet {
         match convert::control(&StateDict::open(path)?)? {
             convert::Control::ControlNet(net) => {
                 let config = ControlNetConfig::from(&*net);
-                let weights = match model {
-                    Some(model) if net.is_difference => net.with_base(&model.weights.for_saving()),
+                let weights = match base {
+                    Some(base) if net.is_difference => net.with_base(&base.for_saving()),
                     None if net.is_difference => {
                         tracing::warn!("this ControlNet keeps differences to a model; load it with the model that they belong to");
                         net.weights
@@ -114,18 +111,17 @@ impl ControlNet {
         }
     }
 
-    /// The network that steers `model`.
-    fn network(&self, model: &Model) -> Result<Network> {
+    /// The network that steers a denoiser.
+    pub(crate) fn network(&self, info: &detect::Model, denoiser: &Weights) -> Result<Network> {
         let residency = self.engine.residency();
         let vb = || Vb::new(Arc::new(self.weights.clone()));
         Ok(match self.kind.as_ref() {
             Kind::ControlNet(config) => {
-                let model = residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?;
-                Network::ControlNet { model, hint: None }
+                Network::ControlNet(residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?)
             }
             Kind::ControlLora(lora) => {
-                let encoder = lora.encoder(&model.weights);
-                let config = ControlNetConfig { unet: model.info.config.clone(), hint_channels: lora.hint_channels, union_types: None };
+                let encoder = lora.encoder(denoiser);
+                let config = ControlNetConfig { unet: info.config.clone(), hint_channels: lora.hint_channels, union_types: None };
                 let build = || {
                     let vb = Vb::new(Arc::new(Layered(self.weights.clone(), encoder.clone())));
                     controlnet::ControlNet::new(&config, &vb).map_err(|error| match Error::from(error) {
@@ -133,12 +129,9 @@ impl ControlNet {
                         error => Error::msg(format!("the control-LoRA does not fit to the model, is it for another family? {error}")),
                     })
                 };
-                Network::ControlNet { model: residency.get(&[&self.weights, &encoder], build)?, hint: None }
+                Network::ControlNet(residency.get(&[&self.weights, &encoder], build)?)
             }
-            Kind::Adapter(config) => {
-                let model = residency.get(&[&self.weights], || Ok(T2iAdapter::new(config, &vb())?))?;
-                Network::Adapter { model, hint: None }
-            }
+            Kind::Adapter(config) => Network::Adapter(residency.get(&[&self.weights], || Ok(T2iAdapter::new(config, &vb())?))?),
         })
     }
 
@@ -166,6 +159,13 @@ impl Opaque for ControlNet {
     fn describe(&self) -> String {
         "a ControlNet".into()
     }
+}
+
+/// A network that steers, loaded.
+pub(crate) enum Network {
+    ControlNet(Arc<controlnet::ControlNet>),
+    /// The hint is all that the denoiser gets.
+    Adapter(Arc<T2iAdapter>),
 }
 
 /// How a hint is applied.
@@ -208,7 +208,7 @@ impl Control {
     }
 
     /// The hint as a ControlNet takes it with latents of the height `h` and the width `w`.
-    fn picture_for_net(&self, h: usize, w: usize) -> Result<Tensor> {
+    pub(crate) fn picture_for_net(&self, h: usize, w: usize) -> Result<Tensor> {
         let mut parts = vec![resize(&self.hint, w * 8, h * 8, Method::NearestExact, Crop::Center)?];
         for extra in &self.settings.extra_concat {
             let extra = resize(extra, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
@@ -218,7 +218,7 @@ impl Control {
     }
 
     /// The hint as an adapter takes it.
-    fn picture_for_adapter(&self, config: &T2iAdapterConfig, h: usize, w: usize) -> Result<Tensor> {
+    pub(crate) fn picture_for_adapter(&self, config: &T2iAdapterConfig, h: usize, w: usize) -> Result<Tensor> {
         let side = config.unshuffle();
         let (width, height) = ((w * 8).next_multiple_of(side), (h * 8).next_multiple_of(side));
         let picture = resize(&self.hint, width, height, Method::NearestExact, Crop::Center)?;
@@ -226,124 +226,7 @@ impl Control {
     }
 }
 
-/// One pass that ControlNets are to steer.
-pub(crate) struct ControlCall<'a> {
-    /// The scaled latent (B, 4, h, w).
-    pub(crate) x: &'a Tensor,
-    pub(crate) timesteps: &'a Tensor,
-    pub(crate) context: &'a Tensor,
-    pub(crate) y: Option<&'a Tensor>,
-    pub(crate) sigma: f32,
-    /// How many conditions the batch is made of.
-    pub(crate) chunks: usize,
-}
-
-/// A ControlNet of one sampling.
-struct Active {
-    control: Arc<Control>,
-    network: Network,
-    from_sigma: f32,
-    to_sigma: f32,
-}
-
-/// A network that steers, and what was made of the hint.
-enum Network {
-    /// The hint as it is added to the first block.
-    ControlNet { model: Arc<controlnet::ControlNet>, hint: Option<Prepared<Tensor>> },
-    /// The hint is all that the denoiser gets.
-    Adapter { model: Arc<T2iAdapter>, hint: Option<Prepared<ControlTensors>> },
-}
-
-/// A hint made ready for latents of the height and the width.
-struct Prepared<T> {
-    size: (usize, usize),
-    hint: T,
-}
-
-impl<T> Prepared<T> {
-    /// What is there if it is of this size, else what `prepare` makes.
-    fn get(kept: &mut Option<Self>, size: (usize, usize), prepare: impl FnOnce() -> Result<T>) -> Result<&T> {
-        let prepared = match kept.take().filter(|kept| kept.size == size) {
-            Some(prepared) => prepared,
-            None => Self { size, hint: prepare()? },
-        };
-        Ok(&kept.insert(prepared).hint)
-    }
-}
-
-/// The ControlNets of one sampling, loaded, with their hints in the latent's size.
-pub(crate) struct ControlRun {
-    active: Vec<Active>,
-}
-
-impl ControlRun {
-    pub(crate) fn new(lists: &[Vec<Cond>], model: &Model, schedule: &dyn Schedule) -> Result<Self> {
-        let mut active: Vec<Active> = Vec::new();
-        for cond in lists.iter().flatten() {
-            let mut next = cond.control.as_ref();
-            while let Some(control) = next {
-                if !active.iter().any(|known| Arc::ptr_eq(&known.control, control)) {
-                    active.push(Active {
-                        control: Arc::clone(control),
-                        network: control.net.network(model)?,
-                        from_sigma: schedule.percent_to_sigma(control.settings.start_percent) as f32,
-                        to_sigma: schedule.percent_to_sigma(control.settings.end_percent) as f32,
-                    });
-                }
-                next = control.previous.as_ref();
-            }
-        }
-        Ok(Self { active })
-    }
-
-    /// What a chain of ControlNets adds to this pass; `None` if none is active at its noise level.
-    pub(crate) fn run(&mut self, control: &Arc<Control>, call: &ControlCall<'_>, hooks: &mut dyn Hooks) -> Result<Option<ControlTensors>> {
-        let previous = match &control.previous {
-            Some(previous) => self.run(previous, call, hooks)?,
-            None => None,
-        };
-        let Some(active) = self.active.iter_mut().find(|active| Arc::ptr_eq(&active.control, control)) else { return Ok(previous) };
-        if call.sigma > active.from_sigma || call.sigma < active.to_sigma {
-            return Ok(previous);
-        }
-        let (batch, _, h, w) = call.x.dims4()?;
-        let device = call.x.device();
-        let own = match &mut active.network {
-            Network::ControlNet { model, hint } => {
-                let union_types = &control.net.union_types;
-                let prepare = || Ok(model.prepare_hint(&control.picture_for_net(h, w)?.to_device(device)?, union_types)?);
-                let hint = for_batch(Prepared::get(hint, (h, w), prepare)?, batch, call.chunks)?;
-                let ControlCall { x, timesteps, context, y, .. } = *call;
-                model.forward(&ControlInput { x, hint: &hint, timesteps, context, y, union_types }, hooks)?
-            }
-            Network::Adapter { model, hint } => {
-                let prepare = || {
-                    let picture = control.picture_for_adapter(model.config(), h, w)?.to_device(device)?;
-                    Ok(model.forward(&picture, &mut || hooks.check())?)
-                };
-                let all = Prepared::get(hint, (h, w), prepare)?;
-                all.map(|tensor, _, _| for_batch(tensor, batch, call.chunks).map_err(|error| comfyd_models::Error::msg(error.to_string())))?
-            }
-        };
-        let own = if control.net.is_averaged { own.averaged()? } else { own };
-        let own = own.scaled(control.settings.strength)?;
-        Ok(Some(match previous {
-            Some(previous) => own.merged(&previous)?,
-            None => own,
-        }))
-    }
-}
-
 /// Whether a ControlNet was trained to take a picture's style and no places of it. Nothing in a file tells, so the name does, as in the reference.
 fn is_shuffle(path: &Path) -> bool {
     path.file_stem().and_then(OsStr::to_str).is_some_and(|name| name.ends_with("_shuffle") || name.ends_with("_shuffle_fp16"))
-}
-
-/// The hints of a batch that is made of `chunks` conditions, each of the same latents.
-fn for_batch(hint: &Tensor, batch: usize, chunks: usize) -> Result<Tensor> {
-    if hint.dim(0)? == batch {
-        return Ok(hint.clone());
-    }
-    let one = repeat_to_batch(hint, batch / chunks.max(1))?;
-    Ok(Tensor::cat(&vec![one; chunks.max(1)], 0)?)
 }

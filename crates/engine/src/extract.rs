@@ -33,8 +33,8 @@ pub struct LoraExtraction {
 /// Writes a LoRA file of models that are differences. Reports progress per tensor.
 pub fn save_lora(cx: &Context<'_>, model: Option<&Model>, clip: Option<&Clip>, settings: LoraExtraction, output: Output<'_>) -> Result<()> {
     let mut parts: Vec<(String, Weights)> = model.iter().map(|model| ("diffusion_model.".to_owned(), model.weights.clone())).collect();
-    for (kind, weights) in clip.map(Clip::parts).unwrap_or_default() {
-        parts.push((format!("text_encoders.{}.transformer.", kind.name()), weights));
+    for (kind, weights) in clip.iter().flat_map(|clip| clip.parts.iter()) {
+        parts.push((format!("text_encoders.{}.transformer.", kind.name()), weights.clone()));
     }
     let all: usize = parts.iter().map(|(_, weights)| weights.part.weights.len()).sum();
     let mut out = StateDict::default();

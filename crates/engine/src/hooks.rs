@@ -1,30 +1,27 @@
 //! Hooks on conditions: changes of weights that count only for the conditions that carry them, with strengths that may change while
-//! sampling. How a LoRA changes weights is not known here.
+//! sampling. How a LoRA changes weights, and where a sampling stands, is not known here.
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use comfyd_models::unet::UNet;
 use comfyd_node::Opaque;
-use comfyd_samplers::Schedule;
+use comfyd_weights::EncoderKind;
+use comfyd_weights::detect::Model;
 
-use crate::{Clip, Model, Result};
+use crate::part::Weights;
+use crate::{Engine, Result, lora};
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
-
-/// Models with hooks that one sampling remembers without building them anew; past that they are forgotten.
-const MAX_REMEMBERED: usize = 64;
 
 /// Where the changed weights come from.
 #[derive(Debug, Clone)]
 enum Source {
     Lora(PathBuf),
     /// The difference to other models' weights.
-    Models {
-        model: Model,
-        clip: Option<Clip>,
+    Weights {
+        denoiser: Weights,
+        encoders: Vec<(EncoderKind, Weights)>,
     },
 }
 
@@ -62,6 +59,11 @@ impl HookKeyframes {
         Self(Arc::new(all))
     }
 
+    /// Whether it is the same value.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     /// All of them.
     pub fn entries(&self) -> &[HookKeyframe] {
         &self.0
@@ -78,9 +80,9 @@ impl HookGroup {
         Self::one(Source::Lora(path), strength_model, strength_clip)
     }
 
-    /// The difference to these models as a hook (CreateHookModelAsLora).
-    pub fn models(model: Model, clip: Option<Clip>, strength_model: f64, strength_clip: f64) -> Self {
-        Self::one(Source::Models { model, clip }, strength_model, strength_clip)
+    /// The difference to a denoiser and to text encoders as a hook.
+    pub(crate) fn weights(denoiser: Weights, encoders: Vec<(EncoderKind, Weights)>, strength_model: f64, strength_clip: f64) -> Self {
+        Self::one(Source::Weights { denoiser, encoders }, strength_model, strength_clip)
     }
 
     fn one(source: Source, strength_model: f64, strength_clip: f64) -> Self {
@@ -108,8 +110,14 @@ impl HookGroup {
         Self(Arc::new(hooks.collect()))
     }
 
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
+    /// The keyframes of each hook.
+    pub(crate) fn keyframes(&self) -> impl ExactSizeIterator<Item = &HookKeyframes> {
+        self.0.iter().map(|hook| &hook.keyframes)
+    }
+
+    /// Which value it is.
+    pub(crate) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     /// Whether it is the same value.
@@ -117,31 +125,41 @@ impl HookGroup {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// The model with the hooks' changes, each multiplied by its factor.
-    fn on_model(&self, model: &Model, factors: &[f64]) -> Result<Model> {
-        let mut model = model.clone();
+    /// A denoiser's weights with the hooks' changes, each multiplied by its factor.
+    pub(crate) fn on_denoiser(&self, engine: &Engine, info: &Model, weights: &Weights, factors: &[f64]) -> Result<Weights> {
+        let mut weights = weights.clone();
         for (hook, factor) in self.0.iter().zip(factors) {
             let strength = hook.strength_model * factor;
-            model = match hook.source.as_ref() {
-                Source::Lora(path) => model.with_lora(path, strength)?,
-                Source::Models { model: other, .. } => model.with_difference(other, strength),
+            weights = match hook.source.as_ref() {
+                Source::Lora(path) => lora::on_denoiser(engine, path, info, &weights, strength)?,
+                Source::Weights { denoiser, .. } => weights.with_difference(denoiser, strength),
             };
         }
-        Ok(model)
+        Ok(weights)
     }
 
-    /// The text encoders with the hooks' changes, each multiplied by its factor.
-    pub(crate) fn on_clip(&self, clip: &Clip, factors: &[f64]) -> Result<Clip> {
-        let mut clip = clip.clone();
+    /// Text encoders with the hooks' changes, each multiplied by its factor.
+    pub(crate) fn on_encoders(
+        &self,
+        engine: &Engine,
+        parts: &[(EncoderKind, Weights)],
+        factors: &[f64],
+    ) -> Result<Vec<(EncoderKind, Weights)>> {
+        let mut parts = parts.to_vec();
         for (hook, factor) in self.0.iter().zip(factors) {
             let strength = hook.strength_clip * factor;
-            clip = match hook.source.as_ref() {
-                Source::Lora(path) => clip.with_lora(path, strength)?,
-                Source::Models { clip: Some(other), .. } => clip.with_difference(other, strength)?,
-                Source::Models { clip: None, .. } => clip,
-            };
+            match hook.source.as_ref() {
+                Source::Lora(path) => parts = lora::on_encoders(engine, path, &parts, strength)?,
+                Source::Weights { encoders, .. } => {
+                    for (kind, weights) in &mut parts {
+                        if let Some((_, other)) = encoders.iter().find(|(other, _)| other == kind) {
+                            *weights = weights.with_difference(other, strength);
+                        }
+                    }
+                }
+            }
         }
-        Ok(clip)
+        Ok(parts)
     }
 
     /// The parts of the sampling in which the hooks' keyframes give the same strengths, and those strengths (the reference's
@@ -206,137 +224,14 @@ impl Opaque for HookKeyframes {
     }
 }
 
-/// Where one value of keyframes stands in a sampling.
-struct Position {
-    keyframes: HookKeyframes,
-    start_sigmas: Vec<f64>,
-    index: usize,
-    used_steps: usize,
-    sigma: Option<f32>,
-}
-
-impl Position {
-    fn new(keyframes: &HookKeyframes, schedule: &dyn Schedule) -> Self {
-        let start_sigmas = keyframes.entries().iter().map(|keyframe| schedule.percent_to_sigma(keyframe.start_percent)).collect();
-        Self { keyframes: keyframes.clone(), start_sigmas, index: 0, used_steps: 0, sigma: None }
-    }
-
-    /// A keyframe that began before the sampling guarantees nothing.
-    fn guaranteed(&self, index: usize, max_sigma: f32) -> usize {
-        if self.start_sigmas[index] > f64::from(max_sigma) { 0 } else { self.keyframes.entries()[index].guarantee_steps }
-    }
-
-    /// Moves on to this noise level.
-    fn advance(&mut self, sigma: f32, max_sigma: f32) {
-        let count = self.start_sigmas.len();
-        if count == 0 || self.sigma == Some(sigma) {
-            return;
-        }
-        if self.used_steps >= self.guaranteed(self.index, max_sigma) {
-            for next in self.index + 1..count {
-                if self.start_sigmas[next] < f64::from(sigma) {
-                    break;
-                }
-                self.index = next;
-                self.used_steps = 0;
-                if self.guaranteed(next, max_sigma) > 0 {
-                    break;
-                }
-            }
-        }
-        self.used_steps += 1;
-        self.sigma = Some(sigma);
-    }
-
-    fn strength(&self) -> f64 {
-        self.keyframes.entries().get(self.index).map_or(1.0, |keyframe| keyframe.strength)
-    }
-}
-
-/// The hooks of one sampling.
-pub(crate) struct HookRun {
-    model: Model,
-    max_sigma: f32,
-    positions: Vec<Position>,
-    /// Models by their group and the strengths' bits.
-    made: HashMap<(usize, Vec<u64>), Model>,
-}
-
-impl HookRun {
-    pub(crate) fn new(model: &Model, sigmas: &[f32]) -> Self {
-        let max_sigma = sigmas.iter().copied().fold(0.0, f32::max);
-        Self { model: model.clone(), max_sigma, positions: Vec::new(), made: HashMap::new() }
-    }
-
-    /// Moves the keyframes of a condition's hooks on to this noise level.
-    pub(crate) fn advance(&mut self, group: &HookGroup, sigma: f32) {
-        for hook in group.0.iter() {
-            let is_of_hook = |position: &Position| Arc::ptr_eq(&position.keyframes.0, &hook.keyframes.0);
-            if !self.positions.iter().any(is_of_hook) {
-                self.positions.push(Position::new(&hook.keyframes, self.model.options.schedule.as_ref()));
-            }
-            for position in self.positions.iter_mut().filter(|position| is_of_hook(position)) {
-                position.advance(sigma, self.max_sigma);
-            }
-        }
-    }
-
-    /// The denoiser for conditions with these hooks.
-    pub(crate) fn unet(&mut self, group: &HookGroup) -> Result<Arc<UNet>> {
-        let factor = |hook: &Hook| {
-            let position = self.positions.iter().find(|position| Arc::ptr_eq(&position.keyframes.0, &hook.keyframes.0));
-            position.map_or(1.0, Position::strength)
-        };
-        let factors: Vec<f64> = group.0.iter().map(factor).collect();
-        let key = (Arc::as_ptr(&group.0).addr(), factors.iter().map(|factor| factor.to_bits()).collect());
-        if let Some(model) = self.made.get(&key) {
-            return model.unet();
-        }
-        let model = group.on_model(&self.model, &factors)?;
-        if self.made.len() >= MAX_REMEMBERED {
-            self.made.clear();
-        }
-        let unet = model.unet()?;
-        self.made.insert(key, model);
-        Ok(unet)
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use comfyd_samplers::schedule::{Discrete, DiscreteSettings};
-
     use super::*;
 
     fn keyframes(entries: &[(f64, f64, usize)]) -> HookKeyframes {
         entries.iter().fold(HookKeyframes::default(), |all, &(strength, start_percent, guarantee_steps)| {
             all.with(HookKeyframe { strength, start_percent, guarantee_steps })
         })
-    }
-
-    fn strengths(entries: &[(f64, f64, usize)], percents: &[f64]) -> Vec<f64> {
-        let schedule = Discrete::new(&DiscreteSettings::default()).unwrap();
-        let mut position = Position::new(&keyframes(entries), &schedule);
-        let sigma = |percent: f64| schedule.percent_to_sigma(percent).min(f64::from(schedule.sigma_max())) as f32;
-        percents
-            .iter()
-            .map(|percent| {
-                position.advance(sigma(*percent), schedule.sigma_max());
-                position.strength()
-            })
-            .collect()
-    }
-
-    #[test]
-    fn keyframes_take_over_where_they_begin() {
-        let percents = [0.0, 0.25, 0.5, 0.75];
-        assert_eq!(strengths(&[], &percents), [1.0; 4]);
-        assert_eq!(strengths(&[(0.1, 0.0, 0), (0.2, 0.5, 0)], &percents), [0.1, 0.1, 0.2, 0.2]);
-        // Kept in order, and each step guaranteed even where the next has begun.
-        assert_eq!(strengths(&[(0.3, 0.2, 1), (0.2, 0.1, 1), (0.1, 0.0, 0)], &[0.0, 0.25, 0.5, 0.75]), [0.1, 0.2, 0.3, 0.3]);
-        assert_eq!(strengths(&[(0.3, 0.2, 0), (0.2, 0.1, 0), (0.1, 0.0, 0)], &[0.0, 0.25]), [0.1, 0.3]);
     }
 
     #[test]

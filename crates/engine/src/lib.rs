@@ -2,7 +2,7 @@
 //! HTTP and no node class.
 //!
 //! Nodes hold the values of this crate ([`Model`], [`Clip`], [`Vae`], [`Conditioning`], …), which are cheap to clone, and change copies of
-//! them (`model.freeu(…)`). Work is done by the [`Engine`], to which the values' methods lead (`engine.sample(cx, …)`, `vae.decode(…)`).
+//! them (`model.with(patch)`). Work is done by the [`Engine`], to which the values' methods lead (`engine.sample(cx, …)`, `vae.decode(…)`).
 //! Arrays cross the border as candle tensors on the CPU, F32: see [`tensor`] and [`values`].
 
 mod array;
@@ -17,10 +17,12 @@ mod files;
 mod guider;
 mod hooks;
 mod latent_format;
+mod loading;
 mod lora;
 mod model;
 mod options;
 mod part;
+pub mod patches;
 mod precision;
 mod residency;
 mod sampling;
@@ -35,13 +37,14 @@ pub use crate::clip::{Clip, Tokens};
 pub use crate::conditioning::{Area, CondEntry, Conditioning, SdxlSize};
 pub use crate::control::{Control, ControlNet, ControlSettings};
 pub use crate::device::devices;
-pub use crate::engine::{Checkpoint, Engine, Memory};
+pub use crate::engine::{Engine, Memory};
 pub use crate::error::{Error, Result};
 pub use crate::extract::{LoraExtraction, save_lora};
 pub use crate::guider::{DualStyle, Guider};
 pub use crate::hooks::{HookGroup, HookKeyframe, HookKeyframes};
 pub use crate::latent_format::LatentFormat;
-pub use crate::model::{AttentionScale, Downscale, LatentFunction, Model};
+pub use crate::loading::Checkpoint;
+pub use crate::model::Model;
 pub use crate::options::{DeviceChoice, EngineOptions, PreviewMethod};
 pub use crate::sampling::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
 pub use crate::saving::Output;

@@ -10,34 +10,41 @@ use comfyd_weights::{EncoderKind, StateDict};
 use crate::part::{Patch, PatchKind, Weights};
 use crate::{Engine, Error, Result};
 
-/// The patches of a denoiser that a file holds.
-pub(crate) fn model_patches(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Vec<(String, Patch)>> {
+/// A denoiser's weights with a file's patches at a strength.
+pub(crate) fn on_denoiser(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Weights> {
+    if strength == 0.0 {
+        return Ok(weights.clone());
+    }
     let file = open(engine, path)?;
     let lora = load(&file, &lora::unet_keys(&weights.part.weights, &info.config), path)?;
     if lora.adapters.is_empty() {
         tracing::warn!("{}: none of its {} names is of this model, which stays as it is", path.display(), file.len());
     }
-    Ok(lora.adapters.into_iter().map(|(name, adapter)| patch(name, adapter, strength)).collect())
+    Ok(weights.with_patches(lora.adapters.into_iter().map(|(name, adapter)| patch(name, adapter, strength))))
 }
 
-/// The patches of text encoders that a file holds, for each of them.
-pub(crate) fn clip_patches(
+/// Text encoders with a file's patches at a strength.
+pub(crate) fn on_encoders(
     engine: &Engine,
     path: &Path,
     parts: &[(EncoderKind, Weights)],
     strength: f64,
-) -> Result<Vec<Vec<(String, Patch)>>> {
+) -> Result<Vec<(EncoderKind, Weights)>> {
+    if strength == 0.0 {
+        return Ok(parts.to_vec());
+    }
     let file = open(engine, path)?;
     let encoders: Vec<(EncoderKind, StateDict)> = parts.iter().map(|(kind, weights)| (*kind, weights.part.weights.clone())).collect();
     let lora = load(&file, &lora::clip_keys(&encoders), path)?;
-    let of_encoder = |kind: EncoderKind| {
+    let patched = |(kind, weights): &(EncoderKind, Weights)| {
         let adapters = lora.adapters.iter().filter_map(|(target, adapter)| {
             let name = target.strip_prefix(kind.name())?.strip_prefix('.')?;
             Some(patch(name.to_owned(), adapter.clone(), strength))
         });
-        adapters.collect()
+        let patches: Vec<(String, Patch)> = adapters.collect();
+        (*kind, if patches.is_empty() { weights.clone() } else { weights.with_patches(patches) })
     };
-    Ok(parts.iter().map(|(kind, _)| of_encoder(*kind)).collect())
+    Ok(parts.iter().map(patched).collect())
 }
 
 fn open(engine: &Engine, path: &Path) -> Result<StateDict> {

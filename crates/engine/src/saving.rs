@@ -7,7 +7,7 @@ use comfyd_node::CancelToken;
 use comfyd_weights::detect::{self, Family, Variant};
 use comfyd_weights::{EncoderKind, StateDict, save, write};
 
-use crate::{Clip, Model, Result, Vae};
+use crate::{Clip, Error, Model, Result, Vae};
 
 /// Where a model is written to, and what ends the writing early.
 pub struct Output<'a> {
@@ -17,46 +17,67 @@ pub struct Output<'a> {
     pub cancel: &'a CancelToken,
 }
 
-/// Writes a denoiser, with the encoders and the autoencoder if given, as a checkpoint.
-pub(crate) fn save_model(
-    model: &Model,
-    output: Output<'_>,
-    clip: Option<&Clip>,
-    vae: Option<&Vae>,
-    title: &str,
-    metadata: &[(String, String)],
-) -> Result<()> {
-    let mut texts = architecture(model, title);
-    let schedule = model.schedule()?;
-    // What the file said of its prediction, whatever was set since: the reference writes no more than that.
-    let prediction = match model.info.prediction {
-        detect::Prediction::Eps => {
-            texts.push(("modelspec.predict_key".into(), "epsilon".into()));
-            detect::Prediction::Eps
+impl Model {
+    /// The safetensors file that ModelSave (no encoder, no autoencoder) and CheckpointSave write, with these metadata beside those that
+    /// tell the model's kind. `title` becomes the title in the metadata.
+    pub fn save(
+        &self,
+        output: Output<'_>,
+        clip: Option<&Clip>,
+        vae: Option<&Vae>,
+        title: &str,
+        metadata: &[(String, String)],
+    ) -> Result<()> {
+        let mut texts = architecture(self, title);
+        let schedule = self.schedule();
+        // What the file said of its prediction, whatever was set since: the reference writes no more than that.
+        let prediction = match self.info.prediction {
+            detect::Prediction::Eps => {
+                texts.push(("modelspec.predict_key".into(), "epsilon".into()));
+                detect::Prediction::Eps
+            }
+            detect::Prediction::V { .. } => {
+                texts.push(("modelspec.predict_key".into(), "v".into()));
+                detect::Prediction::V { zsnr: schedule.is_zsnr() }
+            }
+            detect::Prediction::VContinuous { .. } | detect::Prediction::Edm => detect::Prediction::Eps,
+        };
+        let unet = self.weights.for_saving();
+        let clips: Vec<(EncoderKind, StateDict)> =
+            clip.iter().flat_map(|clip| clip.parts.iter()).map(|(kind, weights)| (*kind, weights.for_saving())).collect();
+        let vae = vae.map(|vae| vae.weights.for_saving());
+        let parts = save::Parts { family: self.info.family, prediction, unet: &unet, clips: &clips, vae: vae.as_ref() };
+        let mut dict = save::checkpoint(&parts)?;
+        // The noise levels that are set now.
+        if schedule.is_continuous_edm() && schedule.prediction() == comfyd_samplers::Prediction::V {
+            dict.insert("edm_vpred.sigma_max", Tensor::new(schedule.sigma_max(), &Device::Cpu)?);
+            dict.insert("edm_vpred.sigma_min", Tensor::new(schedule.sigma_min(), &Device::Cpu)?);
         }
-        detect::Prediction::V { .. } => {
-            texts.push(("modelspec.predict_key".into(), "v".into()));
-            detect::Prediction::V { zsnr: schedule.is_zsnr() }
-        }
-        detect::Prediction::VContinuous { .. } | detect::Prediction::Edm => detect::Prediction::Eps,
-    };
-    let unet = model.weights.for_saving();
-    let clips: Vec<(EncoderKind, StateDict)> =
-        clip.map(Clip::parts).unwrap_or_default().into_iter().map(|(kind, weights)| (kind, weights.for_saving())).collect();
-    let vae = vae.map(|vae| vae.weights().for_saving());
-    let parts = save::Parts { family: model.info.family, prediction, unet: &unet, clips: &clips, vae: vae.as_ref() };
-    let mut dict = save::checkpoint(&parts)?;
-    // The noise levels that are set now.
-    if schedule.is_continuous_edm() && schedule.prediction() == comfyd_samplers::Prediction::V {
-        dict.insert("edm_vpred.sigma_max", Tensor::new(schedule.sigma_max(), &Device::Cpu)?);
-        dict.insert("edm_vpred.sigma_min", Tensor::new(schedule.sigma_min(), &Device::Cpu)?);
+        texts.extend_from_slice(metadata);
+        write(output, &dict, texts)
     }
-    texts.extend_from_slice(metadata);
-    write(output, &dict, texts)
+}
+
+impl Clip {
+    /// The safetensors file that CLIPSave writes for one of its encoders, with these metadata.
+    pub fn save(&self, encoder: &str, output: Output<'_>, metadata: &[(String, String)]) -> Result<()> {
+        let (_, weights) =
+            self.parts.iter().find(|(kind, _)| kind.name() == encoder).ok_or_else(|| {
+                Error::msg(format!("there is no text encoder '{encoder}' here; take one of {}", self.encoders().join(", ")))
+            })?;
+        write(output, &save::clip(&weights.for_saving())?, metadata.to_vec())
+    }
+}
+
+impl Vae {
+    /// The safetensors file that VAESave writes, with these metadata.
+    pub fn save(&self, output: Output<'_>, metadata: &[(String, String)]) -> Result<()> {
+        write(output, &save::vae(&self.weights.for_saving()), metadata.to_vec())
+    }
 }
 
 /// Writes tensors by their names.
-pub(crate) fn write(output: Output<'_>, dict: &StateDict, metadata: Vec<(String, String)>) -> Result<()> {
+fn write(output: Output<'_>, dict: &StateDict, metadata: Vec<(String, String)>) -> Result<()> {
     write_as(output, dict, write::Options { metadata, ..write::Options::default() })
 }
 

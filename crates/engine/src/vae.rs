@@ -21,7 +21,7 @@ pub struct Vae {
     engine: Engine,
     /// `None`: latents are pixels.
     config: Option<Arc<VaeConfig>>,
-    weights: Weights,
+    pub(crate) weights: Weights,
 }
 
 impl Vae {
@@ -35,10 +35,6 @@ impl Vae {
     pub(crate) fn pixel_space(engine: &Engine) -> Self {
         let weights = Weights::new(Part::new(StateDict::default(), engine.device().clone(), Precision::Stored));
         Self { engine: engine.clone(), config: None, weights }
-    }
-
-    pub(crate) fn weights(&self) -> &Weights {
-        &self.weights
     }
 
     fn model(&self, config: &VaeConfig) -> Result<Arc<vae::Vae>> {
@@ -107,11 +103,6 @@ impl Vae {
 
     fn here(&self, tensor: &Tensor) -> Result<Tensor> {
         Ok(tensor.contiguous()?.to_device(self.engine.device())?)
-    }
-
-    /// The safetensors file that VAESave writes, with these metadata.
-    pub fn save(&self, output: crate::Output<'_>, metadata: &[(String, String)]) -> Result<()> {
-        crate::saving::write(output, &comfyd_weights::save::vae(&self.weights.for_saving()), metadata.to_vec())
     }
 }
 

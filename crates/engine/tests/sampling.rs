@@ -7,12 +7,17 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use candle_core::{DType, Device};
+use comfyd_engine::patches::{
+    Apg, CfgNorm, CfgZeroStar, DifferentialDiffusion, EpsilonScaling, FreSca, Hooked, Mahiro, PerpNeg, PerturbedAttentionGuidance,
+    RescaleCfg, Sampling, SelfAttentionGuidance, TangentialDamping,
+};
 use comfyd_engine::{
-    Area, AttentionScale, CondEntry, Conditioning, Downscale, DualStyle, Engine, EngineOptions, Guider, KSampler, LatentInput, Model,
-    Noise, Sampler, Sigmas, Tensor, tensor,
+    Area, CondEntry, Conditioning, DualStyle, Engine, EngineOptions, Guider, KSampler, LatentInput, Model, Noise, Sampler, Sigmas, Tensor,
+    tensor,
 };
 use comfyd_imaging::resize::Method;
 use comfyd_kernels::random::Generator;
+use comfyd_models::unet::hooks::{Downscale, FreeU, FreeUVersion, HyperTile, TokenMerging};
 use comfyd_node::{CancelToken, Context, Hidden, SilentReporter};
 use comfyd_samplers::schedule::{Discrete, DiscreteSettings};
 use comfyd_samplers::{Prediction, noise};
@@ -182,7 +187,7 @@ fn masked_samplings() {
             })
         };
         masked(model("base")).with(|c| c.settings.sampler = "ddim".into()).check("ddim_mask");
-        masked(model("base").differential_diffusion(1.0)).check("differential");
+        masked(model("base").with(DifferentialDiffusion { strength: 1.0 })).check("differential");
     });
 }
 
@@ -243,17 +248,17 @@ fn guiders() {
 fn guidance_functions() {
     on_each_device(|| {
         let base = model("base");
-        case(base.perp_neg(&cond(3), 0.8)).check("perp_neg");
-        case(base.rescale_cfg(0.7)).check("rescale");
-        case(base.adaptive_projected_guidance(0.6, 4.0, -0.5)).check("apg");
-        case(base.cfg_zero_star()).check("zero_star");
-        case(base.cfg_norm(0.9)).check("norm");
-        case(base.tangential_damping()).check("tcfg");
-        case(base.fresca(0.8, 1.4, 5)).check("fresca");
-        case(base.mahiro()).check("mahiro");
-        case(base.epsilon_scaling(1.01)).check("epsilon");
-        case(base.perturbed_attention_guidance(3.0)).check("pag");
-        case(base.self_attention_guidance(0.5, 2.0)).check("sag");
+        case(base.with(PerpNeg { empty: cond(3), neg_scale: 0.8 })).check("perp_neg");
+        case(base.with(RescaleCfg { multiplier: 0.7 })).check("rescale");
+        case(base.with(Apg::new(0.6, 4.0, -0.5))).check("apg");
+        case(base.with(CfgZeroStar)).check("zero_star");
+        case(base.with(CfgNorm { strength: 0.9 })).check("norm");
+        case(base.with(TangentialDamping)).check("tcfg");
+        case(base.with(FreSca { low: 0.8, high: 1.4, cutoff: 5 })).check("fresca");
+        case(base.with(Mahiro)).check("mahiro");
+        case(base.with(EpsilonScaling { factor: 1.01 })).check("epsilon");
+        case(base.with(PerturbedAttentionGuidance { scale: 3.0 })).check("pag");
+        case(base.with(SelfAttentionGuidance::new(0.5, 2.0))).check("sag");
     });
 }
 
@@ -269,21 +274,26 @@ fn noise_levels() {
 fn patches_of_the_pass() {
     on_each_device(|| {
         let base = model("base");
-        case(base.freeu(1.1, 1.2, 0.9, 0.2)).check("freeu");
-        case(base.freeu_v2(1.3, 1.4, 0.9, 0.2)).check("freeu_v2");
-        let settings = Downscale {
-            block_number: 2,
+        let free_u = |version, b1, b2| base.with(Hooked(move |_: &Sampling<'_>| FreeU { version, deep: (b1, 0.9), shallow: (b2, 0.2) }));
+        case(free_u(FreeUVersion::V1, 1.1, 1.2)).check("freeu");
+        case(free_u(FreeUVersion::V2, 1.3, 1.4)).check("freeu_v2");
+        let shrink = |sampling: &Sampling<'_>| Downscale {
+            block: 2,
             factor: 2.0,
-            start_percent: 0.0,
-            end_percent: 0.6,
+            sigma_start: sampling.schedule.percent_to_sigma(0.0),
+            sigma_end: sampling.schedule.percent_to_sigma(0.6),
             after_skip: true,
-            downscale_method: Method::Bicubic,
-            upscale_method: Method::Bilinear,
+            shrink: Method::Bicubic,
+            grow: Method::Bilinear,
         };
-        case(base.downscale(settings).unwrap()).check("downscale");
-        case(base.token_merging(0.4)).with(|c| c.settings.steps = 1).check("tome");
+        case(base.with(Hooked(shrink))).check("downscale");
+        case(base.with(Hooked(|sampling: &Sampling<'_>| TokenMerging::new(0.4, sampling.random()))))
+            .with(|c| c.settings.steps = 1)
+            .check("tome");
         let larger = Tensor::zeros((1, 4, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        case(base.hypertile(64, 4, 1, false)).with(|c| (c.latent.samples, c.settings.steps) = (larger, 1)).check("hypertile");
+        case(base.with(Hooked(|sampling: &Sampling<'_>| HyperTile::new(64, 4, 1, false, sampling.random()))))
+            .with(|c| (c.latent.samples, c.settings.steps) = (larger, 1))
+            .check("hypertile");
     });
 }
 
@@ -291,14 +301,16 @@ fn patches_of_the_pass() {
 fn patched_weights() {
     on_each_device(|| {
         let (base, other) = (model("base"), model("other"));
-        case(base.merge(&other, 0.3).unwrap()).check("merged");
+        case(base.merge(&other, 0.3)).check("merged");
         let ratios = [("input".to_owned(), 0.2), ("middle".to_owned(), 0.5), ("out".to_owned(), 0.9)];
-        case(base.merge_blocks(&other, 0.2, &ratios).unwrap()).check("blocks");
-        case(base.add(&base.subtract(&other, 0.5).unwrap()).unwrap()).check("subtracted");
-        case(base.cross_attention_multiply(AttentionScale { q: 1.1, k: 0.9, v: 1.2, out: 0.8 })).check("multiplied");
+        case(base.merge_blocks(&other, 0.2, &ratios)).check("blocks");
+        case(base.add(&base.subtract(&other, 0.5))).check("subtracted");
+        let factors = [("to_q", 1.1), ("to_k", 0.9), ("to_v", 1.2), ("to_out.0", 0.8)];
+        let factor = |name: &str| factors.iter().find(|(part, _)| name.contains(&format!("attn2.{part}."))).map(|(_, factor)| *factor);
+        case(base.multiplied(factor)).check("multiplied");
         // A merge at its ends gives one of the models, to the bit.
-        assert_eq!(difference(&case(base.merge(&other, 1.0).unwrap()).run(), &case(base.clone()).run()), 0.0);
-        assert_eq!(difference(&case(base.merge(&other, 0.0).unwrap()).run(), &case(other).run()), 0.0);
+        assert_eq!(difference(&case(base.merge(&other, 1.0)).run(), &case(base.clone()).run()), 0.0);
+        assert_eq!(difference(&case(base.merge(&other, 0.0)).run(), &case(other).run()), 0.0);
     });
 }
 

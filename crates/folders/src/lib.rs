@@ -4,18 +4,23 @@
 mod error;
 mod extra;
 mod listing;
+mod names;
+mod options;
 mod save;
 mod version;
 pub mod whole;
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::{Mutex, RwLock};
 
+use crate::names::{clean_relative, replace_root};
+
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
+pub use crate::names::{Kind, extension, join_inside, split_annotation};
 pub use crate::save::{SaveTarget, SavedFile, Saving};
 pub use crate::version::FileVersion;
 
@@ -24,36 +29,6 @@ pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth",
 
 /// Model folders of which the output folder has one too: what the nodes that save models write can be loaded again.
 const SAVED_MODELS: [&str; 5] = ["checkpoints", "clip", "vae", "diffusion_models", "loras"];
-
-/// Tiny autoencoders that can be chosen without a file of their own in `vae`.
-const TINY_AUTOENCODERS: [&str; 2] = ["taesd", "taesdxl"];
-
-/// The three folders that clients may name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Uploads and other inputs.
-    Input,
-    /// Results to keep.
-    Output,
-    /// Results that may go when the server stops.
-    Temp,
-}
-
-impl Kind {
-    /// The name on the wire: `input`, `output`, `temp`.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Input => "input",
-            Self::Output => "output",
-            Self::Temp => "temp",
-        }
-    }
-
-    /// The kind of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        [Self::Input, Self::Output, Self::Temp].into_iter().find(|kind| kind.as_str() == name)
-    }
-}
 
 /// The folders that hold everything else.
 #[derive(Debug, Clone)]
@@ -225,36 +200,13 @@ impl Folders {
         self.find(folder)?.paths.iter().map(|p| p.join(&relative)).find(|p| p.is_file())
     }
 
-    /// What can be chosen as an autoencoder: the files of `vae`, the tiny autoencoders of which both halves are in `vae_approx`, and
-    /// `pixel_space`, which does nothing.
-    pub fn autoencoders(&self) -> Vec<String> {
-        let mut names = self.model_files("vae").unwrap_or_default();
-        let halves = self.model_files("vae_approx").unwrap_or_default();
-        let has = |half: String| halves.iter().any(|file| file.starts_with(&half));
-        let whole = TINY_AUTOENCODERS.iter().filter(|name| has(format!("{name}_encoder.")) && has(format!("{name}_decoder.")));
-        names.extend(whole.map(|name| (*name).to_owned()));
-        names.push("pixel_space".into());
-        names
-    }
-
     /// The first file in `vae_approx` whose name begins so, such as `taesd_decoder.`.
     pub fn approximate_vae(&self, start: &str) -> Option<PathBuf> {
         let name = self.model_files("vae_approx")?.into_iter().find(|name| name.starts_with(start))?;
         self.model_path("vae_approx", &name)
     }
 
-    /// Folders in the layout of the diffusers library: those in `diffusers` that hold a `model_index.json`, relative.
-    pub fn diffusers_folders(&self) -> Vec<String> {
-        let mut names = Vec::new();
-        for path in self.model_paths("diffusers").unwrap_or_default() {
-            names.extend(self.listing(path).files.iter().filter_map(|file| file.strip_suffix("/model_index.json")).map(str::to_owned));
-        }
-        names.sort_unstable();
-        names.dedup();
-        names
-    }
-
-    /// The full path of such a folder. `None` if there is none, or the name leads outside.
+    /// The full path of a folder in the layout of the diffusers library. `None` if there is none, or the name leads outside.
     pub fn diffusers_folder(&self, name: &str) -> Option<PathBuf> {
         let relative = clean_relative(name)?;
         self.model_paths("diffusers")?.iter().map(|p| p.join(&relative)).find(|p| p.join("model_index.json").is_file())
@@ -264,18 +216,6 @@ impl Folders {
     pub fn embedding(&self, name: &str) -> Option<PathBuf> {
         let endings = ["", ".safetensors", ".pt", ".bin"];
         endings.iter().find_map(|ending| self.model_path("embeddings", &format!("{name}{ending}")))
-    }
-
-    /// Files directly in a client's folder whose ending is one of `extensions` (lower case with the dot; all when empty), sorted.
-    pub fn files_in(&self, kind: Kind, extensions: &[impl AsRef<str>]) -> Vec<String> {
-        let listing = self.listing(self.directory(kind));
-        let direct = listing.files.iter().filter(|f| !f.contains('/'));
-        direct.filter(|f| extensions.is_empty() || extensions.iter().any(|e| e.as_ref() == extension(f))).cloned().collect()
-    }
-
-    /// Sub-folders of the input folder, relative with forward slashes, sorted.
-    pub fn input_folders(&self) -> Vec<String> {
-        self.listing(&self.roots.input).folders.clone()
     }
 
     /// A number that grows when a folder that was listed has changed: what is derived from listings is then out of date.
@@ -337,96 +277,6 @@ impl Folders {
             self.generation.fetch_add(1, Ordering::AcqRel);
         }
         fresh
-    }
-}
-
-/// Splits `name [output]` into the name and the folder; `None` where no folder is named.
-pub fn split_annotation(name: &str) -> (&str, Option<Kind>) {
-    for kind in [Kind::Output, Kind::Input, Kind::Temp] {
-        if let Some(rest) = name.strip_suffix(']').and_then(|n| n.strip_suffix(kind.as_str())).and_then(|n| n.strip_suffix('[')) {
-            return (rest.strip_suffix(' ').unwrap_or(rest), Some(kind));
-        }
-    }
-    (name, None)
-}
-
-/// Replaces a folder's path where it stands as a whole: not as a part of other names.
-fn replace_root(text: &str, root: &str, name: &str) -> String {
-    let is_name = |c: char| c.is_alphanumeric() || "_-".contains(c);
-    let goes_on = |after: &str| after.strip_prefix('.').unwrap_or(after).starts_with(is_name);
-    let mut out = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some(at) = rest.find(root) {
-        let (before, after) = (&rest[..at], &rest[at + root.len()..]);
-        let whole = !before.ends_with(|c| is_name(c) || c == '.' || c == std::path::MAIN_SEPARATOR) && !goes_on(after);
-        out.push_str(before);
-        match after.strip_prefix(std::path::MAIN_SEPARATOR) {
-            // A name of its own, without the dot of the folder that it is in.
-            Some(_) if whole && name == "." => rest = &after[1..],
-            _ => {
-                out.push_str(if whole { name } else { root });
-                rest = after;
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
-
-/// Joins by name and fails if the result is not inside `root`, or is a file that is not whole yet. Links on the disk are the owner's
-/// choice and are followed.
-pub fn join_inside(root: &Path, relative: &Path) -> Result<PathBuf> {
-    let outside = || Error::Outside { path: relative.to_owned() };
-    if relative.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(outside());
-    }
-    let mut path = root.to_owned();
-    let mut depth = 0usize;
-    for component in relative.components() {
-        match component {
-            Component::Normal(name) => {
-                path.push(name);
-                depth += 1;
-            }
-            Component::CurDir => {}
-            Component::ParentDir => {
-                depth = depth.checked_sub(1).ok_or_else(outside)?;
-                path.pop();
-            }
-            Component::RootDir | Component::Prefix(_) => return Err(outside()),
-        }
-    }
-    if depth > 0 && is_unfinished(&path) {
-        return Err(Error::Unfinished { path: relative.to_owned() });
-    }
-    Ok(path)
-}
-
-fn is_unfinished(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| whole::is_unfinished(&name.to_string_lossy()))
-}
-
-/// A model file's name with `..` resolved inside its folder, as the reference does: what would leave the folder stays at its top.
-fn clean_relative(name: &str) -> Option<PathBuf> {
-    let mut path = PathBuf::new();
-    for component in Path::new(name).components() {
-        match component {
-            Component::Normal(part) => path.push(part),
-            Component::ParentDir => {
-                path.pop();
-            }
-            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
-        }
-    }
-    (!path.as_os_str().is_empty() && !is_unfinished(&path)).then_some(path)
-}
-
-/// The ending with its dot, in lower case; empty if there is none.
-pub fn extension(file: &str) -> String {
-    let name = file.rsplit('/').next().unwrap_or(file);
-    match name.rfind('.') {
-        Some(at) if at > 0 => name[at..].to_lowercase(),
-        _ => String::new(),
     }
 }
 

@@ -4,7 +4,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::{Error, FileVersion, Folders, Kind, Roots, join_inside, split_annotation};
+use comfyd_node::{FileSource, OptionSource};
+
+use crate::{Error, FileVersion, Folders, Kind, Roots, extension, join_inside, split_annotation};
 
 fn folders() -> (tempfile::TempDir, Folders) {
     let dir = tempfile::tempdir().unwrap();
@@ -40,9 +42,9 @@ fn autoencoders_need_both_halves() {
     let models = dir.path().join("models");
     touch(&models.join("vae/a.safetensors"));
     touch(&models.join("vae_approx/taesd_decoder.safetensors"));
-    assert_eq!(folders.autoencoders(), ["a.safetensors", "pixel_space"]);
+    assert_eq!(folders.files(&FileSource::Autoencoders), ["a.safetensors", "pixel_space"]);
     touch(&models.join("vae_approx/taesd_encoder.pth"));
-    assert_eq!(folders.autoencoders(), ["a.safetensors", "taesd", "pixel_space"]);
+    assert_eq!(folders.files(&FileSource::Autoencoders), ["a.safetensors", "taesd", "pixel_space"]);
     assert_eq!(folders.approximate_vae("taesd_encoder.").unwrap(), models.join("vae_approx/taesd_encoder.pth"));
     assert_eq!(folders.approximate_vae("taesdxl_encoder."), None);
 }
@@ -53,7 +55,7 @@ fn diffusers_folders_hold_an_index() {
     let models = dir.path().join("models/diffusers");
     touch(&models.join("some/model_index.json"));
     touch(&models.join("other/unet/config.json"));
-    assert_eq!(folders.diffusers_folders(), ["some"]);
+    assert_eq!(folders.files(&FileSource::DiffusersFolders), ["some"]);
     assert_eq!(folders.diffusers_folder("some").unwrap(), models.join("some"));
     assert_eq!(folders.diffusers_folder("other"), None);
     assert_eq!(folders.diffusers_folder("../../diffusers/other"), None);
@@ -240,7 +242,7 @@ fn unfinished_files_are_neither_listed_nor_named() {
     }
     touch(&dir.path().join("mine/.hidden"));
     assert_eq!(folders.model_files("mine").unwrap(), [".hidden"]);
-    assert_eq!(folders.files_in(Kind::Input, &[""; 0]), Vec::<String>::new());
+    assert_eq!(folders.files(&FileSource::InputFiles(unfinished.map(extension).into())), Vec::<String>::new());
     folders.remove_unfinished();
     assert!(!dir.path().join("input/sub").join(unfinished[0]).exists());
 }

@@ -2,7 +2,9 @@
 //! node.
 
 use crate::resize::{self, Crop, Method};
-use crate::{Error, Image, Mask, Result};
+
+use crate::{Error, Result};
+use comfyd_values::{Image, Mask};
 use ndarray::{ArcArray, Array3, Array4, ArrayView4, ArrayViewMut4, Axis, Ix4, IxDyn, Zip, concatenate, s};
 
 /// How two pictures mix in [`blend`].

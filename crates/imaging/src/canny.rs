@@ -2,7 +2,9 @@
 //! neighbours that are equal.
 
 use crate::filter::reflect;
-use crate::{Error, Image, Result};
+
+use crate::{Error, Result};
+use comfyd_values::Image;
 use ndarray::{Array4, Axis};
 
 /// Added under the root of the magnitude.

@@ -1,6 +1,7 @@
 //! Colour spaces. Knows the formulas of kornia and Pillow that ComfyUI's nodes use.
 
-use crate::{Error, Image, Result};
+use crate::{Error, Result};
+use comfyd_values::Image;
 use ndarray::{Array3, Array4, Axis};
 
 /// `a * b / 255`, rounded, in Pillow's integers.

@@ -7,7 +7,9 @@
 //! GIF files behind the first frame, where it is black.
 
 use crate::color::from_cmyk;
-use crate::{Error, Image, Mask, Raster, Result, avif, jpeg, tiff};
+
+use crate::{Error, Raster, Result, avif, jpeg, tiff};
+use comfyd_values::{Image, Mask};
 use image::codecs::{gif::GifDecoder, png::PngDecoder, pnm::PnmDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{AnimationDecoder, DynamicImage, ImageDecoder, ImageFormat, RgbaImage};

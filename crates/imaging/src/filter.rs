@@ -1,7 +1,9 @@
 //! Gaussian blur and sharpening with reflected borders, as ComfyUI's ImageBlur, ImageSharpen and LatentOperationSharpen do. Knows no
 //! node.
 
-use crate::{Error, Image, Result};
+use comfyd_values::Image;
+
+use crate::{Error, Result};
 
 /// Blurs with a Gaussian of `2 * radius + 1` pixels. `sigma` is in units of the radius: at the kernel's edge the distance is 1.
 ///

@@ -19,9 +19,7 @@ pub mod resample;
 pub mod resize;
 mod tiff;
 pub mod transform;
-mod types;
 pub mod webp;
 
 pub use crate::error::{Error, Result};
 pub use crate::raster::Raster;
-pub use crate::types::{Image, Latent, Mask};

@@ -1,7 +1,9 @@
 //! Masks: making them from pictures, combining, growing and feathering them, as ComfyUI's mask nodes do. Knows no node.
 
 use crate::morphology::{Extremum, running};
-use crate::{Error, Image, Mask, Result};
+
+use crate::{Error, Result};
+use comfyd_values::{Image, Mask};
 use ndarray::{Array3, Axis, Slice, Zip, s};
 
 /// One channel of a picture: 0 red, 1 green, 2 blue, 3 alpha (ComfyUI's ImageToMask).

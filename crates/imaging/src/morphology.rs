@@ -1,6 +1,7 @@
 //! Grey morphology with a square kernel, as ComfyUI's ImageMorphology does with kornia: what lies outside the picture does not count.
 
-use crate::{Error, Image, Result};
+use crate::{Error, Result};
+use comfyd_values::Image;
 use ndarray::{ArrayD, ArrayViewD, Axis};
 use std::collections::VecDeque;
 

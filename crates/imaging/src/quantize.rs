@@ -4,7 +4,8 @@
 //! Ties decide which colours end up in which box, and Pillow's ties depend on the order of its hash table. Where a picture has few
 //! enough colours (up to 65536) this file follows that order.
 
-use crate::{Error, Image, Raster, Result};
+use crate::{Error, Raster, Result};
+use comfyd_values::Image;
 use ndarray::Array4;
 use std::collections::{BTreeMap, HashMap};
 

@@ -1,6 +1,7 @@
 //! Eight bits per channel: the form in which pictures enter and leave files. Knows no file format.
 
-use crate::{Error, Image, Mask, Result};
+use crate::{Error, Result};
+use comfyd_values::{Image, Mask};
 use ndarray::{Array4, ArrayView3};
 
 /// A picture of 8-bit channels, rows top to bottom, pixels interleaved. Channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.

@@ -2,7 +2,9 @@
 //! arrays, and no node.
 
 use crate::resample::{self, Filter};
-use crate::{Error, Image, Mask, Raster, Result};
+
+use crate::{Error, Raster, Result};
+use comfyd_values::{Image, Mask};
 use ndarray::{ArcArray, ArrayView4, Axis, Dimension, IxDyn, s};
 
 /// Most values that one resize may produce.

@@ -1,8 +1,10 @@
 //! Moving pixels about: cropping, turning, padding, stitching, batching, adding noise. Knows no node.
 
 use crate::resize::{self, Crop, Method, check_size};
-use crate::{Error, Image, Mask, Result};
+
+use crate::{Error, Result};
 use comfyd_kernels::random::Generator;
+use comfyd_values::{Image, Mask};
 use ndarray::{ArcArray, Array3, Array4, Axis, Dimension, RemoveAxis, Slice, concatenate, s};
 
 /// Cuts a rectangle out of every picture (ComfyUI's ImageCrop): a corner outside is moved to the last pixel, what lies beyond is

@@ -6,7 +6,8 @@ use comfyd_imaging::decode::{self, Limits};
 use comfyd_imaging::quantize::{self, Dither};
 use comfyd_imaging::resize::{self, Crop, Method};
 use comfyd_imaging::transform::{self, Sides, Stitch};
-use comfyd_imaging::{Image, Mask, Raster, canny, color, filter, mask, morphology};
+use comfyd_imaging::{Raster, canny, color, filter, mask, morphology};
+use comfyd_values::{Image, Mask};
 use ndarray::{ArcArray, Axis, IxDyn};
 
 fn file(name: &str) -> Vec<u8> {

@@ -152,6 +152,7 @@ impl ControlNet {
             transformer_index: 0,
             heads: 0,
             head_dim: 0,
+            model_channels: self.config.unet.model_channels,
             latent: [b, c, height, width],
             sigmas: &[],
             cond_or_uncond: &[],

@@ -99,6 +99,7 @@ impl UNet {
             transformer_index: 0,
             heads: 0,
             head_dim: 0,
+            model_channels: self.config.model_channels,
             latent: [b, c, height, width],
             sigmas: input.sigmas,
             cond_or_uncond: input.cond_or_uncond,

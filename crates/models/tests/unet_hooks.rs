@@ -5,16 +5,26 @@ mod unet_support;
 
 use std::sync::{Arc, Mutex};
 
-use candle_core::D;
+use candle_core::{D, Tensor};
 use comfyd_imaging::resize::Method;
 use comfyd_kernels::random::Generator;
+use comfyd_models::Result;
 use comfyd_models::unet::hooks::{AttentionScores, Downscale, FreeU, FreeUVersion, HyperTile, PerturbedAttention, TokenMerging};
 use comfyd_models::unet::{BlockInfo, HookList, Hooks, Part};
 
 use unet_support::{Inputs, assert_close, golden, noise, run, unet};
 
-fn free_u(version: FreeUVersion) -> FreeU {
-    FreeU { version, model_channels: 16, deep: (1.3, 0.9), shallow: (1.4, 0.2) }
+/// FreeU as on a UNet whose first level has half the channels that the tiny one has, as in the script.
+struct OnNarrower(FreeU);
+
+impl Hooks for OnNarrower {
+    fn output_block(&mut self, h: Tensor, skip: Tensor, at: &BlockInfo<'_>) -> Result<(Tensor, Tensor)> {
+        self.0.output_block(h, skip, &BlockInfo { model_channels: 16, ..*at })
+    }
+}
+
+fn free_u(version: FreeUVersion) -> OnNarrower {
+    OnNarrower(FreeU { version, deep: (1.3, 0.9), shallow: (1.4, 0.2) })
 }
 
 fn at() -> BlockInfo<'static> {
@@ -25,6 +35,7 @@ fn at() -> BlockInfo<'static> {
         transformer_index: 0,
         heads: 0,
         head_dim: 0,
+        model_channels: 32,
         latent: [2, 4, 8, 8],
         sigmas: &[],
         cond_or_uncond: &[],

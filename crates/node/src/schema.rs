@@ -7,8 +7,6 @@ use serde_json::{Map, Value as Json, json};
 pub enum FileSource {
     /// Model files of a folder such as `checkpoints`.
     Models(String),
-    /// Files in the input folder that are pictures.
-    InputImages,
     /// Files in the input folder with one of these endings (lower case, with the dot).
     InputFiles(Vec<String>),
     /// Sub-folders of the input folder.

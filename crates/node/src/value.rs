@@ -167,6 +167,11 @@ impl<T: Opaque> From<Arc<T>> for Value {
         Self::Object(v)
     }
 }
+impl<T: Opaque> From<T> for Value {
+    fn from(v: T) -> Self {
+        Self::object(v)
+    }
+}
 
 /// The inputs of one call, by name, in the schema's order.
 ///

@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
-use comfyd_engine::Engine;
+use comfyd_engine::patches::ModelPatch;
+use comfyd_engine::{Engine, Model};
 use comfyd_node::{CancelToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
+use comfyd_values::{Image, Latent, Mask};
 
 use crate::apart::apart;
 use crate::resize::{Crop, Method};
 use crate::services::State;
-use crate::values::{Image, Latent, Mask};
 
 /// The largest width and height that widgets allow, in pixels.
 pub(crate) const MAX_RESOLUTION: i64 = 16384;
@@ -97,39 +98,44 @@ impl Call<'_, '_> {
         &self.state.services.engine
     }
 
+    /// The model of the input `model` with a patch of its use.
+    pub(crate) fn patched(&self, patch: impl ModelPatch + Clone + Sync + 'static) -> Result<NodeOutput> {
+        Ok(NodeOutput::one(Value::object(self.object::<Model>("model")?.with(patch))))
+    }
+
     /// The pictures of an input: (B, H, W, C), none of the axes empty.
-    pub(crate) fn image(&self, name: &str) -> Result<comfyd_imaging::Image> {
+    pub(crate) fn image(&self, name: &str) -> Result<Image> {
         let image = self.inputs.get::<Image>(name)?;
-        if image.0.0.is_empty() {
+        if image.0.is_empty() {
             return Err(empty(name, image.describe()));
         }
-        Ok(image.0.clone())
+        Ok(Arc::unwrap_or_clone(image))
     }
 
     /// The masks of an input: (B, H, W), none of the axes empty.
-    pub(crate) fn mask(&self, name: &str) -> Result<comfyd_imaging::Mask> {
+    pub(crate) fn mask(&self, name: &str) -> Result<Mask> {
         let mask = self.inputs.get::<Mask>(name)?;
-        if mask.0.0.is_empty() {
+        if mask.0.is_empty() {
             return Err(empty(name, mask.describe()));
         }
-        Ok(mask.0.clone())
+        Ok(Arc::unwrap_or_clone(mask))
     }
 
     /// The masks of an optional input.
-    pub(crate) fn mask_optional(&self, name: &str) -> Result<Option<comfyd_imaging::Mask>> {
+    pub(crate) fn mask_optional(&self, name: &str) -> Result<Option<Mask>> {
         self.inputs.optional(name).map(|_| self.mask(name)).transpose()
     }
 
     /// The latents of an input: at least (B, C, N), none of the axes empty.
-    pub(crate) fn latent(&self, name: &str) -> Result<comfyd_imaging::Latent> {
+    pub(crate) fn latent(&self, name: &str) -> Result<Latent> {
         let latent = self.inputs.get::<Latent>(name)?;
-        if latent.0.samples.is_empty() {
+        if latent.samples.is_empty() {
             return Err(empty(name, latent.describe()));
         }
-        if latent.0.samples.ndim() < 3 {
+        if latent.samples.ndim() < 3 {
             return Err(Error::msg(format!("input '{name}' holds {}; latents have at least three axes", latent.describe())));
         }
-        Ok(latent.0.clone())
+        Ok(Arc::unwrap_or_clone(latent))
     }
 
     /// A number that must fit `T`.

@@ -31,7 +31,6 @@ mod saving;
 mod services;
 mod string;
 mod tensors;
-mod values;
 
 use std::sync::Arc;
 
@@ -39,8 +38,7 @@ use comfyd_node::{Node, Provider};
 
 use crate::class::{Bound, Class};
 use crate::services::State;
-pub use crate::services::{FileOptions, Limits, Services};
-pub use crate::values::{Image, Latent, LatentOperation, Mask, Svg};
+pub use crate::services::{Limits, Services};
 
 /// The built-in node classes.
 pub struct Builtin {

@@ -1,8 +1,8 @@
 //! Scaling with the limits of a call.
 
-use comfyd_imaging::Image;
 pub(crate) use comfyd_imaging::resize::{Crop, Method};
 use comfyd_node::{Error, Result};
+use comfyd_values::Image;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::apart::each;

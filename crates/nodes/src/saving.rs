@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use comfyd_folders::Kind;
-use comfyd_imaging::{Image, Raster, png};
+use comfyd_imaging::{Raster, png};
 use comfyd_node::{Error, NodeOutput, Result};
+use comfyd_values::Image;
 use serde_json::Value as Json;
 
 use crate::class::Call;

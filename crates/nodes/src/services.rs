@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use comfyd_engine::Engine;
 use comfyd_folders::{FileVersion, Folders, Kind};
 use comfyd_imaging::decode;
-use comfyd_node::{CancelToken, Error, FileSource, OptionSource, Result};
+use comfyd_node::{CancelToken, Error, Result};
 use parking_lot::Mutex;
 
 /// Files over this size are not hashed.
@@ -53,23 +53,6 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self { max_tensor_bytes: 8 << 30, max_text_bytes: 64 << 20, max_file_bytes: 1 << 30 }
-    }
-}
-
-/// Lists files for combos from the folders.
-#[derive(Clone)]
-pub struct FileOptions(pub Arc<Folders>);
-
-impl OptionSource for FileOptions {
-    fn files(&self, source: &FileSource) -> Vec<String> {
-        match source {
-            FileSource::Models(folder) => self.0.model_files(folder).unwrap_or_default(),
-            FileSource::InputImages => self.0.files_in(Kind::Input, &decode::endings()),
-            FileSource::InputFiles(extensions) => self.0.files_in(Kind::Input, extensions),
-            FileSource::InputFolders => self.0.input_folders(),
-            FileSource::Autoencoders => self.0.autoencoders(),
-            FileSource::DiffusersFolders => self.0.diffusers_folders(),
-        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Arrays of these nodes as tensors of the engine, and back.
 
 use comfyd_engine::{LatentInput, Tensor, tensor, values as tensor_values};
-use comfyd_imaging::{Image, Latent, Mask};
 use comfyd_node::{Error, Result};
+use comfyd_values::{Image, Latent, Mask};
 use ndarray::{ArcArray, Array, Dimension, IxDyn};
 
 /// An array of any axes.

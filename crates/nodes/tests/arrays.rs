@@ -8,10 +8,8 @@
 
 mod common;
 
-use std::sync::Arc;
-
 use comfyd_node::{Inputs, Opaque, Value};
-use comfyd_nodes::{Image, Latent, Mask};
+use comfyd_values::{Image, Latent, Mask};
 use common::{Bench, values};
 use ndarray::{ArcArray, IxDyn};
 use serde_json::{Value as Json, json};
@@ -29,16 +27,16 @@ fn array(of: &Json) -> Array {
 
 fn value(json: &Json) -> Value {
     if let Some(of) = json.get("latent") {
-        let mut latent = comfyd_imaging::Latent::new(array(of).mapv(|v| v * 2.0 - 1.0).into_shared());
+        let mut latent = Latent::new(array(of).mapv(|v| v * 2.0 - 1.0).into_shared());
         latent.noise_mask = of.get("noise_mask").map(array);
         latent.batch_index = of.get("batch_index").map(|index| serde_json::from_value(index.clone()).unwrap());
-        return Arc::new(Latent(latent)).into();
+        return latent.into();
     }
     if let Some(of) = json.get("array") {
         let array = array(of);
         return match of["kind"].as_str().unwrap() {
-            "image" => Arc::new(Image(comfyd_imaging::Image(array.into_dimensionality().unwrap()))).into(),
-            _ => Arc::new(Mask(comfyd_imaging::Mask(array.into_dimensionality().unwrap()))).into(),
+            "image" => Value::object(Image(array.into_dimensionality().unwrap())),
+            _ => Value::object(Mask(array.into_dimensionality().unwrap())),
         };
     }
     match json {
@@ -70,20 +68,20 @@ fn compare(got: &Value, want: &Json, out: &mut Vec<String>) {
         }
         got.iter().zip(want).for_each(|(got, want)| compare(got, want, out));
     } else if let Some(latent) = got.downcast::<Latent>() {
-        compare_array("samples", &latent.0.samples, want, out);
-        match (&latent.0.noise_mask, want.get("noise_mask")) {
+        compare_array("samples", &latent.samples, want, out);
+        match (&latent.noise_mask, want.get("noise_mask")) {
             (Some(got), Some(want)) => compare_array("noise_mask", got, want, out),
             (None, None) => {}
             (got, want) => out.push(format!("noise_mask {got:?}, the reference has {want:?}")),
         }
-        let index = latent.0.batch_index.as_ref().map(|index| json!(index));
+        let index = latent.batch_index.as_ref().map(|index| json!(index));
         if index.as_ref() != want.get("batch_index") {
             out.push(format!("batch_index {index:?}, the reference has {:?}", want.get("batch_index")));
         }
     } else if let Some(image) = got.downcast::<Image>() {
-        compare_array("image", &image.0.0.clone().into_dyn(), want, out);
+        compare_array("image", &image.0.clone().into_dyn(), want, out);
     } else if let Some(mask) = got.downcast::<Mask>() {
-        compare_array("mask", &mask.0.0.clone().into_dyn(), want, out);
+        compare_array("mask", &mask.0.clone().into_dyn(), want, out);
     } else {
         out.push(format!("{got:?}"));
     }
@@ -185,5 +183,5 @@ fn values_describe_themselves() {
     let latent = value(&json!({"latent": {"shape": [1, 4, 2, 2], "seed": 0, "noise_mask": {"shape": [1, 1, 2, 2], "seed": 1}}}));
     assert_eq!(latent.to_json(), "a latent of shape 1 x 4 x 2 x 2, with a noise mask");
     assert_eq!(latent.size_bytes(), 80);
-    assert_eq!(Image(comfyd_imaging::Image::solid(1, 1, 1, 0)).type_name(), "IMAGE");
+    assert_eq!(Image::solid(1, 1, 1, 0).type_name(), "IMAGE");
 }

@@ -74,7 +74,7 @@ fn conditionings_are_bounded() {
     let entry = entries(&run(&bench, "ConditioningSetTimestepRange", &json!({"start": 0.2, "end": 0.7}), &link)[0]).remove(0);
     assert_eq!((entry.start_percent, entry.end_percent), (Some(0.2), Some(0.7)));
 
-    let mask = comfyd_nodes::Mask(comfyd_imaging::Mask::solid(1, 4, 6, 0.5));
+    let mask = comfyd_values::Mask::solid(1, 4, 6, 0.5);
     let links = [link[0].clone(), ("mask", Value::object(mask))];
     let widgets = json!({"strength": 0.8, "set_cond_area": "mask bounds"});
     let entry = entries(&run(&bench, "ConditioningSetMask", &widgets, &links)[0]).remove(0);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use comfyd_engine::{EngineOptions, PreviewMethod};
 use comfyd_node::{CancelToken, Context, Error, Inputs, PreviewImage, Reporter, Value};
-use comfyd_nodes::Latent;
+use comfyd_values::Latent;
 use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};
 
@@ -66,7 +66,7 @@ fn sampling(model: &Value, prompt: &Prompt, steps: usize) -> Inputs {
 }
 
 fn latent(value: &Value) -> Vec<f32> {
-    value.downcast::<Latent>().unwrap().0.samples.iter().copied().collect()
+    value.downcast::<Latent>().unwrap().samples.iter().copied().collect()
 }
 
 fn sample(bench: &Bench, model: &Value, clip: &Value) -> Vec<f32> {
@@ -120,7 +120,7 @@ fn a_saved_checkpoint_samples_as_the_one_it_was() {
     let latent = prompt(&again, &clip).latent;
     let decoded = |vae: &Value| {
         let image = node(&again, "VAEDecode", &json!({}), &[("samples", &latent), ("vae", vae)]).remove(0);
-        image.downcast::<comfyd_nodes::Image>().unwrap().0.0.iter().copied().collect::<Vec<f32>>()
+        image.downcast::<comfyd_values::Image>().unwrap().0.iter().copied().collect::<Vec<f32>>()
     };
     assert_eq!(decoded(&alone), decoded(&vae));
 }

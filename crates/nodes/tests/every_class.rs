@@ -13,7 +13,8 @@ use comfyd_engine::EngineOptions;
 use comfyd_executor::{CachePolicy, Executor};
 use comfyd_jobs::{Event, EventKind, EventSink};
 use comfyd_node::{CancelToken, Choices, Context, Input, InputKind, Inputs, Node, NodeOutput, Result, Schema, Value};
-use comfyd_nodes::{FileOptions, Limits, Svg};
+use comfyd_nodes::Limits;
+use comfyd_values::Svg;
 use common::{Bench, models};
 use serde_json::{Map, Value as Json, json};
 
@@ -157,10 +158,6 @@ impl Runner {
         self.bench.catalog.iter().map(|entry| Arc::clone(&entry.schema)).filter(|schema| !own(&schema.class)).collect()
     }
 
-    fn options(&self) -> FileOptions {
-        self.bench.options()
-    }
-
     /// A graph that runs the class and shows all that it gives. `set` are widgets' values; `lists` gives it two values of each input.
     fn graph(&self, schema: &Schema, widgets: Widgets, set: &[(&str, Json)], lists: bool) -> Json {
         let mut nodes = Map::new();
@@ -217,7 +214,7 @@ impl Runner {
             InputKind::Text => Some(first().unwrap_or(json!(""))),
             InputKind::Combo(Choices::Remote) => Some(json!("picture.png [output]")),
             InputKind::Combo(_) => {
-                let choices = input.choices(&self.options()).unwrap_or_default();
+                let choices = input.choices(&*self.bench.folders).unwrap_or_default();
                 let preferred = ["sd15.safetensors", "lora.safetensors", "controlnet.safetensors", "vae.safetensors", "picture.png"];
                 let fitting = choices.iter().find(|choice| preferred.iter().any(|name| **choice == **name));
                 Some(fitting.or(choices.first()).unwrap_or_else(|| panic!("no file for {}", input.name)).clone())

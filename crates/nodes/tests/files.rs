@@ -19,7 +19,8 @@ use comfyd_jobs::event::NullSink;
 use comfyd_node::{
     CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, OptionSource, PreviewFormat, Value,
 };
-use comfyd_nodes::{FileOptions, Image, Latent, Limits, Mask, Svg};
+use comfyd_nodes::Limits;
+use comfyd_values::{Image, Latent, Mask, Svg};
 use comfyd_weights::safetensors;
 use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};
@@ -48,7 +49,7 @@ fn metadata() -> Vec<(String, String)> {
 }
 
 fn pictures(batch: usize) -> Value {
-    Arc::new(Image(comfyd_imaging::Image::solid(batch, 6, 8, 0x336699))).into()
+    Value::object(Image::solid(batch, 6, 8, 0x336699))
 }
 
 fn with(widgets: Json, name: &str, value: Value) -> Inputs {
@@ -90,7 +91,7 @@ fn without_metadata_nothing_is_told() {
 #[test]
 fn previews_go_to_the_temp_folder() {
     let bench = bench();
-    let mask: Value = Arc::new(Mask(comfyd_imaging::Mask::solid(1, 4, 4, 0.5))).into();
+    let mask: Value = Value::object(Mask::solid(1, 4, 4, 0.5));
     for (class, inputs) in [("PreviewImage", with(json!({}), "images", pictures(1))), ("MaskPreview", with(json!({}), "mask", mask))] {
         let shown = ui(&bench.run(class, inputs).unwrap());
         let file = &shown["images"][0];
@@ -131,13 +132,13 @@ fn an_animation_is_read_as_a_batch() {
     let bench = bench();
     let widgets = json!({"filename_prefix": "w", "fps": 6.0, "lossless": true, "quality": 0, "method": "fastest"});
     // Frames that are equal may be stored as one.
-    let mut frames = comfyd_imaging::Image::solid(3, 6, 8, 0x336699).0.to_owned();
+    let mut frames = Image::solid(3, 6, 8, 0x336699).0.to_owned();
     frames.indexed_iter_mut().for_each(|((frame, ..), value)| *value = frame as f32 / 2.0);
-    let frames: Value = Arc::new(Image(comfyd_imaging::Image::new(frames))).into();
+    let frames: Value = Value::object(Image::new(frames));
     let shown = ui(&bench.run("SaveAnimatedWEBP", with(widgets, "images", frames)).unwrap());
     let name = format!("{} [output]", shown["images"][0]["filename"].as_str().unwrap());
     let loaded = bench.first("LoadImageOutput", &json!({"image": name})).unwrap().downcast::<Image>().unwrap();
-    assert_eq!(loaded.0.0.shape(), [3, 6, 8, 3]);
+    assert_eq!(loaded.0.shape(), [3, 6, 8, 3]);
 }
 
 #[test]
@@ -158,7 +159,7 @@ fn vector_pictures_hold_the_workflow() {
 fn latents_are_saved_and_read() {
     let bench = bench();
     let samples = ndarray::ArcArray::from_shape_fn(vec![1, 2, 3, 4], |i| (i[1] * 12 + i[2] * 4 + i[3]) as f32 / 7.0);
-    let latent: Value = Arc::new(Latent(comfyd_imaging::Latent::new(samples.clone()))).into();
+    let latent: Value = Value::object(Latent::new(samples.clone()));
     let shown = ui(&bench.run("SaveLatent", with(json!({"filename_prefix": "latents/l"}), "samples", latent)).unwrap());
     assert_eq!(shown, json!({"latents": [{"filename": "l_00001_.latent", "subfolder": "latents", "type": "output"}]}));
     let path = bench.folders.directory(Kind::Output).join("latents/l_00001_.latent");
@@ -166,14 +167,14 @@ fn latents_are_saved_and_read() {
         safetensors::read_metadata(&path).unwrap().into_iter().map(|(key, text)| (key, text.as_str().unwrap().to_owned())).collect();
     assert_eq!(told, metadata());
     let loaded = bench.first("LoadLatent", &json!({"latent": "latents/l_00001_.latent [output]"})).unwrap();
-    assert_eq!(loaded.downcast::<Latent>().unwrap().0.samples, samples);
+    assert_eq!(loaded.downcast::<Latent>().unwrap().samples, samples);
 
     // An older file has no version and holds values scaled for SD1.
     let old =
         safetensors::to_bytes(&[safetensors::TensorF32 { name: "latent_tensor", shape: &[1, 1, 1, 1], values: &[0.5] }], None).unwrap();
     std::fs::write(bench.folders.roots().input.join("old.latent"), old).unwrap();
     let loaded = bench.first("LoadLatent", &json!({"latent": "old.latent"})).unwrap().downcast::<Latent>().unwrap();
-    assert!((loaded.0.samples[[0, 0, 0, 0].as_slice()] - 0.5 / 0.18215).abs() < 1e-6);
+    assert!((loaded.samples[[0, 0, 0, 0].as_slice()] - 0.5 / 0.18215).abs() < 1e-6);
 }
 
 #[test]
@@ -203,7 +204,7 @@ fn files_of(bench: &Bench, source: &FileSource) -> (Vec<PathBuf>, &'static str) 
     match source {
         FileSource::Models(folder) => (vec![models(folder).join("a.safetensors")], "a.safetensors"),
         FileSource::Autoencoders => (vec![models("vae").join("a.safetensors")], "a.safetensors"),
-        FileSource::InputImages | FileSource::InputFiles(_) => (vec![roots.input.join("a.png")], "a.png"),
+        FileSource::InputFiles(_) => (vec![roots.input.join("a.png")], "a.png"),
         FileSource::InputFolders => (several(roots.input.join("set"), &["1.png", "2.jpg"]), "set"),
         FileSource::DiffusersFolders => {
             let parts = ["unet/diffusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.bin", "text_encoder/model.safetensors"];
@@ -414,7 +415,7 @@ fn every_picture_that_a_list_offers_is_read() {
         let Some(InputKind::Combo(Choices::Files { source, .. })) = schema.inputs.first().map(|input| &input.kind) else {
             panic!("{class} offers no files");
         };
-        let offered = FileOptions(Arc::clone(&bench.folders)).files(source);
+        let offered = bench.folders.files(source);
         for name in ["LOUD.JPG", "misnamed.png", "RGB_420.avif", "float.tif", "RGB.ico", "colors.ppm", "P.pcx", "L.tga", "RGB.jp2"] {
             assert!(offered.iter().any(|file| file == name), "{class} does not offer {name}");
         }
@@ -506,8 +507,8 @@ fn empty_latents_have_the_shapes_of_their_models() {
     ];
     for (class, shape) in cases {
         let latent = bench.first(class, &given).unwrap().downcast::<Latent>().unwrap();
-        assert_eq!(latent.0.samples.shape(), shape, "{class}");
-        assert!(latent.0.samples.iter().all(|v| *v == 0.0));
+        assert_eq!(latent.samples.shape(), shape, "{class}");
+        assert!(latent.samples.iter().all(|v| *v == 0.0));
     }
 }
 
@@ -518,7 +519,7 @@ fn noise(batch: usize, side: usize) -> Value {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         (state >> 8) as f32 / (1 << 24) as f32
     });
-    Arc::new(Image(comfyd_imaging::Image::new(values))).into()
+    Value::object(Image::new(values))
 }
 
 /// Interrupts a bench's prompt while `run` works, which must then end with that error.
@@ -565,7 +566,7 @@ fn effects_can_be_interrupted() {
     }
     let mut dot = ndarray::Array3::zeros((1, 3000, 3000));
     dot[[0, 0, 0]] = 1.0;
-    let mask: Value = Arc::new(Mask(comfyd_imaging::Mask::new(dot))).into();
+    let mask: Value = Value::object(Mask::new(dot));
     let bench = Bench::new();
     interrupted(&bench, || bench.run("GrowMask", with(json!({"expand": 16_384, "tapered_corners": true}), "mask", mask)));
 }
@@ -611,8 +612,8 @@ fn a_folder_of_pictures_is_one_batch() {
     assert!(load("None").unwrap_err().to_string().contains("b.png has 2 x 2 pixels, the first picture 4 x 4"));
     let corners = |method: &str| {
         let image = load(method).unwrap().downcast::<Image>().unwrap();
-        assert_eq!(image.0.0.shape(), [2, 4, 4, 3]);
-        [image.0.0[[0, 3, 3, 0]], image.0.0[[1, 0, 0, 0]], image.0.0[[1, 3, 3, 2]]]
+        assert_eq!(image.0.shape(), [2, 4, 4, 3]);
+        [image.0[[0, 3, 3, 0]], image.0[[1, 0, 0, 0]], image.0[[1, 3, 3, 2]]]
     };
     assert_eq!(corners("Stretch"), [1.0, 0.2, 0.2]);
     assert_eq!(corners("Pad"), [1.0, 0.2, 0.2]);

@@ -50,7 +50,7 @@ fn every_class_equals_the_reference() {
             out.push(format!("{class} is not in the reference"));
             continue;
         };
-        let got = entry.schema.object_info(&bench.options());
+        let got = entry.schema.object_info(&*bench.folders);
         differences(class, &got, want, &mut out);
         // Extra keys are for explanations only: no extra inputs.
         let names = |info: &Json, group: &str| info["input"][group].as_object().map(|g| g.keys().cloned().collect::<Vec<_>>());

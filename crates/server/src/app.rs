@@ -1,92 +1,23 @@
-//! What every handler shares: the domain services and the server's options.
+//! What every handler shares: the domain's services, the server's own, and its options.
 
-use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
+use bytes::Bytes;
 use comfyd_folders::Folders;
-use comfyd_jobs::JobStore;
-use comfyd_node::{Catalog, FileSource, OptionSource};
+use comfyd_jobs::{HistoryQuery, JobStore};
+use comfyd_node::Catalog;
 
-use crate::doors::{HostRule, OriginRule};
+use crate::caches::Rendered;
 use crate::hub::Hub;
-use crate::routes::object_info::ObjectInfoCache;
+use crate::options::{ApiShape, Options};
+use crate::services::download::{Downloads, Policy};
+use crate::services::log::Log;
+use crate::services::machine::Machine;
+use crate::services::users::Users;
 
-/// In which of two shapes answers come where the API document and ComfyUI's wire differ.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
-pub enum ApiShape {
-    /// What ComfyUI's clients parse, enriched with the document's fields.
-    #[default]
-    Wire,
-    /// The document's literal shape.
-    Documented,
-}
-
-/// Which page `/` serves.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum FrontEnd {
-    /// The official front end's folder (the one that holds `index.html`).
-    Folder(PathBuf),
-    /// The small page that comes with the server.
-    #[default]
-    Builtin,
-    /// No page: the API alone.
-    None,
-}
-
-/// The server's settings. Every bound of the HTTP side is here.
-#[derive(Debug, Clone)]
-pub struct Options {
-    /// Default shape of answers.
-    pub shape: ApiShape,
-    /// Page to serve.
-    pub front_end: FrontEnd,
-    /// Addresses that the server listens on; their hosts are its own.
-    pub listen: Vec<IpAddr>,
-    /// Further hosts that it answers to.
-    pub allow_hosts: Vec<HostRule>,
-    /// Origins whose pages may ask, besides its own.
-    pub allow_origins: Vec<OriginRule>,
-    /// Largest request body, in bytes.
-    pub max_upload_bytes: usize,
-    /// Several users, told apart by the `comfy-user` header.
-    pub multi_user: bool,
-    /// Longer side of previews, in pixels, unless the node says otherwise.
-    pub preview_size: u32,
-    /// Messages that may wait for one websocket client before previews are dropped and then the client.
-    pub ws_queue: usize,
-    /// Hosts that models may be downloaded from.
-    pub download_hosts: Vec<String>,
-    /// Names in `extra_data` whose values stay in memory.
-    pub secret_names: Vec<String>,
-    /// The command line, for `/system_stats`.
-    pub argv: Vec<String>,
-    /// The version of ComfyUI whose API is spoken.
-    pub api_version: String,
-    /// The versions of the front end and of the workflow templates that go with it.
-    pub required_versions: (String, String),
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self {
-            shape: ApiShape::Wire,
-            front_end: FrontEnd::Builtin,
-            listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
-            allow_hosts: Vec::new(),
-            allow_origins: Vec::new(),
-            max_upload_bytes: 100 * 1024 * 1024,
-            multi_user: false,
-            preview_size: 512,
-            ws_queue: 512,
-            download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
-            secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
-            argv: Vec::new(),
-            api_version: "0.3.64".into(),
-            required_versions: ("1.27.10".into(), "0.1.95".into()),
-        }
-    }
-}
+/// Lists of the history that are kept, and the largest one that is.
+const MAX_HISTORIES: usize = 4;
+const MAX_HISTORY_BYTES: usize = 16 << 20;
 
 /// What the server asks of whoever runs prompts.
 pub trait Control: Send + Sync {
@@ -106,8 +37,8 @@ pub struct App {
     inner: Arc<Inner>,
 }
 
-/// The services inside an [`App`].
-pub struct Inner {
+/// What a server is put together from.
+pub struct Parts {
     /// Node classes.
     pub catalog: Arc<Catalog>,
     /// Folders.
@@ -116,25 +47,41 @@ pub struct Inner {
     pub store: Arc<dyn JobStore>,
     /// Whoever runs prompts.
     pub control: Arc<dyn Control>,
-    /// Websocket clients.
+    /// Websocket clients; the one that the executor reports to.
     pub hub: Hub,
+    /// The log that clients see.
+    pub log: Log,
+}
+
+/// The services inside an [`App`].
+pub struct Inner {
     /// Settings.
     pub options: Options,
-    pub(crate) object_info: ObjectInfoCache,
-    pub(crate) history: crate::routes::history::HistoryCache,
+    parts: Parts,
+    pub(crate) users: Users,
+    pub(crate) downloads: Downloads,
+    pub(crate) machine: Machine,
+    /// `/object_info` of a generation of the folders.
+    pub(crate) object_info: Rendered<ApiShape>,
+    /// `/history` of a version of the history.
+    pub(crate) history: Rendered<(HistoryQuery, ApiShape)>,
+    /// The OpenAPI document. The router makes it: its routes cannot change while the server runs.
+    pub(crate) document: OnceLock<Bytes>,
 }
 
 impl App {
-    /// Puts the services together. `hub` is the one that the executor reports to.
-    pub fn new(
-        catalog: Arc<Catalog>,
-        folders: Arc<Folders>,
-        store: Arc<dyn JobStore>,
-        control: Arc<dyn Control>,
-        hub: Hub,
-        options: Options,
-    ) -> Self {
-        let inner = Inner { catalog, folders, store, control, hub, options, object_info: Default::default(), history: Default::default() };
+    /// Puts a server together.
+    pub fn new(parts: Parts, options: Options) -> Self {
+        let inner = Inner {
+            users: Users::new(parts.folders.roots().user.clone(), options.multi_user),
+            downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
+            machine: Machine::default(),
+            object_info: Rendered::new(2, usize::MAX),
+            history: Rendered::new(MAX_HISTORIES, MAX_HISTORY_BYTES),
+            document: OnceLock::new(),
+            parts,
+            options,
+        };
         Self { inner: Arc::new(inner) }
     }
 }
@@ -147,18 +94,10 @@ impl std::ops::Deref for App {
     }
 }
 
-/// Lists files for combos from the folders.
-pub struct FolderOptions<'a>(pub &'a Folders);
+impl std::ops::Deref for Inner {
+    type Target = Parts;
 
-impl OptionSource for FolderOptions<'_> {
-    fn files(&self, source: &FileSource) -> Vec<String> {
-        match source {
-            FileSource::Models(folder) => self.0.model_files(folder).unwrap_or_default(),
-            FileSource::InputImages => self.0.files_in(comfyd_folders::Kind::Input, &comfyd_imaging::decode::endings()),
-            FileSource::InputFiles(endings) => self.0.files_in(comfyd_folders::Kind::Input, endings),
-            FileSource::InputFolders => self.0.input_folders(),
-            FileSource::Autoencoders => self.0.autoencoders(),
-            FileSource::DiffusersFolders => self.0.diffusers_folders(),
-        }
+    fn deref(&self) -> &Parts {
+        &self.parts
     }
 }

@@ -17,20 +17,20 @@ use http_body_util::{LengthLimitError, Limited};
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use crate::{ApiError, App};
+use crate::error::ApiError;
 
 /// Codings that may lie on each other.
 const MAX_CODINGS: usize = 3;
 /// What is decoded at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
 
-/// Decodes a request's body. The route's own bound then holds for what comes out.
-pub(crate) async fn decoded(app: &App, mut request: Request) -> Result<Request, ApiError> {
+/// Decodes a request's body, of which at most `max_bytes` are read. The route's own bound then holds for what comes out.
+pub(crate) async fn decoded(max_bytes: usize, mut request: Request) -> Result<Request, ApiError> {
     let codings = codings(&request)?;
     request.headers_mut().remove(CONTENT_ENCODING);
     if !codings.is_empty() && !request.body().is_end_stream() {
         // Endless codes for nothing must end as well.
-        let encoded = Limited::new(std::mem::take(request.body_mut()), app.options.max_upload_bytes);
+        let encoded = Limited::new(std::mem::take(request.body_mut()), max_bytes);
         let stream = Body::new(encoded).into_data_stream().map_err(io::Error::other);
         *request.body_mut() = decode(Box::pin(StreamReader::new(stream)), &codings).await.map_err(|e| unreadable(&e))?;
         request.headers_mut().remove(CONTENT_LENGTH);

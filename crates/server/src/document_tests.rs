@@ -21,8 +21,9 @@ use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 use tower::ServiceExt;
 
-use crate::routes::download::{self, Policy};
-use crate::{ApiShape, App, Control, FrontEnd, Hub, Options, router};
+use crate::routes::download;
+use crate::services::download::{Downloads, Policy};
+use crate::{ApiShape, App, Control, FrontEnd, Hub, Log, Options, Parts, router};
 
 const DOCUMENT: &str = include_str!("../../../docs/prompt-server-api.ja.md");
 
@@ -340,8 +341,17 @@ impl Server {
         let runner = Arc::new(Runner::default());
         let options =
             Options { shape, front_end: FrontEnd::Folder(dir.path().join("web")), argv: vec!["serve".into()], ..Options::default() };
-        let app =
-            App::new(Arc::new(catalog), Arc::new(folders), store, Arc::clone(&runner) as Arc<dyn Control>, Hub::new(64, 512), options);
+        let app = App::new(
+            Parts {
+                catalog: Arc::new(catalog),
+                folders: Arc::new(folders),
+                store,
+                control: runner.clone(),
+                hub: Hub::new(64, 512),
+                log: Log::default(),
+            },
+            options,
+        );
         Self { dir, router: router(app.clone()), app, runner }
     }
 
@@ -713,7 +723,7 @@ impl Check {
             json!({"url": url, "model_directory": "loras", "model_filename": name, "progress_interval": 1})
         };
         let example = document.endpoint("POST", "/internal/models/download").answer.as_ref().unwrap();
-        let done = download::answer(&server.app, &Policy::local(), &order("new.safetensors")).await.unwrap();
+        let done = json!(download::answer(&server.app, &Downloads::new(Policy::local()), &order("new.safetensors")).await.unwrap());
         assert_eq!(misfits(example, &done, ""), Vec::<String>::new());
         assert_eq!((&done["status"], std::fs::read(done["download_path"].as_str().unwrap()).unwrap()), (&json!("success"), model()));
         contains(document.event("download_progress"), &client.json("download_progress").await);

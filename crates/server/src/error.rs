@@ -11,7 +11,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
-use crate::ApiShape;
+use crate::options::ApiShape;
 
 /// A handler's failure.
 #[derive(Debug)]

@@ -11,15 +11,15 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use multer::Multipart;
 
-use crate::ApiError;
 use crate::body::{parameter, parameters, text_of, to_text, unreadable};
+use crate::error::ApiError;
 
 /// Parts that one form may have.
 const MAX_PARTS: usize = 32;
 /// Longest name of a charset.
 const MAX_CHARSET_BYTES: usize = 31;
 /// Base64 as senders write it: with or without its padding.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
+pub(crate) const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent).with_decode_allow_trailing_bits(true),
 );

@@ -5,7 +5,8 @@ use axum::http::StatusCode;
 use comfyd_wire::{json, python};
 use serde_json::Value;
 
-use crate::{ApiError, body};
+use crate::body;
+use crate::error::ApiError;
 
 /// The body as JSON. Fails with 400 if it is not.
 pub struct LenientJson(pub Value);

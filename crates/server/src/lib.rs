@@ -1,8 +1,10 @@
 //! ComfyUI's HTTP and WebSocket API over the domain crates. The only crate that turns domain errors into statuses; it does not know how
 //! nodes work.
 
+mod answer;
 mod app;
 mod body;
+mod caches;
 #[cfg(test)]
 mod document_tests;
 mod doors;
@@ -13,15 +15,20 @@ mod hub;
 mod json;
 pub mod listen;
 mod openapi;
+mod options;
+mod origins;
+mod principal;
 mod query;
 mod router;
 mod routes;
 mod sent;
+mod services;
 
-pub use crate::app::{ApiShape, App, Control, FolderOptions, FrontEnd, Inner, Options};
-pub use crate::doors::{HostRule, Origin, OriginRule};
+pub use crate::app::{App, Control, Inner, Parts};
 pub use crate::error::ApiError;
 pub use crate::hub::Hub;
+pub use crate::options::{ApiShape, FrontEnd, Options};
+pub use crate::origins::{HostRule, Origin, OriginRule};
 pub use crate::router::router;
-pub use crate::routes::misc::keep_log_line;
 pub use crate::routes::queue::announce_changes;
+pub use crate::services::log::Log;

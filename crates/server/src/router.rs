@@ -16,10 +16,14 @@ use tower_http::catch_panic::CatchPanicLayer;
 use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
+use crate::app::App;
+use crate::body;
 use crate::doors::Doors;
-use crate::routes::frontend;
+use crate::error::{self, ApiError};
+use crate::principal::Principal;
+use crate::query::Query;
+use crate::routes::{self, frontend};
 use crate::sent::Sent;
-use crate::{ApiError, ApiShape, App, body, error, routes};
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
@@ -30,8 +34,10 @@ const MAX_PLAIN_ERROR_BYTES: usize = 16 * 1024;
 pub fn router(app: App) -> Router {
     let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES);
     let doors = Arc::new(Doors::new(&app.options));
+    let table = routes::all();
+    app.document.get_or_init(|| table.document(&app.options.api_version).to_string().into());
     let routes = Router::new()
-        .merge(routes::all().into_router())
+        .merge(table.into_router())
         .fallback(page_or_unknown)
         .method_not_allowed_fallback(page_or_unknown)
         .layer(DefaultBodyLimit::max(app.options.max_upload_bytes))
@@ -68,11 +74,11 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
         *request.extensions_mut() = of_connection(left);
         return routes.clone().oneshot(request).await.into_response();
     }
-    let shape = ApiShape::asked(request.uri(), app.options.shape);
+    let shape = Query::read(&mut request, app.options.shape);
     let let_in = async {
         let (parts, body) = request.into_parts();
         doors.check(&parts)?;
-        body::decoded(&app, Request::from_parts(parts, body)).await
+        body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await
     };
     let response = match let_in.await {
         Err(error) => error.into_response(),
@@ -96,9 +102,9 @@ fn of_connection(mut extensions: Extensions) -> Extensions {
 
 /// What no route takes may be a file of the front end; other methods than GET are 405. So the reference's static route answers them, which
 /// is asked too where a route takes other methods.
-async fn page_or_unknown(app: State<App>, method: Method, uri: Uri, headers: HeaderMap) -> Response {
+async fn page_or_unknown(app: State<App>, principal: Principal, method: Method, uri: Uri, headers: HeaderMap) -> Response {
     if matches!(method, Method::GET | Method::HEAD) {
-        frontend::fallback(app, method, uri, headers).await.into_response()
+        frontend::fallback(app, principal, uri, headers).await.into_response()
     } else {
         wrong_method(method, uri).await.into_response()
     }

@@ -9,7 +9,7 @@ use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
 use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Provider, Schema};
-use comfyd_server::{App, Control, FrontEnd, Hub, Options, router};
+use comfyd_server::{App, Control, FrontEnd, Hub, Log, Options, Parts, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -75,7 +75,10 @@ impl Server {
         let store = Arc::new(comfyd_jobs::memory::MemoryStore::new(Default::default()));
         let mut catalog = Catalog::new();
         catalog.add(&Described);
-        let app = App::new(Arc::new(catalog), folders, store, Arc::new(Idle), Hub::new(64, 512), options);
+        let app = App::new(
+            Parts { catalog: Arc::new(catalog), folders, store, control: Arc::new(Idle), hub: Hub::new(64, 512), log: Log::default() },
+            options,
+        );
         Self { dir, router: router(app) }
     }
 

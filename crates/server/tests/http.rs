@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 
 use comfyd_folders::{Folders, Roots};
 use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Control, Hub, Options, listen, router};
+use comfyd_server::{App, Control, Hub, Log, Options, Parts, listen, router};
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use rustls::pki_types::pem::PemObject;
@@ -98,7 +98,10 @@ impl Server {
         let mut catalog = Catalog::new();
         catalog.add(&Classes);
         let device = Arc::new(Device::default());
-        let app = App::new(Arc::new(catalog), folders, store, Arc::clone(&device) as Arc<dyn Control>, Hub::new(64, 512), options);
+        let app = App::new(
+            Parts { catalog: Arc::new(catalog), folders, store, control: device.clone(), hub: Hub::new(64, 512), log: Log::default() },
+            options,
+        );
         let listeners = listen::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);

@@ -10,7 +10,7 @@ use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status, contract};
 use comfyd_node::Catalog;
-use comfyd_server::{App, Control, Hub, Options, router};
+use comfyd_server::{App, Control, Hub, Log, Options, Parts, router};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use tower::ServiceExt;
@@ -63,7 +63,10 @@ async fn server() -> (tempfile::TempDir, Router) {
     store.claim(&contract::worker()).await.unwrap().unwrap();
     enqueue(&store, "waiting", "w").await;
     let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
-    let app = App::new(Arc::new(Catalog::new()), folders, store, Arc::new(Device), Hub::new(64, 512), Options::default());
+    let app = App::new(
+        Parts { catalog: Arc::new(Catalog::new()), folders, store, control: Arc::new(Device), hub: Hub::new(64, 512), log: Log::default() },
+        Options::default(),
+    );
     (dir, router(app))
 }
 

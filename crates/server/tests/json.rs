@@ -10,7 +10,7 @@ use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{JobStore, Status, contract};
 use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Control, Hub, Options, router};
+use comfyd_server::{App, Control, Hub, Log, Options, Parts, router};
 use comfyd_wire::json::read;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
@@ -58,7 +58,17 @@ impl Server {
         catalog.insert(Arc::new(Show));
         let device = Arc::new(Device::default());
         let options = Options { multi_user, ..Options::default() };
-        let app = App::new(Arc::new(catalog), folders, store.clone(), device.clone(), Hub::new(64, 512), options);
+        let app = App::new(
+            Parts {
+                catalog: Arc::new(catalog),
+                folders,
+                store: store.clone(),
+                control: device.clone(),
+                hub: Hub::new(64, 512),
+                log: Log::default(),
+            },
+            options,
+        );
         Self { dir, store, device, router: router(app) }
     }
 

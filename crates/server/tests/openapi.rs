@@ -11,7 +11,7 @@ use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{JobStore, contract};
 use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Control, Hub, Options, router};
+use comfyd_server::{App, Control, Hub, Log, Options, Parts, router};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -78,7 +78,17 @@ async fn server() -> (tempfile::TempDir, Router) {
     std::fs::write(loras.join("a.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header].concat()).unwrap();
     let mut catalog = Catalog::new();
     catalog.add(&Classes);
-    let app = App::new(Arc::new(catalog), Arc::new(folders), store, Arc::new(Idle), Hub::new(64, 512), Options::default());
+    let app = App::new(
+        Parts {
+            catalog: Arc::new(catalog),
+            folders: Arc::new(folders),
+            store,
+            control: Arc::new(Idle),
+            hub: Hub::new(64, 512),
+            log: Log::default(),
+        },
+        Options::default(),
+    );
     (dir, router(app))
 }
 

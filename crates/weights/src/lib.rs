@@ -19,9 +19,11 @@ mod pickle;
 mod quantised;
 mod state_dict;
 mod torch;
+mod weight;
 
 pub use crate::checkpoint::{Checkpoint, Unet};
 pub use crate::convert::EncoderKind;
 pub use crate::eight_bits::SmallFloat;
 pub use crate::error::{Error, Result};
 pub use crate::state_dict::{Form, LazyTensor, Source, StateDict};
+pub use crate::weight::{Quantized, Scaled8, Weight};

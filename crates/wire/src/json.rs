@@ -34,13 +34,32 @@ impl Error {
 
 /// Reads a JSON text in UTF-8.
 pub fn read(bytes: &[u8]) -> Result<Value, Error> {
-    match std::str::from_utf8(bytes) {
-        Ok(text) => Reader { text, at: 0, open: Vec::new() }.document(),
-        Err(error) => {
-            let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
-            Err(Reader { text: &valid, at: valid.len(), open: Vec::new() }.error("a byte that is not UTF-8"))
-        }
+    reader(bytes)?.document().map(|(value, _)| value)
+}
+
+/// The texts of the members of an object that was read, in their order; none of those whose text says something else to other readers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Texts<'t>(Vec<(String, Option<&'t str>)>);
+
+impl<'t> Texts<'t> {
+    /// The text that stands for exactly what was read of a member.
+    pub fn get(&self, key: &str) -> Option<&'t str> {
+        self.0.iter().rfind(|(known, _)| known == key)?.1
     }
+}
+
+/// Reads a JSON text in UTF-8 and tells, where it is an object, the texts of its members: what nobody changes need not be written again.
+pub fn read_with_texts(bytes: &[u8]) -> Result<(Value, Texts<'_>), Error> {
+    let mut reader = reader(bytes)?;
+    reader.texts = Some(Texts::default());
+    reader.document()
+}
+
+fn reader(bytes: &[u8]) -> Result<Reader<'_>, Error> {
+    std::str::from_utf8(bytes).map(|text| Reader::new(text, 0)).map_err(|error| {
+        let valid = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
+        Reader::new(&valid, valid.len()).error("a byte that is not UTF-8")
+    })
 }
 
 /// An array or object whose end was not read yet.
@@ -54,15 +73,25 @@ struct Reader<'t> {
     text: &'t str,
     at: usize,
     open: Vec<Open>,
+    /// The texts of the outermost object's members, if they are wanted.
+    texts: Option<Texts<'t>>,
+    /// Where the value of the outermost object's current member begins.
+    member: usize,
+    /// Whether what was read of that value is what its text says to any reader.
+    exact: bool,
 }
 
-impl Reader<'_> {
-    fn document(mut self) -> Result<Value, Error> {
+impl<'t> Reader<'t> {
+    fn new(text: &'t str, at: usize) -> Self {
+        Self { text, at, open: Vec::new(), texts: None, member: 0, exact: true }
+    }
+
+    fn document(mut self) -> Result<(Value, Texts<'t>), Error> {
         loop {
             if let Some(value) = self.value()?
                 && let Some(document) = self.put(value)?
             {
-                return Ok(document);
+                return Ok((document, self.texts.unwrap_or_default()));
             }
         }
     }
@@ -99,6 +128,9 @@ impl Reader<'_> {
             let error = self.error(&format!("more than {MAX_DEPTH} arrays and objects in each other (flatten them)"));
             return Err(Error { too_deep: true, ..error });
         }
+        if self.open.is_empty() {
+            (self.member, self.exact) = (self.at, true);
+        }
         self.open.push(open);
         Ok(None)
     }
@@ -106,7 +138,9 @@ impl Reader<'_> {
     /// Puts a value where it belongs and closes what ends behind it; the document if that was the last.
     fn put(&mut self, mut value: Value) -> Result<Option<Value>, Error> {
         loop {
+            let behind = self.at;
             let next = self.peek_solid();
+            let outermost = self.open.len() == 1;
             let end = match self.open.last_mut() {
                 None if next.is_none() => return Ok(Some(value)),
                 None => return Err(self.error("expected the end")),
@@ -115,7 +149,12 @@ impl Reader<'_> {
                     b']'
                 }
                 Some(Open::Object(members, key)) => {
-                    members.insert(std::mem::take(key), value);
+                    let key = std::mem::take(key);
+                    if let Some(texts) = self.texts.as_mut().filter(|_| outermost) {
+                        let text = self.text[self.member..behind].trim_ascii_start();
+                        texts.0.push((key.clone(), self.exact.then_some(text)));
+                    }
+                    self.exact &= members.insert(key, value).is_none();
                     b'}'
                 }
             };
@@ -123,6 +162,9 @@ impl Reader<'_> {
                 self.at += 1;
                 if end == b'}' {
                     let next_key = self.key()?;
+                    if outermost {
+                        (self.member, self.exact) = (self.at, true);
+                    }
                     if let Some(Open::Object(_, key)) = self.open.last_mut() {
                         *key = next_key;
                     }
@@ -193,11 +235,14 @@ impl Reader<'_> {
         }
         let text = &self.text[start..self.at];
         if whole && let Ok(int) = text.parse::<i64>() {
+            // Others read a float of it.
+            self.exact &= text != "-0";
             return Ok(int.into());
         }
         if whole && let Ok(int) = text.parse::<u64>() {
             return Ok(int.into());
         }
+        self.exact &= !whole;
         if whole && self.in_inputs() {
             return Ok(text.into());
         }
@@ -214,7 +259,8 @@ impl Reader<'_> {
         if self.at == start { Err(self.error("expected a digit")) } else { Ok(()) }
     }
 
-    fn not_finite(&self, number: f64) -> Value {
+    fn not_finite(&mut self, number: f64) -> Value {
+        self.exact = false;
         if self.in_inputs() { python::repr_float(number).into() } else { Value::Null }
     }
 
@@ -287,7 +333,9 @@ impl Reader<'_> {
             }
             self.at = behind;
         }
-        Ok(char::from_u32(unit).unwrap_or(char::REPLACEMENT_CHARACTER))
+        let character = char::from_u32(unit);
+        self.exact &= character.is_some();
+        Ok(character.unwrap_or(char::REPLACEMENT_CHARACTER))
     }
 
     /// Four hexadecimal digits.

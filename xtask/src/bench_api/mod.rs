@@ -1,15 +1,17 @@
 //! `cargo xtask bench-api`: how fast the server answers, beside a ComfyUI if one is given. Starts the release build on a new, empty folder,
 //! asks both servers in turn, and prints the best of several rounds as a table. Knows the API, not how a server works.
 
+mod prompts;
 mod sockets;
 
 use std::io;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokio::task::JoinSet;
 
+use self::prompts::{prompt, small_prompt};
 use crate::http::Connection;
 use crate::server::{Server, measured_commands};
 
@@ -147,20 +149,6 @@ fn print(measured: &[(Server, Figures)]) {
         };
         println!("| {name} | {} |{ratio}", shown.join(" | "));
     }
-}
-
-/// `EmptyImage` → `ImageInvert` → `SaveImage`, 64x64; the colour makes it another prompt.
-fn small_prompt(colour: u32, client: &str) -> String {
-    prompt(colour, 64, "bench_small", client)
-}
-
-fn prompt(colour: u32, side: u32, prefix: &str, client: &str) -> String {
-    let graph = json!({
-        "1": {"class_type": "EmptyImage", "inputs": {"width": side, "height": side, "batch_size": 1, "color": colour % 0xff_ffff}},
-        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
-        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": prefix}},
-    });
-    json!({"prompt": graph, "client_id": client}).to_string()
 }
 
 /// Saves the picture that previews are made of.

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::small_prompt;
+use super::prompts::small_prompt;
 use crate::http::Connection;
 
 /// Clients that only listen.

@@ -163,7 +163,8 @@ impl File {
         let table: Table = text.parse().map_err(|source| Error::Toml { path: path.into(), source: Box::new(source) })?;
         let keys: Vec<&str> = known.iter().filter_map(|arg| arg.get_long()).filter(|key| *key != "config").collect();
         if let Some(key) = table.keys().find(|key| !keys.contains(&key.as_str())) {
-            let nearest = keys.iter().min_by_key(|known| distance(known, key)).copied().unwrap_or_default().to_owned();
+            let nearest =
+                keys.iter().min_by_key(|known| strsim::levenshtein(known, &key.replace('_', "-"))).copied().unwrap_or_default().to_owned();
             return Err(Error::UnknownKey { path: path.into(), key: key.clone(), nearest });
         }
         Ok(Self { path: path.into(), table })
@@ -204,20 +205,4 @@ fn scalar(value: &Value) -> Option<String> {
         Value::Float(number) => Some(number.to_string()),
         Value::Boolean(_) | Value::Datetime(_) | Value::Array(_) | Value::Table(_) => None,
     }
-}
-
-/// Levenshtein's distance: how many letters to add, drop or change to make `a` of `b`. An underscore counts as a hyphen.
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().map(|c| if c == '_' { '-' } else { c }).collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, letter) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for j in 0..b.len() {
-            let changed = diagonal + usize::from(letter != b[j]);
-            diagonal = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(row[j + 1] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -8,9 +8,9 @@ use comfyd_models::unet::{Control as ControlTensors, Hooks, UNet, UNetInput};
 use comfyd_samplers::Schedule;
 
 use super::conds::{Cond, ModelInputs};
+use super::control::{ControlCall, ControlRun};
+use super::hooks::HookRun;
 use crate::array::repeat_to_batch;
-use crate::control::{ControlCall, ControlRun};
-use crate::hooks::HookRun;
 use crate::{Error, Result};
 
 /// Of two texts of different length, one is repeated to the length of the other; more than this many times is not worth a common pass.

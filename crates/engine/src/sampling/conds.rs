@@ -82,7 +82,7 @@ pub(crate) struct Role {
 }
 
 /// What encodes an entry's inputs for the model: told the entry, and whether it plays the negative part.
-pub(crate) type Encode<'a> = &'a mut dyn FnMut(&CondEntry, bool) -> Result<ModelInputs>;
+pub(crate) type Encode<'a> = &'a dyn Fn(&CondEntry, bool) -> Result<ModelInputs>;
 
 /// The conditions of each role for a latent `shape (B, C, H, W)` on `device`.
 pub(crate) fn resolve(

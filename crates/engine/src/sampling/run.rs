@@ -1,35 +1,90 @@
 //! One sampling from beginning to end: the model, the conditions and the latent are made ready, the sampler runs, each step is shown.
 
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use candle_core::Tensor;
-use comfyd_kernels::random::Generator;
-use comfyd_models::unet::hooks::{AttentionScores, Downscale, FreeU, FreeUVersion as Version, HyperTile, TokenMerging};
 use comfyd_models::unet::{HookList, Hooks};
 use comfyd_node::{CancelToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
-use comfyd_samplers::{Denoiser, Observer, Schedule, Step, noise};
+use comfyd_samplers::{Denoiser, Observer, Schedule, Step, ksampler, noise};
 
 use super::batch::Predictor;
 use super::conds::{self, Role};
-use super::guidance::{Combine, Guidance, GuidanceOptions, Momentum, differential_mask};
+use super::control::ControlRun;
+use super::guidance::{Combine, Guidance, RunningModel};
+use super::hooks::HookRun;
 use super::inputs::{InputContext, encode};
 use super::preview::Previews;
-use super::{LatentInput, Sampled, Sampler};
-use crate::array::{is_zero, latent_mask};
-use crate::control::ControlRun;
+use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+use crate::array::{is_zero, latent_mask, repeat_to_batch};
 use crate::guider::GuiderKind;
-use crate::hooks::HookRun;
-use crate::model::HookKind;
-use crate::sampling::CfgFunction;
-use crate::{Conditioning, Engine, Guider, Model, Result};
+use crate::patches::{ModelPatch, Sampling};
+use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
 
 /// The reference's estimate of a pass: so many bytes per cell of the latent, and half of that to spare.
 const BYTES_PER_CELL: f64 = 4.0 * 0.01 * 1024.0 * 1024.0 * 1.5;
 
+impl Engine {
+    /// KSampler and KSamplerAdvanced. Reports progress and previews at every step.
+    pub fn ksampler(
+        &self,
+        cx: &Context<'_>,
+        model: &Model,
+        positive: &Conditioning,
+        negative: &Conditioning,
+        latent: &LatentInput,
+        settings: &KSampler,
+    ) -> Result<Tensor> {
+        let latent = fixed_channels(latent, model.latent_format())?;
+        let schedule = &model.options.schedule;
+        let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
+        let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
+        let Some(sigmas) = part else { return Ok(latent.samples) };
+        let seed = settings.seed;
+        let noise = if settings.disable_noise { Noise::Disabled { seed } } else { Noise::Random(seed) };
+        let sampler = Sampler::by_name(&settings.sampler)?;
+        let guider = Guider::cfg(model, positive, negative, settings.cfg);
+        let sampled = run(self, cx, &guider, &noise.generate(&latent)?, seed, &sampler, &sigmas, &latent)?;
+        Ok(sampled.output)
+    }
+
+    /// SamplerCustomAdvanced; SamplerCustom with [`Guider::cfg`]. Reports progress and previews at every step.
+    pub fn sample(
+        &self,
+        cx: &Context<'_>,
+        guider: &Guider,
+        noise: Noise,
+        sampler: &Sampler,
+        sigmas: &Sigmas,
+        latent: &LatentInput,
+    ) -> Result<Sampled> {
+        let latent = fixed_channels(latent, guider.model.latent_format())?;
+        run(self, cx, guider, &noise.generate(&latent)?, noise.seed(), sampler, &sigmas.0, &latent)
+    }
+}
+
+/// An empty latent gets the channels of the model's latents.
+fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentInput> {
+    let (_, channels, _, _) = latent.samples.dims4().map_err(|_| {
+        Error::msg(format!("a latent of the shape {:?} cannot be sampled; these models take four axes", latent.samples.dims()))
+    })?;
+    let mut latent = latent.clone();
+    if channels == format.channels() {
+        return Ok(latent);
+    }
+    if !is_zero(&latent.samples)? {
+        let wanted = format.channels();
+        return Err(Error::msg(format!(
+            "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
+        )));
+    }
+    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
+    Ok(latent)
+}
+
 /// Samples. `noise` has the latent's shape.
 #[allow(clippy::too_many_arguments)]
-pub(super) fn run(
+fn run(
     engine: &Engine,
     cx: &Context<'_>,
     guider: &Guider,
@@ -67,49 +122,37 @@ pub(super) fn run(
         denoise_mask: mask.as_ref(),
         device,
     };
-    let mut encoded = |entry: &crate::CondEntry, is_negative: bool| encode(entry, is_negative, &context);
+    let resolve = |roles: &[Role]| {
+        conds::resolve(roles, &shape, schedule.as_ref(), device, &|entry, is_negative| encode(entry, is_negative, &context))
+    };
     let (roles, combine) = roles_of(&guider.kind);
-    let lists = conds::resolve(&roles, &shape, schedule.as_ref(), device, &mut encoded)?;
-    let empty = match &options.cfg_function {
-        Some(CfgFunction::PerpNeg { empty, .. }) => {
-            let role = Role { conditioning: empty.clone(), is_negative: true };
-            conds::resolve(&[role], &shape, schedule.as_ref(), device, &mut encoded)?.into_iter().flatten().collect()
-        }
-        Some(CfgFunction::Rescale(_) | CfgFunction::Renorm { .. } | CfgFunction::Linear { .. } | CfgFunction::Triangle { .. }) | None => {
-            Vec::new()
-        }
+    let lists = resolve(&roles)?;
+    let resolve_negative = |conditioning: &Conditioning| {
+        let role = Role { conditioning: conditioning.clone(), is_negative: true };
+        Ok(resolve(&[role])?.into_iter().flatten().collect())
     };
     let controls = ControlRun::new(&lists, model, schedule.as_ref())?;
-    let scores = AttentionScores::new();
     let fits = |cells: usize| (cells as f64 * BYTES_PER_CELL) < engine.memory().free as f64;
-    let guidance = Guidance {
-        predictor: Predictor { unet, schedule: Arc::clone(&schedule), controls, hooked: HookRun::new(model, sigmas), fits: &fits },
-        hooks: hooks_of(model, cx.cancel_token(), &scores, seed, b * c * h * w),
-        lists,
-        combine,
-        options: GuidanceOptions {
-            cfg_function: options.cfg_function.clone(),
-            pre: options.pre.clone(),
-            post: options.post.clone(),
-            disable_cfg1: options.disable_cfg1,
-            empty,
-        },
-        momentum: options.pre.iter().map(|_| Momentum::default()).collect(),
-        scores,
-    };
+    let predictor = Predictor { unet, schedule: Arc::clone(&schedule), controls, hooked: HookRun::new(model, sigmas), fits: &fits };
+    let sampling = Sampling { schedule: schedule.as_ref(), sigmas, seed, numbers: b * c * h * w };
+    let mut patches: Vec<Box<dyn ModelPatch>> = options.patches.iter().map(|patch| patch()).collect();
+    let mut hooks = HookList::default();
+    hooks.push(Cancel(cx.cancel_token().clone()));
+    hooks.0.extend(patches.iter_mut().filter_map(|patch| patch.hooks(&sampling)));
+    let guidance = Guidance { model: RunningModel { predictor, hooks, resolve: &resolve_negative }, lists, combine, patches };
 
-    let keep = match mask {
+    let keep = match &mask {
         None => None,
         Some(mask) => {
             let noise = match sampler.sampler.fresh_inpaint_noise() {
                 true => noise::inpaint(seed, &shape)?.to_device(device)?,
                 false => noise.clone(),
             };
-            Some(Keep { mask, noise, latent: latent.clone(), differential: options.differential })
+            Some(Keep { mask: mask.clone(), noise, latent: latent.clone() })
         }
     };
     let start = schedule.add_noise(sigmas[0], &noise, &latent, is_max_denoise(schedule.as_ref(), sigmas[0]))?;
-    let mut denoiser = Guided { guidance, keep, sigmas: sigmas.to_vec(), schedule: Arc::clone(&schedule) };
+    let mut denoiser = Guided { guidance, keep, sampling };
     let previews = Previews::new(engine, options.format)?;
     let steps = sigmas.len().saturating_sub(1);
     let (samples, last) = previews.with(cx, |show| {
@@ -144,44 +187,6 @@ fn roles_of(kind: &GuiderKind) -> (Vec<Role>, Combine) {
     }
 }
 
-/// What the model's patches and the user's interruption do inside a pass.
-fn hooks_of(model: &Model, cancel: &CancelToken, scores: &AttentionScores, seed: u64, numbers: usize) -> HookList {
-    let mut hooks = HookList::default();
-    hooks.push(Cancel(cancel.clone()));
-    // Where the reference's global generator stands after the latent's noise. Made only for those that draw from it.
-    let random = || {
-        let mut generator = Generator::new(seed);
-        generator.randn(numbers);
-        Arc::new(Mutex::new(generator))
-    };
-    let schedule = &model.options.schedule;
-    for hook in &model.options.hooks {
-        match hook {
-            HookKind::FreeU { b1, b2, s1, s2, second_version } => hooks.push(FreeU {
-                version: if *second_version { Version::V2 } else { Version::V1 },
-                model_channels: model.info.config.model_channels,
-                deep: (*b1, *s1),
-                shallow: (*b2, *s2),
-            }),
-            HookKind::HyperTile { tile_size, swap_size, max_depth, scale_depth } => {
-                hooks.push(HyperTile::new(*tile_size, *swap_size, *max_depth as u32, *scale_depth, random()));
-            }
-            HookKind::TokenMerging { ratio } => hooks.push(TokenMerging::new(*ratio, random())),
-            HookKind::Downscale(settings) => hooks.push(Downscale {
-                block: settings.block_number,
-                factor: settings.factor,
-                sigma_start: schedule.percent_to_sigma(settings.start_percent),
-                sigma_end: schedule.percent_to_sigma(settings.end_percent),
-                after_skip: settings.after_skip,
-                shrink: settings.downscale_method,
-                grow: settings.upscale_method,
-            }),
-            HookKind::KeepScores => hooks.push(scores.clone()),
-        }
-    }
-    hooks
-}
-
 /// Ends a pass once the prompt was interrupted.
 struct Cancel(CancelToken);
 
@@ -197,15 +202,13 @@ struct Keep {
     mask: Tensor,
     noise: Tensor,
     latent: Tensor,
-    differential: Option<f64>,
 }
 
 /// The guided model as samplers see it.
 struct Guided<'a> {
     guidance: Guidance<'a>,
     keep: Option<Keep>,
-    sigmas: Vec<f32>,
-    schedule: Arc<dyn Schedule>,
+    sampling: Sampling<'a>,
 }
 
 impl Guided<'_> {
@@ -214,12 +217,11 @@ impl Guided<'_> {
             let guided = self.guidance.predict(x, sigma, force_uncond)?;
             return Ok((guided.denoised, guided.uncond));
         };
-        let mask = match keep.differential {
-            Some(strength) => differential_mask(&keep.mask, sigma, &self.sigmas, self.schedule.as_ref(), strength)?,
-            None => keep.mask.clone(),
-        };
+        let mut patches = self.guidance.patches.iter_mut().rev();
+        let mask = patches.find_map(|patch| patch.mask(&self.sampling, &keep.mask, sigma).transpose()).transpose()?;
+        let mask = mask.unwrap_or_else(|| keep.mask.clone());
         let kept = mask.affine(-1.0, 1.0)?;
-        let noised = self.schedule.add_noise(sigma, &keep.noise, &keep.latent, false)?;
+        let noised = self.sampling.schedule.add_noise(sigma, &keep.noise, &keep.latent, false)?;
         let x = ((x * &mask)? + (noised * &kept)?)?;
         let latent = (&keep.latent * kept)?;
         let guided = self.guidance.predict(&x, sigma, force_uncond)?;
@@ -237,7 +239,7 @@ impl Denoiser for Guided<'_> {
     }
 
     fn schedule(&self) -> &dyn Schedule {
-        self.schedule.as_ref()
+        self.sampling.schedule
     }
 }
 

@@ -43,6 +43,8 @@ pub struct BlockInfo<'a> {
     pub heads: usize,
     /// Channels of one head; 0 outside transformers.
     pub head_dim: usize,
+    /// Channels of the UNet's first level.
+    pub model_channels: usize,
     /// The latent's (B, C, H, W), as the UNet was called.
     pub latent: [usize; 4],
     /// The noise level of each part of the batch.

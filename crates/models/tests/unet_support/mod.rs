@@ -9,7 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use comfyd_models::unet::{Hooks, UNet, UNetInput};
 use comfyd_models::{Provider, Result, Vb};
 use comfyd_weights::detect::{Heads, UNetConfig};
-use comfyd_weights::{StateDict, synthetic};
+use comfyd_weights::{StateDict, Weight, synthetic};
 
 /// Uniform numbers of about unit variance, as `noise` in the scripts.
 pub fn noise(name: &str, shape: &[usize]) -> Tensor {
@@ -66,12 +66,12 @@ impl Asked {
 }
 
 impl Provider for Asked {
-    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        let tensor = Provider::tensor(&self.dict, name)?;
-        if tensor.is_some() {
+    fn weight(&self, name: &str) -> Result<Option<Weight>> {
+        let weight = Provider::weight(&self.dict, name)?;
+        if weight.is_some() {
             self.names.lock().unwrap().insert(name.to_owned());
         }
-        Ok(tensor)
+        Ok(weight)
     }
 }
 

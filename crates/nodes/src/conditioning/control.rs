@@ -1,13 +1,13 @@
 //! ControlNets and pictures as conditioning.
 
 use comfyd_engine::{Conditioning, ControlNet, ControlSettings, Tensor, Vae};
-use comfyd_imaging::Latent;
 use comfyd_node::{Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class};
 use crate::latent::vae::{centre_cut, first_channels, masked, with_channel_axis};
-use crate::{tensors, values};
+use crate::tensors;
 
 /// Pixels per cell of a latent, on each side.
 const CELL: usize = 8;
@@ -190,7 +190,7 @@ fn inpaint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
             entry.concat_mask = Some(concat_mask.clone());
         }))
     };
-    Ok(NodeOutput::values([shown(&positive), shown(&negative), Value::object(values::Latent(latent))]))
+    Ok(NodeOutput::values([shown(&positive), shown(&negative), Value::object(latent)]))
 }
 
 fn instruct(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -199,5 +199,5 @@ fn instruct(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let concat_latent = call.object::<Vae>("vae")?.encode(call.cx, &tensors::of(&pixels)?)?;
     let latent = Latent::new(ArcArray::zeros(IxDyn(concat_latent.dims())));
     let shown = |conditioning: &Conditioning| Value::object(conditioning.map(|entry| entry.concat_latent = Some(concat_latent.clone())));
-    Ok(NodeOutput::values([shown(&positive), shown(&negative), Value::object(values::Latent(latent))]))
+    Ok(NodeOutput::values([shown(&positive), shown(&negative), Value::object(latent)]))
 }

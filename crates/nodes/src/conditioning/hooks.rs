@@ -191,7 +191,7 @@ fn model_as_lora(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (for_model, for_clip) = strengths(call)?;
     let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
     let loaded = call.engine().load_checkpoint(&path)?;
-    appended(call, Some(HookGroup::models(loaded.model, loaded.clip, for_model, for_clip)))
+    appended(call, Some(loaded.as_hook(for_model, for_clip)))
 }
 
 fn set_keyframes(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -1,8 +1,9 @@
 //! Batches of pictures saved as one moving picture.
 
 use comfyd_folders::Kind;
-use comfyd_imaging::{Image, Raster, apng, webp};
+use comfyd_imaging::{Raster, apng, webp};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Image;
 use serde_json::json;
 
 use crate::class::{Call, Class, unknown_choice};

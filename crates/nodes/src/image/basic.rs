@@ -1,13 +1,12 @@
 //! Nodes of the menu `image`: new pictures, sizes, simple changes.
 
-use comfyd_imaging::Image;
 use comfyd_imaging::blend::{self, Paste};
 use comfyd_imaging::transform::{self, Sides};
 use comfyd_node::{HiddenKind, Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::Image;
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::paste;
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -122,17 +121,17 @@ pub(crate) const CLASSES: &[Class] = &[
 fn empty_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (batch, height, width) = (call.count("batch_size", 1)?, call.count("height", 1)?, call.count("width", 1)?);
     call.reserve(&[batch, height, width, 3])?;
-    values::image(Image::solid(batch, height, width, call.int::<u32>("color")?))
+    Ok(NodeOutput::one(Image::solid(batch, height, width, call.int::<u32>("color")?)))
 }
 
 fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    values::image(Image::new(call.image("image")?.0.mapv(|value| 1.0 - value)))
+    Ok(NodeOutput::one(Image::new(call.image("image")?.0.mapv(|value| 1.0 - value))))
 }
 
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (seed, strength) = (call.int::<u64>("seed")?, call.float("strength")? as f32);
     let image = call.image("image")?;
-    values::image(call.apart(image.0.len(), move || Ok(transform::add_noise(&image, seed, strength)))?)
+    Ok(NodeOutput::one(call.apart(image.0.len(), move || Ok(transform::add_noise(&image, seed, strength)))?))
 }
 
 fn size(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -152,7 +151,7 @@ fn pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let feathering = call.count("feathering", 0)?;
     let (image, mask) =
         call.apart(image.batch() * height * width * image.channels(), move || transform::pad_for_outpaint(&image, sides, feathering))?;
-    values::image_and_mask(image, mask)
+    Ok(NodeOutput::values([image.into(), mask.into()]))
 }
 
 fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -164,5 +163,5 @@ fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }
     let values = destination.0.len() + source.0.len();
     let paste = move || blend::paste(&destination, &source, &Paste { x, y, resize_source, mask: mask.as_ref() });
-    values::image(call.apart(values, paste)?)
+    Ok(NodeOutput::one(call.apart(values, paste)?))
 }

@@ -1,14 +1,12 @@
 //! Pictures put together, taken apart and counted; and the split into brightness and colour.
 
-use std::sync::Arc;
-
-use comfyd_imaging::{Image, color, transform};
+use comfyd_imaging::{color, transform};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::Image;
 use ndarray::{Axis, concatenate, s};
 
 use crate::class::{Call, Class};
 use crate::latent::first_int;
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -98,19 +96,19 @@ pub(crate) const CLASSES: &[Class] = &[
 fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = (call.image("image1")?, call.image("image2")?);
     call.reserve(&[first.batch() + second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(call.apart(first.0.len() + second.0.len(), move || transform::batch(&first, &second))?)
+    Ok(NodeOutput::one(call.apart(first.0.len() + second.0.len(), move || transform::batch(&first, &second))?))
 }
 
 fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let amount = call.count("amount", 1)?;
     call.reserve(&[image.batch().saturating_mul(amount), image.height(), image.width(), image.channels()])?;
-    values::image(Image(transform::repeat(&image.0, amount).map_err(Error::other)?))
+    Ok(NodeOutput::one(Image(transform::repeat(&image.0, amount).map_err(Error::other)?)))
 }
 
 fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (start, length) = (call.count("batch_index", 0)?, call.count("length", 1)?);
-    values::image(transform::from_batch(&call.image("image")?, start, length).map_err(Error::other)?)
+    Ok(NodeOutput::one(transform::from_batch(&call.image("image")?, start, length).map_err(Error::other)?))
 }
 
 fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -118,14 +116,14 @@ fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let size = size.ok_or_else(|| Error::msg("input 'batch_size' must be at least 1"))?;
     let mut pictures = Vec::new();
     for value in call.inputs.list("images")? {
-        let image = value.downcast::<values::Image>().ok_or_else(|| Error::msg("input 'images' must hold pictures only"))?;
-        let shared = &image.0.0;
-        pictures.extend((0..image.0.batch()).map(|i| Image(shared.clone().slice_move(s![i..i + 1, .., .., ..]))));
+        let image = value.downcast::<Image>().ok_or_else(|| Error::msg("input 'images' must hold pictures only"))?;
+        let shared = &image.0;
+        pictures.extend((0..image.batch()).map(|i| Image(shared.clone().slice_move(s![i..i + 1, .., .., ..]))));
     }
     let mut out = Vec::new();
     for group in pictures.chunks(size) {
         call.cx.check_cancelled()?;
-        out.push(Value::from(Arc::new(values::Image(join(call, group)?))));
+        out.push(Value::object(join(call, group)?));
     }
     Ok(NodeOutput::one(Value::list(out)))
 }
@@ -145,10 +143,10 @@ fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
 fn rgb_to_yuv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let planes = call.apart(image.0.len(), move || color::rgb_to_yuv(&image))?;
-    Ok(NodeOutput::values(planes.map(|plane| Arc::new(values::Image(plane)).into())))
+    Ok(NodeOutput::values(planes.map(|plane| plane.into())))
 }
 
 fn yuv_to_rgb(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (y, u, v) = (call.image("Y")?, call.image("U")?, call.image("V")?);
-    values::image(call.apart(3 * y.0.len(), move || color::yuv_to_rgb(&y, &u, &v))?)
+    Ok(NodeOutput::one(call.apart(3 * y.0.len(), move || color::yuv_to_rgb(&y, &u, &v))?))
 }

@@ -4,14 +4,14 @@ use std::path::PathBuf;
 
 use comfyd_folders::{Kind, extension};
 use comfyd_imaging::resample::{self, Filter};
-use comfyd_imaging::{Image, Raster, decode};
+use comfyd_imaging::{Raster, decode};
 use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_values::Image;
 use ndarray::{Array4, s};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::loaders::files::contents;
 use crate::services::State;
-use crate::values;
 
 /// The files that are read.
 const EXTENSIONS: [&str; 4] = [".png", ".jpg", ".jpeg", ".webp"];
@@ -59,7 +59,7 @@ fn load_folder(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         out.slice_mut(s![index, ..rows, ..columns, ..]).assign(&picture.0.slice(s![0, ..rows, ..columns, ..]));
     }
     let empty = || Error::msg(format!("there are no pictures in the folder '{folder}'; upload some or choose another one"));
-    values::image(Image::new(out.ok_or_else(empty)?))
+    Ok(NodeOutput::one(Image::new(out.ok_or_else(empty)?)))
 }
 
 /// The folder's path, and the names of the pictures in it in their order.

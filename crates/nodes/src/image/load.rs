@@ -7,7 +7,6 @@ use serde_json::json;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 use crate::services::State;
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -20,7 +19,7 @@ pub(crate) const CLASSES: &[Class] = &[
                      batch. The mask is what is transparent.",
                 )
                 .input(
-                    Input::files("image", FileSource::InputImages)
+                    Input::files("image", pictures())
                         .option("image_upload", true)
                         .tooltip("A picture in the input folder, or a new upload."),
                 )
@@ -42,7 +41,7 @@ pub(crate) const CLASSES: &[Class] = &[
                      masked.",
                 )
                 .input(
-                    Input::files("image", FileSource::InputImages)
+                    Input::files("image", pictures())
                         .option("image_upload", true)
                         .tooltip("A picture in the input folder, or a new upload."),
                 )
@@ -113,10 +112,15 @@ pub(crate) const CLASSES: &[Class] = &[
     .fingerprint(image_fingerprint),
 ];
 
+/// What is offered: files of the input folder with the endings of pictures.
+fn pictures() -> FileSource {
+    FileSource::InputFiles(decode::endings().into_iter().map(str::to_owned).collect())
+}
+
 fn load_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let bytes = call.state.read(&call.state.input_file(call.text("image")?)?)?;
     let loaded = decode::load_image(&bytes, &call.state.decode_limits()).map_err(Error::other)?;
-    values::image_and_mask(loaded.image, loaded.mask)
+    Ok(NodeOutput::values([loaded.image.into(), loaded.mask.into()]))
 }
 
 fn load_mask(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -128,7 +132,7 @@ fn load_mask(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         other => return Err(unknown_choice("channel", other)),
     };
     let bytes = call.state.read(&call.state.input_file(call.text("image")?)?)?;
-    values::mask(decode::load_mask(&bytes, channel, &call.state.decode_limits()).map_err(Error::other)?)
+    Ok(NodeOutput::one(decode::load_mask(&bytes, channel, &call.state.decode_limits()).map_err(Error::other)?))
 }
 
 /// The picture must be there (ComfyUI's words, which clients show).

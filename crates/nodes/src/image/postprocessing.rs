@@ -1,12 +1,12 @@
 //! Effects on finished pictures, edges and shapes.
 
 use comfyd_imaging::quantize::{self, Dither};
-use comfyd_imaging::{Image, blend, canny, filter, morphology};
+use comfyd_imaging::{blend, canny, filter, morphology};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Image;
 
 use crate::apart::each;
 use crate::class::{Call, Class};
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -148,14 +148,14 @@ fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let factor = call.float("blend_factor")? as f32;
     // The second is scaled to the first's size before its batch counts.
     call.reserve(&[second.batch(), first.height(), first.width(), first.channels()])?;
-    values::image(call.apart(first.0.len() + second.0.len(), move || blend::blend(&first, &second, factor, mode))?)
+    Ok(NodeOutput::one(call.apart(first.0.len() + second.0.len(), move || blend::blend(&first, &second, factor, mode))?))
 }
 
 fn blur(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let (radius, sigma) = (call.count("blur_radius", 0)?, call.float("sigma")?);
     if radius == 0 {
-        return values::image(image);
+        return Ok(NodeOutput::one(image));
     }
     each_picture(call, &image, move |image| filter::blur(image, radius, sigma))
 }
@@ -164,7 +164,7 @@ fn sharpen(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let (radius, sigma, alpha) = (call.count("sharpen_radius", 0)?, call.float("sigma")?, call.float("alpha")?);
     if radius == 0 {
-        return values::image(image);
+        return Ok(NodeOutput::one(image));
     }
     each_picture(call, &image, move |image| filter::sharpen(image, radius, sigma, alpha))
 }
@@ -192,5 +192,5 @@ fn each_picture(
     images: &Image,
     work: impl Fn(&Image) -> comfyd_imaging::Result<Image> + Send + Sync + 'static,
 ) -> Result<NodeOutput> {
-    values::image(Image(each(call.cx.cancel_token(), &images.0, move |one| work(&Image(one)).map(|done| done.0))?))
+    Ok(NodeOutput::one(Image(each(call.cx.cancel_token(), &images.0, move |one| work(&Image(one)).map(|done| done.0))?)))
 }

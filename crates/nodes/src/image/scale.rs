@@ -5,7 +5,6 @@ use comfyd_node::{Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::resize::{self, Crop, Method};
-use crate::values;
 
 /// The sizes that Flux Kontext was trained with, as width and height.
 const KONTEXT_SIZES: [(usize, usize); 17] = [
@@ -125,32 +124,32 @@ fn scale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let proportional = |a: usize, b: usize, c: usize| round(a as f64 * b as f64 / c as f64).max(1);
     let (width, height) = match (call.count("width", 0)?, call.count("height", 0)?) {
-        (0, 0) => return values::image(image),
+        (0, 0) => return Ok(NodeOutput::one(image)),
         (0, height) => (proportional(image.width(), height, image.height()), height),
         (width, 0) => (width, proportional(image.height(), width, image.width())),
         (width, height) => (width, height),
     };
     let crop = call.crop("crop")?;
-    values::image(resize::image(call, &image, width, height, method(call)?, crop)?)
+    Ok(NodeOutput::one(resize::image(call, &image, width, height, method(call)?, crop)?))
 }
 
 fn scale_by(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let factor = call.float("scale_by")?;
     let (width, height) = (round(image.width() as f64 * factor), round(image.height() as f64 * factor));
-    values::image(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?)
+    Ok(NodeOutput::one(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?))
 }
 
 fn scale_to_total(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let (width, height) = transform::total_pixels_size(image.width(), image.height(), call.float("megapixels")?);
-    values::image(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?)
+    Ok(NodeOutput::one(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?))
 }
 
 fn scale_to_longest(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let (width, height) = transform::max_dimension_size(image.width(), image.height(), call.count("largest_size", 1)?);
-    values::image(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?)
+    Ok(NodeOutput::one(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?))
 }
 
 fn scale_for_kontext(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -163,5 +162,5 @@ fn scale_for_kontext(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
             (width, height) = size;
         }
     }
-    values::image(resize::image(call, &image, width, height, Method::Lanczos, Crop::Center)?)
+    Ok(NodeOutput::one(resize::image(call, &image, width, height, Method::Lanczos, Crop::Center)?))
 }

@@ -2,10 +2,10 @@
 
 use comfyd_folders::Kind;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Svg;
 use serde_json::{Map, Value as Json};
 
 use crate::class::{Call, Class};
-use crate::values::Svg;
 use crate::{python, saving};
 
 pub(crate) const CLASSES: &[Class] = &[Class::new(

@@ -1,13 +1,12 @@
 //! Pictures cropped, joined, turned, mirrored.
 
-use comfyd_imaging::Image;
 use comfyd_imaging::transform::{self, Stitch};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Image;
 use ndarray::Axis;
 
 use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
-use crate::values;
 
 /// The axes of pictures.
 const ROWS: Axis = Axis(1);
@@ -107,12 +106,12 @@ pub(crate) const CLASSES: &[Class] = &[
 fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
-    values::image(transform::crop(&call.image("image")?, x, y, width, height).map_err(Error::other)?)
+    Ok(NodeOutput::one(transform::crop(&call.image("image")?, x, y, width, height).map_err(Error::other)?))
 }
 
 fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let turns = quarter_turns(call)?;
-    values::image(Image(transform::rotate(&call.image("image")?.0, turns, ROWS, COLUMNS)))
+    Ok(NodeOutput::one(Image(transform::rotate(&call.image("image")?.0, turns, ROWS, COLUMNS))))
 }
 
 /// Clockwise, from the choice `rotation`.
@@ -128,7 +127,7 @@ pub(crate) fn quarter_turns(call: &Call<'_, '_>) -> Result<usize> {
 
 fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let axis = flip_axis(call, ROWS, COLUMNS)?;
-    values::image(Image(transform::flip(&call.image("image")?.0, axis)))
+    Ok(NodeOutput::one(Image(transform::flip(&call.image("image")?.0, axis))))
 }
 
 /// The axis to mirror, from the choice `flip_method`.
@@ -151,13 +150,13 @@ fn resize_and_pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let method = call.method("interpolation")?;
     call.reserve(&[image.batch(), height, width, image.channels()])?;
     let resize = move |one| transform::resize_and_pad(&Image(one), width, height, fill, method).map(|done| done.0);
-    values::image(Image(each(call.cx.cancel_token(), &image.0, resize)?))
+    Ok(NodeOutput::one(Image(each(call.cx.cancel_token(), &image.0, resize)?)))
 }
 
 fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let first = call.image("image1")?;
     if call.inputs.optional("image2").is_none() {
-        return values::image(first);
+        return Ok(NodeOutput::one(first));
     }
     let second = call.image("image2")?;
     let color = match call.text("spacing_color")? {
@@ -175,7 +174,7 @@ fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         color,
     };
     reserve_stitched(call, &first, &second, &options)?;
-    values::image(call.apart(usize::MAX, move || transform::stitch(&first, &second, &options))?)
+    Ok(NodeOutput::one(call.apart(usize::MAX, move || transform::stitch(&first, &second, &options))?))
 }
 
 /// Announces the largest result that stitching these may have.

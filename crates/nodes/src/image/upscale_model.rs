@@ -7,7 +7,7 @@ use crate::class::{Call, Class};
 use crate::latent::vae::first_channels;
 use crate::loaders::files::{files_fingerprint, model_file};
 use crate::services::State;
-use crate::{tensors, values};
+use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -53,7 +53,7 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = first_channels(&call.image("image")?)?;
     let scale = model.scale();
     call.reserve(&[image.batch(), image.height().saturating_mul(scale), image.width().saturating_mul(scale), 3])?;
-    values::image(tensors::to_image(&model.upscale(call.cx, &tensors::image(&image)?)?)?)
+    Ok(NodeOutput::one(tensors::to_image(&model.upscale(call.cx, &tensors::image(&image)?)?)?))
 }
 
 fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {

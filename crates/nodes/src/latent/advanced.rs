@@ -1,11 +1,12 @@
 //! Arithmetic with latents.
 
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Latent;
 use ndarray::{Axis, Zip};
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 use crate::latent::arrays::{Samples, fit_batch, join, narrow, shape_text};
-use crate::{resize, values};
+use crate::resize;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -112,7 +113,7 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 /// The two latents of a call, the second one's samples made to fit the first's.
-fn pair(call: &Call<'_, '_>) -> Result<(comfyd_imaging::Latent, Samples)> {
+fn pair(call: &Call<'_, '_>) -> Result<(Latent, Samples)> {
     let first = call.latent("samples1")?;
     let second = call.latent("samples2")?.samples;
     let second = resize::like(call, &second, &first.samples)?;
@@ -127,20 +128,20 @@ fn pair(call: &Call<'_, '_>) -> Result<(comfyd_imaging::Latent, Samples)> {
 fn add(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut first, second) = pair(call)?;
     first.samples = (first.samples + second).into_shared();
-    values::latent(first)
+    Ok(NodeOutput::one(first))
 }
 
 fn subtract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut first, second) = pair(call)?;
     first.samples = (first.samples - second).into_shared();
-    values::latent(first)
+    Ok(NodeOutput::one(first))
 }
 
 fn multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     let factor = call.float("multiplier")? as f32;
     latent.samples.mapv_inplace(|value| value * factor);
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 /// Each sample's latent vectors (axis 1) as length and direction; a vector of zeros has no direction and stays zeros.
@@ -162,7 +163,7 @@ fn interpolate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         a.mapv_inplace(|value| unit(value, mixed) * wanted);
     });
     first.samples = out.into_shared();
-    values::latent(first)
+    Ok(NodeOutput::one(first))
 }
 
 /// The axis that a choice names, counted from the end.
@@ -183,7 +184,7 @@ fn concat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let axis = axis(&first.samples, dim)?;
     let parts = if dim.starts_with('-') { [&second, &first.samples] } else { [&first.samples, &second] };
     first.samples = join(call, &parts, axis)?;
-    values::latent(first)
+    Ok(NodeOutput::one(first))
 }
 
 fn cut(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -193,5 +194,5 @@ fn cut(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (index, amount) = (call.int::<i64>("index")?, call.count("amount", 1)?);
     let start = if index >= 0 { (index as usize).min(side - 1) } else { side.saturating_sub(index.unsigned_abs() as usize) };
     latent.samples = narrow(&latent.samples, axis, start, amount.min(side - start));
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }

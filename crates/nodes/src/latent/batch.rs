@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use comfyd_imaging::Latent;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, join, narrow, repeat as repeat_samples};
-use crate::{resize, values};
+use crate::resize;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -124,7 +124,7 @@ fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         Some(places) => places.iter().skip(start).take(length).copied().collect(),
         None => places(start as i64, length),
     });
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -140,7 +140,7 @@ fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         let shifted = |i: usize| known.iter().map(move |place| place.saturating_add(offset.saturating_mul(i as i64)));
         latent.batch_index = Some((0..amount).flat_map(shifted).collect());
     }
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -151,7 +151,7 @@ fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     index.extend(own(&second));
     first.samples = join(call, &[&first.samples, &samples], 0)?;
     first.batch_index = Some(index);
-    values::latent(first)
+    Ok(NodeOutput::one(first))
 }
 
 fn seed_behavior(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -164,7 +164,7 @@ fn seed_behavior(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         }
         other => return Err(unknown_choice("seed_behavior", other)),
     };
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn trim_video(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -175,7 +175,7 @@ fn trim_video(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         return Err(Error::msg(format!("the latent has {frames} frames; input 'trim_amount' must leave at least one, it is {amount}")));
     }
     latent.samples = narrow(&latent.samples, 2, amount, frames - amount);
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 /// Samples with one mask and one place in the noise sequence each.
@@ -230,7 +230,7 @@ impl Piece {
         let mut latent = Latent::new(self.samples);
         latent.noise_mask = Some(self.mask).filter(|mask| mask.iter().any(|value| *value != 1.0));
         latent.batch_index = Some(self.places);
-        Arc::new(values::Latent(latent)).into()
+        latent.into()
     }
 }
 
@@ -242,9 +242,9 @@ fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut processed = 0;
     for value in call.inputs.list("latents")? {
         call.cx.check_cancelled()?;
-        let latent = value.downcast::<values::Latent>().ok_or_else(|| Error::msg("input 'latents' must hold latents only"))?;
-        expect_picture(&latent.0.samples, "latents")?;
-        let next = Piece::new(call, latent.0.clone(), processed)?;
+        let latent = value.downcast::<Latent>().ok_or_else(|| Error::msg("input 'latents' must hold latents only"))?;
+        expect_picture(&latent.samples, "latents")?;
+        let next = Piece::new(call, Arc::unwrap_or_clone(latent), processed)?;
         processed += next.places.len();
         let mut piece = match current.take() {
             Some(piece) if piece.samples.shape()[2..] == next.samples.shape()[2..] => piece.join(call, &next)?,

@@ -1,14 +1,13 @@
 //! Latents laid onto each other, and the mask that limits sampling.
 
-use comfyd_imaging::Mask;
 use comfyd_imaging::blend::{self, Paste};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Mask;
 use ndarray::Axis;
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, narrow, shape_text};
 use crate::resize::{self, Crop, Method};
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -84,7 +83,7 @@ fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         from = narrow(&from, i + 2, 0, length);
     }
     if from.is_empty() {
-        return values::latent(to);
+        return Ok(NodeOutput::one(to));
     }
     let from = fit_batch_of_one(call, &from, &to.samples)?;
     let [y, x] = place;
@@ -101,7 +100,7 @@ fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         *value = from[&index] * weight + *value * (1.0 - weight);
     }
     to.samples = samples.into_shared();
-    values::latent(to)
+    Ok(NodeOutput::one(to))
 }
 
 /// How much of the pasted latent counts at each place of an axis: rising over `feather` places from a soft edge.
@@ -138,7 +137,7 @@ fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mask = call.mask_optional("mask")?;
     let paste = paste(call, mask.as_ref())?;
     destination.samples = blend::paste_latent(&destination.samples, &source.samples, &paste).map_err(Error::other)?;
-    values::latent(destination)
+    Ok(NodeOutput::one(destination))
 }
 
 /// Where and how to paste, from the inputs that the two masked composites share.
@@ -158,12 +157,12 @@ fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }
     let (share, rest) = (factor as f32, (1.0 - factor) as f32);
     first.samples.zip_mut_with(&second, |a, b| *a = *a * share + b * rest);
-    values::latent(first)
+    Ok(NodeOutput::one(first))
 }
 
 fn set_mask(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     let mask = call.mask("mask")?;
     latent.noise_mask = Some(mask.0.insert_axis(Axis(1)).into_dyn());
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }

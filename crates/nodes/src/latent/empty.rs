@@ -1,11 +1,10 @@
 //! Latents full of zeros, in the shapes of the model families.
 
-use comfyd_imaging::Latent;
 use comfyd_node::{Input, NodeOutput, Result, Schema};
+use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -179,14 +178,14 @@ fn zeros(call: &Call<'_, '_>, shape: &[usize]) -> Result<Latent> {
 /// Pictures of these channels, each latent pixel standing for `pixels` x `pixels` pixels.
 fn picture(call: &Call<'_, '_>, channels: usize, pixels: usize) -> Result<NodeOutput> {
     let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
-    values::latent(zeros(call, &[call.count("batch_size", 1)?, channels, height / pixels, width / pixels])?)
+    Ok(NodeOutput::one(zeros(call, &[call.count("batch_size", 1)?, channels, height / pixels, width / pixels])?))
 }
 
 /// A video of these channels; the first frame stands alone, then `frames` frames go together.
 fn video(call: &Call<'_, '_>, channels: usize, frames: usize, pixels: usize) -> Result<NodeOutput> {
     let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
     let length = (call.count("length", 1)? - 1) / frames + 1;
-    values::latent(zeros(call, &[call.count("batch_size", 1)?, channels, length, height / pixels, width / pixels])?)
+    Ok(NodeOutput::one(zeros(call, &[call.count("batch_size", 1)?, channels, length, height / pixels, width / pixels])?))
 }
 
 fn sd(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -224,7 +223,7 @@ fn cosmos(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn hunyuan_3d(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = zeros(call, &[call.count("batch_size", 1)?, 64, call.count("resolution", 1)?])?;
     latent.extra.insert("type".into(), "hunyuan3dv2".into());
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn ace_step(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -232,7 +231,7 @@ fn ace_step(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let length = (call.float("seconds")?.max(0.0) * 44100.0 / 512.0 / 8.0) as usize;
     let mut latent = zeros(call, &[call.count("batch_size", 1)?, 8, 16, length])?;
     latent.extra.insert("type".into(), "audio".into());
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn stable_cascade(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -241,5 +240,5 @@ fn stable_cascade(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let batch = call.count("batch_size", 1)?;
     let first = zeros(call, &[batch, 16, height / compression, width / compression])?;
     let second = zeros(call, &[batch, 4, height / 4, width / 4])?;
-    Ok(NodeOutput::values([first, second].map(|latent| std::sync::Arc::new(values::Latent(latent)).into())))
+    Ok(NodeOutput::values([first, second].map(|latent| latent.into())))
 }

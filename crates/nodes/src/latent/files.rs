@@ -1,15 +1,15 @@
 //! Latents in files.
 
 use comfyd_folders::Kind;
-use comfyd_imaging::Latent;
 use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_values::Latent;
 use comfyd_weights::safetensors::{self, TensorF32};
 use ndarray::ArcArray;
 
 use crate::class::{Call, Class};
 use crate::image::load::{file_fingerprint, validate_file};
+use crate::saving;
 use crate::services::State;
-use crate::{saving, values};
 
 /// Marks files whose values are those of the link; older files hold them times this factor of SD1.
 const VERSION_KEY: &str = "latent_format_version_0";
@@ -56,7 +56,7 @@ fn load(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         values.iter_mut().for_each(|value| *value *= factor);
     }
     let samples = ArcArray::from_shape_vec(shape, values).map_err(Error::other)?;
-    values::latent(Latent::new(samples))
+    Ok(NodeOutput::one(Latent::new(samples)))
 }
 
 fn save(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

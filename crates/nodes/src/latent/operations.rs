@@ -2,11 +2,11 @@
 
 use comfyd_imaging::filter;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::LatentOperation;
 use ndarray::{Array, Array3, Array4, ArrayView4, Axis, Ix4, Zip};
 
 use crate::class::{Call, Class};
 use crate::latent::arrays::{Samples, expect_picture};
-use crate::values::{self, LatentOperation};
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -71,7 +71,7 @@ fn apply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     expect_picture(&latent.samples, "samples")?;
     call.cx.check_cancelled()?;
     latent.samples = call.inputs.get::<LatentOperation>("operation")?.apply(&latent.samples)?;
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn tonemap(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

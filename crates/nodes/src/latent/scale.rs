@@ -5,7 +5,6 @@ use comfyd_node::{Input, NodeOutput, Result, Schema};
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::Samples;
 use crate::resize::{self, Crop};
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -60,7 +59,7 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (own_height, own_width) = size(&latent.samples);
     let proportional = |a: usize, b: usize, c: usize| (a as f64 * b as f64 / c as f64).round_ties_even() as usize;
     let (width, height) = match (width, height) {
-        (0, 0) => return values::latent(latent),
+        (0, 0) => return Ok(NodeOutput::one(latent)),
         (0, height) => (proportional(own_width, height.max(64), own_height), height),
         (width, 0) => (width, proportional(own_height, width.max(64), own_width)),
         (width, height) => (width, height),
@@ -68,7 +67,7 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let method = call.method("upscale_method")?;
     let crop = call.crop("crop")?;
     latent.samples = resize::latent(call, &latent.samples, width.max(64) / 8, height.max(64) / 8, method, crop)?;
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn upscale_by(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -78,7 +77,7 @@ fn upscale_by(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let scaled = |side: usize| (side as f64 * factor).round_ties_even() as usize;
     let method = call.method("upscale_method")?;
     latent.samples = resize::latent(call, &latent.samples, scaled(width), scaled(height), method, Crop::Disabled)?;
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 /// Height and width: the last two axes.

@@ -7,7 +7,6 @@ use ndarray::Axis;
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::image::transform::{flip_axis, quarter_turns};
 use crate::latent::arrays::{expect_picture, narrow};
-use crate::values;
 
 /// The axes of picture latents.
 const ROWS: Axis = Axis(2);
@@ -59,14 +58,14 @@ fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
     latent.samples = transform::rotate(&latent.samples, quarter_turns(call)?, ROWS, COLUMNS);
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
     latent.samples = transform::flip(&latent.samples, flip_axis(call, ROWS, COLUMNS)?);
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -82,5 +81,5 @@ fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         let length = (call.count(length, 8)? / 8).min(side - start);
         latent.samples = narrow(&latent.samples, axis, start, length);
     }
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }

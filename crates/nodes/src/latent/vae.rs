@@ -1,14 +1,15 @@
 //! Pictures to latents and back.
 
 use comfyd_engine::Vae;
-use comfyd_imaging::{Image, Latent, Mask, resize};
+use comfyd_imaging::resize;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::{Image, Latent, Mask};
 use ndarray::{ArcArray, Axis, Dimension, IxDyn, Slice, Zip};
 
 use crate::class::{Call, Class};
 use crate::latent::arrays::expect_picture;
 use crate::resize::{Crop, Method};
-use crate::{tensors, values};
+use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -108,7 +109,7 @@ fn decode(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
     let image = call.object::<Vae>("vae")?.decode(call.cx, &tensors::of(&latent.samples)?)?;
-    values::image(tensors::to_image(&image)?)
+    Ok(NodeOutput::one(tensors::to_image(&image)?))
 }
 
 fn decode_tiled(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -122,20 +123,20 @@ fn decode_tiled(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }
     let cell = vae.compression();
     let image = vae.decode_tiled(call.cx, &tensors::of(&latent.samples)?, (tile / cell).max(1), overlap / cell)?;
-    values::image(tensors::to_image(&image)?)
+    Ok(NodeOutput::one(tensors::to_image(&image)?))
 }
 
 fn encode(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let pixels = first_channels(&call.image("pixels")?)?;
     let samples = call.object::<Vae>("vae")?.encode(call.cx, &tensors::image(&pixels)?)?;
-    values::latent(Latent::new(tensors::to_array(&samples)?))
+    Ok(NodeOutput::one(Latent::new(tensors::to_array(&samples)?)))
 }
 
 fn encode_tiled(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let pixels = first_channels(&call.image("pixels")?)?;
     let (tile, overlap) = (call.count("tile_size", 1)?, call.int("overlap")?);
     let samples = call.object::<Vae>("vae")?.encode_tiled(call.cx, &tensors::image(&pixels)?, tile, overlap)?;
-    values::latent(Latent::new(tensors::to_array(&samples)?))
+    Ok(NodeOutput::one(Latent::new(tensors::to_array(&samples)?)))
 }
 
 fn encode_for_inpaint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -145,7 +146,7 @@ fn encode_for_inpaint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = Latent::new(tensors::to_array(&samples)?);
     let grown = grow(&masked.mask, call.int("grow_mask_by")?);
     latent.noise_mask = Some(with_channel_axis(&grown));
-    values::latent(latent)
+    Ok(NodeOutput::one(latent))
 }
 
 /// Pictures with the masked part greyed out, and the mask at their size.

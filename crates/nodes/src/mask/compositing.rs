@@ -4,7 +4,6 @@ use comfyd_imaging::blend::{self, PorterDuff};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class};
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -72,17 +71,17 @@ fn porter_duff(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let values = 2 * (source.0.len() + destination.0.len());
     let compose = move || blend::porter_duff(&source, &source_alpha, &destination, &destination_alpha, mode);
     let (image, mask) = call.apart(values, compose)?;
-    values::image_and_mask(image, mask)
+    Ok(NodeOutput::values([image.into(), mask.into()]))
 }
 
 fn split_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (image, mask) = blend::split_alpha(&call.image("image")?);
-    values::image_and_mask(image, mask)
+    Ok(NodeOutput::values([image.into(), mask.into()]))
 }
 
 fn join_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (image, alpha) = (call.image("image")?, call.mask("alpha")?);
     // The mask is resized to the picture's size before the smaller batch decides.
     call.reserve(&[alpha.batch(), image.height(), image.width()])?;
-    values::image(call.apart(image.0.len() + alpha.0.len(), move || blend::join_alpha(&image, &alpha))?)
+    Ok(NodeOutput::one(call.apart(image.0.len() + alpha.0.len(), move || blend::join_alpha(&image, &alpha))?))
 }

@@ -1,11 +1,10 @@
 //! Between masks and pictures.
 
 use comfyd_imaging::mask;
-use comfyd_imaging::{Image, Mask};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::{Image, Mask};
 
 use crate::class::{Call, Class, unknown_choice};
-use crate::values;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -56,7 +55,7 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 fn to_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    values::image(grey(call, &call.mask("mask")?)?)
+    Ok(NodeOutput::one(grey(call, &call.mask("mask")?)?))
 }
 
 /// A mask as pictures with three equal channels.
@@ -73,9 +72,9 @@ fn from_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         "alpha" => 3,
         other => return Err(unknown_choice("channel", other)),
     };
-    values::mask(mask::from_channel(&call.image("image")?, channel).map_err(Error::other)?)
+    Ok(NodeOutput::one(mask::from_channel(&call.image("image")?, channel).map_err(Error::other)?))
 }
 
 fn from_color(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    values::mask(mask::from_color(&call.image("image")?, call.int("color")?).map_err(Error::other)?)
+    Ok(NodeOutput::one(mask::from_color(&call.image("image")?, call.int("color")?).map_err(Error::other)?))
 }

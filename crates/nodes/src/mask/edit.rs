@@ -1,13 +1,14 @@
 //! Masks made and changed.
 
 use comfyd_folders::Kind;
-use comfyd_imaging::{Mask, mask};
+use comfyd_imaging::mask;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::Mask;
 
 use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::mask::convert::grey;
-use crate::{saving, values};
+use crate::saving;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -121,30 +122,30 @@ pub(crate) const CLASSES: &[Class] = &[
 fn solid(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
     call.reserve(&[height, width])?;
-    values::mask(Mask::solid(1, height, width, call.float("value")? as f32))
+    Ok(NodeOutput::one(Mask::solid(1, height, width, call.float("value")? as f32)))
 }
 
 fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    values::mask(mask::invert(&call.mask("mask")?))
+    Ok(NodeOutput::one(mask::invert(&call.mask("mask")?)))
 }
 
 fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
-    values::mask(mask::crop(&call.mask("mask")?, x, y, width, height).map_err(Error::other)?)
+    Ok(NodeOutput::one(mask::crop(&call.mask("mask")?, x, y, width, height).map_err(Error::other)?))
 }
 
 fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (destination, source) = (call.mask("destination")?, call.mask("source")?);
     let operation: mask::Operation = call.text("operation")?.parse().map_err(Error::other)?;
     let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
-    values::mask(mask::combine(&destination, &source, x, y, operation).map_err(Error::other)?)
+    Ok(NodeOutput::one(mask::combine(&destination, &source, x, y, operation).map_err(Error::other)?))
 }
 
 fn feather(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mask = call.mask("mask")?;
     let [left, top, right, bottom] = ["left", "top", "right", "bottom"].map(|side| call.count(side, 0));
-    values::mask(mask::feather(&mask, left?, top?, right?, bottom?))
+    Ok(NodeOutput::one(mask::feather(&mask, left?, top?, right?, bottom?)))
 }
 
 fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -152,11 +153,11 @@ fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let expand = call.int::<i64>("expand")?.clamp(-MAX_RESOLUTION, MAX_RESOLUTION);
     let (tapered, cancel) = (call.bool("tapered_corners")?, call.cx.cancel_token().clone());
     let grow = move |one| mask::grow(&Mask(one), expand, tapered, &|| cancel.is_cancelled()).map(|grown| grown.0);
-    values::mask(Mask(each(call.cx.cancel_token(), &mask.0, grow)?))
+    Ok(NodeOutput::one(Mask(each(call.cx.cancel_token(), &mask.0, grow)?)))
 }
 
 fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    values::mask(mask::threshold(&call.mask("mask")?, call.float("value")? as f32))
+    Ok(NodeOutput::one(mask::threshold(&call.mask("mask")?, call.float("value")? as f32)))
 }
 
 fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

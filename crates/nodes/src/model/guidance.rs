@@ -2,12 +2,16 @@
 
 use std::sync::Arc;
 
-use comfyd_engine::{Conditioning, LatentFunction, Model};
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
-use ndarray::{ArcArray, IxDyn};
+use comfyd_engine::patches::{
+    self, Apg, CfgNorm, CfgOverBatch, CfgZeroStar, DifferentialDiffusion, EpsilonScaling, FreSca, Mahiro, ModelPatch, PerpNeg,
+    PerturbedAttentionGuidance, RenormCfg, RescaleCfg, SelfAttentionGuidance, TangentialDamping,
+};
+use comfyd_engine::{Conditioning, Tensor};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_values::LatentOperation;
 
 use crate::class::{Call, Class};
-use crate::values::LatentOperation;
+use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -20,7 +24,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("multiplier").default(0.7).min(0.0).max(1.0).step(0.01).tooltip("How strong the effect is."))
                 .output("MODEL")
         },
-        rescale_cfg,
+        |call| call.patched(RescaleCfg { multiplier: call.float("multiplier")? }),
     ),
     Class::new(
         || {
@@ -37,7 +41,10 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("neg_scale").default(1.0).min(0.0).max(100.0).step(0.01).tooltip("How strong the negative prompt is."))
                 .output("MODEL")
         },
-        perp_neg,
+        |call| {
+            let empty = call.object::<Conditioning>("empty_conditioning")?.as_ref().clone();
+            call.patched(PerpNeg { empty, neg_scale: call.float("neg_scale")? })
+        },
     ),
     Class::new(
         || {
@@ -53,7 +60,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("blur_sigma").default(2.0).min(0.0).max(10.0).step(0.1).tooltip("How far the picture is blurred."))
                 .output("MODEL")
         },
-        self_attention_guidance,
+        |call| call.patched(SelfAttentionGuidance::new(call.float("scale")?, call.float("blur_sigma")?)),
     ),
     Class::new(
         || {
@@ -67,7 +74,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("scale").default(3.0).min(0.0).max(100.0).step(0.01).round(0.01).tooltip("How strong the effect is."))
                 .output("MODEL")
         },
-        perturbed_attention_guidance,
+        |call| call.patched(PerturbedAttentionGuidance { scale: call.float("scale")? }),
     ),
     Class::new(
         || {
@@ -81,7 +88,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .output_named("MODEL", "patched_model")
         },
-        mahiro,
+        |call| call.patched(Mahiro),
     ),
     Class::new(
         || {
@@ -113,7 +120,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .output("MODEL")
         },
-        apg,
+        |call| call.patched(Apg::new(call.float("eta")?, call.float("norm_threshold")?, call.float("momentum")?)),
     ),
     Class::new(
         || {
@@ -126,7 +133,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .output_named("MODEL", "patched_model")
         },
-        cfg_zero_star,
+        |call| call.patched(CfgZeroStar),
     ),
     Class::new(
         || {
@@ -141,7 +148,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("strength").default(1.0).min(0.0).max(100.0).step(0.01).tooltip("How strong the effect is."))
                 .output_named("MODEL", "patched_model")
         },
-        cfg_norm,
+        |call| call.patched(CfgNorm { strength: call.float("strength")? }),
     ),
     Class::new(
         || {
@@ -156,7 +163,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .output_named("MODEL", "patched_model")
         },
-        tcfg,
+        |call| call.patched(TangentialDamping),
     ),
     Class::new(
         || {
@@ -172,7 +179,10 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::int("freq_cutoff").default(20).min(1).max(10000).step(1).tooltip("How many frequencies count as low."))
                 .output("MODEL")
         },
-        fresca,
+        |call| {
+            let (low, high) = (call.float("scale_low")?, call.float("scale_high")?);
+            call.patched(FreSca { low, high, cutoff: call.int("freq_cutoff")? })
+        },
     ),
     Class::new(
         || {
@@ -209,7 +219,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("operation", "LATENT_OPERATION").tooltip("The operation."))
                 .output("MODEL")
         },
-        operation_cfg,
+        |call| call.patched(OperationCfg(call.object::<LatentOperation>("operation")?)),
     ),
     Class::new(
         || {
@@ -232,7 +242,10 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .output("MODEL")
         },
-        differential_diffusion,
+        |call| {
+            let strength = call.inputs.optional("strength").map_or(Ok(1.0), |_| call.float("strength"))?;
+            call.patched(DifferentialDiffusion { strength })
+        },
     ),
     Class::new(
         || {
@@ -254,21 +267,15 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .output("MODEL")
         },
-        renorm_cfg,
+        |call| call.patched(RenormCfg { truncation: call.float("cfg_trunc")?, limit: call.float("renorm_cfg")? }),
     ),
     Class::new(
         || over_batch("VideoLinearCFGGuidance", "Lets guidance grow from the first latent of the batch to the last."),
-        |call| {
-            let min = call.float("min_cfg")?;
-            change(call, |model| model.linear_cfg(min))
-        },
+        |call| call.patched(CfgOverBatch { min: call.float("min_cfg")?, triangle: false }),
     ),
     Class::new(
         || over_batch("VideoTriangleCFGGuidance", "Lets guidance grow to the middle of the batch and fall again."),
-        |call| {
-            let min = call.float("min_cfg")?;
-            change(call, |model| model.triangle_cfg(min))
-        },
+        |call| call.patched(CfgOverBatch { min: call.float("min_cfg")?, triangle: true }),
     ),
 ];
 
@@ -283,84 +290,28 @@ fn over_batch(class: &str, description: &str) -> Schema {
         .output("MODEL")
 }
 
-fn renorm_cfg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (truncation, limit) = (call.float("cfg_trunc")?, call.float("renorm_cfg")?);
-    change(call, |model| model.renorm_cfg(truncation, limit))
-}
-
-fn rescale_cfg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let multiplier = call.float("multiplier")?;
-    change(call, |model| model.rescale_cfg(multiplier))
-}
-
-fn perp_neg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (empty, scale) = (call.object::<Conditioning>("empty_conditioning")?, call.float("neg_scale")?);
-    change(call, |model| model.perp_neg(&empty, scale))
-}
-
-fn self_attention_guidance(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (scale, sigma) = (call.float("scale")?, call.float("blur_sigma")?);
-    change(call, |model| model.self_attention_guidance(scale, sigma))
-}
-
-fn perturbed_attention_guidance(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let scale = call.float("scale")?;
-    change(call, |model| model.perturbed_attention_guidance(scale))
-}
-
-fn mahiro(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    change(call, Model::mahiro)
-}
-
-fn apg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (eta, threshold, momentum) = (call.float("eta")?, call.float("norm_threshold")?, call.float("momentum")?);
-    change(call, |model| model.adaptive_projected_guidance(eta, threshold, momentum))
-}
-
-fn cfg_zero_star(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    change(call, Model::cfg_zero_star)
-}
-
-fn cfg_norm(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let strength = call.float("strength")?;
-    change(call, |model| model.cfg_norm(strength))
-}
-
-fn tcfg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    change(call, Model::tangential_damping)
-}
-
-fn fresca(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (low, high, cutoff) = (call.float("scale_low")?, call.float("scale_high")?, call.int("freq_cutoff")?);
-    change(call, |model| model.fresca(low, high, cutoff))
-}
-
 fn epsilon_scaling(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let factor = call.float("scaling_factor")?;
     if factor == 0.0 {
         return Err(Error::msg("input 'scaling_factor' is 0; take a number near 1"));
     }
-    change(call, |model| model.epsilon_scaling(factor))
+    call.patched(EpsilonScaling { factor })
 }
 
-fn operation_cfg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let operation = call.object::<LatentOperation>("operation")?;
-    let function: LatentFunction = Arc::new(move |shape: &[usize], samples: Vec<f32>| {
-        let samples = ArcArray::from_shape_vec(IxDyn(shape), samples).map_err(Error::other)?;
-        let done = operation.apply(&samples)?;
-        if done.shape() != shape {
-            return Err(Error::msg("the latent operation changed the shape of the latent; take one that keeps it"));
+/// Applies an operation to the guidance, or to the one prediction where there is no negative prompt.
+#[derive(Clone)]
+struct OperationCfg(Arc<LatentOperation>);
+
+impl ModelPatch for OperationCfg {
+    fn before(&mut self, _call: &patches::Call<'_>, predictions: &mut [Tensor]) -> comfyd_engine::Result<()> {
+        let guidance = if predictions.len() == 2 { (&predictions[0] - &predictions[1])? } else { predictions[0].clone() };
+        let samples = tensors::to_array(&guidance)?;
+        let done = self.0.apply(&samples)?;
+        if done.shape() != samples.shape() {
+            return Err(Error::msg("the latent operation changed the shape of the latent; take one that keeps it").into());
         }
-        Ok(done.iter().copied().collect())
-    });
-    change(call, |model| model.latent_operation_cfg(function))
-}
-
-fn differential_diffusion(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let strength = call.inputs.optional("strength").map_or(Ok(1.0), |_| call.float("strength"))?;
-    change(call, |model| model.differential_diffusion(strength))
-}
-
-fn change(call: &Call<'_, '_>, f: impl FnOnce(&Model) -> Model) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(Value::object(f(call.object::<Model>("model")?.as_ref()))))
+        let changed = tensors::of(&done)?.to_device(guidance.device())?;
+        predictions[0] = if predictions.len() == 2 { (changed + &predictions[1])? } else { changed };
+        Ok(())
+    }
 }

@@ -116,17 +116,17 @@ pub(crate) const CLASSES: &[Class] = &[
 
 fn simple(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = models(call)?;
-    Ok(NodeOutput::one(Value::object(first.merge(&second, call.float("ratio")?)?)))
+    Ok(NodeOutput::one(Value::object(first.merge(&second, call.float("ratio")?))))
 }
 
 fn subtract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = models(call)?;
-    Ok(NodeOutput::one(Value::object(first.subtract(&second, call.float("multiplier")?)?)))
+    Ok(NodeOutput::one(Value::object(first.subtract(&second, call.float("multiplier")?))))
 }
 
 fn add(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = models(call)?;
-    Ok(NodeOutput::one(Value::object(first.add(&second)?)))
+    Ok(NodeOutput::one(Value::object(first.add(&second))))
 }
 
 /// ModelMergeBlocks and the classes for one family: each input but the models is the share for the weights whose names begin like it; the
@@ -136,22 +136,22 @@ fn blocks(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let names: Vec<&str> = call.inputs.iter().map(|(name, _)| name).filter(|name| !MODELS.contains(name)).collect();
     let ratios = names.iter().map(|name| Ok(((*name).to_owned(), call.float(name)?))).collect::<Result<Vec<_>>>()?;
     let Some((_, default)) = ratios.first() else { return Err(Error::MissingInput("input".into())) };
-    Ok(NodeOutput::one(Value::object(first.merge_blocks(&second, *default, &ratios)?)))
+    Ok(NodeOutput::one(Value::object(first.merge_blocks(&second, *default, &ratios))))
 }
 
 fn clip_simple(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = clips(call)?;
-    Ok(NodeOutput::one(Value::object(first.merge(&second, call.float("ratio")?)?)))
+    Ok(NodeOutput::one(Value::object(first.merge(&second, call.float("ratio")?))))
 }
 
 fn clip_subtract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = clips(call)?;
-    Ok(NodeOutput::one(Value::object(first.subtract(&second, call.float("multiplier")?)?)))
+    Ok(NodeOutput::one(Value::object(first.subtract(&second, call.float("multiplier")?))))
 }
 
 fn clip_add(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (first, second) = clips(call)?;
-    Ok(NodeOutput::one(Value::object(first.add(&second)?)))
+    Ok(NodeOutput::one(Value::object(first.add(&second))))
 }
 
 fn models(call: &Call<'_, '_>) -> Result<(Arc<Model>, Arc<Model>)> {

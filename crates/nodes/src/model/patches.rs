@@ -1,6 +1,8 @@
 //! Changes inside the denoiser.
 
-use comfyd_engine::{AttentionScale, Clip, Downscale, Model};
+use comfyd_engine::patches::{Hooked, Sampling};
+use comfyd_engine::{Clip, Model};
+use comfyd_models::unet::hooks::{Downscale, FreeU, FreeUVersion, HyperTile, TokenMerging};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
@@ -33,7 +35,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .output("MODEL")
         },
-        freeu,
+        |call| freeu(call, FreeUVersion::V1),
     ),
     Class::new(
         || {
@@ -62,7 +64,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .output("MODEL")
         },
-        freeu_v2,
+        |call| freeu(call, FreeUVersion::V2),
     ),
     Class::new(
         || {
@@ -137,7 +139,10 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("ratio").default(0.3).min(0.0).max(1.0).step(0.01).tooltip("The share of tokens that is merged."))
                 .output("MODEL")
         },
-        tome,
+        |call| {
+            let ratio = call.float("ratio")?;
+            call.patched(Hooked(move |sampling: &Sampling<'_>| TokenMerging::new(ratio, sampling.random())))
+        },
     ),
     Class::new(
         || {
@@ -155,7 +160,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
                 .output("MODEL")
         },
-        self_attention_multiply,
+        |call| attention_multiply(call, "attn1"),
     ),
     Class::new(
         || {
@@ -173,7 +178,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
                 .output("MODEL")
         },
-        cross_attention_multiply,
+        |call| attention_multiply(call, "attn2"),
     ),
     Class::new(
         || {
@@ -215,20 +220,15 @@ pub(crate) const CLASSES: &[Class] = &[
     ),
 ];
 
-fn freeu(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+fn freeu(call: &Call<'_, '_>, version: FreeUVersion) -> Result<NodeOutput> {
     let [b1, b2, s1, s2] = floats(call, ["b1", "b2", "s1", "s2"])?;
-    change(call, |model| model.freeu(b1, b2, s1, s2))
-}
-
-fn freeu_v2(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let [b1, b2, s1, s2] = floats(call, ["b1", "b2", "s1", "s2"])?;
-    change(call, |model| model.freeu_v2(b1, b2, s1, s2))
+    call.patched(Hooked(move |_: &Sampling<'_>| FreeU { version, deep: (b1, s1), shallow: (b2, s2) }))
 }
 
 fn hyper_tile(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (tile_size, swap_size, max_depth) = (call.count("tile_size", 1)?, call.count("swap_size", 1)?, call.int("max_depth")?);
     let scale_depth = call.bool("scale_depth")?;
-    change(call, |model| model.hypertile(tile_size, swap_size, max_depth, scale_depth))
+    call.patched(Hooked(move |sampling: &Sampling<'_>| HyperTile::new(tile_size, swap_size, max_depth, scale_depth, sampling.random())))
 }
 
 fn downscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -236,47 +236,38 @@ fn downscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if factor <= 0.0 {
         return Err(Error::msg(format!("input 'downscale_factor' is {factor}; take a number above 0")));
     }
-    let settings = Downscale {
-        block_number: call.int("block_number")?,
-        factor,
-        start_percent: call.float("start_percent")?,
-        end_percent: call.float("end_percent")?,
-        after_skip: call.bool("downscale_after_skip")?,
-        downscale_method: call.method("downscale_method")?,
-        upscale_method: call.method("upscale_method")?,
-    };
-    let model = call.object::<Model>("model")?.downscale(settings)?;
-    Ok(NodeOutput::one(Value::object(model)))
+    let (block, after_skip) = (call.int("block_number")?, call.bool("downscale_after_skip")?);
+    let (start, end) = (call.float("start_percent")?, call.float("end_percent")?);
+    let (shrink, grow) = (call.method("downscale_method")?, call.method("upscale_method")?);
+    call.patched(Hooked(move |sampling: &Sampling<'_>| {
+        let (sigma_start, sigma_end) = (sampling.schedule.percent_to_sigma(start), sampling.schedule.percent_to_sigma(end));
+        Downscale { block, factor, sigma_start, sigma_end, after_skip, shrink, grow }
+    }))
 }
 
-fn tome(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let ratio = call.float("ratio")?;
-    change(call, |model| model.token_merging(ratio))
-}
-
-fn self_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let scale = attention_scale(call)?;
-    change(call, |model| model.self_attention_multiply(scale))
-}
-
-fn cross_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let scale = attention_scale(call)?;
-    change(call, |model| model.cross_attention_multiply(scale))
+/// Multiplies the projections of the UNet's attention layers of this name.
+fn attention_multiply(call: &Call<'_, '_>, layer: &str) -> Result<NodeOutput> {
+    let names = ["to_q", "to_k", "to_v", "to_out.0"].map(|projection| format!("{layer}.{projection}"));
+    let factors = floats(call, ["q", "k", "v", "out"])?;
+    Ok(NodeOutput::one(Value::object(call.object::<Model>("model")?.multiplied(|name| factor_of(name, &names, factors)))))
 }
 
 fn temporal_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let [own, cross] = floats(call, ["self_structural", "cross_structural"])?;
-    change(call, |model| model.temporal_attention_multiply(own, cross))
+    let names = ["attn1.to_out.0", "attn2.to_out.0"].map(str::to_owned);
+    let factors = floats(call, ["self_structural", "cross_structural"])?;
+    Ok(NodeOutput::one(Value::object(call.object::<Model>("model")?.multiplied(|name| factor_of(name, &names, factors)))))
 }
 
 fn clip_attention_multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let clip = call.object::<Clip>("clip")?.attention_multiply(attention_scale(call)?);
-    Ok(NodeOutput::one(Value::object(clip)))
+    let names = ["q_proj", "k_proj", "v_proj", "out_proj"].map(|projection| format!("self_attn.{projection}"));
+    let factors = floats(call, ["q", "k", "v", "out"])?;
+    Ok(NodeOutput::one(Value::object(call.object::<Clip>("clip")?.multiplied(|name| factor_of(name, &names, factors)))))
 }
 
-fn attention_scale(call: &Call<'_, '_>) -> Result<AttentionScale> {
-    let [q, k, v, out] = floats(call, ["q", "k", "v", "out"])?;
-    Ok(AttentionScale { q, k, v, out })
+/// The factor of the layer that a weight or a bias belongs to.
+fn factor_of<const N: usize>(name: &str, layers: &[String; N], factors: [f64; N]) -> Option<f64> {
+    let layer = name.strip_suffix(".weight").or(name.strip_suffix(".bias"))?;
+    layers.iter().zip(factors).find(|(end, _)| layer.ends_with(end.as_str())).map(|(_, factor)| factor)
 }
 
 fn floats<const N: usize>(call: &Call<'_, '_>, names: [&str; N]) -> Result<[f64; N]> {
@@ -285,8 +276,4 @@ fn floats<const N: usize>(call: &Call<'_, '_>, names: [&str; N]) -> Result<[f64;
         *value = call.float(name)?;
     }
     Ok(values)
-}
-
-fn change(call: &Call<'_, '_>, f: impl FnOnce(&Model) -> Model) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(Value::object(f(call.object::<Model>("model")?.as_ref()))))
 }

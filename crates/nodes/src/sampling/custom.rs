@@ -4,8 +4,7 @@ use comfyd_engine::{Conditioning, DualStyle, Guider, Model, Noise, Sampler, Sigm
 use comfyd_node::{Input, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
-use crate::values::Latent;
-use crate::{tensors, values};
+use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -218,7 +217,7 @@ fn sample(call: &Call<'_, '_>, guider: &Guider, noise: Noise) -> Result<NodeOutp
     let sampled = call.engine().sample(call.cx, guider, noise, &sampler, &sigmas, &input)?;
     let output = tensors::with_samples(&latent, &sampled.output)?;
     let denoised = tensors::with_samples(&latent, &sampled.denoised)?;
-    Ok(NodeOutput::values([Value::object(Latent(output)), Value::object(Latent(denoised))]))
+    Ok(NodeOutput::values([Value::object(output), Value::object(denoised)]))
 }
 
 fn cfg_guider(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -262,9 +261,9 @@ fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let sigmas = call.object::<Sigmas>("sigmas")?;
     let latent = call.latent("latent_image")?;
     if sigmas.0.is_empty() {
-        return values::latent(latent);
+        return Ok(NodeOutput::one(latent));
     }
     let input = tensors::latent(&latent, model.latent_format().channels())?;
-    let noisy = model.add_noise(&noise.generate(&input)?, &sigmas, &input.samples)?;
-    values::latent(tensors::with_samples(&latent, &noisy)?)
+    let noisy = model.add_noise(&noise.generate(&input)?, &sigmas.0, &input.samples)?;
+    Ok(NodeOutput::one(tensors::with_samples(&latent, &noisy)?))
 }

@@ -5,7 +5,7 @@ use comfyd_node::{Input, NodeOutput, Result, Schema};
 use comfyd_samplers::{NAMES as SAMPLERS, scheduler::NAMES as SCHEDULERS};
 
 use crate::class::{Call, Class};
-use crate::{tensors, values};
+use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -128,5 +128,5 @@ fn sample(call: &Call<'_, '_>, settings: &KSampler) -> Result<NodeOutput> {
     let latent = call.latent("latent_image")?;
     let input = tensors::latent(&latent, model.latent_format().channels())?;
     let samples = call.engine().ksampler(call.cx, &model, &positive, &negative, &input, settings)?;
-    values::latent(tensors::with_samples(&latent, &samples)?)
+    Ok(NodeOutput::one(tensors::with_samples(&latent, &samples)?))
 }

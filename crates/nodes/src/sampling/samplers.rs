@@ -361,7 +361,7 @@ fn er_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn sa_solver(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let schedule = call.object::<Model>("model")?.schedule()?;
+    let schedule = call.object::<Model>("model")?.schedule();
     let tau = Tau {
         start_sigma: schedule.percent_to_sigma(call.float("sde_start_percent")?),
         end_sigma: schedule.percent_to_sigma(call.float("sde_end_percent")?),

@@ -250,12 +250,12 @@ fn vp(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn beta(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let schedule = call.object::<Model>("model")?.schedule()?;
+    let schedule = call.object::<Model>("model")?.schedule();
     sigmas(scheduler::beta(schedule.as_ref(), call.count("steps", 1)?, call.float("alpha")?, call.float("beta")?))
 }
 
 fn turbo(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let schedule = call.object::<Model>("model")?.schedule()?;
+    let schedule = call.object::<Model>("model")?.schedule();
     sigmas(scheduler::sd_turbo(schedule.as_ref(), call.count("steps", 1)?, call.float("denoise")?))
 }
 

@@ -183,7 +183,7 @@ fn extend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn percent_to_sigma(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let schedule = call.object::<Model>("model")?.schedule()?;
+    let schedule = call.object::<Model>("model")?.schedule();
     let percent = call.float("sampling_percent")?;
     let sigma = match (call.bool("return_actual_sigma")?, percent) {
         (true, 0.0) => f64::from(schedule.sigma_max()),

@@ -15,7 +15,7 @@ use comfyd_graph::{Limits as PromptLimits, Prompt, validate};
 use comfyd_jobs::event::NullSink;
 use comfyd_jobs::{EventSink, Job, Message, Outcome, Status};
 use comfyd_node::{CancelToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
-use comfyd_nodes::{Builtin, FileOptions, Limits, Services};
+use comfyd_nodes::{Builtin, Limits, Services};
 use serde_json::{Map, Value as Json};
 
 /// The repository's copy of the reference's recorded behaviour.
@@ -105,10 +105,6 @@ impl Bench {
         Self { dir, folders, catalog, engine, cancel: CancelToken::default(), hidden: Hidden::default(), reports: Reports::default() }
     }
 
-    pub fn options(&self) -> FileOptions {
-        FileOptions(Arc::clone(&self.folders))
-    }
-
     /// Runs one node.
     pub fn run(&self, class: &str, inputs: Inputs) -> Result<NodeOutput> {
         let entry = self.catalog.get(class).unwrap_or_else(|| panic!("no class {class}"));
@@ -129,7 +125,7 @@ impl Bench {
     /// Validates a prompt and runs it as a server does. The error tells why it was refused, or which node failed.
     pub fn execute(&self, executor: &mut Executor, prompt: Json, cancel: &CancelToken, sink: &dyn EventSink) -> Result<Outcome, String> {
         let prompt = Prompt::parse(prompt, &PromptLimits::default()).map_err(|e| format!("it is refused: {e:?}"))?;
-        let valid = validate(&self.catalog, &self.options(), prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
+        let valid = validate(&self.catalog, &*self.folders, prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
         if !valid.node_errors.is_empty() {
             return Err(format!("it is refused: {}", valid.node_errors.to_json()));
         }

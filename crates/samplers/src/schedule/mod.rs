@@ -4,7 +4,7 @@ mod cascade;
 mod continuous;
 mod discrete;
 mod flow;
-mod scaling;
+mod prediction;
 
 use candle_core::Tensor;
 
@@ -14,27 +14,7 @@ pub use cascade::Cascade;
 pub use continuous::{Continuous, ContinuousSettings};
 pub use discrete::{BetaSchedule, Discrete, DiscreteSettings};
 pub use flow::{DiscreteFlow, DiscreteFlowSettings, ShiftedFlow};
-
-/// What a model predicts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Prediction {
-    /// The noise.
-    Eps,
-    /// The velocity.
-    V,
-    /// EDM's preconditioned prediction.
-    Edm,
-    /// Flow matching: noise levels between 0 and 1.
-    Flow,
-    /// The clean latent (the reference's `X0`).
-    X0,
-    /// The clean latent from an input that is not scaled (the reference's `IMG_TO_IMG`).
-    ImageToImage,
-    /// The noise, of a latent consistency model: the boundary condition of consistency models is applied (Luo et al. 2023).
-    Lcm,
-    /// Cosmos' rectified flow, with noise levels above 1.
-    CosmosFlow,
-}
+pub use prediction::Prediction;
 
 /// The noise level of [`Schedule::percent_to_sigma`] at 0: above all others.
 pub const ABOVE_ALL: f64 = 999_999_999.9;
@@ -83,22 +63,22 @@ pub trait Schedule: Send + Sync + std::fmt::Debug {
 
     /// `x` as the model wants it.
     fn input(&self, x: &Tensor, sigma: f32) -> Result<Tensor> {
-        scaling::input(self.prediction(), self.sigma_data(), x, sigma)
+        prediction::input(self.prediction(), self.sigma_data(), x, sigma)
     }
 
     /// The clean latent from the model's output for `x` (before [`Schedule::input`]).
     fn denoised(&self, output: &Tensor, x: &Tensor, sigma: f32) -> Result<Tensor> {
-        scaling::denoised(self.prediction(), self.sigma_data(), self.timestep(sigma), output, x, sigma)
+        prediction::denoised(self.prediction(), self.sigma_data(), self.timestep(sigma), output, x, sigma)
     }
 
     /// The latent with noise of this level; `max_denoise` when it is as good as all noise.
     fn add_noise(&self, sigma: f32, noise: &Tensor, latent: &Tensor, max_denoise: bool) -> Result<Tensor> {
-        scaling::add_noise(self.prediction(), sigma, noise, latent, max_denoise)
+        prediction::add_noise(self.prediction(), sigma, noise, latent, max_denoise)
     }
 
     /// Undoes the scaling of [`Schedule::add_noise`] after sampling.
     fn remove_scaling(&self, sigma: f32, latent: &Tensor) -> Result<Tensor> {
-        scaling::remove_scaling(self.prediction(), sigma, latent)
+        prediction::remove_scaling(self.prediction(), sigma, latent)
     }
 }
 

@@ -1,18 +1,12 @@
 //! The routes and what the OpenAPI document says of them, in one list: a route without a description does not compile, and a description
 //! without a route cannot be written. Knows nothing of what the routes do.
 
-use std::sync::OnceLock;
-
 use axum::Router;
-use axum::extract::State;
 use axum::handler::Handler;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, MethodRouter, on};
-use bytes::Bytes;
 use serde_json::{Map, Value, json};
 
-use crate::{App, routes};
+use crate::app::App;
 
 /// The shapes that answers and bodies refer to by name.
 const SCHEMAS: &str = include_str!("schemas.json");
@@ -24,23 +18,23 @@ const ANY: &str = "application/octet-stream";
 #[derive(Default)]
 pub(crate) struct Table {
     router: Router<App>,
-    operations: Vec<Operation>,
+    pub(crate) operations: Vec<Operation>,
 }
 
-struct Operation {
-    method: &'static str,
-    path: &'static str,
-    doc: Doc,
+pub(crate) struct Operation {
+    pub method: &'static str,
+    pub path: &'static str,
+    pub doc: Doc,
 }
 
 /// What the document says of one method of one path. Parameters in the path are found there.
 pub(crate) struct Doc {
     tag: &'static str,
-    summary: &'static str,
+    pub summary: &'static str,
     description: Option<&'static str>,
     query: Vec<Value>,
-    body: Option<Value>,
-    answers: Map<String, Value>,
+    pub body: Option<Value>,
+    pub answers: Map<String, Value>,
 }
 
 impl Table {
@@ -214,18 +208,6 @@ impl Doc {
     }
 }
 
-/// The routes of this module.
-pub(crate) fn routes() -> Table {
-    Table::default().get("/openapi.json", document, Doc::new("system", "This document.").json("Object"))
-}
-
-/// The document is made once: its routes cannot change while the server runs.
-async fn document(State(app): State<App>) -> Response {
-    static BODY: OnceLock<Bytes> = OnceLock::new();
-    let body = BODY.get_or_init(|| Bytes::from(routes::all().document(&app.options.api_version).to_string()));
-    ([(CONTENT_TYPE, JSON)], body.clone()).into_response()
-}
-
 fn reference(schema: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{schema}")})
 }
@@ -235,47 +217,4 @@ fn path_parameters(path: &str) -> impl Iterator<Item = Value> {
         let schema = json!({"type": "string"});
         json!({"name": name, "in": "path", "required": true, "schema": schema})
     })
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, clippy::expect_used)]
-
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn references(value: &Value, found: &mut BTreeSet<String>) {
-        match value {
-            Value::Object(fields) => {
-                for (key, field) in fields {
-                    match field.as_str().filter(|_| key == "$ref") {
-                        Some(name) => drop(found.insert(name.rsplit('/').next().unwrap().to_owned())),
-                        None => references(field, found),
-                    }
-                }
-            }
-            Value::Array(items) => items.iter().for_each(|item| references(item, found)),
-            Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {}
-        }
-    }
-
-    #[test]
-    fn every_schema_is_there_and_used() {
-        let document = routes::all().document("1");
-        let mut wanted = BTreeSet::new();
-        references(&document, &mut wanted);
-        let components = document["components"].as_object().unwrap();
-        let known: BTreeSet<String> = components.values().flat_map(|part| part.as_object().unwrap().keys().cloned()).collect();
-        assert_eq!(wanted, known);
-    }
-
-    #[test]
-    fn operations_say_what_they_answer() {
-        for Operation { method, path, doc } in &routes::all().operations {
-            assert!(!doc.answers.is_empty(), "{method} {path} has no answer");
-            assert!(doc.summary.ends_with('.'), "{method} {path}: {:?}", doc.summary);
-            assert!(*method == "post" || *method == "patch" || doc.body.is_none(), "{method} {path} takes no body");
-        }
-    }
 }

@@ -1,6 +1,5 @@
 //! `/history`: read from the store, rendered once per change and range.
 
-use std::collections::VecDeque;
 use std::fmt::Write;
 
 use axum::extract::{Path, State};
@@ -9,14 +8,15 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Status};
-use parking_lot::Mutex;
 use serde_json::json;
 
+use crate::app::App;
+use crate::error::ApiError;
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
+use crate::options::ApiShape;
 use crate::query::Query;
 use crate::routes::queue::{ids, number, push_item, wants};
-use crate::{ApiError, ApiShape, App};
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -35,39 +35,6 @@ pub(super) fn routes() -> Table {
             Doc::new("history", "One prompt that ended; while it has not, an empty object, or 404 in the API document's shape.")
                 .shapes("History", "DocumentedHistoryEntry"),
         )
-}
-
-type Key = (HistoryQuery, ApiShape);
-
-/// Rendered lists of the current history; clients ask for the same few ranges again and again.
-#[derive(Default)]
-pub(crate) struct HistoryCache {
-    state: Mutex<(u64, VecDeque<(Key, Bytes)>)>,
-}
-
-/// Ranges kept, and the largest body that is kept.
-const MAX_CACHED: usize = 4;
-const MAX_CACHED_BYTES: usize = 16 << 20;
-
-impl HistoryCache {
-    fn get(&self, version: u64, key: &Key) -> Option<Bytes> {
-        let state = self.state.lock();
-        (state.0 == version).then(|| state.1.iter().find(|(k, _)| k == key).map(|(_, body)| body.clone()))?
-    }
-
-    fn put(&self, version: u64, key: Key, body: &Bytes) {
-        if body.len() > MAX_CACHED_BYTES {
-            return;
-        }
-        let mut state = self.state.lock();
-        if state.0 != version {
-            *state = (version, VecDeque::new());
-        }
-        if state.1.len() >= MAX_CACHED {
-            state.1.pop_front();
-        }
-        state.1.push_back((key, body.clone()));
-    }
 }
 
 /// Negative numbers mean "not given", as in the reference.

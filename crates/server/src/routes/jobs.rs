@@ -10,12 +10,13 @@ use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use crate::answer::blocking;
+use crate::app::App;
+use crate::error::ApiError;
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::query::Query;
 use crate::routes::queue::number;
-use crate::routes::view::blocking;
-use crate::{ApiError, App};
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
 const DEFAULT_LIMIT: usize = 1_000;

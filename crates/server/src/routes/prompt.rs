@@ -10,13 +10,13 @@ use comfyd_jobs::{NewJob, Position, Secrets};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value, json};
 
-use crate::app::FolderOptions;
-use crate::error::node_error_list;
+use crate::app::App;
+use crate::error::{ApiError, node_error_list};
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
+use crate::options::ApiShape;
 use crate::routes::queue;
 use crate::sent::Sent;
-use crate::{ApiError, ApiShape, App};
 
 /// Longest prompt id that is taken.
 const MAX_ID_BYTES: usize = 256;
@@ -49,7 +49,7 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson
     let text = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
     let (owner, client_id, workflow_id) = (Arc::default(), text("/client_id"), text("/extra_pnginfo/workflow/id"));
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-    let validated = comfyd_graph::validate(&app.catalog, &FolderOptions(&app.folders), prompt, targets.as_deref())?;
+    let validated = comfyd_graph::validate(&app.catalog, &*app.folders, prompt, targets.as_deref())?;
     let mut node_errors = validated.node_errors.to_json();
     if shape == ApiShape::Documented {
         node_errors = node_error_list(&node_errors);

@@ -10,9 +10,12 @@ use axum::response::{IntoResponse, Response};
 use comfyd_jobs::Job;
 use serde_json::{Value, json};
 
+use crate::app::App;
+use crate::error::ApiError;
+use crate::frames;
 use crate::json::{LenientJson, OptionalJson};
 use crate::openapi::{Doc, Table};
-use crate::{ApiError, ApiShape, App, frames};
+use crate::options::ApiShape;
 
 /// How long changes of the queue are gathered that nobody announced.
 const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(20);

@@ -1,109 +1,138 @@
-//! `/system_stats` and `/features`.
-
-use std::time::{Duration, Instant};
+//! `/system_stats`, `/features` and the OpenAPI document.
 
 use axum::Json;
 use axum::extract::State;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
-use sysinfo::{MemoryRefreshKind, System};
+use axum::response::Response;
+use serde::Serialize;
 
-use crate::App;
+use crate::answer::{blocking, json_text};
+use crate::app::App;
+use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
-use crate::routes::frontend;
+use crate::options::Features;
+use crate::services::machine::{Card, Figures};
+use crate::services::pages::templates_version;
 
 pub(super) fn routes() -> Table {
-    Table::default().get("/system_stats", stats, Doc::new("system", "Figures of the machine.").json("SystemStats")).get(
-        "/features",
-        |State(app): State<App>| async move { Json(features(&app)) },
-        Doc::new("system", "What the server can do.").json("Features"),
-    )
+    Table::default()
+        .get("/system_stats", stats, Doc::new("system", "Figures of the machine.").json("SystemStats"))
+        .get("/features", features, Doc::new("system", "What the server can do.").json("Features"))
+        .get("/openapi.json", document, Doc::new("system", "This document.").json("Object"))
 }
 
-/// What the server can do, for `/features` and the websocket's handshake.
-pub(crate) fn features(app: &App) -> Value {
-    json!({"supports_preview_metadata": true, "supports_raw_previews": true, "max_upload_size": app.options.max_upload_bytes})
+async fn features(State(app): State<App>) -> Json<Features> {
+    Json(app.options.features())
 }
 
-/// How busy the processors are is measured between two readings, this far apart at least.
-const CPU_INTERVAL: Duration = Duration::from_millis(250);
-
-/// The machine's figures, read anew for a request; those of the processors at most every [`CPU_INTERVAL`].
-struct Machine {
-    system: System,
-    read: Instant,
+async fn document(State(app): State<App>) -> Response {
+    json_text(app.document.get().cloned().unwrap_or_default())
 }
 
-impl Machine {
-    /// Total and available memory in bytes, and how busy the processors are in percent of all of them.
-    fn figures() -> (u64, u64, f32) {
-        static MACHINE: Mutex<Option<Machine>> = Mutex::new(None);
-        let mut machine = MACHINE.lock();
-        let machine = machine.get_or_insert_with(|| {
-            let mut system = System::new();
-            // The first reading is the time since the machine's start; the next one is compared with it.
-            system.refresh_cpu_usage();
-            Machine { system, read: Instant::now() }
-        });
-        machine.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
-        if machine.read.elapsed() >= CPU_INTERVAL {
-            machine.system.refresh_cpu_usage();
-            machine.read = Instant::now();
+/// Figures of the machine.
+#[derive(Debug, Serialize)]
+struct SystemStats {
+    system: SystemInfo,
+    devices: Vec<DeviceStats>,
+}
+
+/// The machine and what serves on it.
+#[derive(Debug, Serialize)]
+struct SystemInfo {
+    os: &'static str,
+    ram_total: u64,
+    ram_free: u64,
+    cpu_count: usize,
+    cpu_utilization: f32,
+    comfyui_version: String,
+    required_frontend_version: String,
+    installed_templates_version: Option<String>,
+    required_templates_version: String,
+    python_version: &'static str,
+    pytorch_version: &'static str,
+    embedded_python: bool,
+    comfyd_version: &'static str,
+    argv: Vec<String>,
+}
+
+/// A device.
+#[derive(Debug, Serialize)]
+struct DeviceStats {
+    name: String,
+    #[serde(rename = "type")]
+    kind: &'static str,
+    index: Option<u32>,
+    vram_total: u64,
+    vram_free: u64,
+    torch_vram_total: u64,
+    torch_vram_free: u64,
+    utilization: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    models_bytes: Option<u64>,
+}
+
+async fn stats(State(app): State<App>) -> Result<Json<SystemStats>, ApiError> {
+    blocking(move || {
+        let machine = app.machine.figures();
+        let mut devices: Vec<DeviceStats> = app.machine.cards().into_iter().map(DeviceStats::of_card).collect();
+        if devices.is_empty() {
+            devices.push(DeviceStats::of_processor(&machine));
         }
-        (machine.system.total_memory(), machine.system.available_memory(), machine.system.global_cpu_usage())
-    }
+        devices[0].models_bytes = Some(app.control.models_bytes());
+        Ok(Json(SystemStats { system: SystemInfo::of(&app, &machine), devices }))
+    })
+    .await
 }
 
-async fn stats(State(app): State<App>) -> Json<Value> {
-    let (total, free, cpu_percent) = Machine::figures();
-    let mut devices = gpus();
-    if devices.is_empty() {
-        devices.push(json!({
-            "name": "cpu", "type": "cpu", "index": null,
-            "vram_total": total, "vram_free": free, "torch_vram_total": total, "torch_vram_free": free, "utilization": cpu_percent,
-        }));
-    }
-    if let Some(device) = devices.first_mut() {
-        device["models_bytes"] = json!(app.control.models_bytes());
-    }
-    let (front_end, templates) = &app.options.required_versions;
-    Json(json!({
-        "system": {
+impl SystemInfo {
+    fn of(app: &App, machine: &Figures) -> Self {
+        let (front_end, templates) = &app.options.required_versions;
+        Self {
             // Python's names.
-            "os": if cfg!(windows) { "nt" } else { "posix" },
-            "ram_total": total,
-            "ram_free": free,
-            "cpu_count": std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
-            "cpu_utilization": cpu_percent,
-            "comfyui_version": app.options.api_version,
-            "required_frontend_version": front_end,
-            "installed_templates_version": frontend::templates_version(&app),
-            "required_templates_version": templates,
-            "python_version": "none (comfyd)",
-            "pytorch_version": "none (comfyd)",
-            "embedded_python": false,
-            "comfyd_version": env!("CARGO_PKG_VERSION"),
-            "argv": app.options.argv,
-        },
-        "devices": devices,
-    }))
+            os: if cfg!(windows) { "nt" } else { "posix" },
+            ram_total: machine.memory,
+            ram_free: machine.free,
+            cpu_count: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            cpu_utilization: machine.cpu_percent,
+            comfyui_version: app.options.api_version.clone(),
+            required_frontend_version: front_end.clone(),
+            installed_templates_version: templates_version(&app.options),
+            required_templates_version: templates.clone(),
+            python_version: "none (comfyd)",
+            pytorch_version: "none (comfyd)",
+            embedded_python: false,
+            comfyd_version: env!("CARGO_PKG_VERSION"),
+            argv: app.options.argv.clone(),
+        }
+    }
 }
 
-/// Graphics cards with their memory in bytes and how busy they are in percent, where NVIDIA's management library is there.
-fn gpus() -> Vec<Value> {
-    use std::sync::OnceLock;
-    static NVML: OnceLock<Option<nvml_wrapper::Nvml>> = OnceLock::new();
-    let Some(nvml) = NVML.get_or_init(|| nvml_wrapper::Nvml::init().ok()) else { return Vec::new() };
-    let count = nvml.device_count().unwrap_or(0);
-    let cards = (0..count).filter_map(|index| {
-        let device = nvml.device_by_index(index).ok()?;
-        let (name, memory) = (device.name().ok()?, device.memory_info().ok()?);
-        let busy = device.utilization_rates().ok().map(|rates| rates.gpu);
-        Some(json!({
-            "name": format!("cuda:{index} {name}"), "type": "cuda", "index": index,
-            "vram_total": memory.total, "vram_free": memory.free, "torch_vram_total": 0, "torch_vram_free": 0,
-            "utilization": busy,
-        }))
-    });
-    cards.collect()
+impl DeviceStats {
+    fn of_processor(machine: &Figures) -> Self {
+        let (total, free) = (machine.memory, machine.free);
+        Self {
+            name: "cpu".into(),
+            kind: "cpu",
+            index: None,
+            vram_total: total,
+            vram_free: free,
+            torch_vram_total: total,
+            torch_vram_free: free,
+            utilization: Some(machine.cpu_percent),
+            models_bytes: None,
+        }
+    }
+
+    fn of_card(card: Card) -> Self {
+        Self {
+            name: format!("cuda:{} {}", card.index, card.name),
+            kind: "cuda",
+            index: Some(card.index),
+            vram_total: card.memory,
+            vram_free: card.free,
+            torch_vram_total: 0,
+            torch_vram_free: 0,
+            utilization: card.percent.map(|percent| percent as f32),
+            models_bytes: None,
+        }
+    }
 }

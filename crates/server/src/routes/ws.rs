@@ -8,11 +8,13 @@ use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 
+use crate::app::App;
+use crate::error::ApiError;
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
+use crate::options::ApiShape;
 use crate::query::Query;
-use crate::routes::{queue, system};
-use crate::{ApiError, ApiShape, App};
+use crate::routes::queue;
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
 const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
@@ -115,5 +117,5 @@ fn negotiate(app: &App, mailbox: &Arc<Mailbox>, text: &str) {
         a.preview_metadata = flag("supports_preview_metadata");
         a.raw_previews |= flag("supports_raw_previews");
     });
-    app.hub.send(mailbox, "feature_flags", &system::features(app));
+    app.hub.send(mailbox, "feature_flags", &json!(app.options.features()));
 }

@@ -19,20 +19,18 @@ pub enum Version {
 pub struct FreeU {
     /// The kind.
     pub version: Version,
-    /// Channels of the UNet's first level.
-    pub model_channels: usize,
-    /// Factors of features and skips where there are 4 · `model_channels` channels.
+    /// Factors of features and skips where there are four times the channels of the first level.
     pub deep: (f64, f64),
-    /// The same for 2 · `model_channels`.
+    /// The same where there are twice as many.
     pub shallow: (f64, f64),
 }
 
 impl Hooks for FreeU {
-    fn output_block(&mut self, h: Tensor, skip: Tensor, _at: &BlockInfo<'_>) -> Result<(Tensor, Tensor)> {
+    fn output_block(&mut self, h: Tensor, skip: Tensor, at: &BlockInfo<'_>) -> Result<(Tensor, Tensor)> {
         let channels = h.dim(1)?;
-        let (amplify, damp) = if channels == 4 * self.model_channels {
+        let (amplify, damp) = if channels == 4 * at.model_channels {
             self.deep
-        } else if channels == 2 * self.model_channels {
+        } else if channels == 2 * at.model_channels {
             self.shallow
         } else {
             return Ok((h, skip));

@@ -1,9 +1,10 @@
-//! The three array types that travel between nodes. They know their axes and their value range, not how they were made.
+//! The arrays that travel between nodes. They know their axes and their value range, not how they were made.
 
+use comfyd_node::Opaque;
 use ndarray::{ArcArray, Array3, Array4, Ix3, Ix4, IxDyn};
 use serde_json::{Map, Value};
 
-/// Pictures: (batch, height, width, channels), values nominally 0..1. Channels are 3 (RGB), 4 (RGBA) or 1 (grey).
+/// Pictures on a link, `IMAGE`: (batch, height, width, channels), values nominally 0..1. Channels are 3 (RGB), 4 (RGBA) or 1 (grey).
 ///
 /// A clone shares the array.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,14 +42,9 @@ impl Image {
     pub fn channels(&self) -> usize {
         self.0.shape()[3]
     }
-
-    /// Bytes of the values.
-    pub fn size_bytes(&self) -> usize {
-        self.0.len() * size_of::<f32>()
-    }
 }
 
-/// Masks: (batch, height, width), values nominally 0..1.
+/// Masks on a link, `MASK`: (batch, height, width), values nominally 0..1.
 ///
 /// A clone shares the array.
 #[derive(Debug, Clone, PartialEq)]
@@ -79,14 +75,9 @@ impl Mask {
     pub fn width(&self) -> usize {
         self.0.shape()[2]
     }
-
-    /// Bytes of the values.
-    pub fn size_bytes(&self) -> usize {
-        self.0.len() * size_of::<f32>()
-    }
 }
 
-/// Latents as they travel along links: the samples and what belongs to them.
+/// Latents on a link, `LATENT`: the samples and what belongs to them.
 ///
 /// A clone shares the arrays.
 #[derive(Debug, Clone, PartialEq)]
@@ -106,9 +97,53 @@ impl Latent {
     pub fn new(samples: ArcArray<f32, IxDyn>) -> Self {
         Self { samples, noise_mask: None, batch_index: None, extra: Map::new() }
     }
+}
 
-    /// Bytes of the samples and of the mask.
-    pub fn size_bytes(&self) -> usize {
+impl Opaque for Image {
+    fn type_name(&self) -> &'static str {
+        "IMAGE"
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.0.len() * size_of::<f32>()
+    }
+
+    fn describe(&self) -> String {
+        format!("{} of {} x {} pixels, {} channels", counted(self.batch(), "image"), self.width(), self.height(), self.channels())
+    }
+}
+
+impl Opaque for Mask {
+    fn type_name(&self) -> &'static str {
+        "MASK"
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.0.len() * size_of::<f32>()
+    }
+
+    fn describe(&self) -> String {
+        format!("{} of {} x {} pixels", counted(self.batch(), "mask"), self.width(), self.height())
+    }
+}
+
+impl Opaque for Latent {
+    fn type_name(&self) -> &'static str {
+        "LATENT"
+    }
+
+    fn size_bytes(&self) -> usize {
         (self.samples.len() + self.noise_mask.as_ref().map_or(0, |mask| mask.len())) * size_of::<f32>()
     }
+
+    fn describe(&self) -> String {
+        let axes: Vec<String> = self.samples.shape().iter().map(usize::to_string).collect();
+        let mask = if self.noise_mask.is_some() { ", with a noise mask" } else { "" };
+        format!("a latent of shape {}{mask}", axes.join(" x "))
+    }
+}
+
+/// So many of something, for people.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }

@@ -1,14 +1,36 @@
-//! Scaling of spatial frequencies. The planes are a latent's or a feature map's, so a plain transform by the definition is fast enough.
+//! FreSca: guidance scaled by spatial frequency. The planes are a latent's, so a plain transform by the definition is fast enough.
 
 use std::f64::consts::TAU;
 
 use candle_core::Tensor;
 
+use super::contract::{Call, ModelPatch};
 use crate::Result;
 
-/// `x (B, C, H, W)` with frequencies below the cutoff times `low`, the others times `high` (FreSca's filter). The low ones are a square
+/// FreSca.
+#[derive(Debug, Clone, Copy)]
+pub struct FreSca {
+    /// The factor of low frequencies.
+    pub low: f64,
+    /// The factor of the others.
+    pub high: f64,
+    /// How many frequencies count as low.
+    pub cutoff: usize,
+}
+
+impl ModelPatch for FreSca {
+    fn before(&mut self, call: &Call<'_>, predictions: &mut [Tensor]) -> Result<()> {
+        if call.has_uncond {
+            let guidance = (&predictions[0] - &predictions[1])?;
+            predictions[0] = (scale_bands(&guidance, self.low, self.high, self.cutoff)? + &predictions[1])?;
+        }
+        Ok(())
+    }
+}
+
+/// `x (B, C, H, W)` with frequencies below the cutoff times `low`, the others times `high`. The low ones are a square
 /// around the centre of the shifted spectrum, which lacks its last row and column as in the reference.
-pub(crate) fn scale_bands(x: &Tensor, low: f64, high: f64, cutoff: usize) -> Result<Tensor> {
+fn scale_bands(x: &Tensor, low: f64, high: f64, cutoff: usize) -> Result<Tensor> {
     let (shape, values) = crate::values(x)?;
     let (h, w) = (shape[2], shape[3]);
     // low * in-band + high * rest = high * x + (low - high) * in-band

@@ -1,10 +1,30 @@
-//! How a model's input is scaled and its output read, for each kind of prediction. Knows no noise levels.
+//! What a model predicts: how its input is scaled and its output read for each kind. Knows no noise levels.
 
 use candle_core::Tensor;
 
-use super::Prediction;
 use crate::Result;
 use crate::math::{divide, scale, sum};
+
+/// What a model predicts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Prediction {
+    /// The noise.
+    Eps,
+    /// The velocity.
+    V,
+    /// EDM's preconditioned prediction.
+    Edm,
+    /// Flow matching: noise levels between 0 and 1.
+    Flow,
+    /// The clean latent (the reference's `X0`).
+    X0,
+    /// The clean latent from an input that is not scaled (the reference's `IMG_TO_IMG`).
+    ImageToImage,
+    /// The noise, of a latent consistency model: the boundary condition of consistency models is applied (Luo et al. 2023).
+    Lcm,
+    /// Cosmos' rectified flow, with noise levels above 1.
+    CosmosFlow,
+}
 
 /// `x` as the model wants it: preconditioning of Karras et al. (2022), `x / sqrt(sigma² + sigma_data²)`.
 pub(super) fn input(prediction: Prediction, sigma_data: f32, x: &Tensor, sigma: f32) -> Result<Tensor> {

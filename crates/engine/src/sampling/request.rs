@@ -1,24 +1,12 @@
-//! From noise to a latent: what nodes ask for, and the values on links that say how.
-
-mod batch;
-mod blur;
-mod conds;
-mod fourier;
-mod guidance;
-mod inputs;
-mod preview;
-mod run;
+//! What nodes ask for when they sample: the values on links that say how.
 
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use comfyd_node::{Context, Opaque};
+use comfyd_node::Opaque;
 use comfyd_samplers::{ksampler, noise};
 
-pub(crate) use self::conds::Cond;
-pub(crate) use self::guidance::{CfgFunction, PostCfg, PreCfg};
-use crate::array::{is_zero, repeat_to_batch};
-use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
+use crate::{Error, Model, Result};
 
 /// `SAMPLER`: a way from noise to a latent.
 #[derive(Debug, Clone)]
@@ -158,62 +146,4 @@ pub struct Sampled {
     pub output: Tensor,
     /// The clean latent expected at the last step; the output where there was no step.
     pub denoised: Tensor,
-}
-
-impl Engine {
-    /// KSampler and KSamplerAdvanced. Reports progress and previews at every step.
-    pub fn ksampler(
-        &self,
-        cx: &Context<'_>,
-        model: &Model,
-        positive: &Conditioning,
-        negative: &Conditioning,
-        latent: &LatentInput,
-        settings: &KSampler,
-    ) -> Result<Tensor> {
-        let latent = fixed_channels(latent, model.latent_format())?;
-        let schedule = &model.options.schedule;
-        let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
-        let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
-        let Some(sigmas) = part else { return Ok(latent.samples) };
-        let seed = settings.seed;
-        let noise = if settings.disable_noise { Noise::Disabled { seed } } else { Noise::Random(seed) };
-        let sampler = Sampler::by_name(&settings.sampler)?;
-        let guider = Guider::cfg(model, positive, negative, settings.cfg);
-        let sampled = run::run(self, cx, &guider, &noise.generate(&latent)?, seed, &sampler, &sigmas, &latent)?;
-        Ok(sampled.output)
-    }
-
-    /// SamplerCustomAdvanced; SamplerCustom with [`Guider::cfg`]. Reports progress and previews at every step.
-    pub fn sample(
-        &self,
-        cx: &Context<'_>,
-        guider: &Guider,
-        noise: Noise,
-        sampler: &Sampler,
-        sigmas: &Sigmas,
-        latent: &LatentInput,
-    ) -> Result<Sampled> {
-        let latent = fixed_channels(latent, guider.model.latent_format())?;
-        run::run(self, cx, guider, &noise.generate(&latent)?, noise.seed(), sampler, &sigmas.0, &latent)
-    }
-}
-
-/// An empty latent gets the channels of the model's latents.
-fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentInput> {
-    let (_, channels, _, _) = latent.samples.dims4().map_err(|_| {
-        Error::msg(format!("a latent of the shape {:?} cannot be sampled; these models take four axes", latent.samples.dims()))
-    })?;
-    let mut latent = latent.clone();
-    if channels == format.channels() {
-        return Ok(latent);
-    }
-    if !is_zero(&latent.samples)? {
-        let wanted = format.channels();
-        return Err(Error::msg(format!(
-            "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
-        )));
-    }
-    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
-    Ok(latent)
 }

@@ -1,10 +1,51 @@
-//! The degraded latent of self-attention guidance: blurred where the middle block looks.
+//! Hong et al. (2022), self-attention guidance: away from the prediction for a latent that is blurred where the middle block looks.
 
 use candle_core::Tensor;
 use comfyd_imaging::resize::{Crop, Method};
+use comfyd_models::unet::Hooks;
+use comfyd_models::unet::hooks::AttentionScores;
 
+use super::contract::{Call, ModelPatch, Sampling, Side};
 use crate::array::resize;
 use crate::{Error, Result};
+
+/// SelfAttentionGuidance.
+#[derive(Debug, Clone, Default)]
+pub struct SelfAttentionGuidance {
+    /// How strong the effect is.
+    pub scale: f64,
+    /// How far the latent is blurred.
+    pub blur_sigma: f64,
+    scores: AttentionScores,
+}
+
+impl SelfAttentionGuidance {
+    /// These settings.
+    pub fn new(scale: f64, blur_sigma: f64) -> Self {
+        Self { scale, blur_sigma, scores: AttentionScores::new() }
+    }
+}
+
+impl ModelPatch for SelfAttentionGuidance {
+    fn hooks(&mut self, _sampling: &Sampling<'_>) -> Option<Box<dyn Hooks>> {
+        // Clones share what is kept; this sampling's are its own.
+        self.scores = AttentionScores::new();
+        Some(Box::new(self.scores.clone()))
+    }
+
+    fn needs_uncond(&self) -> bool {
+        true
+    }
+
+    fn after(&mut self, call: &mut Call<'_>, denoised: Tensor, _cond: &Tensor, uncond: &Tensor) -> Result<Tensor> {
+        let (_, _, h, w) = denoised.dims4()?;
+        let (Some(scores), false) = (self.scores.scores(), h.min(w) <= 4) else { return Ok(denoised) };
+        let degraded = degrade(uncond, &scores, self.blur_sigma)?;
+        let noised = ((&degraded + call.x)? - uncond)?;
+        let guess = call.predict(Side::Uncond, &noised)?;
+        Ok((denoised + ((degraded - guess)? * self.scale)?)?)
+    }
+}
 
 /// Places that get more attention than this in sum are blurred.
 const THRESHOLD: f32 = 1.0;
@@ -12,7 +53,7 @@ const THRESHOLD: f32 = 1.0;
 const KERNEL: usize = 9;
 
 /// `latent (B, C, H, W)` blurred where `scores (B * heads, N, N)` say.
-pub(crate) fn degrade(latent: &Tensor, scores: &Tensor, sigma: f64) -> Result<Tensor> {
+fn degrade(latent: &Tensor, scores: &Tensor, sigma: f64) -> Result<Tensor> {
     let (b, _, h, w) = latent.dims4()?;
     let (slices, n, _) = scores.dims3()?;
     let heads = slices / b.max(1);

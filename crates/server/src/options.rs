@@ -1,0 +1,99 @@
+//! The server's settings. Every bound of the HTTP side is here. Does not know where they come from.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use crate::origins::{HostRule, OriginRule};
+
+/// In which of two shapes answers come where the API document and ComfyUI's wire differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum ApiShape {
+    /// What ComfyUI's clients parse, enriched with the document's fields.
+    #[default]
+    Wire,
+    /// The document's literal shape.
+    Documented,
+}
+
+/// Which page `/` serves.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum FrontEnd {
+    /// The official front end's folder (the one that holds `index.html`).
+    Folder(PathBuf),
+    /// The small page that comes with the server.
+    #[default]
+    Builtin,
+    /// No page: the API alone.
+    None,
+}
+
+/// The server's settings. Every bound of the HTTP side is here.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Default shape of answers.
+    pub shape: ApiShape,
+    /// Page to serve.
+    pub front_end: FrontEnd,
+    /// Addresses that the server listens on; their hosts are its own.
+    pub listen: Vec<IpAddr>,
+    /// Further hosts that it answers to.
+    pub allow_hosts: Vec<HostRule>,
+    /// Origins whose pages may ask, besides its own.
+    pub allow_origins: Vec<OriginRule>,
+    /// Largest request body, in bytes.
+    pub max_upload_bytes: usize,
+    /// Several users, told apart by the `comfy-user` header.
+    pub multi_user: bool,
+    /// Longer side of previews, in pixels, unless the node says otherwise.
+    pub preview_size: u32,
+    /// Messages that may wait for one websocket client before previews are dropped and then the client.
+    pub ws_queue: usize,
+    /// Hosts that models may be downloaded from.
+    pub download_hosts: Vec<String>,
+    /// Names in `extra_data` whose values stay in memory.
+    pub secret_names: Vec<String>,
+    /// The command line, for `/system_stats`.
+    pub argv: Vec<String>,
+    /// The version of ComfyUI whose API is spoken.
+    pub api_version: String,
+    /// The versions of the front end and of the workflow templates that go with it.
+    pub required_versions: (String, String),
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            shape: ApiShape::Wire,
+            front_end: FrontEnd::Builtin,
+            listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
+            allow_hosts: Vec::new(),
+            allow_origins: Vec::new(),
+            max_upload_bytes: 100 * 1024 * 1024,
+            multi_user: false,
+            preview_size: 512,
+            ws_queue: 512,
+            download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
+            secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
+            argv: Vec::new(),
+            api_version: "0.3.64".into(),
+            required_versions: ("1.27.10".into(), "0.1.95".into()),
+        }
+    }
+}
+
+/// What the server can do, for `/features` and the websocket's handshake.
+#[derive(Debug, Serialize)]
+pub(crate) struct Features {
+    supports_preview_metadata: bool,
+    supports_raw_previews: bool,
+    max_upload_size: usize,
+}
+
+impl Options {
+    /// What the server can do.
+    pub(crate) fn features(&self) -> Features {
+        Features { supports_preview_metadata: true, supports_raw_previews: true, max_upload_size: self.max_upload_bytes }
+    }
+}

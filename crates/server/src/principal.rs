@@ -1,0 +1,38 @@
+//! Who asks: nobody in particular, or, where there are several users, the one that the header `comfy-user` names. Does not know whether there
+//! is such a user.
+
+use std::convert::Infallible;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+
+use crate::app::App;
+use crate::services::users::DEFAULT_USER;
+
+/// Whoever sent a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Principal {
+    /// Nobody who is told from others.
+    Anonymous,
+    /// A user, by its id.
+    User(String),
+}
+
+impl Principal {
+    /// The user whose files are meant.
+    pub(crate) fn user(&self) -> &str {
+        match self {
+            Self::Anonymous => DEFAULT_USER,
+            Self::User(id) => id,
+        }
+    }
+}
+
+impl FromRequestParts<App> for Principal {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
+        let named = parts.headers.get("comfy-user").filter(|_| app.options.multi_user).and_then(|value| value.to_str().ok());
+        Ok(named.map_or(Self::Anonymous, |id| Self::User(id.to_owned())))
+    }
+}

@@ -1,0 +1,121 @@
+//! What the front end asks of the server beside prompts: its log, its folders.
+
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use axum::Json;
+use axum::extract::{Path as UrlPath, State};
+use axum::http::StatusCode;
+use comfyd_folders::whole::is_unfinished;
+use indexmap::IndexMap;
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::answer::blocking;
+use crate::app::App;
+use crate::error::ApiError;
+use crate::json::LenientJson;
+use crate::openapi::{Doc, Table};
+use crate::services::log::Line;
+use crate::services::paths::parse_kind;
+
+/// Files that a listing names.
+const MAX_FILES: usize = 100_000;
+
+/// The routes of this module.
+pub(super) fn routes() -> Table {
+    Table::default()
+        .get("/internal/logs", logs, Doc::new("internal", "The last lines of the log as one text.").json("Text"))
+        .get("/internal/logs/raw", raw_logs, Doc::new("internal", "The last lines of the log.").json("LogLines"))
+        .patch(
+            "/internal/logs/subscribe",
+            subscribe,
+            Doc::new("internal", "Sends new lines of the log as logs events.").body("LogSubscription").done(),
+        )
+        .get("/internal/folder_paths", folder_paths, Doc::new("internal", "Where models are looked for.").json("FolderPaths"))
+        .get(
+            "/internal/files/{type}",
+            files,
+            Doc::new("internal", "Files of the input, output or temp folder, newest first.").json("Names"),
+        )
+}
+
+/// The last lines of the log.
+#[derive(Debug, Serialize)]
+struct LogLines {
+    entries: Vec<Line>,
+    size: TerminalSize,
+}
+
+/// The log is not a terminal: this is what terminals assume where nobody says.
+#[derive(Debug, Serialize)]
+struct TerminalSize {
+    cols: u32,
+    rows: u32,
+}
+
+async fn logs(State(app): State<App>) -> Json<String> {
+    Json(app.log.lines().iter().map(|line| format!("{} - {}", line.time, line.text)).collect())
+}
+
+async fn raw_logs(State(app): State<App>) -> Json<LogLines> {
+    Json(LogLines { entries: app.log.lines(), size: TerminalSize { cols: 80, rows: 24 } })
+}
+
+async fn subscribe(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
+    let client = body.get("clientId").and_then(Value::as_str).filter(|id| id.len() <= 256);
+    let (Some(client), Some(enabled)) = (client, body.get("enabled").and_then(Value::as_bool)) else {
+        return Err(ApiError::bad_request("send {\"clientId\": text, \"enabled\": true or false}"));
+    };
+    if enabled {
+        app.log.follow(client, &app.hub)?;
+    } else {
+        app.log.unfollow(client);
+    }
+    Ok(StatusCode::OK)
+}
+
+async fn folder_paths(State(app): State<App>) -> Json<IndexMap<String, Vec<PathBuf>>> {
+    let paths = |name: &str| (name.to_owned(), app.folders.model_paths(name).unwrap_or_default().to_vec());
+    Json(app.folders.model_folders().map(paths).collect())
+}
+
+async fn files(State(app): State<App>, UrlPath(kind): UrlPath<String>) -> Result<Json<Vec<String>>, ApiError> {
+    let kind = parse_kind(&kind)?;
+    blocking(move || Ok(Json(newest_first(app.folders.directory(kind))))).await
+}
+
+/// The names of the files directly in a folder.
+fn newest_first(folder: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+    let mut files: Vec<(SystemTime, String)> = entries
+        .flatten()
+        .take(MAX_FILES)
+        .filter_map(|entry| {
+            let meta = entry.path().metadata().ok().filter(std::fs::Metadata::is_file)?;
+            let name = entry.file_name().into_string().ok().filter(|name| !is_unfinished(name))?;
+            Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), name))
+        })
+        .collect();
+    files.sort_by(|(a, a_name), (b, b_name)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
+    files.into_iter().map(|(_, name)| name).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_file_comes_first() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, seconds) in [("a", 10), ("b", 30), ("c", 20), ("d", 20)] {
+            let file = std::fs::File::create(dir.path().join(name)).unwrap();
+            file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
+        }
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        assert_eq!(newest_first(dir.path()), ["b", "c", "d", "a"]);
+    }
+}

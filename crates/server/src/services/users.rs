@@ -1,0 +1,127 @@
+//! The users and their folders, and what each has set. Whoever asks is a name here; where there is one user only, all have its folder.
+
+use std::path::{Path, PathBuf};
+
+use axum::http::StatusCode;
+use comfyd_folders::whole::Replace;
+use parking_lot::Mutex;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::services::paths::inside;
+use crate::services::stored::{stored_object, write_file};
+
+/// Users that may be made.
+const MAX_USERS: usize = 10_000;
+/// The user where there is only one, and who asks without a name.
+pub(crate) const DEFAULT_USER: &str = "default";
+
+/// The file of a user's settings.
+const SETTINGS: &str = "comfy.settings.json";
+
+/// The users of one server.
+pub(crate) struct Users {
+    root: PathBuf,
+    several: bool,
+    /// Held while a file is read, changed and written, so that two changes at once both survive.
+    changing: Mutex<()>,
+}
+
+impl Users {
+    /// The users whose folders are in `root`; several of them, or one.
+    pub(crate) fn new(root: PathBuf, several: bool) -> Self {
+        Self { root, several, changing: Mutex::default() }
+    }
+
+    /// The folder of a user. 401 if there is no such user.
+    pub(crate) fn folder(&self, user: &str) -> Result<PathBuf, ApiError> {
+        if !self.several {
+            return Ok(self.root.join(DEFAULT_USER));
+        }
+        if !self.known()?.contains_key(user) {
+            let what = "there is no such user: send the header comfy-user with one of /users";
+            return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unknown_user", what).details(user));
+        }
+        inside(&self.root, user)
+    }
+
+    /// The users' names by their ids; `None` where there is one only.
+    pub(crate) fn names(&self) -> Result<Option<Map<String, Value>>, ApiError> {
+        self.several.then(|| self.known()).transpose()
+    }
+
+    /// Whether the one user has a folder.
+    pub(crate) fn has_default(&self) -> bool {
+        self.root.join(DEFAULT_USER).exists()
+    }
+
+    fn file(&self) -> PathBuf {
+        self.root.join("users.json")
+    }
+
+    fn known(&self) -> Result<Map<String, Value>, ApiError> {
+        Ok(stored_object(&self.root, &self.file())?.unwrap_or_default())
+    }
+
+    /// Makes a user; its id. Where there is one user only, a further one is kept for when there are several, as in the reference.
+    pub(crate) fn add(&self, name: &str) -> Result<String, ApiError> {
+        let _held = self.changing.lock();
+        let mut users = self.known()?;
+        if users.values().any(|known| known == name) || !self.several && name == DEFAULT_USER {
+            return Err(ApiError::bad_request("there is a user of that name: choose another").details(name));
+        }
+        if users.len() >= MAX_USERS {
+            return Err(ApiError::bad_request(format!("there are {MAX_USERS} users already: remove some from users.json")));
+        }
+        let id = format!("{}_{}", safe_name(name), uuid::Uuid::new_v4());
+        users.insert(id.clone(), name.into());
+        write_file(&self.file(), Value::Object(users).to_string().as_bytes(), Replace::Yes)?;
+        Ok(id)
+    }
+
+    /// The settings in a user's folder; `None` where there are none yet. An error if they cannot be read.
+    pub(crate) fn settings_in(&self, folder: &Path) -> Result<Option<Map<String, Value>>, ApiError> {
+        stored_object(&self.root, &folder.join(SETTINGS))
+    }
+
+    /// Changes the settings of a user, who without any begins with `initial`.
+    pub(crate) fn change_settings(
+        &self,
+        user: &str,
+        initial: impl FnOnce() -> Map<String, Value>,
+        change: impl FnOnce(&mut Map<String, Value>),
+    ) -> Result<(), ApiError> {
+        let folder = self.folder(user)?;
+        let _held = self.changing.lock();
+        let mut settings = self.settings_in(&folder)?.unwrap_or_else(initial);
+        change(&mut settings);
+        let text = serde_json::to_vec_pretty(&settings).map_err(|e| ApiError::internal(format!("the settings cannot be written: {e}")))?;
+        write_file(&folder.join(SETTINGS), &text, Replace::Yes).map(drop)
+    }
+}
+
+/// Runs of what is not a letter, digit, `-` or `_` become one `-`.
+fn safe_name(name: &str) -> String {
+    let mut out = String::new();
+    let mut replaced = false;
+    for c in name.chars() {
+        let keep = c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if keep {
+            out.push(c);
+        } else if !replaced {
+            out.push('-');
+        }
+        replaced = !keep;
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn user_names_become_folder_names() {
+        assert_eq!(safe_name("a b//ü_c-"), "a-b-_c-");
+    }
+}
