@@ -7,7 +7,16 @@ use comfyd_wire::{self as wire, ImageType};
 use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
 use serde_json::{Map, Value, json};
 
-use crate::hub::Abilities;
+/// What a client can understand, from its feature flags and its query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Previews with metadata (binary event 4).
+    pub preview_metadata: bool,
+    /// Raw pixels in place of JPEG (binary event 2).
+    pub raw_previews: bool,
+    /// Frames with what the API document has in them.
+    pub documented: bool,
+}
 
 /// JPEG quality of previews, as the reference's.
 const PREVIEW_QUALITY: u8 = 95;
