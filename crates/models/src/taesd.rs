@@ -17,6 +17,9 @@ pub struct TaesdConfig {
 }
 
 impl TaesdConfig {
+    /// Pixels along a side of a latent pixel: the layers are the same in every file.
+    pub const COMPRESSION: usize = 8;
+
     /// Told from `taesd_decoder.1.weight`, and from `vae_scale` and `vae_shift` if they are there.
     pub fn detect(weights: &StateDict) -> Result<Self> {
         let name = "taesd_decoder.1.weight";

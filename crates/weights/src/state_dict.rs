@@ -203,7 +203,7 @@ impl StateDict {
     }
 
     /// An error that says that this file is no model that can be used.
-    pub(crate) fn unknown(&self, reason: impl Into<String>) -> crate::Error {
+    pub fn unknown(&self, reason: impl Into<String>) -> crate::Error {
         crate::Error::Unknown { path: self.origin().to_owned(), reason: reason.into() }
     }
 
