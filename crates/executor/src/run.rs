@@ -13,7 +13,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::cache::{Cache, NodeResult, Scope};
 use crate::calls::{self, Given};
-use crate::executor::ExecutorOptions;
+use crate::options::ExecutorOptions;
 use crate::progress::{Progress, node_ref};
 
 /// Why a prompt ended early.

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{
-    Claim, Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, JobStore, Message, NewJob, OnRestart, Outcome, Page, Position,
-    Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, contract,
+    Claim, Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, JobStore, Message, NewJob, OnRestart, Outcome, Page,
+    Position, Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, contract,
 };
 use parking_lot::Mutex;
 use serde_json::json;

@@ -156,7 +156,7 @@ impl EventKind {
 /// Where events go. Called from device threads; must return at once and never block on a client. What is not
 /// [`EventKind::droppable`] reaches whom it is for, or they lose their connection.
 ///
-/// Implementations run [`crate::contract::sink::run`] in their tests.
+/// Implementations run `contract::sink::run` in their tests.
 pub trait EventSink: Send + Sync + 'static {
     /// Takes an event. Events of one prompt arrive in order.
     fn emit(&self, event: Event);

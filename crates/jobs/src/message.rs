@@ -53,7 +53,7 @@ pub enum Message {
         #[serde(rename = "timestamp")]
         timestamp_ms: i64,
     },
-    /// A node failed. Told of a node that was blocked too, which ends nothing and is not kept.
+    /// A node failed. StoredMessages of a node that was blocked too, which ends nothing and is not kept.
     Failed(Box<Failure>),
     /// The user interrupted.
     Interrupted(Interruption),
@@ -115,18 +115,18 @@ impl Message {
 }
 
 /// Messages as the history stores them: an array of `[name, data]`.
-pub(crate) struct Told<'a>(pub(crate) &'a [Message]);
+pub(crate) struct StoredMessages<'a>(pub(crate) &'a [Message]);
 
-impl Serialize for Told<'_> {
+impl Serialize for StoredMessages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|message| (message.name(), message)))
     }
 }
 
 /// Nodes as the history stores them: an object of their ids and where they belong.
-pub(crate) struct Places<'a>(pub(crate) &'a [NodeRef]);
+pub(crate) struct StoredPlaces<'a>(pub(crate) &'a [NodeRef]);
 
-impl Serialize for Places<'_> {
+impl Serialize for StoredPlaces<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Place<'a> {

@@ -10,7 +10,7 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::message::{Failure, Interruption, Message, NodeRef, Places, Told};
+use crate::message::{Failure, Interruption, Message, NodeRef, StoredMessages, StoredPlaces};
 use crate::secrets::Secrets;
 
 /// A store's result.
@@ -217,9 +217,9 @@ impl HistoryEntry {
             // A history knows no secrets.
             job: Job { secrets: Secrets::default(), ..job },
             status: outcome.status,
-            messages: raw(&Told(&outcome.messages))?,
+            messages: raw(&StoredMessages(&outcome.messages))?,
             outputs: raw(&outcome.outputs)?,
-            meta: raw(&Places(&outcome.meta))?,
+            meta: raw(&StoredPlaces(&outcome.meta))?,
             started_ms: outcome.started_ms,
             // The clock may have been set back meanwhile.
             ended_ms: outcome.ended_ms.max(outcome.started_ms),
@@ -274,7 +274,7 @@ impl Outcome {
     /// [`Error::Unstorable`] when there are more than `max_bytes`, or when it cannot be written as JSON.
     pub fn bytes(&self, max_bytes: usize) -> Result<usize> {
         let mut count = Count { room: max_bytes };
-        match serde_json::to_writer(&mut count, &(Told(&self.messages), &self.outputs, Places(&self.meta))) {
+        match serde_json::to_writer(&mut count, &(StoredMessages(&self.messages), &self.outputs, StoredPlaces(&self.meta))) {
             Ok(()) => Ok(max_bytes - count.room),
             Err(error) if error.is_io() => Err(Error::Unstorable(format!(
                 "the outcome of the prompt has more than {max_bytes} bytes: show less text, or save it into files"
@@ -405,7 +405,7 @@ pub struct Versions {
 
 /// The durable queue and history. When a method that writes returns, what it wrote survives the process.
 ///
-/// Implementations run [`crate::contract::run`] in their tests.
+/// Implementations run `contract::run` in their tests.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Stores a job. Refuses a known id and a full queue.

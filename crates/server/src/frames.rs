@@ -135,7 +135,7 @@ fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value>
         .collect()
 }
 
-/// Whole numbers without a fraction, as steps are counted.
-fn number(value: f64) -> Value {
+/// A number as JSON: without a fraction where it has none, as steps and prompts are counted.
+pub(crate) fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
 }

@@ -17,8 +17,6 @@ mod gate;
 mod mailbox;
 mod missed;
 mod picture;
-#[cfg(test)]
-mod tests;
 
 use self::gate::Gates;
 pub use self::gate::Held;
@@ -255,3 +253,6 @@ fn text(event: &str, data: &Value) -> Message {
     // Without a copy of the data; the name is one of ours and needs no escapes.
     Message::Text(format!("{{\"type\":\"{event}\",\"data\":{data}}}").into())
 }
+
+#[cfg(test)]
+mod tests;

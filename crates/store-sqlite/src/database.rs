@@ -14,8 +14,9 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 use serde_json::value::RawValue;
 
+use crate::error::Error;
+use crate::options::{Durability, Options};
 use crate::state::State;
-use crate::{Durability, Error, Options};
 
 /// Marks a database as comfyd's ("cmfd").
 const APPLICATION_ID: i64 = 0x636d_6664;

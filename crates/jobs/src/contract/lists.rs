@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Harness, LIMITS, claim, job, outcome, restarted, total};
+use super::harness::{Harness, LIMITS, claim, job, outcome, restarted, total};
 use crate::store::{HistoryEntry, HistoryQuery, JobStore, NewJob, Order, Position, Status};
 
 pub(super) async fn run(harness: &dyn Harness) {

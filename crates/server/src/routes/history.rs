@@ -12,11 +12,12 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::frames::number;
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::query::Query;
-use crate::routes::queue::{ids, number, push_item, wants};
+use crate::routes::queue::{ids, push_item, wants};
 
 pub(super) fn routes() -> Table {
     Table::default()

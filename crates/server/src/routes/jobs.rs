@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use crate::answer::blocking;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::frames::number;
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::query::Query;
-use crate::routes::queue::number;
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
 const DEFAULT_LIMIT: usize = 1_000;
