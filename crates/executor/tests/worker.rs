@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{
-    Claim, Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, JobStore, Message, NewJob, OnRestart, Outcome, Position,
-    Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, contract,
+    Claim, Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, JobStore, Message, NewJob, OnRestart, Outcome, Page,
+    Position, Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, contract,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -87,16 +87,12 @@ impl JobStore for Failing {
         self.inner.clear_pending().await
     }
 
-    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>> {
+    async fn history(&self, query: &HistoryQuery) -> Result<Page> {
         self.inner.history(query).await
     }
 
     async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>> {
         self.inner.history_entry(id).await
-    }
-
-    async fn history_len(&self) -> Result<usize> {
-        self.inner.history_len().await
     }
 
     async fn delete_history(&self, ids: &[String]) -> Result<usize> {

@@ -5,39 +5,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Test code in a library, so that other crates' tests can call it.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use serde_json::json;
-use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::memory::Options as Limits;
-use crate::message::Message;
 use crate::secrets::Secrets;
-use crate::store::{Claim, Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status, Token, WorkerId};
+use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
 mod handover;
+mod harness;
 mod holders;
+mod lists;
 mod model;
 pub mod sink;
 
-/// What a store's tests provide.
-#[async_trait]
-pub trait Harness: Send + Sync {
-    /// A new, empty store.
-    async fn fresh(&self, limits: Limits) -> Arc<dyn JobStore>;
-
-    /// Ends a store without telling it anything and opens its successor on the same storage, which has not been told to recover. The
-    /// suite holds no other reference to the store. Called for durable stores only.
-    async fn reopen(&self, store: Arc<dyn JobStore>, limits: Limits) -> Arc<dyn JobStore>;
-
-    /// Whether anything outlives the store. If not, the checks of a restart use the same store on.
-    fn durable(&self) -> bool {
-        true
-    }
-}
+pub use self::harness::{Harness, job, outcome, snapshot, worker};
+use self::harness::{LIMITS, claim, enqueue, expect, finish, forged, ids, pass, restarted, text, total};
 
 /// Runs every check.
 ///
@@ -55,6 +38,7 @@ pub async fn run(harness: &dyn Harness) {
     verbatim(harness).await;
     secrets(harness).await;
     history_pages(harness).await;
+    lists::run(harness).await;
     history_bound(harness).await;
     history_removal(harness).await;
     versions(harness).await;
@@ -72,131 +56,6 @@ pub async fn run(harness: &dyn Harness) {
     for seed in 1..=12 {
         model::compare(harness, seed, 120).await;
     }
-}
-
-/// The whole state as text: running and waiting jobs as `id@number`, and the history as `id:status`, oldest first.
-pub async fn snapshot(store: &dyn JobStore) -> String {
-    let queue = store.queue().await.expect("queue");
-    let history = store.history(HistoryQuery::default()).await.expect("history");
-    let mut text = String::from("running");
-    for job in &queue.running {
-        write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
-    }
-    text.push_str(" | pending");
-    for job in &queue.pending {
-        write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
-    }
-    text.push_str(" | history");
-    for entry in &history {
-        write!(text, " {}:{}", entry.job.id, status_name(entry.status)).expect("a string takes all");
-    }
-    text
-}
-
-/// A job with a small graph that carries its id.
-pub fn job(id: &str, position: Position) -> NewJob {
-    NewJob {
-        id: id.to_owned(),
-        position,
-        owner: "someone".into(),
-        client_id: Some("contract".into()),
-        workflow_id: Some(format!("workflow of {id}").into()),
-        prompt: text(&format!(r#"{{"1":{{"class_type":"SaveImage","inputs":{{"filename_prefix":"{id}"}}}}}}"#)),
-        extra_data: text(r#"{"client_id":"contract"}"#),
-        secrets: Secrets::default(),
-        outputs: vec!["1".to_owned()],
-    }
-}
-
-/// An outcome with something in every part.
-pub fn outcome(status: Status) -> Outcome {
-    Outcome {
-        status,
-        messages: vec![
-            Message::Start { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_000 },
-            Message::Success { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_500 },
-        ],
-        outputs: json!({"1": {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}}),
-        meta: vec![sink::node("1")],
-        started_ms: 1_700_000_000_000,
-        ended_ms: 1_700_000_000_500,
-    }
-}
-
-/// The worker that claims, where it does not matter which does.
-pub fn worker() -> WorkerId {
-    WorkerId::new("worker")
-}
-
-/// A token that no store gave out, for a job that is not claimed.
-fn forged(id: &str) -> Token {
-    Token { prompt_id: id.to_owned(), worker: worker(), claim: 0 }
-}
-
-fn text(json: &str) -> Arc<RawValue> {
-    RawValue::from_string(json.to_owned()).expect("the suite's own JSON").into()
-}
-
-fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Success => "success",
-        Status::Error => "error",
-        Status::Interrupted => "interrupted",
-    }
-}
-
-const LIMITS: Limits = Limits { max_pending: 100, max_history: 100, max_outcome_bytes: 1 << 20 };
-
-/// The store after a restart; for stores that keep nothing, itself.
-async fn restarted(harness: &dyn Harness, store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {
-    if harness.durable() { harness.reopen(store, LIMITS).await } else { store }
-}
-
-async fn enqueue(store: &dyn JobStore, check: &str, id: &str, position: Position) -> f64 {
-    match store.enqueue(job(id, position)).await {
-        Ok(ticket) => {
-            assert_eq!(ticket.id, id, "{check}: the ticket has another id");
-            ticket.number
-        }
-        Err(error) => panic!("{check}: enqueue of '{id}' failed: {error}"),
-    }
-}
-
-async fn claim(store: &dyn JobStore, check: &str) -> Claim {
-    store
-        .claim(&worker())
-        .await
-        .unwrap_or_else(|error| panic!("{check}: claim failed: {error}"))
-        .unwrap_or_else(|| panic!("{check}: nothing to claim"))
-}
-
-async fn finish(store: &dyn JobStore, check: &str, claim: &Claim, status: Status) {
-    let finished = store.finish(&claim.token, &outcome(status)).await;
-    finished.unwrap_or_else(|error| panic!("{check}: finish of '{}' failed: {error}", claim.job.id));
-}
-
-/// Enqueues, claims and finishes.
-async fn pass(store: &dyn JobStore, check: &str, ids: &[&str]) {
-    for id in ids {
-        enqueue(store, check, id, Position::Back).await;
-        let claimed = claim(store, check).await;
-        assert_eq!(claimed.job.id, *id, "{check}: another job was claimed");
-        finish(store, check, &claimed, Status::Success).await;
-    }
-}
-
-async fn expect(store: &dyn JobStore, check: &str, step: &str, state: &str) {
-    assert_eq!(snapshot(store).await, state, "{check}: state after: {step}");
-    let counts = store.counts().await.expect("counts");
-    let queue = store.queue().await.expect("queue");
-    assert_eq!(counts.pending, queue.pending.len(), "{check}: counts().pending after: {step}");
-    assert_eq!(counts.running, queue.running.len(), "{check}: counts().running after: {step}");
-    let running: Vec<&str> = queue.running.iter().map(|job| job.id.as_str()).collect();
-    assert_eq!(counts.running_ids, running, "{check}: counts().running_ids after: {step}");
-}
-
-fn ids(ids: &[&str]) -> Vec<String> {
-    ids.iter().map(|id| (*id).to_owned()).collect()
 }
 
 async fn order(harness: &dyn Harness) {
@@ -431,7 +290,7 @@ async fn secrets(harness: &dyn Harness) {
 
 async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn Fn(&Job, &str) + Sync)) {
     let wanted = outcome(Status::Success);
-    let listed = store.history(HistoryQuery::default()).await.unwrap();
+    let listed = store.history(&HistoryQuery::default()).await.unwrap().entries;
     let single = store.history_entry(id).await.unwrap().unwrap_or_else(|| panic!("{check}: no history entry"));
     assert_eq!(listed.len(), 1, "{check}: the history's length");
     for entry in [&listed[0], &single] {
@@ -464,11 +323,17 @@ async fn history_pages(harness: &dyn Harness) {
         (Some(usize::MAX), Some(usize::MAX), ""),
     ];
     for (max_items, offset, wanted) in cases {
-        let page = store.history(HistoryQuery { max_items, offset }).await.unwrap();
-        let page: String = page.iter().map(|entry| entry.job.id.as_str()).collect();
-        assert_eq!(page, wanted, "{CHECK}: max_items {max_items:?}, offset {offset:?}");
+        // Without an offset, the newest are meant.
+        let (newest, offset) = (max_items.is_some() && offset.is_none(), offset.unwrap_or(0));
+        let query = HistoryQuery { limit: max_items, descending: newest, offset, ..HistoryQuery::default() };
+        let page = store.history(&query).await.unwrap();
+        let mut page: Vec<&str> = page.entries.iter().map(|entry| entry.job.id.as_str()).collect();
+        if newest {
+            page.reverse();
+        }
+        assert_eq!(page.concat(), wanted, "{CHECK}: {query:?}");
     }
-    assert_eq!(store.history_len().await.unwrap(), 5, "{CHECK}: history_len");
+    assert_eq!(total(store).await, 5, "{CHECK}: total");
     assert!(store.history_entry("nobody").await.unwrap().is_none(), "{CHECK}: an unknown id has no entry");
     enqueue(store, CHECK, "f", Position::Back).await;
     assert!(store.history_entry("f").await.unwrap().is_none(), "{CHECK}: a waiting job has no entry");
@@ -480,7 +345,7 @@ async fn history_bound(harness: &dyn Harness) {
     let store = store.as_ref();
     pass(store, CHECK, &["a", "b", "c", "d", "e"]).await;
     expect(store, CHECK, "finishing five", "running | pending | history c:success d:success e:success").await;
-    assert_eq!(store.history_len().await.unwrap(), 3, "{CHECK}: history_len");
+    assert_eq!(total(store).await, 3, "{CHECK}: total");
     assert!(store.history_entry("a").await.unwrap().is_none(), "{CHECK}: a dropped entry is gone");
     pass(store, CHECK, &["a"]).await;
     expect(store, CHECK, "the id of a dropped entry is free", "running | pending | history d:success e:success a:success").await;
@@ -588,7 +453,7 @@ async fn concurrency(harness: &dyn Harness) {
     claimed.sort();
     claimed.dedup();
     assert_eq!(claimed.len(), 65, "{CHECK}: each job is claimed once");
-    assert_eq!(store.history_len().await.unwrap(), 65, "{CHECK}: all are in the history");
+    assert_eq!(total(store.as_ref()).await, 65, "{CHECK}: all are in the history");
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.running, counts.pending), (0, 0), "{CHECK}: the queue is empty");
 }

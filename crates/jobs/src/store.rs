@@ -1,6 +1,5 @@
 //! The job model and the store's contract.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
@@ -11,8 +10,7 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::event::NodeRef;
-use crate::message::{Failure, Interruption, Message, Places, Told};
+use crate::message::{Failure, Interruption, Message, NodeRef, StoredMessages, StoredPlaces};
 use crate::secrets::Secrets;
 
 /// A store's result.
@@ -219,9 +217,9 @@ impl HistoryEntry {
             // A history knows no secrets.
             job: Job { secrets: Secrets::default(), ..job },
             status: outcome.status,
-            messages: raw(&Told(&outcome.messages))?,
+            messages: raw(&StoredMessages(&outcome.messages))?,
             outputs: raw(&outcome.outputs)?,
-            meta: raw(&Places(&outcome.meta))?,
+            meta: raw(&StoredPlaces(&outcome.meta))?,
             started_ms: outcome.started_ms,
             // The clock may have been set back meanwhile.
             ended_ms: outcome.ended_ms.max(outcome.started_ms),
@@ -276,7 +274,7 @@ impl Outcome {
     /// [`Error::Unstorable`] when there are more than `max_bytes`, or when it cannot be written as JSON.
     pub fn bytes(&self, max_bytes: usize) -> Result<usize> {
         let mut count = Count { room: max_bytes };
-        match serde_json::to_writer(&mut count, &(Told(&self.messages), &self.outputs, Places(&self.meta))) {
+        match serde_json::to_writer(&mut count, &(StoredMessages(&self.messages), &self.outputs, StoredPlaces(&self.meta))) {
             Ok(()) => Ok(max_bytes - count.room),
             Err(error) if error.is_io() => Err(Error::Unstorable(format!(
                 "the outcome of the prompt has more than {max_bytes} bytes: show less text, or save it into files"
@@ -302,26 +300,57 @@ impl io::Write for Count {
     }
 }
 
-/// Which part of the history to read. Entries are in the order in which they ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// Which part of the history to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryQuery {
+    /// Only prompts that ended in one of these ways; in any, if there is none.
+    pub statuses: Vec<Status>,
+    /// Only prompts of this owner.
+    pub owner: Option<Arc<str>>,
+    /// Only prompts of this workflow.
+    pub workflow_id: Option<Arc<str>>,
+    /// What they are sorted by.
+    pub order: Order,
+    /// From the highest to the lowest, and the last first among equal ones.
+    pub descending: bool,
+    /// Only what comes behind this place. New entries do not move it, as they do an offset.
+    pub after: Option<Cursor>,
+    /// Skip so many.
+    pub offset: usize,
     /// At most so many; all when `None`.
-    pub max_items: Option<usize>,
-    /// Skip so many from the oldest; with `None` and `max_items`, the newest `max_items` are given.
-    pub offset: Option<usize>,
+    pub limit: Option<usize>,
 }
 
-impl HistoryQuery {
-    /// Which entries of a history with `len` entries are meant, counted from the oldest.
-    pub fn range(&self, len: usize) -> Range<usize> {
-        let start = match (self.offset, self.max_items) {
-            (Some(offset), _) => offset.min(len),
-            (None, Some(max_items)) => len.saturating_sub(max_items),
-            (None, None) => 0,
-        };
-        let end = self.max_items.map_or(len, |max_items| start.saturating_add(max_items).min(len));
-        start..end
-    }
+/// What entries of the history are sorted by; equal ones stand in the order in which they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The order in which they ended.
+    #[default]
+    Ended,
+    /// When they were enqueued.
+    Created,
+    /// How long they ran.
+    Duration,
+}
+
+/// A place in a sorted history, for whoever goes on reading there with the same order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// What the entry is sorted by.
+    pub(crate) value: i64,
+    /// Its key in the index.
+    pub(crate) key: i64,
+}
+
+/// What a query found.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The entries. Some may be missing: those that were deleted meanwhile, and those that are damaged.
+    pub entries: Vec<Arc<HistoryEntry>>,
+    /// How many there are with these filters, on this page and on others.
+    pub total: usize,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Cursor>,
 }
 
 /// The queue as it stands.
@@ -376,7 +405,7 @@ pub struct Versions {
 
 /// The durable queue and history. When a method that writes returns, what it wrote survives the process.
 ///
-/// Implementations run [`crate::contract::run`] in their tests.
+/// Implementations run `contract::run` in their tests.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Stores a job. Refuses a known id and a full queue.
@@ -425,13 +454,10 @@ pub trait JobStore: Send + Sync + 'static {
     async fn clear_pending(&self) -> Result<usize>;
 
     /// Reads the history.
-    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>>;
+    async fn history(&self, query: &HistoryQuery) -> Result<Page>;
 
     /// One finished prompt.
     async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>>;
-
-    /// How many entries the history has.
-    async fn history_len(&self) -> Result<usize>;
 
     /// Removes entries by id; returns how many.
     async fn delete_history(&self, ids: &[String]) -> Result<usize>;

@@ -10,9 +10,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
-use comfyd_jobs::event::{Image, NodeRef};
+use comfyd_jobs::event::Image;
 use comfyd_jobs::memory::MemoryStore;
-use comfyd_jobs::{Event, EventKind, EventSink, JobStore, contract};
+use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NodeRef, contract};
 use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Provider, Schema};
 use futures_util::{SinkExt, StreamExt};
 use image::DynamicImage;
@@ -383,7 +383,7 @@ impl Server {
 
     async fn ids(&self) -> (Vec<String>, Vec<String>) {
         let queue = self.app.store.queue().await.unwrap();
-        let entries = self.app.store.history(Default::default()).await.unwrap();
+        let entries = self.app.store.history(&Default::default()).await.unwrap().entries;
         (queue.pending.iter().map(|job| job.id.clone()).collect(), entries.iter().map(|entry| entry.job.id.clone()).collect())
     }
 }

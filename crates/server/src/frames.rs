@@ -1,13 +1,22 @@
 //! Events as clients get them: JSON data and binary frames. ComfyUI's oddities of the websocket live here.
 
 use bytes::Bytes;
-use comfyd_jobs::event::{Image, NodeProgress, NodeRef, NodeState};
-use comfyd_jobs::{Counts, Event, EventKind};
+use comfyd_jobs::event::{Image, NodeProgress, NodeState};
+use comfyd_jobs::{Counts, Event, EventKind, NodeRef};
 use comfyd_wire::{self as wire, ImageType};
 use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
 use serde_json::{Map, Value, json};
 
-use crate::hub::Abilities;
+/// What a client can understand, from its feature flags and its query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Previews with metadata (binary event 4).
+    pub preview_metadata: bool,
+    /// Raw pixels in place of JPEG (binary event 2).
+    pub raw_previews: bool,
+    /// Frames with what the API document has in them.
+    pub documented: bool,
+}
 
 /// JPEG quality of previews, as the reference's.
 const PREVIEW_QUALITY: u8 = 95;
@@ -126,7 +135,7 @@ fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value>
         .collect()
 }
 
-/// Whole numbers without a fraction, as steps are counted.
-fn number(value: f64) -> Value {
+/// A number as JSON: without a fraction where it has none, as steps and prompts are counted.
+pub(crate) fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
 }

@@ -97,6 +97,13 @@ async fn jobs_are_filtered_and_paged() {
     assert_eq!(ids(&router, "limit=2&offset=3").await, ["bad", "good"]);
     let (_, list) = ask(&router, "GET", "/jobs?limit=2&offset=1", "").await;
     assert_eq!(list["pagination"], json!({"offset": 1, "limit": 2, "total": 5, "has_more": true}));
+    for sorting in ["sort_order=asc", "sort_order=desc", "sort_by=execution_duration", "sort_order=asc&workflow_id=w"] {
+        let all = ids(&router, sorting).await;
+        for (offset, limit) in (0..7).flat_map(|offset| (1..7).map(move |limit| (offset, limit))) {
+            let page: Vec<String> = all.iter().skip(offset).take(limit).cloned().collect();
+            assert_eq!(ids(&router, &format!("{sorting}&offset={offset}&limit={limit}")).await, page, "{sorting}: {offset}, {limit}");
+        }
+    }
     for query in ["status=done", "limit=0", "sort_by=size", "sort_order=up", "offset=x"] {
         assert_eq!(ask(&router, "GET", &format!("/jobs?{query}"), "").await.0, StatusCode::BAD_REQUEST, "{query}");
     }

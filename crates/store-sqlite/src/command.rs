@@ -27,7 +27,7 @@ pub(crate) type Reply = oneshot::Sender<JobResult<Answer>>;
 /// A change that a caller wants.
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
-    Enqueue(NewJob),
+    Enqueue(Box<NewJob>),
     Claim(WorkerId),
     Finish(Token, Arc<HistoryEntry>),
     /// The end of one job, and the claim of the next.

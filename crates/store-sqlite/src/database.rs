@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use comfyd_jobs::index::{Facts, Index};
 use comfyd_jobs::line::{Line, Place, Running};
 use comfyd_jobs::{Error as JobError, HistoryEntry, Job, Outcome, Secrets, Status, now_ms, secrets};
 use rusqlite::config::DbConfig;
@@ -13,8 +14,9 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 use serde_json::value::RawValue;
 
-use crate::state::{Index, State};
-use crate::{Durability, Error, Options};
+use crate::error::Error;
+use crate::options::{Durability, Options};
+use crate::state::State;
 
 /// Marks a database as comfyd's ("cmfd").
 const APPLICATION_ID: i64 = 0x636d_6664;
@@ -273,19 +275,34 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
         }
     }
     let mut history = Index::new(floor.saturating_add(1));
-    let mut select =
-        connection.prepare("SELECT ended, id FROM history LEFT JOIN jobs ON jobs.seq = history.seq WHERE ended > ?1 ORDER BY ended")?;
+    let mut select = connection.prepare(
+        "SELECT ended, id, ifnull(owner, ''), workflow_id, status, created_ms, started_ms, ended_ms FROM history
+             LEFT JOIN jobs ON jobs.seq = history.seq LEFT JOIN senders ON senders.seq = history.seq WHERE ended > ?1 ORDER BY ended",
+    )?;
     let mut rows = select.query([floor])?;
     while let Some(row) = rows.next()? {
         let ended: i64 = row.get(0)?;
         match text(row.get_ref(1)?) {
-            Some(id) => history.insert(ended, &id),
+            Some(id) => history.insert(ended, facts(row, &id)),
             None => tracing::error!(ended, "an entry of the history is left out, since its prompt is missing in the job store"),
         }
     }
     drop(rows);
     drop(select);
     Ok(Loaded { state: State { line, history }, floor })
+}
+
+/// What is known of an entry of the history; whatever is damaged in it is told when it is read.
+fn facts(row: &Row<'_>, id: &str) -> Facts {
+    Facts {
+        id: id.into(),
+        owner: row.get(2).unwrap_or_default(),
+        workflow_id: row.get(3).unwrap_or_default(),
+        status: status(row, 4).unwrap_or(Status::Error),
+        created_ms: row.get(5).unwrap_or_default(),
+        started_ms: row.get(6).unwrap_or_default(),
+        ended_ms: row.get(7).unwrap_or_default(),
+    }
 }
 
 /// Takes a damaged prompt out of the queue: it counts as failed, so that whoever waits for it is told, and what was found is kept.

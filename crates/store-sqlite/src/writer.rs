@@ -1,5 +1,5 @@
 //! The one that writes. It takes all operations that wait, does them in one transaction, publishes what changed and answers.
-//! It knows nothing of how the history is read, nor on which thread it works (see [`crate::desk`]).
+//! It knows nothing of how the history is read, nor on which thread it works (see [`crate::access`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,9 +11,9 @@ use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tokio::sync::mpsc;
 
-use crate::Options;
 use crate::command::{Answer, Claimed, Command, Operation, Reply};
 use crate::database::{Loaded, MAX_LOG_PAGES, is_busy, job_error, list, status_text};
+use crate::options::Options;
 use crate::state::{Change, Shared, State};
 
 /// How many operations go into one transaction.
@@ -445,7 +445,7 @@ impl Writer {
     /// Moves a job that has left the line into the history.
     fn push_history(&mut self, place: Place, entry: &Arc<HistoryEntry>) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM queue WHERE seq = ?1")?.execute([place.arrival])?;
-        let key = self.state.history.push(&entry.job.id);
+        let key = self.state.history.push(entry.as_ref().into());
         self.connection
             .prepare_cached(
                 "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
@@ -597,12 +597,12 @@ impl Writer {
     }
 
     /// Whether there is work that can wait until nothing else does.
-    pub(crate) fn is_untidy(&self) -> bool {
+    pub(crate) fn needs_maintenance(&self) -> bool {
         self.purging || self.vacuuming || self.log_pages >= CHECKPOINT_PAGES
     }
 
     /// A slice of that work; whether there is more.
-    pub(crate) fn tidy(&mut self) -> bool {
+    pub(crate) fn maintain(&mut self) -> bool {
         if self.log_pages >= CHECKPOINT_PAGES {
             self.log_pages = 0;
             match self.shorten_log() {

@@ -202,7 +202,7 @@ fn unstrict(sql: &str) -> String {
 }
 
 async fn ids(store: &SqliteStore) -> Vec<String> {
-    store.history(HistoryQuery::default()).await.unwrap().iter().map(|entry| entry.job.id.clone()).collect()
+    store.history(&HistoryQuery::default()).await.unwrap().entries.iter().map(|entry| entry.job.id.clone()).collect()
 }
 
 #[tokio::test]
@@ -389,7 +389,7 @@ async fn what_took_the_place_of_a_database_is_left_alone() {
     }
     let second = open(&path).unwrap();
     second.enqueue(contract::job("second", Position::Back)).await.unwrap();
-    assert!(first.history(HistoryQuery::default()).await.is_err(), "another database must not be read in its place");
+    assert!(first.history(&HistoryQuery::default()).await.is_err(), "another database must not be read in its place");
     drop(first);
     assert!(folder.path().join("jobs.db-wal").exists(), "the log of the other one must not go");
     second.check().unwrap();
@@ -463,7 +463,8 @@ async fn what_was_answered_survives_kill_9() {
     let store = open(&path).unwrap();
     let queue = store.queue().await.unwrap();
     let running: Vec<String> = queue.running.iter().map(|job| job.id.clone()).collect();
-    let finished: Vec<String> = store.history(HistoryQuery::default()).await.unwrap().iter().map(|entry| entry.job.id.clone()).collect();
+    let finished: Vec<String> =
+        store.history(&HistoryQuery::default()).await.unwrap().entries.iter().map(|entry| entry.job.id.clone()).collect();
     let known = |id: &str| {
         queue.pending.iter().any(|job| job.id == id) || running.iter().any(|known| known == id) || finished.iter().any(|known| known == id)
     };

@@ -5,7 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Harness, LIMITS, Limits, claim, enqueue, expect, forged, ids, job, outcome, pass, restarted, worker};
+use super::harness::{Harness, LIMITS, claim, enqueue, expect, forged, ids, job, outcome, pass, restarted, worker};
+use crate::memory::Options as Limits;
 use crate::store::{Claim, Error, JobStore, OnRestart, Position, Recovered, Result, Status};
 
 /// What a wait may take at most.

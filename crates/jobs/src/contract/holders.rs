@@ -1,6 +1,6 @@
 //! Who holds a job: only the worker that claimed it last ends it, and a worker that starts again gets back only what it held itself.
 
-use super::{Harness, LIMITS, enqueue, expect, outcome, restarted};
+use super::harness::{Harness, LIMITS, enqueue, expect, outcome, restarted};
 use crate::store::{Error, JobStore, OnRestart, Position, Recovered, Status, Token, WorkerId};
 
 pub(super) async fn run(harness: &dyn Harness) {

@@ -1,6 +1,6 @@
 //! Random operations on a store and on a naive model of it, compared after every step.
 
-use super::{Harness, forged, job, outcome, snapshot, status_name};
+use super::harness::{Harness, forged, job, outcome, snapshot, status_name};
 use crate::memory::Options as Limits;
 use crate::store::{Claim, Error, JobStore, OnRestart, Position, Status, Token, WorkerId};
 

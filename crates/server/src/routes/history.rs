@@ -12,11 +12,12 @@ use serde_json::json;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::frames::number;
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::query::Query;
-use crate::routes::queue::{ids, number, push_item, wants};
+use crate::routes::queue::{ids, push_item, wants};
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -45,13 +46,19 @@ fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
 
 async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query) -> Result<Response, ApiError> {
     let bound = |name| bound(name, params.get(name).map(String::as_str));
-    let query = HistoryQuery { max_items: bound("max_items")?, offset: bound("offset")? };
+    let (limit, offset) = (bound("max_items")?, bound("offset")?);
+    // Without an offset the newest are meant; the oldest stands first all the same.
+    let descending = limit.is_some() && offset.is_none();
+    let query = HistoryQuery { limit, offset: offset.unwrap_or(0), descending, ..HistoryQuery::default() };
     let version = app.store.versions().borrow().history;
     let key = (query, shape);
     let body = match app.history.get(version, &key) {
         Some(body) => body,
         None => {
-            let entries = app.store.history(query).await?;
+            let mut entries = app.store.history(&key.0).await?.entries;
+            if descending {
+                entries.reverse();
+            }
             let body = Bytes::from(render(entries.iter().map(AsRef::as_ref), shape));
             app.history.put(version, key, &body);
             body

@@ -6,17 +6,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Queue, Status};
+use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::answer::blocking;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::frames::number;
 use crate::json::{LenientJson, whole};
 use crate::openapi::{Doc, Table};
 use crate::query::Query;
-use crate::routes::queue::number;
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
 const DEFAULT_LIMIT: usize = 1_000;
@@ -89,7 +89,7 @@ struct ListParams {
 /// What a list is asked for.
 struct Wanted {
     stages: Vec<Stage>,
-    workflow_id: Option<String>,
+    workflow_id: Option<Arc<str>>,
     by_duration: bool,
     ascending: bool,
     limit: usize,
@@ -134,7 +134,7 @@ impl Wanted {
                 offset.unwrap_or(0)
             }
         };
-        let workflow_id = params.workflow_id.filter(|id| !id.is_empty());
+        let workflow_id = params.workflow_id.filter(|id| !id.is_empty()).map(Arc::from);
         Ok(Self { stages, workflow_id, by_duration, ascending, limit, offset })
     }
 
@@ -142,14 +142,19 @@ impl Wanted {
         self.stages.contains(&stage)
     }
 
-    /// Whether all entries of the history are wanted in the order in which they are kept: then only one page of them is read.
-    fn pages_history(&self) -> bool {
-        let all = [Stage::Completed, Stage::Failed, Stage::Cancelled].into_iter().all(|stage| self.wants(stage));
-        all && self.workflow_id.is_none() && !self.by_duration
-    }
-
-    fn wants_history(&self) -> bool {
-        [Stage::Completed, Stage::Failed, Stage::Cancelled].into_iter().any(|stage| self.wants(stage))
+    /// The entries of the history that can be on the page if so many of it are passed over; `None` if none can.
+    fn history(&self, passed: usize) -> Option<HistoryQuery> {
+        let stages = [(Stage::Completed, Status::Success), (Stage::Failed, Status::Error), (Stage::Cancelled, Status::Interrupted)];
+        let statuses: Vec<Status> = stages.into_iter().filter(|(stage, _)| self.wants(*stage)).map(|(_, status)| status).collect();
+        (!statuses.is_empty()).then(|| HistoryQuery {
+            statuses,
+            workflow_id: self.workflow_id.clone(),
+            order: if self.by_duration { Order::Duration } else { Order::Created },
+            descending: !self.ascending,
+            offset: passed,
+            limit: Some(self.offset.saturating_add(self.limit) - passed),
+            ..HistoryQuery::default()
+        })
     }
 }
 
@@ -165,26 +170,14 @@ async fn list(State(app): State<App>, Query(mut query): Query) -> Result<Json<Va
     };
     let wanted = Wanted::parse(params)?;
     let queue = app.store.queue().await?;
-    if wanted.pages_history() {
-        let length = app.store.history_len().await?;
-        let active = active(&queue, &wanted);
-        let (from_queue, range) = page(active.len(), length, &wanted);
-        let query = HistoryQuery { offset: Some(range.start), max_items: Some(range.len()) };
-        let mut entries = if range.is_empty() { Vec::new() } else { app.store.history(query).await? };
-        if !wanted.ascending {
-            entries.reverse();
-        }
-        let total = active.len() + length;
-        return blocking(move || {
-            let active: Vec<Value> = from_queue.filter_map(|at| active.get(at)).map(Active::describe).collect();
-            let ended = entries.iter().map(|entry| ended(entry));
-            let jobs = if wanted.ascending { ended.chain(active).collect() } else { active.into_iter().chain(ended).collect() };
-            Ok(answer(jobs, total, &wanted))
-        })
-        .await;
-    }
-    let entries = if wanted.wants_history() { app.store.history(HistoryQuery::default()).await? } else { Vec::new() };
-    blocking(move || Ok(filtered(&queue, &entries, &wanted))).await
+    let active = active(&queue, &wanted);
+    // So many entries are on earlier pages wherever the queue's jobs stand among them.
+    let passed = wanted.offset.saturating_sub(active.len());
+    let history = match wanted.history(passed) {
+        Some(query) => app.store.history(&query).await?,
+        None => Page::default(),
+    };
+    blocking(move || Ok(merged(&active, &history, passed, &wanted))).await
 }
 
 /// A waiting or running job.
@@ -201,57 +194,33 @@ impl Active {
     }
 }
 
-/// Those of the queue that are wanted, in the order that is wanted.
+/// Those of the queue that are wanted.
 fn active(queue: &Queue, wanted: &Wanted) -> Vec<Active> {
     let running = queue.running.iter().map(|job| Active { job: Arc::clone(job), stage: Stage::InProgress });
     let pending = queue.pending.iter().map(|job| Active { job: Arc::clone(job), stage: Stage::Pending });
-    let mut jobs: Vec<Active> = running.chain(pending).filter(|active| wanted.wants(active.stage)).collect();
-    if wanted.ascending {
-        jobs.sort_by_key(|active| active.job.created_ms);
-    } else {
-        jobs.sort_by_key(|active| Reverse(active.job.created_ms));
-    }
-    jobs
+    let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id == wanted.workflow_id;
+    running.chain(pending).filter(|active| wanted.wants(active.stage) && matches(&active.job)).collect()
 }
 
-/// Which jobs of the queue, and which history entries counted from the oldest, are on the page. The queue's jobs are the newer ones.
-fn page(active: usize, history: usize, wanted: &Wanted) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
-    let start = wanted.offset.min(active + history);
-    let end = start.saturating_add(wanted.limit).min(active + history);
-    if wanted.ascending {
-        let from_queue = start.max(history) - history..end.max(history) - history;
-        return (from_queue, start.min(history)..end.min(history));
-    }
-    let skipped = start.max(active) - active;
-    let last = end.max(active) - active;
-    (start.min(active)..end.min(active), history - last..history - skipped)
-}
-
-/// The list by reading every entry: for filters and orders that the store does not know.
-fn filtered(queue: &Queue, entries: &[Arc<HistoryEntry>], wanted: &Wanted) -> Json<Value> {
+/// The page of queue and history; so many entries of the history are passed over already.
+fn merged(active: &[Active], history: &Page, passed: usize, wanted: &Wanted) -> Json<Value> {
     /// Its sorting key, and what it is told about it.
     type Found<'a> = (i64, Box<dyn Fn() -> Value + 'a>);
-    let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id.as_deref() == wanted.workflow_id.as_deref();
-    let active = active(queue, wanted);
-    let mut found: Vec<Found<'_>> = Vec::new();
-    for active in active.iter().filter(|active| matches(&active.job)) {
-        let key = if wanted.by_duration { 0 } else { active.job.created_ms };
-        found.push((key, Box::new(|| active.describe())));
-    }
-    for entry in entries.iter().filter(|entry| wanted.wants(Stage::of(entry)) && matches(&entry.job)) {
-        let key = if wanted.by_duration { entry.ended_ms - entry.started_ms } else { entry.job.created_ms };
-        found.push((key, Box::new(|| ended(entry))));
-    }
+    let active = active
+        .iter()
+        .map(|active| -> Found<'_> { (if wanted.by_duration { 0 } else { active.job.created_ms }, Box::new(|| active.describe())) });
+    let ended = history.entries.iter().map(|entry| -> Found<'_> {
+        (if wanted.by_duration { entry.ended_ms - entry.started_ms } else { entry.job.created_ms }, Box::new(|| ended(entry)))
+    });
+    let total = active.len() + history.total;
+    // Among equal ones, those of the queue count as the newer ones.
+    let mut found: Vec<Found<'_>> = if wanted.ascending { ended.chain(active).collect() } else { active.chain(ended).collect() };
     if wanted.ascending {
         found.sort_by_key(|(key, _)| *key);
     } else {
         found.sort_by_key(|(key, _)| Reverse(*key));
     }
-    let jobs = found.iter().skip(wanted.offset).take(wanted.limit).map(|(_, describe)| describe()).collect();
-    answer(jobs, found.len(), wanted)
-}
-
-fn answer(jobs: Vec<Value>, total: usize, wanted: &Wanted) -> Json<Value> {
+    let jobs: Vec<Value> = found.iter().skip(wanted.offset - passed).take(wanted.limit).map(|(_, describe)| describe()).collect();
     let has_more = wanted.offset.saturating_add(jobs.len()) < total;
     let pagination = json!({"offset": wanted.offset, "limit": wanted.limit, "total": total, "has_more": has_more});
     Json(json!({"jobs": jobs, "pagination": pagination}))
@@ -381,20 +350,6 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
 
-    fn wanted(offset: usize, limit: usize, ascending: bool) -> Wanted {
-        Wanted { stages: Stage::ALL.to_vec(), workflow_id: None, by_duration: false, ascending, limit, offset }
-    }
-
-    #[test]
-    fn a_page_goes_from_the_queue_into_the_history() {
-        assert_eq!(page(2, 5, &wanted(0, 4, false)), (0..2, 3..5));
-        assert_eq!(page(2, 5, &wanted(1, 3, false)), (1..2, 3..5));
-        assert_eq!(page(2, 5, &wanted(4, 100, false)), (2..2, 0..3));
-        assert_eq!(page(2, 5, &wanted(4, 2, true)), (0..1, 4..5));
-        assert_eq!(page(2, 5, &wanted(9, 2, true)), (2..2, 5..5));
-        assert_eq!(page(0, 0, &wanted(9, 2, false)), (0..0, 0..0));
-    }
-
     #[test]
     fn a_saved_result_stands_for_all() {
         let outputs = json!({
@@ -422,7 +377,9 @@ mod tests {
             })
         };
         assert!(ask("done", "1").is_err() && ask("pending", "0").is_err());
-        assert!(!ask("pending", "1").unwrap().wants_history());
-        assert!(ask("", "1").unwrap().pages_history() && ask("completed,failed, Cancelled", "1").unwrap().pages_history());
+        assert!(ask("pending", "1").unwrap().history(0).is_none());
+        for all in ["", "completed,failed, Cancelled"] {
+            assert_eq!(ask(all, "1").unwrap().history(0).unwrap().statuses.len(), 3);
+        }
     }
 }

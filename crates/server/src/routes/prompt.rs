@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 
 use crate::app::App;
 use crate::error::{ApiError, node_error_list};
+use crate::frames;
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
@@ -61,7 +62,7 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, LenientJson
     let ticket = app.store.enqueue(job).await?;
     queue::announce(&app).await;
     sent.keep(held);
-    Ok(Json(json!({"prompt_id": ticket.id, "number": queue::number(ticket.number), "node_errors": node_errors})))
+    Ok(Json(json!({"prompt_id": ticket.id, "number": frames::number(ticket.number), "node_errors": node_errors})))
 }
 
 fn raw(value: &Value) -> Result<Arc<RawValue>, ApiError> {

@@ -60,13 +60,15 @@ fn join_items(body: &mut String, jobs: &[std::sync::Arc<Job>]) {
 pub(crate) fn push_item(body: &mut String, job: &Job) {
     use std::fmt::Write;
     // Writing into a string cannot fail.
-    let _ =
-        write!(body, "[{}, {}, {}, {}, {}]", number(job.number), json!(job.id), job.prompt.get(), job.extra_data.get(), json!(job.outputs));
-}
-
-/// A prompt's number as JSON: without fraction where it has none.
-pub(crate) fn number(number: f64) -> Value {
-    if number.fract() == 0.0 && number.abs() < 9e15 { json!(number as i64) } else { json!(number) }
+    let _ = write!(
+        body,
+        "[{}, {}, {}, {}, {}]",
+        frames::number(job.number),
+        json!(job.id),
+        job.prompt.get(),
+        job.extra_data.get(),
+        json!(job.outputs)
+    );
 }
 
 /// The texts of `{"delete": [...]}`.

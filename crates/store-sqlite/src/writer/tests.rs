@@ -38,12 +38,12 @@ fn group(writer: &mut Writer, operations: Vec<Operation>) -> Vec<JobResult<Answe
 }
 
 fn enqueue(id: &str) -> Operation {
-    Operation::Enqueue(contract::job(id, Position::Back))
+    Operation::Enqueue(Box::new(contract::job(id, Position::Back)))
 }
 
 fn enqueue_large(id: &str, bytes: usize) -> Operation {
     let prompt = serde_json::value::RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).unwrap();
-    Operation::Enqueue(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) })
+    Operation::Enqueue(Box::new(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) }))
 }
 
 fn claim() -> Operation {
@@ -195,7 +195,7 @@ fn deleted_entries_leave_the_disk_in_slices_and_give_back_their_space() {
     assert!(rows(&writer, "history") > 0, "clearing does not wait for the disk");
     assert!(group(&mut writer, vec![enqueue("j199")])[0].is_ok(), "the id is free though its old row is not purged");
     let mut slices = 0;
-    while writer.tidy() {
+    while writer.maintain() {
         slices += 1;
     }
     assert!(slices > 3, "in slices, not at once: {slices}");
@@ -259,7 +259,7 @@ fn another_program_that_writes_is_not_waited_for_unless_asked_to() {
     assert!(matches!(receiver.try_recv().unwrap(), Err(JobError::Unavailable(_))));
     assert!(matches!(waiting.try_recv().unwrap(), Err(JobError::Unavailable(_))));
     assert_eq!(*shared.abandoned.lock(), [token], "what is to be put back is not forgotten");
-    assert!(!writer.tidy(), "cleaning up can wait");
+    assert!(!writer.maintain(), "cleaning up can wait");
     assert!(started.elapsed() < PATIENCE, "nobody waited");
 
     other.execute_batch("COMMIT").unwrap();
@@ -280,7 +280,7 @@ fn another_program_that_writes_is_not_waited_for_unless_asked_to() {
 fn an_id_that_only_the_disk_knows_is_free() {
     let Bench { mut writer, shared, .. } = bench(Options::default());
     group(&mut writer, vec![enqueue("a")]);
-    while writer.tidy() {}
+    while writer.maintain() {}
     writer.state.line.clear();
     shared.state.lock().line.clear();
     let answers = group(&mut writer, vec![enqueue("a")]);
@@ -291,7 +291,7 @@ fn an_id_that_only_the_disk_knows_is_free() {
 #[test]
 fn the_write_ahead_log_is_begun_anew_once_nobody_reads_in_it() {
     let Bench { folder, mut writer, .. } = bench(Options::default());
-    while writer.tidy() {}
+    while writer.maintain() {}
     let other = Connection::open(folder.path().join("jobs.db")).unwrap();
     let read = || other.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap();
     other.execute_batch("BEGIN").unwrap();
@@ -300,7 +300,7 @@ fn the_write_ahead_log_is_begun_anew_once_nobody_reads_in_it() {
     for n in 0..5 {
         group(&mut writer, vec![enqueue_large(&n.to_string(), 16 << 20)]);
         writer.log_pages = CHECKPOINT_PAGES;
-        assert!(writer.tidy());
+        assert!(writer.maintain());
     }
     assert!(size() > 70 << 20, "somebody reads in it");
     // Whoever reads now begins before the other has ended: there is always somebody.
@@ -309,7 +309,7 @@ fn the_write_ahead_log_is_begun_anew_once_nobody_reads_in_it() {
     next.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap();
     other.execute_batch("COMMIT").unwrap();
     writer.log_pages = CHECKPOINT_PAGES;
-    assert!(writer.tidy());
+    assert!(writer.maintain());
     next.execute_batch("COMMIT").unwrap();
     next.execute_batch("BEGIN").unwrap();
     assert_eq!(next.query_row("SELECT count(*) FROM jobs", [], |row| row.get::<_, i64>(0)).unwrap(), 5);
