@@ -25,15 +25,6 @@ impl CancelToken {
     }
 }
 
-/// How a preview reaches the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PreviewFormat {
-    /// Small and lossy, for previews while a node works.
-    Jpeg,
-    /// Lossless: SaveImageWebsocket's results, which must not be dropped.
-    Png,
-}
-
 /// A picture for the client while the node runs: 8-bit RGB or RGBA pixels, rows top to bottom without padding.
 #[derive(Debug, Clone)]
 pub struct PreviewImage {
@@ -45,8 +36,8 @@ pub struct PreviewImage {
     pub channels: u8,
     /// `width * height * channels` bytes.
     pub pixels: Arc<Vec<u8>>,
-    /// How to encode it.
-    pub format: PreviewFormat,
+    /// Sent as PNG and never dropped (SaveImageWebsocket's results); otherwise a preview, small and lossy, which a slow client may miss.
+    pub lossless: bool,
     /// The longer side is reduced to this many pixels before sending; `None` keeps the size.
     pub max_size: Option<u32>,
 }

@@ -8,7 +8,7 @@ mod schema;
 mod value;
 
 pub use crate::catalog::{Catalog, Entry, Provider};
-pub use crate::context::{CancelToken, Context, Hidden, PreviewFormat, PreviewImage, Reporter, SilentReporter};
+pub use crate::context::{CancelToken, Context, Hidden, PreviewImage, Reporter, SilentReporter};
 pub use crate::error::{Error, Result};
 pub use crate::schema::{Choices, FileSource, Generation, HiddenKind, Input, InputKind, OptionSource, Output, Schema, StaticOptions};
 pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};

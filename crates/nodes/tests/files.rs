@@ -16,9 +16,7 @@ use comfyd_executor::CachePolicy;
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
 use comfyd_jobs::event::NullSink;
-use comfyd_node::{
-    CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, OptionSource, PreviewFormat, Value,
-};
+use comfyd_node::{CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, OptionSource, Value};
 use comfyd_nodes::Limits;
 use comfyd_values::{Image, Latent, Mask, Svg};
 use comfyd_weights::safetensors;
@@ -450,7 +448,7 @@ fn pictures_are_sent_over_the_websocket() {
     let images = bench.reports.images.lock().unwrap();
     assert_eq!(images.len(), 2);
     let image = &images[0];
-    assert_eq!((image.width, image.height, image.channels, image.format, image.max_size), (8, 6, 3, PreviewFormat::Png, None));
+    assert_eq!((image.width, image.height, image.channels, image.lossless, image.max_size), (8, 6, 3, true, None));
     assert_eq!(image.pixels.len(), 8 * 6 * 3);
     let node = &bench.catalog.get("SaveImageWebsocket").unwrap().node;
     assert_eq!(node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);

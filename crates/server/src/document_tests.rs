@@ -10,9 +10,9 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
-use comfyd_jobs::event::Image;
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NodeRef, contract};
+use comfyd_node::PreviewImage;
 use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Provider, Schema};
 use futures_util::{SinkExt, StreamExt};
 use image::DynamicImage;
@@ -731,7 +731,7 @@ impl Check {
         assert_eq!(self.answer("POST", "/internal/models/download", &refused)["status"], "error");
 
         let pixels = Arc::new(vec![7; 8 * 4 * 3]);
-        let image = |lossless| Image { width: 8, height: 4, channels: 3, pixels: Arc::clone(&pixels), lossless, max_size: Some(16) };
+        let image = |lossless| PreviewImage { width: 8, height: 4, channels: 3, pixels: Arc::clone(&pixels), lossless, max_size: Some(16) };
         let documented = self.shape == ApiShape::Documented;
         let facts = contained(&document.event("BinaryEventTypes.PREVIEW_IMAGE").text);
         assert_eq!(facts, ["画像のタイプ (JPEG/PNG)", "画像のバイナリデータ", "画像の最大サイズ"]);

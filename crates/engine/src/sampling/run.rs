@@ -7,6 +7,7 @@ use comfyd_models::backbone::{HookList, Hooks};
 use comfyd_node::{CancelToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
 use comfyd_samplers::{Denoiser, Observer, Schedule, Step, ksampler, noise};
+use comfyd_values::Sigmas;
 
 use super::batch::Predictor;
 use super::conds::{self, Role};
@@ -15,7 +16,7 @@ use super::guidance::{Combine, Guidance, RunningModel};
 use super::hooks::HookRun;
 use super::inputs::{InputContext, encode};
 use super::preview::Previews;
-use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler};
 use crate::array::{is_zero, latent_mask, repeat_to_batch};
 use crate::guider::GuiderKind;
 use crate::patches::{ModelPatch, Sampling};
