@@ -6,4 +6,4 @@ pub(crate) mod file;
 mod json;
 
 pub(crate) use self::blocking::blocking;
-pub(crate) use self::json::json_text;
+pub(crate) use self::json::{json_text, written};

@@ -13,10 +13,9 @@ use serde_json::{Value, json};
 use crate::answer::blocking;
 use crate::app::App;
 use crate::error::ApiError;
-use crate::json::{LenientJson, whole};
+use crate::json::{LenientJson, Plain, whole};
 use crate::openapi::{Doc, Table};
 use crate::query::Query;
-use crate::routes::queue::number;
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
 const DEFAULT_LIMIT: usize = 1_000;
@@ -259,7 +258,7 @@ fn answer(jobs: Vec<Value>, total: usize, wanted: &Wanted) -> Json<Value> {
 
 /// What is told of every job.
 fn described(job: &Job, stage: Stage) -> Value {
-    let mut told = json!({"id": job.id, "status": stage.as_str(), "priority": number(job.number), "create_time": job.created_ms});
+    let mut told = json!({"id": job.id, "status": stage.as_str(), "priority": Plain(job.number), "create_time": job.created_ms});
     if let Some(id) = &job.workflow_id {
         told["workflow_id"] = json!(id);
     }
@@ -373,7 +372,7 @@ async fn cancel(app: &App, id: &str) -> Result<bool, ApiError> {
     if app.store.remove_pending(&[id.to_owned()]).await? > 0 {
         return Ok(true);
     }
-    Ok(app.control.interrupt(Some(id)))
+    Ok(app.devices.interrupt(Some(id)).await)
 }
 
 #[cfg(test)]
