@@ -159,8 +159,8 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use async_trait::async_trait;
+    use comfyd_jobs::NodeRef;
     use comfyd_jobs::contract::sink::{self, Harness};
-    use comfyd_jobs::event::NodeRef;
 
     use super::*;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
-use comfyd_jobs::{JobStore, OnRestart};
+use comfyd_jobs::{JobStore, OnRestart, WorkerId};
 use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Log, Options, Parts, listen, router};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -89,7 +89,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         config::OnRestart::Rerun => OnRestart::Rerun,
         config::OnRestart::Fail => OnRestart::Fail,
     };
-    let recovered = runtime.block_on(store.recover(on_restart))?;
+    let worker_id = WorkerId::new(&engine.device_name());
+    let recovered = runtime.block_on(store.recover(&worker_id, on_restart))?;
     if recovered != comfyd_jobs::Recovered::default() {
         tracing::info!(
             pending = recovered.pending,
@@ -119,11 +120,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let hub = Hub::new(options.ws_queue, options.preview_size);
     let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));
     let unloaded = engine.clone();
-    let worker_options = WorkerOptions {
-        device: engine.device_name(),
-        on_unload_models: Some(Box::new(move || unloaded.free(true, true))),
-        ..WorkerOptions::default()
-    };
+    let worker_options =
+        WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(move || unloaded.free(true, true))), ..WorkerOptions::default() };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
     let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine });
     let devices = Devices::new([device]);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comfyd_models::Vb;
 use comfyd_models::clip::ClipConfig;
 use comfyd_models::prompt::Embeddings;
-use comfyd_models::text_encoding::{self, ClipOptions, Family, TextEncoder};
+use comfyd_models::text_encoding::{self, ClipOptions, TextEncoder, TextStack};
 use comfyd_node::{Context, Opaque};
 use comfyd_weights::{EncoderKind, StateDict};
 
@@ -22,7 +22,7 @@ pub use comfyd_models::text_encoding::Tokens;
 #[derive(Clone)]
 pub struct Clip {
     engine: Engine,
-    family: Family,
+    stack: TextStack,
     pub(crate) parts: Arc<Vec<(EncoderKind, Weights)>>,
     layer: Option<i32>,
     hooks: Option<ClipHooks>,
@@ -39,20 +39,8 @@ struct ClipHooks {
 }
 
 impl Clip {
-    pub(crate) fn new(engine: &Engine, family: Family, parts: Vec<(EncoderKind, Weights)>) -> Self {
-        Self { engine: engine.clone(), family, parts: Arc::new(parts), layer: None, hooks: None }
-    }
-
-    /// The family that encoders of these kinds make.
-    pub(crate) fn family_of(kinds: &[EncoderKind]) -> Result<Family> {
-        let has = |kind| kinds.contains(&kind);
-        match (has(EncoderKind::ClipL), has(EncoderKind::ClipH), has(EncoderKind::ClipG)) {
-            (true, false, false) => Ok(Family::Sd1),
-            (false, true, false) => Ok(Family::Sd2),
-            (true, false, true) => Ok(Family::Sdxl),
-            (false, false, true) => Ok(Family::SdxlRefiner),
-            _ => Err(Error::msg("these text encoders do not belong together; take CLIP-L, CLIP-H, bigG, or CLIP-L with bigG")),
-        }
+    pub(crate) fn new(engine: &Engine, stack: TextStack, parts: Vec<(EncoderKind, Weights)>) -> Self {
+        Self { engine: engine.clone(), stack, parts: Arc::new(parts), layer: None, hooks: None }
     }
 
     fn encoder(&self) -> Result<Arc<TextEncoder>> {
@@ -62,7 +50,7 @@ impl Clip {
             for (kind, weights) in self.parts.iter() {
                 parts.push((*kind, ClipConfig::detect(&weights.part.weights)?, Vb::new(Arc::new(weights.clone()))));
             }
-            Ok(TextEncoder::new(self.family, &parts)?)
+            Ok(TextEncoder::new(self.stack, &parts)?)
         })
     }
 
@@ -86,7 +74,7 @@ impl Clip {
 
     /// A prompt's tokens.
     pub fn tokenize(&self, text: &str) -> Result<Tokens> {
-        Ok(text_encoding::tokenize(self.family, text, &Finder(&self.engine.options().embeddings))?)
+        Ok(text_encoding::tokenize(self.stack, text, &Finder(&self.engine.options().embeddings))?)
     }
 
     /// CLIPTextEncode.
@@ -96,10 +84,10 @@ impl Clip {
 
     /// CLIPTextEncodeSDXL: one text for each encoder. The shorter one is padded to as many windows as the longer one.
     pub fn encode_pair(&self, cx: &Context<'_>, text_g: &str, text_l: &str) -> Result<Conditioning> {
-        let tokens = match self.family {
-            Family::Sdxl => text_encoding::tokenize_sdxl(text_g, text_l, &Finder(&self.engine.options().embeddings))?,
-            Family::SdxlRefiner => self.tokenize(text_g)?,
-            Family::Sd1 | Family::Sd2 => self.tokenize(text_l)?,
+        let tokens = match self.stack {
+            TextStack::Sdxl => text_encoding::tokenize_sdxl(text_g, text_l, &Finder(&self.engine.options().embeddings))?,
+            TextStack::SdxlRefiner => self.tokenize(text_g)?,
+            TextStack::Sd1 | TextStack::Sd2 => self.tokenize(text_l)?,
         };
         self.encode_tokens(cx, &tokens)
     }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use comfyd_node::Opaque;
 
-use crate::control::{Control, ControlNet, ControlSettings};
+use crate::control::{AppliedControl, ControlNet, ControlSettings};
 use crate::hooks::HookGroup;
+use crate::picture_size::PictureSize;
 use crate::{Error, Result};
 
 /// A part of the picture.
@@ -35,25 +36,6 @@ pub enum Area {
         /// Left edge.
         x: f64,
     },
-}
-
-/// What SDXL is told about the picture's size, in pixels. Absent values follow the latent's size.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct SdxlSize {
-    /// Width of the picture before cropping.
-    pub width: Option<f64>,
-    /// Height of the picture before cropping.
-    pub height: Option<f64>,
-    /// Left edge of the crop.
-    pub crop_w: Option<f64>,
-    /// Top edge of the crop.
-    pub crop_h: Option<f64>,
-    /// Width of the picture.
-    pub target_width: Option<f64>,
-    /// Height of the picture.
-    pub target_height: Option<f64>,
-    /// The refiner's aesthetic score.
-    pub aesthetic_score: Option<f64>,
 }
 
 /// One condition: what the model is told, and where and when it counts. Tensors are on the CPU.
@@ -86,12 +68,12 @@ pub struct CondEntry {
     /// Changes of weights that count for it alone.
     pub hooks: Option<HookGroup>,
     /// The ControlNets that steer it.
-    pub control: Option<Arc<Control>>,
+    pub control: Option<Arc<AppliedControl>>,
     /// Whether the negative prompt is steered by the same ControlNets.
     pub control_apply_to_uncond: bool,
     /// SDXL's sizes.
-    pub size: SdxlSize,
-    /// The picture that inpainting and instruct-pix2pix models are shown (B, 4, H, W), not scaled.
+    pub size: PictureSize,
+    /// The picture that inpainting and instruct-pix2pix models are shown (B, C, H, W), not scaled.
     pub concat_latent: Option<Tensor>,
     /// The mask that inpainting models are shown (B, H, W) or (B, 1, H, W), of any resolution.
     pub concat_mask: Option<Tensor>,
@@ -200,7 +182,7 @@ impl Conditioning {
         }
         let settings = ControlSettings { strength, ..ControlSettings::default() };
         self.try_map(|entry| {
-            entry.control = Some(Arc::new(Control::new(net, hint, settings.clone(), entry.control.take())?));
+            entry.control = Some(Arc::new(AppliedControl::new(net, hint, settings.clone(), entry.control.take())?));
             entry.control_apply_to_uncond = true;
             Ok(())
         })
@@ -217,9 +199,9 @@ impl Conditioning {
             return Ok(conditionings.iter().map(|c| (*c).clone()).collect());
         }
         // Conditions with the same control before get the same one now: what is one object is computed once for a batch.
-        let mut made: Vec<(Option<Arc<Control>>, Arc<Control>)> = Vec::new();
+        let mut made: Vec<(Option<Arc<AppliedControl>>, Arc<AppliedControl>)> = Vec::new();
         let mut apply = |entry: &mut CondEntry| -> Result<()> {
-            let same = |a: &Option<Arc<Control>>, b: &Option<Arc<Control>>| match (a, b) {
+            let same = |a: &Option<Arc<AppliedControl>>, b: &Option<Arc<AppliedControl>>| match (a, b) {
                 (Some(a), Some(b)) => Arc::ptr_eq(a, b),
                 (None, None) => true,
                 (Some(_), None) | (None, Some(_)) => false,
@@ -227,7 +209,7 @@ impl Conditioning {
             let control = match made.iter().find(|(previous, _)| same(previous, &entry.control)) {
                 Some((_, control)) => Arc::clone(control),
                 None => {
-                    let control = Arc::new(Control::new(net, hint, settings.clone(), entry.control.clone())?);
+                    let control = Arc::new(AppliedControl::new(net, hint, settings.clone(), entry.control.clone())?);
                     made.push((entry.control.clone(), Arc::clone(&control)));
                     control
                 }

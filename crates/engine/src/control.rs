@@ -12,10 +12,11 @@ use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
 use comfyd_models::{Provider, Vb};
 use comfyd_node::Opaque;
 use comfyd_weights::convert::{self, LowRank};
-use comfyd_weights::{StateDict, detect};
+use comfyd_weights::{StateDict, Weight};
 use parking_lot::Mutex;
 
 use crate::array::{repeat_to_batch, resize};
+use crate::families::ModelKind;
 use crate::part::{Adapt, Part, Patch, PatchKind, Weights};
 use crate::precision::Precision;
 use crate::{Engine, Error, Result};
@@ -62,10 +63,10 @@ impl ControlLora {
 struct Layered(Weights, Weights);
 
 impl Provider for Layered {
-    fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
-        match self.0.tensor(name)? {
-            Some(tensor) => Ok(Some(tensor)),
-            None => self.1.tensor(name),
+    fn weight(&self, name: &str) -> comfyd_models::Result<Option<Weight>> {
+        match self.0.weight(name)? {
+            Some(weight) => Ok(Some(weight)),
+            None => self.1.weight(name),
         }
     }
 }
@@ -88,7 +89,7 @@ impl ControlNet {
             Self { engine: engine.clone(), kind: Arc::new(kind), weights, union_types: Vec::new(), is_averaged: false }
         };
         match convert::control(&StateDict::open(path)?)? {
-            convert::Control::ControlNet(net) => {
+            convert::ControlFile::ControlNet(net) => {
                 let config = ControlNetConfig::from(&*net);
                 let weights = match base {
                     Some(base) if net.is_difference => net.with_base(&base.for_saving()),
@@ -100,19 +101,19 @@ impl ControlNet {
                 };
                 Ok(Self { is_averaged: is_shuffle(path), ..new(weights, Kind::ControlNet(config)) })
             }
-            convert::Control::T2iAdapter(dict) => {
+            convert::ControlFile::T2iAdapter(dict) => {
                 let config = T2iAdapterConfig::detect(&dict);
                 let config = config.ok_or_else(|| Error::msg("it is a T2I-Adapter of a kind that is not known; choose another file"))?;
                 Ok(new(dict, Kind::Adapter(config)))
             }
-            convert::Control::ControlLora(convert::ControlLora { weights, differences, hint_channels }) => {
+            convert::ControlFile::ControlLora(convert::ControlLora { weights, differences, hint_channels }) => {
                 Ok(new(weights, Kind::ControlLora(ControlLora { differences, hint_channels, encoder: Mutex::default() })))
             }
         }
     }
 
     /// The network that steers a denoiser.
-    pub(crate) fn network(&self, info: &detect::Model, denoiser: &Weights) -> Result<Network> {
+    pub(crate) fn network(&self, kind: &dyn ModelKind, denoiser: &Weights) -> Result<Network> {
         let residency = self.engine.residency();
         let vb = || Vb::new(Arc::new(self.weights.clone()));
         Ok(match self.kind.as_ref() {
@@ -121,7 +122,7 @@ impl ControlNet {
             }
             Kind::ControlLora(lora) => {
                 let encoder = lora.encoder(denoiser);
-                let config = ControlNetConfig { unet: info.config.clone(), hint_channels: lora.hint_channels, union_types: None };
+                let config = ControlNetConfig { unet: kind.unet().clone(), hint_channels: lora.hint_channels, union_types: None };
                 let build = || {
                     let vb = Vb::new(Arc::new(Layered(self.weights.clone(), encoder.clone())));
                     controlnet::ControlNet::new(&config, &vb).map_err(|error| match Error::from(error) {
@@ -189,15 +190,15 @@ impl Default for ControlSettings {
 
 /// A ControlNet with its hint, and those applied before it.
 #[derive(Debug)]
-pub struct Control {
+pub struct AppliedControl {
     pub(crate) net: ControlNet,
     /// (B, 3, H, W).
     pub(crate) hint: Tensor,
     pub(crate) settings: ControlSettings,
-    pub(crate) previous: Option<Arc<Control>>,
+    pub(crate) previous: Option<Arc<AppliedControl>>,
 }
 
-impl Control {
+impl AppliedControl {
     /// `hint (B, H, W, 3)` for a net.
     pub(crate) fn new(net: &ControlNet, hint: &Tensor, settings: ControlSettings, previous: Option<Arc<Self>>) -> Result<Self> {
         let channels = hint.dims4().map_or(0, |(_, _, _, channels)| channels);
@@ -209,18 +210,19 @@ impl Control {
 
     /// The hint as a ControlNet takes it with latents of the height `h` and the width `w`.
     pub(crate) fn picture_for_net(&self, h: usize, w: usize) -> Result<Tensor> {
-        let mut parts = vec![resize(&self.hint, w * 8, h * 8, Method::NearestExact, Crop::Center)?];
+        let (width, height) = (w * controlnet::ControlNet::FACTOR, h * controlnet::ControlNet::FACTOR);
+        let mut parts = vec![resize(&self.hint, width, height, Method::NearestExact, Crop::Center)?];
         for extra in &self.settings.extra_concat {
-            let extra = resize(extra, w * 8, h * 8, Method::NearestExact, Crop::Center)?;
+            let extra = resize(extra, width, height, Method::NearestExact, Crop::Center)?;
             parts.push(repeat_to_batch(&extra, parts[0].dim(0)?)?);
         }
         Ok(Tensor::cat(&parts, 1)?)
     }
 
-    /// The hint as an adapter takes it.
-    pub(crate) fn picture_for_adapter(&self, config: &T2iAdapterConfig, h: usize, w: usize) -> Result<Tensor> {
+    /// The hint as an adapter takes it, at least `height` and `width` pixels.
+    pub(crate) fn picture_for_adapter(&self, config: &T2iAdapterConfig, height: usize, width: usize) -> Result<Tensor> {
         let side = config.unshuffle();
-        let (width, height) = ((w * 8).next_multiple_of(side), (h * 8).next_multiple_of(side));
+        let (width, height) = (width.next_multiple_of(side), height.next_multiple_of(side));
         let picture = resize(&self.hint, width, height, Method::NearestExact, Crop::Center)?;
         Ok(if config.picture_channels() == 1 && picture.dim(1)? > 1 { picture.mean_keepdim(1)? } else { picture })
     }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use comfyd_node::Opaque;
 use comfyd_weights::EncoderKind;
-use comfyd_weights::detect::Model;
 
+use crate::families::ModelKind;
 use crate::part::Weights;
 use crate::{Engine, Result, lora};
 
@@ -126,12 +126,12 @@ impl HookGroup {
     }
 
     /// A denoiser's weights with the hooks' changes, each multiplied by its factor.
-    pub(crate) fn on_denoiser(&self, engine: &Engine, info: &Model, weights: &Weights, factors: &[f64]) -> Result<Weights> {
+    pub(crate) fn on_denoiser(&self, engine: &Engine, kind: &dyn ModelKind, weights: &Weights, factors: &[f64]) -> Result<Weights> {
         let mut weights = weights.clone();
         for (hook, factor) in self.0.iter().zip(factors) {
             let strength = hook.strength_model * factor;
             weights = match hook.source.as_ref() {
-                Source::Lora(path) => lora::on_denoiser(engine, path, info, &weights, strength)?,
+                Source::Lora(path) => lora::on_denoiser(engine, path, kind, &weights, strength)?,
                 Source::Weights { denoiser, .. } => weights.with_difference(denoiser, strength),
             };
         }

@@ -3,11 +3,11 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use comfyd_weights::{EncoderKind, StateDict};
+use comfyd_weights::{EncoderKind, StateDict, Unet, convert};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
-use crate::{Clip, ControlNet, Engine, HookGroup, LatentFormat, Model, Result, UpscaleModel, Vae};
+use crate::{Clip, ControlNet, Engine, HookGroup, LatentSpec, Model, Result, UpscaleModel, Vae, families};
 
 /// What a checkpoint file holds.
 #[derive(Debug, Clone)]
@@ -32,17 +32,21 @@ impl Engine {
     /// CheckpointLoaderSimple.
     pub fn load_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
         self.files().get("checkpoint", &[path], || {
-            let parts = comfyd_weights::Checkpoint::split(&StateDict::open(path)?)?;
-            let clip = match parts.clips.is_empty() {
+            let dict = StateDict::open(path)?;
+            let found = Unet::find(&dict)?;
+            let kind = families::of(&found)?;
+            let places = kind.family().encoders().iter();
+            let encoders: Vec<(EncoderKind, StateDict)> = places.map(|place| (place.kind, place.read(&dict))).collect();
+            let clip = match encoders.iter().all(|(_, weights)| weights.is_empty()) {
                 true => None,
-                false => Some(self.clip_of(parts.clips)?),
+                false => Some(self.clip_of(encoders)?),
             };
             // The others are of use without it; nodes that need it say that there is none.
-            let vae = parts.vae.and_then(|weights| {
+            let vae = Some(convert::vae::from_any(&dict, "first_stage_model.")).filter(|weights| !weights.is_empty()).and_then(|weights| {
                 let vae = Vae::new(self, weights);
                 vae.inspect_err(|error| tracing::warn!("{}: its autoencoder is left out: {error}", path.display())).ok()
             });
-            Ok(Checkpoint { model: Model::new(self, &parts.unet, Precision::Stored)?, clip, vae })
+            Ok(Checkpoint { model: Model::new(self, kind, found.weights, Precision::Stored)?, clip, vae })
         })
     }
 
@@ -56,13 +60,16 @@ impl Engine {
             Precision::Fp8E4m3 => "unet in e4m3",
             Precision::Fp8E5m2 => "unet in e5m2",
         };
-        self.files().get(kind, &[path], || Model::new(self, &comfyd_weights::Unet::find(&StateDict::open(path)?)?, precision))
+        self.files().get(kind, &[path], || {
+            let found = Unet::find(&StateDict::open(path)?)?;
+            Model::new(self, families::of(&found)?, found.weights, precision)
+        })
     }
 
     /// CLIPLoader (one path) and DualCLIPLoader (two). Which encoders they are, and the family that they belong to, is told from the files.
     pub fn load_clip(&self, paths: &[&Path]) -> Result<Clip> {
         self.files().get("clip", paths, || {
-            let parts = paths.iter().map(|path| Ok(comfyd_weights::convert::clip::standalone(&StateDict::open(path)?)?));
+            let parts = paths.iter().map(|path| Ok(convert::clip::standalone(&StateDict::open(path)?)?));
             self.clip_of(parts.collect::<Result<_>>()?)
         })
     }
@@ -70,10 +77,10 @@ impl Engine {
     fn clip_of(&self, mut parts: Vec<(EncoderKind, StateDict)>) -> Result<Clip> {
         parts.sort_by_key(|(kind, _)| matches!(kind, EncoderKind::ClipG));
         let kinds: Vec<EncoderKind> = parts.iter().map(|(kind, _)| *kind).collect();
-        let family = Clip::family_of(&kinds)?;
+        let stack = families::text_stack(&kinds)?;
         // The reference keeps text encoders in half precision.
         let weights = |dict| Weights::new(Part::new(dict, self.device().clone(), Precision::Half));
-        Ok(Clip::new(self, family, parts.into_iter().map(|(kind, dict)| (kind, weights(dict))).collect()))
+        Ok(Clip::new(self, stack, parts.into_iter().map(|(kind, dict)| (kind, weights(dict))).collect()))
     }
 
     /// VAELoader.
@@ -81,7 +88,7 @@ impl Engine {
         self.files().get("vae", &[path], || {
             let dict = StateDict::open(path)?;
             let prefix = if dict.has_prefix("first_stage_model.") { "first_stage_model." } else { "" };
-            Vae::new(self, comfyd_weights::convert::vae::from_any(&dict, prefix))
+            Vae::new(self, convert::vae::from_any(&dict, prefix))
         })
     }
 
@@ -90,15 +97,15 @@ impl Engine {
         Vae::pixel_space(self)
     }
 
-    /// VAELoader's `taesd` (`format` is [`LatentFormat::Sd15`]) and `taesdxl` ([`LatentFormat::Sdxl`]): a tiny autoencoder from two files.
-    pub fn load_taesd(&self, format: LatentFormat, encoder: &Path, decoder: &Path) -> Result<Vae> {
+    /// VAELoader's `taesd` (`latents` are [`crate::SD_LATENTS`]) and `taesdxl` ([`crate::SDXL_LATENTS`]): a tiny autoencoder from two files.
+    pub fn load_taesd(&self, latents: &LatentSpec, encoder: &Path, decoder: &Path) -> Result<Vae> {
         self.files().get("taesd", &[encoder, decoder], || {
             let mut dict = StateDict::open(encoder)?.with_prefix("", "taesd_encoder.");
             for (name, tensor) in StateDict::open(decoder)?.with_prefix("", "taesd_decoder.").iter() {
                 dict.insert(name, tensor.clone());
             }
             // The files do not tell by how much latents on links differ from the model's.
-            dict.insert("vae_scale", Tensor::new(format.scale(), &Device::Cpu)?);
+            dict.insert("vae_scale", Tensor::new(latents.scale, &Device::Cpu)?);
             dict.insert("vae_shift", Tensor::new(0f32, &Device::Cpu)?);
             Vae::new(self, dict)
         })

@@ -3,20 +3,20 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use comfyd_weights::detect::Model;
 use comfyd_weights::lora::{self, Adapter, KeyMap, Lora};
 use comfyd_weights::{EncoderKind, StateDict};
 
+use crate::families::ModelKind;
 use crate::part::{Patch, PatchKind, Weights};
 use crate::{Engine, Error, Result};
 
 /// A denoiser's weights with a file's patches at a strength.
-pub(crate) fn on_denoiser(engine: &Engine, path: &Path, info: &Model, weights: &Weights, strength: f64) -> Result<Weights> {
+pub(crate) fn on_denoiser(engine: &Engine, path: &Path, kind: &dyn ModelKind, weights: &Weights, strength: f64) -> Result<Weights> {
     if strength == 0.0 {
         return Ok(weights.clone());
     }
     let file = open(engine, path)?;
-    let lora = load(&file, &lora::unet_keys(&weights.part.weights, &info.config), path)?;
+    let lora = load(&file, &kind.lora_keys(&weights.part.weights), path)?;
     if lora.adapters.is_empty() {
         tracing::warn!("{}: none of its {} names is of this model, which stays as it is", path.display(), file.len());
     }

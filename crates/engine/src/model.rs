@@ -6,37 +6,18 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use comfyd_models::Vb;
-use comfyd_models::unet::UNet;
+use comfyd_models::backbone::Backbone;
 use comfyd_node::Opaque;
-use comfyd_samplers::schedule::{Continuous, ContinuousSettings, Discrete, DiscreteSettings};
-use comfyd_samplers::{Prediction, Schedule};
-use comfyd_weights::detect::{self, Family, Variant};
+use comfyd_samplers::Schedule;
+use comfyd_weights::StateDict;
 
 use crate::array::is_zero;
+use crate::families::ModelKind;
+use crate::latent_spec::LatentSpec;
 use crate::part::{Part, Weights};
 use crate::patches::ModelPatch;
 use crate::precision::Precision;
-use crate::{Engine, LatentFormat, Result, lora};
-
-/// What an SDXL model is told beside the text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Adm {
-    None,
-    Sdxl,
-    SdxlRefiner,
-}
-
-/// What a model gets beside the latent's channels.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Concat {
-    None,
-    /// The mask, and the masked picture's latent.
-    Inpaint,
-    /// The latent of the picture to edit; scaled as the model's own latents or not.
-    Image {
-        scaled: bool,
-    },
-}
+use crate::{Engine, Result, lora};
 
 /// Makes a patch ready for one sampling.
 type NewPatch = Arc<dyn Fn() -> Box<dyn ModelPatch> + Send + Sync>;
@@ -45,7 +26,7 @@ type NewPatch = Arc<dyn Fn() -> Box<dyn ModelPatch> + Send + Sync>;
 #[derive(Clone)]
 pub(crate) struct ModelOptions {
     pub(crate) schedule: Arc<dyn Schedule>,
-    pub(crate) format: LatentFormat,
+    pub(crate) latents: &'static LatentSpec,
     pub(crate) patches: Vec<NewPatch>,
 }
 
@@ -53,48 +34,22 @@ pub(crate) struct ModelOptions {
 #[derive(Clone)]
 pub struct Model {
     pub(crate) engine: Engine,
-    pub(crate) info: Arc<comfyd_weights::detect::Model>,
+    pub(crate) kind: Arc<dyn ModelKind>,
     pub(crate) weights: Weights,
     pub(crate) options: Arc<ModelOptions>,
 }
 
 impl Model {
-    /// A model as a file holds it.
-    pub(crate) fn new(engine: &Engine, unet: &comfyd_weights::Unet, precision: Precision) -> Result<Self> {
-        let schedule = default_schedule(&unet.model)?;
-        let format = match (unet.model.family, unet.model.prediction) {
-            (_, detect::Prediction::Edm) => LatentFormat::Playground,
-            (Family::Sd15 | Family::Sd20, _) => LatentFormat::Sd15,
-            (Family::Sdxl | Family::SdxlRefiner, _) => LatentFormat::Sdxl,
-        };
-        let options = ModelOptions { schedule, format, patches: Vec::new() };
-        Ok(Self {
-            engine: engine.clone(),
-            info: Arc::new(unet.model.clone()),
-            weights: Weights::new(Part::new(unet.weights.clone(), engine.device().clone(), precision)),
-            options: Arc::new(options),
-        })
+    /// A model of a family as a file holds it.
+    pub(crate) fn new(engine: &Engine, kind: Arc<dyn ModelKind>, weights: StateDict, precision: Precision) -> Result<Self> {
+        let options = ModelOptions { schedule: kind.objective().schedule()?, latents: kind.latents(), patches: Vec::new() };
+        let weights = Weights::new(Part::new(weights, engine.device().clone(), precision));
+        Ok(Self { engine: engine.clone(), kind, weights, options: Arc::new(options) })
     }
 
-    /// The built UNet, loaded if it is not in memory.
-    pub(crate) fn unet(&self) -> Result<Arc<UNet>> {
-        self.engine.residency().get(&[&self.weights], || Ok(UNet::new(&self.info.config, &Vb::new(Arc::new(self.weights.clone())))?))
-    }
-
-    pub(crate) fn adm(&self) -> Adm {
-        match self.info.family {
-            Family::Sd15 | Family::Sd20 => Adm::None,
-            Family::Sdxl => Adm::Sdxl,
-            Family::SdxlRefiner => Adm::SdxlRefiner,
-        }
-    }
-
-    pub(crate) fn concat(&self) -> Concat {
-        match self.info.variant {
-            Variant::Base => Concat::None,
-            Variant::Inpaint => Concat::Inpaint,
-            Variant::InstructPix2Pix => Concat::Image { scaled: matches!(self.info.prediction, detect::Prediction::VContinuous { .. }) },
-        }
+    /// The built denoiser, loaded if it is not in memory.
+    pub(crate) fn backbone(&self) -> Result<Arc<Box<dyn Backbone>>> {
+        self.engine.residency().get(&[&self.weights], || self.kind.backbone(&Vb::new(Arc::new(self.weights.clone()))))
     }
 
     fn with_options(&self, change: impl FnOnce(&mut ModelOptions)) -> Self {
@@ -113,8 +68,8 @@ impl Model {
     }
 
     /// Its latents.
-    pub fn latent_format(&self) -> LatentFormat {
-        self.options.format
+    pub fn latents(&self) -> &'static LatentSpec {
+        self.options.latents
     }
 
     /// A copy with other noise levels (ModelSamplingContinuousEDM, ModelSamplingContinuousV, …).
@@ -123,13 +78,13 @@ impl Model {
     }
 
     /// A copy with other latents (edm_playground_v2.5).
-    pub fn with_latent_format(&self, format: LatentFormat) -> Self {
-        self.with_options(|options| options.format = format)
+    pub fn with_latents(&self, latents: &'static LatentSpec) -> Self {
+        self.with_options(|options| options.latents = latents)
     }
 
     /// A copy with a LoRA file's patches at a strength (LoraLoaderModelOnly; LoraLoader calls [`crate::Clip::with_lora`] as well).
     pub fn with_lora(&self, path: &Path, strength: f64) -> Result<Self> {
-        Ok(self.with_weights(lora::on_denoiser(&self.engine, path, &self.info, &self.weights, strength)?))
+        Ok(self.with_weights(lora::on_denoiser(&self.engine, path, self.kind.as_ref(), &self.weights, strength)?))
     }
 
     /// ModelMergeSimple: `ratio` of `self`, the rest of `other`.
@@ -177,28 +132,11 @@ impl Model {
     pub fn add_noise(&self, noise: &Tensor, sigmas: &[f32], latent: &Tensor) -> Result<Tensor> {
         let (Some(first), Some(last)) = (sigmas.first(), sigmas.last()) else { return Ok(latent.clone()) };
         let level = if sigmas.len() > 1 { (first - last).abs() } else { *first };
-        let latent = if is_zero(latent)? { latent.clone() } else { self.options.format.process_in(latent)? };
+        let latent = if is_zero(latent)? { latent.clone() } else { self.options.latents.process_in(latent)? };
         let noisy = self.options.schedule.add_noise(level, noise, &latent, false)?;
-        let (shape, mut data) = crate::values(&self.options.format.process_out(&noisy)?)?;
+        let (shape, mut data) = crate::values(&self.options.latents.process_out(&noisy)?)?;
         data.iter_mut().filter(|value| !value.is_finite()).for_each(|value| *value = 0.0);
         crate::tensor(&shape, data)
-    }
-}
-
-/// The noise levels that a model was trained with.
-fn default_schedule(model: &detect::Model) -> Result<Arc<dyn Schedule>> {
-    let discrete = |settings: DiscreteSettings| -> Result<Arc<dyn Schedule>> { Ok(Arc::new(Discrete::new(&settings)?)) };
-    match model.prediction {
-        detect::Prediction::Eps => discrete(DiscreteSettings { prediction: Prediction::Eps, ..DiscreteSettings::default() }),
-        detect::Prediction::V { zsnr } => discrete(DiscreteSettings { prediction: Prediction::V, zsnr, ..DiscreteSettings::default() }),
-        detect::Prediction::VContinuous { sigma_min, sigma_max } => {
-            let settings = ContinuousSettings { prediction: Prediction::V, sigma_min, sigma_max, sigma_data: 1.0 };
-            Ok(Arc::new(Continuous::edm(&settings)?))
-        }
-        detect::Prediction::Edm => {
-            let settings = ContinuousSettings { prediction: Prediction::Edm, sigma_min: 0.002, sigma_max: 80.0, sigma_data: 0.5 };
-            Ok(Arc::new(Continuous::edm(&settings)?))
-        }
     }
 }
 
@@ -218,6 +156,6 @@ impl Opaque for Model {
     }
 
     fn describe(&self) -> String {
-        format!("a model ({:?}, {:?})", self.info.family, self.info.variant)
+        format!("a model ({:?})", self.kind)
     }
 }

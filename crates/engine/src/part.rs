@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_models::Provider;
-use comfyd_weights::{Form, LazyTensor, StateDict};
+use comfyd_weights::{Form, LazyTensor, StateDict, Weight};
 use parking_lot::Mutex;
 
 use crate::precision::Precision;
@@ -18,7 +18,7 @@ pub(crate) struct Part {
     pub(crate) weights: StateDict,
     pub(crate) device: Device,
     precision: Precision,
-    loaded: Mutex<HashMap<String, Tensor>>,
+    loaded: Mutex<HashMap<String, Weight>>,
 }
 
 impl Part {
@@ -28,12 +28,12 @@ impl Part {
 
     /// Bytes of the tensors that are loaded.
     pub(crate) fn loaded_bytes(&self) -> u64 {
-        self.loaded.lock().values().map(bytes_of).sum()
+        self.loaded.lock().values().map(Weight::size_bytes).sum()
     }
 
-    /// Bytes of all tensors.
+    /// Bytes of all tensors, once they are loaded.
     pub(crate) fn total_bytes(&self) -> u64 {
-        self.weights.iter().map(|(_, tensor)| tensor.size_bytes()).sum()
+        self.weights.iter().map(|(_, tensor)| self.precision.size_bytes(tensor)).sum()
     }
 
     /// Forgets the loaded tensors. Models that were built of them keep theirs.
@@ -41,35 +41,31 @@ impl Part {
         self.loaded.lock().clear();
     }
 
-    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        if let Some(tensor) = self.loaded.lock().get(name) {
-            return Ok(Some(tensor.clone()));
+    fn weight(&self, name: &str) -> Result<Option<Weight>> {
+        if let Some(weight) = self.loaded.lock().get(name) {
+            return Ok(Some(weight.clone()));
         }
         let Some(lazy) = self.weights.get(name) else { return Ok(None) };
-        let tensor = self.read(lazy)?.to_device(&self.device)?;
-        self.loaded.lock().insert(name.into(), tensor.clone());
-        Ok(Some(tensor))
+        let weight = self.read(lazy)?.to_device(&self.device)?;
+        self.loaded.lock().insert(name.into(), weight.clone());
+        Ok(Some(weight))
     }
 
     /// On the CPU, in the type in which it stays. What the file keeps in few bits is not rounded once more.
-    fn read(&self, lazy: &LazyTensor) -> Result<Tensor> {
-        let tensor = lazy.read()?;
+    fn read(&self, lazy: &LazyTensor) -> Result<Weight> {
+        let weight = lazy.weight()?;
         match lazy.form() {
-            Form::Dense | Form::Small(_) => self.precision.round(tensor),
-            Form::Scaled8 | Form::Quantised | Form::Unknown => Ok(tensor),
+            Form::Dense | Form::Small(_) => self.precision.round(weight),
+            Form::Scaled8 | Form::Quantised(_) | Form::Unknown => Ok(weight),
         }
     }
 
     /// A patched tensor in the type in which it stays. Patched weights keep full precision, except where the part keeps all of its weights as
     /// halves: eight bits would swallow most of a LoRA.
-    fn round_patched(&self, tensor: Tensor) -> Result<Tensor> {
+    fn round_patched(&self, tensor: Tensor) -> Result<Weight> {
         let precision = if self.precision == Precision::Half { Precision::Half } else { Precision::Stored };
-        precision.round(tensor)
+        precision.round(tensor.into())
     }
-}
-
-fn bytes_of(tensor: &Tensor) -> u64 {
-    (tensor.elem_count() * tensor.dtype().size_in_bytes()) as u64
 }
 
 /// A change of one tensor: `weight * model_strength`, then the patch at its strength.
@@ -197,10 +193,10 @@ impl Weights {
     /// The tensor as F32 on the CPU, patches applied.
     pub(crate) fn full_precision(&self, name: &str) -> Result<Option<Tensor>> {
         let Some(lazy) = self.part.weights.get(name) else { return Ok(None) };
-        let mut tensor = self.part.read(lazy)?.to_dtype(DType::F32)?;
+        let mut tensor = self.part.read(lazy)?.dense()?.to_dtype(DType::F32)?;
         for patch in self.patches.get(name).into_iter().flatten() {
             tensor = match patch.kind {
-                PatchKind::Kept => self.part.round_patched(tensor)?.to_dtype(DType::F32)?,
+                PatchKind::Kept => self.part.round_patched(tensor)?.dense()?.to_dtype(DType::F32)?,
                 PatchKind::Nothing | PatchKind::Other(_) | PatchKind::Adapter(_) => patch.apply(name, tensor)?,
             };
         }
@@ -233,22 +229,22 @@ struct Saved {
 }
 
 impl comfyd_weights::Source for Saved {
-    fn read(&self) -> comfyd_weights::Result<Tensor> {
+    fn read(&self) -> comfyd_weights::Result<Weight> {
         let tensor = self.weights.full_precision(&self.name).map_err(|e| candle_core::Error::Msg(e.to_string()))?;
         let tensor = tensor.ok_or_else(|| candle_core::Error::Msg(format!("the tensor '{}' is gone", self.name)))?;
-        Ok(tensor.to_dtype(self.dtype)?)
+        Ok(tensor.to_dtype(self.dtype)?.into())
     }
 }
 
 impl Provider for Weights {
-    fn tensor(&self, name: &str) -> comfyd_models::Result<Option<Tensor>> {
-        let tensor = if self.patches.contains_key(name) {
+    fn weight(&self, name: &str) -> comfyd_models::Result<Option<Weight>> {
+        let weight = if self.patches.contains_key(name) {
             let kept = |tensor| Ok(self.part.round_patched(tensor)?.to_device(&self.part.device)?);
             self.full_precision(name).and_then(|tensor| tensor.map(kept).transpose())
         } else {
-            self.part.tensor(name)
+            self.part.weight(name)
         };
-        tensor.map_err(|error| match error {
+        weight.map_err(|error| match error {
             Error::Interrupted => comfyd_models::Error::Interrupted,
             Error::Model(error) => error,
             Error::Weights(error) => error.into(),

@@ -1,8 +1,7 @@
-//! The type that a part's weights are rounded to when they are loaded. The eight-bit floats have no kernels: their values, all of which
-//! binary16 can hold, are kept as such. What a part is used for is not known here.
+//! The type that a part's weights are rounded to when they are loaded. What a part is used for is not known here.
 
-use candle_core::{DType, Tensor};
-use comfyd_weights::SmallFloat;
+use candle_core::DType;
+use comfyd_weights::{Form, LazyTensor, Scaled8, SmallFloat, Weight};
 
 use crate::{Error, Result};
 
@@ -32,18 +31,34 @@ impl Precision {
         }
     }
 
-    /// The tensor rounded; tensors of integers stay as they are.
-    pub(crate) fn round(self, tensor: Tensor) -> Result<Tensor> {
-        if !matches!(tensor.dtype(), DType::F32 | DType::F16 | DType::BF16 | DType::F64) {
-            return Ok(tensor);
-        }
+    /// The eight-bit float that weights are rounded to.
+    fn small_float(self) -> Option<SmallFloat> {
         match self {
-            Self::Stored => Ok(tensor),
-            Self::Half if tensor.dtype() == DType::F16 => Ok(tensor),
-            Self::Half => Ok(tensor.to_dtype(DType::F16)?),
-            Self::Fp8E4m3 => Ok(SmallFloat::E4m3.round_all(&tensor)?),
-            Self::Fp8E5m2 => Ok(SmallFloat::E5m2.round_all(&tensor)?),
+            Self::Stored | Self::Half => None,
+            Self::Fp8E4m3 => Some(SmallFloat::E4m3),
+            Self::Fp8E5m2 => Some(SmallFloat::E5m2),
         }
+    }
+
+    /// The weight rounded; integers stay as they are.
+    pub(crate) fn round(self, weight: Weight) -> Result<Weight> {
+        match (self.small_float(), weight) {
+            (_, Weight::Dense(tensor)) if !tensor.dtype().is_float() => Ok(tensor.into()),
+            (Some(kind), Weight::Scaled8(weight)) if weight.kind == kind => Ok(Weight::Scaled8(weight)),
+            (Some(kind), weight) => Ok(Weight::Scaled8(Scaled8::round(kind, &weight.dense()?)?)),
+            (None, Weight::Dense(tensor)) if self == Self::Half => Ok(tensor.to_dtype(DType::F16)?.into()),
+            (None, weight) => Ok(weight),
+        }
+    }
+
+    /// Bytes of a tensor of a file once it is rounded.
+    pub(crate) fn size_bytes(self, lazy: &LazyTensor) -> u64 {
+        let bytes_each = match lazy.form() {
+            Form::Dense | Form::Small(_) if self.small_float().is_some() && lazy.dtype().is_float() => 1,
+            Form::Dense if self == Self::Half && lazy.dtype().is_float() => 2,
+            Form::Dense | Form::Small(_) | Form::Scaled8 | Form::Quantised(_) | Form::Unknown => return lazy.size_bytes(),
+        };
+        lazy.shape().iter().fold(bytes_each, |bytes, axis| bytes.saturating_mul(*axis as u64))
     }
 }
 
@@ -51,13 +66,15 @@ impl Precision {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
 
     use super::*;
 
     fn rounded(precision: Precision, values: &[f32]) -> Vec<f32> {
         let tensor = Tensor::from_slice(values, values.len(), &Device::Cpu).unwrap();
-        precision.round(tensor).unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
+        let weight = precision.round(tensor.clone().into()).unwrap();
+        assert_eq!((weight.size_bytes(), precision.size_bytes(&tensor.into())), (values.len() as u64, values.len() as u64));
+        weight.dense().unwrap().to_dtype(DType::F32).unwrap().to_vec1().unwrap()
     }
 
     /// python: torch.tensor(values).to(torch.float8_e4m3fn).float(), and e5m2

@@ -174,8 +174,8 @@ mod tests {
         Weights::new(Part::new(dict, Device::Cpu, Precision::Stored))
     }
 
-    fn load(residency: &Residency, weights: &Weights) -> Arc<Vec<candle_core::Tensor>> {
-        residency.get(&[weights], || Ok(["a", "b"].map(|name| weights.tensor(name).unwrap().unwrap()).to_vec())).unwrap()
+    fn load(residency: &Residency, weights: &Weights) -> Arc<Vec<comfyd_weights::Weight>> {
+        residency.get(&[weights], || Ok(["a", "b"].map(|name| weights.weight(name).unwrap().unwrap()).to_vec())).unwrap()
     }
 
     fn patched(weights: &Weights) -> Weights {

@@ -4,9 +4,9 @@ use std::io::Write;
 
 use candle_core::{Device, Tensor};
 use comfyd_node::CancelToken;
-use comfyd_weights::detect::{self, Family, Variant};
 use comfyd_weights::{EncoderKind, StateDict, save, write};
 
+use crate::families::Objective;
 use crate::{Clip, Error, Model, Result, Vae};
 
 /// Where a model is written to, and what ends the writing early.
@@ -31,22 +31,18 @@ impl Model {
         let mut texts = architecture(self, title);
         let schedule = self.schedule();
         // What the file said of its prediction, whatever was set since: the reference writes no more than that.
-        let prediction = match self.info.prediction {
-            detect::Prediction::Eps => {
-                texts.push(("modelspec.predict_key".into(), "epsilon".into()));
-                detect::Prediction::Eps
-            }
-            detect::Prediction::V { .. } => {
-                texts.push(("modelspec.predict_key".into(), "v".into()));
-                detect::Prediction::V { zsnr: schedule.is_zsnr() }
-            }
-            detect::Prediction::VContinuous { .. } | detect::Prediction::Edm => detect::Prediction::Eps,
+        let (key, markers): (_, &[&str]) = match self.kind.objective() {
+            Objective::Eps => (Some("epsilon"), &[]),
+            Objective::V { .. } if schedule.is_zsnr() => (Some("v"), &["v_pred", "ztsnr"]),
+            Objective::V { .. } => (Some("v"), &["v_pred"]),
+            Objective::VContinuous { .. } | Objective::Edm => (None, &[]),
         };
+        texts.extend(key.map(|key| ("modelspec.predict_key".to_owned(), key.to_owned())));
         let unet = self.weights.for_saving();
         let clips: Vec<(EncoderKind, StateDict)> =
             clip.iter().flat_map(|clip| clip.parts.iter()).map(|(kind, weights)| (*kind, weights.for_saving())).collect();
         let vae = vae.map(|vae| vae.weights.for_saving());
-        let parts = save::Parts { family: self.info.family, prediction, unet: &unet, clips: &clips, vae: vae.as_ref() };
+        let parts = save::Parts { unet: &unet, places: self.kind.family().encoders(), clips: &clips, vae: vae.as_ref(), markers };
         let mut dict = save::checkpoint(&parts)?;
         // The noise levels that are set now.
         if schedule.is_continuous_edm() && schedule.prediction() == comfyd_samplers::Prediction::V {
@@ -89,12 +85,7 @@ pub(crate) fn write_as(output: Output<'_>, dict: &StateDict, options: write::Opt
 }
 
 fn architecture(model: &Model, title: &str) -> Vec<(String, String)> {
-    let name = match (model.info.family, model.info.variant) {
-        (Family::Sdxl, Variant::InstructPix2Pix) => "stable-diffusion-xl-v1-edit",
-        (Family::Sdxl, Variant::Base | Variant::Inpaint) => "stable-diffusion-xl-v1-base",
-        (Family::SdxlRefiner, _) => "stable-diffusion-xl-v1-refiner",
-        (Family::Sd15 | Family::Sd20, _) => return Vec::new(),
-    };
+    let Some(name) = model.kind.architecture() else { return Vec::new() };
     let text = |key: &str, value: &str| (format!("modelspec.{key}"), value.to_owned());
     vec![text("architecture", name), text("sai_model_spec", "1.0.0"), text("implementation", "sgm"), text("title", title)]
 }

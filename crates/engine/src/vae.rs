@@ -43,10 +43,10 @@ impl Vae {
 
     /// Pixels per cell of the latent, on each side.
     pub fn compression(&self) -> usize {
-        if self.config.is_some() { 8 } else { 1 }
+        self.config.as_ref().map_or(1, |config| config.compression())
     }
 
-    /// `latent (B, 4, H, W)` as on links to pictures `(B, 8H, 8W, 3)`, values 0..1.
+    /// `latent (B, C, h, w)` as on links to pictures `(B, H, W, 3)`, values 0..1.
     pub fn decode(&self, cx: &Context<'_>, latent: &Tensor) -> Result<Tensor> {
         let (batch, _, h, w) = latent.dims4().map_err(|_| wrong_latent(latent))?;
         let Some(config) = &self.config else { return pixels_of(latent) };
@@ -74,7 +74,7 @@ impl Vae {
         to_pictures(&pixels)
     }
 
-    /// Pictures `(B, H, W, >= 3)` to latents `(B, 4, H / 8, W / 8)` as on links. Sides are cut to multiples of 8.
+    /// Pictures `(B, H, W, >= 3)` to latents `(B, C, h, w)` as on links. Sides are cut to multiples of [`Vae::compression`].
     pub fn encode(&self, cx: &Context<'_>, pixels: &Tensor) -> Result<Tensor> {
         let pixels = from_pictures(pixels)?;
         let (batch, _, h, w) = pixels.dims4()?;

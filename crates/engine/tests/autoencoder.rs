@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
 use candle_core::DType;
-use comfyd_engine::{Engine, EngineOptions, LatentFormat};
+use comfyd_engine::{Engine, EngineOptions, SD_LATENTS, SDXL_LATENTS};
 use comfyd_kernels::random::Generator;
 use comfyd_node::{CancelToken, Context, Hidden, SilentReporter};
 use comfyd_samplers::noise;
@@ -88,10 +88,10 @@ fn tiny_autoencoders_know_the_scale_of_latents_on_links() {
     let close = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-4);
     for device in comfyd_engine::devices() {
         // The model's own latents are the same for both, once each is told its scale.
-        let (sd15, sdxl) = (pictures(device, LatentFormat::Sd15, 0.18215), pictures(device, LatentFormat::Sdxl, 0.13025));
+        let (sd15, sdxl) = (pictures(device, &SD_LATENTS, 0.18215), pictures(device, &SDXL_LATENTS, 0.13025));
         assert!(close(&sd15.0, &sdxl.0) && close(&sd15.1, &sdxl.1));
         // And a wrong scale shows.
-        let wrong = pictures(device, LatentFormat::Sd15, 0.13025);
+        let wrong = pictures(device, &SD_LATENTS, 0.13025);
         assert!(!close(&sd15.0, &wrong.0) && !close(&sd15.1, &wrong.1));
     }
 }

@@ -291,7 +291,7 @@ fn patches_of_the_pass() {
             .with(|c| c.settings.steps = 1)
             .check("tome");
         let larger = Tensor::zeros((1, 4, 32, 32), DType::F32, &Device::Cpu).unwrap();
-        case(base.with(Hooked(|sampling: &Sampling<'_>| HyperTile::new(64, 4, 1, false, sampling.random()))))
+        case(base.with(Hooked(|sampling: &Sampling<'_>| HyperTile::new(8, 4, 1, false, sampling.random()))))
             .with(|c| (c.latent.samples, c.settings.steps) = (larger, 1))
             .check("hypertile");
     });

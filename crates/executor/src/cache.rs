@@ -7,7 +7,7 @@ use comfyd_graph::Signature;
 use comfyd_node::Value;
 use serde_json::Value as Json;
 
-use crate::executor::CachePolicy;
+use crate::options::CachePolicy;
 
 /// Bytes accounted for a result beside its values: the entry itself and its bookkeeping.
 const ENTRY_BYTES: usize = 256;

@@ -4,9 +4,11 @@
 mod cache;
 mod calls;
 mod executor;
+mod options;
 mod progress;
 mod run;
 pub mod worker;
 
-pub use crate::executor::{CachePolicy, Executor, ExecutorOptions};
+pub use crate::executor::Executor;
+pub use crate::options::{CachePolicy, ExecutorOptions};
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use comfyd_graph::{Graph, NodeIndex};
-use comfyd_jobs::event::{Image, NodeProgress, NodeRef, NodeState};
-use comfyd_jobs::{Event, EventKind, EventSink};
+use comfyd_jobs::event::{Image, NodeProgress, NodeState};
+use comfyd_jobs::{Event, EventKind, EventSink, NodeRef};
 use comfyd_node::{PreviewFormat, PreviewImage, Reporter};
 use indexmap::IndexMap;
 use parking_lot::Mutex;

@@ -6,15 +6,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature, Signatures};
-use comfyd_jobs::event::NodeRef;
-use comfyd_jobs::{EventKind, Failure, Message};
+use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
 use comfyd_node::{CancelToken, Catalog, Context, Error as NodeError, Fingerprint, Hidden, Inputs, NodeOutput, Source};
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
 use crate::cache::{Cache, NodeResult, Scope};
 use crate::calls::{self, Given};
-use crate::executor::ExecutorOptions;
+use crate::options::ExecutorOptions;
 use crate::progress::{Progress, node_ref};
 
 /// Why a prompt ended early.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use comfyd_jobs::{Error, Event, EventKind, EventSink, Job, JobStore, Message, Outcome, Status, now_ms};
+use comfyd_jobs::{Claim, Error, Event, EventKind, EventSink, Job, JobStore, Message, Outcome, Status, Token, WorkerId, now_ms};
 use comfyd_node::CancelToken;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime;
@@ -22,8 +22,8 @@ const OUTCOME_RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from
 
 /// What a worker needs besides its parts.
 pub struct WorkerOptions {
-    /// The device's name; the thread is named after it.
-    pub device: String,
+    /// Under which name it claims jobs; the thread is named after it.
+    pub id: WorkerId,
     /// Called on the device thread when models shall be unloaded (`POST /free`).
     pub on_unload_models: Option<Box<dyn Fn() + Send>>,
     /// Bytes of outcomes that wait in memory while the store fails. Once there are more, no further prompt begins.
@@ -31,9 +31,9 @@ pub struct WorkerOptions {
 }
 
 impl Default for WorkerOptions {
-    /// No name, nothing to unload, 64 MiB.
+    /// The name `0`, nothing to unload, 64 MiB.
     fn default() -> Self {
-        Self { device: String::new(), on_unload_models: None, max_unstored_bytes: 64 << 20 }
+        Self { id: WorkerId::new("0"), on_unload_models: None, max_unstored_bytes: 64 << 20 }
     }
 }
 
@@ -61,7 +61,7 @@ impl Worker {
         options: WorkerOptions,
     ) -> io::Result<Handle> {
         let shared = Arc::new(Shared::default());
-        let name = if options.device.is_empty() { "device".to_owned() } else { format!("device-{}", options.device) };
+        let name = format!("device-{}", options.id);
         let registry = Registry { store, sink, runtime, shared: shared.clone() };
         let device = Device { executor, options, registry };
         let thread = std::thread::Builder::new().name(name).spawn(move || device.work())?;
@@ -89,7 +89,7 @@ impl Handle {
             prompt.cancel.cancel();
             return true;
         }
-        let Some(ended) = state.unstored.iter_mut().find(|ended| prompt_id.is_none_or(|id| ended.job.id == id)) else { return false };
+        let Some(ended) = state.unstored.iter_mut().find(|ended| prompt_id.is_none_or(|id| ended.claim.job.id == id)) else { return false };
         ended.interrupt();
         drop(state);
         self.shared.retry.notify_all();
@@ -166,7 +166,7 @@ struct Addressee {
 /// A prompt that ended.
 #[derive(Clone)]
 struct Ended {
-    job: Arc<Job>,
+    claim: Claim,
     to: Addressee,
     outcome: Arc<Outcome>,
     /// What the outcome takes, about.
@@ -174,20 +174,20 @@ struct Ended {
 }
 
 impl Ended {
-    fn new(job: Arc<Job>, to: Addressee, outcome: Outcome) -> Self {
-        Self { job, to, outcome: Arc::new(outcome), bytes: 0 }
+    fn new(claim: Claim, to: Addressee, outcome: Outcome) -> Self {
+        Self { claim, to, outcome: Arc::new(outcome), bytes: 0 }
     }
 
     /// Whoever interrupts it does not wait for its results.
     fn interrupt(&mut self) {
         let Outcome { started_ms, ended_ms, .. } = *self.outcome;
-        self.replace(Outcome::interrupted(&self.job.id, started_ms, ended_ms));
+        self.replace(Outcome::interrupted(&self.claim.job.id, started_ms, ended_ms));
     }
 
     /// Fails with this reason, since what it led to cannot be stored.
     fn cut_down(&mut self, reason: &str) {
         let Outcome { started_ms, ended_ms, .. } = *self.outcome;
-        self.replace(Outcome::failed(&self.job.id, "OutcomeNotStored", reason, started_ms, ended_ms));
+        self.replace(Outcome::failed(&self.claim.job.id, "OutcomeNotStored", reason, started_ms, ended_ms));
     }
 
     /// Puts a small outcome in place of one that may be large; how the prompt began stays.
@@ -216,25 +216,25 @@ struct Registry {
 
 impl Device {
     fn work(mut self) {
-        let mut next: Option<Arc<Job>> = None;
-        let mut claim = Attempts::new("a prompt could not be claimed: it is tried until it succeeds");
+        let mut next: Option<Claim> = None;
+        let mut attempts = Attempts::new("a prompt could not be claimed: it is tried until it succeeds");
         loop {
             self.free_if_asked();
             if self.registry.shared.state.lock().stop.is_some() {
-                if let Some(job) = next {
-                    self.put_back(&job);
+                if let Some(claim) = next {
+                    self.put_back(&claim.token);
                 }
                 self.registry.settle_at_last();
                 return;
             }
-            if let Some(job) = next.take().or_else(|| self.wait(&mut claim)) {
-                next = self.run(&job);
+            if let Some(claim) = next.take().or_else(|| self.wait(&mut attempts)) {
+                next = self.run(claim);
             }
         }
     }
 
     /// Waits for a job; `None` if something else wants a look first.
-    fn wait(&self, claim: &mut Attempts) -> Option<Arc<Job>> {
+    fn wait(&self, attempts: &mut Attempts) -> Option<Claim> {
         let Registry { store, runtime, shared, .. } = &self.registry;
         self.registry.settle_by_thread();
         let unstored: Vec<usize> = shared.state.lock().unstored.iter().map(|ended| ended.bytes).collect();
@@ -244,19 +244,19 @@ impl Device {
         }
         let claimed = runtime.block_on(async {
             tokio::select! {
-                claimed = store.next_job() => Some(claimed),
+                claimed = store.next_job(&self.options.id) => Some(claimed),
                 () = shared.wake.notified() => None,
                 // The thread that stores them may not have been startable.
                 () = tokio::time::sleep(STORE_RETRY), if !unstored.is_empty() => None,
             }
         })?;
         match claimed {
-            Ok(job) => {
-                claim.succeeded();
-                Some(job)
+            Ok(claim) => {
+                attempts.succeeded();
+                Some(claim)
             }
             Err(error) => {
-                claim.failed(&error, None);
+                attempts.failed(&error, None);
                 self.pause();
                 None
             }
@@ -264,7 +264,8 @@ impl Device {
     }
 
     /// Runs one job and gives the next one, if it was claimed along with this one's end.
-    fn run(&mut self, job: &Arc<Job>) -> Option<Arc<Job>> {
+    fn run(&mut self, claim: Claim) -> Option<Claim> {
+        let job = &claim.job;
         let Registry { shared, sink, .. } = self.registry.clone();
         let cancel;
         {
@@ -290,19 +291,19 @@ impl Device {
         });
         let stop = shared.state.lock().stop;
         if stop == Some(Shutdown::Requeue) && outcome.status == Status::Interrupted {
-            self.put_back(job);
+            self.put_back(&claim.token);
             shared.state.lock().running = None;
             return None;
         }
         let took_ms = outcome.ended_ms - outcome.started_ms;
         tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
-        self.registry.finish(Ended::new(job.clone(), to, outcome), stop.is_none())
+        self.registry.finish(Ended::new(claim, to, outcome), stop.is_none())
     }
 
     /// A job that did not end goes back into the queue.
-    fn put_back(&self, job: &Job) {
-        if let Err(error) = self.registry.runtime.block_on(self.registry.store.requeue(&job.id)) {
-            tracing::error!(%error, prompt_id = %job.id, "the prompt could not be put back; it is found again at the next start");
+    fn put_back(&self, token: &Token) {
+        if let Err(error) = self.registry.runtime.block_on(self.registry.store.requeue(token)) {
+            tracing::error!(%error, prompt_id = token.prompt_id, "the prompt could not be put back; it is found again at the next start");
         }
     }
 
@@ -333,19 +334,19 @@ impl Device {
 impl Registry {
     /// Stores the outcome, then announces the end: what clients are told can be read from the history. Gives the next job if `go_on`.
     /// While the store fails, the prompt still runs as far as anybody is told; its outcome is offered again in the background.
-    fn finish(&self, mut ended: Ended, go_on: bool) -> Option<Arc<Job>> {
+    fn finish(&self, mut ended: Ended, go_on: bool) -> Option<Claim> {
         match self.store_end(&mut ended, go_on) {
             Ok(next) => {
                 {
                     let mut state = self.shared.state.lock();
                     state.running = None;
-                    state.claimed = next.as_ref().map(|job| Running { id: job.id.clone(), cancel: CancelToken::default() });
+                    state.claimed = next.as_ref().map(|claim| Running { id: claim.job.id.clone(), cancel: CancelToken::default() });
                 }
-                self.announce_end(&ended, next.as_deref());
+                self.announce_end(&ended, next.as_ref().map(|claim| &*claim.job));
                 next
             }
             Err(error) => {
-                tracing::error!(%error, prompt_id = %ended.job.id, "the outcome of a prompt could not be stored: it is tried until it succeeds");
+                tracing::error!(%error, prompt_id = %ended.claim.job.id, "the outcome of a prompt could not be stored: it is tried until it succeeds");
                 ended.bytes = ended.outcome.bytes(usize::MAX).unwrap_or(0);
                 let mut state = self.shared.state.lock();
                 state.running = None;
@@ -359,21 +360,25 @@ impl Registry {
 
     /// Stores the outcome, and claims the next job along with it if `go_on`. An outcome that can never be stored becomes a failure that says
     /// why.
-    fn store_end(&self, ended: &mut Ended, go_on: bool) -> Result<Option<Arc<Job>>, Error> {
+    fn store_end(&self, ended: &mut Ended, go_on: bool) -> Result<Option<Claim>, Error> {
         let store = |ended: &Ended| {
-            let (id, outcome) = (&ended.job.id, &*ended.outcome);
+            let (token, outcome) = (&ended.claim.token, &*ended.outcome);
             self.runtime.block_on(async {
-                if go_on { self.store.finish_and_claim(id, outcome).await } else { self.store.finish(id, outcome).await.map(|()| None) }
+                if go_on {
+                    self.store.finish_and_claim(token, outcome).await
+                } else {
+                    self.store.finish(token, outcome).await.map(|()| None)
+                }
             })
         };
         let mut stored = store(ended);
         if let Err(error @ Error::Unstorable(_)) = &stored {
-            tracing::error!(%error, prompt_id = %ended.job.id, "a prompt counts as failed, since its outcome can never be stored");
+            tracing::error!(%error, prompt_id = %ended.claim.job.id, "a prompt counts as failed, since its outcome can never be stored");
             ended.cut_down(&error.to_string());
             stored = store(ended);
         }
-        if let Err(error @ Error::NotRunning(_)) = &stored {
-            tracing::warn!(%error, "the prompt was removed while it ran");
+        if let Err(error @ (Error::NotRunning(_) | Error::NotHeld(_))) = &stored {
+            tracing::warn!(%error, "the prompt was taken away while it ran");
             return Ok(None);
         }
         stored
@@ -423,18 +428,19 @@ impl Registry {
         let waiting = self.shared.state.lock().unstored.clone();
         for mut ended in waiting {
             // It may have been interrupted since.
-            let current = self.shared.state.lock().unstored.iter().find(|other| other.job.id == ended.job.id).map(|e| e.outcome.clone());
+            let current =
+                self.shared.state.lock().unstored.iter().find(|other| other.claim.job.id == ended.claim.job.id).map(|e| e.outcome.clone());
             ended.outcome = current.unwrap_or(ended.outcome);
             match self.store_end(&mut ended, false) {
                 Ok(_none) => {
                     attempts.succeeded();
-                    tracing::info!(prompt_id = %ended.job.id, "the outcome of a prompt is stored now");
-                    self.shared.state.lock().unstored.retain(|other| other.job.id != ended.job.id);
+                    tracing::info!(prompt_id = %ended.claim.job.id, "the outcome of a prompt is stored now");
+                    self.shared.state.lock().unstored.retain(|other| other.claim.job.id != ended.claim.job.id);
                     self.announce_end(&ended, None);
                     // There may be room for another.
                     self.shared.wake.notify_one();
                 }
-                Err(error) => attempts.failed(&error, Some(&ended.job.id)),
+                Err(error) => attempts.failed(&error, Some(&ended.claim.job.id)),
             }
         }
     }

@@ -144,9 +144,8 @@ fn calls_may_expand_or_not() {
     assert_eq!(*ran.shown("out"), json!([1, 120]));
     assert_eq!(*ran.shown("out2"), json!(["literal", "expanded"]));
     assert_eq!(*ran.shown("m.1.2"), json!([120]), "an output node of an expansion runs and shows");
-    let meta: Vec<_> = ran.outcome.meta.iter().filter(|node| &*node.id == "m.1.2").collect();
-    assert_eq!(meta.len(), 1);
-    assert_eq!((&*meta[0].display_id, meta[0].parent_id.as_deref(), &*meta[0].real_id), ("m", Some("m"), "m"));
+    let node = ran.outcome.meta.iter().find(|node| &*node.id == "m.1.2").unwrap();
+    assert_eq!((&*node.display_id, node.parent_id.as_deref(), &*node.real_id), ("m", Some("m"), "m"));
 }
 
 #[test]

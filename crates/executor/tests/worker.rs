@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use comfyd_executor::{Executor, ExecutorOptions, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::memory::{MemorySink, MemoryStore};
 use comfyd_jobs::{
-    Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, Job, JobStore, Message, NewJob, OnRestart, Outcome, Position,
-    Queue, Recovered, Result, Status, Ticket, Versions, contract,
+    Claim, Counts, Error, Event, EventKind, EventSink, HistoryEntry, HistoryQuery, JobStore, Message, NewJob, OnRestart, Outcome, Page,
+    Position, Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, contract,
 };
 use parking_lot::Mutex;
 use serde_json::json;
@@ -53,22 +53,22 @@ impl JobStore for Failing {
         self.inner.enqueue(job).await
     }
 
-    async fn claim(&self) -> Result<Option<Arc<Job>>> {
-        if self.no_claims.load(Ordering::Relaxed) { Err(Error::NoSpace) } else { self.inner.claim().await }
+    async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>> {
+        if self.no_claims.load(Ordering::Relaxed) { Err(Error::NoSpace) } else { self.inner.claim(worker).await }
     }
 
-    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
+    async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()> {
         self.check(outcome)?;
-        self.inner.finish(id, outcome).await
+        self.inner.finish(token, outcome).await
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
+    async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> Result<Option<Claim>> {
         self.check(outcome)?;
-        self.inner.finish_and_claim(id, outcome).await
+        self.inner.finish_and_claim(token, outcome).await
     }
 
-    async fn requeue(&self, id: &str) -> Result<()> {
-        self.inner.requeue(id).await
+    async fn requeue(&self, token: &Token) -> Result<()> {
+        self.inner.requeue(token).await
     }
 
     async fn queue(&self) -> Result<Queue> {
@@ -87,16 +87,12 @@ impl JobStore for Failing {
         self.inner.clear_pending().await
     }
 
-    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>> {
+    async fn history(&self, query: &HistoryQuery) -> Result<Page> {
         self.inner.history(query).await
     }
 
     async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>> {
         self.inner.history_entry(id).await
-    }
-
-    async fn history_len(&self) -> Result<usize> {
-        self.inner.history_len().await
     }
 
     async fn delete_history(&self, ids: &[String]) -> Result<usize> {
@@ -107,8 +103,8 @@ impl JobStore for Failing {
         self.inner.clear_history().await
     }
 
-    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered> {
-        self.inner.recover(on_restart).await
+    async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered> {
+        self.inner.recover(worker, on_restart).await
     }
 
     fn versions(&self) -> watch::Receiver<Versions> {
@@ -171,7 +167,7 @@ impl Scene {
         let unloaded = Arc::new(AtomicUsize::new(0));
         let counter = unloaded.clone();
         let options = WorkerOptions {
-            device: "test".into(),
+            id: WorkerId::new("test"),
             on_unload_models: Some(Box::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
             })),
@@ -496,7 +492,7 @@ fn a_stop_tries_once_more_and_leaves_the_prompt_to_the_next_start() {
     scene.handle.shutdown(Shutdown::Requeue);
     assert_eq!(scene.ends(), 0, "{}", lines(&scene.sink.kept));
     assert_eq!(scene.running(), ["p"]);
-    assert_eq!(scene.runtime.block_on(scene.store.recover(OnRestart::Rerun)).unwrap().rerun, 1, "it runs again");
+    assert_eq!(scene.runtime.block_on(scene.store.recover(&WorkerId::new("test"), OnRestart::Rerun)).unwrap().rerun, 1, "it runs again");
 
     let scene = Scene::new();
     scene.store.refuse(Some(|_| Some(Error::NoSpace)));

@@ -1,7 +1,7 @@
 //! Eight bits per channel: the form in which pictures enter and leave files. Knows no file format.
 
 use crate::{Error, Result};
-use comfyd_values::{Image, Mask};
+use comfyd_values::Image;
 use ndarray::{Array4, ArrayView3};
 
 /// A picture of 8-bit channels, rows top to bottom, pixels interleaved. Channels: 1 grey, 2 grey and alpha, 3 RGB, 4 RGBA.
@@ -52,17 +52,6 @@ impl Raster {
             None => view.iter().map(|&value| quantize(value)).collect(),
         };
         Self::new(width, height, channels, data)
-    }
-
-    /// Mask `index` of a batch as a grey picture.
-    ///
-    /// # Errors
-    /// If there is no such mask, or it is empty.
-    pub fn from_mask(mask: &Mask, index: usize) -> Result<Self> {
-        if index >= mask.batch() {
-            return Err(Error::Shape(format!("mask {index} was asked for, but the batch holds {}", mask.batch())));
-        }
-        Self::from_view(mask.0.index_axis(ndarray::Axis(0), index).insert_axis(ndarray::Axis(2)))
     }
 
     /// Pixels in a row.

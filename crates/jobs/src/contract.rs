@@ -5,38 +5,22 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)] // Test code in a library, so that other crates' tests can call it.
 
-use std::fmt::Write as _;
-use std::sync::Arc;
-
-use async_trait::async_trait;
 use serde_json::json;
-use serde_json::value::RawValue;
 use tokio::task::JoinSet;
 
 use crate::memory::Options as Limits;
-use crate::message::Message;
 use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
 mod handover;
+mod harness;
+mod holders;
+mod lists;
 mod model;
 pub mod sink;
 
-/// What a store's tests provide.
-#[async_trait]
-pub trait Harness: Send + Sync {
-    /// A new, empty store.
-    async fn fresh(&self, limits: Limits) -> Arc<dyn JobStore>;
-
-    /// Ends a store without telling it anything and opens its successor on the same storage, which has not been told to recover. The
-    /// suite holds no other reference to the store. Called for durable stores only.
-    async fn reopen(&self, store: Arc<dyn JobStore>, limits: Limits) -> Arc<dyn JobStore>;
-
-    /// Whether anything outlives the store. If not, the checks of a restart use the same store on.
-    fn durable(&self) -> bool {
-        true
-    }
-}
+pub use self::harness::{Harness, job, outcome, snapshot, worker};
+use self::harness::{LIMITS, claim, enqueue, expect, finish, forged, ids, pass, restarted, text, total};
 
 /// Runs every check.
 ///
@@ -54,12 +38,14 @@ pub async fn run(harness: &dyn Harness) {
     verbatim(harness).await;
     secrets(harness).await;
     history_pages(harness).await;
+    lists::run(harness).await;
     history_bound(harness).await;
     history_removal(harness).await;
     versions(harness).await;
     concurrency(harness).await;
     abandoned_claims(harness).await;
     handover::run(harness).await;
+    holders::run(harness).await;
     recover_in_place(harness).await;
     restart_order(harness).await;
     restart_rerun(harness).await;
@@ -72,126 +58,12 @@ pub async fn run(harness: &dyn Harness) {
     }
 }
 
-/// The whole state as text: running and waiting jobs as `id@number`, and the history as `id:status`, oldest first.
-pub async fn snapshot(store: &dyn JobStore) -> String {
-    let queue = store.queue().await.expect("queue");
-    let history = store.history(HistoryQuery::default()).await.expect("history");
-    let mut text = String::from("running");
-    for job in &queue.running {
-        write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
-    }
-    text.push_str(" | pending");
-    for job in &queue.pending {
-        write!(text, " {}@{}", job.id, job.number).expect("a string takes all");
-    }
-    text.push_str(" | history");
-    for entry in &history {
-        write!(text, " {}:{}", entry.job.id, status_name(entry.status)).expect("a string takes all");
-    }
-    text
-}
-
-/// A job with a small graph that carries its id.
-pub fn job(id: &str, position: Position) -> NewJob {
-    NewJob {
-        id: id.to_owned(),
-        position,
-        owner: "someone".into(),
-        client_id: Some("contract".into()),
-        workflow_id: Some(format!("workflow of {id}").into()),
-        prompt: text(&format!(r#"{{"1":{{"class_type":"SaveImage","inputs":{{"filename_prefix":"{id}"}}}}}}"#)),
-        extra_data: text(r#"{"client_id":"contract"}"#),
-        secrets: Secrets::default(),
-        outputs: vec!["1".to_owned()],
-    }
-}
-
-/// An outcome with something in every part.
-pub fn outcome(status: Status) -> Outcome {
-    Outcome {
-        status,
-        messages: vec![
-            Message::Start { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_000 },
-            Message::Success { prompt_id: "contract".into(), timestamp_ms: 1_700_000_000_500 },
-        ],
-        outputs: json!({"1": {"images": [{"filename": "a_00001_.png", "subfolder": "", "type": "output"}]}}),
-        meta: vec![sink::node("1")],
-        started_ms: 1_700_000_000_000,
-        ended_ms: 1_700_000_000_500,
-    }
-}
-
-fn text(json: &str) -> Arc<RawValue> {
-    RawValue::from_string(json.to_owned()).expect("the suite's own JSON").into()
-}
-
-fn status_name(status: Status) -> &'static str {
-    match status {
-        Status::Success => "success",
-        Status::Error => "error",
-        Status::Interrupted => "interrupted",
-    }
-}
-
-const LIMITS: Limits = Limits { max_pending: 100, max_history: 100, max_outcome_bytes: 1 << 20 };
-
-/// The store after a restart; for stores that keep nothing, itself.
-async fn restarted(harness: &dyn Harness, store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {
-    if harness.durable() { harness.reopen(store, LIMITS).await } else { store }
-}
-
-async fn enqueue(store: &dyn JobStore, check: &str, id: &str, position: Position) -> f64 {
-    match store.enqueue(job(id, position)).await {
-        Ok(ticket) => {
-            assert_eq!(ticket.id, id, "{check}: the ticket has another id");
-            ticket.number
-        }
-        Err(error) => panic!("{check}: enqueue of '{id}' failed: {error}"),
-    }
-}
-
-async fn claim(store: &dyn JobStore, check: &str) -> Arc<Job> {
-    store
-        .claim()
-        .await
-        .unwrap_or_else(|error| panic!("{check}: claim failed: {error}"))
-        .unwrap_or_else(|| panic!("{check}: nothing to claim"))
-}
-
-async fn finish(store: &dyn JobStore, check: &str, id: &str, status: Status) {
-    store.finish(id, &outcome(status)).await.unwrap_or_else(|error| panic!("{check}: finish of '{id}' failed: {error}"));
-}
-
-/// Enqueues, claims and finishes.
-async fn pass(store: &dyn JobStore, check: &str, ids: &[&str]) {
-    for id in ids {
-        enqueue(store, check, id, Position::Back).await;
-        let claimed = claim(store, check).await;
-        assert_eq!(claimed.id, *id, "{check}: another job was claimed");
-        finish(store, check, id, Status::Success).await;
-    }
-}
-
-async fn expect(store: &dyn JobStore, check: &str, step: &str, state: &str) {
-    assert_eq!(snapshot(store).await, state, "{check}: state after: {step}");
-    let counts = store.counts().await.expect("counts");
-    let queue = store.queue().await.expect("queue");
-    assert_eq!(counts.pending, queue.pending.len(), "{check}: counts().pending after: {step}");
-    assert_eq!(counts.running, queue.running.len(), "{check}: counts().running after: {step}");
-    let running: Vec<&str> = queue.running.iter().map(|job| job.id.as_str()).collect();
-    assert_eq!(counts.running_ids, running, "{check}: counts().running_ids after: {step}");
-}
-
-fn ids(ids: &[&str]) -> Vec<String> {
-    ids.iter().map(|id| (*id).to_owned()).collect()
-}
-
 async fn order(harness: &dyn Harness) {
     const CHECK: &str = "order";
     let store = harness.fresh(LIMITS).await;
     let store = store.as_ref();
     expect(store, CHECK, "opening", "running | pending | history").await;
-    assert!(store.claim().await.unwrap().is_none(), "{CHECK}: an empty queue gave a job");
+    assert!(store.claim(&worker()).await.unwrap().is_none(), "{CHECK}: an empty queue gave a job");
     enqueue(store, CHECK, "a", Position::Back).await;
     enqueue(store, CHECK, "b", Position::Back).await;
     enqueue(store, CHECK, "c", Position::Front).await;
@@ -202,7 +74,7 @@ async fn order(harness: &dyn Harness) {
     let state = "running | pending c@-2 f@-2 a@0 d@0.5 b@1 e@1 g@3 | history";
     expect(store, CHECK, "enqueueing at the back, the front and given numbers", state).await;
     for id in ["c", "f", "a", "d", "b", "e", "g"] {
-        assert_eq!(claim(store, CHECK).await.id, id, "{CHECK}: claimed out of order");
+        assert_eq!(claim(store, CHECK).await.job.id, id, "{CHECK}: claimed out of order");
     }
     expect(store, CHECK, "claiming all", "running c@-2 f@-2 a@0 d@0.5 b@1 e@1 g@3 | pending | history").await;
 }
@@ -234,9 +106,9 @@ async fn duplicates(harness: &dyn Harness) {
     };
     enqueue(store, CHECK, "a", Position::Back).await;
     refused("waits").await;
-    claim(store, CHECK).await;
+    let claimed = claim(store, CHECK).await;
     refused("runs").await;
-    finish(store, CHECK, "a", Status::Success).await;
+    finish(store, CHECK, &claimed, Status::Success).await;
     refused("is in the history").await;
     assert_eq!(enqueue(store, CHECK, "b", Position::Back).await, 1.0, "{CHECK}: a refused job must not use up a number");
     assert_eq!(store.delete_history(&ids(&["a"])).await.unwrap(), 1, "{CHECK}: deleting the entry");
@@ -260,9 +132,9 @@ async fn full(harness: &dyn Harness) {
     assert!(matches!(result, Err(Error::Full(2))), "{CHECK}: the third of two: {result:?}");
     let result = store.enqueue(job("a", Position::Back)).await;
     assert!(matches!(result, Err(Error::Duplicate(_))), "{CHECK}: a known id is told first: {result:?}");
-    claim(store, CHECK).await;
+    let claimed = claim(store, CHECK).await;
     assert_eq!(enqueue(store, CHECK, "c", Position::Back).await, 2.0, "{CHECK}: running jobs don't count, refused ones use no number");
-    store.requeue("a").await.unwrap();
+    store.requeue(&claimed.token).await.unwrap();
     expect(store, CHECK, "a job that was accepted can always go back", "running | pending a@0 b@1 c@2 | history").await;
 }
 
@@ -289,19 +161,20 @@ async fn life_cycle(harness: &dyn Harness) {
     const CHECK: &str = "life cycle";
     let store = harness.fresh(LIMITS).await;
     let store = store.as_ref();
+    let mut claims = Vec::new();
     for id in ["a", "b", "c"] {
         enqueue(store, CHECK, id, Position::Back).await;
-        claim(store, CHECK).await;
+        claims.push(claim(store, CHECK).await);
     }
-    finish(store, CHECK, "b", Status::Interrupted).await;
-    finish(store, CHECK, "a", Status::Error).await;
+    finish(store, CHECK, &claims[1], Status::Interrupted).await;
+    finish(store, CHECK, &claims[0], Status::Error).await;
     expect(store, CHECK, "finishing out of order", "running c@2 | pending | history b:interrupted a:error").await;
-    let again = store.finish("a", &outcome(Status::Success)).await;
+    let again = store.finish(&claims[0].token, &outcome(Status::Success)).await;
     assert!(matches!(&again, Err(Error::NotRunning(id)) if id == "a"), "{CHECK}: finishing twice: {again:?}");
-    let unknown = store.finish("nobody", &outcome(Status::Success)).await;
+    let unknown = store.finish(&forged("nobody"), &outcome(Status::Success)).await;
     assert!(matches!(&unknown, Err(Error::NotRunning(_))), "{CHECK}: finishing an unknown one: {unknown:?}");
     enqueue(store, CHECK, "d", Position::Back).await;
-    let waiting = store.finish("d", &outcome(Status::Success)).await;
+    let waiting = store.finish(&forged("d"), &outcome(Status::Success)).await;
     assert!(matches!(&waiting, Err(Error::NotRunning(_))), "{CHECK}: finishing one that waits: {waiting:?}");
     expect(store, CHECK, "refused calls", "running c@2 | pending d@3 | history b:interrupted a:error").await;
 }
@@ -312,12 +185,12 @@ async fn requeue(harness: &dyn Harness) {
     let store = store.as_ref();
     enqueue(store, CHECK, "a", Position::At(1.0)).await;
     enqueue(store, CHECK, "b", Position::At(1.0)).await;
-    claim(store, CHECK).await;
+    let claimed = claim(store, CHECK).await;
     enqueue(store, CHECK, "c", Position::At(1.0)).await;
     enqueue(store, CHECK, "d", Position::At(0.0)).await;
-    store.requeue("a").await.unwrap();
+    store.requeue(&claimed.token).await.unwrap();
     expect(store, CHECK, "putting a job back", "running | pending d@0 a@1 b@1 c@1 | history").await;
-    let waiting = store.requeue("a").await;
+    let waiting = store.requeue(&claimed.token).await;
     assert!(matches!(waiting, Err(Error::NotRunning(_))), "{CHECK}: of one that waits: {waiting:?}");
 }
 
@@ -328,7 +201,7 @@ async fn outcome_bound(harness: &dyn Harness) {
     let store = store.as_ref();
     enqueue(store, CHECK, "a", Position::Back).await;
     enqueue(store, CHECK, "b", Position::Back).await;
-    claim(store, CHECK).await;
+    let token = claim(store, CHECK).await.token;
     let parts: [fn(&mut Outcome, &str); 3] = [
         |outcome, text| outcome.messages.extend(Outcome::failed("a", "RuntimeError", text, 0, 0).messages),
         |outcome, text| outcome.outputs = json!({"1": {"text": [text]}}),
@@ -337,7 +210,7 @@ async fn outcome_bound(harness: &dyn Harness) {
     for set in parts {
         let mut large = outcome(Status::Success);
         set(&mut large, &"x".repeat(10_000));
-        for result in [store.finish("a", &large).await, store.finish_and_claim("a", &large).await.map(drop)] {
+        for result in [store.finish(&token, &large).await, store.finish_and_claim(&token, &large).await.map(drop)] {
             assert!(matches!(&result, Err(Error::Unstorable(why)) if why.contains("more than 10000 bytes")), "{CHECK}: {result:?}");
         }
     }
@@ -346,7 +219,7 @@ async fn outcome_bound(harness: &dyn Harness) {
     most.outputs = json!({"1": {"text": ["x".repeat(9_000)]}});
     // The clock was set back while it ran.
     most.ended_ms = most.started_ms - 5_000;
-    store.finish("a", &most).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
+    store.finish(&token, &most).await.unwrap_or_else(|error| panic!("{CHECK}: one within the bound: {error}"));
     let entry = store.history_entry("a").await.unwrap().unwrap_or_else(|| panic!("{CHECK}: no entry"));
     assert_eq!((entry.started_ms, entry.ended_ms), (most.started_ms, most.started_ms), "{CHECK}: no job ends before it begins");
     expect(store, CHECK, "one within the bound", "running | pending b@1 | history a:success").await;
@@ -381,8 +254,9 @@ async fn verbatim(harness: &dyn Harness) {
     verify(&store.queue().await.unwrap().pending[0], "in the queue");
     let store = restarted(harness, store).await;
     verify(&store.queue().await.unwrap().pending[0], "in the queue after a restart");
-    verify(&*claim(store.as_ref(), CHECK).await, "when claimed");
-    finish(store.as_ref(), CHECK, &new.id, Status::Success).await;
+    let claimed = claim(store.as_ref(), CHECK).await;
+    verify(&claimed.job, "when claimed");
+    finish(store.as_ref(), CHECK, &claimed, Status::Success).await;
     verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
     let store = restarted(harness, store).await;
     verify_entry(store.as_ref(), CHECK, &new.id, &verify).await;
@@ -400,13 +274,13 @@ async fn secrets(harness: &dyn Harness) {
     store.enqueue(with_a_key("a")).await.unwrap();
     store.enqueue(with_a_key("b")).await.unwrap();
     let claimed = claim(store.as_ref(), CHECK).await;
-    assert_eq!(claimed.secrets.values()["api_key_comfy_org"], "S3CRET", "{CHECK}: when claimed");
+    assert_eq!(claimed.job.secrets.values()["api_key_comfy_org"], "S3CRET", "{CHECK}: when claimed");
     assert!(!format!("{claimed:?}").contains("S3CRET"), "{CHECK}: printed");
-    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    finish(store.as_ref(), CHECK, &claimed, Status::Success).await;
     let entry = store.history_entry("a").await.unwrap().unwrap();
     assert!(entry.job.secrets.names().is_empty(), "{CHECK}: the history knows none");
     let store = restarted(harness, store).await;
-    let claimed = claim(store.as_ref(), CHECK).await;
+    let claimed = claim(store.as_ref(), CHECK).await.job;
     assert_eq!(claimed.secrets.names(), ["api_key_comfy_org"], "{CHECK}: the names after a restart");
     if harness.durable() {
         assert_eq!(claimed.secrets.lost_names(), ["api_key_comfy_org"], "{CHECK}: a restart takes the values");
@@ -416,7 +290,7 @@ async fn secrets(harness: &dyn Harness) {
 
 async fn verify_entry(store: &dyn JobStore, check: &str, id: &str, verify: &(dyn Fn(&Job, &str) + Sync)) {
     let wanted = outcome(Status::Success);
-    let listed = store.history(HistoryQuery::default()).await.unwrap();
+    let listed = store.history(&HistoryQuery::default()).await.unwrap().entries;
     let single = store.history_entry(id).await.unwrap().unwrap_or_else(|| panic!("{check}: no history entry"));
     assert_eq!(listed.len(), 1, "{check}: the history's length");
     for entry in [&listed[0], &single] {
@@ -449,11 +323,17 @@ async fn history_pages(harness: &dyn Harness) {
         (Some(usize::MAX), Some(usize::MAX), ""),
     ];
     for (max_items, offset, wanted) in cases {
-        let page = store.history(HistoryQuery { max_items, offset }).await.unwrap();
-        let page: String = page.iter().map(|entry| entry.job.id.as_str()).collect();
-        assert_eq!(page, wanted, "{CHECK}: max_items {max_items:?}, offset {offset:?}");
+        // Without an offset, the newest are meant.
+        let (newest, offset) = (max_items.is_some() && offset.is_none(), offset.unwrap_or(0));
+        let query = HistoryQuery { limit: max_items, descending: newest, offset, ..HistoryQuery::default() };
+        let page = store.history(&query).await.unwrap();
+        let mut page: Vec<&str> = page.entries.iter().map(|entry| entry.job.id.as_str()).collect();
+        if newest {
+            page.reverse();
+        }
+        assert_eq!(page.concat(), wanted, "{CHECK}: {query:?}");
     }
-    assert_eq!(store.history_len().await.unwrap(), 5, "{CHECK}: history_len");
+    assert_eq!(total(store).await, 5, "{CHECK}: total");
     assert!(store.history_entry("nobody").await.unwrap().is_none(), "{CHECK}: an unknown id has no entry");
     enqueue(store, CHECK, "f", Position::Back).await;
     assert!(store.history_entry("f").await.unwrap().is_none(), "{CHECK}: a waiting job has no entry");
@@ -465,7 +345,7 @@ async fn history_bound(harness: &dyn Harness) {
     let store = store.as_ref();
     pass(store, CHECK, &["a", "b", "c", "d", "e"]).await;
     expect(store, CHECK, "finishing five", "running | pending | history c:success d:success e:success").await;
-    assert_eq!(store.history_len().await.unwrap(), 3, "{CHECK}: history_len");
+    assert_eq!(total(store).await, 3, "{CHECK}: total");
     assert!(store.history_entry("a").await.unwrap().is_none(), "{CHECK}: a dropped entry is gone");
     pass(store, CHECK, &["a"]).await;
     expect(store, CHECK, "the id of a dropped entry is free", "running | pending | history d:success e:success a:success").await;
@@ -502,19 +382,21 @@ async fn versions(harness: &dyn Harness) {
         assert_eq!(now.history > last.history, history, "{CHECK}: whether the history's version grew after: {step}");
         last = now;
     };
-    assert!(store.claim().await.unwrap().is_none(), "{CHECK}: empty");
+    assert!(store.claim(&worker()).await.unwrap().is_none(), "{CHECK}: empty");
     grew("claiming nothing", false, false);
     enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
     grew("enqueue", true, false);
     let _ = store.enqueue(job("a", Position::Back)).await;
     grew("a refused enqueue", false, false);
-    claim(store.as_ref(), CHECK).await;
+    let claimed = claim(store.as_ref(), CHECK).await;
     grew("claim", true, false);
-    store.requeue("a").await.unwrap();
+    store.requeue(&claimed.token).await.unwrap();
     grew("requeue", true, false);
-    claim(store.as_ref(), CHECK).await;
+    let again = claim(store.as_ref(), CHECK).await;
     grew("claim", true, false);
-    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    let _ = store.finish(&claimed.token, &outcome(Status::Success)).await;
+    grew("a refused finish", false, false);
+    finish(store.as_ref(), CHECK, &again, Status::Success).await;
     grew("finish", true, true);
     store.remove_pending(&ids(&["a"])).await.unwrap();
     store.clear_pending().await.unwrap();
@@ -562,16 +444,16 @@ async fn concurrency(harness: &dyn Harness) {
     for _ in 0..80 {
         let store = store.clone();
         tasks.spawn(async move {
-            let claimed = store.claim().await.unwrap()?;
-            store.finish(&claimed.id, &outcome(Status::Success)).await.unwrap();
-            Some(claimed.id.clone())
+            let claimed = store.claim(&worker()).await.unwrap()?;
+            store.finish(&claimed.token, &outcome(Status::Success)).await.unwrap();
+            Some(claimed.job.id.clone())
         });
     }
     let mut claimed: Vec<String> = tasks.join_all().await.into_iter().flatten().collect();
     claimed.sort();
     claimed.dedup();
     assert_eq!(claimed.len(), 65, "{CHECK}: each job is claimed once");
-    assert_eq!(store.history_len().await.unwrap(), 65, "{CHECK}: all are in the history");
+    assert_eq!(total(store.as_ref()).await, 65, "{CHECK}: all are in the history");
     let counts = store.counts().await.unwrap();
     assert_eq!((counts.running, counts.pending), (0, 0), "{CHECK}: the queue is empty");
 }
@@ -583,12 +465,12 @@ async fn abandoned_claims(harness: &dyn Harness) {
     for n in 0..20 {
         enqueue(store.as_ref(), CHECK, &format!("j{n}"), Position::Back).await;
     }
-    let mut claimed = 0;
+    let (mut claimed, worker) = (0, worker());
     for _ in 0..20 {
         // Polled once and dropped: a store may have answered at once, or have the request under way.
         tokio::select! {
             biased;
-            result = store.claim() => claimed += usize::from(result.unwrap().is_some()),
+            result = store.claim(&worker) => claimed += usize::from(result.unwrap().is_some()),
             () = std::future::ready(()) => {}
         }
     }
@@ -610,7 +492,7 @@ async fn recover_in_place(harness: &dyn Harness) {
     const CHECK: &str = "recover without a crash";
     let store = harness.fresh(LIMITS).await;
     enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
-    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 1, rerun: 0, failed: 0 }, "{CHECK}: the figures");
     expect(store.as_ref(), CHECK, "recover", "running | pending a@0 | history").await;
 }
@@ -628,7 +510,7 @@ async fn restart_order(harness: &dyn Harness) {
     let state = snapshot(store.as_ref()).await;
     assert_eq!(state, "running | pending c@-4 a@3 b@3 | history h1:success h3:success", "{CHECK}: before");
     let store = restarted(harness, store).await;
-    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 3, rerun: 0, failed: 0 }, "{CHECK}: the figures");
     expect(store.as_ref(), CHECK, "the restart", &state).await;
     let number = enqueue(store.as_ref(), CHECK, "e", Position::Back).await;
@@ -645,22 +527,22 @@ async fn restart_rerun(harness: &dyn Harness) {
     let store = harness.fresh(LIMITS).await;
     enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
     enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
+    let first = claim(store.as_ref(), CHECK).await;
     claim(store.as_ref(), CHECK).await;
-    claim(store.as_ref(), CHECK).await;
-    store.requeue("a").await.unwrap();
+    store.requeue(&first.token).await.unwrap();
     claim(store.as_ref(), CHECK).await;
     enqueue(store.as_ref(), CHECK, "c", Position::Front).await;
     expect(store.as_ref(), CHECK, "before", "running b@1 a@0 | pending c@-2 | history").await;
     let store = restarted(harness, store).await;
     expect(store.as_ref(), CHECK, "opening", "running b@1 a@0 | pending c@-2 | history").await;
-    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 3, rerun: 2, failed: 0 }, "{CHECK}: the figures");
     expect(store.as_ref(), CHECK, "recover", "running | pending b@1 a@0 c@-2 | history").await;
-    assert_eq!(claim(store.as_ref(), CHECK).await.id, "b", "{CHECK}: what ran runs first, in the order of the claims");
+    assert_eq!(claim(store.as_ref(), CHECK).await.job.id, "b", "{CHECK}: what ran runs first, in the order of the claims");
     enqueue(store.as_ref(), CHECK, "d", Position::Front).await;
     expect(store.as_ref(), CHECK, "a newcomer at the front", "running b@1 | pending a@0 d@-3 c@-2 | history").await;
     let store = restarted(harness, store).await;
-    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 4, rerun: 1, failed: 0 }, "{CHECK}: the figures of the second restart");
     expect(store.as_ref(), CHECK, "a second restart", "running | pending b@1 a@0 d@-3 c@-2 | history").await;
 }
@@ -676,7 +558,7 @@ async fn restart_fail(harness: &dyn Harness) {
     claim(store.as_ref(), CHECK).await;
     let store = restarted(harness, store).await;
     let before = *store.versions().borrow();
-    let recovered = store.recover(OnRestart::Fail).await.unwrap();
+    let recovered = store.recover(&worker(), OnRestart::Fail).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 1, rerun: 0, failed: 2 }, "{CHECK}: the figures");
     let after = *store.versions().borrow();
     assert!(after.queue > before.queue && after.history > before.history, "{CHECK}: the versions must grow");
@@ -688,7 +570,7 @@ async fn restart_fail(harness: &dyn Harness) {
     assert_eq!(messages[0][1]["prompt_id"], "a", "{CHECK}: the message names the prompt");
     assert!(entry.started_ms > 0 && entry.ended_ms >= entry.started_ms, "{CHECK}: the times");
     let store = restarted(harness, store).await;
-    assert_eq!(store.recover(OnRestart::Fail).await.unwrap().failed, 0, "{CHECK}: nothing fails twice");
+    assert_eq!(store.recover(&worker(), OnRestart::Fail).await.unwrap().failed, 0, "{CHECK}: nothing fails twice");
     expect(store.as_ref(), CHECK, "a second restart", state).await;
 }
 
@@ -702,11 +584,11 @@ async fn restart_bounds(harness: &dyn Harness) {
     }
     let smaller = Limits { max_pending: 1, max_history: 2, ..LIMITS };
     let store = harness.reopen(store, smaller).await;
-    store.recover(OnRestart::Rerun).await.unwrap();
+    store.recover(&worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(store.queue().await.unwrap().pending.len(), 3, "{CHECK}: accepted jobs stay");
     assert!(matches!(store.enqueue(job("d", Position::Back)).await, Err(Error::Full(1))), "{CHECK}: no more are accepted");
-    claim(store.as_ref(), CHECK).await;
-    finish(store.as_ref(), CHECK, "a", Status::Success).await;
+    let claimed = claim(store.as_ref(), CHECK).await;
+    finish(store.as_ref(), CHECK, &claimed, Status::Success).await;
     let state = "running | pending b@61 c@62 | history h59:success a:success";
     expect(store.as_ref(), CHECK, "the history shrinks with the next entry at the latest", state).await;
     store.clear_pending().await.unwrap();

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use serde_json::Value as Json;
 
-use crate::message::Message;
+use crate::message::{Message, NodeRef};
+use crate::store::Counts;
 
 /// One event of one prompt.
 #[derive(Debug, Clone)]
@@ -15,23 +16,6 @@ pub struct Event {
     pub client_id: Option<Arc<str>>,
     /// What happened.
     pub kind: EventKind,
-}
-
-/// A node in an event.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct NodeRef {
-    /// Its id in the graph; for a node of an expansion, an id that the client does not know.
-    pub id: Arc<str>,
-    /// The id under which clients show it.
-    pub display_id: Arc<str>,
-    /// The node of the submitted graph from which it comes.
-    pub real_id: Arc<str>,
-    /// The node that it expanded from.
-    pub parent_id: Option<Arc<str>>,
-    /// Its class.
-    pub class_type: Arc<str>,
-    /// Its title, if the client sent one (`_meta.title`).
-    pub title: Option<Arc<str>>,
 }
 
 /// A node's place in `progress_state`.
@@ -117,7 +101,7 @@ pub enum EventKind {
         /// [`crate::Versions::queue`], read before the figures were: older figures must not be told after newer ones.
         version: u64,
         /// The figures.
-        counts: crate::Counts,
+        counts: Counts,
     },
     /// A text under a node.
     Text {
@@ -172,7 +156,7 @@ impl EventKind {
 /// Where events go. Called from device threads; must return at once and never block on a client. What is not
 /// [`EventKind::droppable`] reaches whom it is for, or they lose their connection.
 ///
-/// Implementations run [`crate::contract::sink::run`] in their tests.
+/// Implementations run `contract::sink::run` in their tests.
 pub trait EventSink: Send + Sync + 'static {
     /// Takes an event. Events of one prompt arrive in order.
     fn emit(&self, event: Event);

@@ -1,10 +1,11 @@
 //! Jobs: the model of a queued prompt, its history and its events, and the [`JobStore`] contract. This crate knows neither SQL nor HTTP.
 //!
-//! [`memory`] holds the implementations for tests; [`contract`] is the test-suite that every implementation of the store passes, and
-//! [`contract::sink`] that of event sinks.
+//! [`memory`] holds the implementations for tests. The feature `contract` has the test-suites that every store and every event sink passes.
 
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod event;
+pub mod index;
 pub mod line;
 pub mod memory;
 pub mod message;
@@ -12,9 +13,9 @@ pub mod secrets;
 mod store;
 
 pub use crate::event::{Event, EventKind, EventSink};
-pub use crate::message::{Failure, Interruption, Message};
+pub use crate::message::{Failure, Interruption, Message, NodeRef};
 pub use crate::secrets::Secrets;
 pub use crate::store::{
-    Counts, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Status,
-    Ticket, Versions, now_ms,
+    Claim, Counts, Cursor, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Order, Outcome, Page, Position, Queue,
+    Recovered, Result, Status, Ticket, Token, Versions, WorkerId, now_ms,
 };

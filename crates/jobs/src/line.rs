@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::store::{Counts, Error, Job, NewJob, OnRestart, Position, Queue, Recovered, Result};
+use crate::store::{Claim, Counts, Error, Job, NewJob, OnRestart, Position, Queue, Recovered, Result, Token, WorkerId};
 
 /// A job's place in the line: the order in which jobs are claimed.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +47,10 @@ pub struct Running {
     pub job: Arc<Job>,
     /// When it was claimed, in milliseconds since 1970.
     pub claimed_ms: i64,
+    /// Which claim it was.
+    pub claim: i64,
+    /// Who holds it; nobody if it was claimed in an earlier process.
+    pub holder: Option<WorkerId>,
 }
 
 /// What [`Line::restart`] moved.
@@ -69,6 +73,7 @@ pub struct Line {
     places: HashMap<String, Place>,
     next_number: u64,
     next_arrival: i64,
+    next_claim: i64,
 }
 
 impl Line {
@@ -97,9 +102,19 @@ impl Line {
         self.pending.len()
     }
 
-    /// A job that runs.
-    pub fn running(&self, id: &str) -> Option<&Running> {
-        self.running.iter().find(|running| running.job.id == id)
+    /// The job that a token is for, if it still runs and is held with it.
+    ///
+    /// # Errors
+    /// [`Error::NotRunning`] and [`Error::NotHeld`].
+    pub fn held(&self, token: &Token) -> Result<&Running> {
+        Ok(&self.running[self.index_held(token)?])
+    }
+
+    fn index_held(&self, token: &Token) -> Result<usize> {
+        let id = &token.prompt_id;
+        let index = self.running.iter().position(|running| running.job.id == *id).ok_or_else(|| Error::NotRunning(id.clone()))?;
+        let Running { claim, holder, .. } = &self.running[index];
+        if *claim == token.claim && holder.as_ref() == Some(&token.worker) { Ok(index) } else { Err(Error::NotHeld(id.clone())) }
     }
 
     /// Takes a new job in and gives it its number.
@@ -142,35 +157,34 @@ impl Line {
     /// Adds a job that already runs, after the others that run.
     pub fn insert_running(&mut self, running: Running) {
         self.next_arrival = self.next_arrival.max(running.place.arrival + 1);
+        self.next_claim = self.next_claim.max(running.claim.saturating_add(1));
         self.running.push(running);
     }
 
-    /// Marks the first waiting job as running.
-    pub fn claim(&mut self, claimed_ms: i64) -> Option<Running> {
+    /// Marks the first waiting job as running, held by this worker. Its place comes along.
+    pub fn claim(&mut self, worker: &WorkerId, claimed_ms: i64) -> Option<(Place, Claim)> {
         let (place, job) = self.pending.pop_first()?;
         self.places.remove(&job.id);
-        let running = Running { place, job, claimed_ms };
-        self.running.push(running.clone());
-        Some(running)
+        let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim: self.next_claim };
+        self.insert_running(Running { place, job: job.clone(), claimed_ms, claim: token.claim, holder: Some(worker.clone()) });
+        Some((place, Claim { job, token }))
     }
 
     /// Takes a running job out of the line.
     ///
     /// # Errors
-    /// [`Error::NotRunning`].
-    pub fn take_running(&mut self, id: &str) -> Result<Running> {
-        match self.running.iter().position(|running| running.job.id == id) {
-            Some(index) => Ok(self.running.remove(index)),
-            None => Err(Error::NotRunning(id.to_owned())),
-        }
+    /// [`Error::NotRunning`] and [`Error::NotHeld`].
+    pub fn take_held(&mut self, token: &Token) -> Result<Running> {
+        let index = self.index_held(token)?;
+        Ok(self.running.remove(index))
     }
 
     /// Puts a running job back where it stood.
     ///
     /// # Errors
-    /// [`Error::NotRunning`].
-    pub fn requeue(&mut self, id: &str) -> Result<Place> {
-        let Running { place, job, .. } = self.take_running(id)?;
+    /// [`Error::NotRunning`] and [`Error::NotHeld`].
+    pub fn requeue(&mut self, token: &Token) -> Result<Place> {
+        let Running { place, job, .. } = self.take_held(token)?;
         self.places.insert(job.id.clone(), place);
         self.pending.insert(place, job);
         Ok(place)
@@ -191,10 +205,11 @@ impl Line {
         removed
     }
 
-    /// Deals with the jobs that were running when the server stopped: they get precedence in the order in which they were claimed, or
-    /// leave the line as failed.
-    pub fn restart(&mut self, on_restart: OnRestart) -> Restarted {
-        let stopped = std::mem::take(&mut self.running);
+    /// Deals with the jobs that this worker, or nobody, holds: they get precedence in the order in which they were claimed, or leave the
+    /// line as failed.
+    pub fn restart(&mut self, worker: &WorkerId, on_restart: OnRestart) -> Restarted {
+        let stopped: Vec<Running> =
+            self.running.extract_if(.., |running| running.holder.as_ref().is_none_or(|holder| holder == worker)).collect();
         let mut restarted = Restarted::default();
         match on_restart {
             OnRestart::Rerun => {

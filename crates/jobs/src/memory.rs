@@ -1,6 +1,6 @@
 //! The in-memory store and the in-memory event sink: for tests, and where nothing needs to outlive the process. It knows no disk.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -8,9 +8,11 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use crate::event::{Event, EventKind, EventSink};
+use crate::index::{Found, Index};
 use crate::line::Line;
 use crate::store::{
-    Counts, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Queue, Recovered, Result, Ticket, Versions, now_ms,
+    Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Page, Queue, Recovered, Result, Ticket, Token,
+    Versions, WorkerId, now_ms,
 };
 
 /// The bounds of a [`MemoryStore`].
@@ -42,11 +44,9 @@ pub struct MemoryStore {
 #[derive(Debug, Default)]
 struct State {
     line: Line,
-    /// By the order in which they ended.
-    history: BTreeMap<u64, Arc<HistoryEntry>>,
-    /// Prompt id → key of `history`.
-    ended: HashMap<String, u64>,
-    next_ended: u64,
+    index: Index,
+    /// By their keys in the index.
+    history: HashMap<i64, Arc<HistoryEntry>>,
 }
 
 /// What a change touched.
@@ -79,22 +79,21 @@ impl Default for MemoryStore {
 }
 
 impl State {
-    fn finish(&mut self, id: &str, outcome: &Outcome, options: Options) -> Result<()> {
-        let job = self.line.running(id).ok_or_else(|| crate::Error::NotRunning(id.to_owned()))?.job.as_ref().clone();
+    fn finish(&mut self, token: &Token, outcome: &Outcome, options: Options) -> Result<()> {
+        let job = self.line.held(token)?.job.as_ref().clone();
         let entry = HistoryEntry::new(job, outcome, options.max_outcome_bytes)?;
-        self.line.take_running(id)?;
+        self.line.take_held(token)?;
         self.push_history(entry, options.max_history);
         Ok(())
     }
 
     fn push_history(&mut self, entry: HistoryEntry, max_history: usize) {
-        self.ended.insert(entry.job.id.clone(), self.next_ended);
-        self.history.insert(self.next_ended, Arc::new(entry));
-        self.next_ended += 1;
-        while self.history.len() > max_history {
-            if let Some((_, oldest)) = self.history.pop_first() {
-                self.ended.remove(&oldest.job.id);
-            }
+        let key = self.index.push((&entry).into());
+        self.history.insert(key, Arc::new(entry));
+        while self.index.len() > max_history
+            && let Some(oldest) = self.index.pop_oldest()
+        {
+            self.history.remove(&oldest);
         }
     }
 }
@@ -104,7 +103,7 @@ impl JobStore for MemoryStore {
     async fn enqueue(&self, job: NewJob) -> Result<Ticket> {
         let number = {
             let mut state = self.state.lock();
-            if state.ended.contains_key(&job.id) {
+            if state.index.key(&job.id).is_some() {
                 return Err(crate::Error::Duplicate(job.id));
             }
             state.line.admit(&job, self.options.max_pending, now_ms())?.0.number
@@ -113,30 +112,30 @@ impl JobStore for MemoryStore {
         Ok(Ticket { id: job.id, number })
     }
 
-    async fn claim(&self) -> Result<Option<Arc<Job>>> {
-        let claimed = self.state.lock().line.claim(now_ms());
+    async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>> {
+        let claimed = self.state.lock().line.claim(worker, now_ms());
         self.publish(Touched { queue: claimed.is_some(), history: false });
-        Ok(claimed.map(|running| running.job))
+        Ok(claimed.map(|(_place, claim)| claim))
     }
 
-    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()> {
-        self.state.lock().finish(id, outcome, self.options)?;
+    async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()> {
+        self.state.lock().finish(token, outcome, self.options)?;
         self.publish(Touched { queue: true, history: true });
         Ok(())
     }
 
-    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>> {
+    async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> Result<Option<Claim>> {
         let claimed = {
             let mut state = self.state.lock();
-            state.finish(id, outcome, self.options)?;
-            state.line.claim(now_ms())
+            state.finish(token, outcome, self.options)?;
+            state.line.claim(&token.worker, now_ms())
         };
         self.publish(Touched { queue: true, history: true });
-        Ok(claimed.map(|running| running.job))
+        Ok(claimed.map(|(_place, claim)| claim))
     }
 
-    async fn requeue(&self, id: &str) -> Result<()> {
-        self.state.lock().line.requeue(id)?;
+    async fn requeue(&self, token: &Token) -> Result<()> {
+        self.state.lock().line.requeue(token)?;
         self.publish(Touched { queue: true, history: false });
         Ok(())
     }
@@ -164,19 +163,15 @@ impl JobStore for MemoryStore {
         Ok(removed)
     }
 
-    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>> {
+    async fn history(&self, query: &HistoryQuery) -> Result<Page> {
         let state = self.state.lock();
-        let range = query.range(state.history.len());
-        Ok(state.history.values().skip(range.start).take(range.len()).cloned().collect())
+        let Found { keys, total, next } = state.index.find(query);
+        Ok(Page { entries: keys.iter().filter_map(|key| state.history.get(key)).cloned().collect(), total, next })
     }
 
     async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>> {
         let state = self.state.lock();
-        Ok(state.ended.get(id).and_then(|key| state.history.get(key)).cloned())
-    }
-
-    async fn history_len(&self) -> Result<usize> {
-        Ok(self.state.lock().history.len())
+        Ok(state.index.key(id).and_then(|key| state.history.get(&key)).cloned())
     }
 
     async fn delete_history(&self, ids: &[String]) -> Result<usize> {
@@ -184,7 +179,7 @@ impl JobStore for MemoryStore {
         {
             let mut state = self.state.lock();
             for id in ids {
-                if let Some(key) = state.ended.remove(id) {
+                if let Some(key) = state.index.remove(id) {
                     state.history.remove(&key);
                     removed += 1;
                 }
@@ -197,17 +192,17 @@ impl JobStore for MemoryStore {
     async fn clear_history(&self) -> Result<usize> {
         let removed = {
             let mut state = self.state.lock();
-            state.ended.clear();
-            std::mem::take(&mut state.history).len()
+            state.history.clear();
+            state.index.clear()
         };
         self.publish(Touched { queue: false, history: removed > 0 });
         Ok(removed)
     }
 
-    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered> {
+    async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered> {
         let figures = {
             let mut state = self.state.lock();
-            let restarted = state.line.restart(on_restart);
+            let restarted = state.line.restart(worker, on_restart);
             for running in restarted.failed {
                 let outcome = Outcome::stopped(&running.job, running.claimed_ms, now_ms());
                 let entry = HistoryEntry::new(running.job.as_ref().clone(), &outcome, usize::MAX)?;

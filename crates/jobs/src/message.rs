@@ -6,7 +6,22 @@ use std::sync::Arc;
 use serde::{Serialize, Serializer};
 use serde_json::Value as Json;
 
-use crate::event::NodeRef;
+/// A node as events and the history name it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeRef {
+    /// Its id in the graph; for a node of an expansion, an id that the client does not know.
+    pub id: Arc<str>,
+    /// The id under which clients show it.
+    pub display_id: Arc<str>,
+    /// The node of the submitted graph from which it comes.
+    pub real_id: Arc<str>,
+    /// The node that it expanded from.
+    pub parent_id: Option<Arc<str>>,
+    /// Its class.
+    pub class_type: Arc<str>,
+    /// Its title, if the client sent one (`_meta.title`).
+    pub title: Option<Arc<str>>,
+}
 
 /// One message of the history; its serde form is its data. All are told as events too, and the last one ends the prompt.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -38,7 +53,7 @@ pub enum Message {
         #[serde(rename = "timestamp")]
         timestamp_ms: i64,
     },
-    /// A node failed. Told of a node that was blocked too, which ends nothing and is not kept.
+    /// A node failed. StoredMessages of a node that was blocked too, which ends nothing and is not kept.
     Failed(Box<Failure>),
     /// The user interrupted.
     Interrupted(Interruption),
@@ -100,18 +115,18 @@ impl Message {
 }
 
 /// Messages as the history stores them: an array of `[name, data]`.
-pub(crate) struct Told<'a>(pub(crate) &'a [Message]);
+pub(crate) struct StoredMessages<'a>(pub(crate) &'a [Message]);
 
-impl Serialize for Told<'_> {
+impl Serialize for StoredMessages<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.iter().map(|message| (message.name(), message)))
     }
 }
 
 /// Nodes as the history stores them: an object of their ids and where they belong.
-pub(crate) struct Places<'a>(pub(crate) &'a [NodeRef]);
+pub(crate) struct StoredPlaces<'a>(pub(crate) &'a [NodeRef]);
 
-impl Serialize for Places<'_> {
+impl Serialize for StoredPlaces<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
         struct Place<'a> {

@@ -1,9 +1,8 @@
 //! The job model and the store's contract.
 
-use std::io;
-use std::ops::Range;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -11,8 +10,7 @@ use serde_json::Value as Json;
 use serde_json::value::RawValue;
 use tokio::sync::watch;
 
-use crate::event::NodeRef;
-use crate::message::{Failure, Interruption, Message, Places, Told};
+use crate::message::{Failure, Interruption, Message, NodeRef, StoredMessages, StoredPlaces};
 use crate::secrets::Secrets;
 
 /// A store's result.
@@ -30,6 +28,9 @@ pub enum Error {
     /// No such running job (it was finished or removed meanwhile).
     #[error("prompt '{0}' is not running")]
     NotRunning(String),
+    /// It runs, but whoever says so does not hold it any more: it went back into the queue and was claimed anew.
+    #[error("prompt '{0}' was given to another worker: this one's result is not wanted any more")]
+    NotHeld(String),
     /// It can never be stored, however often it is tried.
     #[error("it cannot be stored: {0}")]
     Unstorable(String),
@@ -111,6 +112,43 @@ pub struct Job {
     pub created_ms: i64,
 }
 
+/// Who claims jobs: a device of a host. No two that use a store at the same time have the same name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct WorkerId(Arc<str>);
+
+impl WorkerId {
+    /// The worker with this name.
+    pub fn new(name: &str) -> Self {
+        Self(name.into())
+    }
+}
+
+impl fmt::Display for WorkerId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a worker shows to end a job that it has claimed. It is worth nothing once the job is put back, recovered or ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// The prompt id.
+    pub prompt_id: String,
+    /// Who claimed it.
+    pub worker: WorkerId,
+    /// Which claim it was; each gets another number while the store is open.
+    pub claim: i64,
+}
+
+/// A job that a worker has claimed.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// The job.
+    pub job: Arc<Job>,
+    /// With it the job is ended or put back.
+    pub token: Token,
+}
+
 /// What [`JobStore::enqueue`] gives back.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Ticket {
@@ -179,9 +217,9 @@ impl HistoryEntry {
             // A history knows no secrets.
             job: Job { secrets: Secrets::default(), ..job },
             status: outcome.status,
-            messages: raw(&Told(&outcome.messages))?,
+            messages: raw(&StoredMessages(&outcome.messages))?,
             outputs: raw(&outcome.outputs)?,
-            meta: raw(&Places(&outcome.meta))?,
+            meta: raw(&StoredPlaces(&outcome.meta))?,
             started_ms: outcome.started_ms,
             // The clock may have been set back meanwhile.
             ended_ms: outcome.ended_ms.max(outcome.started_ms),
@@ -236,7 +274,7 @@ impl Outcome {
     /// [`Error::Unstorable`] when there are more than `max_bytes`, or when it cannot be written as JSON.
     pub fn bytes(&self, max_bytes: usize) -> Result<usize> {
         let mut count = Count { room: max_bytes };
-        match serde_json::to_writer(&mut count, &(Told(&self.messages), &self.outputs, Places(&self.meta))) {
+        match serde_json::to_writer(&mut count, &(StoredMessages(&self.messages), &self.outputs, StoredPlaces(&self.meta))) {
             Ok(()) => Ok(max_bytes - count.room),
             Err(error) if error.is_io() => Err(Error::Unstorable(format!(
                 "the outcome of the prompt has more than {max_bytes} bytes: show less text, or save it into files"
@@ -262,26 +300,57 @@ impl io::Write for Count {
     }
 }
 
-/// Which part of the history to read. Entries are in the order in which they ended.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+/// Which part of the history to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HistoryQuery {
+    /// Only prompts that ended in one of these ways; in any, if there is none.
+    pub statuses: Vec<Status>,
+    /// Only prompts of this owner.
+    pub owner: Option<Arc<str>>,
+    /// Only prompts of this workflow.
+    pub workflow_id: Option<Arc<str>>,
+    /// What they are sorted by.
+    pub order: Order,
+    /// From the highest to the lowest, and the last first among equal ones.
+    pub descending: bool,
+    /// Only what comes behind this place. New entries do not move it, as they do an offset.
+    pub after: Option<Cursor>,
+    /// Skip so many.
+    pub offset: usize,
     /// At most so many; all when `None`.
-    pub max_items: Option<usize>,
-    /// Skip so many from the oldest; with `None` and `max_items`, the newest `max_items` are given.
-    pub offset: Option<usize>,
+    pub limit: Option<usize>,
 }
 
-impl HistoryQuery {
-    /// Which entries of a history with `len` entries are meant, counted from the oldest.
-    pub fn range(&self, len: usize) -> Range<usize> {
-        let start = match (self.offset, self.max_items) {
-            (Some(offset), _) => offset.min(len),
-            (None, Some(max_items)) => len.saturating_sub(max_items),
-            (None, None) => 0,
-        };
-        let end = self.max_items.map_or(len, |max_items| start.saturating_add(max_items).min(len));
-        start..end
-    }
+/// What entries of the history are sorted by; equal ones stand in the order in which they ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Order {
+    /// The order in which they ended.
+    #[default]
+    Ended,
+    /// When they were enqueued.
+    Created,
+    /// How long they ran.
+    Duration,
+}
+
+/// A place in a sorted history, for whoever goes on reading there with the same order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Cursor {
+    /// What the entry is sorted by.
+    pub(crate) value: i64,
+    /// Its key in the index.
+    pub(crate) key: i64,
+}
+
+/// What a query found.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The entries. Some may be missing: those that were deleted meanwhile, and those that are damaged.
+    pub entries: Vec<Arc<HistoryEntry>>,
+    /// How many there are with these filters, on this page and on others.
+    pub total: usize,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Cursor>,
 }
 
 /// The queue as it stands.
@@ -336,40 +405,41 @@ pub struct Versions {
 
 /// The durable queue and history. When a method that writes returns, what it wrote survives the process.
 ///
-/// Implementations run [`crate::contract::run`] in their tests.
+/// Implementations run `contract::run` in their tests.
 #[async_trait]
 pub trait JobStore: Send + Sync + 'static {
     /// Stores a job. Refuses a known id and a full queue.
     async fn enqueue(&self, job: NewJob) -> Result<Ticket>;
 
-    /// Takes the next waiting job and marks it as running; `None` if none waits. Does not wait: see [`JobStore::next_job`]. A job that
-    /// was claimed for a caller who has gone meanwhile goes back.
-    async fn claim(&self) -> Result<Option<Arc<Job>>>;
+    /// Gives a worker the next waiting job and marks it as running; `None` if none waits. Does not wait: see [`JobStore::next_job`]. A job
+    /// that was claimed for a caller who has gone meanwhile goes back.
+    async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>>;
 
     /// Takes the next waiting job as [`JobStore::claim`] does, and waits for one if none waits; callers are served in the order in which
     /// they came. A store may mark a job as running in the same step that stores it.
-    async fn next_job(&self) -> Result<Arc<Job>> {
+    async fn next_job(&self, worker: &WorkerId) -> Result<Claim> {
         let mut versions = self.versions();
         loop {
             // Before the claim, so that a job enqueued after it is noticed.
             versions.borrow_and_update();
-            if let Some(job) = self.claim().await? {
-                return Ok(job);
+            if let Some(claim) = self.claim(worker).await? {
+                return Ok(claim);
             }
             versions.changed().await.map_err(|_gone| Error::Storage("it has stopped: restart the server".to_owned()))?;
         }
     }
 
-    /// Moves a running job into the history, and drops the oldest entries over the history's bound. Refuses an outcome that can never be
-    /// stored with [`Error::Unstorable`]; after any other failure it may be tried again.
-    async fn finish(&self, id: &str, outcome: &Outcome) -> Result<()>;
+    /// Moves a running job into the history, and drops the oldest entries over the history's bound. Refuses who does not hold the job any
+    /// more ([`Error::NotRunning`], [`Error::NotHeld`]) and an outcome that can never be stored ([`Error::Unstorable`]); after any other
+    /// failure it may be tried again.
+    async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()>;
 
-    /// [`JobStore::finish`] and [`JobStore::claim`] in one step: both are done and survive the process, or neither. What a worker calls
-    /// between two jobs, since each step of its own would wait for the storage.
-    async fn finish_and_claim(&self, id: &str, outcome: &Outcome) -> Result<Option<Arc<Job>>>;
+    /// [`JobStore::finish`] and [`JobStore::claim`] for the same worker in one step: both are done and survive the process, or neither.
+    /// What a worker calls between two jobs, since each step of its own would wait for the storage.
+    async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> Result<Option<Claim>>;
 
-    /// Puts a running job back with its old number (shutdown).
-    async fn requeue(&self, id: &str) -> Result<()>;
+    /// Puts a running job back with its old number (shutdown). Refuses who does not hold it any more.
+    async fn requeue(&self, token: &Token) -> Result<()>;
 
     /// Running and waiting jobs.
     async fn queue(&self) -> Result<Queue>;
@@ -384,13 +454,10 @@ pub trait JobStore: Send + Sync + 'static {
     async fn clear_pending(&self) -> Result<usize>;
 
     /// Reads the history.
-    async fn history(&self, query: HistoryQuery) -> Result<Vec<Arc<HistoryEntry>>>;
+    async fn history(&self, query: &HistoryQuery) -> Result<Page>;
 
     /// One finished prompt.
     async fn history_entry(&self, id: &str) -> Result<Option<Arc<HistoryEntry>>>;
-
-    /// How many entries the history has.
-    async fn history_len(&self) -> Result<usize>;
 
     /// Removes entries by id; returns how many.
     async fn delete_history(&self, ids: &[String]) -> Result<usize>;
@@ -398,8 +465,9 @@ pub trait JobStore: Send + Sync + 'static {
     /// Removes all entries; returns how many.
     async fn clear_history(&self) -> Result<usize>;
 
-    /// Deals with jobs that were running when the process ended. Called once at start, before the first claim.
-    async fn recover(&self, on_restart: OnRestart) -> Result<Recovered>;
+    /// Deals with jobs that this worker held when it ended, and with those that nobody can hold any more. Called once at the worker's
+    /// start, before its first claim.
+    async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered>;
 
     /// Watches for changes.
     fn versions(&self) -> watch::Receiver<Versions>;

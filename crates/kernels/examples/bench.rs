@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use comfyd_kernels::{Attention, Conv2d, GroupNorm, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear};
+use comfyd_kernels::{Attention, Conv2d, Format, GroupNorm, Packed, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear};
 use half::f16;
 
 struct Bench {
@@ -50,12 +50,39 @@ fn main() {
     elementwise(&bench);
 }
 
+/// A weight in every form; in few bits with whatever numbers these bytes are.
+fn weights<'a>(numbers: &'a [f32], halves: &'a [f16], bytes: &'a [u8]) -> Vec<(String, Weight<'a>)> {
+    let dense = [("f32".to_owned(), Weight::F32(numbers)), ("f16".to_owned(), Weight::F16(halves))];
+    let formats = [
+        Format::E4m3,
+        Format::E5m2,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+        Format::Q2K,
+        Format::Q3K,
+        Format::Q4K,
+        Format::Q5K,
+        Format::Q6K,
+        Format::Q8K,
+    ];
+    let packed = formats.map(|format| {
+        let (numbers_each, bytes_each) = format.block();
+        let bytes = &bytes[..numbers.len() / numbers_each * bytes_each];
+        (format!("{format:?}"), Weight::Packed(Packed { format, bytes, scales: &[] }))
+    });
+    dense.into_iter().chain(packed).collect()
+}
+
 fn products(bench: &Bench) {
     for (rows, depth, columns) in [(4096, 1280, 1280), (4096, 320, 2560), (64, 1280, 1280), (154, 768, 3072), (2, 320, 1280)] {
         let (x, w, bias) = (numbers(rows * depth), numbers(columns * depth), numbers(columns));
         let halves: Vec<f16> = w.iter().map(|&x| f16::from_f32(x)).collect();
         let mut out = vec![0.0; rows * columns];
-        for (kind, weight) in [("f32", Weight::F32(&w)), ("f16", Weight::F16(&halves))] {
+        let bytes = vec![0x31; 2 * w.len()];
+        for (kind, weight) in weights(&w, &halves, &bytes) {
             bench.time(&format!("linear {rows}x{depth}x{columns} {kind}"), 2 * rows * depth * columns, || {
                 linear(&x, weight, Some(&bias), rows, depth, columns, &mut out).unwrap();
             });
@@ -80,7 +107,8 @@ fn convolutions(bench: &Bench) {
             stride: 1,
             padding: 1,
         };
-        for (kind, weight) in [("f32", Weight::F32(&w)), ("f16", Weight::F16(&halves))] {
+        let bytes = vec![0x31; 2 * w.len()];
+        for (kind, weight) in weights(&w, &halves, &bytes) {
             bench.time(&format!("conv 3x3 {channels} {size}x{size} {kind}"), 2 * batch * channels * channels * 9 * pixels, || {
                 conv2d(&x, weight, Some(&bias), &sizes, &mut out).unwrap();
             });

@@ -164,7 +164,7 @@ impl Task for Pack<'_, '_> {
             for panel in 0..keys.div_ceil(width) {
                 let first = panel * width;
                 let columns = width.min(keys - first);
-                pack_transposed::<S, f32>(k.add(first * stride), stride, columns, head_dim, width, packed.add(first * head_dim));
+                pack_transposed::<S, f32>(k.add(first * stride), stride, columns, head_dim, width, width, packed.add(first * head_dim));
             }
             let v = self.whole.v.as_ptr().add(offset);
             let mut packed = packed.add(self.whole.layout.keys_len);

@@ -1,7 +1,8 @@
 //! Two-dimensional convolution as a matrix product whose right factor, the unfolded image, is made panel by panel (implicit im2col).
 
 use crate::gemm::{Bias, Gemm, Panels, Shared};
-use crate::simd::{Element, Level, Simd};
+use crate::rows::{Dense, Rows};
+use crate::simd::{Level, Simd};
 use crate::weight::{Error, Result, Weight, check_len, product};
 
 /// The sizes of a convolution. The kernel has the same stride and the same zero padding on both axes.
@@ -50,21 +51,23 @@ pub fn conv2d(x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>, sizes: &Conv2
 pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
     let (out_height, out_width) = sizes.output_size()?;
     check_len("the input", x.len(), &[sizes.batch, sizes.in_channels, sizes.height, sizes.width])?;
-    check_len("the weight", weight.len(), &[sizes.out_channels, sizes.in_channels, sizes.kernel_height, sizes.kernel_width])?;
+    weight.check(&[sizes.out_channels, sizes.in_channels, sizes.kernel_height, sizes.kernel_width])?;
     check_len("the output", out.len(), &[sizes.batch, sizes.out_channels, out_height, out_width])?;
     if let Some(bias) = bias {
         check_len("the bias", bias.len(), &[sizes.out_channels])?;
     }
     product("the padded image", &[sizes.height + 2 * sizes.padding, sizes.width + 2 * sizes.padding, 4])?;
+    let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
     match weight {
-        Weight::F32(w) => typed(level, x, w, bias, sizes, out),
-        Weight::F16(w) => typed(level, x, w, bias, sizes, out),
-        Weight::BF16(w) => typed(level, x, w, bias, sizes, out),
+        Weight::F32(numbers) => typed(level, x, Dense { numbers, depth }, bias, sizes, out),
+        Weight::F16(numbers) => typed(level, x, Dense { numbers, depth }, bias, sizes, out),
+        Weight::BF16(numbers) => typed(level, x, Dense { numbers, depth }, bias, sizes, out),
+        Weight::Packed(packed) => typed(level, x, packed.rows(depth, level), bias, sizes, out),
     }
     Ok(())
 }
 
-fn typed<E: Element>(level: Level, x: &[f32], weight: &[E], bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) {
+fn typed<W: Rows>(level: Level, x: &[f32], weight: W, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) {
     // Checked by the caller.
     let Ok((out_height, out_width)) = sizes.output_size() else { return };
     let unfolded = Unfolded { x, sizes: *sizes, out_width, pixels: out_height * out_width };

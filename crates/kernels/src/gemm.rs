@@ -1,4 +1,4 @@
-//! The blocked matrix product under `linear` and `conv2d`: `C = A B + bias`, where A lies row by row in memory in any weight type and B is
+//! The blocked matrix product under `linear` and `conv2d`: `C = A B + bias`, where A is read row by row from any weight type and B is
 //! made panel by panel by the caller, so that neither a transposed nor an unfolded nor a converted copy ever exists as a whole.
 //!
 //! The blocking is that of BLIS (Van Zee and van de Geijn 2015): a panel of B two vectors wide stays in the first-level cache while rows of
@@ -9,11 +9,12 @@
 
 use rayon::prelude::*;
 
+use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Element, Level, Simd, Task, dispatch};
 
 /// The slice of the depth that is worked on at a time.
-const DEPTH_SLICE: usize = 320;
+pub(crate) const DEPTH_SLICE: usize = 320;
 /// Rows of A that are kept in the second-level cache.
 const ROW_BLOCK: usize = 96;
 /// Panels of B that a task packs at once.
@@ -54,9 +55,9 @@ unsafe impl Send for Shared {}
 // SAFETY: as above.
 unsafe impl Sync for Shared {}
 
-/// The whole product. `a` is `(rows, depth)`; row `i` of the product begins at `i * ldc` plus the panel's offset.
+/// The whole product. `a` has `rows` rows of `depth`; row `i` of the product begins at `i * ldc` plus the panel's offset.
 pub(crate) struct Gemm<'a, A, P> {
-    pub(crate) a: &'a [A],
+    pub(crate) a: A,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
     pub(crate) b: &'a P,
@@ -65,14 +66,13 @@ pub(crate) struct Gemm<'a, A, P> {
     pub(crate) bias: Bias<'a>,
 }
 
-impl<A: Element, P: Panels> Gemm<'_, A, P> {
+impl<A: Rows, P: Panels> Gemm<'_, A, P> {
     /// Computes it with all threads.
     ///
     /// # Safety
     /// C must be valid for the rows and for all columns that the panels place in it, and nobody else may touch it meanwhile; `a` has
-    /// `rows * depth` elements, a bias one for every row or column.
+    /// these rows, a bias one number for every row or column.
     pub(crate) unsafe fn run(&self, level: Level) {
-        debug_assert_eq!(self.a.len(), self.rows * self.depth);
         let (lanes, tile_rows) = level.geometry();
         let panels = self.b.count(PANEL_VECTORS * lanes);
         if self.rows == 0 || panels == 0 {
@@ -109,7 +109,7 @@ struct Chunk<'a, 'b, A, P> {
     panels: (usize, usize),
 }
 
-impl<A: Element, P: Panels> Task for Chunk<'_, '_, A, P> {
+impl<A: Rows, P: Panels> Task for Chunk<'_, '_, A, P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Gemm { a, depth, b, c, ldc, bias, .. } = *self.gemm;
@@ -118,12 +118,12 @@ impl<A: Element, P: Panels> Task for Chunk<'_, '_, A, P> {
         let slices = depth.div_ceil(DEPTH_SLICE).max(1);
         let slice = depth.div_ceil(slices);
         let panels_len = (end_panel - first_panel) * width * slice;
-        let converted_len = if A::IS_F32 { 0 } else { ROW_BLOCK * slice };
+        let converted_len = if A::Element::IS_F32 && !A::PACKED { 0 } else { ROW_BLOCK * slice };
         let mut scratch = Scratch::take(panels_len + converted_len);
         let packed = scratch.as_mut_ptr();
         for k0 in (0..slices).map(|i| i * slice) {
             let kc = slice.min(depth.saturating_sub(k0));
-            // SAFETY: the scratch holds all panels of a slice and a converted block of rows; `a` has `rows * depth` elements; C is valid
+            // SAFETY: the scratch holds all panels of a slice and a converted block of rows; `a` has `rows` rows of `depth`; C is valid
             // for these rows and panels by the contract of `Gemm::run`, and the chunks of different tasks are disjoint.
             unsafe {
                 for panel in first_panel..end_panel {
@@ -132,7 +132,9 @@ impl<A: Element, P: Panels> Task for Chunk<'_, '_, A, P> {
                 let mut row = self.rows.0;
                 while row < self.rows.1 {
                     let rows = ROW_BLOCK.min(self.rows.1 - row);
-                    let (a, lda) = rows_as_f32::<S, A>(a.as_ptr().add(row * depth + k0), depth, rows, kc, packed.add(panels_len));
+                    let buffer = packed.add(panels_len);
+                    let (a, lda) = a.pieces::<S>(row, rows, k0, kc, buffer.cast());
+                    let (a, lda) = rows_as_f32::<S, A::Element>(a, lda, rows, kc, buffer);
                     for panel in first_panel..end_panel {
                         let (offset, columns) = b.place(panel, width);
                         let init = match bias {

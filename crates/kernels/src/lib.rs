@@ -12,6 +12,8 @@ mod gemm;
 mod linear;
 mod math;
 mod norm;
+mod packed;
+mod rows;
 mod scratch;
 mod simd;
 #[cfg(test)]
@@ -21,6 +23,7 @@ mod weight;
 pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
 pub use crate::attention::{Attention, Mask, attention};
 pub use crate::conv::{Conv2d, conv2d};
-pub use crate::linear::linear;
+pub use crate::linear::{embedding, linear};
 pub use crate::norm::{GroupNorm, group_norm, layer_norm};
+pub use crate::packed::{Format, Packed};
 pub use crate::weight::{Error, Result, Weight};

@@ -5,12 +5,16 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Bias, Gemm, Panels, Shared};
+use crate::gemm::{Bias, DEPTH_SLICE, Gemm, Panels, Shared};
+use crate::packed::Packed;
+use crate::rows::{Dense, Rows};
 use crate::simd::{Element, Level, Simd, Task, dispatch};
-use crate::weight::{Result, Weight, check_len, product};
+use crate::weight::{Error, Result, Weight, check_len, product};
 
 /// Up to this many rows of input, a weight is read once and not packed.
 const FEW_ROWS: usize = 4;
+/// Columns of a panel that are packed at a time.
+const COLUMNS_AT_ONCE: usize = 8;
 /// Output columns in a task of the product with few rows.
 const COLUMNS_PER_TASK: usize = 64;
 
@@ -39,31 +43,23 @@ pub(crate) fn linear_at(
     out: &mut [f32],
 ) -> Result<()> {
     check_len("the input", x.len(), &[rows, depth])?;
-    check_len("the weight", weight.len(), &[columns, depth])?;
+    weight.check(&[columns, depth])?;
     check_len("the output", out.len(), &[rows, columns])?;
     if let Some(bias) = bias {
         check_len("the bias", bias.len(), &[columns])?;
     }
     product("the product", &[rows.max(1), columns.max(1), 4])?;
     match weight {
-        Weight::F32(w) => typed(level, x, w, bias, rows, depth, columns, out),
-        Weight::F16(w) => typed(level, x, w, bias, rows, depth, columns, out),
-        Weight::BF16(w) => typed(level, x, w, bias, rows, depth, columns, out),
+        Weight::F32(numbers) => typed(level, x, Dense { numbers, depth }, bias, rows, depth, columns, out),
+        Weight::F16(numbers) => typed(level, x, Dense { numbers, depth }, bias, rows, depth, columns, out),
+        Weight::BF16(numbers) => typed(level, x, Dense { numbers, depth }, bias, rows, depth, columns, out),
+        Weight::Packed(packed) => typed(level, x, packed.rows(depth, level), bias, rows, depth, columns, out),
     }
     Ok(())
 }
 
 #[allow(clippy::too_many_arguments)]
-fn typed<E: Element>(
-    level: Level,
-    x: &[f32],
-    weight: &[E],
-    bias: Option<&[f32]>,
-    rows: usize,
-    depth: usize,
-    columns: usize,
-    out: &mut [f32],
-) {
+fn typed<W: Rows>(level: Level, x: &[f32], weight: W, bias: Option<&[f32]>, rows: usize, depth: usize, columns: usize, out: &mut [f32]) {
     if rows <= FEW_ROWS {
         let out = Shared(out.as_mut_ptr());
         let work = |task: usize| {
@@ -73,19 +69,40 @@ fn typed<E: Element>(
         return (0..columns.div_ceil(COLUMNS_PER_TASK)).into_par_iter().for_each(work);
     }
     let bias = bias.map_or(Bias::None, Bias::Columns);
-    let gemm = Gemm { a: x, rows, depth, b: &Transposed { weight, depth, columns }, c: Shared(out.as_mut_ptr()), ldc: columns, bias };
+    let gemm = Gemm {
+        a: Dense { numbers: x, depth },
+        rows,
+        depth,
+        b: &Transposed { weight, columns },
+        c: Shared(out.as_mut_ptr()),
+        ldc: columns,
+        bias,
+    };
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
 }
 
+/// Rows of `weight (rows, depth)`: those of `ids` to `out (ids, depth)`.
+pub fn embedding(ids: &[u32], weight: Packed<'_>, rows: usize, depth: usize, out: &mut [f32]) -> Result<()> {
+    Weight::Packed(weight).check(&[rows, depth])?;
+    check_len("the output", out.len(), &[ids.len(), depth])?;
+    let weight = weight.rows(depth, Level::best());
+    for (id, out) in ids.iter().zip(out.chunks_exact_mut(depth.max(1))) {
+        if *id as usize >= rows {
+            return Err(Error(format!("row {id} of a weight of {rows} rows does not exist")));
+        }
+        weight.unpack(*id as usize, 0, depth, out);
+    }
+    Ok(())
+}
+
 /// Rows of a weight as columns of the right factor.
-struct Transposed<'a, E> {
-    weight: &'a [E],
-    depth: usize,
+struct Transposed<W> {
+    weight: W,
     columns: usize,
 }
 
-impl<E: Element> Panels for Transposed<'_, E> {
+impl<W: Rows> Panels for Transposed<W> {
     fn count(&self, width: usize) -> usize {
         self.columns.div_ceil(width)
     }
@@ -99,15 +116,25 @@ impl<E: Element> Panels for Transposed<'_, E> {
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32) {
         let width = 2 * S::LANES;
         let (first, columns) = self.place(panel, width);
-        // SAFETY: the rows `first..first + columns` of the weight exist, and `k0 + kc` does not exceed their length.
-        unsafe { pack_transposed::<S, E>(self.weight.as_ptr().add(first * self.depth + k0), self.depth, columns, kc, width, dst) };
+        let mut buffer = [0.0f32; COLUMNS_AT_ONCE * DEPTH_SLICE];
+        for column in (0..width).step_by(COLUMNS_AT_ONCE) {
+            let count = columns.saturating_sub(column).min(COLUMNS_AT_ONCE);
+            let row = first + column.min(columns);
+            // SAFETY: the rows `row..row + count` of the weight exist, `k0 + kc` does not exceed their length, `kc` no slice, and the panel has
+            // room for these columns.
+            unsafe {
+                let (src, ld) = self.weight.pieces::<S>(row, count, k0, kc, buffer.as_mut_ptr().cast());
+                pack_transposed::<S, W::Element>(src, ld, count, kc, COLUMNS_AT_ONCE, width, dst.add(column));
+            }
+        }
     }
 }
 
-/// Writes `columns` rows of `kc` elements, `ld` apart, as columns of a panel of the given width, and zeros into the rest of it.
+/// Writes `columns` rows of `kc` elements, `ld` apart, as columns of a panel whose rows are `ldd` apart, and zeros into its other columns up
+/// to `width`.
 ///
 /// # Safety
-/// The rows are valid, and so is the panel of `kc * width` numbers; `columns <= width`, the width a multiple of eight.
+/// The rows are valid, and so are `kc` rows of the panel; `columns <= width`, the width a multiple of eight.
 #[inline(always)]
 pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
     src: *const E,
@@ -115,6 +142,7 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
     columns: usize,
     kc: usize,
     width: usize,
+    ldd: usize,
     dst: *mut f32,
 ) {
     let mut column = 0;
@@ -124,12 +152,12 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
             let src = src.add(column * ld);
             let mut k = 0;
             while k + 8 <= kc {
-                S::transpose8(src.add(k), ld, dst.add(k * width + column), width);
+                S::transpose8(src.add(k), ld, dst.add(k * ldd + column), ldd);
                 k += 8;
             }
             while k < kc {
                 for j in 0..8 {
-                    *dst.add(k * width + column + j) = (*src.add(j * ld + k)).to_f32();
+                    *dst.add(k * ldd + column + j) = (*src.add(j * ld + k)).to_f32();
                 }
                 k += 1;
             }
@@ -137,7 +165,7 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
         }
         while column < width {
             for k in 0..kc {
-                *dst.add(k * width + column) = if column < columns { (*src.add(column * ld + k)).to_f32() } else { 0.0 };
+                *dst.add(k * ldd + column) = if column < columns { (*src.add(column * ld + k)).to_f32() } else { 0.0 };
             }
             column += 1;
         }
@@ -145,9 +173,9 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
 }
 
 /// Few rows of input: dot products along the stored rows of the weight.
-struct Dots<'a, E> {
+struct Dots<'a, W> {
     x: &'a [f32],
-    weight: &'a [E],
+    weight: W,
     bias: Option<&'a [f32]>,
     rows: usize,
     depth: usize,
@@ -156,7 +184,7 @@ struct Dots<'a, E> {
     out: Shared,
 }
 
-impl<E: Element> Task for Dots<'_, E> {
+impl<W: Rows> Task for Dots<'_, W> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for column in self.range.0..self.range.1 {
@@ -174,32 +202,43 @@ impl<E: Element> Task for Dots<'_, E> {
     }
 }
 
-impl<E: Element> Dots<'_, E> {
+impl<W: Rows> Dots<'_, W> {
     #[inline(always)]
     unsafe fn column<S: Simd, const R: usize>(&self, column: usize) {
         let depth = self.depth;
+        let mut buffer = [0.0f32; DEPTH_SLICE];
         // SAFETY: the weight has this row, the input `R` rows of `depth` elements, the output `R` rows of `columns`.
         unsafe {
-            let w = self.weight.as_ptr().add(column * depth);
-            let x = self.x.as_ptr();
             let mut acc = [[S::zero(); 2]; R];
-            let mut k = 0;
-            while k + 2 * S::LANES <= depth {
-                for half in 0..2 {
-                    let at = k + half * S::LANES;
-                    let w = E::load::<S>(w.add(at));
-                    for i in 0..R {
-                        acc[i][half] = S::fma(w, S::load(x.add(i * depth + at)), acc[i][half]);
+            let mut k0 = 0;
+            // All slices but the last are whole vectors.
+            loop {
+                let kc = DEPTH_SLICE.min(depth - k0);
+                let (w, _) = self.weight.pieces::<S>(column, 1, k0, kc, buffer.as_mut_ptr().cast());
+                let x = self.x.as_ptr().add(k0);
+                let mut k = 0;
+                while k + 2 * S::LANES <= kc {
+                    for half in 0..2 {
+                        let at = k + half * S::LANES;
+                        let w = W::Element::load::<S>(w.add(at));
+                        for i in 0..R {
+                            acc[i][half] = S::fma(w, S::load(x.add(i * depth + at)), acc[i][half]);
+                        }
                     }
+                    k += 2 * S::LANES;
                 }
-                k += 2 * S::LANES;
-            }
-            for i in 0..R {
-                let mut sum = S::sum(S::add(acc[i][0], acc[i][1]));
-                for k in k..depth {
-                    sum += (*w.add(k)).to_f32() * *x.add(i * depth + k);
+                k0 += kc;
+                if k0 < depth {
+                    continue;
                 }
-                *self.out.0.add(i * self.columns + column) = sum + self.bias.map_or(0.0, |bias| bias[column]);
+                for i in 0..R {
+                    let mut sum = S::sum(S::add(acc[i][0], acc[i][1]));
+                    for k in k..kc {
+                        sum += (*w.add(k)).to_f32() * *x.add(i * depth + k);
+                    }
+                    *self.out.0.add(i * self.columns + column) = sum + self.bias.map_or(0.0, |bias| bias[column]);
+                }
+                return;
             }
         }
     }

@@ -58,6 +58,8 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// Two to the power of whole numbers from -127 (which gives zero) to 128 (infinity).
     unsafe fn pow2(n: Self::V) -> Self::V;
+    /// Every element rounded to half precision.
+    unsafe fn round_f16(a: Self::V) -> Self::V;
     /// The sum of the elements.
     unsafe fn sum(a: Self::V) -> f32;
     /// The greatest element.

@@ -9,8 +9,8 @@ use crate::attention::attention_at;
 use crate::conv::conv2d_at;
 use crate::linear::linear_at;
 use crate::norm::{group_norm_at, layer_norm_at};
-use crate::simd::levels;
-use crate::{Attention, Conv2d, GroupNorm, Mask, Weight, upsample_nearest};
+use crate::simd::{Level, levels};
+use crate::{Attention, Conv2d, Format, GroupNorm, Mask, Packed, Weight, upsample_nearest};
 
 /// Numbers in [-1, 1), the same for the same seed.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -112,6 +112,102 @@ fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
         let mut out = vec![f32::NAN; wanted.len()];
         conv2d_at(level, &x, weight.weight(), with_bias.then_some(&bias), &sizes, &mut out).unwrap();
         assert_close(&out, &wanted, 2e-6 * (1.0 + ((in_channels * kernel_height * kernel_width) as f64).sqrt()));
+    }
+}
+
+/// Each way to keep few bits, and where a block's half precision numbers are.
+const FORMATS: [(Format, &[usize]); 13] = [
+    (Format::E4m3, &[]),
+    (Format::E5m2, &[]),
+    (Format::Q4_0, &[0]),
+    (Format::Q4_1, &[0, 2]),
+    (Format::Q5_0, &[0]),
+    (Format::Q5_1, &[0, 2]),
+    (Format::Q8_0, &[0]),
+    (Format::Q2K, &[80, 82]),
+    (Format::Q3K, &[108]),
+    (Format::Q4K, &[0, 2]),
+    (Format::Q5K, &[0, 2]),
+    (Format::Q6K, &[208]),
+    // A number in single precision, whose upper half this sets.
+    (Format::Q8K, &[2]),
+];
+
+/// Blocks of any bits with scales that are numbers.
+fn blocks(format: Format, halves: &[usize], count: usize) -> Vec<u8> {
+    let (numbers_each, bytes_each) = format.block();
+    assert_eq!(count % numbers_each, 0);
+    let mut bytes: Vec<u8> = numbers(7, count / numbers_each * bytes_each).iter().map(|x| (x * 128.0) as i8 as u8).collect();
+    for (i, block) in bytes.chunks_exact_mut(bytes_each).enumerate() {
+        // 0x2000 is 2^-7 in half precision; 0x3800 with zeros behind it is 2^-15 in single precision.
+        let scale: u16 = if format == Format::Q8K { 0x3800 } else { 0x2000 } + i as u16 % 64;
+        halves.iter().for_each(|at| block[*at..at + 2].copy_from_slice(&scale.to_le_bytes()));
+        if halves.is_empty() && block[0] & 0x7c == 0x7c {
+            block[0] &= 0x83;
+        }
+    }
+    bytes
+}
+
+/// To the bit: what is multiplied must not depend on where slices, panels and blocks end, or on the instruction set.
+#[test]
+fn few_bits_give_what_their_numbers_give() {
+    for (format, halves) in FORMATS {
+        for (rows, depth, columns) in [(1, 328, 64), (3, 36, 64), (4, 1000, 32), (17, 320, 40), (9, 64, 20), (33, 1000, 32), (5, 4, 64)] {
+            let (x, bytes) = (numbers(1, rows * depth), blocks(format, halves, depth * columns));
+            for scale_count in [0, 1, columns] {
+                let scales = numbers(3, scale_count);
+                let packed = Packed { format, bytes: &bytes, scales: &scales };
+                let mut plain = vec![0.0; depth * columns];
+                packed.rows(depth, Level::Portable).unpack(0, 0, depth, &mut plain);
+                assert!(plain.iter().all(|x| x.is_finite()) && plain.iter().any(|x| *x != plain[0]), "{format:?}");
+                let mut row = vec![0.0; depth];
+                crate::embedding(&[2], packed, columns, depth, &mut row).unwrap();
+                assert_eq!(row, plain[2 * depth..3 * depth], "{format:?}");
+                for level in levels() {
+                    let product = |weight| {
+                        let mut out = vec![f32::NAN; rows * columns];
+                        linear_at(level, &x, weight, None, rows, depth, columns, &mut out).unwrap();
+                        out
+                    };
+                    assert_eq!(product(Weight::Packed(packed)), product(Weight::F32(&plain)), "{format:?} {rows}x{depth}x{columns}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn few_bits_convolve_as_their_numbers_do() {
+    for (format, halves) in FORMATS {
+        for (in_channels, out_channels, kernel, size) in [(4, 64, 3, 7), (40, 128, 3, 4), (320, 8, 1, 5), (8, 32, 2, 9)] {
+            let (depth, stride, padding) = (in_channels * kernel * kernel, kernel.min(2), kernel / 2);
+            let sizes = Conv2d {
+                batch: 2,
+                in_channels,
+                out_channels,
+                height: size,
+                width: size + 1,
+                kernel_height: kernel,
+                kernel_width: kernel,
+                stride,
+                padding,
+            };
+            let (height, width) = sizes.output_size().unwrap();
+            let x = numbers(1, 2 * in_channels * size * (size + 1));
+            let (bytes, scales) = (blocks(format, halves, depth * out_channels), numbers(3, out_channels));
+            let packed = Packed { format, bytes: &bytes, scales: &scales };
+            let mut plain = vec![0.0; depth * out_channels];
+            packed.rows(depth, Level::Portable).unpack(0, 0, depth, &mut plain);
+            for level in levels() {
+                let product = |weight| {
+                    let mut out = vec![f32::NAN; 2 * out_channels * height * width];
+                    conv2d_at(level, &x, weight, None, &sizes, &mut out).unwrap();
+                    out
+                };
+                assert_eq!(product(Weight::Packed(packed)), product(Weight::F32(&plain)), "{format:?} {sizes:?}");
+            }
+        }
     }
 }
 

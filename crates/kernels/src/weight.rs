@@ -2,6 +2,8 @@
 
 use half::{bf16, f16};
 
+use crate::packed::Packed;
+
 /// A weight in the type in which it is stored.
 #[derive(Clone, Copy, Debug)]
 pub enum Weight<'a> {
@@ -11,29 +13,29 @@ pub enum Weight<'a> {
     F16(&'a [f16]),
     /// bfloat16.
     BF16(&'a [bf16]),
+    /// Few bits.
+    Packed(Packed<'a>),
 }
 
 impl Weight<'_> {
-    /// The number of elements.
-    pub fn len(&self) -> usize {
+    fn len(&self) -> usize {
         match self {
             Self::F32(w) => w.len(),
             Self::F16(w) => w.len(),
             Self::BF16(w) => w.len(),
+            Self::Packed(w) => {
+                let (numbers, bytes) = w.format.block();
+                w.bytes.len() / bytes * numbers
+            }
         }
     }
 
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// The numbers as `f32`; for short ones such as biases.
-    pub fn to_f32(&self) -> Vec<f32> {
+    /// Checks that it has these sizes, the first of which is the number of its rows.
+    pub(crate) fn check(&self, sizes: &[usize]) -> Result<()> {
+        check_len("the weight", self.len(), sizes)?;
         match self {
-            Self::F32(w) => w.to_vec(),
-            Self::F16(w) => w.iter().map(|x| x.to_f32()).collect(),
-            Self::BF16(w) => w.iter().map(|x| x.to_f32()).collect(),
+            Self::Packed(w) if w.scales.len() > 1 => check_len("the scales", w.scales.len(), &sizes[..1]),
+            _ => Ok(()),
         }
     }
 }

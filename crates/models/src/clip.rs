@@ -2,7 +2,7 @@
 //! known here.
 
 use candle_core::{DType, Device, Tensor};
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, Weight};
 
 use crate::{Error, Result, Vb, ops};
 
@@ -68,11 +68,11 @@ pub struct ClipOutput {
 /// The model.
 pub struct ClipTextModel {
     config: ClipConfig,
-    token_embedding: Tensor,
+    token_embedding: Weight,
     position_embedding: Tensor,
     layers: Vec<Layer>,
     final_norm: Norm,
-    projection: Option<Tensor>,
+    projection: Option<Weight>,
 }
 
 impl ClipTextModel {
@@ -83,11 +83,11 @@ impl ClipTextModel {
         let width = config.width;
         let layers = (0..config.layers).map(|index| Layer::new(config, &text.pp("encoder.layers").pp(index)));
         Ok(Self {
-            token_embedding: embeddings.get(&[config.vocabulary, width], "token_embedding.weight")?,
+            token_embedding: embeddings.weight(&[config.vocabulary, width], "token_embedding.weight")?,
             position_embedding: embeddings.get(&[config.positions, width], "position_embedding.weight")?,
             layers: layers.collect::<Result<_>>()?,
             final_norm: Norm::new(width, &text.pp("final_layer_norm"))?,
-            projection: vb.get_opt(&[width, width], "text_projection.weight")?,
+            projection: vb.weight_opt(&[width, width], "text_projection.weight")?,
             config: config.clone(),
         })
     }
@@ -99,7 +99,7 @@ impl ClipTextModel {
 
     /// Where its weights are.
     pub fn device(&self) -> &Device {
-        self.token_embedding.device()
+        self.position_embedding.device()
     }
 
     /// The rows of word pieces: `ids` to `(ids.len(), D)`, F32.
@@ -170,13 +170,13 @@ impl Norm {
 }
 
 struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
 }
 
 impl Linear {
     fn new(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[output, input], "weight")?, bias: vb.get(&[output], "bias")? })
+        Ok(Self { weight: vb.weight(&[output, input], "weight")?, bias: vb.get(&[output], "bias")? })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -6,11 +6,13 @@ use candle_core::{DType, Tensor};
 use comfyd_weights::convert;
 use comfyd_weights::detect::UNetConfig;
 
+use crate::backbone::{BlockInfo, Hooks, Stage};
+use crate::residuals::Residuals;
 use crate::timestep::timestep_embedding;
-use crate::unet::attention::Pass;
+use crate::unet::attention::Walk;
 use crate::unet::blocks::{self, Block, Encoder};
 use crate::unet::layers::{Conv2d, EmbeddingMlp, LayerNorm, Linear};
-use crate::unet::{BlockInfo, Control, Hooks, Part, check_shapes, embed};
+use crate::unet::{check_shapes, embed};
 use crate::{Error, Result, Vb, ops};
 
 /// Kinds of pictures that a union is told by number, as its training named them.
@@ -44,8 +46,8 @@ pub struct ControlInput<'a> {
     pub x: &'a Tensor,
     /// The picture as [`ControlNet::prepare_hint`] left it.
     pub hint: &'a Tensor,
-    /// The time step of each latent (B), F32.
-    pub timesteps: &'a Tensor,
+    /// The time step of each latent.
+    pub timesteps: &'a [f32],
     /// The conditioning (B, T, context_dim).
     pub context: &'a Tensor,
     /// The vector conditioning (B, adm_in_channels); needed if the ControlNet takes one, else ignored.
@@ -106,13 +108,11 @@ impl ControlNet {
         })
     }
 
-    /// Its shape.
-    pub fn config(&self) -> &ControlNetConfig {
-        &self.config
-    }
+    /// Pixels of a picture per cell of the latent, on each side.
+    pub const FACTOR: usize = 8;
 
-    /// Brings a picture `(B, hint_channels, 8H, 8W)` from 0 to 1 to the latent's size: `(B, model_channels, H, W)`. It depends on no time
-    /// step, so it is worth keeping during a run.
+    /// Brings a picture `(B, hint_channels, H · FACTOR, W · FACTOR)` from 0 to 1 to the latent's size: `(B, model_channels, H, W)`. It
+    /// depends on no time step, so it is worth keeping during a run.
     pub fn prepare_hint(&self, picture: &Tensor, union_types: &[usize]) -> Result<Tensor> {
         let channels = picture.dims4()?.1;
         if channels != self.config.hint_channels {
@@ -133,7 +133,7 @@ impl ControlNet {
     ///
     /// # Errors
     /// If a shape does not fit, or `hooks` says so.
-    pub fn forward(&self, input: &ControlInput<'_>, hooks: &mut dyn Hooks) -> Result<Control> {
+    pub fn forward(&self, input: &ControlInput<'_>, hooks: &mut dyn Hooks) -> Result<Residuals> {
         let y = input.y.filter(|_| self.label_emb.is_some());
         check_shapes(&self.config.unet, input.x, input.timesteps, input.context, y)?;
         let (b, c, height, width) = input.x.dims4()?;
@@ -144,9 +144,10 @@ impl ControlNet {
             )));
         }
         let kinds = self.union.as_ref().map(|union| union.embedding(input.union_types, input.x)).transpose()?;
-        let emb_silu = embed(&self.config.unet, &self.time_embed, self.label_emb.as_ref(), input.timesteps, y, kinds.as_ref())?;
+        let emb_silu =
+            embed(&self.config.unet, &self.time_embed, self.label_emb.as_ref(), input.timesteps, y, kinds.as_ref(), input.x.device())?;
         let at = BlockInfo {
-            part: Part::Input,
+            stage: Stage::Input,
             index: 0,
             transformer: 0,
             transformer_index: 0,
@@ -158,18 +159,18 @@ impl ControlNet {
             cond_or_uncond: &[],
         };
         let mut only_check = OnlyCheck(hooks);
-        let mut pass = Pass { hooks: &mut only_check, at };
+        let mut walk = Walk { hooks: &mut only_check, at };
         let mut h = input.x.clone();
-        let mut control = Control::default();
+        let mut control = Residuals::default();
         for (index, (block, zero_conv)) in self.encoder.blocks.iter().zip(&self.zero_convs).enumerate() {
-            h = block.forward(&h, &emb_silu, input.context, None, &mut pass)?;
+            h = block.forward(&h, &emb_silu, input.context, None, &mut walk)?;
             if index == 0 {
                 h = h.broadcast_add(input.hint)?;
             }
             control.output.push(Some(zero_conv.forward(&h)?));
         }
         if let Some(block) = &self.middle {
-            h = block.forward(&h, &emb_silu, input.context, None, &mut pass)?;
+            h = block.forward(&h, &emb_silu, input.context, None, &mut walk)?;
         }
         control.middle.push(Some(self.middle_out.forward(&h)?));
         Ok(control)
@@ -263,8 +264,7 @@ impl Union {
             flags[*kind] = 1.0;
         }
         let width = KIND_WIDTH * flags.len();
-        let flags = Tensor::new(flags, like.device())?;
-        let sinusoids = timestep_embedding(&flags, KIND_WIDTH)?.reshape((1, width))?;
+        let sinusoids = timestep_embedding(&flags, KIND_WIDTH, like.device())?.reshape((1, width))?;
         self.add_2.forward(&ops::silu(&self.add_1.forward(&sinusoids)?)?)
     }
 }

@@ -1,10 +1,12 @@
 //! Text encoders, denoisers, autoencoders and adapters, one file per architecture. A model knows its weights and its forward pass; it
 //! knows no noise schedule, no sampler and no file.
 
+pub mod backbone;
 pub mod clip;
 pub mod controlnet;
 pub mod ops;
 pub mod prompt;
+pub mod residuals;
 pub mod t2i_adapter;
 pub mod taesd;
 pub mod text_encoding;

@@ -1,8 +1,9 @@
-//! The operations that models are made of: a thin layer above the tensor library. Activations are F32 on the CPU; weights may be F32, F16
-//! or BF16 and are used as they are stored, so that no second copy of them is kept. On the CPU the kernels of `comfyd_kernels` do the work,
+//! The operations that models are made of: a thin layer above the tensor library. Activations are F32 on the CPU; weights are
+//! used as they are held, in whatever type or few bits, so that no second copy of them is kept. On the CPU the kernels of `comfyd_kernels` do the work,
 //! elsewhere candle's operations.
 
-use candle_core::{DType, Tensor};
+use candle_core::Tensor;
+use comfyd_weights::Weight;
 
 use crate::Result;
 
@@ -12,12 +13,12 @@ mod portable;
 mod tests;
 
 /// `x (.., in) -> (.., out)` with `weight (out, in)` and `bias (out)`.
-pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
     cpu::linear(x, weight, bias)?.map_or_else(|| portable::linear(x, weight, bias), Ok)
 }
 
 /// `x (B, I, H, W) -> (B, O, H', W')` with `weight (O, I, kh, kw)`, `bias (O)`; `padding` on all sides.
-pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+pub fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
     cpu::conv2d(x, weight, bias, stride, padding)?.map_or_else(|| portable::conv2d(x, weight, bias, stride, padding), Ok)
 }
 
@@ -78,9 +79,6 @@ pub fn add_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 }
 
 /// Rows of `weight (vocabulary, width)`: `ids (..) -> (.., width)`, as F32.
-pub fn embedding(ids: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    let rows = weight.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
-    let mut shape = ids.dims().to_vec();
-    shape.push(weight.dim(1)?);
-    Ok(rows.reshape(shape)?)
+pub fn embedding(ids: &Tensor, weight: &Weight) -> Result<Tensor> {
+    cpu::embedding(ids, weight)?.map_or_else(|| portable::embedding(ids, weight), Ok)
 }

@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use comfyd_weights::StateDict;
 
-use crate::unet::Control;
+use crate::residuals::Residuals;
 use crate::unet::layers::Conv2d;
 use crate::{Error, Result, Vb, ops};
 
@@ -185,7 +185,7 @@ impl T2iAdapter {
     ///
     /// # Errors
     /// If a side is no multiple of [`T2iAdapterConfig::unshuffle`], or `check` says so.
-    pub fn forward(&self, picture: &Tensor, check: &mut dyn FnMut() -> Result<()>) -> Result<Control> {
+    pub fn forward(&self, picture: &Tensor, check: &mut dyn FnMut() -> Result<()>) -> Result<Residuals> {
         let (_, c, h, w) = picture.dims4()?;
         let side = self.config.unshuffle();
         if c != self.config.picture_channels() || h == 0 || w == 0 || h % side != 0 || w % side != 0 {
@@ -263,13 +263,13 @@ fn light_body(in_channels: usize, channels: &[(usize, usize)], blocks: usize, vb
 }
 
 /// The last block of each level of the encoder takes a result; lists are used up from their ends.
-fn place(levels: Vec<Tensor>) -> Control {
+fn place(levels: Vec<Tensor>) -> Residuals {
     let input = levels.into_iter().rev().flat_map(|level| [Some(level), None, None]).collect();
-    Control { input, ..Control::default() }
+    Residuals { input, ..Residuals::default() }
 }
 
 /// SDXL's encoder takes three of the results, its middle the last.
-fn place_xl(mut levels: Vec<Tensor>) -> Control {
+fn place_xl(mut levels: Vec<Tensor>) -> Residuals {
     let middle = vec![levels.pop()];
     let before = [3, 1, 2];
     let mut input = vec![None];
@@ -277,5 +277,5 @@ fn place_xl(mut levels: Vec<Tensor>) -> Control {
         input.push(Some(level));
         input.extend(std::iter::repeat_n(None, nothing));
     }
-    Control { input, middle, output: Vec::new() }
+    Residuals { input, middle, output: Vec::new() }
 }

@@ -1,7 +1,7 @@
 //! TAESD, the tiny autoencoder (<https://github.com/madebyollin/taesd>), for previews and as a fast stand-in for the large one.
 
 use candle_core::{DType, Tensor};
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, Weight};
 
 use crate::{Error, Result, Vb, ops};
 
@@ -17,6 +17,9 @@ pub struct TaesdConfig {
 }
 
 impl TaesdConfig {
+    /// Pixels along a side of a latent pixel: the layers are the same in every file.
+    pub const COMPRESSION: usize = 8;
+
     /// Told from `taesd_decoder.1.weight`, and from `vae_scale` and `vae_shift` if they are there.
     pub fn detect(weights: &StateDict) -> Result<Self> {
         let name = "taesd_decoder.1.weight";
@@ -47,7 +50,7 @@ enum Step {
 }
 
 struct Conv {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
     stride: usize,
 }
@@ -55,7 +58,7 @@ struct Conv {
 impl Conv {
     fn new(input: usize, output: usize, bias: bool, stride: usize, vb: &Vb) -> Result<Self> {
         let bias = bias.then(|| vb.get(&[output], "bias")).transpose()?;
-        Ok(Self { weight: vb.get(&[output, input, 3, 3], "weight")?, bias, stride })
+        Ok(Self { weight: vb.weight(&[output, input, 3, 3], "weight")?, bias, stride })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {

@@ -17,20 +17,20 @@ fn rules(kind: EncoderKind) -> WindowRules {
     WindowRules { length: WINDOW, pad, embedding_key: kind.name() }
 }
 
-/// A family's way to encode texts.
+/// The text encoders that a family's models are conditioned by, and how they work together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Family {
+pub enum TextStack {
     /// L: the last layer, normalised; pooled without projection.
     Sd1,
     /// H: the last but one layer, normalised; pooled and projected.
     Sd2,
     /// L and G: the last but one layer of both, not normalised, side by side; pooled of G.
     Sdxl,
-    /// G alone, as in [`Family::Sdxl`].
+    /// G alone, as in [`TextStack::Sdxl`].
     SdxlRefiner,
 }
 
-impl Family {
+impl TextStack {
     /// The transformers that it needs.
     pub fn kinds(self) -> &'static [EncoderKind] {
         match self {
@@ -75,7 +75,7 @@ impl Tokens {
 }
 
 /// Tokenises a prompt for a family. Needs no model.
-pub fn tokenize(family: Family, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
+pub fn tokenize(family: TextStack, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
     let mut tokens = Tokens::default();
     for kind in family.kinds() {
         let mut warnings = Vec::new();
@@ -119,13 +119,13 @@ pub struct Encoded {
 
 /// The text encoder of a family.
 pub struct TextEncoder {
-    family: Family,
+    family: TextStack,
     models: Vec<(EncoderKind, ClipTextModel)>,
 }
 
 impl TextEncoder {
     /// Puts a family's transformers together; each has its config and the root of its weights (`text_model.…` lies directly below).
-    pub fn new(family: Family, parts: &[(EncoderKind, ClipConfig, Vb)]) -> Result<Self> {
+    pub fn new(family: TextStack, parts: &[(EncoderKind, ClipConfig, Vb)]) -> Result<Self> {
         let mut models = Vec::new();
         for kind in family.kinds() {
             let Some((_, config, vb)) = parts.iter().find(|(part, _, _)| part == kind) else {
@@ -137,7 +137,7 @@ impl TextEncoder {
     }
 
     /// Its family.
-    pub fn family(&self) -> Family {
+    pub fn family(&self) -> TextStack {
         self.family
     }
 
@@ -174,11 +174,11 @@ struct Way {
 }
 
 impl Way {
-    fn new(family: Family, kind: EncoderKind, layers: usize, options: &ClipOptions) -> Result<Self> {
+    fn new(family: TextStack, kind: EncoderKind, layers: usize, options: &ClipOptions) -> Result<Self> {
         let (layer, norm_hidden, projected) = match family {
-            Family::Sd1 => (None, true, false),
-            Family::Sd2 => (Some(-2), true, true),
-            Family::Sdxl | Family::SdxlRefiner => (Some(-2), false, true),
+            TextStack::Sd1 => (None, true, false),
+            TextStack::Sd2 => (Some(-2), true, true),
+            TextStack::Sdxl | TextStack::SdxlRefiner => (Some(-2), false, true),
         };
         let layer: Option<i32> = options.clip_layer.or(layer);
         let hidden = match layer {
@@ -191,7 +191,7 @@ impl Way {
             Some(layer) => Some(layer as usize),
             None => None,
         };
-        let pooled = family != Family::Sdxl || kind == EncoderKind::ClipG;
+        let pooled = family != TextStack::Sdxl || kind == EncoderKind::ClipG;
         Ok(Self { hidden, norm_hidden, pooled, projected: projected && !options.unprojected })
     }
 }

@@ -1,44 +1,23 @@
 //! The UNet of Stable Diffusion 1.x, 2.x and XL (`UNetModel` of the latent-diffusion code), built from a checkpoint's own names. It predicts
 //! from a scaled latent and a time step; noise levels and guidance are not known here.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use comfyd_weights::detect::UNetConfig;
 
-use self::attention::Pass;
+use self::attention::Walk;
 use self::blocks::{Block, Encoder};
 use self::layers::{Conv2d, EmbeddingMlp, GroupNorm};
+use crate::backbone::{Backbone, BlockInfo, Hooks, Pass, Stage};
+use crate::residuals::Residuals;
 use crate::timestep::timestep_embedding;
 use crate::{Error, Result, Vb, ops};
 
-pub mod control;
 pub mod hooks;
 
 pub(crate) mod attention;
 pub(crate) mod blocks;
 pub(crate) mod layers;
 mod resblock;
-
-pub use self::control::Control;
-pub use self::hooks::{AttentionInputs, BlockInfo, HookList, Hooks, Part};
-
-/// What a UNet is called with.
-#[derive(Debug, Clone, Copy)]
-pub struct UNetInput<'a> {
-    /// The scaled latent (B, C, H, W), F32; concatenated channels included.
-    pub x: &'a Tensor,
-    /// The time step of each latent (B), F32; fractions are fine.
-    pub timesteps: &'a Tensor,
-    /// The conditioning (B, T, context_dim).
-    pub context: &'a Tensor,
-    /// The vector conditioning (B, adm_in_channels); given if and only if the model takes one.
-    pub y: Option<&'a Tensor>,
-    /// What ControlNets and adapters add.
-    pub control: Option<&'a Control>,
-    /// Passed on to hooks: see [`BlockInfo::sigmas`].
-    pub sigmas: &'a [f64],
-    /// Passed on to hooks: see [`BlockInfo::cond_or_uncond`].
-    pub cond_or_uncond: &'a [usize],
-}
 
 /// A UNet with its weights, in the type in which they are stored.
 #[derive(Debug)]
@@ -83,17 +62,15 @@ impl UNet {
     pub fn config(&self) -> &UNetConfig {
         &self.config
     }
+}
 
-    /// The prediction (B, out_channels, H, W).
-    ///
-    /// # Errors
-    /// If a shape does not fit, or a hook says so ([`Error::Interrupted`] from [`Hooks::check`]).
-    pub fn forward(&self, input: &UNetInput<'_>, hooks: &mut dyn Hooks) -> Result<Tensor> {
+impl Backbone for UNet {
+    fn forward(&self, input: &Pass<'_>, hooks: &mut dyn Hooks) -> Result<Tensor> {
         check_shapes(&self.config, input.x, input.timesteps, input.context, input.y)?;
         let (b, c, height, width) = input.x.dims4()?;
-        let emb_silu = embed(&self.config, &self.time_embed, self.label_emb.as_ref(), input.timesteps, input.y, None)?;
+        let emb_silu = embed(&self.config, &self.time_embed, self.label_emb.as_ref(), input.timesteps, input.y, None, input.x.device())?;
         let at = BlockInfo {
-            part: Part::Input,
+            stage: Stage::Input,
             index: 0,
             transformer: 0,
             transformer_index: 0,
@@ -104,40 +81,39 @@ impl UNet {
             sigmas: input.sigmas,
             cond_or_uncond: input.cond_or_uncond,
         };
-        let mut pass = Pass { hooks, at };
-        let none = Control::default();
-        let control = input.control.unwrap_or(&none);
-        let (mut input_control, mut middle_control, mut output_control) =
-            (control.input.iter().rev(), control.middle.iter().rev(), control.output.iter().rev());
+        let mut walk = Walk { hooks, at };
+        let none = Residuals::default();
+        let added = input.residuals.unwrap_or(&none);
+        let (mut to_input, mut to_middle, mut to_output) = (added.input.iter().rev(), added.middle.iter().rev(), added.output.iter().rev());
 
         let mut h = input.x.clone();
         let mut skips = Vec::with_capacity(self.encoder.blocks.len());
         for (index, block) in self.encoder.blocks.iter().enumerate() {
-            pass.at.index = index;
-            h = block.forward(&h, &emb_silu, input.context, None, &mut pass)?;
-            h = add_control(h, input_control.next(), &mut pass)?;
-            h = pass.hooks.input_block(h, &pass.at)?;
+            walk.at.index = index;
+            h = block.forward(&h, &emb_silu, input.context, None, &mut walk)?;
+            h = add_residual(h, to_input.next(), &mut walk)?;
+            h = walk.hooks.input_block(h, &walk.at)?;
             skips.push(h.clone());
-            h = pass.hooks.input_block_after_skip(h, &pass.at)?;
+            h = walk.hooks.input_block_after_skip(h, &walk.at)?;
         }
 
-        (pass.at.part, pass.at.index) = (Part::Middle, 0);
+        (walk.at.stage, walk.at.index) = (Stage::Middle, 0);
         if let Some(block) = &self.middle {
-            h = block.forward(&h, &emb_silu, input.context, None, &mut pass)?;
+            h = block.forward(&h, &emb_silu, input.context, None, &mut walk)?;
         }
-        h = add_control(h, middle_control.next(), &mut pass)?;
+        h = add_residual(h, to_middle.next(), &mut walk)?;
 
-        pass.at.part = Part::Output;
+        walk.at.stage = Stage::Output;
         for (index, block) in self.output_blocks.iter().enumerate() {
-            pass.at.index = index;
+            walk.at.index = index;
             let skip = skips.pop().ok_or_else(|| Error::msg("the decoder has more blocks than the encoder; choose another file"))?;
-            let skip = add_control(skip, output_control.next(), &mut pass)?;
-            let (joined, skip) = pass.hooks.output_block(h, skip, &pass.at)?;
+            let skip = add_residual(skip, to_output.next(), &mut walk)?;
+            let (joined, skip) = walk.hooks.output_block(h, skip, &walk.at)?;
             let joined = Tensor::cat(&[&joined, &skip], 1)?;
             let size = skips.last().map(|next| Ok::<_, Error>((next.dim(2)?, next.dim(3)?))).transpose()?;
-            h = block.forward(&joined, &emb_silu, input.context, size, &mut pass)?;
+            h = block.forward(&joined, &emb_silu, input.context, size, &mut walk)?;
         }
-        pass.hooks.check()?;
+        walk.hooks.check()?;
         self.out_conv.forward(&self.out_norm.forward_silu(&h)?)
     }
 }
@@ -147,11 +123,12 @@ pub(crate) fn embed(
     config: &UNetConfig,
     time_embed: &EmbeddingMlp,
     label_emb: Option<&EmbeddingMlp>,
-    timesteps: &Tensor,
+    timesteps: &[f32],
     y: Option<&Tensor>,
     more: Option<&Tensor>,
+    device: &Device,
 ) -> Result<Tensor> {
-    let mut emb = time_embed.forward(&timestep_embedding(timesteps, config.model_channels)?)?;
+    let mut emb = time_embed.forward(&timestep_embedding(timesteps, config.model_channels, device)?)?;
     if let Some(more) = more {
         emb = emb.broadcast_add(more)?;
     }
@@ -162,7 +139,7 @@ pub(crate) fn embed(
 }
 
 /// What does not fit, as a sentence.
-pub(crate) fn check_shapes(config: &UNetConfig, x: &Tensor, timesteps: &Tensor, context: &Tensor, y: Option<&Tensor>) -> Result<()> {
+pub(crate) fn check_shapes(config: &UNetConfig, x: &Tensor, timesteps: &[f32], context: &Tensor, y: Option<&Tensor>) -> Result<()> {
     let (b, c, _, _) = x.dims4()?;
     if c != config.in_channels {
         return Err(Error::msg(format!(
@@ -177,8 +154,8 @@ pub(crate) fn check_shapes(config: &UNetConfig, x: &Tensor, timesteps: &Tensor, 
             config.context_dim
         )));
     }
-    if context_b != b || timesteps.dims1()? != b {
-        return Err(Error::msg(format!("{b} latents came with {context_b} conditionings and {} time steps", timesteps.elem_count())));
+    if context_b != b || timesteps.len() != b {
+        return Err(Error::msg(format!("{b} latents came with {context_b} conditionings and {} time steps", timesteps.len())));
     }
     match (config.adm_in_channels, y) {
         (None, None) => Ok(()),
@@ -190,16 +167,16 @@ pub(crate) fn check_shapes(config: &UNetConfig, x: &Tensor, timesteps: &Tensor, 
     }
 }
 
-/// Adds a control tensor. One that does not fit is left out, as in the reference, and the hooks are told.
-fn add_control(h: Tensor, control: Option<&Option<Tensor>>, pass: &mut Pass<'_>) -> Result<Tensor> {
-    let Some(Some(control)) = control else { return Ok(h) };
-    if h.dims() == control.dims() {
-        return ops::add(&h, control);
+/// Adds what a ControlNet or an adapter says. A tensor that does not fit is left out, as in the reference, and the hooks are told.
+fn add_residual(h: Tensor, residual: Option<&Option<Tensor>>, walk: &mut Walk<'_>) -> Result<Tensor> {
+    let Some(Some(residual)) = residual else { return Ok(h) };
+    if h.dims() == residual.dims() {
+        return ops::add(&h, residual);
     }
-    let fits = h.rank() == control.rank() && h.dims().iter().zip(control.dims()).all(|(h, c)| h == c || *c == 1);
+    let fits = h.rank() == residual.rank() && h.dims().iter().zip(residual.dims()).all(|(h, r)| h == r || *r == 1);
     if !fits {
-        pass.hooks.control_skipped(h.dims(), control.dims());
+        walk.hooks.control_skipped(h.dims(), residual.dims());
         return Ok(h);
     }
-    Ok(h.broadcast_add(control)?)
+    Ok(h.broadcast_add(residual)?)
 }

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Device, Tensor};
+use candle_core::{Device, Tensor};
 use comfyd_weights::StateDict;
 
 use crate::tiles::{self, Progress, Scale, Tile};
-use crate::{Error, Provider, Result, Vb, ops};
+use crate::{Error, Provider, Result, Vb};
 
 mod compact;
 mod esrgan;
+mod layers;
 
 use self::compact::{Compact, CompactConfig};
 use self::esrgan::{Esrgan, EsrganConfig};
@@ -139,67 +140,5 @@ fn is_out_of_memory(error: &Error) -> bool {
             text.contains("out_of_memory") || text.contains("out of memory")
         }
         Error::Missing(_) | Error::Shape { .. } | Error::Interrupted | Error::Message(_) | Error::Weights(_) => false,
-    }
-}
-
-/// A 3x3 convolution.
-struct Conv {
-    weight: Tensor,
-    bias: Option<Tensor>,
-}
-
-impl Conv {
-    fn new(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[output, input, 3, 3], "weight")?, bias: vb.get_opt(&[output], "bias")? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::conv2d(x, &self.weight, self.bias.as_ref(), 1, 1)
-    }
-}
-
-/// `max(x, 0.2 x)`.
-fn leaky_relu(x: &Tensor) -> Result<Tensor> {
-    Ok(x.maximum(&(x * 0.2)?)?)
-}
-
-/// Lengthens an axis at its end by mirroring, without the last value; what is missing then repeats the last value.
-fn pad_reflect(x: &Tensor, axis: usize, wanted: usize) -> Result<Tensor> {
-    let length = x.dim(axis)?;
-    if wanted <= length {
-        return Ok(x.clone());
-    }
-    let mirrored = (wanted - length).min(length - 1);
-    let mut places = (0..length as u32).collect::<Vec<_>>();
-    places.extend((0..mirrored).map(|place| (length - 2 - place) as u32));
-    let last = places.last().copied().unwrap_or(0);
-    places.resize(wanted, last);
-    Ok(x.index_select(&Tensor::new(places, x.device())?, axis)?)
-}
-
-/// `(B, C * f * f, H, W) -> (B, C, H * f, W * f)`.
-fn pixel_shuffle(x: &Tensor, factor: usize) -> Result<Tensor> {
-    if factor == 1 {
-        return Ok(x.clone());
-    }
-    let (b, c, h, w) = x.dims4()?;
-    let channels = c / factor / factor;
-    let x = x.reshape(&[b, channels, factor, factor, h, w][..])?.permute(vec![0, 1, 4, 2, 5, 3])?.contiguous()?;
-    Ok(x.reshape((b, channels, h * factor, w * factor))?)
-}
-
-/// `(B, C, H, W) -> (B, C * f * f, H / f, W / f)`.
-fn pixel_unshuffle(x: &Tensor, factor: usize) -> Result<Tensor> {
-    let (b, c, h, w) = x.dims4()?;
-    let x = x.reshape(&[b, c, h / factor, factor, w / factor, factor][..])?.permute(vec![0, 1, 3, 5, 2, 4])?.contiguous()?;
-    Ok(x.reshape((b, c * factor * factor, h / factor, w / factor))?)
-}
-
-/// Each pixel `factor * factor` times.
-fn enlarge(x: &Tensor, factor: usize) -> Result<Tensor> {
-    match factor {
-        1 => Ok(x.clone()),
-        2 => ops::upsample_nearest_2x(x),
-        _ => Ok(x.upsample_nearest2d(x.dim(D::Minus2)? * factor, x.dim(D::Minus1)? * factor)?),
     }
 }

@@ -1,5 +1,5 @@
-//! Autoencoders between pixels and latents, as nodes use them: pixels are `(B, 3, H, W)` in 0..1, latents `(B, C, H / 8, W / 8)` as the
-//! model file has them (not scaled for the denoiser). Files are not known here.
+//! Autoencoders between pixels and latents, as nodes use them: pixels are `(B, 3, H, W)` in 0..1, latents `(B, C, h, w)` as the model
+//! file has them (not scaled for the denoiser). Files are not known here.
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_weights::StateDict;
@@ -33,6 +33,22 @@ impl VaeConfig {
         }
         Ok(Self::Kl(KlConfig::detect(weights)?))
     }
+
+    /// Channels of its latents.
+    pub fn latent_channels(&self) -> usize {
+        match self {
+            Self::Kl(config) => config.latent_channels(),
+            Self::Taesd(config) => config.latent_channels,
+        }
+    }
+
+    /// Pixels along a side of a latent pixel.
+    pub fn compression(&self) -> usize {
+        match self {
+            Self::Kl(config) => config.compression(),
+            Self::Taesd(_) => TaesdConfig::COMPRESSION,
+        }
+    }
 }
 
 /// An autoencoder.
@@ -57,29 +73,14 @@ type Check<'a> = &'a dyn Fn() -> Result<()>;
 impl Vae {
     /// Reads the weights.
     pub fn new(config: &VaeConfig, vb: &Vb) -> Result<Self> {
-        match config {
-            VaeConfig::Kl(config) => Ok(Self {
-                model: Model::Kl(Box::new(AutoencoderKl::new(config, vb)?)),
-                latent_channels: config.latent_channels(),
-                compression: config.compression(),
-            }),
-            VaeConfig::Taesd(config) => {
-                Ok(Self { model: Model::Taesd(Taesd::new(config, vb)?), latent_channels: config.latent_channels, compression: 8 })
-            }
-        }
+        let model = match config {
+            VaeConfig::Kl(config) => Model::Kl(Box::new(AutoencoderKl::new(config, vb)?)),
+            VaeConfig::Taesd(config) => Model::Taesd(Taesd::new(config, vb)?),
+        };
+        Ok(Self { model, latent_channels: config.latent_channels(), compression: config.compression() })
     }
 
-    /// Channels of its latents.
-    pub fn latent_channels(&self) -> usize {
-        self.latent_channels
-    }
-
-    /// Pixels along a side of a latent pixel.
-    pub fn compression(&self) -> usize {
-        self.compression
-    }
-
-    /// Latents `(B, C, h, w)` to pixels `(B, 3, 8h, 8w)` in 0..1, F32 on the CPU; one after the other. `check` is called between blocks;
+    /// Latents `(B, C, h, w)` to pixels `(B, 3, H, W)` in 0..1, F32 on the CPU; one after the other. `check` is called between blocks;
     /// its error stops.
     pub fn decode(&self, latents: &Tensor, check: Check<'_>) -> Result<Tensor> {
         let latents = self.checked_latents(latents)?;
@@ -92,7 +93,7 @@ impl Vae {
     }
 
     /// Pixels `(B, 3, H, W)` in 0..1 to latents (the distribution's mean), F32 on the CPU. The middle is taken of sides that are no
-    /// multiple of 8.
+    /// multiple of the compression.
     pub fn encode(&self, pixels: &Tensor, check: Check<'_>) -> Result<Tensor> {
         let pixels = self.cropped(pixels)?;
         let mut latents = Vec::new();
@@ -118,24 +119,6 @@ impl Vae {
         let [square, wide, high] = passes(tile);
         let mut f = |part: &Tensor| self.encode_raw(part, check);
         averaged(&pixels, [square, wide, high], Scale::Down(self.compression), self.latent_channels, &mut f, progress)
-    }
-
-    /// Decodes as a whole if the estimate of [`Vae::decode_memory_bytes`] is within `budget_bytes`, else in [`DECODE_TILE`]s.
-    pub fn decode_within(&self, latents: &Tensor, budget_bytes: u64, check: Check<'_>, progress: Progress<'_>) -> Result<Tensor> {
-        let (_, _, height, width) = latents.dims4()?;
-        if self.decode_memory_bytes(height, width) <= budget_bytes {
-            return self.decode(latents, check);
-        }
-        self.decode_tiled(latents, DECODE_TILE, check, progress)
-    }
-
-    /// Encodes as a whole if the estimate of [`Vae::encode_memory_bytes`] is within `budget_bytes`, else in [`ENCODE_TILE`]s.
-    pub fn encode_within(&self, pixels: &Tensor, budget_bytes: u64, check: Check<'_>, progress: Progress<'_>) -> Result<Tensor> {
-        let (_, _, height, width) = pixels.dims4()?;
-        if self.encode_memory_bytes(height, width) <= budget_bytes {
-            return self.encode(pixels, check);
-        }
-        self.encode_tiled(pixels, ENCODE_TILE, check, progress)
     }
 
     /// Bytes of working memory that decoding one latent of this size takes (the reference's estimate for F32).

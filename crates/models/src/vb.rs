@@ -3,20 +3,20 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, Weight};
 
 use crate::{Error, Result};
 
-/// Gives the tensor of a full name on the device where the model will run, in the type in which weights are kept there; `None` if there
+/// Gives the weight of a full name on the device where the model will run, in the type in which weights are kept there; `None` if there
 /// is none.
 pub trait Provider: Send + Sync {
-    /// The tensor.
-    fn tensor(&self, name: &str) -> Result<Option<Tensor>>;
+    /// The weight.
+    fn weight(&self, name: &str) -> Result<Option<Weight>>;
 }
 
 impl Provider for StateDict {
-    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        Ok(self.get(name).map(|tensor| tensor.read()).transpose()?)
+    fn weight(&self, name: &str) -> Result<Option<Weight>> {
+        Ok(self.get(name).map(|tensor| tensor.weight()).transpose()?)
     }
 }
 
@@ -44,23 +44,28 @@ impl Vb {
         if self.path.is_empty() { name.into() } else { format!("{}.{name}", self.path) }
     }
 
-    /// The tensor, which must be there with these axes.
-    pub fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
-        self.get_opt(shape, name)?.ok_or_else(|| Error::Missing(self.name(name)))
+    /// The weight that a product takes, as it is held. It must be there with these axes.
+    pub fn weight(&self, shape: &[usize], name: &str) -> Result<Weight> {
+        self.weight_opt(shape, name)?.ok_or_else(|| Error::Missing(self.name(name)))
     }
 
-    /// The tensor if it is there; its axes must be these.
-    pub fn get_opt(&self, shape: &[usize], name: &str) -> Result<Option<Tensor>> {
+    /// The same if it is there.
+    pub fn weight_opt(&self, shape: &[usize], name: &str) -> Result<Option<Weight>> {
         let name = self.name(name);
-        let Some(tensor) = self.provider.tensor(&name)? else { return Ok(None) };
-        if tensor.dims() != shape {
-            return Err(Error::Shape { name, got: tensor.dims().to_vec(), wanted: shape.to_vec() });
+        let Some(weight) = self.provider.weight(&name)? else { return Ok(None) };
+        if weight.dims() != shape {
+            return Err(Error::Shape { name, got: weight.dims().to_vec(), wanted: shape.to_vec() });
         }
-        Ok(Some(tensor))
+        Ok(Some(weight))
     }
 
-    /// The tensor if it is there, of whatever shape.
-    pub fn get_any(&self, name: &str) -> Result<Option<Tensor>> {
-        self.provider.tensor(&self.name(name))
+    /// A tensor of whose numbers each is used by itself, such as a bias. It must be there with these axes.
+    pub fn get(&self, shape: &[usize], name: &str) -> Result<Tensor> {
+        Ok(self.weight(shape, name)?.dense()?)
+    }
+
+    /// The same if it is there.
+    pub fn get_opt(&self, shape: &[usize], name: &str) -> Result<Option<Tensor>> {
+        Ok(self.weight_opt(shape, name)?.map(|weight| weight.dense()).transpose()?)
     }
 }

@@ -5,10 +5,11 @@ mod unet_support;
 
 use std::collections::HashMap;
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Tensor};
+use comfyd_models::backbone::Hooks;
 use comfyd_models::controlnet::{ControlInput, ControlNet, ControlNetConfig};
+use comfyd_models::residuals::Residuals;
 use comfyd_models::t2i_adapter::{T2iAdapter, T2iAdapterConfig};
-use comfyd_models::unet::{Control, Hooks};
 use comfyd_models::{Error, Result, Vb};
 use comfyd_weights::StateDict;
 use comfyd_weights::convert;
@@ -22,7 +23,7 @@ fn dict(name: &str) -> StateDict {
 
 /// Detects, builds and checks that every tensor is used. Tiny heads cannot be told from a file.
 fn control_net(name: &str) -> ControlNet {
-    let Ok(convert::Control::ControlNet(file)) = convert::control(&dict(name)) else { panic!("{name} is no ControlNet") };
+    let Ok(convert::ControlFile::ControlNet(file)) = convert::control(&dict(name)) else { panic!("{name} is no ControlNet") };
     let mut config = ControlNetConfig::from(&*file);
     if name == "xl" {
         config.unet.heads = Heads::Channels(16);
@@ -35,7 +36,7 @@ fn control_net(name: &str) -> ControlNet {
 }
 
 #[track_caller]
-fn assert_control(name: &str, got: &Control, golden: &HashMap<String, Tensor>) {
+fn assert_control(name: &str, got: &Residuals, golden: &HashMap<String, Tensor>) {
     for (part, got) in [("input", &got.input), ("middle", &got.middle), ("output", &got.output)] {
         let length = golden.get(&format!("{name}.{part}.length")).map_or(0.0, |t| t.to_vec1::<f32>().unwrap()[0]);
         assert_eq!(got.len(), length as usize, "{name}.{part}");
@@ -52,7 +53,7 @@ fn assert_control(name: &str, got: &Control, golden: &HashMap<String, Tensor>) {
 struct Given {
     x: Tensor,
     picture: Tensor,
-    timesteps: Tensor,
+    timesteps: Vec<f32>,
     context: Tensor,
     y: Tensor,
 }
@@ -61,13 +62,13 @@ fn given(b: usize, h: usize, w: usize) -> Given {
     Given {
         x: noise("x", &[b, 4, h, w]),
         picture: noise("hint", &[b, 3, 8 * h, 8 * w]),
-        timesteps: Tensor::new(&[801.25f32, 17.0][..b], &Device::Cpu).unwrap(),
+        timesteps: [801.25, 17.0][..b].to_vec(),
         context: noise("context", &[b, 7, 24]),
         y: noise("y", &[b, 20]),
     }
 }
 
-fn run(net: &ControlNet, given: &Given, union_types: &[usize], hooks: &mut dyn Hooks) -> Result<Control> {
+fn run(net: &ControlNet, given: &Given, union_types: &[usize], hooks: &mut dyn Hooks) -> Result<Residuals> {
     let hint = net.prepare_hint(&given.picture, union_types)?;
     let Given { x, timesteps, context, y, .. } = given;
     net.forward(&ControlInput { x, hint: &hint, timesteps, context, y: Some(y), union_types }, hooks)

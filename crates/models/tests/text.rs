@@ -10,7 +10,7 @@ use candle_core::{DType, Device, Tensor};
 use comfyd_models::clip::ClipConfig;
 use comfyd_models::prompt::{Embeddings, Token, Window, WindowRules, embedding_rows, windows};
 use comfyd_models::taesd::{Taesd, TaesdConfig};
-use comfyd_models::text_encoding::{ClipOptions, Encoded, Family, TextEncoder, tokenize, tokenize_sdxl};
+use comfyd_models::text_encoding::{ClipOptions, Encoded, TextEncoder, TextStack, tokenize, tokenize_sdxl};
 use comfyd_models::tiles::Tile;
 use comfyd_models::tokenizer::{END, Tokenizer};
 use comfyd_models::upscale::{TILE, UpscaleModel};
@@ -136,15 +136,15 @@ fn prompts_give_the_same_windows() {
 
 #[test]
 fn missing_embeddings_are_told_and_deep_brackets_refused() {
-    let tokens = tokenize(Family::Sdxl, "a embedding:gone", &Few).unwrap();
+    let tokens = tokenize(TextStack::Sdxl, "a embedding:gone", &Few).unwrap();
     assert_eq!(tokens.warnings, ["the embedding 'gone' does not exist and is skipped"]);
     let deep = format!("{}a{}", "(".repeat(600), ")".repeat(600));
-    assert!(matches!(tokenize(Family::Sd1, &deep, &Few), Err(Error::Message(_))));
+    assert!(matches!(tokenize(TextStack::Sd1, &deep, &Few), Err(Error::Message(_))));
     let tokens = tokenize_sdxl(&"word ".repeat(100), "a", &Few).unwrap();
     assert_eq!((tokens.g.len(), tokens.l.len()), (2, 2));
 }
 
-fn encoder(family: Family) -> TextEncoder {
+fn encoder(family: TextStack) -> TextEncoder {
     let mut parts = Vec::new();
     for kind in family.kinds() {
         let dict = weights(if *kind == EncoderKind::ClipL { "clip_l" } else { "clip_g" });
@@ -165,15 +165,15 @@ fn text_encoders_agree() {
     let layer = |layer| ClipOptions { clip_layer: Some(layer), unprojected: false };
     let own = ClipOptions::default();
     let cases = [
-        ("sd1.text", Family::Sd1, TEXT, own),
-        ("sd1.long", Family::Sd1, &long, own),
-        ("sd1.skip2", Family::Sd1, TEXT, layer(-2)),
-        ("sd1.deep", Family::Sd1, TEXT, layer(-9)),
-        ("sd1.end", Family::Sd1, "a <|endoftext|> b", own),
-        ("sd2.text", Family::Sd2, TEXT, own),
-        ("sd2.unprojected", Family::Sd2, TEXT, ClipOptions { unprojected: true, ..own }),
-        ("refiner.text", Family::SdxlRefiner, TEXT, own),
-        ("sdxl", Family::Sdxl, TEXT, own),
+        ("sd1.text", TextStack::Sd1, TEXT, own),
+        ("sd1.long", TextStack::Sd1, &long, own),
+        ("sd1.skip2", TextStack::Sd1, TEXT, layer(-2)),
+        ("sd1.deep", TextStack::Sd1, TEXT, layer(-9)),
+        ("sd1.end", TextStack::Sd1, "a <|endoftext|> b", own),
+        ("sd2.text", TextStack::Sd2, TEXT, own),
+        ("sd2.unprojected", TextStack::Sd2, TEXT, ClipOptions { unprojected: true, ..own }),
+        ("refiner.text", TextStack::SdxlRefiner, TEXT, own),
+        ("sdxl", TextStack::Sdxl, TEXT, own),
     ];
     for (name, family, text, options) in cases {
         let tokens = tokenize(family, text, &Few).unwrap();
@@ -184,14 +184,14 @@ fn text_encoders_agree() {
         assert_eq!(left_out, 0, "{name}");
     }
     // Both rows are three wide.
-    let tokens = tokenize(Family::Sd1, "a embedding:emb_l b", &Few).unwrap();
-    assert_eq!(encoder(Family::Sd1).encode(&tokens, &own, &go_on).unwrap().left_out, 2);
+    let tokens = tokenize(TextStack::Sd1, "a embedding:emb_l b", &Few).unwrap();
+    assert_eq!(encoder(TextStack::Sd1).encode(&tokens, &own, &go_on).unwrap().left_out, 2);
 }
 
 #[test]
 fn work_can_be_interrupted() {
-    let tokens = tokenize(Family::Sd1, "a", &Few).unwrap();
-    let result = encoder(Family::Sd1).encode(&tokens, &ClipOptions::default(), &|| Err(Error::Interrupted));
+    let tokens = tokenize(TextStack::Sd1, "a", &Few).unwrap();
+    let result = encoder(TextStack::Sd1).encode(&tokens, &ClipOptions::default(), &|| Err(Error::Interrupted));
     assert!(matches!(result, Err(Error::Interrupted)));
     let dict = weights("kl");
     let vae = Vae::new(&VaeConfig::detect(&dict).unwrap(), &vb(&dict)).unwrap();
@@ -208,7 +208,7 @@ fn the_autoencoder_agrees() {
     let (golden, dict) = (golden(), weights("kl"));
     let config = VaeConfig::detect(&dict).unwrap();
     let vae = Vae::new(&config, &vb(&dict)).unwrap();
-    assert_eq!((vae.latent_channels(), vae.compression()), (4, 8));
+    assert_eq!((config.latent_channels(), config.compression()), (4, 8));
     let pixels = pixels();
     assert_close("encode", &vae.encode(&pixels, &go_on).unwrap(), &golden["kl.encode"]);
     assert_close("decode", &vae.decode(&noise("latent", &[1, 4, 5, 7]), &go_on).unwrap(), &golden["kl.decode"]);

@@ -4,8 +4,10 @@
 mod unet_support;
 
 use candle_core::{Device, Tensor};
+use comfyd_models::backbone::{Backbone, BlockInfo, Hooks, Stage};
+use comfyd_models::residuals::Residuals;
 use comfyd_models::timestep::timestep_embedding;
-use comfyd_models::unet::{BlockInfo, Control, Hooks, Part, UNet};
+use comfyd_models::unet::UNet;
 use comfyd_models::{Error, Result, Vb};
 
 use unet_support::{Asked, Inputs, assert_close, config, golden, noise, run, unet, unet_layout};
@@ -13,9 +15,9 @@ use unet_support::{Asked, Inputs, assert_close, config, golden, noise, run, unet
 #[test]
 fn time_steps_as_sinusoids() {
     let golden = golden("unet.safetensors");
-    let steps = Tensor::new(&[0f32, 1.0, 17.0, 801.25, 999.0], &Device::Cpu).unwrap();
-    assert_close("even", &timestep_embedding(&steps, 32).unwrap(), &golden["timestep.32"]);
-    assert_close("odd", &timestep_embedding(&steps, 7).unwrap(), &golden["timestep.7"]);
+    let embedding = |width| timestep_embedding(&[0.0, 1.0, 17.0, 801.25, 999.0], width, &Device::Cpu).unwrap();
+    assert_close("even", &embedding(32), &golden["timestep.32"]);
+    assert_close("odd", &embedding(7), &golden["timestep.7"]);
 }
 
 #[test]
@@ -49,17 +51,17 @@ fn every_tensor_of_a_checkpoint_is_used() {
 fn control_goes_to_its_place() {
     let golden = golden("unet.safetensors");
     let shapes = [[2, 32, 8, 4], [2, 32, 8, 4], [2, 32, 4, 2], [2, 64, 4, 2]];
-    let all = Control {
+    let all = Residuals {
         input: (0..4).map(|i| (i != 1).then(|| noise(&format!("control.input.{i}"), &shapes[3 - i]))).collect(),
         middle: vec![Some(noise("control.middle.0", &[2, 64, 4, 2]))],
         output: (0..4).map(|i| (i != 2).then(|| noise(&format!("control.output.{i}"), &shapes[i]))).collect(),
     };
     let inputs = Inputs::new("sd1", 2, 8, 4);
     let (unet, mut input) = (unet("sd1"), inputs.input());
-    input.control = Some(&all);
+    input.residuals = Some(&all);
     assert_close("all", &unet.forward(&input, &mut ()).unwrap(), &golden["control.all"]);
-    let short = Control { input: vec![Some(noise("control.short", &[1, 32, 8, 4]))], ..Control::default() };
-    input.control = Some(&short);
+    let short = Residuals { input: vec![Some(noise("control.short", &[1, 32, 8, 4]))], ..Residuals::default() };
+    input.residuals = Some(&short);
     assert_close("short", &unet.forward(&input, &mut ()).unwrap(), &golden["control.short"]);
 }
 
@@ -68,7 +70,7 @@ fn control_goes_to_its_place() {
 struct Notes {
     checks: usize,
     stop_at: Option<usize>,
-    blocks: Vec<(Part, usize)>,
+    blocks: Vec<(Stage, usize)>,
     transformers: Vec<usize>,
     skipped: usize,
 }
@@ -80,12 +82,12 @@ impl Hooks for Notes {
     }
 
     fn input_block(&mut self, h: Tensor, at: &BlockInfo<'_>) -> Result<Tensor> {
-        self.blocks.push((at.part, at.index));
+        self.blocks.push((at.stage, at.index));
         Ok(h)
     }
 
     fn output_block(&mut self, h: Tensor, skip: Tensor, at: &BlockInfo<'_>) -> Result<(Tensor, Tensor)> {
-        self.blocks.push((at.part, at.index));
+        self.blocks.push((at.stage, at.index));
         Ok((h, skip))
     }
 
@@ -106,7 +108,7 @@ fn hooks_see_every_block_and_can_stop_the_pass() {
     let mut notes = Notes::default();
     run("sd1", 2, 8, 4, &mut notes);
     let of = |part, n| (0..n).map(move |i| (part, i));
-    assert_eq!(notes.blocks, of(Part::Input, 4).chain(of(Part::Output, 4)).collect::<Vec<_>>());
+    assert_eq!(notes.blocks, of(Stage::Input, 4).chain(of(Stage::Output, 4)).collect::<Vec<_>>());
     assert_eq!(notes.transformers, (0..7).collect::<Vec<_>>());
     // 8 residual blocks, 7 transformer blocks, and once before the end.
     assert_eq!(notes.checks, 16);
@@ -120,10 +122,10 @@ fn hooks_see_every_block_and_can_stop_the_pass() {
 #[test]
 fn control_that_does_not_fit_is_left_out_and_reported() {
     let golden = golden("unet.safetensors");
-    let control = Control { input: vec![Some(noise("any", &[2, 32, 4, 4]))], ..Control::default() };
+    let control = Residuals { input: vec![Some(noise("any", &[2, 32, 4, 4]))], ..Residuals::default() };
     let inputs = Inputs::new("sd1", 2, 8, 4);
     let mut input = inputs.input();
-    input.control = Some(&control);
+    input.residuals = Some(&control);
     let mut notes = Notes::default();
     assert_close("out", &unet("sd1").forward(&input, &mut notes).unwrap(), &golden["sd1.even"]);
     assert_eq!(notes.skipped, 1);
@@ -134,13 +136,13 @@ fn control_is_scaled_averaged_and_merged() {
     let one = |value: f32| Some(Tensor::full(value, (1, 1, 1, 2), &Device::Cpu).unwrap());
     let first = |tensor: &Option<Tensor>| tensor.as_ref().map(|t| t.flatten_all().unwrap().to_vec1::<f32>().unwrap()[0]);
     let list = |tensors: &[Option<Tensor>]| tensors.iter().map(first).collect::<Vec<_>>();
-    let control = Control { input: vec![one(1.0), None, one(3.0)], ..Control::default() };
+    let control = Residuals { input: vec![one(1.0), None, one(3.0)], ..Residuals::default() };
     assert_eq!(list(&control.scaled(2.0).unwrap().input), [Some(2.0), None, Some(6.0)]);
-    let previous = Control { input: vec![one(10.0), one(20.0), None, one(40.0)], middle: vec![one(5.0)], output: vec![] };
+    let previous = Residuals { input: vec![one(10.0), one(20.0), None, one(40.0)], middle: vec![one(5.0)], output: vec![] };
     let merged = control.merged(&previous).unwrap();
     assert_eq!(list(&merged.input), [Some(11.0), Some(20.0), Some(3.0), Some(40.0)]);
     assert_eq!(list(&merged.middle), [Some(5.0)]);
-    let uneven = Control { middle: vec![Some(Tensor::new(&[[[[1f32, 3.0]]]], &Device::Cpu).unwrap())], ..Control::default() };
+    let uneven = Residuals { middle: vec![Some(Tensor::new(&[[[[1f32, 3.0]]]], &Device::Cpu).unwrap())], ..Residuals::default() };
     let averaged = uneven.averaged().unwrap().middle[0].clone().unwrap();
     assert_eq!(averaged.flatten_all().unwrap().to_vec1::<f32>().unwrap(), [2.0, 2.0]);
 }

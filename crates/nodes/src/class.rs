@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comfyd_engine::patches::ModelPatch;
-use comfyd_engine::{Engine, Model};
+use comfyd_engine::{Engine, Model, SD_LATENTS};
 use comfyd_node::{CancelToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent, Mask};
 
@@ -13,6 +13,9 @@ use crate::services::State;
 
 /// The largest width and height that widgets allow, in pixels.
 pub(crate) const MAX_RESOLUTION: i64 = 16384;
+
+/// Pixels per cell, on each side, of the latents that nodes make or change without a model: Stable Diffusion's.
+pub(crate) const CELL: usize = SD_LATENTS.factor;
 
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;

@@ -7,12 +7,11 @@ use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore};
 use comfyd_node::Catalog;
-use serde_json::Value;
 
 use crate::caches::Rendered;
 use crate::devices::Devices;
 use crate::error::ApiError;
-use crate::frames;
+use crate::frames::QueueStatus;
 use crate::hub::Hub;
 use crate::options::{ApiShape, Options};
 use crate::services::download::{Downloads, Policy};
@@ -82,8 +81,8 @@ impl App {
     }
 
     /// The queue's figures as clients get them.
-    pub(crate) async fn status(&self) -> Result<Value, ApiError> {
-        Ok(frames::status(&self.store.counts().await?))
+    pub(crate) async fn status(&self) -> Result<QueueStatus, ApiError> {
+        Ok(QueueStatus::from(&self.store.counts().await?))
     }
 
     /// Tells all clients the queue's figures after a request changed them.

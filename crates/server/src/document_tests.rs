@@ -11,8 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use comfyd_jobs::event::{Image, NodeRef};
-use comfyd_jobs::{Event, EventKind, EventSink, contract};
+use comfyd_jobs::event::Image;
+use comfyd_jobs::{Event, EventKind, EventSink, NodeRef, contract};
 use comfyd_node::{Input, Schema};
 use futures_util::{SinkExt, StreamExt};
 use image::DynamicImage;
@@ -60,7 +60,7 @@ async fn server(shape: ApiShape) -> Server {
 /// The ids of the prompts that wait and of those that ended.
 async fn ids(server: &Server) -> (Vec<String>, Vec<String>) {
     let queue = server.app.store.queue().await.unwrap();
-    let entries = server.app.store.history(Default::default()).await.unwrap();
+    let entries = server.app.store.history(&Default::default()).await.unwrap().entries;
     (queue.pending.iter().map(|job| job.id.clone()).collect(), entries.iter().map(|entry| entry.job.id.clone()).collect())
 }
 
@@ -282,8 +282,9 @@ impl Check {
                 self.error(&server.get("/history/none").await);
             }
         }
-        server.app.store.claim().await.unwrap();
-        server.app.store.finish_and_claim("running", &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
+        server.app.store.claim(&contract::worker()).await.unwrap();
+        let running = comfyd_jobs::Token { prompt_id: "running".to_owned(), worker: contract::worker(), claim: 1 };
+        server.app.store.finish_and_claim(&running, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
         let length = |answer: &Value| answer.as_array().map_or_else(|| answer.as_object().unwrap().len(), Vec::len);
         assert!(document.item("GET", "/history", "max_items").text.contains("全ての履歴"));
         assert_eq!(length(&server.get("/history").await.json()), 2);

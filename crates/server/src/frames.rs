@@ -1,25 +1,52 @@
 //! Events as clients get them: JSON data and binary frames. ComfyUI's oddities of the websocket live here.
 
 use bytes::Bytes;
-use comfyd_jobs::event::{Image, NodeProgress, NodeRef, NodeState};
-use comfyd_jobs::{Counts, Event, EventKind};
+use comfyd_jobs::event::{Image, NodeProgress, NodeState};
+use comfyd_jobs::{Counts, Event, EventKind, NodeRef};
 use comfyd_wire::{self as wire, ImageType};
 use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
-use crate::hub::Abilities;
+/// What a client can understand, from its feature flags and its query.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Abilities {
+    /// Previews with metadata (binary event 4).
+    pub preview_metadata: bool,
+    /// Raw pixels in place of JPEG (binary event 2).
+    pub raw_previews: bool,
+    /// Frames with what the API document has in them.
+    pub documented: bool,
+}
 
 /// JPEG quality of previews, as the reference's.
 const PREVIEW_QUALITY: u8 = 95;
 
 /// The `status` object of events and of `GET /prompt`, with the figures that the API document names.
-pub(crate) fn status(counts: &Counts) -> Value {
-    json!({"exec_info": {
-        "queue_remaining": counts.running + counts.pending,
-        "queue_running": counts.running,
-        "queue_pending": counts.pending,
-        "running_prompt_id": counts.running_ids.first(),
-    }})
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QueueStatus {
+    #[schema(inline)]
+    exec_info: QueueFigures,
+}
+
+/// What the queue is at.
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueFigures {
+    /// Running and waiting.
+    queue_remaining: usize,
+    queue_running: usize,
+    queue_pending: usize,
+    #[schema(required)]
+    running_prompt_id: Option<String>,
+}
+
+impl From<&Counts> for QueueStatus {
+    fn from(counts: &Counts) -> Self {
+        let (queue_running, queue_pending) = (counts.running, counts.pending);
+        let running_prompt_id = counts.running_ids.first().cloned();
+        Self { exec_info: QueueFigures { queue_remaining: queue_running + queue_pending, queue_running, queue_pending, running_prompt_id } }
+    }
 }
 
 /// The name and data of an event that is sent as JSON; `None` for binary ones.
@@ -126,7 +153,7 @@ fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value>
         .collect()
 }
 
-/// Whole numbers without a fraction, as steps are counted.
-fn number(value: f64) -> Value {
+/// A number as JSON: without a fraction where it has none, as steps and prompts are counted.
+pub(crate) fn number(value: f64) -> Value {
     if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
 }

@@ -22,6 +22,7 @@ pub mod listen;
 mod openapi;
 mod options;
 mod origins;
+mod permission;
 mod principal;
 mod prompt_request;
 mod query;

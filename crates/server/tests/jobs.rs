@@ -6,7 +6,7 @@ mod support;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status};
+use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status, contract};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use support::{Idle, Server};
@@ -28,13 +28,13 @@ async fn enqueue(store: &dyn JobStore, id: &str, workflow: &str) {
 }
 
 async fn finish(store: &dyn JobStore, id: &str, status: Status, took_ms: i64) {
-    store.claim().await.unwrap().unwrap();
+    let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
     let outcome = Outcome {
         status,
         outputs: json!({"1": {"images": [{"filename": "a.png", "subfolder": "", "type": "output"}]}}),
         ..Outcome::failed(id, "RuntimeError", "broke", 1000, 1000 + took_ms)
     };
-    store.finish(id, &outcome).await.unwrap();
+    store.finish(&claim.token, &outcome).await.unwrap();
 }
 
 /// Three ended jobs, one that runs and one that waits.
@@ -46,7 +46,7 @@ async fn server() -> Server {
         finish(store, id, status, took_ms).await;
     }
     enqueue(store, "running", "w").await;
-    store.claim().await.unwrap().unwrap();
+    store.claim(&contract::worker()).await.unwrap().unwrap();
     enqueue(store, "waiting", "w").await;
     server
 }
@@ -75,6 +75,13 @@ async fn jobs_are_filtered_and_paged() {
     assert_eq!(ids(&server, "limit=2&offset=3").await, ["bad", "good"]);
     let (_, list) = ask(&server, "GET", "/jobs?limit=2&offset=1", "").await;
     assert_eq!(list["pagination"], json!({"offset": 1, "limit": 2, "total": 5, "has_more": true}));
+    for sorting in ["sort_order=asc", "sort_order=desc", "sort_by=execution_duration", "sort_order=asc&workflow_id=w"] {
+        let all = ids(&server, sorting).await;
+        for (offset, limit) in (0..7).flat_map(|offset| (1..7).map(move |limit| (offset, limit))) {
+            let page: Vec<String> = all.iter().skip(offset).take(limit).cloned().collect();
+            assert_eq!(ids(&server, &format!("{sorting}&offset={offset}&limit={limit}")).await, page, "{sorting}: {offset}, {limit}");
+        }
+    }
     for query in ["status=done", "limit=0", "sort_by=size", "sort_order=up", "offset=x"] {
         assert_eq!(ask(&server, "GET", &format!("/jobs?{query}"), "").await.0, StatusCode::BAD_REQUEST, "{query}");
     }

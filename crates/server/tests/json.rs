@@ -72,8 +72,8 @@ async fn a_thousand_levels_are_taken_and_given_back() {
         let id = answer["prompt_id"].as_str().unwrap();
         get(&server, "/queue").await;
         get(&server, &format!("/jobs/{id}")).await;
-        server.app.store.claim().await.unwrap().unwrap();
-        server.app.store.finish(id, &contract::outcome(status)).await.unwrap();
+        let claim = server.app.store.claim(&contract::worker()).await.unwrap().unwrap();
+        server.app.store.finish(&claim.token, &contract::outcome(status)).await.unwrap();
         let entry = get(&server, &format!("/history/{id}")).await[id].take();
         assert_eq!(entry["prompt"][3]["extra_pnginfo"]["workflow"].to_string(), deep);
         let job = get(&server, &format!("/jobs/{id}")).await;

@@ -67,8 +67,8 @@ fn misfits(document: &Value, schema: &Value, value: &Value, place: &str) -> Vec<
     if let Some(reference) = schema["$ref"].as_str() {
         return misfits(document, document.pointer(reference.trim_start_matches('#')).unwrap(), value, place);
     }
-    // Of two shapes one must fit; what comes closest is told.
-    if let Some(shapes) = schema["anyOf"].as_array() {
+    // Of several shapes one must fit; what comes closest is told.
+    if let Some(shapes) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
         let each = shapes.iter().map(|shape| misfits(document, shape, value, place));
         return each.min_by_key(Vec::len).unwrap();
     }

@@ -43,8 +43,8 @@ async fn main() {
         move |_| {
             let store = store.clone();
             async move {
-                let job = store.claim().await.unwrap().unwrap();
-                store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
+                let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
+                store.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
             }
         }
     })
@@ -58,8 +58,8 @@ async fn main() {
             let (store, prompt) = (store.clone(), prompt.clone());
             async move {
                 store.enqueue(NewJob { prompt, ..job(n, 'b') }).await.unwrap();
-                let job = store.claim().await.unwrap().unwrap();
-                store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
+                let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
+                store.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
             }
         }
     })
@@ -69,13 +69,15 @@ async fn main() {
 
     let started = Instant::now();
     let store = SqliteStore::open(&path, options).unwrap();
-    println!("open with {} entries: {:?}; {:.1} MiB resident", store.history_len().await.unwrap(), started.elapsed(), resident_mib());
+    let opened = started.elapsed();
     let started = Instant::now();
-    let page = store.history(HistoryQuery { max_items: Some(200), offset: None }).await.unwrap();
-    println!("the newest {}: {:?}", page.len(), started.elapsed());
+    let newest = HistoryQuery { limit: Some(200), descending: true, ..HistoryQuery::default() };
+    let page = store.history(&newest).await.unwrap();
+    println!("open with {} entries: {opened:?}; {:.1} MiB resident", page.total, resident_mib());
+    println!("the newest {}: {:?}", page.entries.len(), started.elapsed());
     for round in ["from disk", "from the cache as far as it reaches"] {
         let started = Instant::now();
-        let all = store.history(HistoryQuery::default()).await.unwrap();
+        let all = store.history(&HistoryQuery::default()).await.unwrap().entries;
         println!("history of {} {round}: {:?}", all.len(), started.elapsed());
     }
     println!("{:.1} MiB resident", resident_mib());

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comfyd_jobs::{Error as JobError, HistoryEntry, Job, NewJob, OnRestart, Recovered, Result as JobResult, Ticket};
+use comfyd_jobs::{Claim, Error as JobError, HistoryEntry, NewJob, OnRestart, Recovered, Result as JobResult, Ticket, Token, WorkerId};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::state::Shared;
@@ -16,7 +16,7 @@ pub(crate) enum Command {
     /// Do it, and say when it is committed.
     Write { operation: Operation, reply: Reply },
     /// Claim the next job as soon as there is one.
-    Next { reply: Reply },
+    Next { worker: WorkerId, reply: Reply },
     /// Look at the abandoned jobs.
     Wake,
 }
@@ -27,17 +27,17 @@ pub(crate) type Reply = oneshot::Sender<JobResult<Answer>>;
 /// A change that a caller wants.
 #[derive(Debug, Clone)]
 pub(crate) enum Operation {
-    Enqueue(NewJob),
-    Claim,
-    Finish(Arc<HistoryEntry>),
+    Enqueue(Box<NewJob>),
+    Claim(WorkerId),
+    Finish(Token, Arc<HistoryEntry>),
     /// The end of one job, and the claim of the next.
-    HandOver(Arc<HistoryEntry>),
-    Requeue(String),
+    HandOver(Token, Arc<HistoryEntry>),
+    Requeue(Token),
     RemovePending(Vec<String>),
     ClearPending,
     DeleteHistory(Vec<String>),
     ClearHistory,
-    Recover(OnRestart),
+    Recover(WorkerId, OnRestart),
 }
 
 /// What came of it.
@@ -53,7 +53,7 @@ pub(crate) enum Answer {
 /// A claimed job on its way to the caller. If the caller is gone before it takes the job, the job goes back into the queue.
 #[derive(Debug)]
 pub(crate) struct Claimed {
-    pub(crate) job: Option<Arc<Job>>,
+    pub(crate) claim: Option<Claim>,
     /// Once the claim is committed; one that was rolled back leaves nothing to put back.
     pub(crate) committed: bool,
     pub(crate) shared: Arc<Shared>,
@@ -83,19 +83,19 @@ impl Answer {
 
 impl Claimed {
     /// The job: from now on it is the caller's to finish.
-    pub(crate) fn keep(mut self) -> Arc<Job> {
+    pub(crate) fn keep(mut self) -> Claim {
         // It is there until `drop`, and `keep` is called once, as it takes `self`.
         #[allow(clippy::expect_used)]
-        self.job.take().expect("kept once")
+        self.claim.take().expect("kept once")
     }
 }
 
 impl Drop for Claimed {
     fn drop(&mut self) {
         if self.committed
-            && let Some(job) = self.job.take()
+            && let Some(claim) = self.claim.take()
         {
-            self.shared.abandoned.lock().push(job.id.clone());
+            self.shared.abandoned.lock().push(claim.token);
             if let Some(writer) = self.writer.upgrade() {
                 // A full channel needs no waking: the writer is about to look.
                 let _ = writer.try_send(Command::Wake);
@@ -117,9 +117,9 @@ impl Command {
 impl Operation {
     fn is_small(&self) -> bool {
         match self {
-            Self::Enqueue(_) | Self::Finish(_) | Self::HandOver(_) => self.bytes() <= SMALL_BYTES,
-            Self::Claim | Self::Requeue(_) => true,
-            Self::RemovePending(_) | Self::ClearPending | Self::DeleteHistory(_) | Self::ClearHistory | Self::Recover(_) => false,
+            Self::Enqueue(_) | Self::Finish(..) | Self::HandOver(..) => self.bytes() <= SMALL_BYTES,
+            Self::Claim(_) | Self::Requeue(_) => true,
+            Self::RemovePending(_) | Self::ClearPending | Self::DeleteHistory(_) | Self::ClearHistory | Self::Recover(..) => false,
         }
     }
 
@@ -127,14 +127,16 @@ impl Operation {
     pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Enqueue(new) => new.prompt.get().len() + new.extra_data.get().len(),
-            Self::Finish(entry) | Self::HandOver(entry) => entry.messages.get().len() + entry.outputs.get().len() + entry.meta.get().len(),
-            Self::Claim
+            Self::Finish(_, entry) | Self::HandOver(_, entry) => {
+                entry.messages.get().len() + entry.outputs.get().len() + entry.meta.get().len()
+            }
+            Self::Claim(_)
             | Self::Requeue(_)
             | Self::RemovePending(_)
             | Self::ClearPending
             | Self::DeleteHistory(_)
             | Self::ClearHistory
-            | Self::Recover(_) => 0,
+            | Self::Recover(..) => 0,
         }
     }
 }

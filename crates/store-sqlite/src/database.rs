@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use comfyd_jobs::index::{Facts, Index};
 use comfyd_jobs::line::{Line, Place, Running};
 use comfyd_jobs::{Error as JobError, HistoryEntry, Job, Outcome, Secrets, Status, now_ms, secrets};
 use rusqlite::config::DbConfig;
@@ -13,8 +14,9 @@ use rusqlite::types::{Type, ValueRef};
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension as _, Row, Transaction, params};
 use serde_json::value::RawValue;
 
-use crate::state::{Index, State};
-use crate::{Durability, Error, Options};
+use crate::error::Error;
+use crate::options::{Durability, Options};
+use crate::state::State;
 
 /// Marks a database as comfyd's ("cmfd").
 const APPLICATION_ID: i64 = 0x636d_6664;
@@ -33,9 +35,9 @@ const MAX_DAMAGED: i64 = 100;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
-/// `jobs` holds what a prompt was submitted with, written once; `queue` and `history` say where it stands. Rows of `history` up to
+/// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands. Rows of `history` up to
 /// `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found, whatever they hold.
-const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, know_senders];
+const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, keep_senders];
 
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
@@ -102,40 +104,27 @@ fn keep_damaged(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     transaction.execute_batch("CREATE TABLE damaged (found_ms, reason, seq, id, number, created_ms, outputs, extra_data, prompt);")
 }
 
-/// Keeps in columns of their own who sent a prompt and of which workflow it is, and finds it in what earlier versions stored. The history
-/// has both beside its own small columns too, since those of `jobs` lie behind the large texts. Only what is asked for is written: the
-/// client of prompts that wait, and the workflow of all.
-fn know_senders(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
-    transaction.execute_batch(
-        "ALTER TABLE jobs ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-         ALTER TABLE jobs ADD COLUMN client_id TEXT;
-         ALTER TABLE jobs ADD COLUMN workflow_id TEXT;
-         ALTER TABLE history ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-         ALTER TABLE history ADD COLUMN workflow_id TEXT;",
-    )?;
+/// Keeps who sent a prompt and of which workflow it is, and finds it in what earlier versions stored. In a table of its own, so that neither
+/// this nor who filters the history reads the large texts of `jobs`: a column that is added to a strict table has all of it checked, and
+/// one damaged value would keep everybody out.
+fn keep_senders(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
     let text = |path: &str| {
         let value = format!("CASE json_type(extra_data, '{path}') WHEN 'text' THEN extra_data ->> '{path}' END");
         format!("CASE WHEN json_valid(extra_data) THEN {value} END")
     };
     let (client_id, workflow_id) = (text("$.client_id"), text("$.extra_pnginfo.workflow.id"));
-    let mut select = transaction.prepare(&format!("SELECT seq, {client_id}, {workflow_id} FROM jobs"))?;
-    let mut waiting =
-        transaction.prepare("UPDATE jobs SET client_id = ?2, workflow_id = ?3 WHERE seq = ?1 AND seq IN (SELECT seq FROM queue)")?;
-    let mut ended = transaction.prepare("UPDATE history SET workflow_id = ?2 WHERE seq = ?1")?;
-    // What cannot be read stays unknown.
-    let known = |row: &Row<'_>, column| row.get::<_, Option<String>>(column).unwrap_or_default();
-    let found: Vec<(i64, Option<String>, Option<String>)> =
-        select.query_map([], |row| Ok((row.get(0)?, known(row, 1), known(row, 2))))?.collect::<rusqlite::Result<_>>()?;
-    for (seq, client_id, workflow_id) in found.into_iter().filter(|(_, client, workflow)| client.is_some() || workflow.is_some()) {
-        for updated in [waiting.execute(params![seq, client_id, workflow_id]), ended.execute(params![seq, workflow_id])] {
-            match updated {
-                // A damaged row, which is set aside or left out when it is read.
-                Err(error) if error.sqlite_error_code() == Some(ErrorCode::ConstraintViolation) => {}
-                other => drop(other?),
-            }
-        }
-    }
-    Ok(())
+    transaction.execute_batch(&format!(
+        "CREATE TABLE senders (
+            seq INTEGER PRIMARY KEY,
+            owner TEXT NOT NULL,
+            client_id TEXT,
+            workflow_id TEXT
+        ) STRICT;
+        INSERT INTO senders SELECT seq, '', {client_id}, {workflow_id} FROM jobs;
+        CREATE TRIGGER forget_sender AFTER DELETE ON jobs BEGIN
+            DELETE FROM senders WHERE seq = old.seq;
+        END;"
+    ))
 }
 
 /// Writes the whole file anew, so that nothing that was removed can be found in it or in the log beside it.
@@ -152,8 +141,6 @@ pub(crate) struct Loaded {
     pub(crate) state: State,
     /// Entries of the history up to this key are deleted.
     pub(crate) floor: i64,
-    /// The next job to be claimed gets this.
-    pub(crate) next_claim: i64,
 }
 
 /// Opens the database, brings it to the current format and reads the queue.
@@ -255,12 +242,12 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
     let floor: i64 = value("history_floor")?.unwrap_or(0);
     let next_arrival = number("SELECT ifnull(max(seq), 0) FROM jobs")?.saturating_add(1);
     let mut line = Line::new(next_number, next_arrival);
-    let mut next_claim = 1;
     let mut damaged = Vec::new();
     {
         let mut places = connection.prepare("SELECT seq, rank, claim, claimed_ms FROM queue ORDER BY claim")?;
         // One by one, so that a damaged one cannot keep the others from being read.
-        let mut jobs = connection.prepare(&format!("SELECT {JOB}, owner, workflow_id FROM jobs WHERE seq = ?1"))?;
+        let mut jobs =
+            connection.prepare(&format!("SELECT {JOB} FROM jobs LEFT JOIN senders ON senders.seq = jobs.seq WHERE jobs.seq = ?1"))?;
         let mut rows = places.query([])?;
         while let Some(row) = rows.next()? {
             let seq = row.get(0)?;
@@ -271,9 +258,10 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
                     let (place, job) = (Place { rank, number: job.number, arrival: seq }, Arc::new(job));
                     match claim {
                         None => line.insert(place, job, next_number),
+                        // Whoever claimed it is gone with the process that had the database.
                         Some(claim) => {
-                            next_claim = i64::saturating_add(claim, 1);
-                            line.insert_running(Running { place, job, claimed_ms: claimed_ms.unwrap_or(0) });
+                            let claimed_ms = claimed_ms.unwrap_or(0);
+                            line.insert_running(Running { place, job, claimed_ms, claim, holder: None });
                         }
                     }
                 }
@@ -287,19 +275,34 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
         }
     }
     let mut history = Index::new(floor.saturating_add(1));
-    let mut select =
-        connection.prepare("SELECT ended, id FROM history LEFT JOIN jobs ON jobs.seq = history.seq WHERE ended > ?1 ORDER BY ended")?;
+    let mut select = connection.prepare(
+        "SELECT ended, id, ifnull(owner, ''), workflow_id, status, created_ms, started_ms, ended_ms FROM history
+             LEFT JOIN jobs ON jobs.seq = history.seq LEFT JOIN senders ON senders.seq = history.seq WHERE ended > ?1 ORDER BY ended",
+    )?;
     let mut rows = select.query([floor])?;
     while let Some(row) = rows.next()? {
         let ended: i64 = row.get(0)?;
         match text(row.get_ref(1)?) {
-            Some(id) => history.insert(ended, &id),
+            Some(id) => history.insert(ended, facts(row, &id)),
             None => tracing::error!(ended, "an entry of the history is left out, since its prompt is missing in the job store"),
         }
     }
     drop(rows);
     drop(select);
-    Ok(Loaded { state: State { line, history }, floor, next_claim })
+    Ok(Loaded { state: State { line, history }, floor })
+}
+
+/// What is known of an entry of the history; whatever is damaged in it is told when it is read.
+fn facts(row: &Row<'_>, id: &str) -> Facts {
+    Facts {
+        id: id.into(),
+        owner: row.get(2).unwrap_or_default(),
+        workflow_id: row.get(3).unwrap_or_default(),
+        status: status(row, 4).unwrap_or(Status::Error),
+        created_ms: row.get(5).unwrap_or_default(),
+        started_ms: row.get(6).unwrap_or_default(),
+        ended_ms: row.get(7).unwrap_or_default(),
+    }
 }
 
 /// Takes a damaged prompt out of the queue: it counts as failed, so that whoever waits for it is told, and what was found is kept.
@@ -311,7 +314,7 @@ fn set_aside(connection: &mut Connection, seq: i64, reason: &str, floor: i64) ->
             id: id.into_owned(),
             number: row.get(1).unwrap_or_default(),
             created_ms: row.get(2).unwrap_or_default(),
-            owner: row.get(3).unwrap_or_default(),
+            owner: Arc::default(),
             client_id: None,
             workflow_id: None,
             prompt: empty(),
@@ -320,7 +323,7 @@ fn set_aside(connection: &mut Connection, seq: i64, reason: &str, floor: i64) ->
             outputs: Vec::new(),
         })
     };
-    let job = transaction.query_row("SELECT id, number, created_ms, owner FROM jobs WHERE seq = ?1", [seq], found).optional()?;
+    let job = transaction.query_row("SELECT id, number, created_ms FROM jobs WHERE seq = ?1", [seq], found).optional()?;
     transaction.execute("DELETE FROM queue WHERE seq = ?1", [seq])?;
     if let Some(job) = &job {
         transaction.execute(
@@ -329,27 +332,17 @@ fn set_aside(connection: &mut Connection, seq: i64, reason: &str, floor: i64) ->
         )?;
         transaction.execute("DELETE FROM damaged WHERE rowid <= (SELECT max(rowid) FROM damaged) - ?1", [MAX_DAMAGED])?;
         transaction.execute(
-            "UPDATE jobs SET id = ?2, number = ?3, created_ms = ?4, owner = ?5, client_id = NULL, workflow_id = NULL, outputs = '[]',
-             extra_data = '{}', prompt = '{}' WHERE seq = ?1",
-            params![seq, job.id, job.number, job.created_ms, &*job.owner],
+            "UPDATE jobs SET id = ?2, number = ?3, created_ms = ?4, outputs = '[]', extra_data = '{}', prompt = '{}' WHERE seq = ?1",
+            params![seq, job.id, job.number, job.created_ms],
         )?;
         let message = format!("the stored prompt is damaged ({reason}): submit it again");
         let outcome = Outcome::failed(&job.id, "DamagedPrompt", &message, now_ms(), now_ms());
         let entry = HistoryEntry::new(job.clone(), &outcome, usize::MAX)
             .map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))?;
         transaction.execute(
-            "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta, owner)
-             SELECT max(?2, ifnull(max(ended), 0)) + 1, ?1, ?3, ?4, ?4, ?5, ?6, ?7, ?8 FROM history",
-            params![
-                seq,
-                floor,
-                status_text(entry.status),
-                entry.ended_ms,
-                entry.messages.get(),
-                entry.outputs.get(),
-                entry.meta.get(),
-                &*job.owner
-            ],
+            "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
+             SELECT max(?2, ifnull(max(ended), 0)) + 1, ?1, ?3, ?4, ?4, ?5, ?6, ?7 FROM history",
+            params![seq, floor, status_text(entry.status), entry.ended_ms, entry.messages.get(), entry.outputs.get(), entry.meta.get()],
         )?;
     }
     transaction.commit()?;
@@ -375,11 +368,11 @@ fn empty() -> Arc<RawValue> {
     RawValue::NULL.to_owned().into()
 }
 
-/// The columns of a job that [`job`] reads; its owner and its workflow stand behind them.
-pub(crate) const JOB: &str =
-    "jobs.id, jobs.number, jobs.created_ms, jobs.outputs, jobs.extra_data, jobs.prompt, jobs.secrets, jobs.client_id";
+/// The columns that [`job`] reads.
+pub(crate) const JOB: &str = "jobs.id, jobs.number, jobs.created_ms, jobs.outputs, jobs.extra_data, jobs.prompt, jobs.secrets,
+    ifnull(senders.owner, ''), senders.client_id, senders.workflow_id";
 
-/// A job in the first ten columns.
+/// A job from the first columns of a row.
 pub(crate) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
     Ok(Job {
         id: row.get(0)?,
@@ -389,8 +382,8 @@ pub(crate) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         extra_data: json(row, 4)?,
         prompt: json(row, 5)?,
         secrets: Secrets::lost(texts(row, 6)?),
-        client_id: row.get(7)?,
-        owner: row.get(8)?,
+        owner: row.get(7)?,
+        client_id: row.get(8)?,
         workflow_id: row.get(9)?,
     })
 }

@@ -1,6 +1,6 @@
 //! Who may use a place on disk, and whether the files there are still those that were opened. Knows nothing of what is in them.
 
-use std::fs::{self, File, TryLockError};
+use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::sync::Arc;
 use comfyd_jobs::{Error as JobError, Result as JobResult};
 use parking_lot::Mutex;
 
-use crate::Error;
+use crate::error::Error;
 use crate::state::Shared;
 
 /// An advisory lock beside a database or in a folder, held as long as this lives and released by the system if the process dies.
@@ -115,8 +115,8 @@ impl Guard {
         };
         let mut files = Vec::new();
         for path in [lock.target.clone(), beside("-wal"), beside("-shm"), lock.path.clone()] {
-            let identity = identity(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
-            files.push((path, identity));
+            let found = fs::metadata(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
+            files.push((path, Identity::of(&found)));
         }
         Ok(Self { lock, files, shared, told: Mutex::default() })
     }
@@ -129,10 +129,11 @@ impl Guard {
     /// Whether all files are still there. Tells once when that changes.
     pub(crate) fn check(&self) -> JobResult<()> {
         let found = self.files.iter().find_map(|(path, opened)| {
-            let what = match identity(path) {
-                Ok(now) if now == *opened && !(path == &self.lock.target && is_empty(path)) => return None,
-                Ok(now) if now == *opened => "was emptied".to_owned(),
-                Ok(_other) => "was replaced".to_owned(),
+            let what = match fs::metadata(path) {
+                Ok(found) if Identity::of(&found) != *opened => "was replaced".to_owned(),
+                // An open database has a header at least.
+                Ok(found) if found.len() == 0 && *path == self.lock.target => "was emptied".to_owned(),
+                Ok(_found) => return None,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => "was deleted".to_owned(),
                 Err(error) => format!("cannot be reached ({error})"),
             };
@@ -157,19 +158,16 @@ impl Guard {
     }
 }
 
-/// An open database has a header at least.
-fn is_empty(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|found| found.len() == 0)
-}
+impl Identity {
+    #[cfg(unix)]
+    fn of(found: &Metadata) -> Self {
+        use std::os::unix::fs::MetadataExt as _;
+        Self { device: found.dev(), number: found.ino() }
+    }
 
-#[cfg(unix)]
-fn identity(path: &Path) -> io::Result<Identity> {
-    use std::os::unix::fs::MetadataExt as _;
-    fs::metadata(path).map(|found| Identity { device: found.dev(), number: found.ino() })
-}
-
-/// Elsewhere an open file can be neither deleted nor replaced.
-#[cfg(not(unix))]
-fn identity(path: &Path) -> io::Result<Identity> {
-    fs::metadata(path).map(|_found| Identity { device: 0, number: 0 })
+    /// Elsewhere an open file can be neither deleted nor replaced.
+    #[cfg(not(unix))]
+    fn of(_found: &Metadata) -> Self {
+        Self { device: 0, number: 0 }
+    }
 }

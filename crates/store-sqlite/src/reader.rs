@@ -23,9 +23,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// Of how many damaged entries it is remembered that they were told of.
 const MAX_TOLD: usize = 10_000;
 
-/// An entry's columns behind those of its job.
-const REST: &str = "history.owner, history.workflow_id, history.status, history.started_ms, history.ended_ms, history.messages,
-    history.outputs, history.meta FROM history JOIN jobs ON jobs.seq = history.seq WHERE history.ended = ?1";
+/// An entry's columns behind those of its job, and where all of them are.
+const REST: &str = "history.status, history.started_ms, history.ended_ms, history.messages, history.outputs, history.meta
+    FROM history JOIN jobs ON jobs.seq = history.seq LEFT JOIN senders ON senders.seq = jobs.seq WHERE history.ended = ?1";
 
 /// The way to the history's entries.
 #[derive(Debug)]

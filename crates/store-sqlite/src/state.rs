@@ -1,11 +1,11 @@
-//! What the store keeps in memory: the queue and the ids of the history, as committed. The writer works on a copy and, after a commit,
+//! What the store keeps in memory: the queue and the index of the history, as committed. The writer works on a copy and, after a commit,
 //! repeats its changes here, so that readers see only what is on disk and never wait for it.
 
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use comfyd_jobs::index::Index;
 use comfyd_jobs::line::{Line, Place};
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, OnRestart, Versions};
+use comfyd_jobs::{HistoryEntry, Job, OnRestart, Token, Versions, WorkerId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -18,35 +18,26 @@ pub(crate) struct Shared {
     pub(crate) cache: Mutex<Cache>,
     pub(crate) versions: watch::Sender<Versions>,
     /// Jobs that were claimed for a caller who was gone when the answer came; the writer puts them back.
-    pub(crate) abandoned: Mutex<Vec<String>>,
+    pub(crate) abandoned: Mutex<Vec<Token>>,
 }
 
-/// The queue and the history's ids.
+/// The queue and the history's index.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct State {
     pub(crate) line: Line,
     pub(crate) history: Index,
 }
 
-/// The ids of the history, in the order in which the prompts ended.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct Index {
-    ids: BTreeMap<i64, Arc<str>>,
-    keys: HashMap<Arc<str>, i64>,
-    /// Keys are never used twice while the process lives, so that the cache cannot confuse entries.
-    next_key: i64,
-}
-
 /// A change of the state, repeatable on a copy.
 #[derive(Debug, Clone)]
 pub(crate) enum Change {
     Insert { place: Place, job: Arc<Job>, next_number: u64 },
-    Claim { claimed_ms: i64 },
-    Take { id: String },
-    Requeue { id: String },
+    Claim { worker: WorkerId, claimed_ms: i64 },
+    Take(Token),
+    Requeue(Token),
     Remove { id: String },
     Clear,
-    Restart(OnRestart),
+    Restart(WorkerId, OnRestart),
     PushHistory { entry: Arc<HistoryEntry> },
     DropOldest,
     RemoveHistory { id: String },
@@ -88,11 +79,11 @@ impl Change {
         match self {
             Self::Insert { .. }
             | Self::Claim { .. }
-            | Self::Take { .. }
-            | Self::Requeue { .. }
+            | Self::Take(_)
+            | Self::Requeue(_)
             | Self::Remove { .. }
             | Self::Clear
-            | Self::Restart(_) => true,
+            | Self::Restart(..) => true,
             Self::PushHistory { .. } | Self::DropOldest | Self::RemoveHistory { .. } | Self::ClearHistory => false,
         }
     }
@@ -103,14 +94,14 @@ impl State {
         // The writer made each of these changes on an equal state, so none can miss.
         match change {
             Change::Insert { place, job, next_number } => self.line.insert(place, job, next_number),
-            Change::Claim { claimed_ms } => drop(self.line.claim(claimed_ms)),
-            Change::Take { id } => drop(self.line.take_running(&id)),
-            Change::Requeue { id } => drop(self.line.requeue(&id)),
+            Change::Claim { worker, claimed_ms } => drop(self.line.claim(&worker, claimed_ms)),
+            Change::Take(token) => drop(self.line.take_held(&token)),
+            Change::Requeue(token) => drop(self.line.requeue(&token)),
             Change::Remove { id } => drop(self.line.remove(&id)),
             Change::Clear => drop(self.line.clear()),
-            Change::Restart(on_restart) => drop(self.line.restart(on_restart)),
+            Change::Restart(worker, on_restart) => drop(self.line.restart(&worker, on_restart)),
             Change::PushHistory { entry } => {
-                let key = self.history.push(&entry.job.id);
+                let key = self.history.push(entry.as_ref().into());
                 cache.insert(key, entry);
             }
             Change::DropOldest => {
@@ -128,69 +119,5 @@ impl State {
                 cache.clear();
             }
         }
-    }
-}
-
-impl Index {
-    /// An empty index whose next key is `next_key`.
-    pub(crate) fn new(next_key: i64) -> Self {
-        Self { next_key, ..Self::default() }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.ids.len()
-    }
-
-    pub(crate) fn key(&self, id: &str) -> Option<i64> {
-        self.keys.get(id).copied()
-    }
-
-    /// The id with this key.
-    pub(crate) fn id(&self, key: i64) -> Option<Arc<str>> {
-        self.ids.get(&key).cloned()
-    }
-
-    /// The last key that was given out.
-    pub(crate) fn last_key(&self) -> i64 {
-        self.next_key - 1
-    }
-
-    /// The keys that a query means, oldest first.
-    pub(crate) fn range(&self, query: HistoryQuery) -> Vec<i64> {
-        let range = query.range(self.ids.len());
-        self.ids.keys().skip(range.start).take(range.len()).copied().collect()
-    }
-
-    /// Adds an id with the next key.
-    pub(crate) fn push(&mut self, id: &str) -> i64 {
-        let key = self.next_key;
-        self.insert(key, id);
-        key
-    }
-
-    /// Adds an id whose key is known.
-    pub(crate) fn insert(&mut self, key: i64, id: &str) {
-        let id: Arc<str> = id.into();
-        self.ids.insert(key, id.clone());
-        self.keys.insert(id, key);
-        self.next_key = self.next_key.max(key.saturating_add(1));
-    }
-
-    pub(crate) fn pop_oldest(&mut self) -> Option<i64> {
-        let (key, id) = self.ids.pop_first()?;
-        self.keys.remove(&id);
-        Some(key)
-    }
-
-    pub(crate) fn remove(&mut self, id: &str) -> Option<i64> {
-        let key = self.keys.remove(id)?;
-        self.ids.remove(&key);
-        Some(key)
-    }
-
-    /// Forgets all ids and says how many.
-    pub(crate) fn clear(&mut self) -> usize {
-        self.keys.clear();
-        std::mem::take(&mut self.ids).len()
     }
 }

@@ -1,19 +1,19 @@
 //! The one that writes. It takes all operations that wait, does them in one transaction, publishes what changed and answers.
-//! It knows nothing of how the history is read, nor on which thread it works (see [`crate::desk`]).
+//! It knows nothing of how the history is read, nor on which thread it works (see [`crate::access`]).
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
 use comfyd_jobs::line::{Place, Running};
-use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Outcome, Result as JobResult, Ticket, now_ms};
+use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Outcome, Result as JobResult, Ticket, Token, WorkerId, now_ms};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tokio::sync::mpsc;
 
-use crate::Options;
 use crate::command::{Answer, Claimed, Command, Operation, Reply};
 use crate::database::{Loaded, MAX_LOG_PAGES, is_busy, job_error, list, status_text};
+use crate::options::Options;
 use crate::state::{Change, Shared, State};
 
 /// How many operations go into one transaction.
@@ -46,12 +46,11 @@ pub(crate) struct Writer {
     shared: Arc<Shared>,
     itself: mpsc::WeakSender<Command>,
     /// Callers that wait for a job, longest first. They are served in the transaction that brings one.
-    hungry: VecDeque<Reply>,
+    waiters: VecDeque<(WorkerId, Reply)>,
     /// The state with the changes of the transaction under way.
     state: State,
     /// Those changes.
     changes: Vec<Change>,
-    next_claim: i64,
     /// Entries of the history up to this key are deleted.
     floor: i64,
     /// The floor of the published state; not yet on disk after a trim at start.
@@ -93,7 +92,7 @@ struct Log {
 struct Done {
     /// By operation.
     answers: Vec<JobResult<Answer>>,
-    /// Jobs for the first of those who are hungry.
+    /// Jobs for the first of those who wait for one.
     served: Vec<Claimed>,
 }
 
@@ -105,17 +104,16 @@ impl Writer {
         shared: Arc<Shared>,
         itself: mpsc::WeakSender<Command>,
     ) -> Self {
-        let Loaded { state, floor, next_claim } = loaded;
+        let Loaded { state, floor } = loaded;
         let stored = Counters { next_number: state.line.next_number(), floor };
         let mut writer = Self {
             connection,
             options,
             shared,
             itself,
-            hungry: VecDeque::new(),
+            waiters: VecDeque::new(),
             state,
             changes: Vec::new(),
-            next_claim,
             floor,
             published_floor: floor,
             stored,
@@ -166,9 +164,9 @@ impl Writer {
                     done += 1;
                     group.push(Waiting { operation, reply: Some(reply) });
                 }
-                Command::Next { reply } => {
+                Command::Next { worker, reply } => {
                     done += 1;
-                    self.hungry.push_back(reply);
+                    self.waiters.push_back((worker, reply));
                 }
                 Command::Wake => {}
             }
@@ -178,7 +176,7 @@ impl Writer {
         match self.commit(group) {
             Ok(()) => self.serve(),
             // It would only be waited for again.
-            Err(error) => self.refuse_hungry(&error),
+            Err(error) => self.refuse_waiters(&error),
         }
         if std::mem::take(&mut self.begun) {
             self.roll_back();
@@ -214,31 +212,31 @@ impl Writer {
         }
     }
 
-    /// Serves the hungry with what waits already.
+    /// Gives what waits already to those who wait for a job.
     fn serve(&mut self) {
-        self.hungry.retain(|reply| !reply.is_closed());
-        if self.hungry.is_empty() || self.state.line.waiting() == 0 {
+        self.waiters.retain(|(_, reply)| !reply.is_closed());
+        if self.waiters.is_empty() || self.state.line.waiting() == 0 {
             return;
         }
         if let Err(error) = self.attempt(&[]) {
             self.tell(&error);
-            self.refuse_hungry(&error);
+            self.refuse_waiters(&error);
         }
     }
 
-    fn refuse_hungry(&mut self, error: &rusqlite::Error) {
+    fn refuse_waiters(&mut self, error: &rusqlite::Error) {
         if self.state.line.waiting() == 0 {
             return;
         }
-        for reply in self.hungry.drain(..) {
+        for (_, reply) in self.waiters.drain(..) {
             // A caller that is gone needs no answer.
             let _ = reply.send(Err(job_error(error)));
         }
     }
 
     fn abandoned(&self) -> Vec<Waiting> {
-        let ids = std::mem::take(&mut *self.shared.abandoned.lock());
-        ids.into_iter().map(|id| Waiting { operation: Operation::Requeue(id), reply: None }).collect()
+        let tokens = std::mem::take(&mut *self.shared.abandoned.lock());
+        tokens.into_iter().map(|token| Waiting { operation: Operation::Requeue(token), reply: None }).collect()
     }
 
     /// Does a group in one transaction; if that fails, each operation in its own, so that one cannot fail the others. Fails if another
@@ -285,7 +283,7 @@ impl Writer {
                 // A caller that is gone needs no answer.
                 (_, Some(reply)) => drop(reply.send(Err(job_error(error)))),
                 // Nobody else will think of it.
-                (Operation::Requeue(id), None) => self.shared.abandoned.lock().push(id),
+                (Operation::Requeue(token), None) => self.shared.abandoned.lock().push(token),
                 (_, None) => {}
             }
         }
@@ -331,7 +329,7 @@ impl Writer {
                 self.log_pages += 4 + 4 * group.len();
                 for mut claimed in served {
                     claimed.committed = true;
-                    if let Some(reply) = self.hungry.pop_front() {
+                    if let Some((_, reply)) = self.waiters.pop_front() {
                         // If the caller is gone, the job goes back by itself.
                         let _ = reply.send(Ok(Answer::Claimed(Some(claimed))));
                     }
@@ -359,14 +357,14 @@ impl Writer {
     }
 
     fn transact(&mut self, group: &[Waiting]) -> rusqlite::Result<Done> {
-        self.hungry.retain(|reply| !reply.is_closed());
+        self.waiters.retain(|(_, reply)| !reply.is_closed());
         let mut answers = Vec::with_capacity(group.len());
         for waiting in group {
             answers.push(self.perform(&waiting.operation)?);
         }
         let mut served = Vec::new();
-        while served.len() < self.hungry.len()
-            && let Some(claimed) = self.claim()?
+        while let Some(worker) = self.waiters.get(served.len()).map(|(worker, _)| worker.clone())
+            && let Some(claimed) = self.claim(worker)?
         {
             served.push(claimed);
         }
@@ -381,18 +379,18 @@ impl Writer {
     fn perform(&mut self, operation: &Operation) -> rusqlite::Result<JobResult<Answer>> {
         match operation {
             Operation::Enqueue(new) => self.enqueue(new),
-            Operation::Claim => Ok(Ok(Answer::Claimed(self.claim()?))),
-            Operation::Finish(entry) => self.finish(entry),
-            Operation::HandOver(entry) => match self.finish(entry)? {
-                Ok(_done) => Ok(Ok(Answer::Claimed(self.claim()?))),
+            Operation::Claim(worker) => Ok(Ok(Answer::Claimed(self.claim(worker.clone())?))),
+            Operation::Finish(token, entry) => self.finish(token, entry),
+            Operation::HandOver(token, entry) => match self.finish(token, entry)? {
+                Ok(_done) => Ok(Ok(Answer::Claimed(self.claim(token.worker.clone())?))),
                 refused => Ok(refused),
             },
-            Operation::Requeue(id) => self.requeue(id),
+            Operation::Requeue(token) => self.requeue(token),
             Operation::RemovePending(ids) => self.remove_pending(ids),
             Operation::ClearPending => self.clear_pending(),
             Operation::DeleteHistory(ids) => self.delete_history(ids),
             Operation::ClearHistory => Ok(self.clear_history()),
-            Operation::Recover(on_restart) => self.recover(*on_restart),
+            Operation::Recover(worker, on_restart) => self.recover(worker, *on_restart),
         }
     }
 
@@ -410,48 +408,36 @@ impl Writer {
         let (outputs, secrets) = (list(&job.outputs)?, list(&job.secrets.names())?);
         self.connection
             .prepare_cached(
-                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets, owner, client_id, workflow_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11)",
+                "INSERT INTO jobs (seq, id, number, created_ms, outputs, extra_data, prompt, secrets) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
-            .execute(params![
-                place.arrival,
-                job.id,
-                job.number,
-                job.created_ms,
-                outputs,
-                job.extra_data.get(),
-                job.prompt.get(),
-                secrets,
-                &*job.owner,
-                job.client_id.as_deref(),
-                job.workflow_id.as_deref()
-            ])?;
+            .execute(params![place.arrival, job.id, job.number, job.created_ms, outputs, job.extra_data.get(), job.prompt.get(), secrets])?;
+        self.connection
+            .prepare_cached("INSERT INTO senders (seq, owner, client_id, workflow_id) VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![place.arrival, &*job.owner, job.client_id.as_deref(), job.workflow_id.as_deref()])?;
         self.connection.prepare_cached("INSERT INTO queue (seq) VALUES (?1)")?.execute([place.arrival])?;
         let ticket = Ticket { id: job.id.clone(), number: job.number };
         self.changes.push(Change::Insert { place, job, next_number: self.state.line.next_number() });
         Ok(Ok(Answer::Ticket(ticket)))
     }
 
-    fn claim(&mut self) -> rusqlite::Result<Option<Claimed>> {
+    fn claim(&mut self, worker: WorkerId) -> rusqlite::Result<Option<Claimed>> {
         let claimed_ms = now_ms();
-        let Some(running) = self.state.line.claim(claimed_ms) else { return Ok(None) };
+        let Some((place, claim)) = self.state.line.claim(&worker, claimed_ms) else { return Ok(None) };
         self.connection.prepare_cached("UPDATE queue SET claim = ?2, claimed_ms = ?3 WHERE seq = ?1")?.execute([
-            running.place.arrival,
-            self.next_claim,
+            place.arrival,
+            claim.token.claim,
             claimed_ms,
         ])?;
-        self.next_claim += 1;
-        self.changes.push(Change::Claim { claimed_ms });
-        Ok(Some(Claimed { job: Some(running.job), committed: false, shared: self.shared.clone(), writer: self.itself.clone() }))
+        self.changes.push(Change::Claim { worker, claimed_ms });
+        Ok(Some(Claimed { claim: Some(claim), committed: false, shared: self.shared.clone(), writer: self.itself.clone() }))
     }
 
-    fn finish(&mut self, entry: &Arc<HistoryEntry>) -> rusqlite::Result<JobResult<Answer>> {
-        let id = &entry.job.id;
-        let running = match self.state.line.take_running(id) {
+    fn finish(&mut self, token: &Token, entry: &Arc<HistoryEntry>) -> rusqlite::Result<JobResult<Answer>> {
+        let running = match self.state.line.take_held(token) {
             Ok(running) => running,
             Err(refused) => return Ok(Err(refused)),
         };
-        self.changes.push(Change::Take { id: id.clone() });
+        self.changes.push(Change::Take(token.clone()));
         self.push_history(running.place, entry)?;
         Ok(Ok(Answer::Done))
     }
@@ -459,11 +445,11 @@ impl Writer {
     /// Moves a job that has left the line into the history.
     fn push_history(&mut self, place: Place, entry: &Arc<HistoryEntry>) -> rusqlite::Result<()> {
         self.connection.prepare_cached("DELETE FROM queue WHERE seq = ?1")?.execute([place.arrival])?;
-        let key = self.state.history.push(&entry.job.id);
+        let key = self.state.history.push(entry.as_ref().into());
         self.connection
             .prepare_cached(
-                "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta, owner, workflow_id)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+                "INSERT INTO history (ended, seq, status, started_ms, ended_ms, messages, outputs, meta)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
             )?
             .execute(params![
                 key,
@@ -473,22 +459,20 @@ impl Writer {
                 entry.ended_ms,
                 entry.messages.get(),
                 entry.outputs.get(),
-                entry.meta.get(),
-                &*entry.job.owner,
-                entry.job.workflow_id.as_deref()
+                entry.meta.get()
             ])?;
         self.changes.push(Change::PushHistory { entry: entry.clone() });
         self.trim();
         Ok(())
     }
 
-    fn requeue(&mut self, id: &str) -> rusqlite::Result<JobResult<Answer>> {
-        let place = match self.state.line.requeue(id) {
+    fn requeue(&mut self, token: &Token) -> rusqlite::Result<JobResult<Answer>> {
+        let place = match self.state.line.requeue(token) {
             Ok(place) => place,
             Err(refused) => return Ok(Err(refused)),
         };
         self.connection.prepare_cached("UPDATE queue SET claim = NULL, claimed_ms = NULL WHERE seq = ?1")?.execute([place.arrival])?;
-        self.changes.push(Change::Requeue { id: id.to_owned() });
+        self.changes.push(Change::Requeue(token.clone()));
         Ok(Ok(Answer::Done))
     }
 
@@ -539,17 +523,17 @@ impl Writer {
         Ok(Answer::Count(removed))
     }
 
-    fn recover(&mut self, on_restart: OnRestart) -> rusqlite::Result<JobResult<Answer>> {
-        let restarted = self.state.line.restart(on_restart);
+    fn recover(&mut self, worker: &WorkerId, on_restart: OnRestart) -> rusqlite::Result<JobResult<Answer>> {
+        let restarted = self.state.line.restart(worker, on_restart);
         if restarted.figures.rerun + restarted.figures.failed > 0 {
-            self.changes.push(Change::Restart(on_restart));
+            self.changes.push(Change::Restart(worker.clone(), on_restart));
         }
         for (place, _) in &restarted.reranked {
             self.connection
                 .prepare_cached("UPDATE queue SET rank = ?2, claim = NULL, claimed_ms = NULL WHERE seq = ?1")?
                 .execute([place.arrival, place.rank])?;
         }
-        for Running { place, job, claimed_ms } in &restarted.failed {
+        for Running { place, job, claimed_ms, .. } in &restarted.failed {
             let outcome = Outcome::stopped(job, *claimed_ms, now_ms());
             match HistoryEntry::new(job.as_ref().clone(), &outcome, usize::MAX) {
                 Ok(entry) => self.push_history(*place, &Arc::new(entry))?,
@@ -613,12 +597,12 @@ impl Writer {
     }
 
     /// Whether there is work that can wait until nothing else does.
-    pub(crate) fn is_untidy(&self) -> bool {
+    pub(crate) fn needs_maintenance(&self) -> bool {
         self.purging || self.vacuuming || self.log_pages >= CHECKPOINT_PAGES
     }
 
     /// A slice of that work; whether there is more.
-    pub(crate) fn tidy(&mut self) -> bool {
+    pub(crate) fn maintain(&mut self) -> bool {
         if self.log_pages >= CHECKPOINT_PAGES {
             self.log_pages = 0;
             match self.shorten_log() {

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use comfyd_jobs::{HistoryQuery, JobStore as _, NewJob, OnRestart, Position, Secrets, Status, contract};
+use comfyd_jobs::{Claim, HistoryQuery, JobStore as _, NewJob, OnRestart, Position, Secrets, Status, contract};
 use comfyd_store_sqlite::{Error, Lock, Options, SqliteStore};
 use rusqlite::Connection;
 
@@ -18,13 +18,19 @@ fn open(path: &Path) -> Result<SqliteStore, Error> {
     SqliteStore::open(path, Options::default())
 }
 
+/// Claims the next job, ends it and says which it was.
+async fn pass_next(store: &SqliteStore) -> String {
+    let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
+    store.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
+    claim.job.id.clone()
+}
+
 /// Fills a database with some prompts of which one waits and closes it.
 async fn fill(path: &Path, many: usize) {
     let store = open(path).unwrap();
     for n in 0..many {
         store.enqueue(contract::job(&format!("j{n}"), Position::Back)).await.unwrap();
-        store.claim().await.unwrap().unwrap();
-        store.finish(&format!("j{n}"), &contract::outcome(Status::Success)).await.unwrap();
+        pass_next(&store).await;
     }
     store.enqueue(contract::job("waits", Position::Back)).await.unwrap();
 }
@@ -69,12 +75,7 @@ async fn later_formats_and_other_programs_are_refused_and_left_alone() {
 }
 
 /// From the format that knows senders to the one before.
-const FORMAT_3: &str = "ALTER TABLE jobs DROP COLUMN owner;
-    ALTER TABLE jobs DROP COLUMN client_id;
-    ALTER TABLE jobs DROP COLUMN workflow_id;
-    ALTER TABLE history DROP COLUMN owner;
-    ALTER TABLE history DROP COLUMN workflow_id;
-    PRAGMA user_version = 3;";
+const FORMAT_3: &str = "DROP TRIGGER forget_sender; DROP TABLE senders; PRAGMA user_version = 3;";
 
 /// A database of the first format, with keys in a waiting and in a finished prompt, and in one that was deleted.
 async fn make_it_old(path: &Path) {
@@ -113,7 +114,11 @@ async fn who_sent_prompts_is_found_in_databases_of_earlier_versions() {
     let store = open(&path).unwrap();
     let entry = store.history_entry("j1").await.unwrap().unwrap();
     assert_eq!((&*entry.job.owner, entry.job.client_id.as_deref(), entry.job.workflow_id.as_deref()), ("", None, Some("w")));
-    let waits = store.claim().await.unwrap().unwrap();
+    assert_eq!(store.delete_history(&["j1".to_owned()]).await.unwrap(), 1);
+    let senders = |path| Connection::open(path).unwrap().query_row("SELECT count(*) FROM senders", [], |row| row.get::<_, i64>(0)).unwrap();
+    assert_eq!(senders(&path), 1, "it goes with its prompt");
+    store.enqueue(contract::job("j1", Position::Back)).await.unwrap();
+    let waits = store.claim(&contract::worker()).await.unwrap().unwrap().job;
     assert_eq!((&*waits.owner, waits.client_id.as_deref(), waits.workflow_id.as_deref()), ("", Some("me"), None));
     drop(store);
     // A prompt that cannot be read keeps nobody from opening the others.
@@ -121,8 +126,9 @@ async fn who_sent_prompts_is_found_in_databases_of_earlier_versions() {
     extra("j1", "x");
     change(&path, &unstrict("UPDATE jobs SET number = 'many' WHERE id = 'waits'"));
     let store = open(&path).unwrap();
-    assert!(matches!(store.history_entry("j1").await, Err(comfyd_jobs::Error::Damaged { .. })));
-    assert_eq!(store.history_entry("waits").await.unwrap().unwrap().status, Status::Error);
+    for id in ["j1", "waits"] {
+        assert_eq!(store.history_entry(id).await.unwrap().unwrap().status, Status::Error);
+    }
 }
 
 #[tokio::test]
@@ -132,7 +138,7 @@ async fn secrets_of_earlier_versions_are_removed() {
     make_it_old(&path).await;
     let store = open(&path).unwrap();
     assert!(!found_in_files(&path, "S3CRET"), "while it is open");
-    let waits = store.claim().await.unwrap().unwrap();
+    let waits = store.claim(&contract::worker()).await.unwrap().unwrap().job;
     assert_eq!(waits.extra_data.get(), r#"{"client_id":"me","x":{}}"#);
     assert_eq!(waits.secrets.lost_names(), ["api_key_comfy_org"]);
     let entry = store.history_entry("j1").await.unwrap().unwrap();
@@ -149,10 +155,10 @@ async fn secrets_never_reach_the_disk() {
     let mut extra_data = serde_json::json!({"auth_token_comfy_org": "S3CRET"});
     let secrets = Secrets::take(&mut extra_data, &["auth_token_comfy_org".to_owned()]);
     store.enqueue(NewJob { secrets, ..contract::job("a", Position::Back) }).await.unwrap();
-    let job = store.claim().await.unwrap().unwrap();
-    assert_eq!(job.secrets.values()["auth_token_comfy_org"], "S3CRET");
+    let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
+    assert_eq!(claim.job.secrets.values()["auth_token_comfy_org"], "S3CRET");
     assert!(!found_in_files(&path, "S3CRET"), "while it runs");
-    store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
+    store.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
     drop(store);
     assert!(!found_in_files(&path, "S3CRET"), "when it has ended");
 }
@@ -196,7 +202,7 @@ fn unstrict(sql: &str) -> String {
 }
 
 async fn ids(store: &SqliteStore) -> Vec<String> {
-    store.history(HistoryQuery::default()).await.unwrap().iter().map(|entry| entry.job.id.clone()).collect()
+    store.history(&HistoryQuery::default()).await.unwrap().entries.iter().map(|entry| entry.job.id.clone()).collect()
 }
 
 #[tokio::test]
@@ -224,8 +230,7 @@ async fn a_damaged_entry_of_the_history_is_left_out() {
         let error = store.history_entry("j1").await.unwrap_err();
         assert!(matches!(&error, comfyd_jobs::Error::Damaged { id, .. } if id == "j1"), "{damage}: {error}");
         assert!(store.history_entry("j2").await.unwrap().is_some(), "{damage}");
-        assert_eq!(store.claim().await.unwrap().unwrap().id, "waits", "{damage}");
-        store.finish("waits", &contract::outcome(Status::Success)).await.unwrap();
+        assert_eq!(pass_next(&store).await, "waits", "{damage}");
         assert_eq!(store.delete_history(&["j1".to_owned()]).await.unwrap(), 1, "{damage}");
         store.enqueue(contract::job("j1", Position::Back)).await.unwrap_or_else(|error| panic!("{damage}: {error}"));
     }
@@ -261,7 +266,7 @@ async fn a_damaged_prompt_of_the_queue_fails_and_the_others_run() {
         open(&path).unwrap().enqueue(contract::job("whole", Position::Back)).await.unwrap();
         change(&path, damage);
         let store = open(&path).unwrap_or_else(|error| panic!("{damage}: {error}"));
-        store.recover(OnRestart::Rerun).await.unwrap();
+        store.recover(&contract::worker(), OnRestart::Rerun).await.unwrap();
         let queue = store.queue().await.unwrap();
         assert_eq!(queue.pending.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["whole"], "{damage}");
         assert_eq!(ids(&store).await, ["j0", "waits"], "{damage}");
@@ -290,8 +295,7 @@ async fn a_damaged_page_concerns_its_prompt_only() {
         store.enqueue(comfyd_jobs::NewJob { prompt, ..contract::job(id, Position::Back) }).await.unwrap();
     }
     for _ in 0..2 {
-        let id = store.claim().await.unwrap().unwrap().id.clone();
-        store.finish(&id, &contract::outcome(Status::Success)).await.unwrap();
+        pass_next(&store).await;
     }
     store.close();
     drop(store);
@@ -305,7 +309,7 @@ async fn a_damaged_page_concerns_its_prompt_only() {
     let store = open(&path).unwrap();
     assert_eq!(ids(&store).await, ["b"]);
     assert!(matches!(store.history_entry("a").await, Err(comfyd_jobs::Error::Damaged { .. })));
-    assert_eq!(store.claim().await.unwrap().unwrap().id, "c");
+    assert_eq!(pass_next(&store).await, "c");
 }
 
 #[tokio::test]
@@ -316,13 +320,12 @@ async fn a_closed_store_is_in_one_file() {
         let store = std::sync::Arc::new(SqliteStore::open(&path, Options { durability, ..Options::default() }).unwrap());
         store.enqueue(contract::job("a", Position::Back)).await.unwrap();
         store.enqueue(contract::job("b", Position::Back)).await.unwrap();
-        store.claim().await.unwrap().unwrap();
-        store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
+        pass_next(&store).await;
         let waits = tokio::spawn({
             let store = store.clone();
             async move {
-                store.claim().await.unwrap();
-                store.next_job().await
+                store.claim(&contract::worker()).await.unwrap();
+                store.next_job(&contract::worker()).await
             }
         });
         let begun = Instant::now();
@@ -366,8 +369,7 @@ async fn a_file_that_is_deleted_or_replaced_meanwhile_is_noticed() {
             assert!(matches!(&result, Err(comfyd_jobs::Error::Unavailable(why)) if why.contains(told) && why.contains(name)), "{result:?}");
         }
         // What was accepted goes on.
-        store.claim().await.unwrap().unwrap();
-        store.finish("a", &contract::outcome(Status::Success)).await.unwrap();
+        pass_next(&store).await;
         fs::rename(&aside, &file).unwrap();
         store.check().unwrap();
         store.enqueue(contract::job("b", Position::Back)).await.unwrap();
@@ -381,14 +383,13 @@ async fn what_took_the_place_of_a_database_is_left_alone() {
     let path = folder.path().join("jobs.db");
     let first = SqliteStore::open(&path, Options { cache_bytes: 0, ..Options::default() }).unwrap();
     first.enqueue(contract::job("first", Position::Back)).await.unwrap();
-    first.claim().await.unwrap().unwrap();
-    first.finish("first", &contract::outcome(Status::Success)).await.unwrap();
+    pass_next(&first).await;
     for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm", "jobs.db.lock"] {
         fs::remove_file(folder.path().join(name)).unwrap();
     }
     let second = open(&path).unwrap();
     second.enqueue(contract::job("second", Position::Back)).await.unwrap();
-    assert!(first.history(HistoryQuery::default()).await.is_err(), "another database must not be read in its place");
+    assert!(first.history(&HistoryQuery::default()).await.is_err(), "another database must not be read in its place");
     drop(first);
     assert!(folder.path().join("jobs.db-wal").exists(), "the log of the other one must not go");
     second.check().unwrap();
@@ -422,10 +423,10 @@ async fn crashing_child() {
                 let ticket = store.enqueue(contract::job(&id, Position::Back)).await.unwrap();
                 println!("queued {} {id}", ticket.number);
                 if task == 0 {
-                    let job = store.claim().await.unwrap().unwrap();
+                    let Claim { job, token } = store.claim(&contract::worker()).await.unwrap().unwrap();
                     println!("claimed {} {}", job.number, job.id);
                     if n % 3 != 0 {
-                        store.finish(&job.id, &contract::outcome(Status::Success)).await.unwrap();
+                        store.finish(&token, &contract::outcome(Status::Success)).await.unwrap();
                         println!("finished {} {}", job.number, job.id);
                     }
                 }
@@ -462,7 +463,8 @@ async fn what_was_answered_survives_kill_9() {
     let store = open(&path).unwrap();
     let queue = store.queue().await.unwrap();
     let running: Vec<String> = queue.running.iter().map(|job| job.id.clone()).collect();
-    let finished: Vec<String> = store.history(HistoryQuery::default()).await.unwrap().iter().map(|entry| entry.job.id.clone()).collect();
+    let finished: Vec<String> =
+        store.history(&HistoryQuery::default()).await.unwrap().entries.iter().map(|entry| entry.job.id.clone()).collect();
     let known = |id: &str| {
         queue.pending.iter().any(|job| job.id == id) || running.iter().any(|known| known == id) || finished.iter().any(|known| known == id)
     };
@@ -488,9 +490,9 @@ async fn what_was_answered_survives_kill_9() {
         }
     }
     assert!(seen.iter().all(|count| *count > 0), "the child did too little: {seen:?}");
-    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&contract::worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(recovered.rerun, running.len());
-    assert_eq!(store.claim().await.unwrap().unwrap().id, running[0], "what ran runs first");
+    assert_eq!(pass_next(&store).await, running[0], "what ran runs first");
     let ticket = store.enqueue(contract::job("after", Position::Back)).await.unwrap();
     assert!(ticket.number > highest, "number {} after {highest}", ticket.number);
 }

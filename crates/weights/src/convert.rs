@@ -7,4 +7,4 @@ pub mod unet;
 pub mod vae;
 
 pub use self::clip::EncoderKind;
-pub use self::control::{Control, ControlLora, ControlNet, LowRank, control};
+pub use self::control::{ControlFile, ControlLora, ControlNet, LowRank, control};

@@ -1,17 +1,19 @@
 //! GGUF files, versions 2 and 3 (<https://github.com/ggml-org/ggml/blob/master/docs/gguf.md>), as ComfyUI-GGUF writes diffusion models:
-//! ldm's names, `comfy.gguf.orig_shape.NAME` where a shape had to be changed. Quantised tensors are read as F16.
+//! ldm's names, `comfy.gguf.orig_shape.NAME` where a shape had to be changed.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use candle_core::quantized::{GgmlDType, ggml_file::qtensor_from_ggml};
-use candle_core::{DType, Device, Tensor};
+use candle_core::quantized::GgmlDType;
+use candle_core::{DType, Device};
 use serde_json::Value as Json;
 
+use crate::Result;
 use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::safetensors::Dtype;
-use crate::{Form, LazyTensor, Result, Source, StateDict};
+use crate::state_dict::{Form, LazyTensor, Source, StateDict};
+use crate::weight::{Quantized, Weight};
 
 /// How a file begins.
 pub(crate) const MAGIC: &[u8] = b"GGUF";
@@ -114,12 +116,12 @@ impl Info {
         if start.checked_add(length).is_none_or(|end| end > file.len()) {
             return Err(format!("needs {length} bytes from byte {start} on, the file has {}", file.len()));
         }
-        let source = Quantised { file: Arc::clone(file), kind, shape: shape.clone(), start, length };
+        let source = Blocks { file: Arc::clone(file), kind, shape: shape.clone(), start, length };
         Ok(LazyTensor::new(shape, DType::F16, Arc::new(source)))
     }
 }
 
-struct Quantised {
+struct Blocks {
     file: Arc<MappedFile>,
     kind: GgmlDType,
     shape: Vec<usize>,
@@ -127,17 +129,14 @@ struct Quantised {
     length: u64,
 }
 
-impl Source for Quantised {
-    fn read(&self) -> Result<Tensor> {
+impl Source for Blocks {
+    fn read(&self) -> Result<Weight> {
         let bytes = self.file.bytes(self.start, self.length)?;
-        // One axis: the shape may have been changed back to one whose rows are no whole blocks.
-        let count = self.shape.iter().product();
-        let values = qtensor_from_ggml(self.kind, bytes, vec![count], &Device::Cpu)?.dequantize(&Device::Cpu)?;
-        Ok(values.to_dtype(DType::F16)?.reshape(self.shape.as_slice())?)
+        Ok(Weight::Quantized(Quantized::new(self.kind, bytes, self.shape.clone(), &Device::Cpu)?))
     }
 
     fn form(&self) -> Form {
-        Form::Quantised
+        Form::Quantised(self.kind)
     }
 }
 

@@ -1,5 +1,5 @@
-//! Files of weights: safetensors, and what their tensors are: named tensors that are read when asked, the model family that names and
-//! shapes tell. This crate does not know how a model runs.
+//! Files of weights: safetensors, and what their tensors are: named tensors that are read when asked, the parts and shapes that names tell.
+//! This crate knows no family of models and not how a model runs.
 
 pub mod convert;
 pub mod detect;
@@ -19,9 +19,11 @@ mod pickle;
 mod quantised;
 mod state_dict;
 mod torch;
+mod weight;
 
-pub use crate::checkpoint::{Checkpoint, Unet};
+pub use crate::checkpoint::{EncoderNames, EncoderPlace, Unet};
 pub use crate::convert::EncoderKind;
 pub use crate::eight_bits::SmallFloat;
 pub use crate::error::{Error, Result};
 pub use crate::state_dict::{Form, LazyTensor, Source, StateDict};
+pub use crate::weight::{Quantized, Scaled8, Weight};

@@ -8,8 +8,11 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
+use crate::eight_bits::SmallFloat;
+use crate::error::{Error, Result};
 use crate::safetensors::Dtype;
-use crate::{Error, Form, LazyTensor, Result, SmallFloat, Source};
+use crate::state_dict::{Form, LazyTensor, Source};
+use crate::weight::{Scaled8, Weight};
 
 /// Bytes that a tensor with repeated values (stride 0) may need, as read. Others are bounded by the file's size.
 const MAX_REPEATED_BYTES: u64 = 256 << 20;
@@ -117,18 +120,22 @@ struct InFile {
 }
 
 impl Source for InFile {
-    fn read(&self) -> Result<Tensor> {
+    fn read(&self) -> Result<Weight> {
         let Values { dtype, shape, start, strides } = &self.values;
         let count: usize = shape.iter().product();
         let size = dtype.size();
-        match strides {
+        let tensor = match strides {
             Some(strides) if count > 0 => {
                 let last: u64 = strides.iter().zip(shape).map(|(stride, axis)| (*axis as u64 - 1) * *stride as u64).sum();
                 let bytes = self.file.bytes(*start, (last + 1) * size)?;
                 decode(*dtype, &gather(bytes, size as usize, shape, strides), shape)
             }
             _ => decode(*dtype, self.file.bytes(*start, count as u64 * size)?, shape),
-        }
+        }?;
+        Ok(match self.form() {
+            Form::Small(kind) => Weight::Scaled8(Scaled8 { kind, bytes: tensor, scale: None }),
+            Form::Dense | Form::Scaled8 | Form::Quantised(_) | Form::Unknown => Weight::Dense(tensor),
+        })
     }
 
     fn form(&self) -> Form {
@@ -167,7 +174,7 @@ impl Unreadable {
 }
 
 impl Source for Unreadable {
-    fn read(&self) -> Result<Tensor> {
+    fn read(&self) -> Result<Weight> {
         Err(Error::Dtype { path: self.path.clone(), name: self.name.clone(), dtype: self.dtype.clone() })
     }
 
@@ -206,17 +213,15 @@ pub(crate) fn reads_as(dtype: Dtype) -> DType {
     }
 }
 
-/// The values as a tensor on the CPU; `bytes` are exactly as many as the shape needs.
-pub(crate) fn decode(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Tensor> {
+/// The values as a tensor on the CPU, eight-bit floats as their bytes; `bytes` are exactly as many as the shape needs.
+fn decode(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Tensor> {
     let device = &Device::Cpu;
     Ok(match dtype {
         Dtype::F32 => Tensor::from_vec(convert(bytes, f32::from_le_bytes), shape, device),
         Dtype::F64 => Tensor::from_vec(convert(bytes, |b| f64::from_le_bytes(b) as f32), shape, device),
         Dtype::F16 => Tensor::from_vec(convert(bytes, f16::from_le_bytes), shape, device),
         Dtype::Bf16 => Tensor::from_vec(convert(bytes, bf16::from_le_bytes), shape, device),
-        Dtype::F8E5M2 => Tensor::from_vec(convert(bytes, |[b]: [u8; 1]| f16::from_bits(u16::from(b) << 8)), shape, device),
-        Dtype::F8E4M3 => Tensor::from_vec(convert(bytes, |[b]: [u8; 1]| f8_e4m3(b)), shape, device),
-        Dtype::Bool | Dtype::U8 => Tensor::from_vec(bytes.to_vec(), shape, device),
+        Dtype::Bool | Dtype::U8 | Dtype::F8E5M2 | Dtype::F8E4M3 => Tensor::from_vec(bytes.to_vec(), shape, device),
         Dtype::I8 => Tensor::from_vec(convert(bytes, |b| i64::from(i8::from_le_bytes(b))), shape, device),
         Dtype::I16 => Tensor::from_vec(convert(bytes, |b| i64::from(i16::from_le_bytes(b))), shape, device),
         Dtype::U16 => Tensor::from_vec(convert(bytes, |b| i64::from(u16::from_le_bytes(b))), shape, device),
@@ -232,40 +237,11 @@ fn convert<const N: usize, T>(bytes: &[u8], value: impl Fn([u8; N]) -> T) -> Vec
     chunks.iter().map(|chunk| value(*chunk)).collect()
 }
 
-/// The eight-bit float with four bits of exponent, three of mantissa and no infinity (`float8_e4m3fn`); every value is exact in binary16.
-fn f8_e4m3(byte: u8) -> f16 {
-    let sign = u16::from(byte & 0x80) << 8;
-    let (exponent, mantissa) = (u16::from(byte >> 3 & 0xf), u16::from(byte & 7));
-    let bits = match (exponent, mantissa) {
-        (0xf, 7) => 0x7e00,
-        // Below the normal range: the mantissa counts 2^-9, which binary16 holds as a normal number.
-        (0, m) => f16::from_f32(f32::from(m) / 512.0).to_bits(),
-        // The exponents' biases are 7 and 15.
-        (e, m) => (e + 8) << 10 | m << 7,
-    };
-    f16::from_bits(sign | bits)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
-
-    #[test]
-    fn eight_bit_floats_are_exact() {
-        let value = |byte| f8_e4m3(byte).to_f32();
-        assert_eq!([value(0x38), value(0xb8), value(0x7e), value(0x01), value(0x07)], [1.0, -1.0, 448.0, 2f32.powi(-9), 7.0 / 512.0]);
-        assert_eq!([value(0x08), value(0x40), value(0x49)], [2f32.powi(-6), 2.0, 4.5]);
-        assert!(value(0x7f).is_nan() && value(0xff).is_nan());
-        assert!(f8_e4m3(0x80).to_bits() == 0x8000);
-        let two = decode(Dtype::F8E5M2, &[0x3c, 0xc1, 0x7c], &[3]).unwrap().to_dtype(DType::F32).unwrap().to_vec1::<f32>().unwrap();
-        assert_eq!(two, [1.0, -2.5, f32::INFINITY]);
-        for byte in (0..=255).filter(|byte| byte & 0x7f != 0x7f) {
-            assert_eq!((SmallFloat::E4m3.byte(f8_e4m3(byte)), SmallFloat::E5m2.byte(f16::from_bits(u16::from(byte) << 8))), (byte, byte));
-        }
-        assert_eq!(SmallFloat::E4m3.byte(f8_e4m3(0xff)), 0xff);
-    }
 
     #[test]
     fn strides_are_followed() {

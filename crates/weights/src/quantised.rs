@@ -11,10 +11,13 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use candle_core::{DType, Tensor};
+use candle_core::DType;
 use serde_json::Value as Json;
 
-use crate::{Form, LazyTensor, Result, SmallFloat, Source, StateDict};
+use crate::Result;
+use crate::eight_bits::SmallFloat;
+use crate::state_dict::{Form, LazyTensor, Source, StateDict};
+use crate::weight::{Scaled8, Weight};
 
 /// Ends of names that only weights in few bits have, and who writes such ones.
 const UNKNOWN: [(&str, &str); 24] = [
@@ -138,7 +141,7 @@ fn marked(dict: &mut StateDict) -> HashMap<String, SmallFloat> {
         let kind = match (tensor.form(), tensor.dtype()) {
             (Form::Small(kind), _) => kind,
             (Form::Dense, DType::F32) => SmallFloat::E4m3,
-            (Form::Dense | Form::Scaled8 | Form::Quantised | Form::Unknown, _) => continue,
+            (Form::Dense | Form::Scaled8 | Form::Quantised(_) | Form::Unknown, _) => continue,
         };
         let prefix = marker.strip_suffix(MARKER).unwrap_or_default();
         if !dict.contains(&format!("{prefix}input_blocks.0.0.weight")) {
@@ -198,18 +201,14 @@ struct EightBits {
 }
 
 impl Source for EightBits {
-    fn read(&self) -> Result<Tensor> {
-        let mut values = self.tensor.read()?;
-        if let Some(kind) = self.round {
-            values = kind.round_all(&values)?;
-        }
+    fn read(&self) -> Result<Weight> {
+        let weight = match self.round {
+            Some(kind) => Weight::Scaled8(Scaled8::round(kind, &self.tensor.read()?)?),
+            None => self.tensor.weight()?,
+        };
         match &self.scale {
-            Some(scale) => {
-                let scale = scale.read()?.to_dtype(DType::F32)?;
-                let scale = if scale.elem_count() == 1 { scale.reshape(vec![1; values.rank()])? } else { scale };
-                Ok(values.to_dtype(DType::F32)?.broadcast_mul(&scale)?)
-            }
-            None => Ok(values),
+            Some(scale) => weight.scaled(scale.read()?.to_dtype(DType::F32)?.flatten_all()?),
+            None => Ok(weight),
         }
     }
 

@@ -3,22 +3,21 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::convert::{EncoderKind, clip};
-use crate::detect::{Family, Prediction};
-use crate::{LazyTensor, Result, StateDict};
+use crate::{EncoderNames, EncoderPlace, LazyTensor, Result, StateDict};
 
 /// What goes into a checkpoint; `write::write` writes it.
 #[derive(Debug, Clone, Copy)]
 pub struct Parts<'a> {
-    /// The family, which decides the names of text encoders.
-    pub family: Family,
-    /// What the model predicts, for the markers of SDXL and SD2 models that predict the velocity.
-    pub prediction: Prediction,
     /// The UNet, under ldm's names.
     pub unet: &'a StateDict,
+    /// Where the family's checkpoints keep text encoders. Others than its own go to the first place.
+    pub places: &'a [EncoderPlace],
     /// The text encoders, under transformers' names; none to leave them out (ModelSave).
     pub clips: &'a [(EncoderKind, StateDict)],
     /// The autoencoder, under ldm's names.
     pub vae: Option<&'a StateDict>,
+    /// The names of empty tensors that tell what the model predicts (`v_pred`, `ztsnr`).
+    pub markers: &'a [&'a str],
 }
 
 /// A checkpoint (CheckpointSave and ModelSave): `model.diffusion_model.…`, `first_stage_model.…`, and the text encoders where the family's
@@ -27,7 +26,8 @@ pub fn checkpoint(parts: &Parts<'_>) -> Result<StateDict> {
     let mut out = parts.unet.with_prefix("", "model.diffusion_model.");
     out.metadata.clear();
     for (kind, weights) in parts.clips {
-        for (name, tensor) in encoder(parts.family, *kind, weights)?.iter() {
+        let Some(place) = parts.places.iter().find(|place| place.kind == *kind).or(parts.places.first()) else { continue };
+        for (name, tensor) in encoder(place, weights)?.iter() {
             out.insert(name, tensor.clone());
         }
     }
@@ -36,46 +36,27 @@ pub fn checkpoint(parts: &Parts<'_>) -> Result<StateDict> {
             out.insert(format!("first_stage_model.{name}"), tensor.clone());
         }
     }
-    let empty = || Tensor::zeros(0, DType::F32, &Device::Cpu);
-    match parts.prediction {
-        Prediction::Eps | Prediction::Edm => {}
-        Prediction::V { zsnr } => {
-            out.insert("v_pred", empty()?);
-            if zsnr {
-                out.insert("ztsnr", empty()?);
-            }
-        }
-        Prediction::VContinuous { sigma_min, sigma_max } => {
-            out.insert("edm_vpred.sigma_max", Tensor::new(sigma_max as f32, &Device::Cpu)?);
-            out.insert("edm_vpred.sigma_min", Tensor::new(sigma_min as f32, &Device::Cpu)?);
-        }
+    for marker in parts.markers {
+        out.insert(*marker, Tensor::zeros(0, DType::F32, &Device::Cpu)?);
     }
     Ok(out)
 }
 
-/// A text encoder's names in a checkpoint of this family.
-fn encoder(family: Family, kind: EncoderKind, weights: &StateDict) -> Result<StateDict> {
-    Ok(match (family, kind) {
-        (Family::Sd15, _) => text_model(weights).with_prefix("", "cond_stage_model.transformer."),
-        (Family::Sdxl, EncoderKind::ClipL | EncoderKind::ClipH) => {
-            let mut out = text_model(weights).with_prefix("", "conditioner.embedders.0.transformer.");
-            let ids = Tensor::arange(0i64, 77, &Device::Cpu)?.reshape((1, 77))?;
-            out.insert("conditioner.embedders.0.transformer.text_model.embeddings.position_ids", ids);
+/// A text encoder's names at its place in a checkpoint.
+fn encoder(place: &EncoderPlace, weights: &StateDict) -> Result<StateDict> {
+    let prefix = place.prefixes.first().copied().unwrap_or_default();
+    Ok(match place.names {
+        EncoderNames::OpenClip => clip::to_open_clip(&complete(weights)?).with_prefix("", prefix),
+        EncoderNames::Transformers { position_ids } => {
+            // Without what CLIP-L does not use: the projection and the scale.
+            let mut out = weights.with_prefix("text_model.", &format!("{prefix}text_model."));
+            if position_ids {
+                let ids = Tensor::arange(0i64, 77, &Device::Cpu)?.reshape((1, 77))?;
+                out.insert(format!("{prefix}text_model.embeddings.position_ids"), ids);
+            }
             out
         }
-        (Family::Sdxl, EncoderKind::ClipG) => open_clip(weights)?.with_prefix("", "conditioner.embedders.1.model."),
-        (Family::SdxlRefiner, _) => open_clip(weights)?.with_prefix("", "conditioner.embedders.0.model."),
-        (Family::Sd20, _) => open_clip(weights)?.with_prefix("", "cond_stage_model.model."),
     })
-}
-
-/// Without what CLIP-L does not use: the projection and the scale.
-fn text_model(weights: &StateDict) -> StateDict {
-    weights.with_prefix("text_model.", "text_model.")
-}
-
-fn open_clip(weights: &StateDict) -> Result<StateDict> {
-    Ok(clip::to_open_clip(&complete(weights)?))
 }
 
 /// With the projection and the scale that the reference gives an encoder that has none.

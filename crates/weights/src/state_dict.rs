@@ -4,11 +4,14 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Tensor};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use crate::{Result, SmallFloat};
+use crate::Result;
+use crate::eight_bits::SmallFloat;
+use crate::weight::Weight;
 
 /// How the values of a tensor are kept in its file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,15 +23,15 @@ pub enum Form {
     /// As eight-bit floats that count together with their companions (`quantised`). Not to be rounded once more.
     Scaled8,
     /// In blocks of few bits (GGUF). Not to be rounded once more.
-    Quantised,
+    Quantised(GgmlDType),
     /// In a way that is not known: reading it is an error.
     Unknown,
 }
 
-/// Reads one tensor to the CPU. F32, F16 and BF16 come as they are stored, 8-bit floats as F16, F64 as F32, integers as I64 or U8.
+/// Reads one tensor to the CPU. F32, F16, BF16, 8-bit floats and blocks come as they are stored, F64 as F32, integers as I64 or U8.
 pub trait Source: Send + Sync {
     /// Reads it.
-    fn read(&self) -> Result<Tensor>;
+    fn read(&self) -> Result<Weight>;
 
     /// How the file keeps them.
     fn form(&self) -> Form {
@@ -70,16 +73,24 @@ impl LazyTensor {
         self.source.form()
     }
 
-    /// Bytes of its values as read; none if it cannot be read.
+    /// Bytes that [`LazyTensor::weight`] takes; none if it cannot be read.
     pub fn size_bytes(&self) -> u64 {
-        if self.form() == Form::Unknown {
-            return 0;
+        let count = self.shape.iter().fold(1u64, |count, axis| count.saturating_mul(*axis as u64));
+        match self.form() {
+            Form::Dense => count.saturating_mul(self.dtype.size_in_bytes() as u64),
+            Form::Small(_) | Form::Scaled8 => count,
+            Form::Quantised(kind) => (count / kind.block_size() as u64).saturating_mul(kind.type_size() as u64),
+            Form::Unknown => 0,
         }
-        self.shape.iter().fold(self.dtype.size_in_bytes() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64))
     }
 
-    /// Reads the values to the CPU.
+    /// Reads the values to the CPU, number by number.
     pub fn read(&self) -> Result<Tensor> {
+        self.weight()?.dense()
+    }
+
+    /// Reads the values to the CPU, in the few bits in which they are kept.
+    pub fn weight(&self) -> Result<Weight> {
         self.source.read()
     }
 
@@ -129,17 +140,17 @@ impl From<Tensor> for LazyTensor {
 struct InMemory(Tensor);
 
 impl Source for InMemory {
-    fn read(&self) -> Result<Tensor> {
-        Ok(self.0.clone())
+    fn read(&self) -> Result<Weight> {
+        Ok(self.0.clone().into())
     }
 }
 
 struct Concat(Vec<LazyTensor>);
 
 impl Source for Concat {
-    fn read(&self) -> Result<Tensor> {
+    fn read(&self) -> Result<Weight> {
         let parts = self.0.iter().map(LazyTensor::read).collect::<Result<Vec<_>>>()?;
-        Ok(Tensor::cat(&parts, 0)?)
+        Ok(Tensor::cat(&parts, 0)?.into())
     }
 }
 
@@ -149,8 +160,8 @@ struct Mapped<F> {
 }
 
 impl<F: Fn(Tensor) -> candle_core::Result<Tensor> + Send + Sync> Source for Mapped<F> {
-    fn read(&self) -> Result<Tensor> {
-        Ok((self.f)(self.inner.read()?)?)
+    fn read(&self) -> Result<Weight> {
+        Ok((self.f)(self.inner.read()?.dense()?)?.into())
     }
 }
 
@@ -192,7 +203,7 @@ impl StateDict {
     }
 
     /// An error that says that this file is no model that can be used.
-    pub(crate) fn unknown(&self, reason: impl Into<String>) -> crate::Error {
+    pub fn unknown(&self, reason: impl Into<String>) -> crate::Error {
         crate::Error::Unknown { path: self.origin().to_owned(), reason: reason.into() }
     }
 

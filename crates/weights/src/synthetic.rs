@@ -8,7 +8,10 @@ use candle_core::{DType, Device, Tensor};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use crate::{Error, Form, LazyTensor, Result, SmallFloat, Source, StateDict};
+use crate::eight_bits::SmallFloat;
+use crate::error::{Error, Result};
+use crate::state_dict::{Form, LazyTensor, Source, StateDict};
+use crate::weight::{Scaled8, Weight};
 
 /// The tensor of that name and shape, F32 on the CPU, as the Python script makes it to the bit. Uniformly distributed: two or more axes
 /// with the variance of one over the number of inputs (embeddings up to 0.05), weights of norms around 1, biases up to 0.02, a single
@@ -70,7 +73,7 @@ enum Kind {
 }
 
 impl Source for Synthetic {
-    fn read(&self) -> Result<Tensor> {
+    fn read(&self) -> Result<Weight> {
         let values = match self.kind {
             Kind::ByRule => tensor(&self.name, &self.shape)?,
             Kind::NearOne => {
@@ -80,7 +83,7 @@ impl Source for Synthetic {
             Kind::Scaled(factor) => (tensor(&self.name, &self.shape)?.to_dtype(self.dtype)?.to_dtype(DType::F32)? * factor)?,
             Kind::Filled(value) => Tensor::full(value, self.shape.as_slice(), &Device::Cpu)?,
         };
-        Ok(values.to_dtype(self.dtype)?)
+        Ok(values.to_dtype(self.dtype)?.into())
     }
 }
 
@@ -127,8 +130,9 @@ impl Eighth {
 }
 
 impl Source for Eighth {
-    fn read(&self) -> Result<Tensor> {
-        SmallFloat::E4m3.round_all(&self.0.read()?.to_dtype(DType::F32)?.broadcast_div(&self.scale()?)?)
+    fn read(&self) -> Result<Weight> {
+        let divided = self.0.read()?.to_dtype(DType::F32)?.broadcast_div(&self.scale()?)?;
+        Ok(Weight::Scaled8(Scaled8::round(SmallFloat::E4m3, &divided)?))
     }
 
     fn form(&self) -> Form {

@@ -8,7 +8,10 @@ use candle_core::{DType, Tensor};
 use half::{bf16, f16};
 use serde_json::{Map, Value as Json, json};
 
-use crate::{Error, Form, LazyTensor, Result, SmallFloat, StateDict};
+use crate::eight_bits::SmallFloat;
+use crate::error::{Error, Result};
+use crate::state_dict::{Form, LazyTensor, StateDict};
+use crate::weight::{Scaled8, Weight};
 
 /// What to write, beside the tensors.
 #[derive(Default)]
@@ -42,12 +45,16 @@ pub fn write_to(out: impl Write, tensors: &StateDict, options: &Options<'_>) -> 
         if options.interrupted.is_some_and(|interrupted| interrupted()) {
             return Err(Error::Interrupted);
         }
-        let tensor = entry.tensor.read()?;
-        if tensor.dims() != entry.tensor.shape() {
-            let (values, expected) = (tensor.elem_count(), entry.tensor.shape().iter().product());
+        let weight = entry.tensor.weight()?;
+        if weight.dims() != entry.tensor.shape() {
+            let [values, expected] = [weight.dims(), entry.tensor.shape()].map(|axes| axes.iter().product());
             return Err(Error::Shape { name: entry.name.into(), values, expected });
         }
-        write_values(&mut out, &tensor, entry.stored)?;
+        match (entry.stored, weight) {
+            (Stored::Small(_), Weight::Scaled8(Scaled8 { bytes, scale: None, .. })) => write_values(&mut out, &bytes)?,
+            (Stored::Small(kind), weight) => write_values(&mut out, &Scaled8::round(kind, &weight.dense()?)?.bytes)?,
+            (Stored::Plain(dtype), weight) => write_values(&mut out, &weight.dense()?.to_dtype(dtype)?)?,
+        }
     }
     out.flush().map_err(Error::Write)
 }
@@ -119,15 +126,8 @@ fn type_name(entry: &Entry<'_>) -> Result<&'static str> {
     })
 }
 
-fn write_values(out: &mut impl Write, tensor: &Tensor, stored: Stored) -> Result<()> {
+fn write_values(out: &mut impl Write, tensor: &Tensor) -> Result<()> {
     let flat = tensor.flatten_all()?;
-    let flat = match stored {
-        Stored::Small(kind) => {
-            let bytes: Vec<u8> = flat.to_vec1::<f16>()?.into_iter().map(|value| kind.byte(value)).collect();
-            return out.write_all(&bytes).map_err(Error::Write);
-        }
-        Stored::Plain(dtype) => flat.to_dtype(dtype)?,
-    };
     match flat.dtype() {
         DType::U8 => out.write_all(&flat.to_vec1::<u8>()?).map_err(Error::Write),
         DType::U32 => write_all(out, &flat.to_vec1::<u32>()?, |v| v.to_le_bytes()).map_err(Error::Write),

@@ -5,7 +5,7 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Tensor};
-use comfyd_weights::StateDict;
+use comfyd_weights::{Form, StateDict, Weight};
 use proptest::prelude::*;
 
 fn path(name: &str) -> PathBuf {
@@ -140,6 +140,10 @@ fn gguf_of_every_kind() {
     for name in expected.names() {
         let (got, wanted) = (read(&dict, name), read(&expected, name));
         assert_eq!(got.dims(), wanted.dims(), "{name}");
+        let lazy = dict.get(name).unwrap();
+        let weight = lazy.weight().unwrap();
+        assert_eq!(matches!(weight, Weight::Quantized(_)), matches!(lazy.form(), Form::Quantised(_)), "{name}");
+        assert_eq!((weight.size_bytes(), weight.dims()), (lazy.size_bytes(), lazy.shape()), "{name}");
         // As F16, but for F32 and BF16.
         let wanted = f32s(&wanted.to_dtype(got.dtype()).unwrap());
         let worst = f32s(&got).iter().zip(&wanted).map(|(a, b)| (a - b).abs() / b.abs().max(1e-2)).fold(0.0, f32::max);

@@ -5,17 +5,20 @@
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
+use comfyd_weights::convert::clip;
 use comfyd_weights::detect::unet_config;
 use comfyd_weights::lora::{self, Adapter, KeyMap};
-use comfyd_weights::{Checkpoint, EncoderKind, StateDict, synthetic};
+use comfyd_weights::{EncoderKind, StateDict, Unet, synthetic};
 
 fn golden() -> StateDict {
     StateDict::open(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/golden/adapters.safetensors")).unwrap()
 }
 
-fn sd15() -> Checkpoint {
+fn sd15() -> (Unet, [(EncoderKind, StateDict); 1]) {
     let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../conformance/diffusion/sd15.layout.json");
-    Checkpoint::split(&synthetic::state_dict(&std::fs::read_to_string(path).unwrap(), DType::F16).unwrap()).unwrap()
+    let dict = synthetic::state_dict(&std::fs::read_to_string(path).unwrap(), DType::F16).unwrap();
+    let text = clip::from_transformers(&dict, "cond_stage_model.transformer.");
+    (Unet::find(&dict).unwrap(), [(EncoderKind::ClipL, text)])
 }
 
 /// A key map with the one name `key`.
@@ -74,8 +77,8 @@ fn file(names: &[&str]) -> StateDict {
 
 #[test]
 fn every_naming_scheme_is_understood() {
-    let checkpoint = sd15();
-    let keys = lora::unet_keys(&checkpoint.unet.weights, &unet_config(&checkpoint.unet.weights, "").unwrap());
+    let (unet, clips) = sd15();
+    let keys = lora::unet_keys(&unet.weights, &unet_config(&unet.weights, "").unwrap());
     let q = "output_blocks.4.1.transformer_blocks.0.attn1.to_q.weight";
     for (name, target) in [
         ("lora_unet_up_blocks_1_attentions_1_transformer_blocks_0_attn1_to_q.lora_up.weight", q),
@@ -101,7 +104,7 @@ fn every_naming_scheme_is_understood() {
         assert_eq!(lora.adapters.iter().map(|(to, _)| to.as_str()).collect::<Vec<_>>(), [target], "{name}");
         assert!(lora.unused.is_empty(), "{name}: {:?}", lora.unused);
     }
-    let keys = lora::clip_keys(&checkpoint.clips);
+    let keys = lora::clip_keys(&clips);
     for name in [
         "lora_te_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight",
         "lora_te1_text_model_encoder_layers_3_self_attn_q_proj.lora_up.weight",
@@ -116,8 +119,8 @@ fn every_naming_scheme_is_understood() {
 
 #[test]
 fn biases_and_unknown_names() {
-    let checkpoint = sd15();
-    let keys = lora::unet_keys(&checkpoint.unet.weights, checkpoint.unet.config());
+    let (unet, _) = sd15();
+    let keys = lora::unet_keys(&unet.weights, &unet.config);
     let tensor = || Tensor::ones(320, DType::F32, &Device::Cpu).unwrap();
     let mut file = StateDict::default();
     for name in [

@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
-use comfyd_weights::convert::{self, Control, clip, unet, vae};
-use comfyd_weights::detect::{Family, Prediction, Variant};
-use comfyd_weights::{Checkpoint, EncoderKind, Error, StateDict, Unet, save, synthetic, write};
+use comfyd_weights::convert::{self, ControlFile, clip, unet, vae};
+use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace, Error, StateDict, Unet, save, synthetic, write};
 use serde_json::Value as Json;
 
 fn golden() -> Json {
@@ -39,11 +38,11 @@ fn diffusers_unets_are_converted() {
         for (from, to) in names {
             diffusers.insert(from, whole.weights.get(to.as_str().unwrap()).unwrap().clone());
         }
-        assert_eq!(unet::diffusers_config(&diffusers).unwrap(), *whole.config());
+        assert_eq!(unet::diffusers_config(&diffusers).unwrap(), whole.config);
         let found = Unet::find(&diffusers).unwrap();
-        assert_eq!(found.model, whole.model);
+        assert_eq!(found.config, whole.config);
         assert_eq!(shapes(&found.weights), shapes(&whole.weights));
-        let to: BTreeMap<String, String> = unet::names(whole.config()).into_iter().collect();
+        let to: BTreeMap<String, String> = unet::names(&whole.config).into_iter().collect();
         for (name, wanted) in names {
             assert_eq!(to.get(name).map(String::as_str), wanted.as_str(), "{name}");
         }
@@ -69,15 +68,22 @@ fn diffusers_autoencoders_are_converted() {
 
 #[test]
 fn checkpoints_are_saved_as_the_reference_does() {
-    for (family, name) in [(Family::Sd15, "sd15"), (Family::Sdxl, "sdxl")] {
+    let place = |kind, names, prefixes| EncoderPlace { kind, names, prefixes };
+    let transformers = |position_ids| EncoderNames::Transformers { position_ids };
+    let sd15 = [place(EncoderKind::ClipL, transformers(false), &["cond_stage_model.transformer."])];
+    let sdxl = [
+        place(EncoderKind::ClipL, transformers(true), &["conditioner.embedders.0.transformer."]),
+        place(EncoderKind::ClipG, EncoderNames::OpenClip, &["conditioner.embedders.1.model."]),
+    ];
+    for (places, name) in [(&sd15[..], "sd15"), (&sdxl[..], "sdxl")] {
         let dict = layout(name);
-        let parts = Checkpoint::split(&dict).unwrap();
+        let clips: Vec<(EncoderKind, StateDict)> = places.iter().map(|place| (place.kind, place.read(&dict))).collect();
         let saved = save::checkpoint(&save::Parts {
-            family,
-            prediction: Prediction::V { zsnr: true },
-            unet: &parts.unet.weights,
-            clips: &parts.clips,
-            vae: parts.vae.as_ref(),
+            unet: &Unet::find(&dict).unwrap().weights,
+            places,
+            clips: &clips,
+            vae: Some(&vae::from_any(&dict, "first_stage_model.")),
+            markers: &["v_pred", "ztsnr"],
         })
         .unwrap();
         let saved = shapes(&saved);
@@ -150,7 +156,7 @@ fn controlnets_of_both_schemes() {
     let whole = Unet::find(&layout("sd15")).unwrap();
     let mut ldm = StateDict::default();
     let mut diffusers = StateDict::default();
-    for (from, to) in unet::names(whole.config()) {
+    for (from, to) in unet::names(&whole.config) {
         if let Some(tensor) = whole.weights.get(&to).filter(|_| !to.starts_with("out")) {
             diffusers.insert(from, tensor.clone());
             ldm.insert(to, tensor.clone());
@@ -169,10 +175,10 @@ fn controlnets_of_both_schemes() {
         }
     }
     for dict in [diffusers, ldm.clone(), ldm.with_prefix("", "control_model.")] {
-        let Control::ControlNet(net) = convert::control(&dict).unwrap() else { panic!("no ControlNet") };
+        let ControlFile::ControlNet(net) = convert::control(&dict).unwrap() else { panic!("no ControlNet") };
         assert_eq!(shapes(&net.weights), shapes(&ldm));
         assert_eq!((net.hint_channels, net.is_difference, net.union_types), (3, false, None));
-        assert_eq!((&net.config.transformer_depth, net.config.heads), (&whole.config().transformer_depth, whole.config().heads));
+        assert_eq!((&net.config.transformer_depth, net.config.heads), (&whole.config.transformer_depth, whole.config.heads));
         assert_eq!(net.config.transformer_depth_middle, Some(1));
     }
     let mut lora = StateDict::default();
@@ -183,7 +189,7 @@ fn controlnets_of_both_schemes() {
     lora.insert("time_embed.0.up", small(&[4, 2]));
     assert!(convert::control(&lora).unwrap_err().to_string().contains("no time_embed.0.down"));
     lora.insert("time_embed.0.down", small(&[2, 3]));
-    let Control::ControlLora(lora) = convert::control(&lora).unwrap() else { panic!("no control-LoRA") };
+    let ControlFile::ControlLora(lora) = convert::control(&lora).unwrap() else { panic!("no control-LoRA") };
     assert_eq!(lora.weights.names().collect::<Vec<_>>(), ["input_hint_block.0.weight", "time_embed.0.bias"]);
     assert_eq!(lora.hint_channels, 3);
     let [(name, difference)] = &lora.differences[..] else { panic!("not one difference") };
@@ -195,7 +201,7 @@ fn controlnets_of_both_schemes() {
     adapter.insert("adapter.body.0.resnets.0.block1.weight", small(&[1]));
     adapter.insert("adapter.body.1.resnets.1.block2.weight", small(&[1]));
     adapter.insert("adapter.body.1.in_conv.weight", small(&[1]));
-    let Control::T2iAdapter(adapter) = convert::control(&adapter).unwrap() else { panic!("no adapter") };
+    let ControlFile::T2iAdapter(adapter) = convert::control(&adapter).unwrap() else { panic!("no adapter") };
     assert_eq!(
         adapter.names().collect::<Vec<_>>(),
         ["conv_in.weight", "body.0.block1.weight", "body.3.block2.weight", "body.2.in_conv.weight"]
@@ -219,7 +225,7 @@ fn unions_of_controlnets_keep_their_own_parts() {
     // Only the last block of the picture's convolutions is given here, the others are found by counting.
     let blocks = (0..5).map(|i| (format!("controlnet_cond_embedding.blocks.{i}.bias"), vec![16]));
     let diffusers = synthetic::from_shapes(shapes.map(|(name, shape)| (name.to_owned(), shape)).into_iter().chain(blocks), DType::F32);
-    let Control::ControlNet(net) = convert::control(&diffusers).unwrap() else { panic!("no ControlNet") };
+    let ControlFile::ControlNet(net) = convert::control(&diffusers).unwrap() else { panic!("no ControlNet") };
     assert_eq!(net.union_types, Some(6));
     for name in [
         "input_blocks.0.0.weight",
@@ -245,10 +251,10 @@ fn differences_are_added_to_their_base() {
     file.insert("control_model.input_hint_block.0.weight", of(1.0, &[2, 3, 3, 3], DType::F32));
     file.insert("control_model.both", of(1.0, &[2], DType::F16));
     file.insert("control_model.of_other_shapes", of(1.0, &[2], DType::F32));
-    let Control::ControlNet(net) = convert::control(&file).unwrap() else { panic!("no ControlNet") };
+    let ControlFile::ControlNet(net) = convert::control(&file).unwrap() else { panic!("no ControlNet") };
     assert!(!net.is_difference);
     file.insert("difference", of(0.0, &[], DType::F32));
-    let Control::ControlNet(net) = convert::control(&file).unwrap() else { panic!("no ControlNet") };
+    let ControlFile::ControlNet(net) = convert::control(&file).unwrap() else { panic!("no ControlNet") };
     assert!(net.is_difference);
 
     let mut base = StateDict::default();
@@ -264,49 +270,9 @@ fn differences_are_added_to_their_base() {
 }
 
 #[test]
-fn variants_and_predictions_are_told() {
-    // A reduced SD2: the spread of one bias tells what it predicts.
-    let base = |context: usize, adm: Option<usize>, channels: usize, linear: bool| {
-        let mut shapes = vec![
-            ("input_blocks.0.0.weight", vec![320, channels, 3, 3]),
-            ("input_blocks.1.0.in_layers.0.weight", vec![320]),
-            ("input_blocks.1.0.out_layers.3.weight", vec![320, 320, 3, 3]),
-            ("input_blocks.1.1.proj_in.weight", if linear { vec![320, 320] } else { vec![320, 320, 1, 1] }),
-            ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", vec![320, context]),
-        ];
-        if let Some(adm) = adm {
-            shapes.push(("label_emb.0.0.weight", vec![1280, adm]));
-        }
-        synthetic::from_shapes(shapes.into_iter().map(|(name, shape)| (name.to_owned(), shape)), DType::F16)
-    };
-    let mut sd2 = base(1024, None, 4, true);
-    let bias = "output_blocks.11.1.transformer_blocks.0.norm1.bias";
-    for (scale, wanted) in [(0.05f32, Prediction::Eps), (0.2, Prediction::V { zsnr: false })] {
-        sd2.insert(bias, Tensor::new(&[-scale, scale], &Device::Cpu).unwrap());
-        let model = Unet::find(&sd2).unwrap().model;
-        assert_eq!((model.family, model.prediction), (Family::Sd20, wanted));
-    }
-    assert_eq!(Unet::find(&base(768, None, 9, false)).unwrap().model.variant, Variant::Inpaint);
-    assert_eq!(Unet::find(&base(768, None, 8, false)).unwrap().model.variant, Variant::InstructPix2Pix);
-    let error = Unet::find(&base(999, None, 4, false).with_origin("odd.ckpt")).expect_err("accepted").to_string();
-    assert!(error.contains("odd.ckpt") && error.contains("999"), "{error}");
+fn files_without_a_unet_are_told_in_words() {
     let nothing = Unet::find(&StateDict::default().with_origin("none.ckpt")).expect_err("accepted").to_string();
     assert!(nothing.contains("none.ckpt") && nothing.contains("looked for"), "{nothing}");
-
-    let mut xl = layout("sdxl");
-    for (marker, value, wanted) in [
-        ("v_pred", None, Prediction::V { zsnr: false }),
-        ("ztsnr", None, Prediction::V { zsnr: true }),
-        ("edm_vpred.sigma_max", Some(80.0f32), Prediction::VContinuous { sigma_min: 0.002, sigma_max: 80.0 }),
-        ("edm_vpred.sigma_min", Some(0.25), Prediction::VContinuous { sigma_min: 0.25, sigma_max: 80.0 }),
-    ] {
-        let tensor = value.map_or_else(|| small(&[0]), |value| Tensor::new(value, &Device::Cpu).unwrap());
-        xl.insert(marker, tensor);
-        assert_eq!(Unet::find(&xl).unwrap().model.prediction, wanted, "{marker}");
-    }
-    xl.insert("edm_mean", small(&[4]));
-    xl.insert("edm_std", small(&[4]));
-    assert_eq!(Unet::find(&xl).unwrap().model.prediction, Prediction::Edm);
 }
 
 #[test]

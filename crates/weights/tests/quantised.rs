@@ -70,7 +70,8 @@ fn scales_count_under_the_older_names() {
         let dict = model(root);
         let name = |name: &str| format!("{root}{name}");
         assert_eq!(read(&dict, &name("a.weight")), [1.0, -1.0, 448.0, 2.0, 4.5, 0.0].map(|value| value * 0.3));
-        assert_eq!(dict.get(&name("a.weight")).unwrap().form(), Form::Scaled8);
+        let weight = dict.get(&name("a.weight")).unwrap();
+        assert_eq!((weight.form(), weight.weight().unwrap().size_bytes()), (Form::Scaled8, 6 + 4));
         assert_eq!((read(&dict, &name("a.bias")), read(&dict, &name("b.weight"))), (bias.to_vec(), b.to_vec()));
         for name in ["unet.input_blocks.0.0.weight".to_owned(), name("norm.weight"), "other.weight".to_owned()] {
             assert_eq!(read(&dict, &name), [0.3], "{name}");

@@ -5,10 +5,10 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::Tensor;
 use comfyd_kernels::random::Generator;
-use comfyd_models::unet::Hooks;
+use comfyd_models::backbone::Hooks;
 use comfyd_samplers::Schedule;
 
-use crate::{Conditioning, Result};
+use crate::{Conditioning, LatentSpec, Result};
 
 /// A change of how a model is used. What a patch does not write stays as it is. Each sampling gets its own clone of it, so that a patch may
 /// keep what it needs from one step to the next. Patches are asked in the order in which they were added; where one alone can answer, the
@@ -51,6 +51,8 @@ pub struct Sampling<'a> {
     pub schedule: &'a dyn Schedule,
     /// The noise levels of the steps.
     pub sigmas: &'a [f32],
+    /// The model's latents.
+    pub latents: &'static LatentSpec,
     /// Seeds the sampling's noise.
     pub seed: u64,
     /// Numbers of the latent.

@@ -2,7 +2,7 @@
 
 use candle_core::Tensor;
 use comfyd_imaging::resize::{Crop, Method};
-use comfyd_models::unet::Hooks;
+use comfyd_models::backbone::Hooks;
 use comfyd_models::unet::hooks::AttentionScores;
 
 use super::contract::{Call, ModelPatch, Sampling, Side};

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use comfyd_models::unet::{Control as ControlTensors, Hooks, UNet, UNetInput};
+use comfyd_models::backbone::{Backbone, Hooks, Pass};
 use comfyd_samplers::Schedule;
 
 use super::conds::{Cond, ModelInputs};
@@ -21,7 +21,7 @@ pub(crate) type Fits<'a> = &'a dyn Fn(usize) -> bool;
 
 /// The model of one sampling.
 pub(crate) struct Predictor<'a> {
-    pub(crate) unet: Arc<UNet>,
+    pub(crate) backbone: Arc<Box<dyn Backbone>>,
     pub(crate) schedule: Arc<dyn Schedule>,
     pub(crate) controls: ControlRun,
     pub(crate) hooked: HookRun,
@@ -95,9 +95,9 @@ impl Predictor<'_> {
         let y = join(inputs.iter().map(|i| i.y.as_ref()))?;
         let concat = join(inputs.iter().map(|i| i.concat.as_ref()))?;
         let timestep = self.schedule.timestep(sigma);
-        let timesteps = Tensor::full(timestep, x.dim(0)?, x.device())?;
+        let timesteps = vec![timestep; x.dim(0)?];
         let scaled = self.schedule.input(&x, sigma)?;
-        let control: Option<ControlTensors> = match &batch[0].cond.control {
+        let residuals = match &batch[0].cond.control {
             None => None,
             Some(control) => {
                 let text = join_texts(inputs.iter().map(|i| i.cross_attn_controlnet.as_ref()))?;
@@ -118,20 +118,20 @@ impl Predictor<'_> {
         };
         let cond_or_uncond: Vec<usize> = batch.iter().map(|job| job.list).collect();
         let sigmas = vec![f64::from(sigma); batch[0].x.dim(0)?];
-        let input = UNetInput {
+        let pass = Pass {
             x: &scaled,
             timesteps: &timesteps,
             context: &context,
             y: y.as_ref(),
-            control: control.as_ref(),
+            residuals: residuals.as_ref(),
             sigmas: &sigmas,
             cond_or_uncond: &cond_or_uncond,
         };
-        let unet = match &batch[0].cond.hooks {
-            Some(group) => self.hooked.unet(group)?,
-            None => Arc::clone(&self.unet),
+        let backbone = match &batch[0].cond.hooks {
+            Some(group) => self.hooked.backbone(group)?,
+            None => Arc::clone(&self.backbone),
         };
-        let output = unet.forward(&input, hooks)?;
+        let output = backbone.forward(&pass, hooks)?;
         let denoised = self.schedule.denoised(&output, &x, sigma)?;
         Ok(denoised.chunk(batch.len(), 0)?)
     }

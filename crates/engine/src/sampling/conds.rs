@@ -8,7 +8,7 @@ use comfyd_imaging::resize::{Crop, Method};
 use comfyd_samplers::Schedule;
 
 use crate::array::{resize, values};
-use crate::control::Control;
+use crate::control::AppliedControl;
 use crate::hooks::HookGroup;
 use crate::{Area, CondEntry, Conditioning, Error, Result};
 
@@ -60,7 +60,7 @@ pub(crate) struct Cond {
     pub(crate) from_sigma: Option<f32>,
     /// Counts only at or above this noise level.
     pub(crate) to_sigma: Option<f32>,
-    pub(crate) control: Option<Arc<Control>>,
+    pub(crate) control: Option<Arc<AppliedControl>>,
     pub(crate) hooks: Option<HookGroup>,
     pub(crate) is_default: bool,
     entry: CondEntry,
@@ -221,7 +221,7 @@ fn same_area(conds: &[Cond], cond: &Cond) -> Option<Cond> {
 
 /// Conditions without an area in `conds` get the ControlNets of positive ones that ask for it, if none has its own.
 fn share_control(positive: &[Cond], conds: &mut [Cond]) {
-    let controls: Vec<Arc<Control>> =
+    let controls: Vec<Arc<AppliedControl>> =
         positive.iter().filter(|c| c.entry.control_apply_to_uncond && c.area.is_none()).filter_map(|c| c.control.clone()).collect();
     let whole: Vec<usize> = conds.iter().enumerate().filter(|(_, c)| c.area.is_none()).map(|(i, _)| i).collect();
     if whole.is_empty() || whole.iter().any(|i| conds[*i].control.is_some()) {

@@ -3,20 +3,21 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
+use comfyd_models::backbone::Hooks;
 use comfyd_models::controlnet::ControlInput;
-use comfyd_models::unet::{Control as ControlTensors, Hooks};
+use comfyd_models::residuals::Residuals;
 use comfyd_samplers::Schedule;
 
 use super::conds::Cond;
 use crate::array::repeat_to_batch;
-use crate::control::{Control, Network};
+use crate::control::{AppliedControl, Network};
 use crate::{Model, Result};
 
 /// One pass that ControlNets are to steer.
 pub(crate) struct ControlCall<'a> {
-    /// The scaled latent (B, 4, h, w).
+    /// The scaled latent (B, C, h, w).
     pub(crate) x: &'a Tensor,
-    pub(crate) timesteps: &'a Tensor,
+    pub(crate) timesteps: &'a [f32],
     pub(crate) context: &'a Tensor,
     pub(crate) y: Option<&'a Tensor>,
     pub(crate) sigma: f32,
@@ -26,14 +27,14 @@ pub(crate) struct ControlCall<'a> {
 
 /// A ControlNet of one sampling.
 struct Active {
-    control: Arc<Control>,
+    control: Arc<AppliedControl>,
     network: Network,
     from_sigma: f32,
     to_sigma: f32,
     /// The hint as it is added to a ControlNet's first block.
     hint: Option<Prepared<Tensor>>,
     /// All that an adapter says.
-    said: Option<Prepared<ControlTensors>>,
+    said: Option<Prepared<Residuals>>,
 }
 
 /// A hint made ready for latents of the height and the width.
@@ -56,6 +57,8 @@ impl<T> Prepared<T> {
 /// The ControlNets of one sampling, loaded, with their hints in the latent's size.
 pub(crate) struct ControlRun {
     active: Vec<Active>,
+    /// Pixels per cell of the latent.
+    factor: usize,
 }
 
 impl ControlRun {
@@ -67,7 +70,7 @@ impl ControlRun {
                 if !active.iter().any(|known| Arc::ptr_eq(&known.control, control)) {
                     active.push(Active {
                         control: Arc::clone(control),
-                        network: control.net.network(&model.info, &model.weights)?,
+                        network: control.net.network(model.kind.as_ref(), &model.weights)?,
                         from_sigma: schedule.percent_to_sigma(control.settings.start_percent) as f32,
                         to_sigma: schedule.percent_to_sigma(control.settings.end_percent) as f32,
                         hint: None,
@@ -77,11 +80,16 @@ impl ControlRun {
                 next = control.previous.as_ref();
             }
         }
-        Ok(Self { active })
+        Ok(Self { active, factor: model.latents().factor })
     }
 
     /// What a chain of ControlNets adds to this pass; `None` if none is active at its noise level.
-    pub(crate) fn run(&mut self, control: &Arc<Control>, call: &ControlCall<'_>, hooks: &mut dyn Hooks) -> Result<Option<ControlTensors>> {
+    pub(crate) fn run(
+        &mut self,
+        control: &Arc<AppliedControl>,
+        call: &ControlCall<'_>,
+        hooks: &mut dyn Hooks,
+    ) -> Result<Option<Residuals>> {
         let previous = match &control.previous {
             Some(previous) => self.run(previous, call, hooks)?,
             None => None,
@@ -91,7 +99,7 @@ impl ControlRun {
             return Ok(previous);
         }
         let (batch, _, h, w) = call.x.dims4()?;
-        let device = call.x.device();
+        let (device, factor) = (call.x.device(), self.factor);
         let own = match &active.network {
             Network::ControlNet(model) => {
                 let union_types = &control.net.union_types;
@@ -102,7 +110,7 @@ impl ControlRun {
             }
             Network::Adapter(model) => {
                 let prepare = || {
-                    let picture = control.picture_for_adapter(model.config(), h, w)?.to_device(device)?;
+                    let picture = control.picture_for_adapter(model.config(), h * factor, w * factor)?.to_device(device)?;
                     Ok(model.forward(&picture, &mut || hooks.check())?)
                 };
                 let all = Prepared::get(&mut active.said, (h, w), prepare)?;

@@ -2,7 +2,7 @@
 //! more than two sides.
 
 use candle_core::Tensor;
-use comfyd_models::unet::{HookList, Hooks};
+use comfyd_models::backbone::{HookList, Hooks};
 
 use super::batch::Predictor;
 use super::conds::Cond;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use comfyd_models::unet::UNet;
+use comfyd_models::backbone::Backbone;
 use comfyd_samplers::Schedule;
 
 use crate::{HookGroup, HookKeyframes, Model, Result};
@@ -85,23 +85,23 @@ impl HookRun {
     }
 
     /// The denoiser for conditions with these hooks.
-    pub(crate) fn unet(&mut self, group: &HookGroup) -> Result<Arc<UNet>> {
+    pub(crate) fn backbone(&mut self, group: &HookGroup) -> Result<Arc<Box<dyn Backbone>>> {
         let factor = |keyframes: &HookKeyframes| {
             self.positions.iter().find(|position| position.keyframes.is_same(keyframes)).map_or(1.0, Position::strength)
         };
         let factors: Vec<f64> = group.keyframes().map(factor).collect();
         let key = (group.address(), factors.iter().map(|factor| factor.to_bits()).collect());
         if let Some(model) = self.made.get(&key) {
-            return model.unet();
+            return model.backbone();
         }
-        let Model { engine, info, weights, .. } = &self.model;
-        let model = self.model.with_weights(group.on_denoiser(engine, info, weights, &factors)?);
+        let Model { engine, kind, weights, .. } = &self.model;
+        let model = self.model.with_weights(group.on_denoiser(engine, kind.as_ref(), weights, &factors)?);
         if self.made.len() >= MAX_REMEMBERED {
             self.made.clear();
         }
-        let unet = model.unet()?;
+        let backbone = model.backbone()?;
         self.made.insert(key, model);
-        Ok(unet)
+        Ok(backbone)
     }
 }
 

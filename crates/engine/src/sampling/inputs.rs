@@ -6,16 +6,15 @@ use comfyd_imaging::resize::{Crop, Method};
 
 use super::conds::ModelInputs;
 use crate::array::{resize, spread_to_batch};
-use crate::model::{Adm, Concat};
-use crate::{CondEntry, Error, LatentFormat, Result};
+use crate::families::{Concat, ModelKind};
+use crate::{CondEntry, Error, LatentSpec, Result};
 
 /// What is known of one sampling when inputs are encoded.
 pub(crate) struct InputContext<'a> {
     /// The latent's axes.
     pub(crate) shape: [usize; 4],
-    pub(crate) adm: Adm,
-    pub(crate) concat: Concat,
-    pub(crate) format: LatentFormat,
+    pub(crate) kind: &'a dyn ModelKind,
+    pub(crate) latents: &'static LatentSpec,
     /// The latent that sampling starts from, as the model has it.
     pub(crate) latent: &'a Tensor,
     /// Where to sample (B, C, H, W).
@@ -25,8 +24,6 @@ pub(crate) struct InputContext<'a> {
 
 /// The width of the sinusoidal embedding of each number in SDXL's vector.
 const SIZE_EMBEDDING: usize = 256;
-/// Black in an inpainting model's latents, by channel.
-const BLANK: [f32; 4] = [0.8223, -0.6876, 0.6364, 0.1380];
 
 /// The inputs for one condition.
 pub(crate) fn encode(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>) -> Result<ModelInputs> {
@@ -40,20 +37,9 @@ pub(crate) fn encode(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>
 }
 
 fn vector(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>) -> Result<Option<Tensor>> {
-    let size = &entry.size;
-    let width = size.width.unwrap_or((cx.shape[3] * 8) as f64);
-    let height = size.height.unwrap_or((cx.shape[2] * 8) as f64);
-    let (crop_w, crop_h) = (size.crop_w.unwrap_or(0.0), size.crop_h.unwrap_or(0.0));
-    let numbers = match cx.adm {
-        Adm::None => return Ok(None),
-        Adm::Sdxl => {
-            vec![height, width, crop_h, crop_w, size.target_height.unwrap_or(height), size.target_width.unwrap_or(width)]
-        }
-        Adm::SdxlRefiner => {
-            let score = size.aesthetic_score.unwrap_or(if is_negative { 2.5 } else { 6.0 });
-            vec![height, width, crop_h, crop_w, score]
-        }
-    };
+    let [_, _, h, w] = cx.shape.map(|axis| (axis * cx.latents.factor) as f64);
+    let picture = (entry.size.height.unwrap_or(h), entry.size.width.unwrap_or(w));
+    let Some(numbers) = cx.kind.vector(&entry.size, picture, is_negative) else { return Ok(None) };
     let pooled = entry.pooled.as_ref().ok_or_else(|| {
         Error::msg(
             "this model needs the pooled text that SDXL's text encoders give; connect a conditioning made by the checkpoint's own CLIP",
@@ -81,27 +67,27 @@ fn concat(entry: &CondEntry, cx: &InputContext<'_>) -> Result<Option<Tensor>> {
         };
         spread_to_batch(&latent.to_device(&Device::Cpu)?, b)
     };
-    match cx.concat {
+    match cx.kind.concat() {
         Concat::None => Ok(None),
         Concat::Image { scaled } => {
             let Some(image) = &entry.concat_latent else {
-                return Ok(Some(Tensor::zeros((b, 4, h, w), candle_core::DType::F32, &Device::Cpu)?));
+                return Ok(Some(Tensor::zeros((b, cx.latents.channels, h, w), candle_core::DType::F32, &Device::Cpu)?));
             };
             let image = fitted(image)?;
-            Ok(Some(if scaled { cx.format.process_in(&image)? } else { image }))
+            Ok(Some(if scaled { cx.latents.process_in(&image)? } else { image }))
         }
         Concat::Inpaint => {
             let image = match &entry.concat_latent {
-                Some(image) => fitted(&cx.format.process_in(image)?)?,
+                Some(image) => fitted(&cx.latents.process_in(image)?)?,
                 None => fitted(cx.latent)?,
             };
             let mask = match (&entry.concat_mask, cx.denoise_mask) {
                 (Some(mask), _) => mask.clone(),
                 (None, Some(mask)) => mask.narrow(1, 0, 1)?.to_device(&Device::Cpu)?,
                 (None, None) => {
-                    let blank = Tensor::from_vec(BLANK.to_vec(), (1, 4, 1, 1), &Device::Cpu)?.broadcast_as((b, 4, h, w))?;
+                    let black = cx.latents.by_channel(cx.latents.black, &Device::Cpu)?.broadcast_as((b, cx.latents.channels, h, w))?;
                     let mask = Tensor::ones((b, 1, h, w), candle_core::DType::F32, &Device::Cpu)?;
-                    return Ok(Some(Tensor::cat(&[&mask, &blank.contiguous()?], 1)?));
+                    return Ok(Some(Tensor::cat(&[&mask, &black.contiguous()?], 1)?));
                 }
             };
             let dims = mask.dims();

@@ -11,7 +11,7 @@ use comfyd_node::{Context, PreviewFormat, PreviewImage};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
-use crate::{Engine, LatentFormat, PreviewMethod, Result};
+use crate::{Engine, LatentSpec, PreviewMethod, Result};
 
 /// How latents become pictures.
 enum Method {
@@ -23,22 +23,22 @@ enum Method {
 /// Makes the previews of one sampling.
 pub(super) struct Previews {
     method: Method,
-    format: LatentFormat,
+    latents: &'static LatentSpec,
     max_size: u32,
     device: Device,
 }
 
 impl Previews {
     /// As the options ask; without a file of the tiny autoencoder, the map to colours.
-    pub(super) fn new(engine: &Engine, format: LatentFormat) -> Result<Self> {
+    pub(super) fn new(engine: &Engine, latents: &'static LatentSpec) -> Result<Self> {
         let options = engine.options();
         let method = match options.preview {
             PreviewMethod::None => Method::None,
             PreviewMethod::Auto | PreviewMethod::Latent2Rgb => Method::Rgb,
-            PreviewMethod::Taesd => match taesd(engine, format) {
+            PreviewMethod::Taesd => match taesd(engine, latents) {
                 Ok(Some(model)) => Method::Taesd(model),
                 Ok(None) => {
-                    tracing::warn!("there is no file '{}…' in vae_approx; showing simpler previews", format.taesd_decoder());
+                    tracing::warn!("there is no file '{}…' in vae_approx; showing simpler previews", latents.taesd_decoder);
                     Method::Rgb
                 }
                 Err(error) => {
@@ -47,7 +47,7 @@ impl Previews {
                 }
             },
         };
-        Ok(Self { method, format, max_size: options.preview_size, device: engine.device().clone() })
+        Ok(Self { method, latents, max_size: options.preview_size, device: engine.device().clone() })
     }
 
     /// Runs `work`, which hands the clean latents (B, C, H, W) of its steps to the function that it is given.
@@ -84,12 +84,12 @@ impl Previews {
     fn rgb(&self, latent: &Tensor) -> Result<PreviewImage> {
         let (shape, values) = crate::values(&latent.narrow(0, 0, 1)?)?;
         let (h, w) = (shape[2], shape[3]);
-        let (factors, bias) = self.format.rgb_factors();
+        let LatentSpec { rgb_factors, rgb_bias, .. } = self.latents;
         let mut pixels = Vec::with_capacity(h * w * 3);
         for at in 0..h * w {
             for color in 0..3 {
-                let sum: f32 = factors.iter().enumerate().map(|(channel, row)| row[color] * values[channel * h * w + at]).sum();
-                pixels.push(byte(sum + bias[color]));
+                let sum: f32 = rgb_factors.iter().enumerate().map(|(channel, row)| row[color] * values[channel * h * w + at]).sum();
+                pixels.push(byte(sum + rgb_bias[color]));
             }
         }
         Ok(self.image(w, h, pixels))
@@ -118,12 +118,12 @@ fn byte(value: f32) -> u8 {
     (((value + 1.0) / 2.0).clamp(0.0, 1.0) * 255.0) as u8
 }
 
-fn taesd(engine: &Engine, format: LatentFormat) -> Result<Option<Arc<Taesd>>> {
-    let Some(path) = (engine.options().approximate_vae)(format.taesd_decoder()) else { return Ok(None) };
+fn taesd(engine: &Engine, latents: &'static LatentSpec) -> Result<Option<Arc<Taesd>>> {
+    let Some(path) = (engine.options().approximate_vae)(latents.taesd_decoder) else { return Ok(None) };
     let weights = engine.files().get("taesd preview", &[&path], || {
         Ok(Weights::new(Part::new(comfyd_weights::StateDict::open(&path)?, engine.device().clone(), Precision::Stored)))
     })?;
-    let config = TaesdConfig::preview(format.channels());
+    let config = TaesdConfig::preview(latents.channels);
     let model = engine.residency().get(&[&weights], || Ok(Taesd::decoder_only(&config, &Vb::new(Arc::new(weights.clone())))?))?;
     Ok(Some(model))
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use comfyd_models::unet::{HookList, Hooks};
+use comfyd_models::backbone::{HookList, Hooks};
 use comfyd_node::{CancelToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
 use comfyd_samplers::{Denoiser, Observer, Schedule, Step, ksampler, noise};
@@ -19,7 +19,7 @@ use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
 use crate::array::{is_zero, latent_mask, repeat_to_batch};
 use crate::guider::GuiderKind;
 use crate::patches::{ModelPatch, Sampling};
-use crate::{Conditioning, Engine, Error, Guider, LatentFormat, Model, Result};
+use crate::{Conditioning, Engine, Error, Guider, LatentSpec, Model, Result};
 
 /// The reference's estimate of a pass: so many bytes per cell of the latent, and half of that to spare.
 const BYTES_PER_CELL: f64 = 4.0 * 0.01 * 1024.0 * 1024.0 * 1.5;
@@ -35,7 +35,7 @@ impl Engine {
         latent: &LatentInput,
         settings: &KSampler,
     ) -> Result<Tensor> {
-        let latent = fixed_channels(latent, model.latent_format())?;
+        let latent = fixed_channels(latent, model.latents())?;
         let schedule = &model.options.schedule;
         let sigmas = ksampler::sigmas(&settings.sampler, &settings.scheduler, schedule.as_ref(), settings.steps, settings.denoise)?;
         let part = ksampler::part(&sigmas, settings.start_step, settings.last_step, settings.force_full_denoise);
@@ -58,27 +58,29 @@ impl Engine {
         sigmas: &Sigmas,
         latent: &LatentInput,
     ) -> Result<Sampled> {
-        let latent = fixed_channels(latent, guider.model.latent_format())?;
+        let latent = fixed_channels(latent, guider.model.latents())?;
         run(self, cx, guider, &noise.generate(&latent)?, noise.seed(), sampler, &sigmas.0, &latent)
     }
 }
 
 /// An empty latent gets the channels of the model's latents.
-fn fixed_channels(latent: &LatentInput, format: LatentFormat) -> Result<LatentInput> {
-    let (_, channels, _, _) = latent.samples.dims4().map_err(|_| {
-        Error::msg(format!("a latent of the shape {:?} cannot be sampled; these models take four axes", latent.samples.dims()))
-    })?;
+fn fixed_channels(latent: &LatentInput, spec: &LatentSpec) -> Result<LatentInput> {
+    let shape = latent.samples.dims();
+    if shape.len() != spec.axes {
+        return Err(Error::msg(format!("a latent of the shape {shape:?} cannot be sampled; these models take {} axes", spec.axes)));
+    }
+    let channels = shape[1];
     let mut latent = latent.clone();
-    if channels == format.channels() {
+    if channels == spec.channels {
         return Ok(latent);
     }
     if !is_zero(&latent.samples)? {
-        let wanted = format.channels();
+        let wanted = spec.channels;
         return Err(Error::msg(format!(
             "the latent has {channels} channels, the model takes {wanted}; encode it with the model's own VAE"
         )));
     }
-    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, format.channels())?.transpose(0, 1)?.contiguous()?;
+    latent.samples = repeat_to_batch(&latent.samples.transpose(0, 1)?.contiguous()?, spec.channels)?.transpose(0, 1)?.contiguous()?;
     Ok(latent)
 }
 
@@ -104,7 +106,7 @@ fn run(
     let (b, c, h, w) = input.samples.dims4()?;
     let shape = [b, c, h, w];
     // An empty latent is not shifted.
-    let latent = if is_zero(&input.samples)? { input.samples.clone() } else { options.format.process_in(&input.samples)? };
+    let latent = if is_zero(&input.samples)? { input.samples.clone() } else { options.latents.process_in(&input.samples)? };
     let latent = latent.to_device(device)?;
     let mask = match &input.noise_mask {
         Some(mask) => Some(latent_mask(mask, &shape)?.to_device(device)?),
@@ -112,16 +114,9 @@ fn run(
     };
     let noise = noise.to_device(device)?;
 
-    let unet = model.unet()?;
-    let context = InputContext {
-        shape,
-        adm: model.adm(),
-        concat: model.concat(),
-        format: options.format,
-        latent: &latent,
-        denoise_mask: mask.as_ref(),
-        device,
-    };
+    let backbone = model.backbone()?;
+    let context =
+        InputContext { shape, kind: model.kind.as_ref(), latents: options.latents, latent: &latent, denoise_mask: mask.as_ref(), device };
     let resolve = |roles: &[Role]| {
         conds::resolve(roles, &shape, schedule.as_ref(), device, &|entry, is_negative| encode(entry, is_negative, &context))
     };
@@ -133,8 +128,8 @@ fn run(
     };
     let controls = ControlRun::new(&lists, model, schedule.as_ref())?;
     let fits = |cells: usize| (cells as f64 * BYTES_PER_CELL) < engine.memory().free as f64;
-    let predictor = Predictor { unet, schedule: Arc::clone(&schedule), controls, hooked: HookRun::new(model, sigmas), fits: &fits };
-    let sampling = Sampling { schedule: schedule.as_ref(), sigmas, seed, numbers: b * c * h * w };
+    let predictor = Predictor { backbone, schedule: Arc::clone(&schedule), controls, hooked: HookRun::new(model, sigmas), fits: &fits };
+    let sampling = Sampling { schedule: schedule.as_ref(), sigmas, latents: options.latents, seed, numbers: b * c * h * w };
     let mut patches: Vec<Box<dyn ModelPatch>> = options.patches.iter().map(|patch| patch()).collect();
     let mut hooks = HookList::default();
     hooks.push(Cancel(cx.cancel_token().clone()));
@@ -153,7 +148,7 @@ fn run(
     };
     let start = schedule.add_noise(sigmas[0], &noise, &latent, is_max_denoise(schedule.as_ref(), sigmas[0]))?;
     let mut denoiser = Guided { guidance, keep, sampling };
-    let previews = Previews::new(engine, options.format)?;
+    let previews = Previews::new(engine, options.latents)?;
     let steps = sigmas.len().saturating_sub(1);
     let (samples, last) = previews.with(cx, |show| {
         let mut steps = Steps { cx, steps, show, last: None };
@@ -161,9 +156,9 @@ fn run(
         Ok((samples, steps.last))
     })?;
     let samples = schedule.remove_scaling(sigmas[sigmas.len() - 1], &samples)?;
-    let output = options.format.process_out(&samples)?.to_device(&candle_core::Device::Cpu)?;
+    let output = options.latents.process_out(&samples)?.to_device(&candle_core::Device::Cpu)?;
     let denoised = match last {
-        Some(last) => options.format.process_out(&last)?.to_device(&candle_core::Device::Cpu)?,
+        Some(last) => options.latents.process_out(&last)?.to_device(&candle_core::Device::Cpu)?,
         None => output.clone(),
     };
     Ok(Sampled { output, denoised })

@@ -5,8 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Harness, LIMITS, Limits, claim, enqueue, expect, ids, job, outcome, pass, restarted};
-use crate::store::{Error, Job, JobStore, OnRestart, Position, Recovered, Result, Status};
+use super::harness::{Harness, LIMITS, claim, enqueue, expect, forged, ids, job, outcome, pass, restarted, worker};
+use crate::memory::Options as Limits;
+use crate::store::{Claim, Error, JobStore, OnRestart, Position, Recovered, Result, Status};
 
 /// What a wait may take at most.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -22,14 +23,14 @@ pub(super) async fn run(harness: &dyn Harness) {
 }
 
 /// A caller that waits in the background.
-fn waiter(store: &Arc<dyn JobStore>) -> tokio::task::JoinHandle<Result<Arc<Job>>> {
+fn waiter(store: &Arc<dyn JobStore>) -> tokio::task::JoinHandle<Result<Claim>> {
     let store = store.clone();
-    tokio::spawn(async move { store.next_job().await })
+    tokio::spawn(async move { store.next_job(&worker()).await })
 }
 
-async fn served(check: &str, wait: impl Future<Output = std::result::Result<Result<Arc<Job>>, tokio::task::JoinError>>) -> String {
+async fn served(check: &str, wait: impl Future<Output = std::result::Result<Result<Claim>, tokio::task::JoinError>>) -> Claim {
     let answer = tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("{check}: who waits was not served"));
-    answer.unwrap().unwrap_or_else(|error| panic!("{check}: next_job failed: {error}")).id.clone()
+    answer.unwrap().unwrap_or_else(|error| panic!("{check}: next_job failed: {error}"))
 }
 
 /// Lets a caller come so far that it waits.
@@ -45,20 +46,21 @@ async fn next_job(harness: &dyn Harness) {
     const CHECK: &str = "next job";
     let store = harness.fresh(LIMITS).await;
     enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
-    assert_eq!(served(CHECK, waiter(&store)).await, "a", "{CHECK}: one that waits is given at once");
+    let first = served(CHECK, waiter(&store)).await;
+    assert_eq!(first.job.id, "a", "{CHECK}: one that waits is given at once");
     expect(store.as_ref(), CHECK, "taking one that waited", "running a@0 | pending | history").await;
 
     let waiting = waiter(&store);
     tokio::time::sleep(Duration::from_millis(20)).await;
     assert!(!waiting.is_finished(), "{CHECK}: it must wait while nothing does");
     enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
-    assert_eq!(served(CHECK, waiting).await, "b", "{CHECK}: a job that comes is given to who waits");
+    assert_eq!(served(CHECK, waiting).await.job.id, "b", "{CHECK}: a job that comes is given to who waits");
     expect(store.as_ref(), CHECK, "serving who waits", "running a@0 b@1 | pending | history").await;
 
     let waiting = waiter(&store);
     tokio::time::sleep(Duration::from_millis(20)).await;
-    store.requeue("a").await.unwrap();
-    assert_eq!(served(CHECK, waiting).await, "a", "{CHECK}: a job that was put back is given to who waits");
+    store.requeue(&first.token).await.unwrap();
+    assert_eq!(served(CHECK, waiting).await.job.id, "a", "{CHECK}: a job that was put back is given to who waits");
     expect(store.as_ref(), CHECK, "putting one back", "running b@1 a@0 | pending | history").await;
 }
 
@@ -71,7 +73,7 @@ async fn next_in_turn(harness: &dyn Harness) {
     }
     let mut given = Vec::new();
     for wait in waiting {
-        given.push(served(CHECK, wait).await);
+        given.push(served(CHECK, wait).await.job.id.clone());
     }
     given.sort();
     assert_eq!(given, (0..8).map(|n| format!("j{n}")).collect::<Vec<_>>(), "{CHECK}: each gets a job of its own");
@@ -83,9 +85,9 @@ async fn next_in_turn(harness: &dyn Harness) {
 async fn abandoned_waits(harness: &dyn Harness) {
     const CHECK: &str = "next job: abandoned";
     let store = harness.fresh(LIMITS).await;
-    let mut taken = 0;
+    let (mut taken, worker) = (0, worker());
     for n in 0..20 {
-        let mut wait = Box::pin(store.next_job());
+        let mut wait = Box::pin(store.next_job(&worker));
         if polled_once(wait.as_mut()).await.is_some() {
             taken += 1;
             continue;
@@ -110,7 +112,7 @@ async fn abandoned_waits(harness: &dyn Harness) {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let first = store.queue().await.unwrap().pending[0].id.clone();
-    assert_eq!(served(CHECK, waiter(&store)).await, first, "{CHECK}: the next caller gets the first that waits");
+    assert_eq!(served(CHECK, waiter(&store)).await.job.id, first, "{CHECK}: the next caller gets the first that waits");
 }
 
 async fn finish_and_claim(harness: &dyn Harness) {
@@ -120,16 +122,16 @@ async fn finish_and_claim(harness: &dyn Harness) {
     for id in ["a", "b", "c"] {
         enqueue(store, CHECK, id, Position::Back).await;
     }
-    claim(store, CHECK).await;
-    let next = store.finish_and_claim("a", &outcome(Status::Error)).await.unwrap();
-    assert_eq!(next.map(|job| job.id.clone()).as_deref(), Some("b"), "{CHECK}: the job that is next");
+    let a = claim(store, CHECK).await;
+    let b = store.finish_and_claim(&a.token, &outcome(Status::Error)).await.unwrap().unwrap();
+    assert_eq!((b.job.id.as_str(), &b.token.worker), ("b", &a.token.worker), "{CHECK}: the job that is next, for the same worker");
     expect(store, CHECK, "the first", "running b@1 | pending c@2 | history a:error").await;
     enqueue(store, CHECK, "d", Position::Front).await;
-    let next = store.finish_and_claim("b", &outcome(Status::Success)).await.unwrap();
-    assert_eq!(next.map(|job| job.id.clone()).as_deref(), Some("d"), "{CHECK}: the order is that of claim");
-    let next = store.finish_and_claim("d", &outcome(Status::Interrupted)).await.unwrap();
-    assert_eq!(next.map(|job| job.id.clone()).as_deref(), Some("c"), "{CHECK}: the last");
-    let next = store.finish_and_claim("c", &outcome(Status::Success)).await.unwrap();
+    let d = store.finish_and_claim(&b.token, &outcome(Status::Success)).await.unwrap().unwrap();
+    assert_eq!(d.job.id, "d", "{CHECK}: the order is that of claim");
+    let c = store.finish_and_claim(&d.token, &outcome(Status::Interrupted)).await.unwrap().unwrap();
+    assert_eq!(c.job.id, "c", "{CHECK}: the last");
+    let next = store.finish_and_claim(&c.token, &outcome(Status::Success)).await.unwrap();
     assert!(next.is_none(), "{CHECK}: nothing waits: {next:?}");
     expect(store, CHECK, "all", "running | pending | history d:interrupted c:success").await;
 }
@@ -141,7 +143,7 @@ async fn refused_finish(harness: &dyn Harness) {
     pass(store, CHECK, &["h"]).await;
     enqueue(store, CHECK, "a", Position::Back).await;
     for id in ["h", "a", "nobody"] {
-        let result = store.finish_and_claim(id, &outcome(Status::Success)).await;
+        let result = store.finish_and_claim(&forged(id), &outcome(Status::Success)).await;
         assert!(matches!(&result, Err(Error::NotRunning(refused)) if refused == id), "{CHECK}: of '{id}': {result:?}");
     }
     expect(store, CHECK, "nothing is claimed", "running | pending a@1 | history h:success").await;
@@ -153,10 +155,10 @@ async fn handover_versions(harness: &dyn Harness) {
     enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
     enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
     let before = *store.versions().borrow();
-    store.next_job().await.unwrap();
+    let claimed = store.next_job(&worker()).await.unwrap();
     let taken = *store.versions().borrow();
     assert!(taken.queue > before.queue && taken.history == before.history, "{CHECK}: next_job changes the queue");
-    store.finish_and_claim("a", &outcome(Status::Success)).await.unwrap();
+    store.finish_and_claim(&claimed.token, &outcome(Status::Success)).await.unwrap();
     let after = *store.versions().borrow();
     assert!(after.queue > taken.queue && after.history > taken.history, "{CHECK}: both change");
     let entry = store.history_entry("a").await.unwrap();
@@ -171,13 +173,14 @@ async fn handover_restart(harness: &dyn Harness) {
     for id in ["a", "b", "c"] {
         store.enqueue(job(id, Position::Back)).await.unwrap();
     }
-    assert_eq!(served(CHECK, waiting).await, "a", "{CHECK}: the first");
-    store.finish_and_claim("a", &outcome(Status::Success)).await.unwrap();
+    let first = served(CHECK, waiting).await;
+    assert_eq!(first.job.id, "a", "{CHECK}: the first");
+    store.finish_and_claim(&first.token, &outcome(Status::Success)).await.unwrap();
     let state = "running b@1 | pending c@2 | history a:success";
     expect(store.as_ref(), CHECK, "before", state).await;
     let store = restarted(harness, store).await;
     expect(store.as_ref(), CHECK, "opening", state).await;
-    let recovered = store.recover(OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 2, rerun: 1, failed: 0 }, "{CHECK}: the figures");
-    assert_eq!(store.next_job().await.unwrap().id, "b", "{CHECK}: what ran runs first");
+    assert_eq!(store.next_job(&worker()).await.unwrap().job.id, "b", "{CHECK}: what ran runs first");
 }

@@ -1,8 +1,8 @@
 //! Random operations on a store and on a naive model of it, compared after every step.
 
-use super::{Harness, job, outcome, snapshot, status_name};
+use super::harness::{Harness, forged, job, outcome, snapshot, status_name};
 use crate::memory::Options as Limits;
-use crate::store::{Error, JobStore, OnRestart, Position, Status};
+use crate::store::{Claim, Error, JobStore, OnRestart, Position, Status, Token, WorkerId};
 
 const LIMITS: Limits = Limits { max_pending: 8, max_history: 6, max_outcome_bytes: 1 << 20 };
 
@@ -16,22 +16,47 @@ struct Model {
     arrivals: usize,
     restarts: i64,
     pending: Vec<Entry>,
-    running: Vec<Entry>,
+    running: Vec<(Entry, Token)>,
+    /// All tokens that were given out, whether they are worth something or not.
+    tokens: Vec<Token>,
     history: Vec<(String, Status)>,
 }
 
 impl Model {
     fn knows(&self, id: &str) -> bool {
-        self.pending.iter().chain(&self.running).any(|entry| entry.3 == id) || self.history.iter().any(|(known, _)| known == id)
+        self.pending.iter().any(|entry| entry.3 == id) || self.runs(id) || self.history.iter().any(|(known, _)| known == id)
+    }
+
+    fn runs(&self, id: &str) -> bool {
+        self.running.iter().any(|(entry, _)| entry.3 == id)
     }
 
     fn sort(&mut self) {
         self.pending.sort_by(|a, b| a.partial_cmp(b).expect("no NaN in the model"));
     }
 
-    fn take_running(&mut self, id: &str) -> Option<Entry> {
-        let index = self.running.iter().position(|entry| entry.3 == id)?;
-        Some(self.running.remove(index))
+    fn take_held(&mut self, token: &Token) -> Option<Entry> {
+        let index = self.running.iter().position(|(_, held)| held == token)?;
+        Some(self.running.remove(index).0)
+    }
+
+    /// Looks at what the store answered to who used a token that is worth nothing.
+    fn expect_refusal(&self, token: &Token, error: Option<Error>) {
+        match error {
+            Some(Error::NotHeld(id)) => assert!(id == token.prompt_id && self.runs(&id), "model: '{id}' does not run: {token:?}"),
+            Some(Error::NotRunning(id)) => assert!(id == token.prompt_id && !self.runs(&id), "model: '{id}' runs: {token:?}"),
+            other => panic!("model: {token:?} is not held, and the store said {other:?}"),
+        }
+    }
+
+    /// The first waiting job goes to who has claimed one.
+    fn claim(&mut self, claimed: Option<Claim>, worker: &WorkerId) {
+        let wanted = if self.pending.is_empty() { None } else { Some(self.pending.remove(0)) };
+        assert_eq!(claimed.as_ref().map(|claim| &claim.job.id), wanted.as_ref().map(|entry| &entry.3), "model: the claimed job");
+        let Some((Claim { token, .. }, entry)) = claimed.zip(wanted) else { return };
+        assert!(token.worker == *worker && token.prompt_id == entry.3 && !self.tokens.contains(&token), "model: {token:?}");
+        self.tokens.push(token.clone());
+        self.running.push((entry, token));
     }
 
     fn push_history(&mut self, id: String, status: Status) {
@@ -40,31 +65,38 @@ impl Model {
         self.history.drain(..over);
     }
 
-    fn recover(&mut self, on_restart: OnRestart) {
+    /// `worker` gets back what it held, or everything.
+    fn recover(&mut self, worker: Option<&WorkerId>, on_restart: OnRestart) -> usize {
+        let (stopped, others) =
+            std::mem::take(&mut self.running).into_iter().partition(|(_, token)| worker.is_none_or(|worker| token.worker == *worker));
+        self.running = others;
+        let stopped: Vec<Entry> = Vec::into_iter(stopped).map(|(entry, _)| entry).collect();
+        let many = stopped.len();
         match on_restart {
             OnRestart::Rerun => {
                 // Later restarts come first; within one, the order of the claims decides.
                 self.restarts += 1;
-                let running = std::mem::take(&mut self.running);
-                let many = i64::try_from(running.len()).expect("few");
-                for (index, mut entry) in running.into_iter().enumerate() {
-                    entry.0 = -1000 * self.restarts - many + i64::try_from(index).expect("few");
+                for (index, mut entry) in stopped.into_iter().enumerate() {
+                    entry.0 = -1000 * self.restarts + i64::try_from(index).expect("few") - i64::try_from(many).expect("few");
                     self.pending.push(entry);
                 }
                 self.sort();
             }
             OnRestart::Fail => {
-                for entry in std::mem::take(&mut self.running) {
+                for entry in stopped {
                     self.push_history(entry.3, Status::Error);
                 }
             }
         }
+        many
     }
 
     fn snapshot(&self) -> String {
-        let list = |entries: &[Entry]| entries.iter().map(|entry| format!(" {}@{}", entry.3, entry.1)).collect::<String>();
+        let text = |entry: &Entry| format!(" {}@{}", entry.3, entry.1);
+        let running: String = self.running.iter().map(|(entry, _)| text(entry)).collect();
+        let pending: String = self.pending.iter().map(text).collect();
         let history: String = self.history.iter().map(|(id, status)| format!(" {id}:{}", status_name(*status))).collect();
-        format!("running{} | pending{} | history{history}", list(&self.running), list(&self.pending))
+        format!("running{running} | pending{pending} | history{history}")
     }
 }
 
@@ -77,6 +109,10 @@ impl Dice {
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0 % sides
+    }
+
+    fn worker(&mut self) -> WorkerId {
+        WorkerId::new(["one", "two"][self.roll(2) as usize])
     }
 
     /// One of few ids, so that they meet in every state.
@@ -95,8 +131,10 @@ pub(super) async fn compare(harness: &dyn Harness, seed: u64, steps: usize) {
         let done = if dice.roll(24) == 0 {
             if harness.durable() {
                 store = harness.reopen(store, LIMITS).await;
+                // They ended with the process that held them.
+                model.tokens.clear();
             }
-            restart(store.as_ref(), &mut model, &mut dice).await
+            restart(store.as_ref(), &mut model, &mut dice, harness.durable()).await
         } else {
             step(store.as_ref(), &mut model, &mut dice).await
         };
@@ -107,11 +145,12 @@ pub(super) async fn compare(harness: &dyn Harness, seed: u64, steps: usize) {
     }
 }
 
-async fn restart(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
+/// After a restart of the process nobody holds anything; otherwise one worker starts anew.
+async fn restart(store: &dyn JobStore, model: &mut Model, dice: &mut Dice, process: bool) -> String {
     let on_restart = if dice.roll(3) == 0 { OnRestart::Fail } else { OnRestart::Rerun };
-    let stopped = model.running.len();
-    model.recover(on_restart);
-    let recovered = store.recover(on_restart).await.expect("recover");
+    let worker = dice.worker();
+    let stopped = model.recover(if process { None } else { Some(&worker) }, on_restart);
+    let recovered = store.recover(&worker, on_restart).await.expect("recover");
     assert_eq!(recovered.pending, model.pending.len(), "model: recovered.pending");
     assert_eq!(recovered.rerun + recovered.failed, stopped, "model: recovered.rerun and failed");
     format!("restart {on_restart:?}")
@@ -122,21 +161,24 @@ async fn step(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> Strin
     match dice.roll(16) {
         0..=5 => enqueue(store, model, dice).await,
         6..=8 => {
-            let wanted = if model.pending.is_empty() { None } else { Some(model.pending.remove(0)) };
-            let claimed = store.claim().await.expect("claim");
-            assert_eq!(claimed.map(|job| job.id.clone()), wanted.as_ref().map(|entry| entry.3.clone()), "model: the claimed job");
-            model.running.extend(wanted);
-            "claim".to_owned()
+            let worker = dice.worker();
+            model.claim(store.claim(&worker).await.expect("claim"), &worker);
+            format!("claim for {worker}")
         }
         9..=10 => finish(store, model, dice).await,
         11 => finish_and_claim(store, model, dice).await,
         12 => {
-            let id = model.running.first().map_or_else(|| dice.id(), |entry| entry.3.clone());
-            let wanted = model.take_running(&id);
-            assert_eq!(store.requeue(&id).await.is_ok(), wanted.is_some(), "model: whether '{id}' could be put back");
-            model.pending.extend(wanted);
-            model.sort();
-            format!("requeue {id}")
+            let token = token(model, dice);
+            let result = store.requeue(&token).await;
+            match model.take_held(&token) {
+                Some(entry) => {
+                    result.expect("requeue");
+                    model.pending.push(entry);
+                    model.sort();
+                }
+                None => model.expect_refusal(&token, result.err()),
+            }
+            format!("requeue {token:?}")
         }
         13 => {
             let ids = [dice.id(), dice.id(), dice.id()];
@@ -194,39 +236,41 @@ async fn enqueue(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> St
     done
 }
 
-/// A job that runs, or any if none does, and how it ends.
-fn ending(model: &Model, dice: &mut Dice) -> (String, Status) {
-    let status = [Status::Success, Status::Error, Status::Interrupted][dice.roll(3) as usize];
+/// A token that is held, or any other.
+fn token(model: &Model, dice: &mut Dice) -> Token {
+    let held: Vec<&Token> = model.running.iter().map(|(_, token)| token).collect();
+    let all: Vec<&Token> = model.tokens.iter().collect();
+    let from = if held.is_empty() || dice.roll(4) == 0 { all } else { held };
     let any = dice.roll(u64::MAX) as usize;
-    let id = if model.running.is_empty() { dice.id() } else { model.running[any % model.running.len()].3.clone() };
-    (id, status)
+    if from.is_empty() { forged(&dice.id()) } else { from[any % from.len()].clone() }
+}
+
+fn status(dice: &mut Dice) -> Status {
+    [Status::Success, Status::Error, Status::Interrupted][dice.roll(3) as usize]
 }
 
 async fn finish_and_claim(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
-    let (id, status) = ending(model, dice);
-    let result = store.finish_and_claim(&id, &outcome(status)).await;
-    match model.take_running(&id) {
+    let (token, status) = (token(model, dice), status(dice));
+    let result = store.finish_and_claim(&token, &outcome(status)).await;
+    match model.take_held(&token) {
         Some(entry) => {
             model.push_history(entry.3, status);
-            let wanted = if model.pending.is_empty() { None } else { Some(model.pending.remove(0)) };
-            let claimed = result.expect("finish_and_claim").map(|job| job.id.clone());
-            assert_eq!(claimed, wanted.as_ref().map(|entry| entry.3.clone()), "model: the job claimed when '{id}' ended");
-            model.running.extend(wanted);
+            model.claim(result.expect("finish_and_claim"), &token.worker);
         }
-        None => assert!(matches!(result, Err(Error::NotRunning(_))), "model: end of '{id}', which does not run: {result:?}"),
+        None => model.expect_refusal(&token, result.err()),
     }
-    format!("finish {id} {} and claim", status_name(status))
+    format!("finish {token:?} {} and claim", status_name(status))
 }
 
 async fn finish(store: &dyn JobStore, model: &mut Model, dice: &mut Dice) -> String {
-    let (id, status) = ending(model, dice);
-    let finished = store.finish(&id, &outcome(status)).await;
-    match model.take_running(&id) {
+    let (token, status) = (token(model, dice), status(dice));
+    let result = store.finish(&token, &outcome(status)).await;
+    match model.take_held(&token) {
         Some(entry) => {
-            assert!(finished.is_ok(), "model: finish of '{id}': {finished:?}");
+            result.expect("finish");
             model.push_history(entry.3, status);
         }
-        None => assert!(matches!(finished, Err(Error::NotRunning(_))), "model: finish of '{id}', which does not run: {finished:?}"),
+        None => model.expect_refusal(&token, result.err()),
     }
-    format!("finish {id} {}", status_name(status))
+    format!("finish {token:?} {}", status_name(status))
 }

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde_json::json;
 
-use crate::event::{Event, EventKind, EventSink, Image, NodeProgress, NodeRef, NodeState};
-use crate::message::Message;
+use crate::event::{Event, EventKind, EventSink, Image, NodeProgress, NodeState};
+use crate::message::{Message, NodeRef};
 use crate::store::{Counts, Outcome};
 
 /// What emitting may take at most, all events of a check together: a sink that waits for a client takes longer.

@@ -102,6 +102,11 @@ impl Simd for Avx2 {
         unsafe { _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)))) }
     }
     #[inline(always)]
+    unsafe fn round_f16(a: __m256) -> __m256 {
+        // SAFETY: see above.
+        unsafe { _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(a)) }
+    }
+    #[inline(always)]
     unsafe fn sum(a: __m256) -> f32 {
         // SAFETY: see above.
         unsafe {

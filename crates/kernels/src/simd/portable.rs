@@ -88,6 +88,10 @@ impl Simd for Portable {
         n.map(|n| f32::from_bits((((n as i32).wrapping_add(127)) as u32) << 23))
     }
     #[inline(always)]
+    unsafe fn round_f16(a: Self::V) -> Self::V {
+        a.map(|x| f16::from_f32(x).to_f32())
+    }
+    #[inline(always)]
     unsafe fn sum(a: Self::V) -> f32 {
         ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7]))
     }

@@ -1,8 +1,10 @@
 //! The operations by the kernels of `comfyd_kernels`, on the storage of CPU tensors. Each gives `None` for what the kernels do not do:
 //! another device, another type, or axes that do not fit; the portable operations then do it, or find the words for the error.
 
+use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, D, DType, Storage, StorageRef, Tensor};
-use comfyd_kernels::{Attention, Conv2d, GroupNorm, Mask, Weight};
+use comfyd_kernels::{Attention, Conv2d, Format, GroupNorm, Mask, Packed};
+use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
 use crate::{Error, Result};
 
@@ -12,8 +14,31 @@ fn is_ours(t: &Tensor) -> bool {
 }
 
 /// Whether the kernels read such a weight.
-fn is_weight(t: &Tensor) -> bool {
-    t.device().is_cpu() && matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16)
+fn is_weight(weight: &Weight) -> bool {
+    weight.device().is_cpu()
+        && match weight {
+            Weight::Dense(t) => matches!(t.dtype(), DType::F32 | DType::F16 | DType::BF16),
+            Weight::Scaled8(_) => true,
+            Weight::Quantized(weight) => format(weight).is_some(),
+        }
+}
+
+/// How the kernels call the blocks' kind, if they read it.
+fn format(weight: &Quantized) -> Option<Format> {
+    match weight.blocks.dtype() {
+        GgmlDType::Q4_0 => Some(Format::Q4_0),
+        GgmlDType::Q4_1 => Some(Format::Q4_1),
+        GgmlDType::Q5_0 => Some(Format::Q5_0),
+        GgmlDType::Q5_1 => Some(Format::Q5_1),
+        GgmlDType::Q8_0 => Some(Format::Q8_0),
+        GgmlDType::Q2K => Some(Format::Q2K),
+        GgmlDType::Q3K => Some(Format::Q3K),
+        GgmlDType::Q4K => Some(Format::Q4K),
+        GgmlDType::Q5K => Some(Format::Q5K),
+        GgmlDType::Q6K => Some(Format::Q6K),
+        GgmlDType::Q8K => Some(Format::Q8K),
+        GgmlDType::F32 | GgmlDType::F16 | GgmlDType::BF16 | GgmlDType::Q8_1 => None,
+    }
 }
 
 /// The storage of a contiguous tensor while it is being read.
@@ -30,21 +55,58 @@ impl<'a> Numbers<'a> {
         Ok(Self { storage, range: start..end })
     }
 
-    fn weight(&self) -> Result<Weight<'_>> {
+    fn weight(&self) -> Result<comfyd_kernels::Weight<'_>> {
         let range = self.range.clone();
         match &*self.storage {
-            Storage::Cpu(CpuStorage::F32(numbers)) => Ok(Weight::F32(&numbers[range])),
-            Storage::Cpu(CpuStorage::F16(numbers)) => Ok(Weight::F16(&numbers[range])),
-            Storage::Cpu(CpuStorage::BF16(numbers)) => Ok(Weight::BF16(&numbers[range])),
+            Storage::Cpu(CpuStorage::F32(numbers)) => Ok(comfyd_kernels::Weight::F32(&numbers[range])),
+            Storage::Cpu(CpuStorage::F16(numbers)) => Ok(comfyd_kernels::Weight::F16(&numbers[range])),
+            Storage::Cpu(CpuStorage::BF16(numbers)) => Ok(comfyd_kernels::Weight::BF16(&numbers[range])),
             _ => Err(Error::msg("a tensor for the CPU kernels is of another type or on another device")),
         }
     }
 
     fn f32(&self) -> Result<&[f32]> {
         match self.weight()? {
-            Weight::F32(numbers) => Ok(numbers),
+            comfyd_kernels::Weight::F32(numbers) => Ok(numbers),
             _ => Err(Error::msg("a tensor for the CPU kernels is not F32")),
         }
+    }
+
+    fn bytes(&self) -> Result<&[u8]> {
+        match &*self.storage {
+            Storage::Cpu(CpuStorage::U8(bytes)) => Ok(&bytes[self.range.clone()]),
+            _ => Err(Error::msg("eight-bit floats for the CPU kernels are no bytes")),
+        }
+    }
+}
+
+/// Hands a weight to a kernel, for which [`is_weight`] was asked.
+fn with_weight<T>(weight: &Weight, kernel: impl FnOnce(comfyd_kernels::Weight<'_>) -> Result<T>) -> Result<T> {
+    match weight {
+        Weight::Dense(tensor) => {
+            let tensor = tensor.contiguous()?;
+            kernel(Numbers::of(&tensor)?.weight()?)
+        }
+        Weight::Scaled8(_) | Weight::Quantized(_) => with_packed(weight, |packed| kernel(comfyd_kernels::Weight::Packed(packed))),
+    }
+}
+
+fn with_packed<T>(weight: &Weight, kernel: impl FnOnce(Packed<'_>) -> Result<T>) -> Result<T> {
+    match weight {
+        Weight::Scaled8(Scaled8 { kind, bytes, scale }) => {
+            let format = match kind {
+                SmallFloat::E4m3 => Format::E4m3,
+                SmallFloat::E5m2 => Format::E5m2,
+            };
+            let scales = scale.as_ref().map(parameter).transpose()?.unwrap_or_default();
+            let bytes = bytes.contiguous()?;
+            kernel(Packed { format, bytes: Numbers::of(&bytes)?.bytes()?, scales: &scales })
+        }
+        Weight::Quantized(weight) => {
+            let format = format(weight).ok_or_else(|| Error::msg("the CPU kernels do not know the kind of a weight's blocks"))?;
+            kernel(Packed { format, bytes: &weight.blocks.data()?, scales: &[] })
+        }
+        Weight::Dense(_) => Err(Error::msg("a weight for the CPU kernels is not in few bits")),
     }
 }
 
@@ -77,41 +139,46 @@ fn mapped<S: Into<candle_core::Shape>>(
     filled(&x, shape, |out| kernel(slice, out))
 }
 
-pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
-    if !is_ours(x) || !is_weight(weight) || x.rank() == 0 || weight.rank() != 2 || x.dim(D::Minus1)? != weight.dim(1)? {
+pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let &[columns, depth] = weight.dims() else { return Ok(None) };
+    if !is_ours(x) || !is_weight(weight) || x.rank() == 0 || x.dim(D::Minus1)? != depth {
         return Ok(None);
     }
-    let (columns, depth) = weight.dims2()?;
     if bias.is_some_and(|bias| bias.elem_count() != columns) {
         return Ok(None);
     }
     let bias = bias.map(parameter).transpose()?;
-    let weight = weight.contiguous()?;
-    let weight = Numbers::of(&weight)?;
-    let weight = weight.weight()?;
     let mut shape = x.dims().to_vec();
     shape.pop();
     let rows = shape.iter().product();
     shape.push(columns);
-    mapped(x, shape, |x, out| comfyd_kernels::linear(x, weight, bias.as_deref(), rows, depth, columns, out))
+    with_weight(weight, |weight| mapped(x, shape, |x, out| comfyd_kernels::linear(x, weight, bias.as_deref(), rows, depth, columns, out)))
 }
 
-pub(super) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
-    if !is_ours(x) || !is_weight(weight) || x.rank() != 4 || weight.rank() != 4 || x.dim(1)? != weight.dim(1)? {
+pub(super) fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
+    let &[out_channels, in_channels, kernel_height, kernel_width] = weight.dims() else { return Ok(None) };
+    if !is_ours(x) || !is_weight(weight) || x.rank() != 4 || x.dim(1)? != in_channels {
         return Ok(None);
     }
-    let (batch, in_channels, height, width) = x.dims4()?;
-    let (out_channels, _, kernel_height, kernel_width) = weight.dims4()?;
+    let (batch, _, height, width) = x.dims4()?;
     let sizes = Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding };
     let Ok((out_height, out_width)) = sizes.output_size() else { return Ok(None) };
     if bias.is_some_and(|bias| bias.elem_count() != out_channels) {
         return Ok(None);
     }
     let bias = bias.map(parameter).transpose()?;
-    let weight = weight.contiguous()?;
-    let weight = Numbers::of(&weight)?;
-    let weight = weight.weight()?;
-    mapped(x, (batch, out_channels, out_height, out_width), |x, out| comfyd_kernels::conv2d(x, weight, bias.as_deref(), &sizes, out))
+    let shape = (batch, out_channels, out_height, out_width);
+    with_weight(weight, |weight| mapped(x, shape, |x, out| comfyd_kernels::conv2d(x, weight, bias.as_deref(), &sizes, out)))
+}
+
+pub(super) fn embedding(ids: &Tensor, weight: &Weight) -> Result<Option<Tensor>> {
+    let &[rows, width] = weight.dims() else { return Ok(None) };
+    if matches!(weight, Weight::Dense(_)) || !is_weight(weight) {
+        return Ok(None);
+    }
+    let shape = [ids.dims(), &[width]].concat();
+    let numbers = ids.flatten_all()?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+    with_packed(weight, |weight| filled(ids, shape, |out| comfyd_kernels::embedding(&numbers, weight, rows, width, out)))
 }
 
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Option<Tensor>> {

@@ -1,11 +1,12 @@
 //! The operations out of candle's own: for devices other than the CPU, for types other than F32, and to compare the CPU kernels with.
 
-use candle_core::{D, Tensor};
+use candle_core::{D, DType, Tensor};
+use comfyd_weights::Weight;
 
 use crate::{Error, Result};
 
-pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let weight = weight.to_dtype(x.dtype())?;
+pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+    let weight = weight.dense()?.to_dtype(x.dtype())?;
     let mut shape = x.dims().to_vec();
     let Some(last) = shape.pop() else { return Err(Error::msg("a single number has no last axis to multiply; pass a tensor with one")) };
     let mut y = x.reshape((shape.iter().product::<usize>(), last))?.matmul(&weight.t()?)?;
@@ -16,8 +17,8 @@ pub(super) fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Resu
     Ok(y.reshape(shape)?)
 }
 
-pub(super) fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    let y = x.conv2d(&weight.to_dtype(x.dtype())?, padding, stride, 1, 1)?;
+pub(super) fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
+    let y = x.conv2d(&weight.dense()?.to_dtype(x.dtype())?, padding, stride, 1, 1)?;
     match bias {
         Some(bias) => Ok(y.broadcast_add(&bias.to_dtype(x.dtype())?.reshape((1, bias.elem_count(), 1, 1))?)?),
         None => Ok(y),
@@ -99,4 +100,10 @@ pub(super) fn add_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     let mut shape = y.dims().to_vec();
     shape.resize(x.rank().max(shape.len()), 1);
     Ok(x.broadcast_add(&y.reshape(shape)?)?)
+}
+
+pub(super) fn embedding(ids: &Tensor, weight: &Weight) -> Result<Tensor> {
+    let rows = weight.dense()?.index_select(&ids.flatten_all()?, 0)?.to_dtype(DType::F32)?;
+    let width = rows.dim(1)?;
+    Ok(rows.reshape([ids.dims(), &[width]].concat())?)
 }

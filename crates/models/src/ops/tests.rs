@@ -1,7 +1,11 @@
 //! Every operation of the CPU kernels against candle's own: views with an offset, strides, weights of every type.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+use std::sync::Arc;
+
+use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{D, DType, Device, Tensor};
+use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
 use crate::ops::{self, cpu, portable};
 
@@ -31,28 +35,83 @@ const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 #[test]
 fn linear_with_views_and_every_type() {
     for dtype in TYPES {
-        let weight = tensor(1, &[50, 37]).to_dtype(dtype).unwrap().narrow(0, 3, 40).unwrap();
+        let weight = Weight::Dense(tensor(1, &[50, 37]).to_dtype(dtype).unwrap().narrow(0, 3, 40).unwrap());
         let bias = tensor(2, &[40]).to_dtype(dtype).unwrap();
         let x = tensor(3, &[2, 9, 37]).narrow(1, 2, 6).unwrap();
         assert_close(cpu::linear(&x, &weight, Some(&bias)).unwrap(), &portable::linear(&x, &weight, Some(&bias)).unwrap());
         let row = x.narrow(0, 1, 1).unwrap().narrow(1, 0, 1).unwrap();
         assert_close(cpu::linear(&row, &weight, None).unwrap(), &portable::linear(&row, &weight, None).unwrap());
     }
-    assert!(ops::linear(&tensor(1, &[2, 5]), &tensor(2, &[3, 4]), None).is_err());
+    assert!(ops::linear(&tensor(1, &[2, 5]), &tensor(2, &[3, 4]).into(), None).is_err());
 }
 
 #[test]
 fn conv2d_with_every_type() {
     for dtype in TYPES {
         for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 2, 0)] {
-            let weight = tensor(1, &[10, 7, kernel, kernel]).to_dtype(dtype).unwrap();
+            let weight = Weight::Dense(tensor(1, &[10, 7, kernel, kernel]).to_dtype(dtype).unwrap());
             let bias = tensor(2, &[10]).to_dtype(dtype).unwrap();
             let x = tensor(3, &[2, 9, 12, 19]).narrow(1, 1, 7).unwrap();
             let wanted = portable::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap();
             assert_close(cpu::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap(), &wanted);
         }
     }
-    assert!(ops::conv2d(&tensor(1, &[1, 2, 2, 2]), &tensor(2, &[1, 3, 3, 3]), None, 1, 1).is_err());
+    assert!(ops::conv2d(&tensor(1, &[1, 2, 2, 2]), &tensor(2, &[1, 3, 3, 3]).into(), None, 1, 1).is_err());
+}
+
+/// A weight of that shape in every form of few bits.
+fn few_bits(shape: &[usize]) -> Vec<Weight> {
+    let weight = tensor(1, shape);
+    let scales = [None, Some(tensor(5, &[1])), Some(tensor(6, &shape[..1]))];
+    let floats = [SmallFloat::E4m3, SmallFloat::E5m2].into_iter().flat_map(|kind| {
+        let rounded = Scaled8::round(kind, &weight).unwrap();
+        scales.clone().map(|scale| Weight::Scaled8(Scaled8 { scale, ..rounded.clone() }))
+    });
+    let kinds = [
+        GgmlDType::Q4_0,
+        GgmlDType::Q4_1,
+        GgmlDType::Q5_0,
+        GgmlDType::Q5_1,
+        GgmlDType::Q8_0,
+        GgmlDType::Q2K,
+        GgmlDType::Q3K,
+        GgmlDType::Q4K,
+        GgmlDType::Q5K,
+        GgmlDType::Q6K,
+        GgmlDType::Q8K,
+    ];
+    let blocks = kinds.map(|kind| {
+        let blocks = Arc::new(QTensor::quantize(&weight.flatten_all().unwrap(), kind).unwrap());
+        Weight::Quantized(Quantized { blocks, shape: shape.to_vec() })
+    });
+    floats.chain(blocks).collect()
+}
+
+/// The tensor library unpacks whole weights, the kernels panels of them.
+#[test]
+fn few_bits_are_multiplied_as_what_they_are_unpacked_to() {
+    for weight in few_bits(&[64, 36]) {
+        assert!(weight.size_bytes() < 64 * 36 * 5 / 4 && weight.dims() == [64, 36], "{weight:?}");
+        let dense = Weight::Dense(weight.dense().unwrap());
+        let ids = Tensor::new(&[[0u32, 63], [17, 2]], &Device::Cpu).unwrap();
+        let rows = |weight: &Weight| ops::embedding(&ids, weight).unwrap().flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(rows(&weight), rows(&dense), "{weight:?}");
+        for count in [2, 7] {
+            let x = tensor(3, &[count, 36]);
+            let product = |weight: &Weight| cpu::linear(&x, weight, None).unwrap().unwrap().to_vec2::<f32>().unwrap();
+            assert_eq!(product(&weight), product(&dense), "{weight:?}");
+            assert_close(cpu::linear(&x, &weight, None).unwrap(), &portable::linear(&x, &weight, None).unwrap());
+        }
+    }
+    for weight in few_bits(&[64, 4, 3, 3]) {
+        let (dense, x) = (Weight::Dense(weight.dense().unwrap()), tensor(3, &[2, 4, 6, 5]));
+        let product = |weight: &Weight| {
+            let product = cpu::conv2d(&x, weight, None, 1, 1).unwrap().unwrap();
+            product.flatten_all().unwrap().to_vec1::<f32>().unwrap()
+        };
+        assert_eq!(product(&weight), product(&dense), "{weight:?}");
+        assert_close(cpu::conv2d(&x, &weight, None, 1, 1).unwrap(), &portable::conv2d(&x, &weight, None, 1, 1).unwrap());
+    }
 }
 
 #[test]

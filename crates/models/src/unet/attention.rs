@@ -3,12 +3,12 @@
 
 use candle_core::Tensor;
 
-use super::hooks::{AttentionInputs, BlockInfo, Hooks};
 use super::layers::{GroupNorm, LayerNorm, Linear};
+use crate::backbone::{AttentionInputs, BlockInfo, Hooks};
 use crate::{Error, Result, Vb, ops};
 
 /// A pass on its way through the blocks: the hooks, and where it is.
-pub(crate) struct Pass<'a> {
+pub(crate) struct Walk<'a> {
     pub hooks: &'a mut dyn Hooks,
     pub at: BlockInfo<'a>,
 }
@@ -108,20 +108,20 @@ impl TransformerBlock {
     }
 
     /// Tokens `x (B, N, dim)`.
-    fn forward(&self, x: &Tensor, context: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
-        let at = pass.at;
-        pass.hooks.check()?;
+    fn forward(&self, x: &Tensor, context: &Tensor, walk: &mut Walk<'_>) -> Result<Tensor> {
+        let at = walk.at;
+        walk.hooks.check()?;
 
         let n = self.norm1.forward(x)?;
-        let inputs = pass.hooks.attn1_inputs(AttentionInputs { query: n.clone(), key: n.clone(), value: n }, &at)?;
-        let out = self.attn1.forward(&inputs, |q, k, v| pass.hooks.attn1(q, k, v, &at))?;
-        let out = pass.hooks.attn1_output(out, &at)?;
-        let x = pass.hooks.between_attentions(ops::add(&out, x)?, &at)?;
+        let inputs = walk.hooks.attn1_inputs(AttentionInputs { query: n.clone(), key: n.clone(), value: n }, &at)?;
+        let out = self.attn1.forward(&inputs, |q, k, v| walk.hooks.attn1(q, k, v, &at))?;
+        let out = walk.hooks.attn1_output(out, &at)?;
+        let x = walk.hooks.between_attentions(ops::add(&out, x)?, &at)?;
 
         let query = self.norm2.forward(&x)?;
-        let inputs = pass.hooks.attn2_inputs(AttentionInputs { query, key: context.clone(), value: context.clone() }, &at)?;
-        let out = self.attn2.forward(&inputs, |q, k, v| pass.hooks.attn2(q, k, v, &at))?;
-        let out = pass.hooks.attn2_output(out, &at)?;
+        let inputs = walk.hooks.attn2_inputs(AttentionInputs { query, key: context.clone(), value: context.clone() }, &at)?;
+        let out = self.attn2.forward(&inputs, |q, k, v| walk.hooks.attn2(q, k, v, &at))?;
+        let out = walk.hooks.attn2_output(out, &at)?;
         let x = ops::add(&out, &x)?;
 
         ops::add(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
@@ -168,20 +168,20 @@ impl SpatialTransformer {
     }
 
     /// `x (B, C, H, W)` in its shape; `context (B, T, context_dim)`.
-    pub fn forward(&self, x: &Tensor, context: &Tensor, pass: &mut Pass<'_>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, context: &Tensor, walk: &mut Walk<'_>) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
         let tokens = self.norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
         let mut tokens = self.proj_in.forward(&tokens)?;
-        pass.at.heads = self.heads;
-        pass.at.head_dim = self.head_dim;
+        walk.at.heads = self.heads;
+        walk.at.head_dim = self.head_dim;
         for (i, block) in self.blocks.iter().enumerate() {
-            pass.at.transformer = i;
-            tokens = block.forward(&tokens, context, pass)?;
+            walk.at.transformer = i;
+            tokens = block.forward(&tokens, context, walk)?;
         }
-        pass.at.transformer = 0;
-        pass.at.heads = 0;
-        pass.at.head_dim = 0;
-        pass.at.transformer_index += 1;
+        walk.at.transformer = 0;
+        walk.at.heads = 0;
+        walk.at.head_dim = 0;
+        walk.at.transformer_index += 1;
         let out = self.proj_out.forward(&tokens)?.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
         ops::add(&out, x)
     }

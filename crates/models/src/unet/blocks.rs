@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use comfyd_weights::detect::{Heads, UNetConfig};
 
-use super::attention::{Pass, SpatialTransformer, TransformerConfig};
+use super::attention::{SpatialTransformer, TransformerConfig, Walk};
 use super::layers::Conv2d;
 use super::resblock::ResBlock;
 use crate::{Error, Result, Vb, ops};
@@ -32,17 +32,17 @@ impl Block {
         emb_silu: &Tensor,
         context: &Tensor,
         size: Option<(usize, usize)>,
-        pass: &mut Pass<'_>,
+        walk: &mut Walk<'_>,
     ) -> Result<Tensor> {
         let mut h = h.clone();
         for layer in &self.layers {
             h = match layer {
                 Layer::Conv(conv) => conv.forward(&h)?,
                 Layer::Res(block) => {
-                    pass.hooks.check()?;
+                    walk.hooks.check()?;
                     block.forward(&h, emb_silu)?
                 }
-                Layer::Transformer(transformer) => transformer.forward(&h, context, pass)?,
+                Layer::Transformer(transformer) => transformer.forward(&h, context, walk)?,
                 Layer::Up(conv) => conv.forward(&upsample(&h, size)?)?,
             };
         }

@@ -1,30 +1,31 @@
 //! The smallest parts of the denoisers: a layer's weights with its call. Shapes come from the caller, names from the checkpoint.
 
 use candle_core::Tensor;
+use comfyd_weights::Weight;
 
 use crate::{Error, Result, Vb, ops};
 
 /// `y = x W^T + b`.
 #[derive(Debug)]
 pub(crate) struct Linear {
-    weight: Tensor,
+    weight: Weight,
     bias: Option<Tensor>,
 }
 
 impl Linear {
     /// `weight (out, in)` and `bias (out)`.
     pub fn new(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[output, input], "weight")?, bias: Some(vb.get(&[output], "bias")?) })
+        Ok(Self { weight: vb.weight(&[output, input], "weight")?, bias: Some(vb.get(&[output], "bias")?) })
     }
 
     /// Without a bias.
     pub fn no_bias(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[output, input], "weight")?, bias: None })
+        Ok(Self { weight: vb.weight(&[output, input], "weight")?, bias: None })
     }
 
     /// A 1x1 convolution's weights, applied to tokens.
     pub fn from_conv(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        let weight = vb.get(&[output, input, 1, 1], "weight")?.reshape((output, input))?;
+        let weight = vb.weight(&[output, input, 1, 1], "weight")?.reshape(&[output, input])?;
         Ok(Self { weight, bias: Some(vb.get(&[output], "bias")?) })
     }
 
@@ -37,7 +38,7 @@ impl Linear {
 /// A convolution with a square kernel.
 #[derive(Debug)]
 pub(crate) struct Conv2d {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
     stride: usize,
     padding: usize,
@@ -46,7 +47,7 @@ pub(crate) struct Conv2d {
 impl Conv2d {
     /// `weight (out, in, kernel, kernel)` and `bias (out)`, padded so that a stride of 1 keeps the size.
     pub fn new(input: usize, output: usize, kernel: usize, stride: usize, vb: &Vb) -> Result<Self> {
-        let weight = vb.get(&[output, input, kernel, kernel], "weight")?;
+        let weight = vb.weight(&[output, input, kernel, kernel], "weight")?;
         Ok(Self { weight, bias: vb.get(&[output], "bias")?, stride, padding: kernel / 2 })
     }
 

@@ -4,7 +4,7 @@
 use candle_core::Tensor;
 use comfyd_weights::StateDict;
 
-use super::{Conv, enlarge, pixel_shuffle};
+use super::layers::{Conv, enlarge, pixel_shuffle};
 use crate::{Error, Result, Vb, ops};
 
 /// Convolutions that a file may have.

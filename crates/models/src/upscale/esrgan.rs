@@ -2,9 +2,9 @@
 //! tensors have three schemes of names.
 
 use candle_core::Tensor;
-use comfyd_weights::StateDict;
+use comfyd_weights::{StateDict, Weight};
 
-use super::{Conv, enlarge, leaky_relu, pad_reflect, pixel_unshuffle};
+use super::layers::{Conv, enlarge, leaky_relu, pad_reflect, pixel_unshuffle};
 use crate::{Error, Result, Vb, ops};
 
 /// Blocks, and enlargements by two, that a file may have.
@@ -139,7 +139,7 @@ impl EsrganConfig {
 struct Dense {
     convs: Vec<Conv>,
     /// ESRGAN+'s path from the input, a 1x1 convolution.
-    plus: Option<Tensor>,
+    plus: Option<Weight>,
 }
 
 impl Dense {
@@ -149,7 +149,7 @@ impl Dense {
             let output = if index == 5 { config.width } else { config.growth };
             convs.push(Conv::new(config.width + (index - 1) * config.growth, output, &vb.pp(config.names.conv(index)))?);
         }
-        let plus = config.plus.then(|| vb.get(&[config.growth, config.width, 1, 1], "conv1x1.weight")).transpose()?;
+        let plus = config.plus.then(|| vb.weight(&[config.growth, config.width, 1, 1], "conv1x1.weight")).transpose()?;
         Ok(Self { convs, plus })
     }
 

@@ -2,6 +2,7 @@
 
 use candle_core::Tensor;
 use comfyd_weights::StateDict;
+use comfyd_weights::Weight;
 
 use crate::{Error, Result, Vb, ops};
 
@@ -116,14 +117,14 @@ impl AutoencoderKl {
 }
 
 struct Conv {
-    weight: Tensor,
+    weight: Weight,
     bias: Tensor,
     padding: usize,
 }
 
 impl Conv {
     fn new(input: usize, output: usize, kernel: usize, vb: &Vb) -> Result<Self> {
-        let weight = vb.get(&[output, input, kernel, kernel], "weight")?;
+        let weight = vb.weight(&[output, input, kernel, kernel], "weight")?;
         Ok(Self { weight, bias: vb.get(&[output], "bias")?, padding: kernel / 2 })
     }
 

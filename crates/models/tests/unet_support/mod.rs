@@ -6,10 +6,11 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex};
 
 use candle_core::{DType, Device, Tensor};
-use comfyd_models::unet::{Hooks, UNet, UNetInput};
+use comfyd_models::backbone::{Backbone, Hooks, Pass};
+use comfyd_models::unet::UNet;
 use comfyd_models::{Provider, Result, Vb};
 use comfyd_weights::detect::{Heads, UNetConfig};
-use comfyd_weights::{StateDict, synthetic};
+use comfyd_weights::{StateDict, Weight, synthetic};
 
 /// Uniform numbers of about unit variance, as `noise` in the scripts.
 pub fn noise(name: &str, shape: &[usize]) -> Tensor {
@@ -66,12 +67,12 @@ impl Asked {
 }
 
 impl Provider for Asked {
-    fn tensor(&self, name: &str) -> Result<Option<Tensor>> {
-        let tensor = Provider::tensor(&self.dict, name)?;
-        if tensor.is_some() {
+    fn weight(&self, name: &str) -> Result<Option<Weight>> {
+        let weight = Provider::weight(&self.dict, name)?;
+        if weight.is_some() {
             self.names.lock().unwrap().insert(name.to_owned());
         }
-        Ok(tensor)
+        Ok(weight)
     }
 }
 
@@ -144,7 +145,7 @@ pub fn unet(name: &str) -> UNet {
 /// The inputs of the script's function of this name.
 pub struct Inputs {
     pub x: Tensor,
-    pub timesteps: Tensor,
+    pub timesteps: Vec<f32>,
     pub context: Tensor,
     pub y: Option<Tensor>,
     pub sigmas: Vec<f64>,
@@ -156,7 +157,7 @@ impl Inputs {
         let config = config(name);
         Self {
             x: noise("x", &[b, config.in_channels, h, w]),
-            timesteps: Tensor::new(&[801.25f32, 17.0, 999.0][..b], &Device::Cpu).unwrap(),
+            timesteps: [801.25, 17.0, 999.0][..b].to_vec(),
             context: noise("context", &[b, 7, config.context_dim]),
             y: config.adm_in_channels.map(|width| noise("y", &[b, width])),
             sigmas: vec![9.0],
@@ -164,13 +165,13 @@ impl Inputs {
         }
     }
 
-    pub fn input(&self) -> UNetInput<'_> {
-        UNetInput {
+    pub fn input(&self) -> Pass<'_> {
+        Pass {
             x: &self.x,
             timesteps: &self.timesteps,
             context: &self.context,
             y: self.y.as_ref(),
-            control: None,
+            residuals: None,
             sigmas: &self.sigmas,
             cond_or_uncond: &self.cond_or_uncond,
         }

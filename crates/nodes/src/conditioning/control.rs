@@ -5,12 +5,9 @@ use comfyd_node::{Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
-use crate::class::{Call, Class};
+use crate::class::{CELL, Call, Class};
 use crate::latent::vae::{centre_cut, first_channels, masked, with_channel_axis};
 use crate::tensors;
-
-/// Pixels per cell of a latent, on each side.
-const CELL: usize = 8;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

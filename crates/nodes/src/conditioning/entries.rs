@@ -3,11 +3,8 @@
 use comfyd_engine::{Area, CondEntry, Conditioning};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 
-use crate::class::{Call, Class};
+use crate::class::{CELL, Call, Class};
 use crate::tensors;
-
-/// Pixels per cell of a latent, on each side.
-const CELL: usize = 8;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comfyd_engine::{Clip, Conditioning, SdxlSize};
+use comfyd_engine::{Clip, Conditioning, PictureSize};
 use comfyd_folders::extension;
 use comfyd_node::{CancelToken, Error, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
@@ -122,7 +122,7 @@ fn set_last_layer(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn encode_sdxl(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let size = SdxlSize {
+    let size = PictureSize {
         width: Some(call.float("width")?),
         height: Some(call.float("height")?),
         crop_w: Some(call.float("crop_w")?),
@@ -136,11 +136,11 @@ fn encode_sdxl(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn encode_refiner(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let size = SdxlSize {
+    let size = PictureSize {
         width: Some(call.float("width")?),
         height: Some(call.float("height")?),
         aesthetic_score: Some(call.float("ascore")?),
-        ..SdxlSize::default()
+        ..PictureSize::default()
     };
     let conditioning = clip(call)?.encode(call.cx, call.text("text")?)?;
     Ok(NodeOutput::one(Value::object(conditioning.map(|entry| entry.size = size))))

@@ -5,7 +5,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::Mask;
 use ndarray::Axis;
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::class::{CELL, Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, narrow, shape_text};
 use crate::resize::{self, Crop, Method};
 
@@ -72,13 +72,13 @@ fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut to, from) = (call.latent("samples_to")?, call.latent("samples_from")?.samples);
     expect_picture(&to.samples, "samples_to")?;
     expect_picture(&from, "samples_from")?;
-    let feather = call.count("feather", 0)? / 8;
+    let feather = call.count("feather", 0)? / CELL;
     let mut place = [0; 2];
     let mut from = from;
     for (i, name) in ["y", "x"].into_iter().enumerate() {
         let side = to.samples.shape()[i + 2];
         // What begins outside changes nothing.
-        place[i] = (call.count(name, 0)? / 8).min(side);
+        place[i] = (call.count(name, 0)? / CELL).min(side);
         let length = from.shape()[i + 2].min(side - place[i]);
         from = narrow(&from, i + 2, 0, length);
     }

@@ -1,5 +1,6 @@
 //! Latents full of zeros, in the shapes of the model families.
 
+use comfyd_engine::SD_LATENTS;
 use comfyd_node::{Input, NodeOutput, Result, Schema};
 use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
@@ -189,7 +190,7 @@ fn video(call: &Call<'_, '_>, channels: usize, frames: usize, pixels: usize) -> 
 }
 
 fn sd(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    picture(call, 4, 8)
+    picture(call, SD_LATENTS.channels, SD_LATENTS.factor)
 }
 
 fn sd3(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

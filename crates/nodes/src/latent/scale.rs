@@ -2,7 +2,7 @@
 
 use comfyd_node::{Input, NodeOutput, Result, Schema};
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::class::{CELL, Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::Samples;
 use crate::resize::{self, Crop};
 
@@ -66,7 +66,7 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     };
     let method = call.method("upscale_method")?;
     let crop = call.crop("crop")?;
-    latent.samples = resize::latent(call, &latent.samples, width.max(64) / 8, height.max(64) / 8, method, crop)?;
+    latent.samples = resize::latent(call, &latent.samples, width.max(64) / CELL, height.max(64) / CELL, method, crop)?;
     Ok(NodeOutput::one(latent))
 }
 

@@ -4,13 +4,16 @@ use comfyd_imaging::transform;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use ndarray::Axis;
 
-use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::class::{CELL, Call, Class, MAX_RESOLUTION};
 use crate::image::transform::{flip_axis, quarter_turns};
 use crate::latent::arrays::{expect_picture, narrow};
 
 /// The axes of picture latents.
 const ROWS: Axis = Axis(2);
 const COLUMNS: Axis = Axis(3);
+
+/// What cropping leaves at least, in cells: 64 pixels.
+const MIN_SIDE: usize = 8;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -73,12 +76,11 @@ fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     expect_picture(&latent.samples, "samples")?;
     for (axis, start, length) in [(2, "y", "height"), (3, "x", "width")] {
         let side = latent.samples.shape()[axis];
-        if side < 8 {
-            return Err(Error::msg(format!("the latent's {length} is {side} latent pixels; cropping needs at least 8")));
+        if side < MIN_SIDE {
+            return Err(Error::msg(format!("the latent's {length} is {side} latent pixels; cropping needs at least {MIN_SIDE}")));
         }
-        // At least 64 pixels remain.
-        let start = (call.count(start, 0)? / 8).min(side - 8);
-        let length = (call.count(length, 8)? / 8).min(side - start);
+        let start = (call.count(start, 0)? / CELL).min(side - MIN_SIDE);
+        let length = (call.count(length, CELL)? / CELL).min(side - start);
         latent.samples = narrow(&latent.samples, axis, start, length);
     }
     Ok(NodeOutput::one(latent))

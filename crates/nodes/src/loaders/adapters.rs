@@ -3,15 +3,12 @@
 use std::path::PathBuf;
 
 use comfyd_engine::{Clip, ControlNet, Model};
+use comfyd_models::controlnet::UNION_TYPES;
 use comfyd_node::{CancelToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::loaders::files::{files_fingerprint, model_file};
 use crate::services::State;
-
-/// What a union ControlNet's numbers mean, by place.
-const UNION_TYPES: [&str; 8] =
-    ["openpose", "depth", "hed/pidi/scribble/ted", "canny/lineart/anime_lineart/mlsd", "normal", "segment", "tile", "repaint"];
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

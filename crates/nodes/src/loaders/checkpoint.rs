@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use comfyd_engine::{Checkpoint, LatentFormat};
+use comfyd_engine::{Checkpoint, SD_LATENTS, SDXL_LATENTS};
 use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
@@ -219,8 +219,8 @@ fn vae(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
                 let missing = || Error::msg(format!("there is no file {start}* in the folder vae_approx; put it there"));
                 folders.approximate_vae(&start).ok_or_else(missing)
             };
-            let format = if name == "taesdxl" { LatentFormat::Sdxl } else { LatentFormat::Sd15 };
-            call.engine().load_taesd(format, &half("encoder")?, &half("decoder")?)?
+            let latents = if name == "taesdxl" { &SDXL_LATENTS } else { &SD_LATENTS };
+            call.engine().load_taesd(latents, &half("encoder")?, &half("decoder")?)?
         }
         name => call.engine().load_vae(&model_file(call.state, "vae", name)?)?,
     };

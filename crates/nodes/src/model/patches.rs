@@ -7,6 +7,9 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
 
+/// The smallest side of HyperTile's tiles, in pixels.
+const MIN_TILE: usize = 32;
+
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
@@ -226,9 +229,11 @@ fn freeu(call: &Call<'_, '_>, version: FreeUVersion) -> Result<NodeOutput> {
 }
 
 fn hyper_tile(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (tile_size, swap_size, max_depth) = (call.count("tile_size", 1)?, call.count("swap_size", 1)?, call.int("max_depth")?);
-    let scale_depth = call.bool("scale_depth")?;
-    call.patched(Hooked(move |sampling: &Sampling<'_>| HyperTile::new(tile_size, swap_size, max_depth, scale_depth, sampling.random())))
+    let (tile_size, swap_size) = (call.count("tile_size", 1)?.max(MIN_TILE), call.count("swap_size", 1)?);
+    let (max_depth, scale_depth) = (call.int("max_depth")?, call.bool("scale_depth")?);
+    call.patched(Hooked(move |sampling: &Sampling<'_>| {
+        HyperTile::new(tile_size / sampling.latents.factor, swap_size, max_depth, scale_depth, sampling.random())
+    }))
 }
 
 fn downscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use comfyd_engine::{LatentFormat, Model};
+use comfyd_engine::{Model, PLAYGROUND_LATENTS};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_samplers::schedule::{
     Cascade, Continuous, ContinuousSettings, Discrete, DiscreteFlow, DiscreteFlowSettings, DiscreteSettings, ShiftedFlow,
@@ -195,7 +195,7 @@ fn continuous_edm(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     };
     let mut model = model.with_schedule(Arc::new(schedule.map_err(Error::other)?));
     if sampling == "edm_playground_v2.5" {
-        model = model.with_latent_format(LatentFormat::Playground);
+        model = model.with_latents(&PLAYGROUND_LATENTS);
     }
     Ok(NodeOutput::one(Value::object(model)))
 }

@@ -6,9 +6,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::Notify;
 use tokio::time::Instant;
-
-use super::Mailbox;
 
 /// A client that does not take its answer holds up nobody's events for longer.
 const LONGEST: Duration = Duration::from_secs(1);
@@ -17,7 +16,7 @@ const LONGEST: Duration = Duration::from_secs(1);
 pub(super) struct Gate {
     open: AtomicBool,
     until: Instant,
-    waiting: Mutex<Vec<Arc<Mailbox>>>,
+    waiting: Mutex<Vec<Arc<Notify>>>,
 }
 
 impl Gate {
@@ -27,7 +26,7 @@ impl Gate {
     }
 
     /// Wakes a mailbox when the gate opens.
-    pub(super) fn wakes(&self, mailbox: &Arc<Mailbox>) {
+    pub(super) fn wakes(&self, mailbox: &Arc<Notify>) {
         let mut waiting = self.waiting.lock();
         if !waiting.iter().any(|known| Arc::ptr_eq(known, mailbox)) {
             waiting.push(Arc::clone(mailbox));
@@ -37,7 +36,7 @@ impl Gate {
     fn open(&self) {
         self.open.store(true, Ordering::Release);
         for mailbox in self.waiting.lock().drain(..) {
-            mailbox.wake.notify_one();
+            mailbox.notify_one();
         }
     }
 }

@@ -7,11 +7,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::extract::ws::Message;
 use comfyd_jobs::contract::sink::{self, Harness};
-use comfyd_jobs::{Counts, EventSink};
+use comfyd_jobs::event::Image;
+use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use serde_json::Value;
 
+use super::mailbox::{Kind, Queued};
 use super::{Hub, Mailbox};
 
 const ROOM: usize = 256;
@@ -32,8 +34,13 @@ impl Harness for Clients {
 
     async fn told(&self, client: &str) -> Vec<String> {
         let mailbox = self.mailboxes.lock().get(client).cloned();
+        let Some(mailbox) = mailbox else { return Vec::new() };
+        // A last message: whatever stands before it has been encoded when it comes.
+        mailbox.push(Queued::new(Message::Text("end".into()), Kind::Needed));
         let mut told = Vec::new();
-        while let Some(Some(Ok(message))) = mailbox.as_ref().map(|mailbox| mailbox.next().now_or_never()) {
+        while let Ok(message) = mailbox.next().await
+            && message != Message::Text("end".into())
+        {
             told.push(words(&message));
         }
         told
@@ -130,4 +137,48 @@ fn who_is_behind_gets_the_newest_figures_only() {
     let busy = told(&busy);
     assert_eq!(busy.iter().filter(|text| text.contains("tick")).count(), 9, "{busy:?}");
     assert!(busy.last().unwrap().contains("\"queue_pending\":999"), "{busy:?}");
+}
+
+/// A preview for everybody, of 2 x 1 pixels in a buffer with so many bytes.
+fn preview(bytes: usize) -> Event {
+    let node =
+        NodeRef { id: "3".into(), display_id: "3".into(), real_id: "3".into(), parent_id: None, class_type: "A".into(), title: None };
+    let image = Image { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![7; bytes]), lossless: false, max_size: None };
+    Event { prompt_id: "p".into(), client_id: None, kind: EventKind::Image { node, image } }
+}
+
+#[tokio::test]
+async fn a_picture_is_encoded_once_for_each_form_and_when_it_is_sent() {
+    let hub = Hub::new(8, 16);
+    let [one, two, raw] = ["one", "two", "raw"].map(|id| hub.connect(id, None).unwrap());
+    hub.emit(preview(6));
+    // Nothing is decided before it is sent.
+    raw.set_abilities(|abilities| abilities.raw_previews = true);
+    let mut frames = Vec::new();
+    for mailbox in [&one, &two, &raw] {
+        let Ok(Message::Binary(frame)) = mailbox.next().await else { panic!("no picture") };
+        frames.push(frame);
+    }
+    assert_eq!(frames[0].as_ptr(), frames[1].as_ptr(), "one frame for both");
+    assert_eq!(frames[2][..16], [0, 0, 0, 2, 0, 0, 0, 3, 0, 0, 0, 16, 0, 0, 0, 8], "another form");
+}
+
+#[tokio::test]
+async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_order() {
+    let hub = Hub::new(64, 8);
+    let mailbox = hub.connect("slow", None).unwrap();
+    for n in 0..4 {
+        hub.emit(preview(16 << 20));
+        hub.broadcast("tick", &n.into());
+    }
+    hub.broadcast("end", &Value::Null);
+    let mut told = Vec::new();
+    while let Ok(message) = mailbox.next().await {
+        match message {
+            Message::Text(text) if text.contains("end") => break,
+            Message::Text(text) => told.push(text.chars().filter(char::is_ascii_digit).collect()),
+            _picture => told.push("preview".to_owned()),
+        }
+    }
+    assert_eq!(told, ["0", "1", "preview", "2", "preview", "3"]);
 }

@@ -6,39 +6,46 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Status};
+use comfyd_jobs::{HistoryEntry, HistoryQuery};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
 use crate::answer::{blocking, json_text, written};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::{LenientJson, Plain, whole};
+use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::{Read, Run};
 use crate::query::Query;
-use crate::routes::item::{ListChange, QueueItem};
+use crate::routes::item::{HistoryStatus, ListChange, QueueItem};
 
 pub(super) fn routes() -> Table {
     Table::default()
         .get(
             "/history",
+            Read,
             list,
             Doc::new("history", "Prompts that ended.")
                 .query("max_items", "integer", "At most so many: the newest ones, unless offset is given.")
                 .query("offset", "integer", "Skips so many, counted from the oldest.")
-                .shapes("History", "DocumentedHistory"),
+                .shapes::<History<'_>, DocumentedHistory<'_>>(),
         )
-        .post("/history", change, Doc::new("history", "Removes entries.").body("ListChange").done())
+        .post("/history", Run, change, Doc::new("history", "Removes entries.").body_of::<ListChange>().done())
         .get(
             "/history/{prompt_id}",
+            Read,
             one,
             Doc::new("history", "One prompt that ended; while it has not, an empty object, or 404 in the API document's shape.")
-                .shapes("History", "DocumentedHistoryEntry"),
+                .shapes::<History<'_>, DocumentedHistoryEntry<'_>>(),
         )
 }
 
-/// Prompts that ended, by their ids.
+/// Prompt id to entry, in the order in which they ended.
+#[derive(ToSchema)]
+#[schema(value_type = HashMap<String, WireEntry>)]
 struct History<'a>(&'a [Arc<HistoryEntry>]);
 
 impl Serialize for History<'_> {
@@ -48,49 +55,50 @@ impl Serialize for History<'_> {
 }
 
 /// A prompt that ended: the wire's fields, and those that the API document names. What is stored is written as it stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HistoryEntry)]
 struct WireEntry<'a> {
     prompt: QueueItem<'a>,
+    /// Node id to what it shows.
+    #[schema(value_type = Object)]
     outputs: &'a RawValue,
     status: HistoryStatus<'a>,
+    /// Node id to where it belongs.
+    #[schema(value_type = Object)]
     meta: &'a RawValue,
     prompt_id: &'a str,
+    #[schema(value_type = f64)]
     number: Plain,
+    /// When it ended, in milliseconds since 1970.
     timestamp: i64,
 }
 
 /// The same where `prompt` is the graph alone, and what the wire has beside it in `prompt` stands beside it in the entry.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DocumentedHistoryEntry<'a> {
+    #[schema(schema_with = graph)]
     prompt: &'a RawValue,
+    #[schema(value_type = Object)]
     extra_data: &'a RawValue,
+    /// The output nodes that were to run.
     output_nodes: &'a [String],
+    /// Node id to what it shows.
+    #[schema(value_type = Object)]
     outputs: &'a RawValue,
     status: HistoryStatus<'a>,
+    /// Node id to where it belongs.
+    #[schema(value_type = Object)]
     meta: &'a RawValue,
     prompt_id: &'a str,
+    #[schema(value_type = f64)]
     number: Plain,
+    /// When it ended, in milliseconds since 1970.
     timestamp: i64,
 }
 
-/// How a prompt ended.
-#[derive(Debug, Serialize)]
-struct HistoryStatus<'a> {
-    status_str: &'static str,
-    completed: bool,
-    messages: &'a RawValue,
-}
-
-impl<'a> HistoryStatus<'a> {
-    fn of(entry: &'a HistoryEntry) -> Self {
-        // On the wire an interrupted prompt is an error, as in the reference; the messages tell.
-        let status_str = match entry.status {
-            Status::Success => "success",
-            Status::Error | Status::Interrupted => "error",
-        };
-        Self { status_str, completed: entry.status == Status::Success, messages: &entry.messages }
-    }
-}
+/// The entries, in the order in which they ended.
+#[derive(Serialize, ToSchema)]
+struct DocumentedHistory<'a>(Vec<DocumentedHistoryEntry<'a>>);
 
 impl<'a> WireEntry<'a> {
     fn of(entry: &'a HistoryEntry) -> Self {
@@ -130,13 +138,18 @@ fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
 
 async fn list(State(app): State<App>, shape: ApiShape, query: Query) -> Result<Response, ApiError> {
     let bound = |name| bound(name, query.get(name));
-    let range = HistoryQuery { max_items: bound("max_items")?, offset: bound("offset")? };
+    let (limit, offset) = (bound("max_items")?, bound("offset")?);
+    // Without an offset the newest are meant; the oldest stands first all the same.
+    let descending = limit.is_some() && offset.is_none();
+    let key = (HistoryQuery { limit, offset: offset.unwrap_or(0), descending, ..HistoryQuery::default() }, shape);
     let version = app.store.versions().borrow().history;
-    let key = (range, shape);
     if let Some(body) = app.history.get(version, &key) {
         return Ok(json_text(body));
     }
-    let entries = app.store.history(range).await?;
+    let mut entries = app.store.history(&key.0).await?.entries;
+    if descending {
+        entries.reverse();
+    }
     let body = blocking(move || render(&entries, shape)).await?;
     app.history.put(version, key, &body);
     Ok(json_text(body))
@@ -145,7 +158,7 @@ async fn list(State(app): State<App>, shape: ApiShape, query: Query) -> Result<R
 fn render(entries: &[Arc<HistoryEntry>], shape: ApiShape) -> Result<Bytes, ApiError> {
     match shape {
         ApiShape::Wire => written(&History(entries)),
-        ApiShape::Documented => written(&entries.iter().map(|entry| DocumentedHistoryEntry::of(entry)).collect::<Vec<_>>()),
+        ApiShape::Documented => written(&DocumentedHistory(entries.iter().map(|entry| DocumentedHistoryEntry::of(entry)).collect())),
     }
 }
 

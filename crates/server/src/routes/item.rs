@@ -1,12 +1,17 @@
 //! How a job is written where queue and history list it, and what both are asked to remove.
 
-use comfyd_jobs::Job;
+use comfyd_jobs::{HistoryEntry, Job, Status};
 use serde::Serialize;
 use serde_json::Value;
 use serde_json::value::RawValue;
+use utoipa::openapi::schema::{AllOfBuilder, ArrayBuilder, ArrayItems, Object, Type};
+use utoipa::openapi::{RefOr, Schema};
+use utoipa::{PartialSchema, ToSchema};
 
+use crate::answer::types::{Ended, Names};
 use crate::error::ApiError;
 use crate::json::{Plain, is_set};
+use crate::openapi::named::graph;
 
 /// `[number, id, graph, extra_data, outputs]`; what is stored is written as it stands.
 #[derive(Debug, Serialize)]
@@ -18,12 +23,50 @@ impl<'a> QueueItem<'a> {
     }
 }
 
+impl PartialSchema for QueueItem<'_> {
+    fn schema() -> RefOr<Schema> {
+        let object = || Schema::Object(Object::with_type(Type::Object));
+        // A reference cannot stand here by itself.
+        let graph = Schema::AllOf(AllOfBuilder::new().item(graph()).build());
+        let fields =
+            [Schema::Object(Object::with_type(Type::Number)).into(), String::schema(), graph.into(), object().into(), Names::schema()];
+        let items = ArrayBuilder::new().items(ArrayItems::False).prefix_items(fields).min_items(Some(5));
+        items.description(Some("[number, prompt id, graph, extra data, output nodes]")).build().into()
+    }
+}
+
+impl ToSchema for QueueItem<'_> {}
+
+/// How a prompt ended.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct HistoryStatus<'a> {
+    #[schema(inline)]
+    status_str: Ended,
+    completed: bool,
+    /// Each is [event, data].
+    #[schema(value_type = Vec<Vec<Value>>)]
+    messages: &'a RawValue,
+}
+
+impl<'a> HistoryStatus<'a> {
+    pub(super) fn of(entry: &'a HistoryEntry) -> Self {
+        // On the wire an interrupted prompt is an error, as in the reference; the messages tell.
+        let status_str = match entry.status {
+            Status::Success => Ended::Success,
+            Status::Error | Status::Interrupted => Ended::Error,
+        };
+        Self { status_str, completed: entry.status == Status::Success, messages: &entry.messages }
+    }
+}
+
 /// What is to be removed of a list.
-#[derive(Debug)]
+#[derive(Debug, ToSchema)]
 pub(super) struct ListChange {
-    /// All of it.
+    /// Removes all.
+    #[schema(required = false)]
     pub clear: bool,
-    /// The prompts with these ids.
+    /// Removes these prompts.
+    #[schema(required = false)]
     pub delete: Vec<String>,
 }
 

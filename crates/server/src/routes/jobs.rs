@@ -1,21 +1,29 @@
 //! `/jobs`: queue and history as one list of jobs, as newer front ends ask for them; one job in full; cancelling. Knows the shape of what
 //! nodes show only as far as a preview needs it.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Queue, Status};
+use axum::response::Response;
+use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use crate::answer::blocking;
+use crate::answer::types::Names;
+use crate::answer::{blocking, json_text, written};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::{LenientJson, Plain, whole};
+use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::{Read, Run};
 use crate::query::Query;
+use crate::routes::item::HistoryStatus;
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
 const DEFAULT_LIMIT: usize = 1_000;
@@ -29,6 +37,7 @@ pub(super) fn routes() -> Table {
     Table::default()
         .get(
             "/jobs",
+            Read,
             list,
             Doc::new("jobs", "Queue and history as one list.")
                 .query("status", "string", "Some of pending, in_progress, completed, failed, cancelled, with commas between them.")
@@ -37,15 +46,21 @@ pub(super) fn routes() -> Table {
                 .query("sort_order", "string", "asc or desc.")
                 .query("limit", "integer", "At most so many.")
                 .query("offset", "integer", "Skips so many.")
-                .json("Jobs"),
+                .json::<Jobs<'_>>(),
         )
-        .post("/jobs/cancel", cancel_many, Doc::new("jobs", "Cancels jobs.").body("JobIds").json("Cancelled"))
-        .get("/jobs/{job_id}", one, Doc::new("jobs", "One job in full.").json("Job"))
-        .post("/jobs/{job_id}/cancel", cancel_one, Doc::new("jobs", "Takes a job out of the queue, or interrupts it.").json("Cancelled"))
+        .post("/jobs/cancel", Run, cancel_many, Doc::new("jobs", "Cancels jobs.").body("JobIds").json::<Cancelled>())
+        .get("/jobs/{job_id}", Read, one, Doc::new("jobs", "One job in full.").json::<JobAnswer<'_>>())
+        .post(
+            "/jobs/{job_id}/cancel",
+            Run,
+            cancel_one,
+            Doc::new("jobs", "Takes a job out of the queue, or interrupts it.").json::<Cancelled>(),
+        )
 }
 
 /// Where a job is, by the names of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 enum Stage {
     Pending,
     InProgress,
@@ -55,17 +70,13 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [Self::Pending, Self::InProgress, Self::Completed, Self::Failed, Self::Cancelled];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InProgress => "in_progress",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Pending, "pending"),
+        (Self::InProgress, "in_progress"),
+        (Self::Completed, "completed"),
+        (Self::Failed, "failed"),
+        (Self::Cancelled, "cancelled"),
+    ];
 
     fn of(entry: &HistoryEntry) -> Self {
         match entry.status {
@@ -76,19 +87,147 @@ impl Stage {
     }
 }
 
-struct ListParams {
-    status: Option<String>,
-    workflow_id: Option<String>,
-    sort_by: Option<String>,
-    sort_order: Option<String>,
-    limit: Option<String>,
-    offset: Option<String>,
+/// A page of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+struct Jobs<'a> {
+    jobs: Vec<JobAnswer<'a>>,
+    #[schema(inline)]
+    pagination: Pagination,
+}
+
+/// Which part of the list a page is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Pagination {
+    offset: usize,
+    limit: usize,
+    total: usize,
+    has_more: bool,
+}
+
+/// What is told of a job; what is stored is written as it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Job)]
+struct JobAnswer<'a> {
+    id: &'a str,
+    #[schema(inline)]
+    status: Stage,
+    /// The prompt's number.
+    #[schema(value_type = f64)]
+    priority: Plain,
+    /// Milliseconds since 1970.
+    create_time: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    workflow_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    execution_start_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    execution_end_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    execution_error: Option<&'a RawValue>,
+    outputs_count: usize,
+    /// The result that stands for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    preview_output: Option<Value>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    outputs: Option<&'a RawValue>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = HistoryStatus, required = false)]
+    execution_status: Option<HistoryStatus<'a>>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    execution_meta: Option<&'a RawValue>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = JobWorkflow, required = false)]
+    workflow: Option<JobWorkflow<'a>>,
+}
+
+/// What a job was asked to run.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobWorkflow<'a> {
+    #[schema(schema_with = graph)]
+    prompt: &'a RawValue,
+    #[schema(value_type = Object)]
+    extra_data: &'a RawValue,
+}
+
+/// The jobs that were taken out of the queue or interrupted.
+#[derive(Debug, Serialize, ToSchema)]
+struct Cancelled {
+    cancelled: Names,
+}
+
+impl<'a> JobAnswer<'a> {
+    fn of(job: &'a Job, stage: Stage) -> Self {
+        Self {
+            id: &job.id,
+            status: stage,
+            priority: Plain(job.number),
+            create_time: job.created_ms,
+            workflow_id: job.workflow_id.as_deref(),
+            execution_start_time: None,
+            execution_end_time: None,
+            execution_error: None,
+            outputs_count: 0,
+            preview_output: None,
+            outputs: None,
+            execution_status: None,
+            execution_meta: None,
+            workflow: None,
+        }
+    }
+
+    fn ended(entry: &'a HistoryEntry) -> Self {
+        let (outputs_count, preview_output) = shown(&parsed(&entry.outputs));
+        Self {
+            execution_start_time: Some(entry.started_ms),
+            execution_end_time: Some(entry.ended_ms),
+            execution_error: if entry.status == Status::Error { failure(&entry.messages) } else { None },
+            outputs_count,
+            preview_output,
+            ..Self::of(&entry.job, Stage::of(entry))
+        }
+    }
+
+    /// All of an ended job.
+    fn whole(entry: &'a HistoryEntry) -> Self {
+        Self {
+            outputs: Some(&entry.outputs),
+            execution_status: Some(HistoryStatus::of(entry)),
+            execution_meta: Some(&entry.meta),
+            ..Self::ended(entry).with_workflow(&entry.job)
+        }
+    }
+
+    fn with_workflow(self, job: &'a Job) -> Self {
+        Self { workflow: Some(JobWorkflow { prompt: &job.prompt, extra_data: &job.extra_data }), ..self }
+    }
+}
+
+/// The last failure that the messages tell of.
+fn failure(messages: &RawValue) -> Option<&RawValue> {
+    let messages: Vec<(Cow<'_, str>, &RawValue)> = serde_json::from_str(messages.get()).ok()?;
+    messages.into_iter().rfind(|(name, _)| name == "execution_error").map(|(_, data)| data)
+}
+
+/// What is stored.
+fn parsed(stored: &RawValue) -> Value {
+    comfyd_wire::json::read(stored.get().as_bytes()).unwrap_or_default()
 }
 
 /// What a list is asked for.
 struct Wanted {
     stages: Vec<Stage>,
-    workflow_id: Option<String>,
+    workflow_id: Option<Arc<str>>,
     by_duration: bool,
     ascending: bool,
     limit: usize,
@@ -96,36 +235,36 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(params: ListParams) -> Result<Self, ApiError> {
-        let names = params.status.as_deref().unwrap_or_default();
+    fn parse(query: &Query) -> Result<Self, ApiError> {
         let mut stages = Vec::new();
+        let names = query.get("status").unwrap_or_default();
         for name in names.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
-            let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == name);
+            let stage = Stage::ALL.into_iter().find(|(_, known)| *known == name).map(|(stage, _)| stage);
             stages.push(stage.ok_or_else(|| {
                 ApiError::bad_request("'status' must list some of pending, in_progress, completed, failed, cancelled").details(name)
             })?);
         }
         if stages.is_empty() {
-            stages = Stage::ALL.to_vec();
+            stages = Stage::ALL.map(|(stage, _)| stage).into();
         }
-        let by_duration = match params.sort_by.as_deref().unwrap_or("created_at") {
+        let by_duration = match query.get("sort_by").unwrap_or("created_at") {
             "created_at" => false,
             "execution_duration" => true,
             other => return Err(ApiError::bad_request("'sort_by' must be created_at or execution_duration").details(other)),
         };
-        let ascending = match params.sort_order.as_deref().unwrap_or("desc") {
+        let ascending = match query.get("sort_order").unwrap_or("desc") {
             "asc" => true,
             "desc" => false,
             other => return Err(ApiError::bad_request("'sort_order' must be asc or desc").details(other)),
         };
-        let limit = match params.limit.as_deref() {
+        let limit = match query.get("limit") {
             None => DEFAULT_LIMIT,
             Some(text) => match whole(text).flatten() {
                 Some(limit) if limit > 0 => limit.min(MAX_LIMIT),
                 Some(_) | None => return Err(ApiError::bad_request("'limit' must be a whole number above 0").details(text)),
             },
         };
-        let offset = match params.offset.as_deref() {
+        let offset = match query.get("offset") {
             None => 0,
             // Negative numbers count as 0, as in the reference.
             Some(text) => {
@@ -133,7 +272,7 @@ impl Wanted {
                 offset.unwrap_or(0)
             }
         };
-        let workflow_id = params.workflow_id.filter(|id| !id.is_empty());
+        let workflow_id = query.get("workflow_id").filter(|id| !id.is_empty()).map(Arc::from);
         Ok(Self { stages, workflow_id, by_duration, ascending, limit, offset })
     }
 
@@ -141,147 +280,88 @@ impl Wanted {
         self.stages.contains(&stage)
     }
 
-    /// Whether all entries of the history are wanted in the order in which they are kept: then only one page of them is read.
-    fn pages_history(&self) -> bool {
-        let all = [Stage::Completed, Stage::Failed, Stage::Cancelled].into_iter().all(|stage| self.wants(stage));
-        all && self.workflow_id.is_none() && !self.by_duration
-    }
-
-    fn wants_history(&self) -> bool {
-        [Stage::Completed, Stage::Failed, Stage::Cancelled].into_iter().any(|stage| self.wants(stage))
-    }
-}
-
-async fn list(State(app): State<App>, Query(mut query): Query) -> Result<Json<Value>, ApiError> {
-    let mut text = |name: &str| query.remove(name);
-    let params = ListParams {
-        status: text("status"),
-        workflow_id: text("workflow_id"),
-        sort_by: text("sort_by"),
-        sort_order: text("sort_order"),
-        limit: text("limit"),
-        offset: text("offset"),
-    };
-    let wanted = Wanted::parse(params)?;
-    let queue = app.store.queue().await?;
-    if wanted.pages_history() {
-        let length = app.store.history_len().await?;
-        let active = active(&queue, &wanted);
-        let (from_queue, range) = page(active.len(), length, &wanted);
-        let query = HistoryQuery { offset: Some(range.start), max_items: Some(range.len()) };
-        let mut entries = if range.is_empty() { Vec::new() } else { app.store.history(query).await? };
-        if !wanted.ascending {
-            entries.reverse();
-        }
-        let total = active.len() + length;
-        return blocking(move || {
-            let active: Vec<Value> = from_queue.filter_map(|at| active.get(at)).map(Active::describe).collect();
-            let ended = entries.iter().map(|entry| ended(entry));
-            let jobs = if wanted.ascending { ended.chain(active).collect() } else { active.into_iter().chain(ended).collect() };
-            Ok(answer(jobs, total, &wanted))
+    /// The entries of the history that can be on the page if so many of it are passed over; `None` if none can.
+    fn history(&self, passed: usize) -> Option<HistoryQuery> {
+        let stages = [(Stage::Completed, Status::Success), (Stage::Failed, Status::Error), (Stage::Cancelled, Status::Interrupted)];
+        let statuses: Vec<Status> = stages.into_iter().filter(|(stage, _)| self.wants(*stage)).map(|(_, status)| status).collect();
+        (!statuses.is_empty()).then(|| HistoryQuery {
+            statuses,
+            workflow_id: self.workflow_id.clone(),
+            order: if self.by_duration { Order::Duration } else { Order::Created },
+            descending: !self.ascending,
+            offset: passed,
+            limit: Some(self.offset.saturating_add(self.limit) - passed),
+            ..HistoryQuery::default()
         })
-        .await;
-    }
-    let entries = if wanted.wants_history() { app.store.history(HistoryQuery::default()).await? } else { Vec::new() };
-    blocking(move || Ok(filtered(&queue, &entries, &wanted))).await
-}
-
-/// A waiting or running job.
-struct Active {
-    job: Arc<Job>,
-    stage: Stage,
-}
-
-impl Active {
-    fn describe(&self) -> Value {
-        let mut job = described(&self.job, self.stage);
-        job["outputs_count"] = json!(0);
-        job
     }
 }
 
-/// Those of the queue that are wanted, in the order that is wanted.
+async fn list(State(app): State<App>, query: Query) -> Result<Response, ApiError> {
+    let wanted = Wanted::parse(&query)?;
+    let queue = app.store.queue().await?;
+    let active = active(&queue, &wanted);
+    // So many entries are on earlier pages wherever the queue's jobs stand among them.
+    let passed = wanted.offset.saturating_sub(active.len());
+    let history = match wanted.history(passed) {
+        Some(query) => app.store.history(&query).await?,
+        None => Page::default(),
+    };
+    blocking(move || written(&merged(&active, &history, passed, &wanted)).map(json_text)).await
+}
+
+/// A waiting or running job, and which of both.
+type Active = (Arc<Job>, Stage);
+
+/// Those of the queue.
+fn in_queue(queue: &Queue) -> impl Iterator<Item = Active> {
+    let running = queue.running.iter().map(|job| (Arc::clone(job), Stage::InProgress));
+    running.chain(queue.pending.iter().map(|job| (Arc::clone(job), Stage::Pending)))
+}
+
+/// Those of the queue that are wanted.
 fn active(queue: &Queue, wanted: &Wanted) -> Vec<Active> {
-    let running = queue.running.iter().map(|job| Active { job: Arc::clone(job), stage: Stage::InProgress });
-    let pending = queue.pending.iter().map(|job| Active { job: Arc::clone(job), stage: Stage::Pending });
-    let mut jobs: Vec<Active> = running.chain(pending).filter(|active| wanted.wants(active.stage)).collect();
+    let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id == wanted.workflow_id;
+    in_queue(queue).filter(|(job, stage)| wanted.wants(*stage) && matches(job)).collect()
+}
+
+/// A job of either list.
+enum Found<'a> {
+    Active(&'a Active),
+    Ended(&'a HistoryEntry),
+}
+
+impl<'a> Found<'a> {
+    fn key(&self, by_duration: bool) -> i64 {
+        match self {
+            Self::Active(_) if by_duration => 0,
+            Self::Active((job, _)) => job.created_ms,
+            Self::Ended(entry) if by_duration => entry.ended_ms - entry.started_ms,
+            Self::Ended(entry) => entry.job.created_ms,
+        }
+    }
+
+    fn answer(self) -> JobAnswer<'a> {
+        match self {
+            Self::Active((job, stage)) => JobAnswer::of(job, *stage),
+            Self::Ended(entry) => JobAnswer::ended(entry),
+        }
+    }
+}
+
+/// The page of queue and history; so many entries of the history are passed over already.
+fn merged<'a>(active: &'a [Active], history: &'a Page, passed: usize, wanted: &Wanted) -> Jobs<'a> {
+    let total = active.len() + history.total;
+    let (active, ended) = (active.iter().map(Found::Active), history.entries.iter().map(|entry| Found::Ended(entry)));
+    // Among equal ones, those of the queue count as the newer ones.
+    let mut found: Vec<Found<'_>> = if wanted.ascending { ended.chain(active).collect() } else { active.chain(ended).collect() };
     if wanted.ascending {
-        jobs.sort_by_key(|active| active.job.created_ms);
+        found.sort_by_key(|found| found.key(wanted.by_duration));
     } else {
-        jobs.sort_by_key(|active| Reverse(active.job.created_ms));
+        found.sort_by_key(|found| Reverse(found.key(wanted.by_duration)));
     }
-    jobs
-}
-
-/// Which jobs of the queue, and which history entries counted from the oldest, are on the page. The queue's jobs are the newer ones.
-fn page(active: usize, history: usize, wanted: &Wanted) -> (std::ops::Range<usize>, std::ops::Range<usize>) {
-    let start = wanted.offset.min(active + history);
-    let end = start.saturating_add(wanted.limit).min(active + history);
-    if wanted.ascending {
-        let from_queue = start.max(history) - history..end.max(history) - history;
-        return (from_queue, start.min(history)..end.min(history));
-    }
-    let skipped = start.max(active) - active;
-    let last = end.max(active) - active;
-    (start.min(active)..end.min(active), history - last..history - skipped)
-}
-
-/// The list by reading every entry: for filters and orders that the store does not know.
-fn filtered(queue: &Queue, entries: &[Arc<HistoryEntry>], wanted: &Wanted) -> Json<Value> {
-    /// Its sorting key, and what it is told about it.
-    type Found<'a> = (i64, Box<dyn Fn() -> Value + 'a>);
-    let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id.as_deref() == wanted.workflow_id.as_deref();
-    let active = active(queue, wanted);
-    let mut found: Vec<Found<'_>> = Vec::new();
-    for active in active.iter().filter(|active| matches(&active.job)) {
-        let key = if wanted.by_duration { 0 } else { active.job.created_ms };
-        found.push((key, Box::new(|| active.describe())));
-    }
-    for entry in entries.iter().filter(|entry| wanted.wants(Stage::of(entry)) && matches(&entry.job)) {
-        let key = if wanted.by_duration { entry.ended_ms - entry.started_ms } else { entry.job.created_ms };
-        found.push((key, Box::new(|| ended(entry))));
-    }
-    if wanted.ascending {
-        found.sort_by_key(|(key, _)| *key);
-    } else {
-        found.sort_by_key(|(key, _)| Reverse(*key));
-    }
-    let jobs = found.iter().skip(wanted.offset).take(wanted.limit).map(|(_, describe)| describe()).collect();
-    answer(jobs, found.len(), wanted)
-}
-
-fn answer(jobs: Vec<Value>, total: usize, wanted: &Wanted) -> Json<Value> {
+    let jobs: Vec<_> = found.into_iter().skip(wanted.offset - passed).take(wanted.limit).map(Found::answer).collect();
     let has_more = wanted.offset.saturating_add(jobs.len()) < total;
-    let pagination = json!({"offset": wanted.offset, "limit": wanted.limit, "total": total, "has_more": has_more});
-    Json(json!({"jobs": jobs, "pagination": pagination}))
-}
-
-/// What is told of every job.
-fn described(job: &Job, stage: Stage) -> Value {
-    let mut told = json!({"id": job.id, "status": stage.as_str(), "priority": Plain(job.number), "create_time": job.created_ms});
-    if let Some(id) = &job.workflow_id {
-        told["workflow_id"] = json!(id);
-    }
-    told
-}
-
-/// What is told of a job that ended.
-fn ended(entry: &HistoryEntry) -> Value {
-    let mut told = described(&entry.job, Stage::of(entry));
-    told["execution_start_time"] = json!(entry.started_ms);
-    told["execution_end_time"] = json!(entry.ended_ms);
-    if entry.status == Status::Error
-        && let Value::Array(mut messages) = parsed(&entry.messages)
-        && let Some(error) = messages.iter_mut().rfind(|message| message[0] == "execution_error")
-    {
-        told["execution_error"] = error[1].take();
-    }
-    let (count, preview) = shown(&parsed(&entry.outputs));
-    told["outputs_count"] = json!(count);
-    if let Some(preview) = preview {
-        told["preview_output"] = preview;
-    }
-    told
+    Jobs { jobs, pagination: Pagination { offset: wanted.offset, limit: wanted.limit, total, has_more } }
 }
 
 /// How many results there are, and the one that stands for all: a saved one if there is one, else a temporary one.
@@ -313,58 +393,38 @@ fn preview(node: &str, media: &str, item: &Value) -> Option<Value> {
     Some(preview)
 }
 
-async fn one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Response, ApiError> {
     let queue = app.store.queue().await?;
-    let running = queue.running.iter().find(|job| job.id == job_id).map(|job| (job, Stage::InProgress));
-    let waiting = || queue.pending.iter().find(|job| job.id == job_id).map(|job| (job, Stage::Pending));
-    if let Some((job, stage)) = running.or_else(waiting) {
-        let mut told = Active { job: Arc::clone(job), stage }.describe();
-        told["workflow"] = workflow(job);
-        return Ok(Json(told));
+    if let Some((job, stage)) = in_queue(&queue).find(|(job, _)| job.id == job_id) {
+        return written(&JobAnswer::of(&job, stage).with_workflow(&job)).map(json_text);
     }
     let entry = app.store.history_entry(&job_id).await?.ok_or_else(|| no_job(&job_id))?;
-    let mut told = ended(&entry);
-    let status = if entry.status == Status::Success { "success" } else { "error" };
-    told["outputs"] = parsed(&entry.outputs);
-    told["execution_status"] =
-        json!({"status_str": status, "completed": entry.status == Status::Success, "messages": parsed(&entry.messages)});
-    told["execution_meta"] = parsed(&entry.meta);
-    told["workflow"] = workflow(&entry.job);
-    Ok(Json(told))
-}
-
-fn workflow(job: &Job) -> Value {
-    json!({"prompt": parsed(&job.prompt), "extra_data": parsed(&job.extra_data)})
-}
-
-/// What is stored.
-fn parsed(stored: &RawValue) -> Value {
-    comfyd_wire::json::read(stored.get().as_bytes()).unwrap_or_default()
+    blocking(move || written(&JobAnswer::whole(&entry)).map(json_text)).await
 }
 
 fn no_job(id: &str) -> ApiError {
     ApiError::not_found("Job not found").details(id)
 }
 
-async fn cancel_one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn cancel_one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Cancelled>, ApiError> {
     if cancel(&app, &job_id).await? {
-        return Ok(Json(json!({"cancelled": [job_id]})));
+        return Ok(Json(Cancelled { cancelled: Names(vec![job_id]) }));
     }
     // A job that ended meanwhile is where the client wants it.
-    app.store.history_entry(&job_id).await?.map(|_| Json(json!({"cancelled": []}))).ok_or_else(|| no_job(&job_id))
+    app.store.history_entry(&job_id).await?.map(|_| Json(Cancelled { cancelled: Names::default() })).ok_or_else(|| no_job(&job_id))
 }
 
-async fn cancel_many(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+async fn cancel_many(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Cancelled>, ApiError> {
     let bad = || ApiError::bad_request(format!("'job_ids' must be a list of at most {MAX_CANCELLED} job ids"));
     let ids = body.get("job_ids").and_then(Value::as_array).filter(|ids| ids.len() <= MAX_CANCELLED).ok_or_else(bad)?;
     let mut cancelled = Vec::new();
     for id in ids {
         let id = id.as_str().ok_or_else(bad)?;
         if cancel(&app, id).await? {
-            cancelled.push(id);
+            cancelled.push(id.to_owned());
         }
     }
-    Ok(Json(json!({ "cancelled": cancelled })))
+    Ok(Json(Cancelled { cancelled: Names(cancelled) }))
 }
 
 /// Takes a job out of the queue, or interrupts it. Whether it was in either.
@@ -379,20 +439,6 @@ async fn cancel(app: &App, id: &str) -> Result<bool, ApiError> {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use super::*;
-
-    fn wanted(offset: usize, limit: usize, ascending: bool) -> Wanted {
-        Wanted { stages: Stage::ALL.to_vec(), workflow_id: None, by_duration: false, ascending, limit, offset }
-    }
-
-    #[test]
-    fn a_page_goes_from_the_queue_into_the_history() {
-        assert_eq!(page(2, 5, &wanted(0, 4, false)), (0..2, 3..5));
-        assert_eq!(page(2, 5, &wanted(1, 3, false)), (1..2, 3..5));
-        assert_eq!(page(2, 5, &wanted(4, 100, false)), (2..2, 0..3));
-        assert_eq!(page(2, 5, &wanted(4, 2, true)), (0..1, 4..5));
-        assert_eq!(page(2, 5, &wanted(9, 2, true)), (2..2, 5..5));
-        assert_eq!(page(0, 0, &wanted(9, 2, false)), (0..0, 0..0));
-    }
 
     #[test]
     fn a_saved_result_stands_for_all() {
@@ -411,17 +457,12 @@ mod tests {
     #[test]
     fn a_wrong_filter_is_named() {
         let ask = |status: &str, limit: &str| {
-            Wanted::parse(ListParams {
-                status: Some(status.into()),
-                limit: Some(limit.into()),
-                workflow_id: None,
-                sort_by: None,
-                sort_order: None,
-                offset: None,
-            })
+            Wanted::parse(&Query([("status", status), ("limit", limit)].map(|(key, value)| (key.into(), value.into())).into()))
         };
         assert!(ask("done", "1").is_err() && ask("pending", "0").is_err());
-        assert!(!ask("pending", "1").unwrap().wants_history());
-        assert!(ask("", "1").unwrap().pages_history() && ask("completed,failed, Cancelled", "1").unwrap().pages_history());
+        assert!(ask("pending", "1").unwrap().history(0).is_none());
+        for all in ["", "completed,failed, Cancelled"] {
+            assert_eq!(ask(all, "1").unwrap().history(0).unwrap().statuses.len(), 3);
+        }
     }
 }

@@ -9,33 +9,37 @@ use axum::response::{IntoResponse, Response};
 use comfyd_jobs::Job;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::{LenientJson, OptionalJson, is_set};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::{Admin, Read, Run};
 use crate::routes::item::{ListChange, QueueItem};
 
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/queue", list, Doc::new("queue", "Prompts that run and that wait.").shapes("Queue", "DocumentedQueue"))
-        .post("/queue", change, Doc::new("queue", "Removes prompts that wait.").body("ListChange").done())
-        .post("/interrupt", interrupt, Doc::new("queue", "Interrupts what runs; the body may be missing.").body("Interrupt").done())
-        .post("/free", free, Doc::new("queue", "Gives memory back once nothing runs.").body("Free").done())
+        .get("/queue", Read, list, Doc::new("queue", "Prompts that run and that wait.").shapes::<Queue<'_>, DocumentedQueue>())
+        .post("/queue", Run, change, Doc::new("queue", "Removes prompts that wait.").body_of::<ListChange>().done())
+        .post("/interrupt", Run, interrupt, Doc::new("queue", "Interrupts what runs; the body may be missing.").body("Interrupt").done())
+        .post("/free", Admin, free, Doc::new("queue", "Gives memory back once nothing runs.").body("Free").done())
 }
 
 /// Prompts that run and that wait.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Queue<'a> {
     queue_running: Vec<QueueItem<'a>>,
     queue_pending: Vec<QueueItem<'a>>,
 }
 
 /// How many prompts run, and how many wait.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DocumentedQueue {
+    /// How many run.
     queue_running: usize,
+    /// How many wait.
     queue_pending: usize,
 }
 

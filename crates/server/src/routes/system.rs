@@ -4,21 +4,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::answer::types::Object;
 use crate::answer::{blocking, json_text};
 use crate::app::App;
 use crate::devices::DeviceState;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::options::Features;
+use crate::permission::Permission::Read;
 use crate::services::machine::{Figures, Machine};
 use crate::services::pages::templates_version;
 
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/system_stats", stats, Doc::new("system", "Figures of the machine.").json("SystemStats"))
-        .get("/features", features, Doc::new("system", "What the server can do.").json("Features"))
-        .get("/openapi.json", document, Doc::new("system", "This document.").json("Object"))
+        .get("/system_stats", Read, stats, Doc::new("system", "Figures of the machine.").json::<SystemStats>())
+        .get("/features", Read, features, Doc::new("system", "What the server can do.").json::<Features>())
+        .get("/openapi.json", Read, document, Doc::new("system", "This document.").json::<Object>())
 }
 
 async fn features(State(app): State<App>) -> Json<Features> {
@@ -30,22 +33,27 @@ async fn document(State(app): State<App>) -> Response {
 }
 
 /// Figures of the machine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SystemStats {
+    #[schema(inline)]
     system: SystemInfo,
+    #[schema(inline)]
     devices: Vec<DeviceStats>,
 }
 
 /// The machine and what serves on it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SystemInfo {
     os: &'static str,
     ram_total: u64,
     ram_free: u64,
     cpu_count: usize,
+    /// Percent.
     cpu_utilization: f32,
+    /// The version of the API that is spoken.
     comfyui_version: String,
     required_frontend_version: String,
+    #[schema(required)]
     installed_templates_version: Option<String>,
     required_templates_version: String,
     python_version: &'static str,
@@ -56,18 +64,31 @@ struct SystemInfo {
 }
 
 /// A device.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DeviceStats {
     name: String,
     #[serde(rename = "type")]
-    kind: &'static str,
+    #[schema(inline)]
+    kind: DeviceKind,
+    #[schema(required)]
     index: Option<u32>,
+    /// Bytes.
     vram_total: u64,
     vram_free: u64,
     torch_vram_total: u64,
     torch_vram_free: u64,
+    /// Percent.
+    #[schema(required)]
     utilization: Option<f32>,
+    /// Bytes of loaded models.
     models_bytes: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum DeviceKind {
+    Cpu,
+    Cuda,
 }
 
 async fn stats(State(app): State<App>) -> Result<Json<SystemStats>, ApiError> {
@@ -111,7 +132,7 @@ impl DeviceStats {
         Self {
             utilization: if on_card { card.as_ref().and_then(|card| card.percent).map(|p| p as f32) } else { Some(figures.cpu_percent) },
             name: card.map_or_else(|| name.clone(), |card| format!("{name} {}", card.name)),
-            kind: if on_card { "cuda" } else { "cpu" },
+            kind: if on_card { DeviceKind::Cuda } else { DeviceKind::Cpu },
             index,
             vram_total: memory,
             vram_free: free,

@@ -13,6 +13,7 @@ use crate::error::ApiError;
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::Read;
 use crate::query::Query;
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
@@ -31,6 +32,7 @@ const FRAMES: &str = "Events are JSON: {\"type\": …, \"data\": …}. Pictures 
 pub(super) fn routes() -> Table {
     Table::default().get(
         "/ws",
+        Read,
         connect,
         Doc::new("events", "The websocket that events are sent to.")
             .query("clientId", "string", "A reconnect takes the older connection's place; one is made if it is missing.")

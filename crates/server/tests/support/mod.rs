@@ -109,8 +109,8 @@ impl Server {
         for id in ["ended", "running", "waiting"] {
             self.app.store.enqueue(contract::job(id, Position::Back)).await.unwrap();
         }
-        self.app.store.claim().await.unwrap();
-        self.app.store.finish_and_claim("ended", &contract::outcome(Status::Success)).await.unwrap();
+        let ended = self.app.store.claim(&contract::worker()).await.unwrap().unwrap();
+        self.app.store.finish_and_claim(&ended.token, &contract::outcome(Status::Success)).await.unwrap();
     }
 
     pub async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {

@@ -8,7 +8,7 @@ use crate::{LazyTensor, Result, StateDict};
 
 /// A file that steers a diffusion model with a picture.
 #[derive(Debug, Clone)]
-pub enum Control {
+pub enum ControlFile {
     /// A copy of the encoder half of a UNet.
     ControlNet(Box<ControlNet>),
     /// A ControlNet in narrow matrices, by which it differs from the model's UNet (`lora_controlnet`).
@@ -78,12 +78,12 @@ impl LowRank {
 }
 
 /// What a file for control is.
-pub fn control(dict: &StateDict) -> Result<Control> {
+pub fn control(dict: &StateDict) -> Result<ControlFile> {
     if dict.contains("lora_controlnet") {
-        return Ok(Control::ControlLora(control_lora(dict)?));
+        return Ok(ControlFile::ControlLora(control_lora(dict)?));
     }
     if dict.contains("controlnet_cond_embedding.conv_in.weight") {
-        return Ok(Control::ControlNet(Box::new(diffusers(dict)?)));
+        return Ok(ControlFile::ControlNet(Box::new(diffusers(dict)?)));
     }
     for prefix in ["control_model.", ""] {
         if dict.contains(&format!("{prefix}zero_convs.0.0.weight")) {
@@ -91,11 +91,11 @@ pub fn control(dict: &StateDict) -> Result<Control> {
             let mut config = unet_config(&weights, "").ok_or_else(|| dict.unknown(UNKNOWN))?;
             config.heads = heads(&config);
             let is_difference = !prefix.is_empty() && dict.contains("difference");
-            return Ok(Control::ControlNet(Box::new(finish(dict, weights, config, is_difference)?)));
+            return Ok(ControlFile::ControlNet(Box::new(finish(dict, weights, config, is_difference)?)));
         }
     }
     if let Some(weights) = t2i_adapter(dict) {
-        return Ok(Control::T2iAdapter(weights));
+        return Ok(ControlFile::T2iAdapter(weights));
     }
     Err(dict.unknown(UNKNOWN))
 }

@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use comfyd_imaging::resize::{self, Crop, Method};
 use ndarray::{ArcArray, IxDyn};
 
-use super::{BlockInfo, Hooks};
+use crate::backbone::{BlockInfo, Hooks};
 use crate::{Error, Result};
 
 /// ComfyUI's `PatchModelAddDownscale`.

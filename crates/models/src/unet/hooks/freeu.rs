@@ -2,8 +2,8 @@
 
 use candle_core::{D, Tensor};
 
-use super::{BlockInfo, Hooks};
 use crate::Result;
+use crate::backbone::{BlockInfo, Hooks};
 
 /// How the features from below are amplified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,8 +4,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{D, Tensor};
 
-use super::{BlockInfo, Hooks, Part};
 use crate::Result;
+use crate::backbone::{BlockInfo, Hooks, Stage};
 
 /// Perturbed-attention guidance (Ahn et al. 2024): each token of the middle attends to itself alone, so that its value is the result.
 #[derive(Debug, Clone, Copy, Default)]
@@ -13,7 +13,7 @@ pub struct PerturbedAttention;
 
 impl Hooks for PerturbedAttention {
     fn attn1(&mut self, _q: &Tensor, _k: &Tensor, v: &Tensor, at: &BlockInfo<'_>) -> Result<Option<Tensor>> {
-        Ok((at.part == Part::Middle).then(|| v.clone()))
+        Ok((at.stage == Stage::Middle).then(|| v.clone()))
     }
 }
 
@@ -38,7 +38,7 @@ impl AttentionScores {
 
 impl Hooks for AttentionScores {
     fn attn1(&mut self, q: &Tensor, k: &Tensor, v: &Tensor, at: &BlockInfo<'_>) -> Result<Option<Tensor>> {
-        if at.part != Part::Middle || at.transformer != 0 {
+        if at.stage != Stage::Middle || at.transformer != 0 {
             return Ok(None);
         }
         let Some(chunk) = at.cond_or_uncond.iter().position(|kind| *kind == 1) else { return Ok(None) };

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::Tensor;
 use comfyd_kernels::random::Generator;
 
-use super::{AttentionInputs, BlockInfo, Hooks};
 use crate::Result;
+use crate::backbone::{AttentionInputs, BlockInfo, Hooks};
 
 /// HyperTile with the reference's options. As there, only queries are put into the tiles' order; keys and values are cut in the order in
 /// which they lie.
@@ -30,11 +30,11 @@ struct Grid {
 }
 
 impl HyperTile {
-    /// `tile_size` in pixels, at least 32; the grid is chosen among the `swap_size` finest ones; attentions down to the size halved
+    /// `min_tile` in cells of the latent; the grid is chosen among the `swap_size` finest ones; attentions down to the size halved
     /// `max_depth` times are tiled, with tiles that grow with the depth if `scale_depth`. `random` stands where torch's global generator
     /// stands in the reference: after the noise of the run.
-    pub fn new(tile_size: usize, swap_size: usize, max_depth: u32, scale_depth: bool, random: Arc<Mutex<Generator>>) -> Self {
-        Self { min_tile: tile_size.max(32) / 8, swap_size, max_depth: max_depth.min(16), scale_depth, random, grid: None }
+    pub fn new(min_tile: usize, swap_size: usize, max_depth: u32, scale_depth: bool, random: Arc<Mutex<Generator>>) -> Self {
+        Self { min_tile, swap_size, max_depth: max_depth.min(16), scale_depth, random, grid: None }
     }
 
     /// How many parts of at least `least` tokens `value` is cut into: one of the first `swap_size` choices, never the last of them.

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, Tensor};
 use comfyd_kernels::random::Generator;
 
-use super::{AttentionInputs, BlockInfo, Hooks};
 use crate::Result;
+use crate::backbone::{AttentionInputs, BlockInfo, Hooks};
 
 /// Side of the squares of which one token each is a destination.
 const STRIDE: usize = 2;

@@ -7,7 +7,7 @@ use crate::Result;
 /// Tensors to add in one pass. As in the reference, each list is used up from its end: the encoder's first block takes the last of
 /// `input`, the decoder's first block takes the last of `output`. `None` adds nothing there.
 #[derive(Debug, Clone, Default)]
-pub struct Control {
+pub struct Residuals {
     /// For the results of the encoder's blocks.
     pub input: Vec<Option<Tensor>>,
     /// For the result of the middle.
@@ -16,7 +16,7 @@ pub struct Control {
     pub output: Vec<Option<Tensor>>,
 }
 
-impl Control {
+impl Residuals {
     /// Applies `f` to every tensor; it is told the tensor's place in its list and the list's length.
     pub fn map(&self, mut f: impl FnMut(&Tensor, usize, usize) -> Result<Tensor>) -> Result<Self> {
         let mut list = |tensors: &[Option<Tensor>]| -> Result<Vec<Option<Tensor>>> {

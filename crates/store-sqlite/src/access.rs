@@ -11,9 +11,9 @@ use tokio::sync::mpsc::error::TryRecvError;
 use crate::command::Command;
 use crate::writer::Writer;
 
-/// The writer's desk.
+/// The writer, and who waits for it.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct WriteAccess {
     /// `None` once it is closed.
     writer: Mutex<Option<Writer>>,
     /// Commands in the queue, or taken from it and not done yet. While there are any, nobody goes before them.
@@ -24,7 +24,7 @@ pub(crate) struct Desk {
     closing: AtomicBool,
 }
 
-impl Desk {
+impl WriteAccess {
     pub(crate) fn new(writer: Writer, open: bool) -> Self {
         Self { writer: Mutex::new(Some(writer)), waiting: AtomicUsize::new(0), open, closing: AtomicBool::new(false) }
     }
@@ -41,9 +41,9 @@ impl Desk {
             return Err(command);
         }
         writer.work(command, &mut || None);
-        let untidy = writer.is_untidy();
+        let more = writer.needs_maintenance();
         drop(place);
-        if untidy {
+        if more {
             // A full queue needs no waking: the thread is about to look.
             let _ = queue.try_send(Command::Wake);
         }
@@ -75,7 +75,7 @@ impl Desk {
             let first = match commands.try_recv() {
                 Ok(command) => command,
                 Err(TryRecvError::Disconnected) => break,
-                Err(TryRecvError::Empty) if self.writer.lock().as_mut().is_some_and(Writer::tidy) => continue,
+                Err(TryRecvError::Empty) if self.writer.lock().as_mut().is_some_and(Writer::maintain) => continue,
                 Err(TryRecvError::Empty) => match commands.blocking_recv() {
                     Some(command) => command,
                     None => break,
@@ -109,7 +109,7 @@ mod tests {
 
     struct Bench {
         folder: tempfile::TempDir,
-        desk: Desk,
+        access: WriteAccess,
         sender: mpsc::Sender<Command>,
         receiver: mpsc::Receiver<Command>,
     }
@@ -121,80 +121,80 @@ mod tests {
         let shared = Arc::new(Shared::new(loaded.state.clone(), 1 << 20));
         let (sender, receiver) = mpsc::channel(1024);
         let writer = Writer::new(connection, loaded, options, shared, sender.downgrade());
-        Bench { folder, desk: Desk::new(writer, open), sender, receiver }
+        Bench { folder, access: WriteAccess::new(writer, open), sender, receiver }
     }
 
     fn enqueue(id: &str, bytes: usize) -> (Command, Answered) {
         let (reply, answer): (Reply, _) = oneshot::channel();
         let prompt = RawValue::from_string(format!("\"{}\"", "x".repeat(bytes))).unwrap();
-        let operation = Operation::Enqueue(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) });
+        let operation = Operation::Enqueue(Box::new(NewJob { prompt: prompt.into(), ..contract::job(id, Position::Back) }));
         (Command::Write { operation, reply }, answer)
     }
 
     #[tokio::test]
     async fn a_small_change_is_made_at_once_unless_others_wait() {
-        let Bench { desk, sender, mut receiver, .. } = bench(true);
+        let Bench { access, sender, mut receiver, .. } = bench(true);
         let (command, mut answer) = enqueue("a", 10);
-        assert!(desk.do_now(command, &sender).is_ok(), "no thread is there, and none is needed");
+        assert!(access.do_now(command, &sender).is_ok(), "no thread is there, and none is needed");
         assert!(matches!(answer.try_recv().unwrap(), Ok(Answer::Ticket(_))), "it is answered when the call returns");
-        assert!(desk.do_now(enqueue("large", 1 << 20).0, &sender).is_err());
-        let held = desk.writer.lock();
-        assert!(desk.do_now(enqueue("b", 10).0, &sender).is_err(), "somebody else writes");
+        assert!(access.do_now(enqueue("large", 1 << 20).0, &sender).is_err());
+        let held = access.writer.lock();
+        assert!(access.do_now(enqueue("b", 10).0, &sender).is_err(), "somebody else writes");
         drop(held);
         let (command, _answer) = enqueue("b", 10);
-        assert!(desk.queue(command, &sender).await);
-        assert!(desk.do_now(enqueue("c", 10).0, &sender).is_err(), "nobody overtakes what waits");
+        assert!(access.queue(command, &sender).await);
+        assert!(access.do_now(enqueue("c", 10).0, &sender).is_err(), "nobody overtakes what waits");
         while let Ok(command) = receiver.try_recv() {
-            let done = desk.writer.lock().as_mut().unwrap().work(command, &mut || None);
-            desk.waiting.fetch_sub(done, Ordering::AcqRel);
+            let done = access.writer.lock().as_mut().unwrap().work(command, &mut || None);
+            access.waiting.fetch_sub(done, Ordering::AcqRel);
         }
-        assert!(desk.do_now(enqueue("c", 10).0, &sender).is_ok());
+        assert!(access.do_now(enqueue("c", 10).0, &sender).is_ok());
         receiver.close();
-        assert!(!desk.queue(enqueue("d", 10).0, &sender).await, "the thread has ended");
+        assert!(!access.queue(enqueue("d", 10).0, &sender).await, "the thread has ended");
     }
 
     #[tokio::test]
     async fn a_caller_does_not_wait_for_another_program_but_the_thread_does() {
-        let Bench { folder, desk, sender, receiver } = bench(true);
+        let Bench { folder, access, sender, receiver } = bench(true);
         let other = rusqlite::Connection::open(folder.path().join("jobs.db")).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
-        let Err(command) = desk.do_now(enqueue("a", 10).0, &sender) else { panic!("nothing can be written") };
+        let Err(command) = access.do_now(enqueue("a", 10).0, &sender) else { panic!("nothing can be written") };
         assert!(matches!(command, Command::Write { .. }));
         let (command, answer) = enqueue("a", 10);
-        assert!(desk.queue(command, &sender).await);
-        let desk = Arc::new(desk);
-        let work = desk.clone();
+        assert!(access.queue(command, &sender).await);
+        let access = Arc::new(access);
+        let work = access.clone();
         let thread = std::thread::spawn(move || work.run(receiver));
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         other.execute_batch("COMMIT").unwrap();
         assert!(matches!(answer.await.unwrap(), Ok(Answer::Ticket(_))), "it waited");
-        desk.close(&sender);
+        access.close(&sender);
         assert!(thread.join().unwrap().is_some());
-        assert!(desk.do_now(enqueue("b", 10).0, &sender).is_err(), "it is closed");
-        assert!(!desk.queue(enqueue("b", 10).0, &sender).await);
+        assert!(access.do_now(enqueue("b", 10).0, &sender).is_err(), "it is closed");
+        assert!(!access.queue(enqueue("b", 10).0, &sender).await);
     }
 
     #[test]
     fn where_commits_wait_for_the_disk_only_the_thread_writes() {
-        let Bench { desk, sender, .. } = bench(false);
-        assert!(desk.do_now(enqueue("a", 10).0, &sender).is_err());
+        let Bench { access, sender, .. } = bench(false);
+        assert!(access.do_now(enqueue("a", 10).0, &sender).is_err());
     }
 
     #[test]
     fn the_thread_is_told_of_checkpoints_and_makes_them() {
-        let Bench { folder, desk, sender, mut receiver } = bench(true);
-        while desk.writer.lock().as_mut().unwrap().tidy() {}
+        let Bench { folder, access, sender, mut receiver } = bench(true);
+        while access.writer.lock().as_mut().unwrap().maintain() {}
         let size = || std::fs::metadata(folder.path().join("jobs.db")).unwrap().len();
         let before = size();
         let mut changes = 0;
         while receiver.try_recv().is_err() {
-            assert!(desk.do_now(enqueue(&changes.to_string(), 50_000).0, &sender).is_ok());
+            assert!(access.do_now(enqueue(&changes.to_string(), 50_000).0, &sender).is_ok());
             changes += 1;
             assert!(changes < 2_000, "nobody was told");
         }
         assert!(size() < before + 1_000_000, "callers make no checkpoints");
-        assert!(desk.writer.lock().as_mut().unwrap().tidy());
+        assert!(access.writer.lock().as_mut().unwrap().maintain());
         assert!(size() > before + 5_000_000, "{} bytes of {changes} changes", size());
-        assert!(!desk.writer.lock().as_mut().unwrap().is_untidy());
+        assert!(!access.writer.lock().as_mut().unwrap().needs_maintenance());
     }
 }

@@ -1,0 +1,155 @@
+//! The families of models. One is a file here that says how it is told, which noise levels, latents, conditions and text encoders it has and
+//! how its denoiser is built, and a line in [`ALL`].
+
+mod family;
+mod refiner;
+mod sd1;
+mod sd2;
+mod sdxl;
+mod unet;
+
+use std::sync::Arc;
+
+use comfyd_models::text_encoding::TextStack;
+use comfyd_weights::{EncoderKind, Unet};
+
+pub(crate) use self::family::{Concat, Family, ModelKind, Objective};
+pub use self::sd1::LATENTS as SD_LATENTS;
+pub use self::sdxl::{LATENTS as SDXL_LATENTS, PLAYGROUND_LATENTS};
+use crate::{Error, Result};
+
+/// All of them, in the order in which files are tried.
+const ALL: [&dyn Family; 4] = [&sd1::FAMILY, &sd2::FAMILY, &refiner::FAMILY, &sdxl::FAMILY];
+
+/// What the denoiser of a file is.
+pub(crate) fn of(found: &Unet) -> Result<Arc<dyn ModelKind>> {
+    for family in ALL {
+        if let Some(denoiser) = family.detect(found)? {
+            return Ok(denoiser);
+        }
+    }
+    let config = &found.config;
+    let reason = format!(
+        "its UNet is of no known family (width {}, conditioning {} wide, vector conditioning {:?}, transformers {:?}); looked for {}",
+        config.model_channels,
+        config.context_dim,
+        config.adm_in_channels,
+        config.transformer_depth,
+        ALL.map(Family::name).join(", ")
+    );
+    Err(found.file.unknown(reason).into())
+}
+
+/// How text encoders of these kinds work together.
+pub(crate) fn text_stack(kinds: &[EncoderKind]) -> Result<TextStack> {
+    let is_of =
+        |stack: &TextStack| stack.kinds().iter().all(|kind| kinds.contains(kind)) && kinds.iter().all(|kind| stack.kinds().contains(kind));
+    let none = || Error::msg("these text encoders do not belong together; take CLIP-L, CLIP-H, bigG, or CLIP-L with bigG");
+    ALL.iter().map(|family| family.text()).find(is_of).ok_or_else(none)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+
+    use std::path::PathBuf;
+
+    use candle_core::{DType, Device, Tensor};
+    use comfyd_weights::{StateDict, synthetic};
+
+    use super::*;
+
+    fn layout(family: &str) -> StateDict {
+        let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(format!("../../conformance/diffusion/{family}.layout.json"));
+        synthetic::state_dict(&std::fs::read_to_string(path).unwrap(), DType::F16).unwrap()
+    }
+
+    fn small(shape: &[usize]) -> Tensor {
+        Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap()
+    }
+
+    #[test]
+    fn whole_checkpoints_are_told() {
+        for (layout_of, name, latents, encoders) in
+            [("sd15", "SD1.x", &SD_LATENTS, &[196][..]), ("sdxl", "SDXL", &SDXL_LATENTS, &[196, 518])]
+        {
+            let dict = layout(layout_of);
+            let denoiser = of(&Unet::find(&dict).unwrap()).unwrap();
+            assert_eq!((denoiser.family().name(), denoiser.latents()), (name, latents));
+            assert_eq!((denoiser.objective(), denoiser.concat()), (Objective::Eps, Concat::None));
+            let family = denoiser.family();
+            assert_eq!(family.encoders().iter().map(|place| place.kind).collect::<Vec<_>>(), family.text().kinds());
+            assert_eq!(family.encoders().iter().map(|place| place.read(&dict).len()).collect::<Vec<_>>(), encoders);
+        }
+    }
+
+    /// Smaller models that are made as the family's own, whatever their widths; and one of another kind.
+    #[test]
+    fn families_are_told_by_how_their_blocks_are_made() {
+        let config = |linear: bool, adm: Option<usize>, depths: &[usize]| {
+            let whole = Unet::find(&layout("sd15")).unwrap();
+            let config = comfyd_weights::detect::UNetConfig {
+                model_channels: 32,
+                context_dim: 96,
+                use_linear_in_transformer: linear,
+                adm_in_channels: adm,
+                transformer_depth: depths.to_vec(),
+                ..whole.config.clone()
+            };
+            of(&Unet { config, ..whole }).map(|denoiser| denoiser.family().name())
+        };
+        assert_eq!(config(false, None, &[1, 1, 0]).unwrap(), "SD1.x");
+        assert_eq!(config(true, None, &[1, 1, 0]).unwrap(), "SD2.x");
+        assert_eq!(config(true, Some(60), &[0, 1, 0]).unwrap(), "SDXL's refiner");
+        assert_eq!(config(true, Some(60), &[0, 1, 2]).unwrap(), "SDXL");
+        // SD's upscaler has transformers in the smallest level, and SD2 unCLIP in the first.
+        assert!(config(true, None, &[0, 1, 1]).is_err());
+        assert!(config(true, Some(60), &[1, 1, 0]).is_err());
+    }
+
+    #[test]
+    fn variants_and_predictions_are_told() {
+        // A reduced SD2: the spread of one bias tells what it predicts.
+        let base = |context: usize, adm: Option<usize>, channels: usize, linear: bool| {
+            let mut shapes = vec![
+                ("input_blocks.0.0.weight", vec![320, channels, 3, 3]),
+                ("input_blocks.1.0.in_layers.0.weight", vec![320]),
+                ("input_blocks.1.0.out_layers.3.weight", vec![320, 320, 3, 3]),
+                ("input_blocks.1.1.proj_in.weight", if linear { vec![320, 320] } else { vec![320, 320, 1, 1] }),
+                ("input_blocks.1.1.transformer_blocks.0.attn2.to_k.weight", vec![320, context]),
+            ];
+            if let Some(adm) = adm {
+                shapes.push(("label_emb.0.0.weight", vec![1280, adm]));
+            }
+            synthetic::from_shapes(shapes.into_iter().map(|(name, shape)| (name.to_owned(), shape)), DType::F16)
+        };
+        let mut sd2 = base(1024, None, 4, true);
+        let bias = "output_blocks.11.1.transformer_blocks.0.norm1.bias";
+        for (scale, wanted) in [(0.05f32, Objective::Eps), (0.2, Objective::V { zsnr: false })] {
+            sd2.insert(bias, Tensor::new(&[-scale, scale], &Device::Cpu).unwrap());
+            let model = of(&Unet::find(&sd2).unwrap()).unwrap();
+            assert_eq!((model.family().name(), model.objective()), ("SD2.x", wanted));
+        }
+        let concat = |channels| of(&Unet::find(&base(768, None, channels, false)).unwrap()).unwrap().concat();
+        assert_eq!(concat(9), Concat::Inpaint);
+        assert_eq!(concat(8), Concat::Image { scaled: false });
+        let error = of(&Unet::find(&base(999, None, 4, false).with_origin("odd.ckpt")).unwrap()).expect_err("accepted").to_string();
+        assert!(error.contains("odd.ckpt") && error.contains("999"), "{error}");
+
+        let mut xl = layout("sdxl");
+        for (marker, value, wanted) in [
+            ("v_pred", None, Objective::V { zsnr: false }),
+            ("ztsnr", None, Objective::V { zsnr: true }),
+            ("edm_vpred.sigma_max", Some(80.0f32), Objective::VContinuous { sigma_min: 0.002, sigma_max: 80.0 }),
+            ("edm_vpred.sigma_min", Some(0.25), Objective::VContinuous { sigma_min: 0.25, sigma_max: 80.0 }),
+        ] {
+            let tensor = value.map_or_else(|| small(&[0]), |value| Tensor::new(value, &Device::Cpu).unwrap());
+            xl.insert(marker, tensor);
+            assert_eq!(of(&Unet::find(&xl).unwrap()).unwrap().objective(), wanted, "{marker}");
+        }
+        xl.insert("edm_mean", small(&[4]));
+        xl.insert("edm_std", small(&[4]));
+        let playground = of(&Unet::find(&xl).unwrap()).unwrap();
+        assert_eq!((playground.objective(), playground.latents()), (Objective::Edm, &PLAYGROUND_LATENTS));
+    }
+}

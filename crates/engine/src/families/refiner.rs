@@ -1,0 +1,32 @@
+//! The refiner of Stable Diffusion XL: OpenCLIP-bigG, 1280 wide.
+
+use comfyd_models::text_encoding::TextStack;
+use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace};
+
+use super::family::Objective;
+use super::sdxl;
+use super::unet::{UNetFamily, ends_without_transformers};
+
+/// The aesthetic scores of the prompt and of the negative prompt, unless a condition has its own.
+const SCORES: [f64; 2] = [6.0, 2.5];
+
+pub(super) const FAMILY: UNetFamily = UNetFamily {
+    name: "SDXL's refiner",
+    // It takes a vector, and transformers stand between the first level and the last.
+    is: |config| {
+        config.use_linear_in_transformer
+            && config.adm_in_channels.is_some()
+            && config.transformer_depth.first() == Some(&0)
+            && ends_without_transformers(config)
+    },
+    edits: false,
+    objective: |_| Ok(Objective::Eps),
+    latents: |_| &sdxl::LATENTS,
+    vector: Some(|size, height, width, is_negative| {
+        let score = size.aesthetic_score.unwrap_or(SCORES[usize::from(is_negative)]);
+        vec![height, width, size.crop_h.unwrap_or(0.0), size.crop_w.unwrap_or(0.0), score]
+    }),
+    text: TextStack::SdxlRefiner,
+    encoders: &[EncoderPlace { kind: EncoderKind::ClipG, names: EncoderNames::OpenClip, prefixes: &["conditioner.embedders.0.model."] }],
+    architecture: Some(["stable-diffusion-xl-v1-refiner"; 2]),
+};

@@ -1,0 +1,145 @@
+//! What the families of Stable Diffusion have in common: a UNet that its shape tells apart, and variants with more input channels.
+
+use std::fmt;
+use std::sync::Arc;
+
+use candle_core::DType;
+use comfyd_models::Vb;
+use comfyd_models::backbone::Backbone;
+use comfyd_models::text_encoding::TextStack;
+use comfyd_models::unet::UNet;
+use comfyd_weights::detect::UNetConfig;
+use comfyd_weights::lora::{self, KeyMap};
+use comfyd_weights::{EncoderPlace, StateDict, Unet};
+
+use super::family::{Concat, Family, ModelKind, Objective};
+use crate::latent_spec::LatentSpec;
+use crate::{PictureSize, Result};
+
+/// What a model takes beside the noisy latent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Variant {
+    /// Nothing.
+    Base,
+    /// A mask and the latent of the masked picture.
+    Inpaint,
+    /// The latent of the picture to edit.
+    InstructPix2Pix,
+}
+
+/// A family whose denoiser is a UNet.
+pub(super) struct UNetFamily {
+    pub(super) name: &'static str,
+    /// Whether a UNet of this shape is of the family.
+    pub(super) is: fn(&UNetConfig) -> bool,
+    /// Whether there are models that edit by instruction: those of eight channels.
+    pub(super) edits: bool,
+    pub(super) objective: fn(&Unet) -> Result<Objective>,
+    pub(super) latents: fn(Objective) -> &'static LatentSpec,
+    /// See [`ModelKind::vector`]: sizes, height, width, whether for the negative prompt.
+    pub(super) vector: Option<fn(&PictureSize, f64, f64, bool) -> Vec<f64>>,
+    pub(super) text: TextStack,
+    pub(super) encoders: &'static [EncoderPlace],
+    /// What the metadata of saved files call a model, and one that edits.
+    pub(super) architecture: Option<[&'static str; 2]>,
+}
+
+/// A UNet of a family.
+struct UNetKind {
+    family: &'static UNetFamily,
+    config: UNetConfig,
+    variant: Variant,
+    objective: Objective,
+}
+
+impl Family for UNetFamily {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn detect(&'static self, found: &Unet) -> Result<Option<Arc<dyn ModelKind>>> {
+        if !(self.is)(&found.config) {
+            return Ok(None);
+        }
+        let variant = match found.config.in_channels {
+            8 if self.edits => Variant::InstructPix2Pix,
+            5.. => Variant::Inpaint,
+            _ => Variant::Base,
+        };
+        let config = found.config.clone();
+        Ok(Some(Arc::new(UNetKind { family: self, config, variant, objective: (self.objective)(found)? })))
+    }
+
+    fn text(&self) -> TextStack {
+        self.text
+    }
+
+    fn encoders(&self) -> &'static [EncoderPlace] {
+        self.encoders
+    }
+}
+
+impl ModelKind for UNetKind {
+    fn family(&self) -> &'static dyn Family {
+        self.family
+    }
+
+    fn objective(&self) -> Objective {
+        self.objective
+    }
+
+    fn latents(&self) -> &'static LatentSpec {
+        (self.family.latents)(self.objective)
+    }
+
+    fn concat(&self) -> Concat {
+        match self.variant {
+            Variant::Base => Concat::None,
+            Variant::Inpaint => Concat::Inpaint,
+            Variant::InstructPix2Pix => Concat::Image { scaled: matches!(self.objective, Objective::VContinuous { .. }) },
+        }
+    }
+
+    fn vector(&self, size: &PictureSize, (height, width): (f64, f64), is_negative: bool) -> Option<Vec<f64>> {
+        self.family.vector.map(|numbers| numbers(size, height, width, is_negative))
+    }
+
+    fn backbone(&self, vb: &Vb) -> Result<Box<dyn Backbone>> {
+        Ok(Box::new(UNet::new(&self.config, vb)?))
+    }
+
+    fn unet(&self) -> &UNetConfig {
+        &self.config
+    }
+
+    fn lora_keys(&self, weights: &StateDict) -> KeyMap {
+        lora::unet_keys(weights, &self.config)
+    }
+
+    fn architecture(&self) -> Option<&'static str> {
+        self.family.architecture.map(|[base, edit]| if self.variant == Variant::InstructPix2Pix { edit } else { base })
+    }
+}
+
+impl fmt::Debug for UNetKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}, {:?}", self.family.name, self.variant)
+    }
+}
+
+/// Whether transformers stand in all blocks of a level but not in the last one's, which is the smallest: SD1.x, SD2.x and the refiner.
+pub(super) fn ends_without_transformers(config: &UNetConfig) -> bool {
+    config.transformer_depth.iter().any(|depth| *depth > 0) && config.transformer_depth.last() == Some(&0)
+}
+
+/// Whether the UNet takes no vector, and has the width and the conditioning of the family's own models, or else (as smaller ones made from
+/// them do) the same kind of projections and no transformers in the smallest level.
+pub(super) fn is_like(config: &UNetConfig, model_channels: usize, context_dim: usize, use_linear: bool) -> bool {
+    let is_own = (config.model_channels, config.context_dim) == (model_channels, context_dim);
+    config.adm_in_channels.is_none() && config.use_linear_in_transformer == use_linear && (is_own || ends_without_transformers(config))
+}
+
+/// A small tensor's values.
+pub(super) fn values(tensor: &comfyd_weights::LazyTensor) -> Result<Vec<f64>> {
+    Ok(tensor.read()?.flatten_all()?.to_dtype(DType::F64)?.to_vec1()?)
+}

@@ -1,0 +1,202 @@
+//! What waits for one websocket client. A slow one gets the queue's newest figures only, loses previews, and then its connection; it never
+//! slows another. It does not know whom events are for.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use axum::extract::ws::Message;
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use super::gate::Gate;
+use super::picture::Picture;
+use crate::frames::Abilities;
+
+/// How many bytes of previews wait for a client at most, as pixels, which take more room than what is sent of them; the oldest go first.
+const MAX_PREVIEW_BYTES: usize = 32 << 20;
+
+/// Why a client was disconnected by the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// Another connection came with the same id.
+    TakenOver,
+    /// It did not read fast enough.
+    TooSlow,
+    /// The server stops.
+    Shutdown,
+}
+
+impl Closed {
+    /// The reason in the close frame.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::TakenOver => "another connection uses this clientId",
+            Self::TooSlow => "too slow: too many messages were waiting",
+            Self::Shutdown => "the server stops",
+        }
+    }
+
+    /// The close code (RFC 6455).
+    pub fn code(self) -> u16 {
+        match self {
+            Self::TakenOver => 1000,
+            Self::TooSlow => 1008,
+            Self::Shutdown => 1001,
+        }
+    }
+}
+
+/// Something that waits for a client.
+#[derive(Clone)]
+pub(super) struct Queued {
+    pub(super) body: Body,
+    pub(super) kind: Kind,
+    /// What it waits for.
+    pub(super) gate: Option<Arc<Gate>>,
+}
+
+/// What is sent.
+#[derive(Clone)]
+pub(super) enum Body {
+    Message(Message),
+    /// Encoded when its turn comes.
+    Picture(Arc<Picture>),
+}
+
+impl Queued {
+    pub(super) fn new(message: Message, kind: Kind) -> Self {
+        Self { body: Body::Message(message), kind, gate: None }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        match &self.body {
+            Body::Message(Message::Text(text)) => text.len(),
+            Body::Message(Message::Binary(bytes) | Message::Ping(bytes) | Message::Pong(bytes)) => bytes.len(),
+            Body::Message(Message::Close(_)) => 0,
+            Body::Picture(picture) => picture.bytes(),
+        }
+    }
+}
+
+/// What becomes of a message when its client is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// It reaches the client, or the client is disconnected.
+    Needed,
+    /// Figures that newer ones make worthless.
+    Figures,
+    /// It may be left out.
+    Droppable,
+}
+
+/// One connection's outgoing queue.
+pub struct Mailbox {
+    number: u64,
+    limit: usize,
+    queue: Mutex<VecDeque<Queued>>,
+    closed: Mutex<Option<Closed>>,
+    wake: Arc<Notify>,
+    abilities: Mutex<Abilities>,
+}
+
+impl Mailbox {
+    /// For a connection with this number, of whose messages `limit` may wait.
+    pub(super) fn new(number: u64, limit: usize) -> Self {
+        let (queue, closed, abilities) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { number, limit, queue, closed, wake: Arc::default(), abilities }
+    }
+
+    pub(super) fn number(&self) -> u64 {
+        self.number
+    }
+
+    pub(super) fn push(&self, queued: Queued) {
+        let kind = queued.kind;
+        if let Some(gate) = &queued.gate {
+            gate.wakes(&self.wake);
+        }
+        let mut queue = self.queue.lock();
+        if kind == Kind::Droppable {
+            let waiting = |queue: &VecDeque<Queued>| queue.iter().filter(|q| q.kind == Kind::Droppable).map(Queued::bytes).sum::<usize>();
+            while waiting(&queue) + queued.bytes() > MAX_PREVIEW_BYTES
+                && let Some(oldest) = queue.iter().position(|q| q.kind == Kind::Droppable)
+            {
+                queue.remove(oldest);
+            }
+        }
+        if kind == Kind::Figures
+            && queue.len() >= self.limit / 4
+            && let Some(older) = queue.iter().rposition(|q| q.kind == Kind::Figures)
+        {
+            queue.remove(older);
+        }
+        if queue.len() >= self.limit {
+            if kind == Kind::Droppable {
+                return;
+            }
+            // Makes room by the oldest preview; without one the client is hopelessly behind.
+            match queue.iter().position(|q| q.kind == Kind::Droppable) {
+                Some(at) => drop(queue.remove(at)),
+                None => {
+                    drop(queue);
+                    return self.close(Closed::TooSlow);
+                }
+            }
+        }
+        queue.push_back(queued);
+        drop(queue);
+        self.wake.notify_one();
+    }
+
+    pub(super) fn close(&self, why: Closed) {
+        self.closed.lock().get_or_insert(why);
+        self.wake.notify_one();
+    }
+
+    /// The next message to send, or why to stop. Pictures are encoded here, on a blocking thread. Who drops this while it waits loses the
+    /// picture that is being encoded.
+    pub async fn next(&self) -> Result<Message, Closed> {
+        loop {
+            match self.next_body().await? {
+                Body::Message(message) => return Ok(message),
+                Body::Picture(picture) => {
+                    let abilities = *self.abilities.lock();
+                    if let Some(frame) = picture.frame(abilities).await {
+                        return Ok(Message::Binary(frame));
+                    }
+                }
+            }
+        }
+    }
+
+    async fn next_body(&self) -> Result<Body, Closed> {
+        loop {
+            if let Some(why @ (Closed::TooSlow | Closed::TakenOver)) = *self.closed.lock() {
+                return Err(why);
+            }
+            let closed_until = {
+                let mut queue = self.queue.lock();
+                match queue.front().map(|first| first.gate.as_ref().and_then(|gate| gate.closed_until())) {
+                    Some(None) => return queue.pop_front().map(|first| first.body).ok_or(Closed::Shutdown),
+                    Some(until) => until,
+                    None => None,
+                }
+            };
+            if let Some(until) = closed_until {
+                // Either the gate was opened, or it is open by now.
+                let _ = tokio::time::timeout_at(until, self.wake.notified()).await;
+                continue;
+            }
+            let closed = *self.closed.lock();
+            if let Some(why) = closed {
+                return Err(why);
+            }
+            self.wake.notified().await;
+        }
+    }
+
+    /// Remembers what the client understands.
+    pub fn set_abilities(&self, change: impl FnOnce(&mut Abilities)) {
+        change(&mut self.abilities.lock());
+    }
+}
