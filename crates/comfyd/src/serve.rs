@@ -6,10 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_trait::async_trait;
 use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart, WorkerId};
-use comfyd_server::{ApiShape, App, Control, FrontEnd, Hub, Log, Options, Parts, announce_changes, listen, router};
+use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Log, Options, Parts, listen, router};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
@@ -36,22 +37,25 @@ const LEAST_THREADS: usize = 16;
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-struct Device {
+/// The engine's device and the worker that runs prompts on it.
+struct EngineDevice {
     worker: Handle,
     engine: Engine,
 }
 
-impl Control for Device {
-    fn interrupt(&self, prompt_id: Option<&str>) -> bool {
+#[async_trait]
+impl Device for EngineDevice {
+    fn state(&self) -> DeviceState {
+        let memory = self.engine.memory();
+        DeviceState { name: self.engine.device_name(), memory: memory.total, free: memory.free, models: memory.held }
+    }
+
+    async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
         self.worker.interrupt(prompt_id)
     }
 
     fn free(&self, unload_models: bool, free_memory: bool) {
         self.worker.free(unload_models, free_memory);
-    }
-
-    fn models_bytes(&self) -> u64 {
-        self.engine.memory().held
     }
 }
 
@@ -119,14 +123,15 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let worker_options =
         WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(move || unloaded.free(true, true))), ..WorkerOptions::default() };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
-    let control = Arc::new(Device { worker: worker.clone(), engine });
-    let app = App::new(Parts { catalog, folders: Arc::clone(&folders), store, control, hub: hub.clone(), log }, options);
+    let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine });
+    let devices = Devices::new([device]);
+    let app = App::new(Parts { catalog, folders: Arc::clone(&folders), store, devices, hub: hub.clone(), log }, options);
 
     let watched = sqlite.0.clone();
     let ended = runtime.block_on(async {
         // Before the first answer: whoever got one may stop the server.
         let signal = shutdown_signal()?;
-        tokio::spawn(announce_changes(app.clone()));
+        tokio::spawn(app.clone().announce_changes());
         tokio::spawn(watch_store(watched));
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));

@@ -78,11 +78,10 @@ impl Prompt {
         self.nodes.get(id)?.get("inputs")?.as_object()
     }
 
-    pub(crate) fn set_input(&mut self, id: &str, name: &str, value: Json) {
+    /// Sets an input that is there; whether it was another value.
+    pub(crate) fn set_input(&mut self, id: &str, name: &str, value: Json) -> bool {
         let slot = self.nodes.get_mut(id).and_then(|n| n.get_mut("inputs")).and_then(|i| i.get_mut(name));
-        if let Some(slot) = slot {
-            *slot = value;
-        }
+        slot.is_some_and(|slot| std::mem::replace(slot, value) != *slot)
     }
 }
 

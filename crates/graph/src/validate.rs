@@ -26,6 +26,8 @@ pub struct Validated {
     pub node_errors: NodeErrors,
     /// The prompt with its widget values converted to the types that the classes declare.
     pub prompt: Prompt,
+    /// Whether any value was another before.
+    pub converted: bool,
 }
 
 /// Checks the outputs of a prompt (with `partial_targets`, only those named there) and all nodes that they use.
@@ -43,7 +45,8 @@ pub fn validate(
     if outputs.is_empty() {
         return Err(PromptProblem::NoOutputs.into());
     }
-    let mut walk = Walk { catalog, options, prompt, checked: IndexMap::new(), frames: Vec::new(), open: HashSet::new() };
+    let (checked, open) = (IndexMap::new(), HashSet::new());
+    let mut walk = Walk { catalog, options, prompt, converted: false, checked, frames: Vec::new(), open };
     let mut good = Vec::new();
     let mut bad = Vec::new();
     for output in outputs {
@@ -61,7 +64,7 @@ pub fn validate(
         }
         return Err(Rejected { error: PromptProblem::OutputsFailed { details: lines.join("\n") }, node_errors });
     }
-    Ok(Validated { outputs: good, node_errors, prompt: walk.prompt })
+    Ok(Validated { outputs: good, node_errors, prompt: walk.prompt, converted: walk.converted })
 }
 
 /// The output nodes asked for. Fails if any node of the prompt has no class, or one that does not exist.
@@ -91,6 +94,7 @@ struct Walk<'a> {
     catalog: &'a Catalog,
     options: &'a dyn OptionSource,
     prompt: Prompt,
+    converted: bool,
     checked: IndexMap<String, Finding>,
     /// The nodes being checked, each linked to by the one before.
     frames: Vec<Frame>,
@@ -229,7 +233,7 @@ impl Walk<'_> {
         let Json::Array(parts) = value else {
             let (converted, problem) = check::constant(&schema, input, value, self.options);
             if let Some(converted) = converted {
-                self.prompt.set_input(&frame.id, &input.name, converted);
+                self.converted |= self.prompt.set_input(&frame.id, &input.name, converted);
             }
             frame.problems.extend(problem);
             return Ok(None);

@@ -22,10 +22,28 @@ struct Kept {
 }
 
 impl Secrets {
+    /// Whether anything in `extra_data` has one of these names: then [`Secrets::take`] changes it.
+    pub fn are_in(extra_data: &Json, names: &[String]) -> bool {
+        let mut rest = vec![extra_data];
+        while let Some(value) = rest.pop() {
+            match value {
+                Json::Object(fields) => {
+                    if fields.keys().any(|key| is_secret(key, names)) {
+                        return true;
+                    }
+                    rest.extend(fields.values());
+                }
+                Json::Array(items) => rest.extend(items),
+                Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
+            }
+        }
+        false
+    }
+
     /// Takes everything out of `extra_data` whose name, in any case, is one of `names`, however deep it lies, and keeps what stood at the
     /// top: that is where nodes are given it from.
     pub fn take(extra_data: &mut Json, names: &[String]) -> Self {
-        let secret = |key: &str| names.iter().any(|name| name.eq_ignore_ascii_case(key));
+        let secret = |key: &str| is_secret(key, names);
         let mut values = Map::new();
         if let Json::Object(fields) = extra_data {
             fields.retain(|key, value| {
@@ -72,6 +90,10 @@ impl Secrets {
     }
 }
 
+fn is_secret(key: &str, names: &[String]) -> bool {
+    names.iter().any(|name| name.eq_ignore_ascii_case(key))
+}
+
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Secrets").field(&self.names()).finish()
@@ -90,7 +112,9 @@ mod tests {
             "client_id": "me", "API_key_comfy_org": "S1", "extra_pnginfo": {"workflow": {"extra": [{"auth_token_comfy_org": "S2", "a": 1}]}},
         });
         let names = NAMES.map(str::to_owned);
+        assert!(Secrets::are_in(&extra, &names) && Secrets::are_in(&extra["extra_pnginfo"], &names));
         let secrets = Secrets::take(&mut extra, &names);
+        assert!(!Secrets::are_in(&extra, &names));
         assert_eq!(extra, json!({"client_id": "me", "extra_pnginfo": {"workflow": {"extra": [{"a": 1}]}}}));
         assert_eq!(secrets.values().get("API_key_comfy_org"), Some(&json!("S1")));
         assert_eq!(format!("{secrets:?}"), "Secrets([\"API_key_comfy_org\"])");

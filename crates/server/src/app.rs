@@ -1,6 +1,7 @@
 //! What every handler shares: the domain's services, the server's own, and its options.
 
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use comfyd_folders::Folders;
@@ -8,6 +9,9 @@ use comfyd_jobs::{HistoryQuery, JobStore};
 use comfyd_node::Catalog;
 
 use crate::caches::Rendered;
+use crate::devices::Devices;
+use crate::error::ApiError;
+use crate::frames::QueueStatus;
 use crate::hub::Hub;
 use crate::options::{ApiShape, Options};
 use crate::services::download::{Downloads, Policy};
@@ -19,17 +23,8 @@ use crate::services::users::Users;
 const MAX_HISTORIES: usize = 4;
 const MAX_HISTORY_BYTES: usize = 16 << 20;
 
-/// What the server asks of whoever runs prompts.
-pub trait Control: Send + Sync {
-    /// Interrupts the running prompt, or only that prompt. Whether there was one.
-    fn interrupt(&self, prompt_id: Option<&str>) -> bool;
-    /// Frees caches, and models, when the running prompt is done.
-    fn free(&self, unload_models: bool, free_memory: bool);
-    /// Bytes that loaded models take on the device.
-    fn models_bytes(&self) -> u64 {
-        0
-    }
-}
+/// How long changes of the queue are gathered that nobody announced.
+const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(20);
 
 /// Shared by all handlers; clones are cheap.
 #[derive(Clone)]
@@ -45,8 +40,8 @@ pub struct Parts {
     pub folders: Arc<Folders>,
     /// Queue and history.
     pub store: Arc<dyn JobStore>,
-    /// Whoever runs prompts.
-    pub control: Arc<dyn Control>,
+    /// What runs prompts.
+    pub devices: Devices,
     /// Websocket clients; the one that the executor reports to.
     pub hub: Hub,
     /// The log that clients see.
@@ -83,6 +78,30 @@ impl App {
             options,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// The queue's figures as clients get them.
+    pub(crate) async fn status(&self) -> Result<QueueStatus, ApiError> {
+        Ok(QueueStatus::from(&self.store.counts().await?))
+    }
+
+    /// Tells all clients the queue's figures after a request changed them.
+    pub(crate) async fn announce(&self) {
+        let version = self.store.versions().borrow().queue;
+        match self.store.counts().await {
+            Ok(counts) => self.hub.status(version, &counts),
+            Err(error) => tracing::warn!(%error, "the queue's figures could not be read"),
+        }
+    }
+
+    /// Tells all clients the queue's figures whenever they change, until the store is gone. Requests and workers tell of their own changes
+    /// at once; what others did to the store is told with the least delay that does not cost much.
+    pub async fn announce_changes(self) {
+        let mut versions = self.store.versions();
+        while versions.changed().await.is_ok() {
+            self.announce().await;
+            tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
+        }
     }
 }
 

@@ -2,219 +2,27 @@
 //! shape all of it holds; in ComfyUI's, all but what is listed here. What the document names and no test has looked at fails.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod document;
+#[path = "../tests/support/mod.rs"]
+mod support;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
-use comfyd_folders::{Folders, Roots};
-use comfyd_jobs::memory::MemoryStore;
-use comfyd_jobs::{Event, EventKind, EventSink, JobStore, NodeRef, contract};
-use comfyd_node::PreviewImage;
-use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Provider, Schema};
+use axum::http::StatusCode;
+use comfyd_jobs::{Event, EventKind, EventSink, NodeRef, contract};
+use comfyd_node::{Input, PreviewImage, Schema};
 use futures_util::{SinkExt, StreamExt};
 use image::DynamicImage;
-use parking_lot::Mutex;
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
-use tower::ServiceExt;
 
+use self::document::{DOCUMENT, Document, Item, contained, misfits};
+use self::support::{Answer, Server, picture, put, safetensors};
+use crate::options::{ApiShape, FrontEnd};
 use crate::routes::download;
 use crate::services::download::{Downloads, Policy};
-use crate::{ApiShape, App, Control, FrontEnd, Hub, Log, Options, Parts, router};
-
-const DOCUMENT: &str = include_str!("../../../docs/prompt-server-api.ja.md");
-
-/// A parameter, an event, or a field of an error: its name, and what the document says of it.
-#[derive(Debug, Default)]
-struct Item {
-    name: String,
-    text: String,
-}
-
-impl Item {
-    /// What the document calls the default.
-    fn default(&self) -> &str {
-        let (_, rest) = self.text.split_once("デフォルトは `").unwrap_or_else(|| panic!("{} has no default", self.name));
-        rest.split_once('`').unwrap().0
-    }
-
-    /// The values that it may have.
-    fn choices(&self) -> Vec<&str> {
-        let line = self.text.lines().find(|line| line.contains("を指定します")).unwrap();
-        line.split('`').skip(1).step_by(2).collect()
-    }
-}
-
-/// What a text says is contained in an answer or event: `…には、A、B、Cなどが含まれます`.
-fn contained(text: &str) -> Vec<&str> {
-    let sentence = text.split(['。', '\n']).find(|sentence| sentence.contains("が含まれ")).unwrap_or_default();
-    let list = sentence.split("が含まれ").next().unwrap();
-    let list = list.split_once("には、").map_or(list, |(_, list)| list).trim();
-    list.trim_end_matches("の情報").trim_end_matches("など").split('、').collect()
-}
-
-/// One endpoint.
-#[derive(Debug, Default)]
-struct Endpoint {
-    method: String,
-    path: String,
-    text: String,
-    items: Vec<Item>,
-    answer: Option<Value>,
-}
-
-/// The document, and what tests have looked at of it.
-#[derive(Default)]
-struct Document {
-    endpoints: Vec<Endpoint>,
-    events: Vec<Item>,
-    error: Endpoint,
-    seen: Mutex<BTreeSet<String>>,
-}
-
-impl Document {
-    fn read() -> Self {
-        let mut document = Self::default();
-        let (mut in_events, mut in_error, mut json) = (false, false, None::<String>);
-        for line in DOCUMENT.lines() {
-            if let Some(text) = &mut json {
-                if line == "```" {
-                    let answer = example(text);
-                    let end = if in_error { &mut document.error } else { document.endpoints.last_mut().unwrap() };
-                    assert!(end.answer.replace(answer).is_none(), "{} has two answers", end.path);
-                    json = None;
-                } else {
-                    text.push_str(&format!("{line}\n"));
-                }
-                continue;
-            }
-            let end = if in_error { &mut document.error } else { document.endpoints.last_mut().unwrap_or(&mut document.error) };
-            let items = if in_events { &mut document.events } else { &mut end.items };
-            if line == "```json" {
-                json = Some(String::new());
-            } else if let Some(path) =
-                line.strip_prefix("**エンドポイント:** ").or_else(|| line.strip_prefix("**").filter(|l| l.starts_with('`')))
-            {
-                in_events = false;
-                let path = path.trim_matches(['`', '*']).to_owned();
-                document.endpoints.push(Endpoint { path, ..Endpoint::default() });
-            } else if let Some(method) = line.strip_prefix("**メソッド:** ") {
-                end.method = method.to_owned();
-            } else if let Some(text) = line.strip_prefix("**説明:** ") {
-                end.text = text.to_owned();
-            } else if line == "**イベント:**" {
-                in_events = true;
-            } else if line == "### エラーレスポンス" {
-                in_error = true;
-            } else if let Some((name, text)) = line.strip_prefix("- `").and_then(|line| line.split_once("`:")) {
-                items.push(Item { name: name.to_owned(), text: text.to_owned() });
-            } else if let Some(text) = line.strip_prefix("    - ") {
-                items.last_mut().unwrap().text.push_str(&format!("\n{text}"));
-            }
-        }
-        document
-    }
-
-    fn endpoint(&self, method: &str, path: &str) -> &Endpoint {
-        let found = self.endpoints.iter().find(|end| end.method == method && end.path == path);
-        self.seen.lock().insert(format!("{method} {path}"));
-        found.unwrap_or_else(|| panic!("the document has no {method} {path}"))
-    }
-
-    fn item(&self, method: &str, path: &str, name: &str) -> &Item {
-        let found = self.endpoint(method, path).items.iter().find(|item| item.name == name);
-        self.seen.lock().insert(format!("{method} {path} {name}"));
-        found.unwrap_or_else(|| panic!("the document has no {name} of {method} {path}"))
-    }
-
-    fn event(&self, name: &str) -> &Item {
-        self.seen.lock().insert(name.to_owned());
-        self.events.iter().find(|event| event.name == name).unwrap()
-    }
-
-    fn error(&self, name: &str) -> &Item {
-        self.seen.lock().insert(format!("error {name}"));
-        self.error.items.iter().find(|item| item.name == name).unwrap()
-    }
-
-    /// Everything that the document names.
-    fn all(&self) -> BTreeSet<String> {
-        let ends = self.endpoints.iter().flat_map(|end| {
-            let items = end.items.iter().map(|item| format!("{} {} {}", end.method, end.path, item.name));
-            items.chain([format!("{} {}", end.method, end.path)])
-        });
-        let events = self.events.iter().map(|event| event.name.clone());
-        ends.chain(events).chain(self.error.items.iter().map(|item| format!("error {}", item.name))).collect()
-    }
-}
-
-/// The document's JSON, with `...` and what it leaves over taken out.
-fn example(text: &str) -> Value {
-    let kept: String = text.lines().filter(|line| !line.trim().starts_with("...")).flat_map(|line| line.trim().chars()).collect();
-    let kept = kept.replace(",]", "]").replace(",}", "}");
-    serde_json::from_str(&kept).unwrap_or_else(|e| panic!("{e}: {kept}"))
-}
-
-/// What kind of value the document means by the text that stands for it: by the field's name, "" for the items of a list.
-fn means(field: &str, value: &Value) -> bool {
-    match field {
-        "" | "name" | "subfolder" | "type" | "author" | "description" | "license" | "os" | "comfyui_version" | "python_version"
-        | "pytorch_version" | "prompt_id" | "status" | "message" | "download_path" | "display_name" | "python_module" | "category"
-        | "error" => value.is_string(),
-        "embedded_python" | "output_node" | "deprecated" | "experimental" => value.is_boolean(),
-        "argv" | "output" | "output_is_list" | "output_name" | "node_errors" => value.is_array(),
-        "input" | "input_order" => value.is_object(),
-        // The prompt that ran: a graph.
-        "prompt" => value.as_object().is_some_and(|graph| graph.values().all(|node| node["class_type"].is_string())),
-        "vram_total" | "vram_free" | "torch_vram_total" | "torch_vram_free" | "queue_remaining" | "queue_running" | "queue_pending" => {
-            value.is_u64()
-        }
-        "number" | "timestamp" => value.is_number(),
-        // The processor has none.
-        "index" => value.is_u64() || value.is_null(),
-        field => panic!("the document has a field that this test does not know: {field}"),
-    }
-}
-
-/// The places of an answer that are not as the document's example has them.
-fn misfits(example: &Value, answer: &Value, place: &str) -> Vec<String> {
-    let wrong = || vec![place.to_owned()];
-    match example {
-        Value::Object(fields) if fields.keys().any(|key| key.starts_with("NodeClassName")) => {
-            let Some(classes) = answer.as_object().filter(|classes| !classes.is_empty()) else { return wrong() };
-            let class = fields.values().next().unwrap();
-            let found: BTreeSet<String> = classes.values().flat_map(|answer| misfits(class, answer, place)).collect();
-            found.into_iter().collect()
-        }
-        Value::Object(fields) => {
-            if !answer.is_object() {
-                return wrong();
-            }
-            let each = fields.iter().map(|(name, example)| match answer.get(name) {
-                Some(answer) => misfits(example, answer, &format!("{place}/{name}")),
-                None => vec![format!("{place}/{name}")],
-            });
-            each.flatten().collect()
-        }
-        Value::Array(examples) => match (answer.as_array(), examples.first()) {
-            (None, _) => wrong(),
-            (Some(_), None) => Vec::new(),
-            (Some(items), Some(_)) if items.is_empty() => wrong(),
-            (Some(items), Some(example)) => items.iter().flat_map(|item| misfits(example, item, &format!("{place}/"))).collect(),
-        },
-        Value::String(_) => {
-            if means(place.rsplit('/').next().unwrap(), answer) {
-                Vec::new()
-            } else {
-                wrong()
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::Number(_) => panic!("{place}: {example} stands for nothing"),
-    }
-}
 
 /// What ComfyUI's shape has otherwise, as docs/QUIRKS.md lists it.
 fn wire_differs(method: &str, path: &str) -> &'static [&'static str] {
@@ -229,163 +37,38 @@ fn wire_differs(method: &str, path: &str) -> &'static [&'static str] {
     }
 }
 
-#[derive(Default)]
-struct Seen {
-    interrupted: bool,
-    freed: Option<(bool, bool)>,
-}
-
-#[derive(Default)]
-struct Runner(Mutex<Seen>);
-
-impl Control for Runner {
-    fn interrupt(&self, _: Option<&str>) -> bool {
-        self.0.lock().interrupted = true;
-        true
-    }
-
-    fn free(&self, unload_models: bool, free_memory: bool) {
-        self.0.lock().freed = Some((unload_models, free_memory));
-    }
-}
-
-struct Class(&'static str);
-
-impl Node for Class {
-    fn schema(&self) -> Schema {
-        let schema = Schema::new(self.0).category("test").input(Input::int("value").min(0)).output("INT").output_node();
-        if self.0 == "Bare" { schema.no_display() } else { schema }
-    }
-
-    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
-        Ok(NodeOutput::default())
-    }
-}
-
-struct Classes;
-
-impl Provider for Classes {
-    fn name(&self) -> &str {
-        "test"
-    }
-
-    fn nodes(&self) -> Vec<Arc<dyn Node>> {
-        vec![Arc::new(Class("Show")), Arc::new(Class("Bare"))]
-    }
-}
-
-const MODEL: &[u8] = br#"{"__metadata__": {"author": "me", "description": "a model", "license": "MIT"}}"#;
-
-fn model() -> Vec<u8> {
-    [&(MODEL.len() as u64).to_le_bytes()[..], MODEL].concat()
-}
-
-fn picture(alpha: u8) -> Vec<u8> {
-    let mut out = std::io::Cursor::new(Vec::new());
-    image::RgbaImage::from_pixel(6, 4, image::Rgba([9, 8, 7, alpha])).write_to(&mut out, image::ImageFormat::Png).unwrap();
-    out.into_inner()
-}
+const MODEL: &str = r#"{"__metadata__": {"author": "me", "description": "a model", "license": "MIT"}}"#;
 
 /// A server in one of the two shapes, with a prompt that ended, one that runs and one that waits.
-struct Server {
-    dir: tempfile::TempDir,
-    app: App,
-    router: Router,
-    runner: Arc<Runner>,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
-    }
-
-    fn mime(&self) -> &str {
-        self.headers["content-type"].to_str().unwrap()
-    }
-
-    fn picture(&self) -> DynamicImage {
-        image::load_from_memory(&self.body).unwrap()
-    }
-}
-
-impl Server {
-    async fn new(shape: ApiShape) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let put = |path: &str, bytes: &[u8]| {
-            let path = dir.path().join(path);
-            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-            std::fs::write(path, bytes).unwrap();
-        };
-        put("models/loras/a.safetensors", &model());
-        put("models/embeddings/e.safetensors", &model());
-        put("web/index.html", b"<html>ComfyUI");
-        put("web/extensions/core/a.js", b"1");
+async fn server(shape: ApiShape) -> Server {
+    let class = |name: &str| Schema::new(name).category("test").input(Input::int("value").min(0)).output("INT").output_node();
+    let server = Server::new([class("Show"), class("Bare").no_display()], |options, dir| {
+        put(dir, "models/loras/a.safetensors", safetensors(MODEL));
+        put(dir, "models/embeddings/e.safetensors", safetensors(MODEL));
+        put(dir, "web/index.html", "<html>ComfyUI");
+        put(dir, "web/extensions/core/a.js", "1");
         for (folder, alpha) in [("input", 10), ("output", 20), ("temp", 30), ("output/sub", 40)] {
-            put(&format!("{folder}/v.png"), &picture(alpha));
+            put(dir, &format!("{folder}/v.png"), picture(alpha));
         }
-        let store = Arc::new(MemoryStore::default());
-        for id in ["ended", "running", "waiting"] {
-            store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
-        }
-        let ended = store.claim(&contract::worker()).await.unwrap().unwrap();
-        store.finish_and_claim(&ended.token, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
-        let folders = Folders::new(Roots::under(dir.path())).unwrap();
-        let mut catalog = Catalog::new();
-        catalog.add(&Classes);
-        let runner = Arc::new(Runner::default());
-        let options =
-            Options { shape, front_end: FrontEnd::Folder(dir.path().join("web")), argv: vec!["serve".into()], ..Options::default() };
-        let app = App::new(
-            Parts {
-                catalog: Arc::new(catalog),
-                folders: Arc::new(folders),
-                store,
-                control: runner.clone(),
-                hub: Hub::new(64, 512),
-                log: Log::default(),
-            },
-            options,
-        );
-        Self { dir, router: router(app.clone()), app, runner }
-    }
+        (options.shape, options.front_end, options.argv) = (shape, FrontEnd::Folder(dir.join("web")), vec!["serve".into()]);
+    });
+    server.add_jobs().await;
+    server
+}
 
-    async fn send(&self, method: &str, path: &str, content_type: &str, body: Vec<u8>) -> Answer {
-        let request = Request::builder().method(method).uri(path).header("content-type", content_type).body(Body::from(body)).unwrap();
-        let response = self.router.clone().oneshot(request).await.unwrap();
-        let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 24).await.unwrap().to_vec() }
-    }
+/// The ids of the prompts that wait and of those that ended.
+async fn ids(server: &Server) -> (Vec<String>, Vec<String>) {
+    let queue = server.app.store.queue().await.unwrap();
+    let entries = server.app.store.history(&Default::default()).await.unwrap().entries;
+    (queue.pending.iter().map(|job| job.id.clone()).collect(), entries.iter().map(|entry| entry.job.id.clone()).collect())
+}
 
-    async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, "", Vec::new()).await
-    }
+fn decoded(answer: &Answer) -> DynamicImage {
+    image::load_from_memory(&answer.body).unwrap()
+}
 
-    async fn post(&self, path: &str, body: &Value) -> Answer {
-        self.send("POST", path, "application/json", body.to_string().into()).await
-    }
-
-    async fn upload(&self, path: &str, alpha: u8, fields: &[(&str, &str)]) -> Answer {
-        let mut body = Vec::new();
-        for (key, value) in fields {
-            body.extend(format!("--b\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n").bytes());
-        }
-        body.extend(b"--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"u.png\"\r\n\r\n");
-        body.extend(picture(alpha));
-        body.extend(b"\r\n--b--\r\n");
-        self.send("POST", path, "multipart/form-data; boundary=b", body).await
-    }
-
-    async fn ids(&self) -> (Vec<String>, Vec<String>) {
-        let queue = self.app.store.queue().await.unwrap();
-        let entries = self.app.store.history(&Default::default()).await.unwrap().entries;
-        (queue.pending.iter().map(|job| job.id.clone()).collect(), entries.iter().map(|entry| entry.job.id.clone()).collect())
-    }
+async fn upload(server: &Server, path: &str, alpha: u8, fields: &[(&str, &str)]) -> Answer {
+    server.upload(path, "u.png", &picture(alpha), fields).await
 }
 
 /// A check of one shape of the document.
@@ -469,7 +152,7 @@ impl Check {
             let item = |name: &str| self.document.item("POST", path, name);
             let send = async |alpha: u8, fields: &[(&str, &str)]| {
                 let fields: Vec<_> = fields.iter().copied().chain(reference).collect();
-                self.answer("POST", path, &server.upload(path, alpha, &fields).await)
+                self.answer("POST", path, &upload(server, path, alpha, &fields).await)
             };
             item("image");
             let first = send(1, &[]).await;
@@ -510,7 +193,7 @@ impl Check {
         let plain = get("filename=v.png").await;
         assert_eq!(plain.body, get(&format!("filename=v.png&type={}", item("type").default())).await.body);
         for choice in item("type").choices() {
-            let alpha = get(&format!("filename=v.png&type={choice}")).await.picture().into_rgba8().get_pixel(0, 0).0[3];
+            let alpha = decoded(&get(&format!("filename=v.png&type={choice}")).await).into_rgba8().get_pixel(0, 0).0[3];
             assert_eq!(
                 alpha,
                 match choice {
@@ -522,15 +205,15 @@ impl Check {
             );
         }
         assert!(item("subfolder").text.contains("ルートフォルダ"));
-        assert_eq!(get("filename=v.png&subfolder=sub").await.picture().into_rgba8().get_pixel(0, 0).0[3], 40);
+        assert_eq!(decoded(&get("filename=v.png&subfolder=sub").await).into_rgba8().get_pixel(0, 0).0[3], 40);
         assert!(item("preview").text.contains("元の画像"));
-        assert_eq!(plain.mime(), "image/png");
+        assert_eq!(plain.header("content-type"), "image/png");
         for choice in item("preview").choices() {
-            assert_eq!(get(&format!("filename=v.png&preview={choice}")).await.mime(), format!("image/{choice}"));
+            assert_eq!(get(&format!("filename=v.png&preview={choice}")).await.header("content-type"), format!("image/{choice}"));
         }
         assert_eq!(plain.body, get(&format!("filename=v.png&channel={}", item("channel").default())).await.body);
         for choice in item("channel").choices() {
-            let pixel = get(&format!("filename=v.png&channel={choice}")).await.picture().into_rgba8().get_pixel(0, 0).0;
+            let pixel = decoded(&get(&format!("filename=v.png&channel={choice}")).await).into_rgba8().get_pixel(0, 0).0;
             let expected = match choice {
                 "rgb" => [9, 8, 7, 255],
                 "a" => [0, 0, 0, 20],
@@ -558,28 +241,28 @@ impl Check {
         let body = json!({"number": -5, "prompt": graph, "extra_data": {"a": 1}, "client_id": "c", "prompt_id": "mine"});
         let accepted = self.answer("POST", "/prompt", &server.post("/prompt", &body).await);
         assert_eq!((&accepted["prompt_id"], &accepted["number"]), (&json!("mine"), &json!(-5)));
-        assert_eq!(server.ids().await.0, ["mine", "waiting"], "lower numbers run first");
+        assert_eq!(ids(server).await.0, ["mine", "waiting"], "lower numbers run first");
         let job = server.app.store.queue().await.unwrap().pending[0].clone();
         assert_eq!(serde_json::from_str::<Value>(job.extra_data.get()).unwrap(), json!({"a": 1, "client_id": "c"}));
 
         document.item("POST", "/queue", "delete");
-        assert_eq!(server.post("/queue", &json!({"delete": ["waiting"]})).await.status, StatusCode::OK);
-        assert_eq!(server.ids().await.0, ["mine"]);
+        assert_eq!(server.post("/queue", json!({"delete": ["waiting"]})).await.status, StatusCode::OK);
+        assert_eq!(ids(server).await.0, ["mine"]);
         let clear = document.item("POST", "/queue", "clear").choices();
         assert_eq!(clear, ["true", "false"]);
         for (choice, left) in [("false", 1), ("true", 0)] {
-            server.post("/queue", &json!({"clear": choice == "true"})).await;
-            assert_eq!(server.ids().await.0.len(), left);
+            server.post("/queue", json!({"clear": choice == "true"})).await;
+            assert_eq!(ids(server).await.0.len(), left);
         }
         document.endpoint("POST", "/interrupt");
-        assert_eq!(server.send("POST", "/interrupt", "", Vec::new()).await.status, StatusCode::OK);
-        assert!(server.runner.0.lock().interrupted);
+        assert_eq!(server.send("POST", "/interrupt", &[], "").await.status, StatusCode::OK);
+        assert!(server.device.interrupted.lock().len() == 1);
         for name in ["unload_models", "free_memory"] {
             assert_eq!(document.item("POST", "/free", name).choices(), ["true", "false"]);
         }
         for (unload_models, free_memory) in [(true, false), (false, true), (true, true)] {
-            server.post("/free", &json!({"unload_models": unload_models, "free_memory": free_memory})).await;
-            assert_eq!(server.runner.0.lock().freed, Some((unload_models, free_memory)));
+            server.post("/free", json!({"unload_models": unload_models, "free_memory": free_memory})).await;
+            assert_eq!(server.device.freed.lock().last(), Some(&(unload_models, free_memory)));
         }
     }
 
@@ -606,19 +289,19 @@ impl Check {
         assert_eq!(length(&server.get("/history").await.json()), 2);
         assert_eq!(length(&server.get("/history?max_items=1").await.json()), 1);
         document.item("POST", "/history", "delete");
-        server.post("/history", &json!({"delete": ["ended"]})).await;
-        assert_eq!(server.ids().await.1, ["running"]);
+        server.post("/history", json!({"delete": ["ended"]})).await;
+        assert_eq!(ids(server).await.1, ["running"]);
         assert_eq!(document.item("POST", "/history", "clear").choices(), ["true", "false"]);
         for (choice, left) in [(false, 1), (true, 0)] {
-            server.post("/history", &json!({ "clear": choice })).await;
-            assert_eq!(server.ids().await.1.len(), left);
+            server.post("/history", json!({ "clear": choice })).await;
+            assert_eq!(ids(server).await.1.len(), left);
         }
     }
 
     /// Compares an error with the document's.
     fn error(&self, answer: &Answer) -> Value {
         assert!(answer.status.is_client_error(), "{}", answer.status);
-        assert_eq!(answer.mime(), "application/json");
+        assert_eq!(answer.header("content-type"), "application/json");
         let told = self.fits("error", "", &json!({"error": "", "node_errors": ""}), answer.json());
         let fields: Vec<&String> = told.as_object().unwrap().keys().collect();
         assert_eq!(fields, self.document.error.answer.as_ref().unwrap().as_object().unwrap().keys().collect::<Vec<_>>());
@@ -652,7 +335,7 @@ impl Check {
             ("POST", "/internal/models/download", "{}"),
             ("POST", "/userdata/..%2F..%2Fx", "x"),
         ] {
-            let told = self.error(&server.send(method, path, "", body.into()).await);
+            let told = self.error(&server.send(method, path, &[], body).await);
             if self.shape == ApiShape::Documented {
                 assert!(told["error"].as_str().unwrap().len() > 10, "{method} {path}: {told}");
                 assert_eq!(told["node_errors"], json!([]), "{method} {path}");
@@ -663,7 +346,7 @@ impl Check {
             "8": {"class_type": "Bare", "inputs": {"value": -1}},
             "9": {"class_type": "Bare", "inputs": {"value": "x"}},
         });
-        let told = self.error(&server.post("/prompt", &json!({ "prompt": graph })).await);
+        let told = self.error(&server.post("/prompt", json!({ "prompt": graph })).await);
         let nodes: BTreeSet<&str> = match self.shape {
             ApiShape::Wire => told["node_errors"].as_object().unwrap().keys().map(String::as_str).collect(),
             ApiShape::Documented => {
@@ -675,7 +358,7 @@ impl Check {
         assert_eq!(nodes, BTreeSet::from(["7", "8", "9"]));
         // A prompt of which only a part can run.
         let graph = json!({"7": {"class_type": "Show", "inputs": {}}, "8": {"class_type": "Show", "inputs": {"value": 1}}});
-        let told = self.answer("POST", "/prompt", &server.post("/prompt", &json!({ "prompt": graph })).await);
+        let told = self.answer("POST", "/prompt", &server.post("/prompt", json!({ "prompt": graph })).await);
         match self.shape {
             ApiShape::Wire => assert_eq!(told["node_errors"]["7"]["class_type"], "Show"),
             ApiShape::Documented => assert_eq!(told["node_errors"][0]["node_id"], "7"),
@@ -686,7 +369,7 @@ impl Check {
         let (server, document) = (&self.server, &self.document);
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let routes = server.router.clone().route("/host/m", axum::routing::get(|| async { model() }));
+        let routes = server.router.clone().route("/host/m", axum::routing::get(|| async { safetensors(MODEL) }));
         tokio::spawn(async move { axum::serve(listener, routes).await });
         let connect = async |query: &str| Client(tokio_tungstenite::connect_async(format!("ws://{address}/ws{query}")).await.unwrap().0);
         document.item("GET", "/ws", "clientId");
@@ -700,7 +383,7 @@ impl Check {
         let kind = EventKind::Queue { version: store.versions().borrow().queue, counts: store.counts().await.unwrap() };
         server.app.hub.emit(Event { prompt_id: "running".into(), client_id: None, kind });
         client.json("status").await;
-        server.post("/prompt", &json!({"prompt": {"1": {"class_type": "Show", "inputs": {"value": 1}}}})).await;
+        server.post("/prompt", json!({"prompt": {"1": {"class_type": "Show", "inputs": {"value": 1}}}})).await;
         assert_eq!(client.json("status").await["status"]["exec_info"]["queue_pending"], 2, "sent when it changes");
 
         let emit = |kind| server.app.hub.emit(Event { prompt_id: "p".into(), client_id: Some("me".into()), kind });
@@ -725,7 +408,10 @@ impl Check {
         let example = document.endpoint("POST", "/internal/models/download").answer.as_ref().unwrap();
         let done = json!(download::answer(&server.app, &Downloads::new(Policy::local()), &order("new.safetensors")).await.unwrap());
         assert_eq!(misfits(example, &done, ""), Vec::<String>::new());
-        assert_eq!((&done["status"], std::fs::read(done["download_path"].as_str().unwrap()).unwrap()), (&json!("success"), model()));
+        assert_eq!(
+            (&done["status"], std::fs::read(done["download_path"].as_str().unwrap()).unwrap()),
+            (&json!("success"), safetensors(MODEL))
+        );
         contains(document.event("download_progress"), &client.json("download_progress").await);
         let refused = server.post("/internal/models/download", &order("other.safetensors")).await;
         assert_eq!(self.answer("POST", "/internal/models/download", &refused)["status"], "error");
@@ -828,16 +514,16 @@ impl Client {
 #[tokio::test]
 async fn the_api_document_holds_in_both_shapes() {
     for shape in [ApiShape::Wire, ApiShape::Documented] {
-        let check = Check { document: Document::read(), shape, server: Server::new(shape).await };
+        let check = Check { document: Document::read(), shape, server: server(shape).await };
         check.lists().await;
         check.uploads().await;
         check.view().await;
         check.errors().await;
-        let check = Check { server: Server::new(shape).await, ..check };
+        let check = Check { server: server(shape).await, ..check };
         check.queue().await;
-        let check = Check { server: Server::new(shape).await, ..check };
+        let check = Check { server: server(shape).await, ..check };
         check.history().await;
-        let check = Check { server: Server::new(shape).await, ..check };
+        let check = Check { server: server(shape).await, ..check };
         check.events().await;
         let unseen: Vec<String> = check.document.all().difference(&check.document.seen.lock()).cloned().collect();
         assert_eq!(unseen, Vec::<String>::new(), "the document has more than this test looks at");

@@ -9,22 +9,56 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
+use crate::openapi::named::{node_error_list, node_errors};
 use crate::options::ApiShape;
 
 /// A handler's failure.
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
-    body: Value,
+    body: WireError,
+}
+
+/// An error as ComfyUI's clients get it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct WireError {
+    error: Problem,
+    #[schema(schema_with = node_errors)]
+    node_errors: Value,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct Problem {
+    /// A name for programs.
+    #[serde(rename = "type")]
+    kind: String,
+    /// A sentence.
+    message: String,
+    details: String,
+    #[schema(value_type = Object)]
+    extra_info: Value,
+}
+
+/// An error as the API document has it.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct DocumentedError {
+    /// The cause.
+    error: String,
+    #[schema(schema_with = node_error_list)]
+    node_errors: Value,
 }
 
 impl ApiError {
     /// An error with a status, a machine-readable kind and a sentence.
     pub fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
-        let error = json!({"type": kind, "message": message.into(), "details": "", "extra_info": {}});
-        Self { status, body: json!({"error": error, "node_errors": {}}) }
+        let (kind, message, details) = (kind.to_owned(), message.into(), String::new());
+        let error = Problem { kind, message, details, extra_info: json!({}) };
+        Self { status, body: WireError { error, node_errors: json!({}) } }
     }
 
     /// 400: the request cannot be used.
@@ -69,14 +103,14 @@ impl ApiError {
 
     /// Adds details.
     pub fn details(mut self, details: impl Into<String>) -> Self {
-        self.body["error"]["details"] = Value::String(details.into());
+        self.body.error.details = details.into();
         self
     }
 }
 
 /// An error's body, kept beside the answer for [`in_shape`].
 #[derive(Clone)]
-struct Told(Arc<Value>);
+struct Told(Arc<WireError>);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
@@ -94,21 +128,20 @@ pub(crate) fn in_shape(shape: ApiShape, mut response: Response) -> Response {
         for name in [CONTENT_LENGTH, CONTENT_ENCODING] {
             response.headers_mut().remove(name);
         }
-        *response.body_mut() = Body::from(documented(&body).to_string());
+        *response.body_mut() = Body::from(json!(DocumentedError::of(&body)).to_string());
     }
     response
 }
 
-/// An error as the API document has it.
-fn documented(body: &Value) -> Value {
-    let text = |key: &str| body["error"][key].as_str().unwrap_or_default();
-    let (message, details) = (text("message"), text("details"));
-    let error = if details.is_empty() || details == message { message.to_owned() } else { format!("{message}: {details}") };
-    json!({"error": error, "node_errors": node_error_list(&body["node_errors"])})
+impl DocumentedError {
+    fn of(WireError { error: Problem { message, details, .. }, node_errors }: &WireError) -> Self {
+        let error = if details.is_empty() || details == message { message.clone() } else { format!("{message}: {details}") };
+        Self { error, node_errors: listed(node_errors) }
+    }
 }
 
 /// Errors of nodes as the API document has them: a list, where each tells of which node it is.
-pub(crate) fn node_error_list(by_node: &Value) -> Value {
+pub(crate) fn listed(by_node: &Value) -> Value {
     let nodes = by_node.as_object().into_iter().flatten();
     let errors = nodes.flat_map(|(id, report)| {
         report["errors"].as_array().into_iter().flatten().map(move |error| {
@@ -126,7 +159,9 @@ pub(crate) fn node_error_list(by_node: &Value) -> Value {
 /// A prompt that did not pass validation: the report is the body.
 impl From<comfyd_graph::Rejected> for ApiError {
     fn from(rejected: comfyd_graph::Rejected) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, body: rejected.to_json() }
+        let refused = Self::new(StatusCode::BAD_REQUEST, rejected.error.kind(), rejected.error.to_string());
+        let Self { status, body } = refused.details(rejected.error.details());
+        Self { status, body: WireError { node_errors: rejected.node_errors.to_json(), ..body } }
     }
 }
 

@@ -6,7 +6,9 @@ use comfyd_jobs::{Counts, Event, EventKind, NodeRef};
 use comfyd_node::PreviewImage;
 use comfyd_wire::{self as wire, ImageType};
 use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
+use serde::Serialize;
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 /// What a client can understand, from its feature flags and its query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -23,13 +25,29 @@ pub struct Abilities {
 const PREVIEW_QUALITY: u8 = 95;
 
 /// The `status` object of events and of `GET /prompt`, with the figures that the API document names.
-pub(crate) fn status(counts: &Counts) -> Value {
-    json!({"exec_info": {
-        "queue_remaining": counts.running + counts.pending,
-        "queue_running": counts.running,
-        "queue_pending": counts.pending,
-        "running_prompt_id": counts.running_ids.first(),
-    }})
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QueueStatus {
+    #[schema(inline)]
+    exec_info: QueueFigures,
+}
+
+/// What the queue is at.
+#[derive(Debug, Serialize, ToSchema)]
+struct QueueFigures {
+    /// Running and waiting.
+    queue_remaining: usize,
+    queue_running: usize,
+    queue_pending: usize,
+    #[schema(required)]
+    running_prompt_id: Option<String>,
+}
+
+impl From<&Counts> for QueueStatus {
+    fn from(counts: &Counts) -> Self {
+        let (queue_running, queue_pending) = (counts.running, counts.pending);
+        let running_prompt_id = counts.running_ids.first().cloned();
+        Self { exec_info: QueueFigures { queue_remaining: queue_running + queue_pending, queue_running, queue_pending, running_prompt_id } }
+    }
 }
 
 /// The name and data of an event that is sent as JSON; `None` for binary ones.

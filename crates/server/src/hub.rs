@@ -143,7 +143,7 @@ impl Hub {
 
     /// Broadcasts figures unless newer ones, or the same, were told already. The lock keeps two callers in order.
     fn tell(&self, last: &mut LastStatus, version: u64, counts: &Counts, prompt_id: Option<&str>) {
-        let status = frames::status(counts);
+        let status = json!(frames::QueueStatus::from(counts));
         if version < last.version || last.status.as_ref() == Some(&status) {
             return;
         }

@@ -1,8 +1,9 @@
-//! A JSON body, read whatever the content type says and as leniently as ComfyUI does.
+//! JSON bodies, read whatever the content type says and as leniently as ComfyUI does; numbers and switches in them and in queries.
 
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
 use comfyd_wire::{json, python};
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::body;
@@ -37,7 +38,8 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
     }
 }
 
-fn invalid(error: &json::Error) -> ApiError {
+/// The error of a body that is no JSON.
+pub(crate) fn invalid(error: &json::Error) -> ApiError {
     ApiError::new(StatusCode::BAD_REQUEST, "invalid_json", format!("the body is not valid JSON: {error}"))
 }
 
@@ -50,6 +52,31 @@ pub(crate) fn number(value: &Value) -> Option<f64> {
         Value::Null | Value::Array(_) | Value::Object(_) => None,
     };
     number.filter(|number| number.is_finite())
+}
+
+/// Whether a switch is on.
+pub(crate) fn is_set(switch: Option<&Value>) -> bool {
+    match switch {
+        Some(Value::Bool(b)) => *b,
+        Some(Value::String(s)) => s == "true",
+        Some(Value::Number(n)) => n.as_f64() != Some(0.0),
+        Some(Value::Null | Value::Array(_) | Value::Object(_)) | None => false,
+    }
+}
+
+/// A number as JSON: without a fraction where it has none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Plain(pub f64);
+
+impl Serialize for Plain {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let Self(number) = *self;
+        if number.fract() == 0.0 && number.abs() < 9e15 {
+            serializer.serialize_i64(number as i64)
+        } else {
+            serializer.serialize_f64(number)
+        }
+    }
 }
 
 /// A whole number of a query, as Python's `int` reads it; those below 0 are `None` inside.

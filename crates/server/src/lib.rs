@@ -1,10 +1,15 @@
 //! ComfyUI's HTTP and WebSocket API over the domain crates. The only crate that turns domain errors into statuses; it does not know how
 //! nodes work.
 
+// What is built for tests names the crate as tests outside do.
+#[cfg(test)]
+extern crate self as comfyd_server;
+
 mod answer;
 mod app;
 mod body;
 mod caches;
+mod devices;
 #[cfg(test)]
 mod document_tests;
 mod doors;
@@ -17,18 +22,20 @@ pub mod listen;
 mod openapi;
 mod options;
 mod origins;
+mod permission;
 mod principal;
+mod prompt_request;
 mod query;
 mod router;
 mod routes;
 mod sent;
 mod services;
 
-pub use crate::app::{App, Control, Inner, Parts};
+pub use crate::app::{App, Inner, Parts};
+pub use crate::devices::{Device, DeviceState, Devices};
 pub use crate::error::ApiError;
 pub use crate::hub::Hub;
 pub use crate::options::{ApiShape, FrontEnd, Options};
 pub use crate::origins::{HostRule, Origin, OriginRule};
 pub use crate::router::router;
-pub use crate::routes::queue::announce_changes;
 pub use crate::services::log::Log;

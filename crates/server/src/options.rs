@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::origins::{HostRule, OriginRule};
 
@@ -84,10 +85,11 @@ impl Default for Options {
 }
 
 /// What the server can do, for `/features` and the websocket's handshake.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Features {
     supports_preview_metadata: bool,
     supports_raw_previews: bool,
+    /// Bytes.
     max_upload_size: usize,
 }
 

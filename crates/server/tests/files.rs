@@ -1,124 +1,25 @@
 //! Uploads, views, user data, settings and static files through the router, as clients ask for them.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::path::Path;
-use std::sync::Arc;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode};
-use comfyd_folders::{Folders, Roots};
-use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Provider, Schema};
-use comfyd_server::{App, Control, FrontEnd, Hub, Log, Options, Parts, router};
+use axum::http::StatusCode;
+use comfyd_node::Schema;
+use comfyd_server::{FrontEnd, Options};
 use serde_json::{Value, json};
-use tower::ServiceExt;
+use support::{Server, picture, put};
 
-struct Idle;
-
-impl Control for Idle {
-    fn interrupt(&self, _: Option<&str>) -> bool {
-        false
-    }
-    fn free(&self, _: bool, _: bool) {}
+fn start(change: impl FnOnce(&mut Options, &Path)) -> Server {
+    Server::new([Schema::new("Described").description("What it does.")], change)
 }
 
-/// A provider of one class, and the class.
-struct Described;
-
-impl Provider for Described {
-    fn name(&self) -> &str {
-        "test"
-    }
-
-    fn nodes(&self) -> Vec<Arc<dyn Node>> {
-        vec![Arc::new(Self)]
-    }
-}
-
-impl Node for Described {
-    fn schema(&self) -> Schema {
-        Schema::new("Described").description("What it does.")
-    }
-
-    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
-        Ok(NodeOutput::default())
-    }
-}
-
-struct Server {
-    dir: tempfile::TempDir,
-    router: Router,
-}
-
-struct Answer {
-    status: StatusCode,
-    headers: HeaderMap,
-    body: Vec<u8>,
-}
-
-impl Answer {
-    fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_else(|e| panic!("{e}: {:?}", String::from_utf8_lossy(&self.body)))
-    }
-
-    fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |v| v.to_str().unwrap())
-    }
-}
-
-impl Server {
-    fn new(change: impl FnOnce(&mut Options, &Path)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = Options::default();
-        change(&mut options, dir.path());
-        let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
-        let store = Arc::new(comfyd_jobs::memory::MemoryStore::new(Default::default()));
-        let mut catalog = Catalog::new();
-        catalog.add(&Described);
-        let app = App::new(
-            Parts { catalog: Arc::new(catalog), folders, store, control: Arc::new(Idle), hub: Hub::new(64, 512), log: Log::default() },
-            options,
-        );
-        Self { dir, router: router(app) }
-    }
-
-    async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Answer {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
-        let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 24).await.unwrap().to_vec() }
-    }
-
-    async fn get(&self, path: &str) -> Answer {
-        self.send("GET", path, &[], "").await
-    }
-
-    /// The status of an error, which must be JSON.
-    async fn error(&self, path: &str) -> u16 {
-        let answer = self.get(path).await;
-        assert!(answer.json()["error"]["message"].is_string(), "{path}");
-        answer.status.as_u16()
-    }
-
-    async fn upload(&self, path: &str, name: &str, bytes: &[u8], fields: &[(&str, &str)]) -> Answer {
-        let mut body = Vec::new();
-        for (key, value) in fields {
-            body.extend(format!("--b\r\nContent-Disposition: form-data; name=\"{key}\"\r\n\r\n{value}\r\n").bytes());
-        }
-        body.extend(format!("--b\r\nContent-Disposition: form-data; name=\"image\"; filename=\"{name}\"\r\n\r\n").bytes());
-        body.extend(bytes);
-        body.extend(b"\r\n--b--\r\n");
-        self.send("POST", path, &[("content-type", "multipart/form-data; boundary=b")], body).await
-    }
-}
-
-fn picture(alpha: u8) -> Vec<u8> {
-    let mut out = std::io::Cursor::new(Vec::new());
-    image::RgbaImage::from_pixel(6, 4, image::Rgba([9, 8, 7, alpha])).write_to(&mut out, image::ImageFormat::Png).unwrap();
-    out.into_inner()
+/// The status of an error, which must be JSON.
+async fn error(server: &Server, path: &str) -> u16 {
+    let answer = server.get(path).await;
+    assert!(answer.json()["error"]["message"].is_string(), "{path}");
+    answer.status.as_u16()
 }
 
 fn pixel(bytes: &[u8]) -> [u8; 4] {
@@ -127,7 +28,7 @@ fn pixel(bytes: &[u8]) -> [u8; 4] {
 
 #[tokio::test]
 async fn uploads_are_viewed_in_every_form() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     let sent = picture(100);
     let stored = json!({"name": "a.png", "subfolder": "", "type": "input"});
     assert_eq!(server.upload("/upload/image", "a.png", &sent, &[]).await.json(), stored);
@@ -148,7 +49,7 @@ async fn uploads_are_viewed_in_every_form() {
 
 #[tokio::test]
 async fn previews_of_all_kinds_of_pictures_are_those_that_nodes_read() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     let files = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../imaging/tests/files");
     for name in ["420.jpg", "cmyk.jpg", "RGB_420.avif", "RGB.ico", "colors.ppm", "float.tif", "P.tga", "RGB.jp2", "P.pcx"] {
         server.upload("/upload/image", name, &std::fs::read(files.join(name)).unwrap(), &[]).await;
@@ -162,9 +63,8 @@ async fn previews_of_all_kinds_of_pictures_are_those_that_nodes_read() {
 
 #[tokio::test]
 async fn a_view_answers_ranges_and_validators() {
-    let server = Server::new(|_, dir| {
-        std::fs::create_dir_all(dir.join("output")).unwrap();
-        std::fs::write(dir.join("output/a.bin"), b"0123456789").unwrap();
+    let server = start(|_, dir| {
+        put(dir, "output/a.bin", "0123456789");
     });
     let part = server.send("GET", "/view?filename=a.bin", &[("range", "bytes=2-4")], "").await;
     assert_eq!((part.status.as_u16(), part.header("content-range"), &part.body[..]), (206, "bytes 2-4/10", &b"234"[..]));
@@ -177,7 +77,7 @@ async fn a_view_answers_ranges_and_validators() {
 
 #[tokio::test]
 async fn what_a_browser_would_run_is_sent_as_an_attachment() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     let endings = "html htm shtml xhtml xht svg svgz xml xsl js mjs cjs jsx css mht mhtml eml hta htc vbs vb wsf wsh url lnk scr cmd bat ps1 \
         reg py sh swf pdf wasm jar xbap chm hlp x3d dae rss rdf map webmanifest appcache php exe safetensors HTML SVG Mht no-ending";
     for ending in endings.split_whitespace() {
@@ -208,7 +108,7 @@ async fn what_a_browser_would_run_is_sent_as_an_attachment() {
 
 #[tokio::test]
 async fn damaged_files_are_named_and_never_replaced() {
-    let server = Server::new(|options, _| options.multi_user = true);
+    let server = start(|options, _| options.multi_user = true);
     let id = server.send("POST", "/users", &[], r#"{"username": "a"}"#).await.json();
     let user = [("comfy-user", id.as_str().unwrap())];
     let settings = server.dir.path().join("user").join(user[0].1).join("comfy.settings.json");
@@ -247,7 +147,7 @@ async fn without_templates_a_new_user_begins_with_a_workflow() {
         options.front_end = FrontEnd::Folder(dir.join("web/1.27.10"));
     };
     let begun = json!({"Comfy.TutorialCompleted": true, "Comfy.InstalledVersion": "1.27.10"});
-    let server = Server::new(pages);
+    let server = start(pages);
     assert_eq!(server.get("/settings").await.json(), begun);
     assert_eq!(server.get("/settings/Comfy.TutorialCompleted").await.json(), json!(true));
     assert!(!server.dir.path().join("user/default").exists(), "asking writes nothing");
@@ -256,18 +156,17 @@ async fn without_templates_a_new_user_begins_with_a_workflow() {
     // Settings that a user has are the user's.
     std::fs::write(server.dir.path().join("user/default/comfy.settings.json"), "{}").unwrap();
     assert_eq!(server.get("/settings").await.json(), json!({}));
-    let server = Server::new(|options, dir| {
+    let server = start(|options, dir| {
         pages(options, dir);
-        std::fs::create_dir_all(dir.join("web/1.27.10/templates")).unwrap();
-        std::fs::write(dir.join("web/1.27.10/templates/index.json"), "[]").unwrap();
+        put(dir, "web/1.27.10/templates/index.json", "[]");
     });
     assert_eq!(server.get("/settings").await.json(), json!({}));
-    assert_eq!(Server::new(|_, _| ()).get("/settings").await.json(), json!({}));
+    assert_eq!(start(|_, _| ()).get("/settings").await.json(), json!({}));
 }
 
 #[tokio::test]
 async fn names_cannot_lead_outside() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     let up = server.upload("/upload/image", "a.png", b"x", &[("subfolder", "../../etc")]).await;
     assert_eq!(up.status, StatusCode::BAD_REQUEST);
     let up = server.upload("/upload/image", "../../evil.png", b"x", &[]).await;
@@ -291,13 +190,13 @@ async fn names_cannot_lead_outside() {
         ("/experiment/models/none", 404),
         ("/models/none", 404),
     ] {
-        assert_eq!(server.error(path).await, status, "{path}");
+        assert_eq!(error(&server, path).await, status, "{path}");
     }
 }
 
 #[tokio::test]
 async fn unfinished_files_are_neither_listed_nor_given_out() {
-    let server = Server::new(|_, _| {});
+    let server = start(|_, _| {});
     let (part, download) = (".0123456789abcdef.part", ".m.safetensors.part");
     for folder in ["input", "output", "temp", "user/default/workflows", "custom_nodes", "models/checkpoints"] {
         std::fs::create_dir_all(server.dir.path().join(folder)).unwrap();
@@ -317,7 +216,7 @@ async fn unfinished_files_are_neither_listed_nor_given_out() {
             format!("/userdata/workflows%2F{name}"),
             format!("/view?filename={name}&type=temp&preview=webp"),
         ] {
-            assert!((400..405).contains(&server.error(&path).await), "{path}");
+            assert!((400..405).contains(&error(&server, &path).await), "{path}");
         }
         assert_eq!(server.send("POST", &format!("/userdata/{name}"), &[], "x").await.status, 400);
         assert_eq!(server.send("DELETE", &format!("/userdata/workflows%2F{name}"), &[], "").await.status, 400);
@@ -328,7 +227,7 @@ async fn unfinished_files_are_neither_listed_nor_given_out() {
 
 #[tokio::test]
 async fn a_mask_goes_with_its_original() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     server.upload("/upload/image", "a.png", &picture(255), &[]).await;
     let original = r#"{"filename": "a.png", "type": "input", "subfolder": ""}"#;
     let fields = [("type", "input"), ("subfolder", "clipspace"), ("original_ref", original)];
@@ -341,7 +240,7 @@ async fn a_mask_goes_with_its_original() {
 
 #[tokio::test]
 async fn user_files_and_settings_round_trip() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     let file = "/userdata/t1%2Fa.json";
     assert_eq!(server.send("POST", file, &[], "{\"a\":1}").await.json(), "t1/a.json");
     assert_eq!(server.get(file).await.json(), json!({"a": 1}));
@@ -360,7 +259,7 @@ async fn user_files_and_settings_round_trip() {
 
 #[tokio::test]
 async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
-    let server = Server::new(|options, dir| {
+    let server = start(|options, dir| {
         std::fs::create_dir_all(dir.join("site/pkg/static")).unwrap();
         options.front_end = FrontEnd::Folder(dir.join("site/pkg/static"));
     });
@@ -372,16 +271,14 @@ async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
     let help = server.get("/docs/KSampler/ja.md").await;
     assert_eq!((help.status, help.header("content-type"), help.body.len()), (StatusCode::OK, "text/markdown; charset=utf-8", 0));
     assert_eq!(server.get("/docs/Described/en.md").await.body, b"What it does.");
-    let docs = server.dir.path().join("site/pkg/static/docs/KSampler");
-    std::fs::create_dir_all(&docs).unwrap();
     for (file, text) in [("en.md", "help"), ("ja.md", "助け")] {
-        std::fs::write(docs.join(file), text).unwrap();
+        server.put(&format!("site/pkg/static/docs/KSampler/{file}"), text);
     }
     assert_eq!(server.get("/docs/KSampler/ja.md").await.body, "助け".as_bytes());
     assert_eq!(server.get("/docs/KSampler/fr.md").await.body, b"help");
     assert_eq!(server.get("/docs/KSampler/picture.png").await.status, StatusCode::NOT_FOUND);
     assert_eq!(server.get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
-    assert_eq!(Server::new(|_, _| ()).get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
+    assert_eq!(start(|_, _| ()).get("/favicon.ico").await.status, StatusCode::NO_CONTENT);
     assert_eq!(server.get("/user.css").await.header("content-type"), "text/css; charset=utf-8");
     server.send("POST", "/userdata/user.css", &[], "a {}").await;
     assert_eq!(server.get("/user.css").await.body, b"a {}");
@@ -391,17 +288,17 @@ async fn what_the_front_end_expects_is_empty_rather_than_an_error() {
 
 #[tokio::test]
 async fn the_frameworks_own_errors_are_json_too() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     for (path, status) in [("/ws", 400), ("/history?max_items=a", 400), ("/object_info/%ff", 400), ("/api/userdata/%ff", 400)] {
-        assert_eq!(server.error(path).await, status, "{path}");
+        assert_eq!(error(&server, path).await, status, "{path}");
     }
     assert_eq!(server.send("GET", "/nothing", &[], "").await.header("content-type"), "application/json");
 }
 
 #[tokio::test]
 async fn users_are_told_apart_by_their_header() {
-    let server = Server::new(|options, _| options.multi_user = true);
-    assert_eq!(server.error("/settings").await, 401);
+    let server = start(|options, _| options.multi_user = true);
+    assert_eq!(error(&server, "/settings").await, 401);
     let id = server.send("POST", "/users", &[], r#"{"username": "a b"}"#).await.json();
     let id = id.as_str().unwrap();
     assert!(id.starts_with("a-b_"));
@@ -413,26 +310,25 @@ async fn users_are_told_apart_by_their_header() {
 
 #[tokio::test]
 async fn the_front_end_is_served_from_its_folder_only() {
-    let server = Server::new(|options, dir| {
+    let server = start(|options, dir| {
         let root = dir.join("site/pkg/static");
-        std::fs::create_dir_all(root.join("assets")).unwrap();
-        std::fs::write(root.join("index.html"), "<html>page").unwrap();
-        std::fs::write(root.join("assets/a.js"), "1").unwrap();
-        std::fs::write(dir.join("site/pkg/secret.txt"), "s").unwrap();
+        put(&root, "index.html", "<html>page");
+        put(&root, "assets/a.js", "1");
+        put(dir, "site/pkg/secret.txt", "s");
         options.front_end = FrontEnd::Folder(root);
     });
     let page = server.get("/").await;
     assert_eq!((page.header("content-type"), &page.body[..]), ("text/html; charset=utf-8", &b"<html>page"[..]));
     assert_eq!(server.get("/assets/a.js").await.header("content-type"), "text/javascript; charset=utf-8");
     for path in ["/..%2Fsecret.txt", "/%2e%2e/secret.txt", "/assets", "/none.js", "/templates/none.json"] {
-        assert_eq!(server.error(path).await, 404, "{path}");
+        assert_eq!(error(&server, path).await, 404, "{path}");
     }
-    assert!(Server::new(|_, _| ()).get("/").await.body.starts_with(b"<!doctype html>"));
+    assert!(start(|_, _| ()).get("/").await.body.starts_with(b"<!doctype html>"));
 }
 
 #[tokio::test]
 async fn downloads_refuse_what_is_not_allowed() {
-    let server = Server::new(|_, _| ());
+    let server = start(|_, _| ());
     for (url, folder, name, reason) in [
         ("http://huggingface.co/a", "loras", "a.safetensors", "not https"),
         ("https://example.com/a", "loras", "a.safetensors", "not allowed"),

@@ -1,13 +1,14 @@
 //! What clients may do with HTTP, over real sockets: who is let in, how bodies are coded, how paths and queries are spelled.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::io::{ErrorKind, Write};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
-use comfyd_folders::{Folders, Roots};
-use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Control, Hub, Log, Options, Parts, listen, router};
+use comfyd_node::{Input, Schema};
+use comfyd_server::{Options, listen};
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use rustls::pki_types::pem::PemObject;
@@ -20,46 +21,9 @@ use tokio::sync::watch;
 /// For localhost, valid for a hundred years; its key is no secret.
 const CERTIFICATE: &str = include_str!("localhost.pem");
 
-/// Which prompts were asked to be interrupted.
-#[derive(Default)]
-struct Device(Mutex<Vec<Option<String>>>);
-
-impl Control for Device {
-    fn interrupt(&self, id: Option<&str>) -> bool {
-        self.0.lock().unwrap().push(id.map(str::to_owned));
-        true
-    }
-    fn free(&self, _: bool, _: bool) {}
-}
-
-struct Show;
-
-impl Node for Show {
-    fn schema(&self) -> Schema {
-        Schema::new("Show").display("Show").category("test").description("Shows.").input(Input::text("value")).output_node()
-    }
-
-    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
-        Ok(NodeOutput::default())
-    }
-}
-
-struct Classes;
-
-impl comfyd_node::Provider for Classes {
-    fn name(&self) -> &str {
-        "test"
-    }
-
-    fn nodes(&self) -> Vec<Arc<dyn Node>> {
-        vec![Arc::new(Show)]
-    }
-}
-
 struct Server {
-    dir: tempfile::TempDir,
+    inner: support::Server,
     address: SocketAddr,
-    device: Arc<Device>,
     _stop: watch::Sender<bool>,
 }
 
@@ -90,23 +54,16 @@ impl Server {
     }
 
     fn with_tls(tls: Option<Arc<rustls::ServerConfig>>, change: impl FnOnce(&mut Options)) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let mut options = Options { max_upload_bytes: 1 << 20, ..Options::default() };
-        change(&mut options);
-        let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
-        let store = Arc::new(comfyd_jobs::memory::MemoryStore::new(Default::default()));
-        let mut catalog = Catalog::new();
-        catalog.add(&Classes);
-        let device = Arc::new(Device::default());
-        let app = App::new(
-            Parts { catalog: Arc::new(catalog), folders, store, control: device.clone(), hub: Hub::new(64, 512), log: Log::default() },
-            options,
-        );
+        let show = Schema::new("Show").display("Show").category("test").description("Shows.").input(Input::text("value")).output_node();
+        let inner = support::Server::new([show], |options, _| {
+            options.max_upload_bytes = 1 << 20;
+            change(options);
+        });
         let listeners = listen::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
-        Self { dir, address, device, _stop: stop }
+        tokio::spawn(listen::serve(inner.router.clone(), listeners, tls, stopped));
+        Self { inner, address, _stop: stop }
     }
 
     /// Sends a request as it stands, and reads until the server closes.
@@ -153,7 +110,7 @@ impl Server {
         let answer = self.send("POST /upload/image", &[("Content-Type", content_type)], form).await;
         assert_eq!(answer.status, 200, "{}", answer.message());
         let name = answer.json()["name"].as_str().unwrap().to_owned();
-        let content = std::fs::read(self.dir.path().join("input").join(&name)).unwrap();
+        let content = std::fs::read(self.inner.dir.path().join("input").join(&name)).unwrap();
         (name, content)
     }
 }
@@ -211,7 +168,7 @@ async fn pages_of_other_origins_reach_nothing() {
         }
         assert_eq!(server.open_socket("/ws", &headers).await.status, 403, "{headers:?}");
     }
-    assert!(server.device.0.lock().unwrap().is_empty());
+    assert!(server.inner.device.interrupted.lock().is_empty());
     for headers in [vec![], vec![("Origin", "")], vec![("Origin", own.as_str())], vec![("Sec-Fetch-Site", "same-origin")]] {
         assert_eq!(server.send("POST /prompt", &headers, PROMPT).await.status, 200, "{headers:?}");
         assert_eq!(server.open_socket("/ws", &headers).await.status, 101, "{headers:?}");
@@ -465,7 +422,7 @@ async fn paths_and_queries_are_read_as_the_reference_does() {
     }
     assert_eq!(server.get("/object_info/Sho%77").await.json()["Show"]["name"], "Show");
     for name in ["a+b", "A", "B"] {
-        std::fs::write(server.dir.path().join(format!("input/{name}.txt")), name).unwrap();
+        std::fs::write(server.inner.dir.path().join(format!("input/{name}.txt")), name).unwrap();
     }
     for (query, status, content) in [
         ("filename=A.txt&filename=B.txt", 200, "A"),
@@ -505,11 +462,11 @@ async fn ids_in_bodies_are_read_as_the_reference_does() {
         ("no JSON", Some(None)),
     ] {
         assert_eq!(server.send("POST /interrupt", &[], body).await.status, 200, "{body}");
-        let asked = server.device.0.lock().unwrap().drain(..).next();
+        let asked = server.inner.device.interrupted.lock().drain(..).next();
         assert_eq!(asked, stopped.map(|id| id.map(str::to_owned)), "{body}");
     }
     assert_eq!(server.send("POST /interrupt", &[], "[5]").await.status, 400);
-    assert!(server.device.0.lock().unwrap().is_empty());
+    assert!(server.inner.device.interrupted.lock().is_empty());
 }
 
 #[tokio::test]

@@ -1,31 +1,17 @@
 //! The list of jobs over queue and history, through the router.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod support;
+
 use std::sync::Arc;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode};
-use comfyd_folders::{Folders, Roots};
-use comfyd_jobs::memory::MemoryStore;
+use axum::http::StatusCode;
 use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status, contract};
-use comfyd_node::Catalog;
-use comfyd_server::{App, Control, Hub, Log, Options, Parts, router};
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
-use tower::ServiceExt;
+use support::{Idle, Server};
 
-/// Interrupts whatever it is asked to that is called `running`.
-struct Device;
-
-impl Control for Device {
-    fn interrupt(&self, id: Option<&str>) -> bool {
-        id == Some("running")
-    }
-    fn free(&self, _: bool, _: bool) {}
-}
-
-async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
+async fn enqueue(store: &dyn JobStore, id: &str, workflow: &str) {
     let extra = json!({"client_id": "c", "extra_pnginfo": {"workflow": {"id": workflow, "nodes": []}}});
     let job = NewJob {
         id: id.into(),
@@ -41,7 +27,7 @@ async fn enqueue(store: &MemoryStore, id: &str, workflow: &str) {
     store.enqueue(job).await.unwrap();
 }
 
-async fn finish(store: &MemoryStore, id: &str, status: Status, took_ms: i64) {
+async fn finish(store: &dyn JobStore, id: &str, status: Status, took_ms: i64) {
     let claim = store.claim(&contract::worker()).await.unwrap().unwrap();
     let outcome = Outcome {
         status,
@@ -52,34 +38,26 @@ async fn finish(store: &MemoryStore, id: &str, status: Status, took_ms: i64) {
 }
 
 /// Three ended jobs, one that runs and one that waits.
-async fn server() -> (tempfile::TempDir, Router) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(MemoryStore::new(Default::default()));
+async fn server() -> Server {
+    let server = Server::with_device(Idle { runs: Some("running"), ..Idle::default() }, [], |_, _| ());
+    let store = &*server.app.store;
     for (id, status, took_ms) in [("good", Status::Success, 30), ("bad", Status::Error, 10), ("stopped", Status::Interrupted, 20)] {
-        enqueue(&store, id, id).await;
-        finish(&store, id, status, took_ms).await;
+        enqueue(store, id, id).await;
+        finish(store, id, status, took_ms).await;
     }
-    enqueue(&store, "running", "w").await;
+    enqueue(store, "running", "w").await;
     store.claim(&contract::worker()).await.unwrap().unwrap();
-    enqueue(&store, "waiting", "w").await;
-    let folders = Arc::new(Folders::new(Roots::under(dir.path())).unwrap());
-    let app = App::new(
-        Parts { catalog: Arc::new(Catalog::new()), folders, store, control: Arc::new(Device), hub: Hub::new(64, 512), log: Log::default() },
-        Options::default(),
-    );
-    (dir, router(app))
+    enqueue(store, "waiting", "w").await;
+    server
 }
 
-async fn ask(router: &Router, method: &str, path: &str, body: &str) -> (StatusCode, Value) {
-    let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
-    let response = router.clone().oneshot(request).await.unwrap();
-    let status = response.status();
-    let body = to_bytes(response.into_body(), 1 << 20).await.unwrap();
-    (status, serde_json::from_slice(&body).unwrap())
+async fn ask(server: &Server, method: &str, path: &str, body: &'static str) -> (StatusCode, Value) {
+    let answer = server.send(method, path, &[], body).await;
+    (answer.status, answer.json())
 }
 
-async fn ids(router: &Router, query: &str) -> Vec<String> {
-    let (status, list) = ask(router, "GET", &format!("/api/jobs?{query}"), "").await;
+async fn ids(server: &Server, query: &str) -> Vec<String> {
+    let (status, list) = ask(server, "GET", &format!("/api/jobs?{query}"), "").await;
     assert_eq!(status, StatusCode::OK, "{list}");
     let jobs = list["jobs"].as_array().unwrap();
     jobs.iter().map(|job| job["id"].as_str().unwrap().to_owned()).collect()
@@ -87,51 +65,51 @@ async fn ids(router: &Router, query: &str) -> Vec<String> {
 
 #[tokio::test]
 async fn jobs_are_filtered_and_paged() {
-    let (_dir, router) = server().await;
-    assert_eq!(ids(&router, "status=completed,failed,cancelled").await, ["stopped", "bad", "good"]);
-    assert_eq!(ids(&router, "status=completed,failed,cancelled&sort_order=asc&limit=2&offset=1").await, ["bad", "stopped"]);
-    assert_eq!(ids(&router, "status=failed").await, ["bad"]);
-    assert_eq!(ids(&router, "workflow_id=good").await, ["good"]);
-    assert_eq!(ids(&router, "status=completed,failed,cancelled&sort_by=execution_duration").await, ["good", "stopped", "bad"]);
-    assert_eq!(ids(&router, "status=pending").await, ["waiting"]);
-    assert_eq!(ids(&router, "limit=2&offset=3").await, ["bad", "good"]);
-    let (_, list) = ask(&router, "GET", "/jobs?limit=2&offset=1", "").await;
+    let server = server().await;
+    assert_eq!(ids(&server, "status=completed,failed,cancelled").await, ["stopped", "bad", "good"]);
+    assert_eq!(ids(&server, "status=completed,failed,cancelled&sort_order=asc&limit=2&offset=1").await, ["bad", "stopped"]);
+    assert_eq!(ids(&server, "status=failed").await, ["bad"]);
+    assert_eq!(ids(&server, "workflow_id=good").await, ["good"]);
+    assert_eq!(ids(&server, "status=completed,failed,cancelled&sort_by=execution_duration").await, ["good", "stopped", "bad"]);
+    assert_eq!(ids(&server, "status=pending").await, ["waiting"]);
+    assert_eq!(ids(&server, "limit=2&offset=3").await, ["bad", "good"]);
+    let (_, list) = ask(&server, "GET", "/jobs?limit=2&offset=1", "").await;
     assert_eq!(list["pagination"], json!({"offset": 1, "limit": 2, "total": 5, "has_more": true}));
     for sorting in ["sort_order=asc", "sort_order=desc", "sort_by=execution_duration", "sort_order=asc&workflow_id=w"] {
-        let all = ids(&router, sorting).await;
+        let all = ids(&server, sorting).await;
         for (offset, limit) in (0..7).flat_map(|offset| (1..7).map(move |limit| (offset, limit))) {
             let page: Vec<String> = all.iter().skip(offset).take(limit).cloned().collect();
-            assert_eq!(ids(&router, &format!("{sorting}&offset={offset}&limit={limit}")).await, page, "{sorting}: {offset}, {limit}");
+            assert_eq!(ids(&server, &format!("{sorting}&offset={offset}&limit={limit}")).await, page, "{sorting}: {offset}, {limit}");
         }
     }
     for query in ["status=done", "limit=0", "sort_by=size", "sort_order=up", "offset=x"] {
-        assert_eq!(ask(&router, "GET", &format!("/jobs?{query}"), "").await.0, StatusCode::BAD_REQUEST, "{query}");
+        assert_eq!(ask(&server, "GET", &format!("/jobs?{query}"), "").await.0, StatusCode::BAD_REQUEST, "{query}");
     }
 }
 
 #[tokio::test]
 async fn a_job_tells_how_it_ended_and_what_it_made() {
-    let (_dir, router) = server().await;
-    let (_, good) = ask(&router, "GET", "/api/jobs/good", "").await;
+    let server = server().await;
+    let (_, good) = ask(&server, "GET", "/api/jobs/good", "").await;
     assert_eq!((&good["status"], &good["workflow_id"], &good["outputs_count"]), (&json!("completed"), &json!("good"), &json!(1)));
     assert_eq!(good["preview_output"]["nodeId"], "1");
     assert_eq!(good["execution_end_time"], 1030);
     assert_eq!(good["workflow"]["prompt"]["1"]["class_type"], "A");
     assert_eq!(good["outputs"]["1"]["images"][0]["filename"], "a.png");
-    let (_, bad) = ask(&router, "GET", "/jobs/bad", "").await;
+    let (_, bad) = ask(&server, "GET", "/jobs/bad", "").await;
     assert_eq!(bad["execution_error"]["exception_message"], "broke");
-    assert_eq!(ask(&router, "GET", "/jobs/running", "").await.1["status"], "in_progress");
-    assert_eq!(ask(&router, "GET", "/jobs/none", "").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask(&server, "GET", "/jobs/running", "").await.1["status"], "in_progress");
+    assert_eq!(ask(&server, "GET", "/jobs/none", "").await.0, StatusCode::NOT_FOUND);
 }
 
 #[tokio::test]
 async fn jobs_are_cancelled_wherever_they_are() {
-    let (_dir, router) = server().await;
-    assert_eq!(ask(&router, "POST", "/jobs/waiting/cancel", "").await.1, json!({"cancelled": ["waiting"]}));
-    assert_eq!(ids(&router, "status=pending").await, Vec::<String>::new());
+    let server = server().await;
+    assert_eq!(ask(&server, "POST", "/jobs/waiting/cancel", "").await.1, json!({"cancelled": ["waiting"]}));
+    assert_eq!(ids(&server, "status=pending").await, Vec::<String>::new());
     let many = r#"{"job_ids": ["running", "good", "none"]}"#;
-    assert_eq!(ask(&router, "POST", "/jobs/cancel", many).await.1, json!({"cancelled": ["running"]}));
-    assert_eq!(ask(&router, "POST", "/jobs/good/cancel", "").await.1, json!({"cancelled": []}));
-    assert_eq!(ask(&router, "POST", "/jobs/none/cancel", "").await.0, StatusCode::NOT_FOUND);
-    assert_eq!(ask(&router, "POST", "/jobs/cancel", "{}").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(ask(&server, "POST", "/jobs/cancel", many).await.1, json!({"cancelled": ["running"]}));
+    assert_eq!(ask(&server, "POST", "/jobs/good/cancel", "").await.1, json!({"cancelled": []}));
+    assert_eq!(ask(&server, "POST", "/jobs/none/cancel", "").await.0, StatusCode::NOT_FOUND);
+    assert_eq!(ask(&server, "POST", "/jobs/cancel", "{}").await.0, StatusCode::BAD_REQUEST);
 }

@@ -2,128 +2,50 @@
 //! that it promises.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use std::sync::Arc;
+mod support;
 
-use axum::Router;
-use axum::body::{Body, to_bytes};
-use axum::http::{Request, StatusCode};
-use comfyd_folders::{Folders, Roots};
-use comfyd_jobs::memory::MemoryStore;
-use comfyd_jobs::{JobStore, contract};
-use comfyd_node::{Catalog, Context, Input, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Control, Hub, Log, Options, Parts, router};
+use axum::http::StatusCode;
+use comfyd_node::{Input, Schema};
 use serde_json::{Value, json};
-use tower::ServiceExt;
+use support::{Server, safetensors};
 
-struct Idle;
-
-impl Control for Idle {
-    fn interrupt(&self, _: Option<&str>) -> bool {
-        false
-    }
-    fn free(&self, _: bool, _: bool) {}
+/// One job that ended, one that runs and one that waits; a class with something in every part of its declaration, and one without what a
+/// declaration may leave out, declared the reference's newer way.
+async fn server() -> Server {
+    let value = Input::int("value");
+    let show = Schema::new("Show").display("Show").category("test").description("Shows.").input(value.clone().default(1)).output_node();
+    let bare = Schema::new("Bare").no_display().schema_generation().input(value.min(3)).output_node();
+    let server = Server::new([show, bare], |_, _| ());
+    server.add_jobs().await;
+    server.put("models/loras/a.safetensors", safetensors(r#"{"__metadata__": {"author": "me"}}"#));
+    server
 }
 
-/// A class with something in every part of its declaration.
-struct Show;
-
-/// A class without what a declaration may leave out, declared the reference's newer way.
-struct Bare;
-
-impl Node for Bare {
-    fn schema(&self) -> Schema {
-        Schema::new("Bare").no_display().schema_generation().input(Input::int("value").min(3)).output_node()
-    }
-
-    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
-        Ok(NodeOutput::default())
-    }
-}
-
-impl Node for Show {
-    fn schema(&self) -> Schema {
-        Schema::new("Show").display("Show").category("test").description("Shows.").input(Input::int("value").default(1)).output_node()
-    }
-
-    fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
-        Ok(NodeOutput::default())
-    }
-}
-
-struct Classes;
-
-impl comfyd_node::Provider for Classes {
-    fn name(&self) -> &str {
-        "test"
-    }
-
-    fn nodes(&self) -> Vec<Arc<dyn Node>> {
-        vec![Arc::new(Show), Arc::new(Bare)]
-    }
-}
-
-/// One job that ended, one that runs and one that waits.
-async fn server() -> (tempfile::TempDir, Router) {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Arc::new(MemoryStore::default());
-    for id in ["ended", "running", "waiting"] {
-        store.enqueue(contract::job(id, comfyd_jobs::Position::Back)).await.unwrap();
-    }
-    let ended = store.claim(&contract::worker()).await.unwrap().unwrap();
-    store.finish_and_claim(&ended.token, &contract::outcome(comfyd_jobs::Status::Success)).await.unwrap();
-    let folders = Folders::new(Roots::under(dir.path())).unwrap();
-    let loras = dir.path().join("models/loras");
-    std::fs::create_dir_all(&loras).unwrap();
-    let header = br#"{"__metadata__": {"author": "me"}}"#;
-    std::fs::write(loras.join("a.safetensors"), [&(header.len() as u64).to_le_bytes()[..], header].concat()).unwrap();
-    let mut catalog = Catalog::new();
-    catalog.add(&Classes);
-    let app = App::new(
-        Parts {
-            catalog: Arc::new(catalog),
-            folders: Arc::new(folders),
-            store,
-            control: Arc::new(Idle),
-            hub: Hub::new(64, 512),
-            log: Log::default(),
-        },
-        Options::default(),
-    );
-    (dir, router(app))
-}
-
-async fn ask(router: &Router, method: &str, path: &str, body: &str) -> (StatusCode, Vec<u8>) {
-    let request = Request::builder().method(method).uri(path).body(Body::from(body.to_owned())).unwrap();
-    let response = router.clone().oneshot(request).await.unwrap();
-    let status = response.status();
-    (status, to_bytes(response.into_body(), 1 << 20).await.unwrap().to_vec())
-}
-
-async fn document(router: &Router) -> Value {
-    let (status, body) = ask(router, "GET", "/openapi.json", "").await;
-    assert_eq!(status, StatusCode::OK);
-    assert_eq!(ask(router, "GET", "/api/openapi.json", "").await.1, body);
-    serde_json::from_slice(&body).unwrap()
+async fn document(server: &Server) -> Value {
+    let answer = server.get("/openapi.json").await;
+    assert_eq!(answer.status, StatusCode::OK);
+    assert_eq!(server.get("/api/openapi.json").await.body, answer.body);
+    answer.json()
 }
 
 #[tokio::test]
 async fn snapshot() {
-    let (_dir, router) = server().await;
-    insta::assert_snapshot!(serde_json::to_string_pretty(&document(&router).await).unwrap());
+    let server = server().await;
+    insta::assert_snapshot!(serde_json::to_string_pretty(&document(&server).await).unwrap());
 }
 
 #[tokio::test]
 async fn the_document_and_the_router_name_the_same_calls() {
-    let (_dir, router) = server().await;
-    let document = document(&router).await;
+    let server = server().await;
+    let document = document(&server).await;
     for (template, methods) in document["paths"].as_object().unwrap() {
         let path: Vec<&str> = template.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
         let path = path.join("/");
         for prefix in ["", "/api"] {
             for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
                 let path = format!("{prefix}{path}");
-                let (status, body) = ask(&router, method, &path, "").await;
-                let nowhere = String::from_utf8_lossy(&body).contains("there is nothing at");
+                let answer = server.send(method, &path, &[], "").await;
+                let (status, nowhere) = (answer.status, String::from_utf8_lossy(&answer.body).contains("there is nothing at"));
                 let routed = status != StatusCode::METHOD_NOT_ALLOWED && !nowhere;
                 let documented = methods.get(method.to_lowercase()).is_some();
                 assert_eq!(routed, documented, "{method} {path}: {status}");
@@ -145,8 +67,8 @@ fn misfits(document: &Value, schema: &Value, value: &Value, place: &str) -> Vec<
     if let Some(reference) = schema["$ref"].as_str() {
         return misfits(document, document.pointer(reference.trim_start_matches('#')).unwrap(), value, place);
     }
-    // Of two shapes one must fit; what comes closest is told.
-    if let Some(shapes) = schema["anyOf"].as_array() {
+    // Of several shapes one must fit; what comes closest is told.
+    if let Some(shapes) = schema["anyOf"].as_array().or(schema["oneOf"].as_array()) {
         let each = shapes.iter().map(|shape| misfits(document, shape, value, place));
         return each.min_by_key(Vec::len).unwrap();
     }
@@ -206,11 +128,12 @@ async fn answers_have_the_shapes_of_the_document() {
 }
 
 async fn answers_have_the_shape(shape: &str) {
-    let (_dir, router) = server().await;
-    let document = document(&router).await;
+    let server = server().await;
+    let document = document(&server).await;
     let ask = async |method: &str, path: &str, body: &str| {
         let separator = if path.contains('?') { '&' } else { '?' };
-        ask(&router, method, &format!("{path}{separator}shape={shape}"), body).await
+        let answer = server.send(method, &format!("{path}{separator}shape={shape}"), &[], body.to_owned()).await;
+        (answer.status, answer.json())
     };
     let prompt = json!({"prompt": {"1": {"class_type": "Show", "inputs": {"value": 3}}}, "client_id": "c"}).to_string();
     let calls: &[(&str, &str, &str, &str)] = &[
@@ -256,11 +179,10 @@ async fn answers_have_the_shape(shape: &str) {
     ];
     for (method, template, path, body) in calls {
         let (status, answer) = ask(&method.to_uppercase(), path, body).await;
-        assert_eq!(status, StatusCode::OK, "{method} {path}: {}", String::from_utf8_lossy(&answer));
+        assert_eq!(status, StatusCode::OK, "{method} {path}: {answer}");
         let schema = &document["paths"][template][method]["responses"]["200"]["content"]["application/json"]["schema"];
         assert!(schema.is_object(), "{method} {template} has no schema");
         let schema = of_shape(schema, shape);
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(misfits(&document, schema, &answer, &format!("{method} {path}:")), Vec::<String>::new(), "{answer}");
     }
     let error = of_shape(document.pointer("/components/schemas/Error").unwrap(), shape);
@@ -278,7 +200,6 @@ async fn answers_have_the_shape(shape: &str) {
     ] {
         let (status, answer) = ask(method, path, body).await;
         assert!(status.is_client_error());
-        let answer: Value = serde_json::from_slice(&answer).unwrap();
         assert_eq!(misfits(&document, error, &answer, "error:"), Vec::<String>::new(), "{answer}");
     }
 }

@@ -1,8 +1,17 @@
-//! JSON that was rendered already.
+//! JSON that is kept, and answered as the text that it is.
 
 use axum::body::Body;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use serde::Serialize;
+
+use crate::error::ApiError;
+
+/// An answer as JSON.
+pub(crate) fn written(answer: &impl Serialize) -> Result<Bytes, ApiError> {
+    serde_json::to_vec(answer).map(Bytes::from).map_err(|e| ApiError::internal(format!("the answer cannot be written: {e}")))
+}
 
 /// Answers a text that is JSON.
 pub(crate) fn json_text(body: impl Into<Body>) -> Response {

@@ -4,6 +4,7 @@
 mod blocking;
 pub(crate) mod file;
 mod json;
+pub(crate) mod types;
 
 pub(crate) use self::blocking::blocking;
-pub(crate) use self::json::json_text;
+pub(crate) use self::json::{json_text, written};

@@ -1,15 +1,23 @@
 //! The routes and what the OpenAPI document says of them, in one list: a route without a description does not compile, and a description
 //! without a route cannot be written. Knows nothing of what the routes do.
 
+pub(crate) mod named;
+
 use axum::Router;
 use axum::handler::Handler;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
+use utoipa::openapi::{Ref, RefOr, Schema};
 
 use crate::app::App;
+use crate::error::{DocumentedError, WireError};
+use crate::permission::Permission;
 
-/// The shapes that answers and bodies refer to by name.
+/// The shapes that are no Rust types: bodies, which are read more leniently than they are documented, and what other crates render.
 const SCHEMAS: &str = include_str!("schemas.json");
+/// What errors are; the hand-written schema of both shapes refers to them.
+const ERRORS: [fn(&mut Schemas); 2] = [add_schemas::<WireError>, add_schemas::<DocumentedError>];
 /// Media types.
 const JSON: &str = "application/json";
 const ANY: &str = "application/octet-stream";
@@ -24,6 +32,7 @@ pub(crate) struct Table {
 pub(crate) struct Operation {
     pub method: &'static str,
     pub path: &'static str,
+    pub permission: Permission,
     pub doc: Doc,
 }
 
@@ -35,44 +44,50 @@ pub(crate) struct Doc {
     query: Vec<Value>,
     pub body: Option<Value>,
     pub answers: Map<String, Value>,
+    /// What add the schemas of the types that are referred to.
+    schemas: Vec<fn(&mut Schemas)>,
 }
 
+/// Schemas by their names.
+type Schemas = Vec<(String, RefOr<Schema>)>;
+
 impl Table {
-    pub(crate) fn get<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    pub(crate) fn get<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, App>,
         T: 'static,
     {
-        self.add("get", path, on(MethodFilter::GET, handler), doc)
+        self.add(Operation { method: "get", path, permission, doc }, on(MethodFilter::GET, handler))
     }
 
-    pub(crate) fn post<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    pub(crate) fn post<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, App>,
         T: 'static,
     {
-        self.add("post", path, on(MethodFilter::POST, handler), doc)
+        self.add(Operation { method: "post", path, permission, doc }, on(MethodFilter::POST, handler))
     }
 
-    pub(crate) fn patch<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    pub(crate) fn patch<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, App>,
         T: 'static,
     {
-        self.add("patch", path, on(MethodFilter::PATCH, handler), doc)
+        self.add(Operation { method: "patch", path, permission, doc }, on(MethodFilter::PATCH, handler))
     }
 
-    pub(crate) fn delete<H, T>(self, path: &'static str, handler: H, doc: Doc) -> Self
+    pub(crate) fn delete<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
     where
         H: Handler<T, App>,
         T: 'static,
     {
-        self.add("delete", path, on(MethodFilter::DELETE, handler), doc)
+        self.add(Operation { method: "delete", path, permission, doc }, on(MethodFilter::DELETE, handler))
     }
 
-    fn add(mut self, method: &'static str, path: &'static str, route: MethodRouter<App>, doc: Doc) -> Self {
+    fn add(mut self, operation: Operation, route: MethodRouter<App>) -> Self {
+        let path = operation.path;
         self.router = self.router.route(path, route.clone()).route(&format!("/api{path}"), route);
-        self.operations.push(Operation { method, path, doc });
+        self.operations.push(operation);
         self
     }
 
@@ -91,10 +106,10 @@ impl Table {
     /// The OpenAPI document.
     pub(crate) fn document(&self, api_version: &str) -> Value {
         let mut paths = Map::new();
-        for Operation { method, path, doc } in &self.operations {
+        for Operation { method, path, permission, doc } in &self.operations {
             // A rest of the path (`{*name}`) is a parameter as any other.
             let path = path.replace("{*", "{");
-            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary});
+            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission.as_str()});
             if let Some(description) = doc.description {
                 operation["description"] = description.into();
             }
@@ -105,14 +120,20 @@ impl Table {
                 operation["requestBody"] = body.clone();
             }
             operation["responses"] = doc.answers.clone().into();
-            let error = json!({"description": "What went wrong.", "content": {JSON: {"schema": reference("Error")}}});
+            let error = json!({"description": "What went wrong.", "content": {JSON: {"schema": named("Error")}}});
             operation["responses"]["default"] = error;
             if let Some(methods) = paths.entry(path).or_insert_with(|| json!({})).as_object_mut() {
                 methods.insert((*method).to_owned(), operation);
             }
         }
         paths.sort_keys();
-        let schemas: Value = serde_json::from_str(SCHEMAS).unwrap_or_default();
+        let mut schemas: Map<String, Value> = serde_json::from_str(SCHEMAS).unwrap_or_default();
+        let mut types = Schemas::new();
+        for add in self.operations.iter().flat_map(|operation| &operation.doc.schemas).chain(&ERRORS) {
+            add(&mut types);
+        }
+        schemas.extend(types.into_iter().map(|(name, schema)| (name, json!(schema))));
+        schemas.sort_keys();
         let shape = json!({
             "name": "shape",
             "in": "query",
@@ -136,7 +157,7 @@ impl Table {
 
 impl Doc {
     pub(crate) fn new(tag: &'static str, summary: &'static str) -> Self {
-        Self { tag, summary, description: None, query: Vec::new(), body: None, answers: Map::new() }
+        Self { tag, summary, description: None, query: Vec::new(), body: None, answers: Map::new(), schemas: Vec::new() }
     }
 
     /// A parameter of the query: a JSON type and what it means.
@@ -145,9 +166,20 @@ impl Doc {
         self
     }
 
-    /// Answers 200 with JSON of the first schema, or of the second one in the API document's shape.
-    pub(crate) fn shapes(self, wire: &str, documented: &str) -> Self {
-        let content = json!({JSON: {"schema": {"anyOf": [reference(wire), reference(documented)]}}});
+    /// Answers 200 with JSON of the first type, or of the second one in the API document's shape.
+    pub(crate) fn shapes<W: ToSchema, D: ToSchema>(mut self) -> Self {
+        let (wire, documented) = (self.reference::<W>(), self.reference::<D>());
+        self.either(wire, documented)
+    }
+
+    /// The same with the schemas of those names.
+    pub(crate) fn named_shapes(self, wire: &str, documented: &str) -> Self {
+        self.either(named(wire), named(documented))
+    }
+
+    fn either(self, wire: Value, documented: Value) -> Self {
+        let shapes = json!([wire, documented]);
+        let content = json!({JSON: {"schema": {"anyOf": shapes}}});
         self.answer(200, "The answer in ComfyUI's shape, or in the API document's.", Some(content))
     }
 
@@ -159,7 +191,7 @@ impl Doc {
 
     /// A JSON body with the schema of that name.
     pub(crate) fn body(self, schema: &str) -> Self {
-        self.content(JSON, reference(schema))
+        self.content(JSON, named(schema))
     }
 
     /// A body of any bytes.
@@ -169,7 +201,7 @@ impl Doc {
 
     /// A form with the schema of that name.
     pub(crate) fn form(self, schema: &str) -> Self {
-        self.content("multipart/form-data", reference(schema))
+        self.content("multipart/form-data", named(schema))
     }
 
     fn content(mut self, mime: &str, schema: Value) -> Self {
@@ -177,10 +209,22 @@ impl Doc {
         self
     }
 
-    /// Answers 200 with JSON of the schema of that name.
-    pub(crate) fn json(self, schema: &str) -> Self {
-        let content = json!({JSON: {"schema": reference(schema)}});
+    /// A JSON body of a type.
+    pub(crate) fn body_of<T: ToSchema>(mut self) -> Self {
+        let schema = self.reference::<T>();
+        self.content(JSON, schema)
+    }
+
+    /// Answers 200 with JSON of a type.
+    pub(crate) fn json<T: ToSchema>(mut self) -> Self {
+        let content = json!({JSON: {"schema": self.reference::<T>()}});
         self.answer(200, "The answer.", Some(content))
+    }
+
+    /// Refers to the schema of a type.
+    fn reference<T: ToSchema>(&mut self) -> Value {
+        self.schemas.push(add_schemas::<T>);
+        named(&T::name())
     }
 
     /// Answers 200 without a body.
@@ -208,8 +252,15 @@ impl Doc {
     }
 }
 
-fn reference(schema: &str) -> Value {
-    json!({"$ref": format!("#/components/schemas/{schema}")})
+/// Refers to a schema by its name.
+fn named(schema: &str) -> Value {
+    json!(Ref::from_schema_name(schema))
+}
+
+/// Adds the schema of a type, and those that it refers to.
+fn add_schemas<T: ToSchema>(schemas: &mut Schemas) {
+    schemas.push((T::name().into_owned(), T::schema()));
+    T::schemas(schemas);
 }
 
 fn path_parameters(path: &str) -> impl Iterator<Item = Value> {

@@ -8,27 +8,33 @@ use axum::extract::State;
 use comfyd_folders::{Folders, extension, join_inside};
 use serde::Serialize;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
+use crate::answer::types::Ended;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::Admin;
 use crate::services::download::{Downloads, Failure, Progress};
 
 /// The routes of this module.
 pub(super) fn routes() -> Table {
     Table::default().post(
         "/internal/models/download",
+        Admin,
         download,
-        Doc::new("models", "Fetches a model file from an allowed host into a model folder.").body("DownloadRequest").json("Downloaded"),
+        Doc::new("models", "Fetches a model file from an allowed host into a model folder.").body("DownloadRequest").json::<Downloaded>(),
     )
 }
 
 /// How a download ended.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Downloaded {
-    status: &'static str,
+    #[schema(inline)]
+    status: Ended,
     message: String,
+    #[schema(value_type = String)]
     download_path: PathBuf,
 }
 
@@ -75,10 +81,10 @@ pub(crate) async fn answer(app: &App, downloads: &Downloads, body: &Value) -> Re
         Err(failure) => Err(failure),
     };
     Ok(match done {
-        Ok(path) => Downloaded { status: "success", message: format!("{name} was downloaded"), download_path: path },
+        Ok(path) => Downloaded { status: Ended::Success, message: format!("{name} was downloaded"), download_path: path },
         Err(failure) => {
             tracing::warn!(url, "a model was not downloaded: {failure}");
-            Downloaded { status: "error", message: failure, download_path: PathBuf::new() }
+            Downloaded { status: Ended::Error, message: failure, download_path: PathBuf::new() }
         }
     })
 }

@@ -9,14 +9,15 @@ use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
 use percent_encoding::percent_decode_str;
-use serde_json::{Map, Value};
 
 use crate::answer::blocking;
 use crate::answer::file::{Disposition, send_file};
+use crate::answer::types::Object;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::options::FrontEnd;
+use crate::permission::Permission::Read;
 use crate::principal::Principal;
 use crate::services::pages::find;
 
@@ -26,19 +27,20 @@ const BUILTIN: &str = include_str!("../builtin.html");
 /// The routes of this module. Static files are served by [`fallback`].
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/", index, Doc::new("front end", "The page of the front end; its files are below it.").bytes("text/html"))
-        .get("/i18n", nothing, Doc::new("front end", "Translations of custom nodes: none.").json("Object"))
-        .get("/workflow_templates", nothing, Doc::new("front end", "Workflow templates of custom nodes: none.").json("Object"))
-        .get("/global_subgraphs", nothing, Doc::new("front end", "Blueprints of custom nodes: none.").json("Object"))
+        .get("/", Read, index, Doc::new("front end", "The page of the front end; its files are below it.").bytes("text/html"))
+        .get("/i18n", Read, nothing, Doc::new("front end", "Translations of custom nodes: none.").json::<Object>())
+        .get("/workflow_templates", Read, nothing, Doc::new("front end", "Workflow templates of custom nodes: none.").json::<Object>())
+        .get("/global_subgraphs", Read, nothing, Doc::new("front end", "Blueprints of custom nodes: none.").json::<Object>())
         .get(
             "/global_subgraphs/{id}",
+            Read,
             no_subgraph,
             Doc::new("front end", "One of the blueprints.").status(404, "There is none of that id."),
         )
 }
 
-async fn nothing() -> Json<Map<String, Value>> {
-    Json(Map::new())
+async fn nothing() -> Json<Object> {
+    Json(Object::default())
 }
 
 async fn no_subgraph(UrlPath(id): UrlPath<String>) -> ApiError {

@@ -1,41 +1,133 @@
 //! `/history`: read from the store, rendered once per change and range.
 
-use std::fmt::Write;
+use std::sync::Arc;
 
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Status};
-use serde_json::json;
+use comfyd_jobs::{HistoryEntry, HistoryQuery};
+use serde::{Serialize, Serializer};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
 
+use crate::answer::{blocking, json_text, written};
 use crate::app::App;
 use crate::error::ApiError;
-use crate::frames::number;
-use crate::json::{LenientJson, whole};
+use crate::json::{LenientJson, Plain, whole};
+use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::{Read, Run};
 use crate::query::Query;
-use crate::routes::queue::{ids, push_item, wants};
+use crate::routes::item::{HistoryStatus, ListChange, QueueItem};
 
 pub(super) fn routes() -> Table {
     Table::default()
         .get(
             "/history",
+            Read,
             list,
             Doc::new("history", "Prompts that ended.")
                 .query("max_items", "integer", "At most so many: the newest ones, unless offset is given.")
                 .query("offset", "integer", "Skips so many, counted from the oldest.")
-                .shapes("History", "DocumentedHistory"),
+                .shapes::<History<'_>, DocumentedHistory<'_>>(),
         )
-        .post("/history", change, Doc::new("history", "Removes entries.").body("ListChange").done())
+        .post("/history", Run, change, Doc::new("history", "Removes entries.").body_of::<ListChange>().done())
         .get(
             "/history/{prompt_id}",
+            Read,
             one,
             Doc::new("history", "One prompt that ended; while it has not, an empty object, or 404 in the API document's shape.")
-                .shapes("History", "DocumentedHistoryEntry"),
+                .shapes::<History<'_>, DocumentedHistoryEntry<'_>>(),
         )
+}
+
+/// Prompt id to entry, in the order in which they ended.
+#[derive(ToSchema)]
+#[schema(value_type = HashMap<String, WireEntry>)]
+struct History<'a>(&'a [Arc<HistoryEntry>]);
+
+impl Serialize for History<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|entry| (&entry.job.id, WireEntry::of(entry))))
+    }
+}
+
+/// A prompt that ended: the wire's fields, and those that the API document names. What is stored is written as it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = HistoryEntry)]
+struct WireEntry<'a> {
+    prompt: QueueItem<'a>,
+    /// Node id to what it shows.
+    #[schema(value_type = Object)]
+    outputs: &'a RawValue,
+    status: HistoryStatus<'a>,
+    /// Node id to where it belongs.
+    #[schema(value_type = Object)]
+    meta: &'a RawValue,
+    prompt_id: &'a str,
+    #[schema(value_type = f64)]
+    number: Plain,
+    /// When it ended, in milliseconds since 1970.
+    timestamp: i64,
+}
+
+/// The same where `prompt` is the graph alone, and what the wire has beside it in `prompt` stands beside it in the entry.
+#[derive(Debug, Serialize, ToSchema)]
+struct DocumentedHistoryEntry<'a> {
+    #[schema(schema_with = graph)]
+    prompt: &'a RawValue,
+    #[schema(value_type = Object)]
+    extra_data: &'a RawValue,
+    /// The output nodes that were to run.
+    output_nodes: &'a [String],
+    /// Node id to what it shows.
+    #[schema(value_type = Object)]
+    outputs: &'a RawValue,
+    status: HistoryStatus<'a>,
+    /// Node id to where it belongs.
+    #[schema(value_type = Object)]
+    meta: &'a RawValue,
+    prompt_id: &'a str,
+    #[schema(value_type = f64)]
+    number: Plain,
+    /// When it ended, in milliseconds since 1970.
+    timestamp: i64,
+}
+
+/// The entries, in the order in which they ended.
+#[derive(Serialize, ToSchema)]
+struct DocumentedHistory<'a>(Vec<DocumentedHistoryEntry<'a>>);
+
+impl<'a> WireEntry<'a> {
+    fn of(entry: &'a HistoryEntry) -> Self {
+        Self {
+            prompt: QueueItem::of(&entry.job),
+            outputs: &entry.outputs,
+            status: HistoryStatus::of(entry),
+            meta: &entry.meta,
+            prompt_id: &entry.job.id,
+            number: Plain(entry.job.number),
+            timestamp: entry.ended_ms,
+        }
+    }
+}
+
+impl<'a> DocumentedHistoryEntry<'a> {
+    fn of(entry: &'a HistoryEntry) -> Self {
+        Self {
+            prompt: &entry.job.prompt,
+            extra_data: &entry.job.extra_data,
+            output_nodes: &entry.job.outputs,
+            outputs: &entry.outputs,
+            status: HistoryStatus::of(entry),
+            meta: &entry.meta,
+            prompt_id: &entry.job.id,
+            number: Plain(entry.job.number),
+            timestamp: entry.ended_ms,
+        }
+    }
 }
 
 /// Negative numbers mean "not given", as in the reference.
@@ -44,106 +136,51 @@ fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
     whole(text).ok_or_else(|| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))
 }
 
-async fn list(State(app): State<App>, shape: ApiShape, Query(params): Query) -> Result<Response, ApiError> {
-    let bound = |name| bound(name, params.get(name).map(String::as_str));
+async fn list(State(app): State<App>, shape: ApiShape, query: Query) -> Result<Response, ApiError> {
+    let bound = |name| bound(name, query.get(name));
     let (limit, offset) = (bound("max_items")?, bound("offset")?);
     // Without an offset the newest are meant; the oldest stands first all the same.
     let descending = limit.is_some() && offset.is_none();
-    let query = HistoryQuery { limit, offset: offset.unwrap_or(0), descending, ..HistoryQuery::default() };
+    let key = (HistoryQuery { limit, offset: offset.unwrap_or(0), descending, ..HistoryQuery::default() }, shape);
     let version = app.store.versions().borrow().history;
-    let key = (query, shape);
-    let body = match app.history.get(version, &key) {
-        Some(body) => body,
-        None => {
-            let mut entries = app.store.history(&key.0).await?.entries;
-            if descending {
-                entries.reverse();
-            }
-            let body = Bytes::from(render(entries.iter().map(AsRef::as_ref), shape));
-            app.history.put(version, key, &body);
-            body
-        }
-    };
-    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+    if let Some(body) = app.history.get(version, &key) {
+        return Ok(json_text(body));
+    }
+    let mut entries = app.store.history(&key.0).await?.entries;
+    if descending {
+        entries.reverse();
+    }
+    let body = blocking(move || render(&entries, shape)).await?;
+    app.history.put(version, key, &body);
+    Ok(json_text(body))
+}
+
+fn render(entries: &[Arc<HistoryEntry>], shape: ApiShape) -> Result<Bytes, ApiError> {
+    match shape {
+        ApiShape::Wire => written(&History(entries)),
+        ApiShape::Documented => written(&DocumentedHistory(entries.iter().map(|entry| DocumentedHistoryEntry::of(entry)).collect())),
+    }
 }
 
 async fn one(State(app): State<App>, shape: ApiShape, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
     let entry = app.store.history_entry(&prompt_id).await?;
-    let body = match (&entry, shape) {
-        (Some(entry), ApiShape::Documented) => {
-            let mut body = String::new();
-            push_entry(&mut body, entry, shape);
-            body
-        }
+    let body = match (entry, shape) {
+        (Some(entry), ApiShape::Documented) => written(&DocumentedHistoryEntry::of(&entry))?,
         (None, ApiShape::Documented) => {
             return Err(ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running")));
         }
-        (entry, ApiShape::Wire) => render(entry.iter().map(AsRef::as_ref), shape),
+        (entry, ApiShape::Wire) => written(&History(entry.as_slice()))?,
     };
-    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+    Ok(json_text(body))
 }
 
 async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
-    let ids = ids(&body)?;
-    if wants(&body, "clear") {
+    let ListChange { clear, delete } = ListChange::read(&body)?;
+    if clear {
         app.store.clear_history().await?;
     }
-    if !ids.is_empty() {
-        app.store.delete_history(&ids).await?;
+    if !delete.is_empty() {
+        app.store.delete_history(&delete).await?;
     }
     Ok(StatusCode::OK)
-}
-
-fn render<'a>(entries: impl Iterator<Item = &'a HistoryEntry>, shape: ApiShape) -> String {
-    let (open, close) = match shape {
-        ApiShape::Wire => ('{', '}'),
-        ApiShape::Documented => ('[', ']'),
-    };
-    let mut body = String::from(open);
-    for (i, entry) in entries.enumerate() {
-        if i > 0 {
-            body.push_str(", ");
-        }
-        if shape == ApiShape::Wire {
-            // Writing into a string cannot fail.
-            let _ = write!(body, "{}: ", json!(entry.job.id));
-        }
-        push_entry(&mut body, entry, shape);
-    }
-    body.push(close);
-    body
-}
-
-/// One entry: the wire's fields, and those that the API document names. In the document's shape `prompt` is the graph alone, and what the
-/// wire has beside it in `prompt` stands beside it in the entry.
-fn push_entry(body: &mut String, entry: &HistoryEntry, shape: ApiShape) {
-    // On the wire an interrupted prompt is an error, as in the reference; the messages tell.
-    let status = match entry.status {
-        Status::Success => "success",
-        Status::Error | Status::Interrupted => "error",
-    };
-    body.push_str("{\"prompt\": ");
-    // Writing into a string cannot fail.
-    let _ = match shape {
-        ApiShape::Wire => {
-            push_item(body, &entry.job);
-            Ok(())
-        }
-        ApiShape::Documented => {
-            let (graph, extra_data) = (entry.job.prompt.get(), entry.job.extra_data.get());
-            write!(body, "{graph}, \"extra_data\": {extra_data}, \"output_nodes\": {}", json!(entry.job.outputs))
-        }
-    };
-    let _ = write!(
-        body,
-        ", \"outputs\": {}, \"status\": {{\"status_str\": \"{status}\", \"completed\": {}, \"messages\": {}}}, \"meta\": {}, \
-         \"prompt_id\": {}, \"number\": {}, \"timestamp\": {}}}",
-        entry.outputs.get(),
-        entry.status == Status::Success,
-        entry.messages.get(),
-        entry.meta.get(),
-        json!(entry.job.id),
-        number(entry.job.number),
-        entry.ended_ms,
-    );
 }

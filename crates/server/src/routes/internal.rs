@@ -10,12 +10,15 @@ use comfyd_folders::whole::is_unfinished;
 use indexmap::IndexMap;
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::answer::blocking;
+use crate::answer::types::{Names, Text};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::{Admin, Read};
 use crate::services::log::Line;
 use crate::services::paths::parse_kind;
 
@@ -25,37 +28,41 @@ const MAX_FILES: usize = 100_000;
 /// The routes of this module.
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/internal/logs", logs, Doc::new("internal", "The last lines of the log as one text.").json("Text"))
-        .get("/internal/logs/raw", raw_logs, Doc::new("internal", "The last lines of the log.").json("LogLines"))
+        .get("/internal/logs", Admin, logs, Doc::new("internal", "The last lines of the log as one text.").json::<Text>())
+        .get("/internal/logs/raw", Admin, raw_logs, Doc::new("internal", "The last lines of the log.").json::<LogLines>())
         .patch(
             "/internal/logs/subscribe",
+            Admin,
             subscribe,
             Doc::new("internal", "Sends new lines of the log as logs events.").body("LogSubscription").done(),
         )
-        .get("/internal/folder_paths", folder_paths, Doc::new("internal", "Where models are looked for.").json("FolderPaths"))
+        .get("/internal/folder_paths", Admin, folder_paths, Doc::new("internal", "Where models are looked for.").json::<FolderPaths>())
         .get(
             "/internal/files/{type}",
+            Read,
             files,
-            Doc::new("internal", "Files of the input, output or temp folder, newest first.").json("Names"),
+            Doc::new("internal", "Files of the input, output or temp folder, newest first.").json::<Names>(),
         )
 }
 
 /// The last lines of the log.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct LogLines {
+    #[schema(inline)]
     entries: Vec<Line>,
+    #[schema(inline)]
     size: TerminalSize,
 }
 
 /// The log is not a terminal: this is what terminals assume where nobody says.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TerminalSize {
     cols: u32,
     rows: u32,
 }
 
-async fn logs(State(app): State<App>) -> Json<String> {
-    Json(app.log.lines().iter().map(|line| format!("{} - {}", line.time, line.text)).collect())
+async fn logs(State(app): State<App>) -> Json<Text> {
+    Json(Text(app.log.lines().iter().map(|line| format!("{} - {}", line.time, line.text)).collect()))
 }
 
 async fn raw_logs(State(app): State<App>) -> Json<LogLines> {
@@ -75,14 +82,19 @@ async fn subscribe(State(app): State<App>, LenientJson(body): LenientJson) -> Re
     Ok(StatusCode::OK)
 }
 
-async fn folder_paths(State(app): State<App>) -> Json<IndexMap<String, Vec<PathBuf>>> {
+/// Model folder to its paths.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(value_type = HashMap<String, Vec<String>>)]
+struct FolderPaths(IndexMap<String, Vec<PathBuf>>);
+
+async fn folder_paths(State(app): State<App>) -> Json<FolderPaths> {
     let paths = |name: &str| (name.to_owned(), app.folders.model_paths(name).unwrap_or_default().to_vec());
-    Json(app.folders.model_folders().map(paths).collect())
+    Json(FolderPaths(app.folders.model_folders().map(paths).collect()))
 }
 
-async fn files(State(app): State<App>, UrlPath(kind): UrlPath<String>) -> Result<Json<Vec<String>>, ApiError> {
+async fn files(State(app): State<App>, UrlPath(kind): UrlPath<String>) -> Result<Json<Names>, ApiError> {
     let kind = parse_kind(&kind)?;
-    blocking(move || Ok(Json(newest_first(app.folders.directory(kind))))).await
+    blocking(move || Ok(Json(Names(newest_first(app.folders.directory(kind)))))).await
 }
 
 /// The names of the files directly in a folder.

@@ -1,22 +1,29 @@
 //! `/jobs`: queue and history as one list of jobs, as newer front ends ask for them; one job in full; cancelling. Knows the shape of what
 //! nodes show only as far as a preview needs it.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::{Path, State};
+use axum::response::Response;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
+use serde::Serialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
+use utoipa::ToSchema;
 
-use crate::answer::blocking;
+use crate::answer::types::Names;
+use crate::answer::{blocking, json_text, written};
 use crate::app::App;
 use crate::error::ApiError;
-use crate::frames::number;
-use crate::json::{LenientJson, whole};
+use crate::json::{LenientJson, Plain, whole};
+use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::{Read, Run};
 use crate::query::Query;
+use crate::routes::item::HistoryStatus;
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
 const DEFAULT_LIMIT: usize = 1_000;
@@ -30,6 +37,7 @@ pub(super) fn routes() -> Table {
     Table::default()
         .get(
             "/jobs",
+            Read,
             list,
             Doc::new("jobs", "Queue and history as one list.")
                 .query("status", "string", "Some of pending, in_progress, completed, failed, cancelled, with commas between them.")
@@ -38,15 +46,21 @@ pub(super) fn routes() -> Table {
                 .query("sort_order", "string", "asc or desc.")
                 .query("limit", "integer", "At most so many.")
                 .query("offset", "integer", "Skips so many.")
-                .json("Jobs"),
+                .json::<Jobs<'_>>(),
         )
-        .post("/jobs/cancel", cancel_many, Doc::new("jobs", "Cancels jobs.").body("JobIds").json("Cancelled"))
-        .get("/jobs/{job_id}", one, Doc::new("jobs", "One job in full.").json("Job"))
-        .post("/jobs/{job_id}/cancel", cancel_one, Doc::new("jobs", "Takes a job out of the queue, or interrupts it.").json("Cancelled"))
+        .post("/jobs/cancel", Run, cancel_many, Doc::new("jobs", "Cancels jobs.").body("JobIds").json::<Cancelled>())
+        .get("/jobs/{job_id}", Read, one, Doc::new("jobs", "One job in full.").json::<JobAnswer<'_>>())
+        .post(
+            "/jobs/{job_id}/cancel",
+            Run,
+            cancel_one,
+            Doc::new("jobs", "Takes a job out of the queue, or interrupts it.").json::<Cancelled>(),
+        )
 }
 
 /// Where a job is, by the names of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 enum Stage {
     Pending,
     InProgress,
@@ -56,17 +70,13 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 5] = [Self::Pending, Self::InProgress, Self::Completed, Self::Failed, Self::Cancelled];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Pending => "pending",
-            Self::InProgress => "in_progress",
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Cancelled => "cancelled",
-        }
-    }
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Pending, "pending"),
+        (Self::InProgress, "in_progress"),
+        (Self::Completed, "completed"),
+        (Self::Failed, "failed"),
+        (Self::Cancelled, "cancelled"),
+    ];
 
     fn of(entry: &HistoryEntry) -> Self {
         match entry.status {
@@ -77,13 +87,141 @@ impl Stage {
     }
 }
 
-struct ListParams {
-    status: Option<String>,
-    workflow_id: Option<String>,
-    sort_by: Option<String>,
-    sort_order: Option<String>,
-    limit: Option<String>,
-    offset: Option<String>,
+/// A page of jobs.
+#[derive(Debug, Serialize, ToSchema)]
+struct Jobs<'a> {
+    jobs: Vec<JobAnswer<'a>>,
+    #[schema(inline)]
+    pagination: Pagination,
+}
+
+/// Which part of the list a page is.
+#[derive(Debug, Serialize, ToSchema)]
+struct Pagination {
+    offset: usize,
+    limit: usize,
+    total: usize,
+    has_more: bool,
+}
+
+/// What is told of a job; what is stored is written as it stands.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Job)]
+struct JobAnswer<'a> {
+    id: &'a str,
+    #[schema(inline)]
+    status: Stage,
+    /// The prompt's number.
+    #[schema(value_type = f64)]
+    priority: Plain,
+    /// Milliseconds since 1970.
+    create_time: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    workflow_id: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    execution_start_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    execution_end_time: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    execution_error: Option<&'a RawValue>,
+    outputs_count: usize,
+    /// The result that stands for all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    preview_output: Option<Value>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    outputs: Option<&'a RawValue>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = HistoryStatus, required = false)]
+    execution_status: Option<HistoryStatus<'a>>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Object, required = false)]
+    execution_meta: Option<&'a RawValue>,
+    /// Of one job.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = JobWorkflow, required = false)]
+    workflow: Option<JobWorkflow<'a>>,
+}
+
+/// What a job was asked to run.
+#[derive(Debug, Serialize, ToSchema)]
+struct JobWorkflow<'a> {
+    #[schema(schema_with = graph)]
+    prompt: &'a RawValue,
+    #[schema(value_type = Object)]
+    extra_data: &'a RawValue,
+}
+
+/// The jobs that were taken out of the queue or interrupted.
+#[derive(Debug, Serialize, ToSchema)]
+struct Cancelled {
+    cancelled: Names,
+}
+
+impl<'a> JobAnswer<'a> {
+    fn of(job: &'a Job, stage: Stage) -> Self {
+        Self {
+            id: &job.id,
+            status: stage,
+            priority: Plain(job.number),
+            create_time: job.created_ms,
+            workflow_id: job.workflow_id.as_deref(),
+            execution_start_time: None,
+            execution_end_time: None,
+            execution_error: None,
+            outputs_count: 0,
+            preview_output: None,
+            outputs: None,
+            execution_status: None,
+            execution_meta: None,
+            workflow: None,
+        }
+    }
+
+    fn ended(entry: &'a HistoryEntry) -> Self {
+        let (outputs_count, preview_output) = shown(&parsed(&entry.outputs));
+        Self {
+            execution_start_time: Some(entry.started_ms),
+            execution_end_time: Some(entry.ended_ms),
+            execution_error: if entry.status == Status::Error { failure(&entry.messages) } else { None },
+            outputs_count,
+            preview_output,
+            ..Self::of(&entry.job, Stage::of(entry))
+        }
+    }
+
+    /// All of an ended job.
+    fn whole(entry: &'a HistoryEntry) -> Self {
+        Self {
+            outputs: Some(&entry.outputs),
+            execution_status: Some(HistoryStatus::of(entry)),
+            execution_meta: Some(&entry.meta),
+            ..Self::ended(entry).with_workflow(&entry.job)
+        }
+    }
+
+    fn with_workflow(self, job: &'a Job) -> Self {
+        Self { workflow: Some(JobWorkflow { prompt: &job.prompt, extra_data: &job.extra_data }), ..self }
+    }
+}
+
+/// The last failure that the messages tell of.
+fn failure(messages: &RawValue) -> Option<&RawValue> {
+    let messages: Vec<(Cow<'_, str>, &RawValue)> = serde_json::from_str(messages.get()).ok()?;
+    messages.into_iter().rfind(|(name, _)| name == "execution_error").map(|(_, data)| data)
+}
+
+/// What is stored.
+fn parsed(stored: &RawValue) -> Value {
+    comfyd_wire::json::read(stored.get().as_bytes()).unwrap_or_default()
 }
 
 /// What a list is asked for.
@@ -97,36 +235,36 @@ struct Wanted {
 }
 
 impl Wanted {
-    fn parse(params: ListParams) -> Result<Self, ApiError> {
-        let names = params.status.as_deref().unwrap_or_default();
+    fn parse(query: &Query) -> Result<Self, ApiError> {
         let mut stages = Vec::new();
+        let names = query.get("status").unwrap_or_default();
         for name in names.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
-            let stage = Stage::ALL.into_iter().find(|stage| stage.as_str() == name);
+            let stage = Stage::ALL.into_iter().find(|(_, known)| *known == name).map(|(stage, _)| stage);
             stages.push(stage.ok_or_else(|| {
                 ApiError::bad_request("'status' must list some of pending, in_progress, completed, failed, cancelled").details(name)
             })?);
         }
         if stages.is_empty() {
-            stages = Stage::ALL.to_vec();
+            stages = Stage::ALL.map(|(stage, _)| stage).into();
         }
-        let by_duration = match params.sort_by.as_deref().unwrap_or("created_at") {
+        let by_duration = match query.get("sort_by").unwrap_or("created_at") {
             "created_at" => false,
             "execution_duration" => true,
             other => return Err(ApiError::bad_request("'sort_by' must be created_at or execution_duration").details(other)),
         };
-        let ascending = match params.sort_order.as_deref().unwrap_or("desc") {
+        let ascending = match query.get("sort_order").unwrap_or("desc") {
             "asc" => true,
             "desc" => false,
             other => return Err(ApiError::bad_request("'sort_order' must be asc or desc").details(other)),
         };
-        let limit = match params.limit.as_deref() {
+        let limit = match query.get("limit") {
             None => DEFAULT_LIMIT,
             Some(text) => match whole(text).flatten() {
                 Some(limit) if limit > 0 => limit.min(MAX_LIMIT),
                 Some(_) | None => return Err(ApiError::bad_request("'limit' must be a whole number above 0").details(text)),
             },
         };
-        let offset = match params.offset.as_deref() {
+        let offset = match query.get("offset") {
             None => 0,
             // Negative numbers count as 0, as in the reference.
             Some(text) => {
@@ -134,7 +272,7 @@ impl Wanted {
                 offset.unwrap_or(0)
             }
         };
-        let workflow_id = params.workflow_id.filter(|id| !id.is_empty()).map(Arc::from);
+        let workflow_id = query.get("workflow_id").filter(|id| !id.is_empty()).map(Arc::from);
         Ok(Self { stages, workflow_id, by_duration, ascending, limit, offset })
     }
 
@@ -158,17 +296,8 @@ impl Wanted {
     }
 }
 
-async fn list(State(app): State<App>, Query(mut query): Query) -> Result<Json<Value>, ApiError> {
-    let mut text = |name: &str| query.remove(name);
-    let params = ListParams {
-        status: text("status"),
-        workflow_id: text("workflow_id"),
-        sort_by: text("sort_by"),
-        sort_order: text("sort_order"),
-        limit: text("limit"),
-        offset: text("offset"),
-    };
-    let wanted = Wanted::parse(params)?;
+async fn list(State(app): State<App>, query: Query) -> Result<Response, ApiError> {
+    let wanted = Wanted::parse(&query)?;
     let queue = app.store.queue().await?;
     let active = active(&queue, &wanted);
     // So many entries are on earlier pages wherever the queue's jobs stand among them.
@@ -177,81 +306,62 @@ async fn list(State(app): State<App>, Query(mut query): Query) -> Result<Json<Va
         Some(query) => app.store.history(&query).await?,
         None => Page::default(),
     };
-    blocking(move || Ok(merged(&active, &history, passed, &wanted))).await
+    blocking(move || written(&merged(&active, &history, passed, &wanted)).map(json_text)).await
 }
 
-/// A waiting or running job.
-struct Active {
-    job: Arc<Job>,
-    stage: Stage,
-}
+/// A waiting or running job, and which of both.
+type Active = (Arc<Job>, Stage);
 
-impl Active {
-    fn describe(&self) -> Value {
-        let mut job = described(&self.job, self.stage);
-        job["outputs_count"] = json!(0);
-        job
-    }
+/// Those of the queue.
+fn in_queue(queue: &Queue) -> impl Iterator<Item = Active> {
+    let running = queue.running.iter().map(|job| (Arc::clone(job), Stage::InProgress));
+    running.chain(queue.pending.iter().map(|job| (Arc::clone(job), Stage::Pending)))
 }
 
 /// Those of the queue that are wanted.
 fn active(queue: &Queue, wanted: &Wanted) -> Vec<Active> {
-    let running = queue.running.iter().map(|job| Active { job: Arc::clone(job), stage: Stage::InProgress });
-    let pending = queue.pending.iter().map(|job| Active { job: Arc::clone(job), stage: Stage::Pending });
     let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id == wanted.workflow_id;
-    running.chain(pending).filter(|active| wanted.wants(active.stage) && matches(&active.job)).collect()
+    in_queue(queue).filter(|(job, stage)| wanted.wants(*stage) && matches(job)).collect()
+}
+
+/// A job of either list.
+enum Found<'a> {
+    Active(&'a Active),
+    Ended(&'a HistoryEntry),
+}
+
+impl<'a> Found<'a> {
+    fn key(&self, by_duration: bool) -> i64 {
+        match self {
+            Self::Active(_) if by_duration => 0,
+            Self::Active((job, _)) => job.created_ms,
+            Self::Ended(entry) if by_duration => entry.ended_ms - entry.started_ms,
+            Self::Ended(entry) => entry.job.created_ms,
+        }
+    }
+
+    fn answer(self) -> JobAnswer<'a> {
+        match self {
+            Self::Active((job, stage)) => JobAnswer::of(job, *stage),
+            Self::Ended(entry) => JobAnswer::ended(entry),
+        }
+    }
 }
 
 /// The page of queue and history; so many entries of the history are passed over already.
-fn merged(active: &[Active], history: &Page, passed: usize, wanted: &Wanted) -> Json<Value> {
-    /// Its sorting key, and what it is told about it.
-    type Found<'a> = (i64, Box<dyn Fn() -> Value + 'a>);
-    let active = active
-        .iter()
-        .map(|active| -> Found<'_> { (if wanted.by_duration { 0 } else { active.job.created_ms }, Box::new(|| active.describe())) });
-    let ended = history.entries.iter().map(|entry| -> Found<'_> {
-        (if wanted.by_duration { entry.ended_ms - entry.started_ms } else { entry.job.created_ms }, Box::new(|| ended(entry)))
-    });
+fn merged<'a>(active: &'a [Active], history: &'a Page, passed: usize, wanted: &Wanted) -> Jobs<'a> {
     let total = active.len() + history.total;
+    let (active, ended) = (active.iter().map(Found::Active), history.entries.iter().map(|entry| Found::Ended(entry)));
     // Among equal ones, those of the queue count as the newer ones.
     let mut found: Vec<Found<'_>> = if wanted.ascending { ended.chain(active).collect() } else { active.chain(ended).collect() };
     if wanted.ascending {
-        found.sort_by_key(|(key, _)| *key);
+        found.sort_by_key(|found| found.key(wanted.by_duration));
     } else {
-        found.sort_by_key(|(key, _)| Reverse(*key));
+        found.sort_by_key(|found| Reverse(found.key(wanted.by_duration)));
     }
-    let jobs: Vec<Value> = found.iter().skip(wanted.offset - passed).take(wanted.limit).map(|(_, describe)| describe()).collect();
+    let jobs: Vec<_> = found.into_iter().skip(wanted.offset - passed).take(wanted.limit).map(Found::answer).collect();
     let has_more = wanted.offset.saturating_add(jobs.len()) < total;
-    let pagination = json!({"offset": wanted.offset, "limit": wanted.limit, "total": total, "has_more": has_more});
-    Json(json!({"jobs": jobs, "pagination": pagination}))
-}
-
-/// What is told of every job.
-fn described(job: &Job, stage: Stage) -> Value {
-    let mut told = json!({"id": job.id, "status": stage.as_str(), "priority": number(job.number), "create_time": job.created_ms});
-    if let Some(id) = &job.workflow_id {
-        told["workflow_id"] = json!(id);
-    }
-    told
-}
-
-/// What is told of a job that ended.
-fn ended(entry: &HistoryEntry) -> Value {
-    let mut told = described(&entry.job, Stage::of(entry));
-    told["execution_start_time"] = json!(entry.started_ms);
-    told["execution_end_time"] = json!(entry.ended_ms);
-    if entry.status == Status::Error
-        && let Value::Array(mut messages) = parsed(&entry.messages)
-        && let Some(error) = messages.iter_mut().rfind(|message| message[0] == "execution_error")
-    {
-        told["execution_error"] = error[1].take();
-    }
-    let (count, preview) = shown(&parsed(&entry.outputs));
-    told["outputs_count"] = json!(count);
-    if let Some(preview) = preview {
-        told["preview_output"] = preview;
-    }
-    told
+    Jobs { jobs, pagination: Pagination { offset: wanted.offset, limit: wanted.limit, total, has_more } }
 }
 
 /// How many results there are, and the one that stands for all: a saved one if there is one, else a temporary one.
@@ -283,58 +393,38 @@ fn preview(node: &str, media: &str, item: &Value) -> Option<Value> {
     Some(preview)
 }
 
-async fn one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Response, ApiError> {
     let queue = app.store.queue().await?;
-    let running = queue.running.iter().find(|job| job.id == job_id).map(|job| (job, Stage::InProgress));
-    let waiting = || queue.pending.iter().find(|job| job.id == job_id).map(|job| (job, Stage::Pending));
-    if let Some((job, stage)) = running.or_else(waiting) {
-        let mut told = Active { job: Arc::clone(job), stage }.describe();
-        told["workflow"] = workflow(job);
-        return Ok(Json(told));
+    if let Some((job, stage)) = in_queue(&queue).find(|(job, _)| job.id == job_id) {
+        return written(&JobAnswer::of(&job, stage).with_workflow(&job)).map(json_text);
     }
     let entry = app.store.history_entry(&job_id).await?.ok_or_else(|| no_job(&job_id))?;
-    let mut told = ended(&entry);
-    let status = if entry.status == Status::Success { "success" } else { "error" };
-    told["outputs"] = parsed(&entry.outputs);
-    told["execution_status"] =
-        json!({"status_str": status, "completed": entry.status == Status::Success, "messages": parsed(&entry.messages)});
-    told["execution_meta"] = parsed(&entry.meta);
-    told["workflow"] = workflow(&entry.job);
-    Ok(Json(told))
-}
-
-fn workflow(job: &Job) -> Value {
-    json!({"prompt": parsed(&job.prompt), "extra_data": parsed(&job.extra_data)})
-}
-
-/// What is stored.
-fn parsed(stored: &RawValue) -> Value {
-    comfyd_wire::json::read(stored.get().as_bytes()).unwrap_or_default()
+    blocking(move || written(&JobAnswer::whole(&entry)).map(json_text)).await
 }
 
 fn no_job(id: &str) -> ApiError {
     ApiError::not_found("Job not found").details(id)
 }
 
-async fn cancel_one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Value>, ApiError> {
+async fn cancel_one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Cancelled>, ApiError> {
     if cancel(&app, &job_id).await? {
-        return Ok(Json(json!({"cancelled": [job_id]})));
+        return Ok(Json(Cancelled { cancelled: Names(vec![job_id]) }));
     }
     // A job that ended meanwhile is where the client wants it.
-    app.store.history_entry(&job_id).await?.map(|_| Json(json!({"cancelled": []}))).ok_or_else(|| no_job(&job_id))
+    app.store.history_entry(&job_id).await?.map(|_| Json(Cancelled { cancelled: Names::default() })).ok_or_else(|| no_job(&job_id))
 }
 
-async fn cancel_many(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Value>, ApiError> {
+async fn cancel_many(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Cancelled>, ApiError> {
     let bad = || ApiError::bad_request(format!("'job_ids' must be a list of at most {MAX_CANCELLED} job ids"));
     let ids = body.get("job_ids").and_then(Value::as_array).filter(|ids| ids.len() <= MAX_CANCELLED).ok_or_else(bad)?;
     let mut cancelled = Vec::new();
     for id in ids {
         let id = id.as_str().ok_or_else(bad)?;
         if cancel(&app, id).await? {
-            cancelled.push(id);
+            cancelled.push(id.to_owned());
         }
     }
-    Ok(Json(json!({ "cancelled": cancelled })))
+    Ok(Json(Cancelled { cancelled: Names(cancelled) }))
 }
 
 /// Takes a job out of the queue, or interrupts it. Whether it was in either.
@@ -342,7 +432,7 @@ async fn cancel(app: &App, id: &str) -> Result<bool, ApiError> {
     if app.store.remove_pending(&[id.to_owned()]).await? > 0 {
         return Ok(true);
     }
-    Ok(app.control.interrupt(Some(id)))
+    Ok(app.devices.interrupt(Some(id)).await)
 }
 
 #[cfg(test)]
@@ -367,14 +457,7 @@ mod tests {
     #[test]
     fn a_wrong_filter_is_named() {
         let ask = |status: &str, limit: &str| {
-            Wanted::parse(ListParams {
-                status: Some(status.into()),
-                limit: Some(limit.into()),
-                workflow_id: None,
-                sort_by: None,
-                sort_order: None,
-                offset: None,
-            })
+            Wanted::parse(&Query([("status", status), ("limit", limit)].map(|(key, value)| (key.into(), value.into())).into()))
         };
         assert!(ask("done", "1").is_err() && ask("pending", "0").is_err());
         assert!(ask("pending", "1").unwrap().history(0).is_none());

@@ -4,11 +4,12 @@ pub(crate) mod download;
 pub(crate) mod frontend;
 mod history;
 mod internal;
+mod item;
 mod jobs;
 mod models;
 mod object_info;
 mod prompt;
-pub(crate) mod queue;
+mod queue;
 mod settings;
 mod system;
 mod upload;
@@ -76,7 +77,7 @@ mod tests {
 
     #[test]
     fn operations_say_what_they_answer() {
-        for Operation { method, path, doc } in &all().operations {
+        for Operation { method, path, doc, .. } in &all().operations {
             assert!(!doc.answers.is_empty(), "{method} {path} has no answer");
             assert!(doc.summary.ends_with('.'), "{method} {path}: {:?}", doc.summary);
             assert!(*method == "post" || *method == "patch" || doc.body.is_none(), "{method} {path} takes no body");

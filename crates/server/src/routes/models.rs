@@ -8,12 +8,15 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use comfyd_folders::{MODEL_EXTENSIONS, extension};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::answer::blocking;
+use crate::answer::types::Names;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::whole;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::Read;
 use crate::services::models::picture;
 use crate::services::pages::scripts;
 use crate::services::paths::inside;
@@ -26,34 +29,51 @@ const PREVIEW_QUALITY: u8 = 80;
 /// The routes of this module.
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/embeddings", embeddings, Doc::new("models", "Names of embeddings.").json("Names"))
-        .get("/models", folders, Doc::new("models", "Names of model folders.").json("Names"))
-        .get("/models/{folder}", files, Doc::new("models", "Files of a model folder.").json("Names"))
-        .get("/extensions", extensions, Doc::new("front end", "Scripts of extensions.").json("Names"))
-        .get("/experiment/models", folders_with_paths, Doc::new("models", "Model folders with their paths.").json("ModelFolders"))
-        .get("/experiment/models/{folder}", files_with_paths, Doc::new("models", "Files of a model folder in detail.").json("ModelFiles"))
+        .get("/embeddings", Read, embeddings, Doc::new("models", "Names of embeddings.").json::<Names>())
+        .get("/models", Read, folders, Doc::new("models", "Names of model folders.").json::<Names>())
+        .get("/models/{folder}", Read, files, Doc::new("models", "Files of a model folder.").json::<Names>())
+        .get("/extensions", Read, extensions, Doc::new("front end", "Scripts of extensions.").json::<Names>())
+        .get("/experiment/models", Read, folders_with_paths, Doc::new("models", "Model folders with their paths.").json::<ModelFolders>())
+        .get(
+            "/experiment/models/{folder}",
+            Read,
+            files_with_paths,
+            Doc::new("models", "Files of a model folder in detail.").json::<ModelFiles>(),
+        )
         .get(
             "/experiment/models/preview/{folder}/{path_index}/{*filename}",
+            Read,
             preview,
             Doc::new("models", "A picture that shows what a model does.").bytes("image/webp"),
         )
 }
 
+/// Model folders.
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelFolders(#[schema(inline)] Vec<ModelFolder>);
+
 /// A model folder.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ModelFolder {
     name: String,
+    #[schema(value_type = Vec<String>)]
     folders: Vec<PathBuf>,
 }
 
+/// Files of a model folder.
+#[derive(Debug, Serialize, ToSchema)]
+struct ModelFiles(#[schema(inline)] Vec<ModelFile>);
+
 /// A file of a model folder.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 struct ModelFile {
     name: String,
     path_index: usize,
+    /// Seconds since 1970.
     modified: f64,
     created: f64,
+    /// Bytes.
     size: u64,
 }
 
@@ -61,29 +81,29 @@ fn no_folder(name: &str) -> ApiError {
     ApiError::not_found("there is no such model folder: see /models").details(name)
 }
 
-async fn embeddings(State(app): State<App>) -> Result<Json<Vec<String>>, ApiError> {
+async fn embeddings(State(app): State<App>) -> Result<Json<Names>, ApiError> {
     blocking(move || {
         let files = app.folders.model_files("embeddings").unwrap_or_default();
-        Ok(Json(files.iter().map(|f| f[..f.len() - extension(f).len()].to_owned()).collect()))
+        Ok(Json(Names(files.iter().map(|f| f[..f.len() - extension(f).len()].to_owned()).collect())))
     })
     .await
 }
 
-async fn folders(State(app): State<App>) -> Json<Vec<String>> {
-    Json(app.folders.model_folders().map(str::to_owned).collect())
+async fn folders(State(app): State<App>) -> Json<Names> {
+    Json(Names(app.folders.model_folders().map(str::to_owned).collect()))
 }
 
-async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Result<Json<Vec<String>>, ApiError> {
-    blocking(move || app.folders.model_files(&folder).map(Json).ok_or_else(|| no_folder(&folder))).await
+async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Result<Json<Names>, ApiError> {
+    blocking(move || app.folders.model_files(&folder).map(Names).map(Json).ok_or_else(|| no_folder(&folder))).await
 }
 
-async fn folders_with_paths(State(app): State<App>) -> Json<Vec<ModelFolder>> {
+async fn folders_with_paths(State(app): State<App>) -> Json<ModelFolders> {
     let listed = app.folders.model_folders().filter(|name| !matches!(*name, "configs" | "custom_nodes"));
     let told = |name: &str| ModelFolder { name: name.to_owned(), folders: app.folders.model_paths(name).unwrap_or_default().to_vec() };
-    Json(listed.map(told).collect())
+    Json(ModelFolders(listed.map(told).collect()))
 }
 
-async fn files_with_paths(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Result<Json<Vec<ModelFile>>, ApiError> {
+async fn files_with_paths(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Result<Json<ModelFiles>, ApiError> {
     blocking(move || {
         let paths = app.folders.model_paths(&folder).ok_or_else(|| no_folder(&folder))?;
         let files = app.folders.model_files_by_path(&folder).unwrap_or_default();
@@ -96,13 +116,13 @@ async fn files_with_paths(State(app): State<App>, UrlPath(folder): UrlPath<Strin
             let (modified, created) = times(&meta);
             Some(ModelFile { name, path_index, modified, created, size: meta.len() })
         });
-        Ok(Json(described.collect()))
+        Ok(Json(ModelFiles(described.collect())))
     })
     .await
 }
 
-async fn extensions(State(app): State<App>) -> Result<Json<Vec<String>>, ApiError> {
-    blocking(move || Ok(Json(scripts(&app.options.front_end)))).await
+async fn extensions(State(app): State<App>) -> Result<Json<Names>, ApiError> {
+    blocking(move || Ok(Json(Names(scripts(&app.options.front_end))))).await
 }
 
 async fn preview(State(app): State<App>, UrlPath((folder, index, name)): UrlPath<(String, String, String)>) -> Result<Response, ApiError> {

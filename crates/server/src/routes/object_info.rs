@@ -11,13 +11,17 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::Read;
 
 pub(super) fn routes() -> Table {
-    Table::default().get("/object_info", all, Doc::new("nodes", "All node classes.").shapes("ObjectInfo", "DocumentedObjectInfo")).get(
-        "/object_info/{node_class}",
-        one,
-        Doc::new("nodes", "One node class; an empty object if it is unknown.").shapes("ObjectInfo", "DocumentedObjectInfo"),
-    )
+    Table::default()
+        .get("/object_info", Read, all, Doc::new("nodes", "All node classes.").named_shapes("ObjectInfo", "DocumentedObjectInfo"))
+        .get(
+            "/object_info/{node_class}",
+            Read,
+            one,
+            Doc::new("nodes", "One node class; an empty object if it is unknown.").named_shapes("ObjectInfo", "DocumentedObjectInfo"),
+        )
 }
 
 async fn all(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiError> {

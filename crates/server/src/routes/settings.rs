@@ -6,28 +6,30 @@ use axum::http::StatusCode;
 use serde_json::{Map, Value};
 
 use crate::answer::blocking;
+use crate::answer::types::{Any, Object};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::{Read, Run};
 use crate::principal::Principal;
 use crate::services::pages::initial_settings;
 
 /// The routes of this module.
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/settings", all, Doc::new("users", "All settings of the user.").json("Object"))
-        .post("/settings", set_many, Doc::new("users", "Changes some settings.").body("Object").done())
-        .get("/settings/{id}", one, Doc::new("users", "One setting; null if it is not set.").json("Any"))
-        .post("/settings/{id}", set_one, Doc::new("users", "Changes one setting.").body("Any").done())
+        .get("/settings", Read, all, Doc::new("users", "All settings of the user.").json::<Object>())
+        .post("/settings", Run, set_many, Doc::new("users", "Changes some settings.").body_of::<Object>().done())
+        .get("/settings/{id}", Read, one, Doc::new("users", "One setting; null if it is not set.").json::<Any>())
+        .post("/settings/{id}", Run, set_one, Doc::new("users", "Changes one setting.").body_of::<Any>().done())
 }
 
-async fn all(State(app): State<App>, principal: Principal) -> Result<Json<Map<String, Value>>, ApiError> {
-    blocking(move || shown(&app, &principal).map(Json)).await
+async fn all(State(app): State<App>, principal: Principal) -> Result<Json<Object>, ApiError> {
+    blocking(move || shown(&app, &principal).map(Object).map(Json)).await
 }
 
-async fn one(State(app): State<App>, UrlPath(id): UrlPath<String>, principal: Principal) -> Result<Json<Value>, ApiError> {
-    blocking(move || Ok(Json(shown(&app, &principal)?.remove(&id).unwrap_or_default()))).await
+async fn one(State(app): State<App>, UrlPath(id): UrlPath<String>, principal: Principal) -> Result<Json<Any>, ApiError> {
+    blocking(move || Ok(Json(Any(shown(&app, &principal)?.remove(&id).unwrap_or_default())))).await
 }
 
 /// The user's settings. A damaged file shows none, as the front end could not start otherwise; it can be changed when it is mended.

@@ -4,20 +4,24 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use crate::answer::types::Object;
 use crate::answer::{blocking, json_text};
 use crate::app::App;
+use crate::devices::DeviceState;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::options::Features;
-use crate::services::machine::{Card, Figures};
+use crate::permission::Permission::Read;
+use crate::services::machine::{Figures, Machine};
 use crate::services::pages::templates_version;
 
 pub(super) fn routes() -> Table {
     Table::default()
-        .get("/system_stats", stats, Doc::new("system", "Figures of the machine.").json("SystemStats"))
-        .get("/features", features, Doc::new("system", "What the server can do.").json("Features"))
-        .get("/openapi.json", document, Doc::new("system", "This document.").json("Object"))
+        .get("/system_stats", Read, stats, Doc::new("system", "Figures of the machine.").json::<SystemStats>())
+        .get("/features", Read, features, Doc::new("system", "What the server can do.").json::<Features>())
+        .get("/openapi.json", Read, document, Doc::new("system", "This document.").json::<Object>())
 }
 
 async fn features(State(app): State<App>) -> Json<Features> {
@@ -29,22 +33,27 @@ async fn document(State(app): State<App>) -> Response {
 }
 
 /// Figures of the machine.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SystemStats {
+    #[schema(inline)]
     system: SystemInfo,
+    #[schema(inline)]
     devices: Vec<DeviceStats>,
 }
 
 /// The machine and what serves on it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SystemInfo {
     os: &'static str,
     ram_total: u64,
     ram_free: u64,
     cpu_count: usize,
+    /// Percent.
     cpu_utilization: f32,
+    /// The version of the API that is spoken.
     comfyui_version: String,
     required_frontend_version: String,
+    #[schema(required)]
     installed_templates_version: Option<String>,
     required_templates_version: String,
     python_version: &'static str,
@@ -55,29 +64,37 @@ struct SystemInfo {
 }
 
 /// A device.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DeviceStats {
     name: String,
     #[serde(rename = "type")]
-    kind: &'static str,
+    #[schema(inline)]
+    kind: DeviceKind,
+    #[schema(required)]
     index: Option<u32>,
+    /// Bytes.
     vram_total: u64,
     vram_free: u64,
     torch_vram_total: u64,
     torch_vram_free: u64,
+    /// Percent.
+    #[schema(required)]
     utilization: Option<f32>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    models_bytes: Option<u64>,
+    /// Bytes of loaded models.
+    models_bytes: u64,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum DeviceKind {
+    Cpu,
+    Cuda,
 }
 
 async fn stats(State(app): State<App>) -> Result<Json<SystemStats>, ApiError> {
     blocking(move || {
         let machine = app.machine.figures();
-        let mut devices: Vec<DeviceStats> = app.machine.cards().into_iter().map(DeviceStats::of_card).collect();
-        if devices.is_empty() {
-            devices.push(DeviceStats::of_processor(&machine));
-        }
-        devices[0].models_bytes = Some(app.control.models_bytes());
+        let devices = app.devices.states().map(|device| DeviceStats::of(device, &app.machine, &machine)).collect();
         Ok(Json(SystemStats { system: SystemInfo::of(&app, &machine), devices }))
     })
     .await
@@ -107,32 +124,21 @@ impl SystemInfo {
 }
 
 impl DeviceStats {
-    fn of_processor(machine: &Figures) -> Self {
-        let (total, free) = (machine.memory, machine.free);
+    fn of(device: DeviceState, machine: &Machine, figures: &Figures) -> Self {
+        let DeviceState { name, memory, free, models } = device;
+        let index = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
+        let card = index.and_then(|index| machine.card(index));
+        let on_card = index.is_some();
         Self {
-            name: "cpu".into(),
-            kind: "cpu",
-            index: None,
-            vram_total: total,
+            utilization: if on_card { card.as_ref().and_then(|card| card.percent).map(|p| p as f32) } else { Some(figures.cpu_percent) },
+            name: card.map_or_else(|| name.clone(), |card| format!("{name} {}", card.name)),
+            kind: if on_card { DeviceKind::Cuda } else { DeviceKind::Cpu },
+            index,
+            vram_total: memory,
             vram_free: free,
-            torch_vram_total: total,
-            torch_vram_free: free,
-            utilization: Some(machine.cpu_percent),
-            models_bytes: None,
-        }
-    }
-
-    fn of_card(card: Card) -> Self {
-        Self {
-            name: format!("cuda:{} {}", card.index, card.name),
-            kind: "cuda",
-            index: Some(card.index),
-            vram_total: card.memory,
-            vram_free: card.free,
-            torch_vram_total: 0,
-            torch_vram_free: 0,
-            utilization: card.percent.map(|percent| percent as f32),
-            models_bytes: None,
+            torch_vram_total: if on_card { 0 } else { memory },
+            torch_vram_free: if on_card { 0 } else { free },
+            models_bytes: models,
         }
     }
 }

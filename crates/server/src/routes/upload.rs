@@ -11,20 +11,22 @@ use crate::error::ApiError;
 use crate::form::Form;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::Run;
 use crate::services::pictures::with_alpha_of;
 use crate::services::uploads::{Upload, Uploaded, original_path, store};
 
 /// The routes of this module. The bound on bodies is the router's.
 pub(super) fn routes() -> Table {
-    Table::default().post("/upload/image", image, Doc::new("files", "Stores a file.").form("UploadForm").json("Uploaded")).post(
+    Table::default().post("/upload/image", Run, image, Doc::new("files", "Stores a file.").form("UploadForm").json::<Uploaded>()).post(
         "/upload/mask",
+        Run,
         mask,
         Doc::new(
             "files",
             "Stores a picture with the alpha channel of a mask: among the outputs in the API document's shape without a type.",
         )
         .form("UploadForm")
-        .json("Uploaded"),
+        .json::<Uploaded>(),
     )
 }
 

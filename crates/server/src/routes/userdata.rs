@@ -10,14 +10,17 @@ use axum::{Json, body::Body};
 use comfyd_folders::whole::Replace;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
 use crate::answer::blocking;
 use crate::answer::file::{Disposition, send_file};
+use crate::answer::types::Text;
 use crate::app::App;
 use crate::body;
 use crate::error::ApiError;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::{Admin, Read, Run};
 use crate::principal::Principal;
 use crate::query::Query;
 use crate::services::userdata::{self, Entry, FileInfo, times, user_file, user_path};
@@ -37,77 +40,116 @@ const USER_STYLE: &str = "user.css";
 pub(super) fn routes() -> Table {
     let listed = |summary| Doc::new("users", summary);
     Table::default()
-        .get("/users", users, listed("The users, or whether there is one only.").json("Users"))
-        .post("/users", add_user, listed("Makes a user and answers its id.").body("NewUser").json("Text"))
+        .get("/users", Read, users, listed("The users, or whether there is one only.").json::<Users>())
+        .post("/users", Admin, add_user, listed("Makes a user and answers its id.").body("NewUser").json::<Text>())
         .get(
             "/userdata",
+            Read,
             list,
             listed("Files of the user in a folder.")
                 .query("dir", "string", "The folder.")
                 .query("recurse", "boolean", "Folders in it too.")
                 .query("full_info", "boolean", "Objects in place of paths.")
                 .query("split", "boolean", "Paths and their parts.")
-                .json("UserFiles"),
+                .json::<UserFiles>(),
         )
-        .get("/v2/userdata", list_v2, listed("Files and folders of the user.").query("path", "string", "The folder.").json("UserEntries"))
-        .get("/userdata/{file}", read, listed("A file.").bytes("application/octet-stream"))
+        .get(
+            "/v2/userdata",
+            Read,
+            list_v2,
+            listed("Files and folders of the user.").query("path", "string", "The folder.").json::<UserEntries>(),
+        )
+        .get("/userdata/{file}", Read, read, listed("A file.").bytes("application/octet-stream"))
         .post(
             "/userdata/{file}",
+            Run,
             write,
             listed("Stores a file.")
                 .query("overwrite", "boolean", "false keeps a file of that name.")
                 .query("full_info", "boolean", "Answers more than the path.")
                 .bytes_body()
-                .json("UserFile"),
+                .json::<UserFile>(),
         )
-        .delete("/userdata/{file}", delete, listed("Removes a file.").status(204, "It is gone."))
+        .delete("/userdata/{file}", Run, delete, listed("Removes a file.").status(204, "It is gone."))
         .post(
             "/userdata/{file}/move/{dest}",
+            Run,
             rename,
             listed("Moves a file.")
                 .query("overwrite", "boolean", "false keeps a file of that name.")
                 .query("full_info", "boolean", "Answers more than the path.")
-                .json("UserFile"),
+                .json::<UserFile>(),
         )
 }
 
 /// The users, or whether there is one only.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct Users {
     storage: &'static str,
+    /// With one user: whether its folder is there.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     migrated: Option<bool>,
+    /// With many users: id to name.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = HashMap<String, String>, required = false)]
     users: Option<Map<String, Value>>,
 }
 
-/// A file of a list, as much of it as was asked for.
-#[derive(Debug, Serialize)]
+/// The path; with full_info all about the file.
+#[derive(Debug, Serialize, ToSchema)]
 #[serde(untagged)]
 enum UserFile {
+    Path(String),
+    Full(FileInfo),
+}
+
+/// Paths; with full_info objects, with split arrays of the path and its parts.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct UserFiles(#[schema(inline)] Vec<ListedFile>);
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(untagged)]
+enum ListedFile {
     Path(String),
     Parts(Vec<String>),
     Full(FileInfo),
 }
 
+/// Files and folders of the user.
+#[derive(Debug, Default, Serialize, ToSchema)]
+struct UserEntries(#[schema(inline)] Vec<UserEntry>);
+
 /// A file or folder of the user.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct UserEntry {
     name: String,
     path: String,
     #[serde(rename = "type")]
-    kind: &'static str,
+    #[schema(inline)]
+    kind: EntryKind,
+    /// Bytes, of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     size: Option<u64>,
+    /// Seconds since 1970, of a file.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
     modified: Option<f64>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum EntryKind {
+    File,
+    Directory,
 }
 
 impl UserEntry {
     fn of(entry: Entry) -> Self {
         let (name, is_file) = (entry.name().to_owned(), !entry.meta.is_dir());
         let (size, modified) = (is_file.then(|| entry.meta.len()), is_file.then(|| times(&entry.meta).0));
-        Self { name, path: entry.path, kind: if is_file { "file" } else { "directory" }, size, modified }
+        Self { name, path: entry.path, kind: if is_file { EntryKind::File } else { EntryKind::Directory }, size, modified }
     }
 }
 
@@ -119,37 +161,37 @@ async fn users(State(app): State<App>) -> Result<Json<Users>, ApiError> {
     .await
 }
 
-async fn add_user(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<String>, ApiError> {
+async fn add_user(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Text>, ApiError> {
     blocking(move || {
         let name = body.get("username").and_then(Value::as_str).map(str::trim).filter(|n| !n.is_empty() && n.len() <= 128);
         let name = name.ok_or_else(|| ApiError::bad_request("'username' must be a text of 1 to 128 bytes"))?;
-        app.users.add(name).map(Json)
+        app.users.add(name).map(Text).map(Json)
     })
     .await
 }
 
-async fn list(State(app): State<App>, query: Query, principal: Principal) -> Result<Json<Vec<UserFile>>, ApiError> {
+async fn list(State(app): State<App>, query: Query, principal: Principal) -> Result<Json<UserFiles>, ApiError> {
     blocking(move || {
         let dir = query.get("dir").filter(|d| !d.is_empty()).ok_or_else(|| ApiError::bad_request("no folder is named: add ?dir=..."))?;
         let root = user_path(&app.users.folder(principal.user())?, dir)?;
         if !root.exists() {
             if EXPECTED_FOLDERS.contains(&dir.trim_end_matches('/')) {
-                return Ok(Json(Vec::new()));
+                return Ok(Json(UserFiles::default()));
             }
             return Err(ApiError::not_found("there is no such folder").details(dir));
         }
         let (full, split) = (query.is_true("full_info"), query.is_true("split"));
         let told = |Entry { path, meta }| match (full, split) {
-            (true, _) => UserFile::Full(FileInfo::of(path, &meta)),
-            (false, true) => UserFile::Parts(std::iter::once(path.as_str()).chain(path.split('/')).map(str::to_owned).collect()),
-            (false, false) => UserFile::Path(path),
+            (true, _) => ListedFile::Full(FileInfo::of(path, &meta)),
+            (false, true) => ListedFile::Parts(std::iter::once(path.as_str()).chain(path.split('/')).map(str::to_owned).collect()),
+            (false, false) => ListedFile::Path(path),
         };
-        Ok(Json(userdata::files(&root, query.is_true("recurse")).into_iter().map(told).collect()))
+        Ok(Json(UserFiles(userdata::files(&root, query.is_true("recurse")).into_iter().map(told).collect())))
     })
     .await
 }
 
-async fn list_v2(State(app): State<App>, query: Query, principal: Principal) -> Result<Json<Vec<UserEntry>>, ApiError> {
+async fn list_v2(State(app): State<App>, query: Query, principal: Principal) -> Result<Json<UserEntries>, ApiError> {
     blocking(move || {
         let base = app.users.folder(principal.user()).map_err(|e| match e.status() {
             StatusCode::UNAUTHORIZED => ApiError::forbidden("there is no such user"),
@@ -159,12 +201,16 @@ async fn list_v2(State(app): State<App>, query: Query, principal: Principal) -> 
         let root =
             user_path(&base, wanted).map_err(|_| ApiError::bad_request("the path leads outside: give a relative one").details(wanted))?;
         if !root.exists() {
-            return if root == base { Ok(Json(Vec::new())) } else { Err(ApiError::not_found("there is no such folder").details(wanted)) };
+            return if root == base {
+                Ok(Json(UserEntries::default()))
+            } else {
+                Err(ApiError::not_found("there is no such folder").details(wanted))
+            };
         }
         if !root.is_dir() {
             return Err(ApiError::bad_request("the path is not a folder").details(wanted));
         }
-        Ok(Json(userdata::entries(&base, &root).into_iter().map(UserEntry::of).collect()))
+        Ok(Json(UserEntries(userdata::entries(&base, &root).into_iter().map(UserEntry::of).collect())))
     })
     .await
 }

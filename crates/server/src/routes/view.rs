@@ -11,9 +11,11 @@ use serde_json::Value;
 
 use crate::answer::blocking;
 use crate::answer::file::{Disposition, send_file, send_made};
+use crate::answer::types::Object;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
+use crate::permission::Permission::Read;
 use crate::query::Query;
 use crate::services::models::safetensors_header;
 use crate::services::paths::parse_kind;
@@ -27,6 +29,7 @@ pub(super) fn routes() -> Table {
     Table::default()
         .get(
             "/view",
+            Read,
             view,
             Doc::new("files", "A file of the input, output or temp folder; ranges and validators are answered.")
                 .query("filename", "string", "Its name.")
@@ -40,8 +43,9 @@ pub(super) fn routes() -> Table {
         )
         .get(
             "/view_metadata/{folder_name}",
+            Read,
             view_metadata,
-            Doc::new("models", "What a safetensors file says of itself.").query("filename", "string", "The file's name.").json("Object"),
+            Doc::new("models", "What a safetensors file says of itself.").query("filename", "string", "The file's name.").json::<Object>(),
         )
 }
 

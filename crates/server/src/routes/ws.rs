@@ -13,8 +13,8 @@ use crate::error::ApiError;
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
+use crate::permission::Permission::Read;
 use crate::query::Query;
-use crate::routes::queue;
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
 const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
@@ -32,6 +32,7 @@ const FRAMES: &str = "Events are JSON: {\"type\": …, \"data\": …}. Pictures 
 pub(super) fn routes() -> Table {
     Table::default().get(
         "/ws",
+        Read,
         connect,
         Doc::new("events", "The websocket that events are sent to.")
             .query("clientId", "string", "A reconnect takes the older connection's place; one is made if it is missing.")
@@ -48,7 +49,7 @@ async fn connect(
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
     let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-    let status = queue::status(&app).await?;
+    let status = app.status().await?;
     let first = json!({"status": status, "sid": client_id});
     let Some(mailbox) = app.hub.connect(&client_id, Some(("status", &first))) else {
         return Err(ApiError::new(

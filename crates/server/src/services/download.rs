@@ -276,9 +276,10 @@ async fn receive(
         }
         format!("the file cannot be written: {e}")
     };
-    let mut options = tokio::fs::OpenOptions::new();
-    options.create(true).write(true);
-    let file = if start == 0 { options.truncate(true).open(&part.path).await } else { options.append(true).open(&part.path).await };
+    // Not left to another thread: a download that ends meanwhile would leave behind what that thread makes later.
+    let mut options = std::fs::OpenOptions::new();
+    let options = options.create(true).write(true).truncate(start == 0).append(start > 0);
+    let file = options.open(&part.path).map(tokio::fs::File::from_std);
     let mut file = tokio::io::BufWriter::with_capacity(1 << 20, file.map_err(failed)?);
     let (mut done, began, mut told) = (start, Instant::now(), Instant::now());
     let (mut paced, mut paced_at) = (Instant::now(), start);

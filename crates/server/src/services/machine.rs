@@ -31,13 +31,10 @@ pub(crate) struct Figures {
     pub cpu_percent: f32,
 }
 
-/// A graphics card; its memory in bytes.
+/// A graphics card.
 #[derive(Debug, Clone)]
 pub(crate) struct Card {
-    pub index: u32,
     pub name: String,
-    pub memory: u64,
-    pub free: u64,
     /// How busy it is.
     pub percent: Option<u32>,
 }
@@ -60,15 +57,10 @@ impl Machine {
         Figures { memory: system.total_memory(), free: system.available_memory(), cpu_percent: system.global_cpu_usage() }
     }
 
-    /// The cards that can be asked.
-    pub(crate) fn cards(&self) -> Vec<Card> {
-        let Some(nvml) = self.nvml.get_or_init(|| Nvml::init().ok()) else { return Vec::new() };
-        let card = |index| {
-            let device = nvml.device_by_index(index).ok()?;
-            let (name, memory) = (device.name().ok()?, device.memory_info().ok()?);
-            let percent = device.utilization_rates().ok().map(|rates| rates.gpu);
-            Some(Card { index, name, memory: memory.total, free: memory.free, percent })
-        };
-        (0..nvml.device_count().unwrap_or(0)).filter_map(card).collect()
+    /// A card by its number, where the management library is there and knows it.
+    pub(crate) fn card(&self, index: u32) -> Option<Card> {
+        let nvml = self.nvml.get_or_init(|| Nvml::init().ok()).as_ref()?;
+        let device = nvml.device_by_index(index).ok()?;
+        Some(Card { name: device.name().ok()?, percent: device.utilization_rates().ok().map(|rates| rates.gpu) })
     }
 }

@@ -7,6 +7,7 @@ use comfyd_folders::whole::{Replace, is_unfinished};
 use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
 use serde::Serialize;
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use crate::error::ApiError;
 use crate::services::paths::parse_kind;
@@ -26,12 +27,32 @@ pub(crate) struct Upload {
 }
 
 /// Where a file was stored.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Uploaded {
     name: String,
     subfolder: String,
     #[serde(rename = "type")]
-    kind: &'static str,
+    #[schema(inline)]
+    kind: FileKind,
+}
+
+/// The folder that a file is in.
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+enum FileKind {
+    Input,
+    Output,
+    Temp,
+}
+
+impl From<Kind> for FileKind {
+    fn from(kind: Kind) -> Self {
+        match kind {
+            Kind::Input => Self::Input,
+            Kind::Output => Self::Output,
+            Kind::Temp => Self::Temp,
+        }
+    }
 }
 
 /// Stores the form's file, changed by `change`, and tells where. The same bytes under the same name are not stored twice.
@@ -40,7 +61,7 @@ pub(crate) fn store(folders: &Folders, form: Upload, change: impl FnOnce(Bytes) 
     let name = file_name(&name)?;
     let kind = form.kind.as_deref().map_or(Ok(Kind::Input), parse_kind)?;
     let folder = folders.inside(kind, Path::new(&form.subfolder))?;
-    let stored = |name: String| Ok(Uploaded { name, subfolder: form.subfolder.clone(), kind: kind.as_str() });
+    let stored = |name: String| Ok(Uploaded { name, subfolder: form.subfolder.clone(), kind: kind.into() });
     if !form.overwrite && std::fs::read(folder.join(&name)).is_ok_and(|old| old == bytes) {
         return stored(name);
     }

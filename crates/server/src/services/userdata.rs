@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use comfyd_folders::whole::{self, Replace};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::error::{ApiError, is_disk_full};
 use crate::services::paths::inside;
@@ -32,7 +33,7 @@ impl Entry {
 }
 
 /// What is told of a file.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct FileInfo {
     /// From the user's folder, or from the folder that was listed.
     path: String,

@@ -1,0 +1,23 @@
+//! What a caller must be allowed to do. Every route states it; nothing is enforced yet.
+
+/// A kind of things that a caller may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Permission {
+    /// Looking at what the server shows.
+    Read,
+    /// Having prompts run, with all that belongs to it: files, settings, taking things back.
+    Run,
+    /// What concerns all users, or the machine: its memory, its models, its log and paths, who the users are.
+    Admin,
+}
+
+impl Permission {
+    /// Its name.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::Run => "run",
+            Self::Admin => "admin",
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What `POST /prompt` is asked, from the body's text to the job that is stored. The text is read once, and what nobody changed is stored as
+//! it came.
+
+use std::sync::Arc;
+
+use axum::http::StatusCode;
+use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
+use comfyd_jobs::{NewJob, Position, Secrets};
+use comfyd_node::{Catalog, OptionSource};
+use comfyd_wire::json::{Texts, read_with_texts};
+use serde_json::value::{RawValue, to_raw_value};
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
+use crate::json::{invalid, is_set, number};
+
+/// Longest prompt id that is taken.
+const MAX_ID_BYTES: usize = 256;
+
+/// A request to run a prompt, whose graph has not been checked yet.
+pub(crate) struct PromptRequest<'t> {
+    id: String,
+    position: Position,
+    targets: Option<Vec<String>>,
+    prompt: Value,
+    /// Without the request's own `client_id`.
+    extra_data: Value,
+    client_id: Option<Value>,
+    texts: Texts<'t>,
+}
+
+impl<'t> PromptRequest<'t> {
+    /// Reads a body.
+    pub(crate) fn read(body: &'t [u8]) -> Result<Self, ApiError> {
+        let (body, texts) = read_with_texts(body).map_err(|error| invalid(&error))?;
+        let Value::Object(mut body) = body else {
+            return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
+        };
+        let Some(prompt) = body.get_mut("prompt").map(Value::take) else {
+            let error = ApiError::new(StatusCode::BAD_REQUEST, "no_prompt", "No prompt provided");
+            return Err(error.details("No prompt provided"));
+        };
+        let (id, position, targets) = (prompt_id(&body)?, position(&body)?, partial_targets(&body)?);
+        let extra_data = match body.get_mut("extra_data").map(Value::take) {
+            None | Some(Value::Null) => Value::Object(Map::new()),
+            Some(extra @ Value::Object(_)) => extra,
+            Some(_) => return Err(ApiError::bad_request("'extra_data' must be an object")),
+        };
+        Ok(Self { id, position, targets, prompt, extra_data, client_id: body.get_mut("client_id").map(Value::take), texts })
+    }
+
+    /// Checks the graph: the job that it becomes, and what is wrong with outputs that are left out. Lists folders and runs the classes' own
+    /// checks.
+    pub(crate) fn check(
+        self,
+        catalog: &Catalog,
+        files: &dyn OptionSource,
+        secret_names: &[String],
+        owner: Arc<str>,
+    ) -> Result<(NewJob, NodeErrors), ApiError> {
+        let Self { id, position, targets, prompt, mut extra_data, client_id, texts } = self;
+        // Where it is null, an empty object stands for it.
+        let mut extra_text = texts.get("extra_data").filter(|text| text.starts_with('{'));
+        let mut secrets = Secrets::default();
+        if Secrets::are_in(&extra_data, secret_names) {
+            extra_text = None;
+            secrets = Secrets::take(&mut extra_data, secret_names);
+        }
+        let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
+        let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref())?;
+        let text = texts.get("prompt").filter(|_| !validated.converted).map(str::to_owned);
+        let prompt = stored(text, || validated.prompt.into_json())?;
+        let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
+        let workflow_id = told("/extra_pnginfo/workflow/id");
+        let client_id_text = match &client_id {
+            Some(id) => id.as_str().map(Arc::from),
+            None => told("/client_id"),
+        };
+        let job = NewJob {
+            id,
+            position,
+            owner,
+            client_id: client_id_text,
+            workflow_id,
+            prompt,
+            extra_data: with_client(extra_data, extra_text, client_id)?,
+            secrets,
+            outputs: validated.outputs,
+        };
+        Ok((job, validated.node_errors))
+    }
+}
+
+/// `extra_data` with the request's `client_id` in it.
+fn with_client(mut extra_data: Value, text: Option<&str>, client_id: Option<Value>) -> Result<Arc<RawValue>, ApiError> {
+    let Some(client_id) = client_id else { return stored(text.map(str::to_owned), || extra_data) };
+    let inside = text.filter(|_| extra_data.get("client_id").is_none()).and_then(|text| text.strip_prefix('{')?.strip_suffix('}'));
+    let text = inside.map(|inside| {
+        let comma = if inside.trim_ascii().is_empty() { "" } else { ", " };
+        format!("{{{inside}{comma}\"client_id\": {client_id}}}")
+    });
+    stored(text, || {
+        extra_data["client_id"] = client_id.clone();
+        extra_data
+    })
+}
+
+/// The text if there is one, or the value written anew.
+fn stored(text: Option<String>, value: impl FnOnce() -> Value) -> Result<Arc<RawValue>, ApiError> {
+    match text.and_then(|text| RawValue::from_string(text).ok()) {
+        Some(text) => Ok(text.into()),
+        None => to_raw_value(&value()).map(Arc::from).map_err(|e| ApiError::internal(e.to_string())),
+    }
+}
+
+/// The client's id, verbatim, or a new one.
+fn prompt_id(body: &Map<String, Value>) -> Result<String, ApiError> {
+    let id = match body.get("prompt_id") {
+        None | Some(Value::Null) => return Ok(uuid::Uuid::new_v4().to_string()),
+        Some(Value::String(id)) => id.clone(),
+        Some(Value::Number(n)) => n.to_string(),
+        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
+            return Err(ApiError::bad_request("'prompt_id' must be a text: leave it out and one is made"));
+        }
+    };
+    if id.is_empty() || id.len() > MAX_ID_BYTES {
+        return Err(ApiError::bad_request(format!("'prompt_id' must have 1 to {MAX_ID_BYTES} bytes")));
+    }
+    Ok(id)
+}
+
+fn position(body: &Map<String, Value>) -> Result<Position, ApiError> {
+    match body.get("number") {
+        None | Some(Value::Null) => Ok(if is_set(body.get("front")) { Position::Front } else { Position::Back }),
+        Some(value) => {
+            number(value).map(Position::At).ok_or_else(|| ApiError::bad_request("'number' must be a number: lower numbers run first"))
+        }
+    }
+}
+
+fn partial_targets(body: &Map<String, Value>) -> Result<Option<Vec<String>>, ApiError> {
+    let bad = || ApiError::bad_request("'partial_execution_targets' must be a list of node ids");
+    match body.get("partial_execution_targets") {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Array(items)) => {
+            items.iter().map(|i| i.as_str().map(str::to_owned).ok_or_else(bad)).collect::<Result<_, _>>().map(Some)
+        }
+        Some(_) => Err(bad()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use comfyd_node::{Context, Input, Inputs, Node, NodeOutput, Schema, StaticOptions};
+
+    use super::*;
+
+    struct Show;
+
+    impl Node for Show {
+        fn schema(&self) -> Schema {
+            Schema::new("Show").input(Input::int("value")).output_node()
+        }
+
+        fn run(&self, _: &mut Context<'_>, _: Inputs) -> comfyd_node::Result<NodeOutput> {
+            Ok(NodeOutput::default())
+        }
+    }
+
+    fn job(body: &str) -> NewJob {
+        let mut catalog = Catalog::new();
+        catalog.insert(Arc::new(Show));
+        let request = PromptRequest::read(body.as_bytes()).unwrap();
+        request.check(&catalog, &StaticOptions, &["secret".to_owned()], Arc::default()).unwrap().0
+    }
+
+    #[test]
+    fn what_is_not_changed_is_stored_as_it_came() {
+        let graph = |value: &str| format!("{{ \"1\":{{\"class_type\" : \"Show\", \"inputs\": {{\"value\": {value} }}}} }}");
+        let stored = |value: &str| job(&format!("{{\"prompt\":  {} , \"number\": 1}}", graph(value))).prompt.get().to_owned();
+        assert_eq!(stored("7"), graph("7"));
+        for (value, written) in [("\"7\"", "7"), ("7.5", "7"), ("-0", "0")] {
+            assert_eq!(stored(value), format!(r#"{{"1":{{"class_type":"Show","inputs":{{"value":{written}}}}}}}"#));
+        }
+    }
+
+    #[test]
+    fn extra_data_gets_the_client_and_loses_secrets() {
+        for (extra, client, stored) in [
+            (r#"{ "a": [1.0] }"#, None, r#"{ "a": [1.0] }"#),
+            (r#"{ "a": [1.0] }"#, Some("\"c\""), r#"{ "a": [1.0] , "client_id": "c"}"#),
+            ("{ }", Some("\"c\""), r#"{ "client_id": "c"}"#),
+            ("null", Some("\"c\""), r#"{"client_id":"c"}"#),
+            (r#"{"client_id": "old", "a":  1}"#, Some("\"c\""), r#"{"client_id":"c","a":1}"#),
+            (r#"{"a":  {"\u0053ecret": 1}}"#, None, r#"{"a":{}}"#),
+            (r#"{"a": NaN}"#, Some("5"), r#"{"a":null,"client_id":5}"#),
+        ] {
+            let client = client.map_or(String::new(), |client| format!("\"client_id\": {client}, "));
+            let prompt = r#"{"1": {"class_type": "Show", "inputs": {"value": 1}}}"#;
+            let job = job(&format!("{{{client}\"extra_data\": {extra}, \"prompt\": {prompt}}}"));
+            assert_eq!(job.extra_data.get(), stored, "{extra}");
+            assert_eq!(job.client_id.as_deref(), Some("c").filter(|_| stored.contains("\"c\"")), "{extra}");
+        }
+    }
+}
