@@ -9,7 +9,7 @@ use std::time::Instant;
 use candle_core::quantized::{GgmlDType, QTensor, gguf_file};
 use candle_core::{DType, Device, Tensor};
 use comfyd_engine::{CondEntry, Conditioning, Engine, EngineOptions, KSampler, LatentInput};
-use comfyd_node::{CancelToken, Context, Hidden, SilentReporter};
+use comfyd_node::{CancellationToken, Context, Hidden, SilentReporter};
 use comfyd_samplers::noise;
 use comfyd_weights::{Form, LazyTensor, Scaled8, SmallFloat, Source, StateDict, Weight, synthetic, write};
 
@@ -54,7 +54,7 @@ fn measure(file: &Path, dtype: &str) -> Result<(), Box<dyn Error>> {
         last_step: None,
         force_full_denoise: false,
     };
-    let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+    let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
     let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
     // The first step loads; the second is the one that is timed.
     engine.ksampler(&cx, &model, &cond, &cond, &latent, &settings)?;

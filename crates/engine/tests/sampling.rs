@@ -17,7 +17,7 @@ use comfyd_engine::{
 use comfyd_imaging::resize::Method;
 use comfyd_kernels::random::Generator;
 use comfyd_models::unet::hooks::{Downscale, FreeU, FreeUVersion, HyperTile, TokenMerging};
-use comfyd_node::{CancelToken, Context, Hidden, SilentReporter};
+use comfyd_node::{CancellationToken, Context, Hidden, SilentReporter};
 use comfyd_samplers::ksampler;
 use comfyd_samplers::schedule::{Discrete, DiscreteSettings};
 use comfyd_samplers::{Prediction, noise};
@@ -95,7 +95,7 @@ fn full() -> Tensor {
 }
 
 fn with_context<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
-    let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+    let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
     work(&Context::new("1", &hidden, &cancel, &SilentReporter, 0))
 }
 
@@ -318,7 +318,7 @@ fn patched_weights() {
 #[test]
 fn an_interruption_ends_the_pass() {
     on_each_device(|| {
-        let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+        let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
         cancel.cancel();
         let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
         let case = case(model("base"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use comfyd_models::backbone::{HookList, Hooks};
-use comfyd_node::{CancelToken, Context};
+use comfyd_node::{CancellationToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
 use comfyd_samplers::{Denoiser, Observer, Schedule, Step, ksampler, noise};
 use comfyd_values::Sigmas;
@@ -180,7 +180,7 @@ fn roles_of(kind: &GuiderKind) -> (Vec<Role>, Combine) {
 }
 
 /// Ends a pass once the prompt was interrupted.
-struct Cancel(CancelToken);
+struct Cancel(CancellationToken);
 
 impl Hooks for Cancel {
     fn check(&mut self) -> comfyd_models::Result<()> {
