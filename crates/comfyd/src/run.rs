@@ -7,7 +7,7 @@ use std::sync::Arc;
 use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
 use comfyd_jobs::{Event, EventKind, EventSink, Job, Message, Outcome, Secrets, Status, now_ms};
-use comfyd_node::CancelToken;
+use comfyd_node::CancellationToken;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value as Json;
 use serde_json::value::to_raw_value;
@@ -49,7 +49,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         outputs: validated.outputs,
         created_ms: now_ms(),
     };
-    let cancel = CancelToken::default();
+    let cancel = CancellationToken::default();
     let stop = cancel.clone();
     // A second Ctrl-C ends the process in the system's way.
     std::thread::Builder::new()
@@ -62,7 +62,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     report(&folders, &outcome)
 }
 
-fn serve_ctrl_c(cancel: &CancelToken) {
+fn serve_ctrl_c(cancel: &CancellationToken) {
     let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_io().build() else { return };
     let asked = runtime.block_on(async {
         #[cfg(unix)]

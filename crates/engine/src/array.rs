@@ -72,6 +72,11 @@ pub(crate) fn is_zero(tensor: &Tensor) -> Result<bool> {
     Ok(values(tensor)?.1.iter().all(|v| *v == 0.0))
 }
 
+/// Whether two numbers differ by rounding alone (Python's `math.isclose`).
+pub(crate) fn is_close(a: f64, b: f64) -> bool {
+    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
+}
+
 /// The sum over everything but the batch, (B, 1, 1, 1).
 pub(crate) fn total(tensor: &Tensor) -> Result<Tensor> {
     Ok(tensor.sum_keepdim((1, 2, 3))?)

@@ -121,8 +121,10 @@ impl ControlNet {
                 Network::ControlNet(residency.get(&[&self.weights], || Ok(controlnet::ControlNet::new(config, &vb())?))?)
             }
             Kind::ControlLora(lora) => {
+                let unet = kind.unet().cloned();
+                let unet = unet.ok_or_else(|| Error::msg("a control-LoRA steers UNets alone; choose a ControlNet for this model"))?;
                 let encoder = lora.encoder(denoiser);
-                let config = ControlNetConfig { unet: kind.unet().clone(), hint_channels: lora.hint_channels, union_types: None };
+                let config = ControlNetConfig { unet, hint_channels: lora.hint_channels, union_types: None };
                 let build = || {
                     let vb = Vb::new(Arc::new(Layered(self.weights.clone(), encoder.clone())));
                     controlnet::ControlNet::new(&config, &vb).map_err(|error| match Error::from(error) {

@@ -192,7 +192,7 @@ fn turn(rows: &mut [Vec<f64>], p: usize, q: usize, c: f64, s: f64) {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use comfyd_node::{CancelToken, Hidden, SilentReporter};
+    use comfyd_node::{CancellationToken, Hidden, SilentReporter};
 
     use super::*;
 
@@ -203,7 +203,7 @@ mod tests {
 
     #[test]
     fn narrow_matrices_give_what_has_their_rank() {
-        let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+        let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
         let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
         let mut generator = Generator::new(5);
         let mut random = |m: usize, n: usize| Tensor::from_vec(generator.randn(m * n), (m, n), &Device::Cpu).unwrap();

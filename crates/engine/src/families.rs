@@ -8,12 +8,11 @@ mod sd2;
 mod sdxl;
 mod unet;
 
-use std::sync::Arc;
-
 use comfyd_models::text_encoding::TextStack;
-use comfyd_weights::{EncoderKind, Unet};
+use comfyd_weights::{EncoderKind, StateDict, Unet};
 
-pub(crate) use self::family::{Concat, Family, ModelKind, Objective};
+use self::family::Family;
+pub(crate) use self::family::{Concat, Found, ModelKind, Objective};
 pub use self::sd1::LATENTS as SD_LATENTS;
 pub use self::sdxl::{LATENTS as SDXL_LATENTS, PLAYGROUND_LATENTS};
 use crate::{Error, Result};
@@ -21,23 +20,24 @@ use crate::{Error, Result};
 /// All of them, in the order in which files are tried.
 const ALL: [&dyn Family; 4] = [&sd1::FAMILY, &sd2::FAMILY, &refiner::FAMILY, &sdxl::FAMILY];
 
-/// What the denoiser of a file is.
-pub(crate) fn of(found: &Unet) -> Result<Arc<dyn ModelKind>> {
+/// The denoiser of a file.
+pub(crate) fn find(file: &StateDict) -> Result<Found> {
+    let unet = Unet::find(file);
     for family in ALL {
-        if let Some(denoiser) = family.detect(found)? {
-            return Ok(denoiser);
+        if let Some(found) = family.detect(file, unet.as_ref().ok())? {
+            return Ok(found);
         }
     }
-    let config = &found.config;
+    let unet = unet?;
     let reason = format!(
         "its UNet is of no known family (width {}, conditioning {} wide, vector conditioning {:?}, transformers {:?}); looked for {}",
-        config.model_channels,
-        config.context_dim,
-        config.adm_in_channels,
-        config.transformer_depth,
+        unet.config.model_channels,
+        unet.config.context_dim,
+        unet.config.adm_in_channels,
+        unet.config.transformer_depth,
         ALL.map(Family::name).join(", ")
     );
-    Err(found.file.unknown(reason).into())
+    Err(unet.file.unknown(reason).into())
 }
 
 /// How text encoders of these kinds work together.
@@ -55,7 +55,7 @@ mod tests {
     use std::path::PathBuf;
 
     use candle_core::{DType, Device, Tensor};
-    use comfyd_weights::{StateDict, synthetic};
+    use comfyd_weights::synthetic;
 
     use super::*;
 
@@ -74,7 +74,7 @@ mod tests {
             [("sd15", "SD1.x", &SD_LATENTS, &[196][..]), ("sdxl", "SDXL", &SDXL_LATENTS, &[196, 518])]
         {
             let dict = layout(layout_of);
-            let denoiser = of(&Unet::find(&dict).unwrap()).unwrap();
+            let denoiser = find(&dict).unwrap().kind;
             assert_eq!((denoiser.family().name(), denoiser.latents()), (name, latents));
             assert_eq!((denoiser.objective(), denoiser.concat()), (Objective::Eps, Concat::None));
             let family = denoiser.family();
@@ -96,15 +96,16 @@ mod tests {
                 transformer_depth: depths.to_vec(),
                 ..whole.config.clone()
             };
-            of(&Unet { config, ..whole }).map(|denoiser| denoiser.family().name())
+            let unet = Unet { config, ..whole };
+            ALL.iter().find_map(|family| family.detect(&unet.file, Some(&unet)).unwrap()).map(|found| found.kind.family().name())
         };
-        assert_eq!(config(false, None, &[1, 1, 0]).unwrap(), "SD1.x");
-        assert_eq!(config(true, None, &[1, 1, 0]).unwrap(), "SD2.x");
-        assert_eq!(config(true, Some(60), &[0, 1, 0]).unwrap(), "SDXL's refiner");
-        assert_eq!(config(true, Some(60), &[0, 1, 2]).unwrap(), "SDXL");
+        assert_eq!(config(false, None, &[1, 1, 0]), Some("SD1.x"));
+        assert_eq!(config(true, None, &[1, 1, 0]), Some("SD2.x"));
+        assert_eq!(config(true, Some(60), &[0, 1, 0]), Some("SDXL's refiner"));
+        assert_eq!(config(true, Some(60), &[0, 1, 2]), Some("SDXL"));
         // SD's upscaler has transformers in the smallest level, and SD2 unCLIP in the first.
-        assert!(config(true, None, &[0, 1, 1]).is_err());
-        assert!(config(true, Some(60), &[1, 1, 0]).is_err());
+        assert!(config(true, None, &[0, 1, 1]).is_none());
+        assert!(config(true, Some(60), &[1, 1, 0]).is_none());
     }
 
     #[test]
@@ -127,13 +128,13 @@ mod tests {
         let bias = "output_blocks.11.1.transformer_blocks.0.norm1.bias";
         for (scale, wanted) in [(0.05f32, Objective::Eps), (0.2, Objective::V { zsnr: false })] {
             sd2.insert(bias, Tensor::new(&[-scale, scale], &Device::Cpu).unwrap());
-            let model = of(&Unet::find(&sd2).unwrap()).unwrap();
+            let model = find(&sd2).unwrap().kind;
             assert_eq!((model.family().name(), model.objective()), ("SD2.x", wanted));
         }
-        let concat = |channels| of(&Unet::find(&base(768, None, channels, false)).unwrap()).unwrap().concat();
+        let concat = |channels| find(&base(768, None, channels, false)).unwrap().kind.concat();
         assert_eq!(concat(9), Concat::Inpaint);
         assert_eq!(concat(8), Concat::Image { scaled: false });
-        let error = of(&Unet::find(&base(999, None, 4, false).with_origin("odd.ckpt")).unwrap()).expect_err("accepted").to_string();
+        let error = find(&base(999, None, 4, false).with_origin("odd.ckpt")).map(|found| found.kind).expect_err("accepted").to_string();
         assert!(error.contains("odd.ckpt") && error.contains("999"), "{error}");
 
         let mut xl = layout("sdxl");
@@ -145,11 +146,11 @@ mod tests {
         ] {
             let tensor = value.map_or_else(|| small(&[0]), |value| Tensor::new(value, &Device::Cpu).unwrap());
             xl.insert(marker, tensor);
-            assert_eq!(of(&Unet::find(&xl).unwrap()).unwrap().objective(), wanted, "{marker}");
+            assert_eq!(find(&xl).unwrap().kind.objective(), wanted, "{marker}");
         }
         xl.insert("edm_mean", small(&[4]));
         xl.insert("edm_std", small(&[4]));
-        let playground = of(&Unet::find(&xl).unwrap()).unwrap();
+        let playground = find(&xl).unwrap().kind;
         assert_eq!((playground.objective(), playground.latents()), (Objective::Edm, &PLAYGROUND_LATENTS));
     }
 }

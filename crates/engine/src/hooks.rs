@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use comfyd_node::Opaque;
 use comfyd_weights::EncoderKind;
 
+use crate::array::is_close;
 use crate::families::ModelKind;
 use crate::part::Weights;
 use crate::{Engine, Result, lora};
@@ -179,10 +180,6 @@ impl HookGroup {
         };
         borders.windows(2).map(|pair| ((pair[0], pair[1]), strengths(pair[0], pair[1]))).collect()
     }
-}
-
-fn is_close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
 /// The ranges of one hook's strengths; neighbours of the same strength are one.

@@ -50,7 +50,7 @@ pub use crate::loading::Checkpoint;
 pub use crate::model::Model;
 pub use crate::options::{DeviceChoice, EngineOptions, PreviewMethod};
 pub use crate::picture_size::PictureSize;
-pub use crate::sampling::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+pub use crate::sampling::{KSampler, LatentInput, Noise, Sampled, Sampler};
 pub use crate::saving::Output;
 pub use crate::upscale::UpscaleModel;
 pub use crate::vae::Vae;

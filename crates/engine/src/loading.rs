@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use candle_core::{Device, Tensor};
-use comfyd_weights::{EncoderKind, StateDict, Unet, convert};
+use comfyd_weights::{EncoderKind, StateDict, convert};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
@@ -33,9 +33,8 @@ impl Engine {
     pub fn load_checkpoint(&self, path: &Path) -> Result<Checkpoint> {
         self.files().get("checkpoint", &[path], || {
             let dict = StateDict::open(path)?;
-            let found = Unet::find(&dict)?;
-            let kind = families::of(&found)?;
-            let places = kind.family().encoders().iter();
+            let found = families::find(&dict)?;
+            let places = found.kind.family().encoders().iter();
             let encoders: Vec<(EncoderKind, StateDict)> = places.map(|place| (place.kind, place.read(&dict))).collect();
             let clip = match encoders.iter().all(|(_, weights)| weights.is_empty()) {
                 true => None,
@@ -46,7 +45,7 @@ impl Engine {
                 let vae = Vae::new(self, weights);
                 vae.inspect_err(|error| tracing::warn!("{}: its autoencoder is left out: {error}", path.display())).ok()
             });
-            Ok(Checkpoint { model: Model::new(self, kind, found.weights, Precision::Stored)?, clip, vae })
+            Ok(Checkpoint { model: Model::new(self, found, Precision::Stored)?, clip, vae })
         })
     }
 
@@ -60,10 +59,7 @@ impl Engine {
             Precision::Fp8E4m3 => "unet in e4m3",
             Precision::Fp8E5m2 => "unet in e5m2",
         };
-        self.files().get(kind, &[path], || {
-            let found = Unet::find(&StateDict::open(path)?)?;
-            Model::new(self, families::of(&found)?, found.weights, precision)
-        })
+        self.files().get(kind, &[path], || Model::new(self, families::find(&StateDict::open(path)?)?, precision))
     }
 
     /// CLIPLoader (one path) and DualCLIPLoader (two). Which encoders they are, and the family that they belong to, is told from the files.

@@ -9,10 +9,9 @@ use comfyd_models::Vb;
 use comfyd_models::backbone::Backbone;
 use comfyd_node::Opaque;
 use comfyd_samplers::Schedule;
-use comfyd_weights::StateDict;
 
 use crate::array::is_zero;
-use crate::families::ModelKind;
+use crate::families::{Found, ModelKind};
 use crate::latent_spec::LatentSpec;
 use crate::part::{Part, Weights};
 use crate::patches::ModelPatch;
@@ -41,7 +40,7 @@ pub struct Model {
 
 impl Model {
     /// A model of a family as a file holds it.
-    pub(crate) fn new(engine: &Engine, kind: Arc<dyn ModelKind>, weights: StateDict, precision: Precision) -> Result<Self> {
+    pub(crate) fn new(engine: &Engine, Found { kind, weights }: Found, precision: Precision) -> Result<Self> {
         let options = ModelOptions { schedule: kind.objective().schedule()?, latents: kind.latents(), patches: Vec::new() };
         let weights = Weights::new(Part::new(weights, engine.device().clone(), precision));
         Ok(Self { engine: engine.clone(), kind, weights, options: Arc::new(options) })

@@ -10,8 +10,8 @@ use comfyd_models::Provider;
 use comfyd_weights::{Form, LazyTensor, StateDict, Weight};
 use parking_lot::Mutex;
 
+use crate::error::{Error, Result};
 use crate::precision::Precision;
-use crate::{Error, Result};
 
 /// A part's file, and what of it is loaded.
 pub(crate) struct Part {

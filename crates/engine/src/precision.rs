@@ -3,7 +3,7 @@
 use candle_core::DType;
 use comfyd_weights::{Form, LazyTensor, Scaled8, SmallFloat, Weight};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// How weights are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -10,4 +10,4 @@ mod preview;
 mod request;
 mod run;
 
-pub use self::request::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+pub use self::request::{KSampler, LatentInput, Noise, Sampled, Sampler};

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use candle_core::{Device, Tensor};
-use comfyd_node::CancelToken;
+use comfyd_node::CancellationToken;
 use comfyd_weights::{EncoderKind, StateDict, save, write};
 
 use crate::families::Objective;
@@ -14,7 +14,7 @@ pub struct Output<'a> {
     /// Takes the bytes of a safetensors file.
     pub out: &'a mut dyn Write,
     /// Asked before each tensor.
-    pub cancel: &'a CancelToken,
+    pub cancel: &'a CancellationToken,
 }
 
 impl Model {

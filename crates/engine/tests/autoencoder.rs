@@ -4,7 +4,7 @@
 use candle_core::DType;
 use comfyd_engine::{Engine, EngineOptions, SD_LATENTS, SDXL_LATENTS};
 use comfyd_kernels::random::Generator;
-use comfyd_node::{CancelToken, Context, Hidden, SilentReporter};
+use comfyd_node::{CancellationToken, Context, Hidden, SilentReporter};
 use comfyd_samplers::noise;
 use comfyd_weights::{StateDict, synthetic, write};
 
@@ -72,7 +72,7 @@ fn tiny_autoencoders_know_the_scale_of_latents_on_links() {
         path
     };
     let (encoder, decoder) = (path("encoder.safetensors", ENCODER), path("decoder.safetensors", DECODER));
-    let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+    let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
     let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
 
     let pictures = |device, format, scale: f64| {

@@ -12,15 +12,16 @@ use comfyd_engine::patches::{
     RescaleCfg, Sampling, SelfAttentionGuidance, TangentialDamping,
 };
 use comfyd_engine::{
-    Area, CondEntry, Conditioning, DualStyle, Engine, EngineOptions, Guider, KSampler, LatentInput, Model, Noise, Sampler, Sigmas, Tensor,
-    tensor,
+    Area, CondEntry, Conditioning, DualStyle, Engine, EngineOptions, Guider, KSampler, LatentInput, Model, Noise, Sampler, Tensor, tensor,
 };
 use comfyd_imaging::resize::Method;
 use comfyd_kernels::random::Generator;
 use comfyd_models::unet::hooks::{Downscale, FreeU, FreeUVersion, HyperTile, TokenMerging};
-use comfyd_node::{CancelToken, Context, Hidden, SilentReporter};
+use comfyd_node::{CancellationToken, Context, Hidden, SilentReporter};
+use comfyd_samplers::ksampler;
 use comfyd_samplers::schedule::{Discrete, DiscreteSettings};
 use comfyd_samplers::{Prediction, noise};
+use comfyd_values::Sigmas;
 use comfyd_weights::{StateDict, synthetic, write};
 
 const TOLERANCE: f32 = 1e-3;
@@ -94,7 +95,7 @@ fn full() -> Tensor {
 }
 
 fn with_context<T>(work: impl FnOnce(&Context<'_>) -> T) -> T {
-    let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+    let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
     work(&Context::new("1", &hidden, &cancel, &SilentReporter, 0))
 }
 
@@ -157,7 +158,7 @@ fn difference(got: &Tensor, expected: &Tensor) -> f32 {
 }
 
 fn guide(name: &str, guider: &Guider) {
-    let sigmas = Sigmas::of_scheduler(guider.model(), "normal", 3, 1.0).unwrap();
+    let sigmas = Sigmas::new(ksampler::basic_sigmas("normal", &*guider.model().schedule(), 3, 1.0).unwrap());
     let latent = LatentInput { samples: empty(), noise_mask: None, batch_index: None };
     let euler = Sampler::by_name("euler").unwrap();
     let sampled = with_context(|cx| engine().sample(cx, guider, Noise::Random(5), &euler, &sigmas, &latent)).unwrap();
@@ -317,7 +318,7 @@ fn patched_weights() {
 #[test]
 fn an_interruption_ends_the_pass() {
     on_each_device(|| {
-        let (hidden, cancel) = (Hidden::default(), CancelToken::default());
+        let (hidden, cancel) = (Hidden::default(), CancellationToken::default());
         cancel.cancel();
         let cx = Context::new("1", &hidden, &cancel, &SilentReporter, 0);
         let case = case(model("base"));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_graph::Graph;
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
-use comfyd_node::{CancelToken, Catalog, Hidden};
+use comfyd_node::{CancellationToken, Catalog, Hidden};
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
@@ -31,7 +31,7 @@ impl Executor {
     ///
     /// Emits every event but the last ones: the outcome's last message is to be told once the outcome is stored, so that clients which
     /// are told of the end find it in the history.
-    pub fn run(&mut self, job: &Job, cancel: &CancelToken, sink: &dyn EventSink) -> Outcome {
+    pub fn run(&mut self, job: &Job, cancel: &CancellationToken, sink: &dyn EventSink) -> Outcome {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();

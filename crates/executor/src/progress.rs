@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use comfyd_graph::{Graph, NodeIndex};
-use comfyd_jobs::event::{Image, NodeProgress, NodeState};
+use comfyd_jobs::event::{NodeProgress, NodeState};
 use comfyd_jobs::{Event, EventKind, EventSink, NodeRef};
-use comfyd_node::{PreviewFormat, PreviewImage, Reporter};
+use comfyd_node::{PreviewImage, Reporter};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 
@@ -76,12 +76,7 @@ impl Reporter for Progress<'_> {
 
     fn image(&self, node: &str, image: PreviewImage) {
         let Some(node) = self.node(node) else { return };
-        let PreviewImage { width, height, channels, pixels, format, max_size } = image;
-        let lossless = match format {
-            PreviewFormat::Png => true,
-            PreviewFormat::Jpeg => false,
-        };
-        self.emit(EventKind::Image { node, image: Image { width, height, channels, pixels, lossless, max_size } });
+        self.emit(EventKind::Image { node, image });
     }
 
     fn text(&self, node: &str, text: &str) {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature, Signatures};
 use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
-use comfyd_node::{CancelToken, Catalog, Context, Error as NodeError, Fingerprint, Hidden, Inputs, NodeOutput, Source};
+use comfyd_node::{CancellationToken, Catalog, Context, Error as NodeError, Fingerprint, Hidden, Inputs, NodeOutput, Source};
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
@@ -102,7 +102,7 @@ pub(crate) struct Shown {
 /// What is known of nodes' results.
 struct Known<'a> {
     cache: &'a mut Cache,
-    cancel: &'a CancelToken,
+    cancel: &'a CancellationToken,
     signatures: Signatures,
     /// Results that nodes of this run still need.
     results: HashMap<NodeIndex, Arc<NodeResult>>,
@@ -127,7 +127,7 @@ impl Known<'_> {
 pub(crate) struct Run<'a> {
     catalog: &'a Catalog,
     options: &'a ExecutorOptions,
-    cancel: &'a CancelToken,
+    cancel: &'a CancellationToken,
     progress: &'a Progress<'a>,
     hidden: Hidden,
     graph: Graph,
@@ -151,7 +151,7 @@ impl<'a> Run<'a> {
         catalog: &'a Catalog,
         options: &'a ExecutorOptions,
         cache: &'a mut Cache,
-        cancel: &'a CancelToken,
+        cancel: &'a CancellationToken,
         progress: &'a Progress<'a>,
         hidden: Hidden,
         graph: Graph,
@@ -573,7 +573,7 @@ fn link_targets(graph: &Graph, index: NodeIndex) -> impl Iterator<Item = NodeInd
 }
 
 /// Asks a node whether more than its inputs decides its result. A node that fails or panics here runs every time.
-fn fingerprint(graph: &Graph, index: NodeIndex, cancel: &CancelToken) -> Fingerprint {
+fn fingerprint(graph: &Graph, index: NodeIndex, cancel: &CancellationToken) -> Fingerprint {
     let node = graph.node(index);
     let mut constants: Vec<_> = node.inputs.iter().filter(|i| i.declared.is_some()).collect();
     constants.sort_by_key(|i| i.declared);

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use comfyd_jobs::{Claim, Error, Event, EventKind, EventSink, Job, JobStore, Message, Outcome, Status, Token, WorkerId, now_ms};
-use comfyd_node::CancelToken;
+use comfyd_node::CancellationToken;
 use parking_lot::{Condvar, Mutex};
 use tokio::runtime;
 use tokio::sync::Notify;
@@ -153,7 +153,7 @@ struct State {
 
 struct Running {
     id: String,
-    cancel: CancelToken,
+    cancel: CancellationToken,
 }
 
 /// Whom a prompt's events concern.
@@ -340,7 +340,7 @@ impl Registry {
                 {
                     let mut state = self.shared.state.lock();
                     state.running = None;
-                    state.claimed = next.as_ref().map(|claim| Running { id: claim.job.id.clone(), cancel: CancelToken::default() });
+                    state.claimed = next.as_ref().map(|claim| Running { id: claim.job.id.clone(), cancel: CancellationToken::default() });
                 }
                 self.announce_end(&ended, next.as_ref().map(|claim| &*claim.job));
                 next

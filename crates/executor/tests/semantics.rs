@@ -5,7 +5,7 @@ mod common;
 
 use comfyd_executor::{CachePolicy, ExecutorOptions};
 use comfyd_jobs::{HistoryEntry, Message, Status};
-use comfyd_node::CancelToken;
+use comfyd_node::CancellationToken;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -191,7 +191,7 @@ fn fingerprints_decide_whether_a_node_runs_again() {
 #[test]
 fn a_comparison_can_be_interrupted() {
     let prompt = prompt("c:Changing value=1 stamp=interrupt\nout:Show value=@c");
-    let ran = bench().run_job(&job("id", &prompt, vec!["out".into()]), &CancelToken::default());
+    let ran = bench().run_job(&job("id", &prompt, vec!["out".into()]), &CancellationToken::default());
     assert_eq!(ran.outcome.status, Status::Interrupted);
     assert!(ran.end()["executed"].as_array().unwrap().is_empty());
 }
@@ -258,12 +258,12 @@ fn a_raw_link_is_given_as_it_is() {
 #[test]
 fn only_the_outputs_asked_for_run() {
     let prompt = prompt("1:Num value=1\n2:Num value=2\np:ShowAndPass value=@1\nout:Show value=@p\nother:Show value=@2");
-    let ran = bench().run_job(&job("p", &prompt, vec!["out".into()]), &CancelToken::default());
+    let ran = bench().run_job(&job("p", &prompt, vec!["out".into()]), &CancellationToken::default());
     succeeded(&ran);
     assert!(ran.ran("p") && ran.ran("1"), "an output node on the way runs");
     assert!(!ran.ran("2") && !ran.ran("other"));
     assert_eq!(*ran.shown("p"), json!([1]));
-    let ran = bench().run_job(&job("p", &prompt, vec!["gone".into()]), &CancelToken::default());
+    let ran = bench().run_job(&job("p", &prompt, vec!["gone".into()]), &CancellationToken::default());
     assert_eq!(ran.outcome.status, Status::Error);
 }
 
@@ -307,7 +307,7 @@ fn an_interrupt_ends_the_prompt_within_a_step() {
     assert_eq!(ran.outcome.messages.last().unwrap().name(), "execution_interrupted");
     assert_eq!((&data["node_id"], &data["node_type"], &data["executed"]), (&json!("bad"), &json!("Fail"), &json!(["1"])));
     assert!(data["timestamp"].is_i64() && data.get("exception_message").is_none());
-    let cancelled = CancelToken::default();
+    let cancelled = CancellationToken::default();
     cancelled.cancel();
     let prompt = prompt("1:Num value=9\nout:Show value=@1");
     let ran = bench.run_job(&job("p", &prompt, vec!["out".into()]), &cancelled);
@@ -323,7 +323,7 @@ fn progress_is_told() {
 #[test]
 fn a_job_that_cannot_be_read_fails() {
     for prompt in [json!(5), json!({"1": {"class_type": "Gone", "inputs": {}}}), json!({"1": 3})] {
-        let ran = bench().run_job(&job("p", &prompt, vec!["1".into()]), &CancelToken::default());
+        let ran = bench().run_job(&job("p", &prompt, vec!["1".into()]), &CancellationToken::default());
         assert_eq!(ran.outcome.status, Status::Error, "{prompt}");
         assert_eq!(ran.events, "start\ncached []");
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use comfyd_node::PreviewImage;
 use serde_json::Value as Json;
 
 use crate::message::{Message, NodeRef};
@@ -44,23 +45,6 @@ pub enum NodeState {
     Error,
 }
 
-/// A picture for the client, not yet encoded (the sender encodes it once per format that clients ask for).
-#[derive(Debug, Clone)]
-pub struct Image {
-    /// Pixels wide.
-    pub width: u32,
-    /// Pixels high.
-    pub height: u32,
-    /// Bytes per pixel: 3 or 4.
-    pub channels: u8,
-    /// `width * height * channels` bytes.
-    pub pixels: Arc<Vec<u8>>,
-    /// Lossless (PNG) and not to be dropped; otherwise JPEG and droppable.
-    pub lossless: bool,
-    /// The longer side is reduced to this many pixels.
-    pub max_size: Option<u32>,
-}
-
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum EventKind {
@@ -93,7 +77,7 @@ pub enum EventKind {
         /// The node.
         node: NodeRef,
         /// The picture.
-        image: Image,
+        image: PreviewImage,
     },
     /// The queue's figures as this prompt changed them: emitted after it was claimed and after it was stored as finished, so that every
     /// client sees them in their place among the prompt's events.

@@ -4,7 +4,9 @@
 use candle_core::{DType, Device, Tensor};
 use comfyd_weights::{StateDict, Weight};
 
-use crate::{Error, Result, Vb, ops};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::vb::Vb;
 
 /// The shape of a text transformer.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -5,7 +5,7 @@
 use candle_core::Tensor;
 use comfyd_weights::Weight;
 
-use crate::Result;
+use crate::error::Result;
 
 mod cpu;
 mod portable;

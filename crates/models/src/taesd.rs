@@ -3,7 +3,9 @@
 use candle_core::{DType, Tensor};
 use comfyd_weights::{StateDict, Weight};
 
-use crate::{Error, Result, Vb, ops};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::vb::Vb;
 
 /// What is known of a tiny autoencoder.
 #[derive(Debug, Clone, PartialEq)]

@@ -4,9 +4,10 @@ use candle_core::{Device, Tensor};
 use comfyd_weights::EncoderKind;
 
 use crate::clip::{ClipConfig, ClipTextModel};
+use crate::error::{Error, Result};
 use crate::prompt::{self, Embeddings, Token, WeightedToken, Window, WindowRules};
 use crate::tokenizer::END;
-use crate::{Error, Result, Vb};
+use crate::vb::Vb;
 
 /// Tokens of a window.
 const WINDOW: usize = 77;
@@ -75,9 +76,9 @@ impl Tokens {
 }
 
 /// Tokenises a prompt for a family. Needs no model.
-pub fn tokenize(family: TextStack, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
+pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
     let mut tokens = Tokens::default();
-    for kind in family.kinds() {
+    for kind in stack.kinds() {
         let mut warnings = Vec::new();
         *tokens.of_mut(*kind) = prompt::windows(text, &rules(*kind), embeddings, &mut warnings)?;
         warnings.retain(|warning| !tokens.warnings.contains(warning));
@@ -119,26 +120,21 @@ pub struct Encoded {
 
 /// The text encoder of a family.
 pub struct TextEncoder {
-    family: TextStack,
+    stack: TextStack,
     models: Vec<(EncoderKind, ClipTextModel)>,
 }
 
 impl TextEncoder {
     /// Puts a family's transformers together; each has its config and the root of its weights (`text_model.…` lies directly below).
-    pub fn new(family: TextStack, parts: &[(EncoderKind, ClipConfig, Vb)]) -> Result<Self> {
+    pub fn new(stack: TextStack, parts: &[(EncoderKind, ClipConfig, Vb)]) -> Result<Self> {
         let mut models = Vec::new();
-        for kind in family.kinds() {
+        for kind in stack.kinds() {
             let Some((_, config, vb)) = parts.iter().find(|(part, _, _)| part == kind) else {
                 return Err(Error::msg(format!("the text encoder {} is not there; choose a file that has it", kind.name())));
             };
             models.push((*kind, ClipTextModel::new(config, vb)?));
         }
-        Ok(Self { family, models })
-    }
-
-    /// Its family.
-    pub fn family(&self) -> TextStack {
-        self.family
+        Ok(Self { stack, models })
     }
 
     /// Encodes a tokenised prompt. `check` is called between blocks; its error stops.
@@ -149,7 +145,7 @@ impl TextEncoder {
             let width = model.config().width;
             let is_misfit = |token: &&WeightedToken| matches!(&token.token, Token::Embedding(row) if row.len() != width);
             left_out += tokens.of(*kind).iter().flatten().filter(is_misfit).count();
-            let way = Way::new(self.family, *kind, model.config().layers, options)?;
+            let way = Way::new(self.stack, *kind, model.config().layers, options)?;
             let (cross_attn, own) = encode_windows(model, tokens.of(*kind), rules(*kind).pad, &way, check)?;
             parts.push(cross_attn);
             pooled = own.or(pooled);
@@ -174,8 +170,8 @@ struct Way {
 }
 
 impl Way {
-    fn new(family: TextStack, kind: EncoderKind, layers: usize, options: &ClipOptions) -> Result<Self> {
-        let (layer, norm_hidden, projected) = match family {
+    fn new(stack: TextStack, kind: EncoderKind, layers: usize, options: &ClipOptions) -> Result<Self> {
+        let (layer, norm_hidden, projected) = match stack {
             TextStack::Sd1 => (None, true, false),
             TextStack::Sd2 => (Some(-2), true, true),
             TextStack::Sdxl | TextStack::SdxlRefiner => (Some(-2), false, true),
@@ -191,7 +187,7 @@ impl Way {
             Some(layer) => Some(layer as usize),
             None => None,
         };
-        let pooled = family != TextStack::Sdxl || kind == EncoderKind::ClipG;
+        let pooled = stack != TextStack::Sdxl || kind == EncoderKind::ClipG;
         Ok(Self { hidden, norm_hidden, pooled, projected: projected && !options.unprojected })
     }
 }

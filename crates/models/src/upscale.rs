@@ -5,8 +5,9 @@ use std::sync::Arc;
 use candle_core::{Device, Tensor};
 use comfyd_weights::StateDict;
 
+use crate::error::{Error, Result};
 use crate::tiles::{self, Progress, Scale, Tile};
-use crate::{Error, Provider, Result, Vb};
+use crate::vb::{Provider, Vb};
 
 mod compact;
 mod esrgan;

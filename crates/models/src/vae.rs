@@ -4,8 +4,9 @@
 use candle_core::{DType, Device, Tensor};
 use comfyd_weights::StateDict;
 
+use crate::error::{Error, Result};
 use crate::tiles::{self, Progress, Scale, Tile};
-use crate::{Error, Result, Vb};
+use crate::vb::Vb;
 
 pub use crate::taesd::{Taesd, TaesdConfig};
 

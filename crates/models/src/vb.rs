@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use comfyd_weights::{StateDict, Weight};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Gives the weight of a full name on the device where the model will run, in the type in which weights are kept there; `None` if there
 /// is none.

@@ -1,38 +1,11 @@
 //! What a running node may ask of the world: cancellation, progress, previews, the prompt it is part of.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde_json::Value as Json;
+use tokio_util::sync::CancellationToken;
 
 use crate::{Error, Result};
-
-/// Tells running work that its prompt was interrupted. Clones share the flag.
-#[derive(Debug, Clone, Default)]
-pub struct CancelToken {
-    flag: Arc<AtomicBool>,
-}
-
-impl CancelToken {
-    /// Interrupts.
-    pub fn cancel(&self) {
-        self.flag.store(true, Ordering::Release);
-    }
-
-    /// Whether it was interrupted.
-    pub fn is_cancelled(&self) -> bool {
-        self.flag.load(Ordering::Acquire)
-    }
-}
-
-/// How a preview reaches the client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PreviewFormat {
-    /// Small and lossy, for previews while a node works.
-    Jpeg,
-    /// Lossless: SaveImageWebsocket's results, which must not be dropped.
-    Png,
-}
 
 /// A picture for the client while the node runs: 8-bit RGB or RGBA pixels, rows top to bottom without padding.
 #[derive(Debug, Clone)]
@@ -45,8 +18,8 @@ pub struct PreviewImage {
     pub channels: u8,
     /// `width * height * channels` bytes.
     pub pixels: Arc<Vec<u8>>,
-    /// How to encode it.
-    pub format: PreviewFormat,
+    /// Sent as PNG and never dropped (SaveImageWebsocket's results); otherwise a preview, small and lossy, which a slow client may miss.
+    pub lossless: bool,
     /// The longer side is reduced to this many pixels before sending; `None` keeps the size.
     pub max_size: Option<u32>,
 }
@@ -98,7 +71,7 @@ pub struct Context<'a> {
     pub node_id: &'a str,
     /// The prompt around it.
     pub hidden: &'a Hidden,
-    cancel: &'a CancelToken,
+    cancel: &'a CancellationToken,
     reporter: &'a dyn Reporter,
     call_index: usize,
     expansion_count: usize,
@@ -106,7 +79,7 @@ pub struct Context<'a> {
 
 impl<'a> Context<'a> {
     /// A context for one call; `call_index` counts the calls that list inputs cause.
-    pub fn new(node_id: &'a str, hidden: &'a Hidden, cancel: &'a CancelToken, reporter: &'a dyn Reporter, call_index: usize) -> Self {
+    pub fn new(node_id: &'a str, hidden: &'a Hidden, cancel: &'a CancellationToken, reporter: &'a dyn Reporter, call_index: usize) -> Self {
         Self { node_id, hidden, cancel, reporter, call_index, expansion_count: 0 }
     }
 
@@ -116,7 +89,7 @@ impl<'a> Context<'a> {
     }
 
     /// The token itself, for work that a lower crate does.
-    pub fn cancel_token(&self) -> &CancelToken {
+    pub fn cancel_token(&self) -> &CancellationToken {
         self.cancel
     }
 

@@ -7,8 +7,11 @@ mod error;
 mod schema;
 mod value;
 
+/// Tells running work that its prompt was interrupted.
+pub use tokio_util::sync::CancellationToken;
+
 pub use crate::catalog::{Catalog, Entry, Provider};
-pub use crate::context::{CancelToken, Context, Hidden, PreviewFormat, PreviewImage, Reporter, SilentReporter};
+pub use crate::context::{Context, Hidden, PreviewImage, Reporter, SilentReporter};
 pub use crate::error::{Error, Result};
 pub use crate::schema::{Choices, FileSource, Generation, HiddenKind, Input, InputKind, OptionSource, Output, Schema, StaticOptions};
 pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};
@@ -41,7 +44,7 @@ pub trait Node: Send + Sync {
 
     /// Whether the result depends on more than the inputs. `inputs` holds the widget values only. What takes long, such as the hash of a
     /// large file, ends with [`Error::Interrupted`] once `cancel` says so.
-    fn fingerprint(&self, _inputs: &Inputs, _cancel: &CancelToken) -> Result<Fingerprint> {
+    fn fingerprint(&self, _inputs: &Inputs, _cancel: &CancellationToken) -> Result<Fingerprint> {
         Ok(Fingerprint::Inputs)
     }
 

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
-use comfyd_node::{CancelToken, Error, Result};
+use comfyd_node::{CancellationToken, Error, Result};
 use ndarray::{ArcArray, Array, Axis, RemoveAxis, Slice};
 
 /// Threads at a time, those left behind included.
@@ -36,7 +36,7 @@ impl Drop for Place {
 }
 
 /// What `work` on so many values gives, or an error as soon as the prompt is interrupted. A panic goes on here.
-pub(crate) fn apart<T: Send + 'static>(cancel: &CancelToken, values: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+pub(crate) fn apart<T: Send + 'static>(cancel: &CancellationToken, values: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let check = || if cancel.is_cancelled() { Err(Error::Interrupted) } else { Ok(()) };
     if values <= SMALL {
         check()?;
@@ -69,7 +69,7 @@ pub(crate) fn apart<T: Send + 'static>(cancel: &CancelToken, values: usize, work
 
 /// The same for each picture or mask of a batch.
 pub(crate) fn each<D: RemoveAxis + 'static>(
-    cancel: &CancelToken,
+    cancel: &CancellationToken,
     batch: &ArcArray<f32, D>,
     work: impl Fn(ArcArray<f32, D>) -> comfyd_imaging::Result<ArcArray<f32, D>> + Send + Sync + 'static,
 ) -> Result<ArcArray<f32, D>> {
@@ -104,14 +104,14 @@ mod tests {
     fn an_interrupted_prompt_does_not_wait_and_few_threads_stay() {
         let (begun, go_on) = (sync_channel::<()>(MAX_THREADS), sync_channel::<()>(0));
         let go_on_receiver = Arc::new(std::sync::Mutex::new(go_on.1));
-        let interrupted = |cancel: &CancelToken| {
+        let interrupted = |cancel: &CancellationToken| {
             let (begun, wait) = (begun.0.clone(), Arc::clone(&go_on_receiver));
             apart(cancel, usize::MAX, move || {
                 begun.send(()).unwrap();
                 let _ = wait.lock().unwrap().recv();
             })
         };
-        let cancel = CancelToken::default();
+        let cancel = CancellationToken::default();
         std::thread::scope(|scope| {
             let callers: Vec<_> = (0..MAX_THREADS + 2).map(|_| scope.spawn(|| interrupted(&cancel))).collect();
             (0..MAX_THREADS).for_each(|_| begun.1.recv().unwrap());
@@ -122,8 +122,8 @@ mod tests {
         assert!(begun.1.try_recv().is_err(), "no more threads than are allowed");
         drop(go_on.0);
         // As soon as one ends there is a place again.
-        assert_eq!(apart(&CancelToken::default(), usize::MAX, || 7).unwrap(), 7);
-        let panicked = std::panic::catch_unwind(|| apart(&CancelToken::default(), usize::MAX, || panic!("as planned")));
+        assert_eq!(apart(&CancellationToken::default(), usize::MAX, || 7).unwrap(), 7);
+        let panicked = std::panic::catch_unwind(|| apart(&CancellationToken::default(), usize::MAX, || panic!("as planned")));
         assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"as planned"));
     }
 
@@ -134,7 +134,7 @@ mod tests {
             assert_eq!(one.dim(), (1, 2, 2));
             Ok(ndarray::concatenate![Axis(2), one, one].into_shared())
         };
-        let done = each(&CancelToken::default(), &batch, wider).unwrap();
+        let done = each(&CancellationToken::default(), &batch, wider).unwrap();
         assert_eq!(done, ndarray::concatenate![Axis(2), batch, batch]);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_engine::patches::ModelPatch;
 use comfyd_engine::{Engine, Model, SD_LATENTS};
-use comfyd_node::{CancelToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent, Mask};
 
 use crate::apart::apart;
@@ -20,7 +20,7 @@ pub(crate) const CELL: usize = SD_LATENTS.factor;
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
 type Validate = fn(&State, &Inputs) -> std::result::Result<(), String>;
-type FingerprintOf = fn(&State, &Inputs, &CancelToken) -> Result<Fingerprint>;
+type FingerprintOf = fn(&State, &Inputs, &CancellationToken) -> Result<Fingerprint>;
 
 /// The declaration of one class.
 #[derive(Clone, Copy)]
@@ -69,7 +69,7 @@ impl Node for Bound {
         self.class.validate.map_or(Ok(()), |validate| validate(&self.state, inputs))
     }
 
-    fn fingerprint(&self, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    fn fingerprint(&self, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
         let found = self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs, cancel));
         found.map_err(|error| self.state.for_clients(error))
     }

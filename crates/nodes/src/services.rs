@@ -12,7 +12,7 @@ use std::time::SystemTime;
 use comfyd_engine::Engine;
 use comfyd_folders::{FileVersion, Folders, Kind};
 use comfyd_imaging::decode;
-use comfyd_node::{CancelToken, Error, Result};
+use comfyd_node::{CancellationToken, Error, Result};
 use parking_lot::Mutex;
 
 /// Files over this size are not hashed.
@@ -125,7 +125,7 @@ impl State {
 
     /// The hash (BLAKE3) of a file's content in hexadecimal. A file is read once, until it changes. Checkpoints and the like are too large to
     /// be read before they are loaded: by what the file system tells of them, they change when they are touched too.
-    pub(crate) fn file_hash(&self, path: &Path, cancel: &CancelToken) -> Result<Arc<str>> {
+    pub(crate) fn file_hash(&self, path: &Path, cancel: &CancellationToken) -> Result<Arc<str>> {
         let metadata = path.metadata()?;
         let version = FileVersion::of(&metadata)?;
         if metadata.len() > MAX_HASHED_BYTES {

@@ -6,8 +6,9 @@ mod common;
 
 use std::sync::Arc;
 
-use comfyd_engine::{Area, CondEntry, Conditioning, Sigmas, tensor, values as tensor_values};
+use comfyd_engine::{Area, CondEntry, Conditioning, tensor, values as tensor_values};
 use comfyd_node::Value;
+use comfyd_values::Sigmas;
 use common::{Bench, inputs, values};
 use serde_json::json;
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use comfyd_engine::{EngineOptions, PreviewMethod};
-use comfyd_node::{CancelToken, Context, Error, Inputs, PreviewImage, Reporter, Value};
+use comfyd_node::{CancellationToken, Context, Error, Inputs, PreviewImage, Reporter, Value};
 use comfyd_values::Latent;
 use common::{Bench, inputs, models, values};
 use serde_json::{Value as Json, json};
@@ -279,7 +279,7 @@ fn the_tiny_autoencoder_shows_whole_pictures() {
 
 /// Cancels after so many reports of progress.
 struct Canceller<'a> {
-    cancel: &'a CancelToken,
+    cancel: &'a CancellationToken,
     left: AtomicUsize,
 }
 
@@ -300,17 +300,17 @@ fn sampling_ends_when_it_is_interrupted() {
     let bench = bench();
     let [model, clip, _] = checkpoint(&bench, "sd15.safetensors");
     let prompt = prompt(&bench, &clip);
-    let run = |cancel: &CancelToken, reporter: &dyn Reporter| {
+    let run = |cancel: &CancellationToken, reporter: &dyn Reporter| {
         let entry = bench.catalog.get("KSampler").unwrap();
         entry.node.run(&mut Context::new("7", &bench.hidden, cancel, reporter, 0), sampling(&model, &prompt, 5000)).map(|_| ())
     };
-    let cancel = CancelToken::default();
+    let cancel = CancellationToken::default();
     let reporter = Canceller { cancel: &cancel, left: AtomicUsize::new(2) };
     assert!(matches!(run(&cancel, &reporter), Err(Error::Interrupted)));
 
     // In the middle of a pass, at no step's end: by another thread.
-    let cancel = CancelToken::default();
-    let reporter = Canceller { cancel: &CancelToken::default(), left: AtomicUsize::new(usize::MAX) };
+    let cancel = CancellationToken::default();
+    let reporter = Canceller { cancel: &CancellationToken::default(), left: AtomicUsize::new(usize::MAX) };
     let begin = Instant::now();
     std::thread::scope(|scope| {
         scope.spawn(|| {

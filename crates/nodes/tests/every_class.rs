@@ -12,7 +12,7 @@ use std::sync::Arc;
 use comfyd_engine::EngineOptions;
 use comfyd_executor::{CachePolicy, Executor};
 use comfyd_jobs::{Event, EventKind, EventSink};
-use comfyd_node::{CancelToken, Choices, Context, Input, InputKind, Inputs, Node, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Choices, Context, Input, InputKind, Inputs, Node, NodeOutput, Result, Schema, Value};
 use comfyd_nodes::Limits;
 use comfyd_values::Svg;
 use common::{Bench, models};
@@ -78,7 +78,7 @@ const FAILING: [(&str, &[&str], &str); 15] = [
 
 /// Interrupts what takes many steps.
 struct Patience {
-    cancel: CancelToken,
+    cancel: CancellationToken,
     steps: f64,
 }
 
@@ -262,7 +262,7 @@ impl Runner {
         if !self.done.insert(graph.to_string()) {
             return Ok(false);
         }
-        let patience = Patience { cancel: CancelToken::default(), steps: self.patience };
+        let patience = Patience { cancel: CancellationToken::default(), steps: self.patience };
         let outcome = self.bench.execute(&mut self.executor, graph, &patience.cancel, &patience)?;
         for (slot, output) in schema.outputs.iter().enumerate() {
             let types = outcome.outputs[format!("sink {slot}")]["type"].as_array().cloned().unwrap_or_default();

@@ -16,9 +16,7 @@ use comfyd_executor::CachePolicy;
 use comfyd_folders::Kind;
 use comfyd_imaging::{apng, decode, png, webp};
 use comfyd_jobs::event::NullSink;
-use comfyd_node::{
-    CancelToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, OptionSource, PreviewFormat, Value,
-};
+use comfyd_node::{CancellationToken, Choices, FileSource, Fingerprint, Hidden, Input, InputKind, Inputs, NodeOutput, OptionSource, Value};
 use comfyd_nodes::Limits;
 use comfyd_values::{Image, Latent, Mask, Svg};
 use comfyd_weights::safetensors;
@@ -192,7 +190,7 @@ fn an_input_picture_must_be_there() {
         }
         // A linked name is checked when the node runs.
         assert!(entry.node.validate(&Inputs::default()).is_ok());
-        assert_eq!(entry.node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);
+        assert_eq!(entry.node.fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap(), Fingerprint::Always);
     }
 }
 
@@ -265,7 +263,7 @@ fn files_are_known_by_their_content() {
     let fingerprints = || -> Vec<String> {
         let of = |(class, widgets, _): &(String, Json, Vec<PathBuf>)| {
             let node = &bench.catalog.get(class).unwrap().node;
-            match node.fingerprint(&inputs(widgets), &CancelToken::default()).unwrap() {
+            match node.fingerprint(&inputs(widgets), &CancellationToken::default()).unwrap() {
                 Fingerprint::Text(text) => text,
                 other => panic!("{class}: {other:?}"),
             }
@@ -296,7 +294,7 @@ fn embeddings_that_a_prompt_names_are_known_by_their_content() {
     let folder = bench.folders.model_paths("embeddings").unwrap()[0].clone();
     let of = |class: &str, input: &str, text: &str| {
         let node = &bench.catalog.get(class).unwrap().node;
-        node.fingerprint(&inputs(&json!({input: text})), &CancelToken::default()).unwrap()
+        node.fingerprint(&inputs(&json!({input: text})), &CancellationToken::default()).unwrap()
     };
     let classes = ["CLIPTextEncode", "CLIPTextEncodeSDXLRefiner", "CLIPTextEncodeControlnet", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXL"];
     for (index, class) in classes.into_iter().enumerate() {
@@ -350,7 +348,7 @@ fn a_file_that_was_replaced_is_read_again() {
     let mut executor = bench.executor(CachePolicy::Classic);
     let mut run = || {
         std::thread::sleep(Duration::from_millis(100));
-        let outcome = bench.execute(&mut executor, prompt.clone(), &CancelToken::default(), &NullSink).unwrap();
+        let outcome = bench.execute(&mut executor, prompt.clone(), &CancellationToken::default(), &NullSink).unwrap();
         let cached = outcome.messages.iter().find(|message| message.name() == "execution_cached").unwrap();
         let cached = serde_json::to_value(cached).unwrap()["nodes"].take();
         let pixel = |node: &str| {
@@ -382,7 +380,7 @@ fn the_hash_of_a_large_file_can_be_interrupted() {
     let file = File::create(bench.folders.roots().input.join("a.png")).unwrap();
     file.set_len(200 << 20).unwrap();
     let node = &bench.catalog.get("LoadImage").unwrap().node;
-    let cancel = CancelToken::default();
+    let cancel = CancellationToken::default();
     cancel.cancel();
     let result = node.fingerprint(&inputs(&json!({"image": "a.png"})), &cancel);
     assert!(matches!(result, Err(comfyd_node::Error::Interrupted)), "{result:?}");
@@ -450,10 +448,10 @@ fn pictures_are_sent_over_the_websocket() {
     let images = bench.reports.images.lock().unwrap();
     assert_eq!(images.len(), 2);
     let image = &images[0];
-    assert_eq!((image.width, image.height, image.channels, image.format, image.max_size), (8, 6, 3, PreviewFormat::Png, None));
+    assert_eq!((image.width, image.height, image.channels, image.lossless, image.max_size), (8, 6, 3, true, None));
     assert_eq!(image.pixels.len(), 8 * 6 * 3);
     let node = &bench.catalog.get("SaveImageWebsocket").unwrap().node;
-    assert_eq!(node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap(), Fingerprint::Always);
+    assert_eq!(node.fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap(), Fingerprint::Always);
 }
 
 #[test]

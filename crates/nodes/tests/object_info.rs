@@ -4,7 +4,7 @@
 
 mod common;
 
-use comfyd_node::{CancelToken, Choices, Fingerprint, Input, InputKind, Inputs};
+use comfyd_node::{CancellationToken, Choices, Fingerprint, Input, InputKind, Inputs};
 use common::{Bench, conformance};
 use serde_json::{Value as Json, json};
 
@@ -77,7 +77,7 @@ fn every_class_has_the_references_hidden_properties() {
             names
         };
         // Without a widget's value none of them can tell what it looks at.
-        let fingerprint = entry.node.fingerprint(&Inputs::default(), &CancelToken::default()).unwrap();
+        let fingerprint = entry.node.fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap();
         let mut got = json!({
             "input_is_list": schema.input_is_list,
             "fingerprint": fingerprint != Fingerprint::Inputs,

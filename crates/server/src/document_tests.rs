@@ -11,9 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use comfyd_jobs::event::Image;
 use comfyd_jobs::{Event, EventKind, EventSink, NodeRef, contract};
-use comfyd_node::{Input, Schema};
+use comfyd_node::{Input, PreviewImage, Schema};
 use futures_util::{SinkExt, StreamExt};
 use image::DynamicImage;
 use serde_json::{Value, json};
@@ -418,7 +417,7 @@ impl Check {
         assert_eq!(self.answer("POST", "/internal/models/download", &refused)["status"], "error");
 
         let pixels = Arc::new(vec![7; 8 * 4 * 3]);
-        let image = |lossless| Image { width: 8, height: 4, channels: 3, pixels: Arc::clone(&pixels), lossless, max_size: Some(16) };
+        let image = |lossless| PreviewImage { width: 8, height: 4, channels: 3, pixels: Arc::clone(&pixels), lossless, max_size: Some(16) };
         let documented = self.shape == ApiShape::Documented;
         let facts = contained(&document.event("BinaryEventTypes.PREVIEW_IMAGE").text);
         assert_eq!(facts, ["画像のタイプ (JPEG/PNG)", "画像のバイナリデータ", "画像の最大サイズ"]);

@@ -1,8 +1,9 @@
 //! Events as clients get them: JSON data and binary frames. ComfyUI's oddities of the websocket live here.
 
 use bytes::Bytes;
-use comfyd_jobs::event::{Image, NodeProgress, NodeState};
+use comfyd_jobs::event::{NodeProgress, NodeState};
 use comfyd_jobs::{Counts, Event, EventKind, NodeRef};
+use comfyd_node::PreviewImage;
 use comfyd_wire::{self as wire, ImageType};
 use image::{DynamicImage, ImageError, RgbImage, RgbaImage};
 use serde::Serialize;
@@ -82,7 +83,7 @@ pub(crate) fn text_frame(node_id: &str, text: &str) -> Bytes {
 pub(crate) fn image_frame(
     prompt_id: &str,
     node: &NodeRef,
-    image: &Image,
+    image: &PreviewImage,
     max_size: Option<u32>,
     abilities: Abilities,
 ) -> Result<Bytes, ImageError> {
@@ -114,7 +115,7 @@ pub(crate) fn image_frame(
     Ok(if abilities.documented { wire::documented(&frame, max_size.unwrap_or(0)) } else { frame })
 }
 
-fn to_dynamic(image: &Image) -> Result<DynamicImage, ImageError> {
+fn to_dynamic(image: &PreviewImage) -> Result<DynamicImage, ImageError> {
     let (w, h, pixels) = (image.width, image.height, image.pixels.as_ref().clone());
     let picture = match image.channels {
         4 => RgbaImage::from_raw(w, h, pixels).map(DynamicImage::ImageRgba8),

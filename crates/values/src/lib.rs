@@ -5,4 +5,4 @@ mod arrays;
 mod other;
 
 pub use crate::arrays::{Image, Latent, Mask};
-pub use crate::other::{LatentOperation, Svg};
+pub use crate::other::{LatentOperation, Sigmas, Svg};

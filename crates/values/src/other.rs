@@ -1,4 +1,4 @@
-//! What travels between nodes and is no array: vector pictures, things to do with a latent.
+//! What travels between nodes and is no picture: noise levels, vector pictures, things to do with a latent.
 
 use std::fmt;
 use std::sync::Arc;
@@ -6,6 +6,17 @@ use std::sync::Arc;
 use comfyd_node::{Opaque, Result};
 
 use crate::arrays::counted;
+
+/// Noise levels on a link, falling: `SIGMAS`.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Sigmas(pub Arc<Vec<f32>>);
+
+impl Sigmas {
+    /// These levels.
+    pub fn new(levels: Vec<f32>) -> Self {
+        Self(Arc::new(levels))
+    }
+}
 
 /// Vector pictures on a link, as the texts of SVG files: `SVG`.
 #[derive(Debug, Clone)]
@@ -37,6 +48,16 @@ impl LatentOperation {
 impl fmt::Debug for LatentOperation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.describe())
+    }
+}
+
+impl Opaque for Sigmas {
+    fn type_name(&self) -> &'static str {
+        "SIGMAS"
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.0.len() * size_of::<f32>()
     }
 }
 

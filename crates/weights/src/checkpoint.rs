@@ -2,7 +2,8 @@
 
 use crate::convert::{EncoderKind, clip, unet};
 use crate::detect::{self, UNetConfig};
-use crate::{Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::StateDict;
 
 /// A diffusion model's weights and their shape.
 #[derive(Debug, Clone)]

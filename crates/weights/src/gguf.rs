@@ -9,9 +9,9 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 use serde_json::Value as Json;
 
-use crate::Result;
+use crate::dtype::Dtype;
+use crate::error::Result;
 use crate::mapped::{MappedFile, Unreadable, Values};
-use crate::safetensors::Dtype;
 use crate::state_dict::{Form, LazyTensor, Source, StateDict};
 use crate::weight::{Quantized, Weight};
 
@@ -131,8 +131,8 @@ struct Blocks {
 
 impl Source for Blocks {
     fn read(&self) -> Result<Weight> {
-        let bytes = self.file.bytes(self.start, self.length)?;
-        Ok(Weight::Quantized(Quantized::new(self.kind, bytes, self.shape.clone(), &Device::Cpu)?))
+        let blocks = |bytes: &[u8]| Quantized::new(self.kind, bytes, self.shape.clone(), &Device::Cpu);
+        Ok(Weight::Quantized(self.file.copy(self.start, self.length, blocks)?))
     }
 
     fn form(&self) -> Form {

@@ -10,6 +10,7 @@ pub mod synthetic;
 pub mod write;
 
 mod checkpoint;
+mod dtype;
 mod eight_bits;
 mod error;
 mod gguf;
@@ -23,6 +24,7 @@ mod weight;
 
 pub use crate::checkpoint::{EncoderNames, EncoderPlace, Unet};
 pub use crate::convert::EncoderKind;
+pub use crate::dtype::Dtype;
 pub use crate::eight_bits::SmallFloat;
 pub use crate::error::{Error, Result};
 pub use crate::state_dict::{Form, LazyTensor, Source, StateDict};

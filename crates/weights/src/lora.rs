@@ -12,7 +12,8 @@ use std::collections::HashSet;
 
 use indexmap::IndexMap;
 
-use crate::{Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::StateDict;
 
 /// What a file changes.
 #[derive(Debug, Clone, Default)]

@@ -8,9 +8,9 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
+use crate::dtype::Dtype;
 use crate::eight_bits::SmallFloat;
 use crate::error::{Error, Result};
-use crate::safetensors::Dtype;
 use crate::state_dict::{Form, LazyTensor, Source};
 use crate::weight::{Scaled8, Weight};
 
@@ -56,8 +56,21 @@ impl MappedFile {
         self.all().len() as u64
     }
 
+    /// Hands some of its bytes, if they are still there, to who copies them. The copy is what is used from then on, so that the process need
+    /// not hold both.
+    pub(crate) fn copy<T>(&self, start: u64, length: u64, copy: impl FnOnce(&[u8]) -> Result<T>) -> Result<T> {
+        let copied = copy(self.bytes(start, length)?);
+        #[cfg(unix)]
+        if let Some(map) = &self.map {
+            // SAFETY: nothing is ever written to the map, so that what the system forgets of it can only come back from the file as it was.
+            // That it cannot forget is no harm.
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start as usize, length as usize) };
+        }
+        copied
+    }
+
     /// Some of its bytes, if they are still there.
-    pub(crate) fn bytes(&self, start: u64, length: u64) -> Result<&[u8]> {
+    fn bytes(&self, start: u64, length: u64) -> Result<&[u8]> {
         let size = self.disk.metadata().map_err(|source| Error::Read { path: self.path.clone(), source })?.len().min(self.len());
         let end = start.checked_add(length).filter(|end| *end <= size);
         let Some(end) = end else {
@@ -127,10 +140,10 @@ impl Source for InFile {
         let tensor = match strides {
             Some(strides) if count > 0 => {
                 let last: u64 = strides.iter().zip(shape).map(|(stride, axis)| (*axis as u64 - 1) * *stride as u64).sum();
-                let bytes = self.file.bytes(*start, (last + 1) * size)?;
-                decode(*dtype, &gather(bytes, size as usize, shape, strides), shape)
+                let gathered = |bytes: &[u8]| decode(*dtype, &gather(bytes, size as usize, shape, strides), shape);
+                self.file.copy(*start, (last + 1) * size, gathered)
             }
-            _ => decode(*dtype, self.file.bytes(*start, count as u64 * size)?, shape),
+            _ => self.file.copy(*start, count as u64 * size, |bytes| decode(*dtype, bytes, shape)),
         }?;
         Ok(match self.form() {
             Form::Small(kind) => Weight::Scaled8(Scaled8 { kind, bytes: tensor, scale: None }),

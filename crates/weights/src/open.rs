@@ -2,12 +2,17 @@
 
 use std::path::Path;
 
+use crate::error::{Error, Result};
 use crate::mapped::MappedFile;
-use crate::{Error, Result, StateDict, gguf, quantised, safetensors, torch};
+use crate::state_dict::StateDict;
+use crate::{gguf, quantised, safetensors, torch};
 
-/// Opens a file of any known format; tensors mean what they do together with their companions.
-pub(crate) fn open(path: &Path) -> Result<StateDict> {
-    quantised::resolve(read(path)?)
+impl StateDict {
+    /// Opens a file of weights: safetensors, a PyTorch checkpoint (`.ckpt`, `.pt`, `.pth`, `.bin`) or GGUF, told by its first bytes. Only
+    /// what describes the tensors is read; their values stay in the file until they are asked for. Nothing in a file is ever executed.
+    pub fn open(path: &Path) -> Result<Self> {
+        quantised::resolve(read(path)?)
+    }
 }
 
 fn read(path: &Path) -> Result<StateDict> {

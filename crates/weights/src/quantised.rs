@@ -14,8 +14,8 @@ use std::sync::Arc;
 use candle_core::DType;
 use serde_json::Value as Json;
 
-use crate::Result;
 use crate::eight_bits::SmallFloat;
+use crate::error::Result;
 use crate::state_dict::{Form, LazyTensor, Source, StateDict};
 use crate::weight::{Scaled8, Weight};
 

@@ -13,93 +13,16 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value as Json, json};
 
+use crate::dtype::{Dtype, MAX_AXES};
+use crate::error::{Error, Result};
 use crate::mapped::{MappedFile, Unreadable, Values};
-use crate::{Error, Result, StateDict};
+use crate::state_dict::StateDict;
 
 /// The largest header that is read, in bytes; the format's own limit.
 pub const MAX_HEADER_BYTES: u64 = 100_000_000;
 
 /// The format's name in errors.
 const FORMAT: &str = "safetensors";
-
-/// Axes that a tensor may have.
-pub(crate) const MAX_AXES: usize = 16;
-
-/// The types of values that a file may hold.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)]
-pub enum Dtype {
-    Bool,
-    U8,
-    I8,
-    F8E5M2,
-    F8E4M3,
-    I16,
-    U16,
-    F16,
-    Bf16,
-    I32,
-    U32,
-    F32,
-    F64,
-    I64,
-    U64,
-}
-
-impl Dtype {
-    const ALL: [Self; 15] = [
-        Self::Bool,
-        Self::U8,
-        Self::I8,
-        Self::F8E5M2,
-        Self::F8E4M3,
-        Self::I16,
-        Self::U16,
-        Self::F16,
-        Self::Bf16,
-        Self::I32,
-        Self::U32,
-        Self::F32,
-        Self::F64,
-        Self::I64,
-        Self::U64,
-    ];
-
-    /// The name in the header.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Bool => "BOOL",
-            Self::U8 => "U8",
-            Self::I8 => "I8",
-            Self::F8E5M2 => "F8_E5M2",
-            Self::F8E4M3 => "F8_E4M3",
-            Self::I16 => "I16",
-            Self::U16 => "U16",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-            Self::I32 => "I32",
-            Self::U32 => "U32",
-            Self::F32 => "F32",
-            Self::F64 => "F64",
-            Self::I64 => "I64",
-            Self::U64 => "U64",
-        }
-    }
-
-    /// Bytes per value.
-    pub fn size(self) -> u64 {
-        match self {
-            Self::Bool | Self::U8 | Self::I8 | Self::F8E5M2 | Self::F8E4M3 => 1,
-            Self::I16 | Self::U16 | Self::F16 | Self::Bf16 => 2,
-            Self::I32 | Self::U32 | Self::F32 => 4,
-            Self::F64 | Self::I64 | Self::U64 => 8,
-        }
-    }
-
-    fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|dtype| dtype.name() == name)
-    }
-}
 
 /// One tensor of a file, as its header describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -238,32 +161,41 @@ pub struct TensorF32<'a> {
 
 /// A file's bytes: these tensors, and these metadata if given.
 pub fn to_bytes(tensors: &[TensorF32<'_>], metadata: Option<&[(String, String)]>) -> Result<Vec<u8>> {
-    let mut header = Map::new();
-    if let Some(metadata) = metadata {
-        let texts: Map<String, Json> = metadata.iter().map(|(key, value)| (key.clone(), Json::from(value.as_str()))).collect();
-        header.insert("__metadata__".into(), Json::Object(texts));
-    }
-    let mut end = 0;
     for tensor in tensors {
         let expected = tensor.shape.iter().product();
         if tensor.values.len() != expected {
             return Err(Error::Shape { name: tensor.name.into(), values: tensor.values.len(), expected });
         }
-        let start = end;
-        end += size_of_val(tensor.values);
-        let entry = json!({"dtype": "F32", "shape": tensor.shape, "data_offsets": [start, end]});
-        header.insert(tensor.name.into(), entry);
     }
-    let mut header = Json::Object(header).to_string().into_bytes();
-    // The values begin at a multiple of eight, as other readers expect.
-    header.resize(header.len().next_multiple_of(8), b' ');
-    let mut bytes = Vec::with_capacity(8 + header.len() + end);
-    bytes.extend_from_slice(&(header.len() as u64).to_le_bytes());
-    bytes.append(&mut header);
-    for tensor in tensors {
-        bytes.extend(tensor.values.iter().flat_map(|value| value.to_le_bytes()));
-    }
+    let described = tensors.iter().map(|tensor| (tensor.name, Dtype::F32, tensor.shape));
+    let mut bytes = header(described, metadata);
+    bytes.extend(tensors.iter().flat_map(|tensor| tensor.values).flat_map(|value| value.to_le_bytes()));
     Ok(bytes)
+}
+
+/// How a file of these tensors begins, whose values follow in this order.
+pub(crate) fn header<'a>(
+    tensors: impl IntoIterator<Item = (&'a str, Dtype, &'a [usize])>,
+    metadata: Option<&[(String, String)]>,
+) -> Vec<u8> {
+    let mut entries = Map::new();
+    if let Some(metadata) = metadata {
+        let texts: Map<String, Json> = metadata.iter().map(|(key, value)| (key.clone(), Json::from(value.as_str()))).collect();
+        entries.insert("__metadata__".into(), Json::Object(texts));
+    }
+    let mut end = 0u64;
+    for (name, dtype, shape) in tensors {
+        let start = end;
+        end += shape.iter().fold(dtype.size(), |bytes, axis| bytes.saturating_mul(*axis as u64));
+        entries.insert(name.into(), json!({"dtype": dtype.name(), "shape": shape, "data_offsets": [start, end]}));
+    }
+    let text = Json::Object(entries).to_string();
+    // The values begin at a multiple of eight, as other readers expect.
+    let length = text.len().next_multiple_of(8);
+    let mut bytes = (length as u64).to_le_bytes().to_vec();
+    bytes.extend_from_slice(text.as_bytes());
+    bytes.resize(8 + length, b' ');
+    bytes
 }
 
 /// The header's members, none twice.

@@ -3,7 +3,9 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::convert::{EncoderKind, clip};
-use crate::{EncoderNames, EncoderPlace, LazyTensor, Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::{LazyTensor, StateDict};
+use crate::{EncoderNames, EncoderPlace};
 
 /// What goes into a checkpoint; `write::write` writes it.
 #[derive(Debug, Clone, Copy)]

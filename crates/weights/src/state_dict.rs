@@ -9,8 +9,8 @@ use candle_core::{DType, Tensor};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use crate::Result;
 use crate::eight_bits::SmallFloat;
+use crate::error::{Error, Result};
 use crate::weight::Weight;
 
 /// How the values of a tensor are kept in its file.
@@ -175,12 +175,6 @@ pub struct StateDict {
 }
 
 impl StateDict {
-    /// Opens a file of weights: safetensors, a PyTorch checkpoint (`.ckpt`, `.pt`, `.pth`, `.bin`) or GGUF, told by its first bytes. Only
-    /// what describes the tensors is read; their values stay in the file until they are asked for. Nothing in a file is ever executed.
-    pub fn open(path: &Path) -> Result<Self> {
-        crate::open::open(path)
-    }
-
     /// An empty one that is said to come from this file.
     pub(crate) fn from_file(path: &Path) -> Self {
         Self { origin: Some(path.to_owned()), ..Self::default() }
@@ -203,8 +197,8 @@ impl StateDict {
     }
 
     /// An error that says that this file is no model that can be used.
-    pub fn unknown(&self, reason: impl Into<String>) -> crate::Error {
-        crate::Error::Unknown { path: self.origin().to_owned(), reason: reason.into() }
+    pub fn unknown(&self, reason: impl Into<String>) -> Error {
+        Error::Unknown { path: self.origin().to_owned(), reason: reason.into() }
     }
 
     /// The tensor of that name.

@@ -9,10 +9,11 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use zip::{CompressionMethod, ZipArchive};
 
+use crate::dtype::{Dtype, MAX_AXES};
+use crate::error::Result;
 use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::pickle::{self, Parsed, Pickle, Value};
-use crate::safetensors::{Dtype, MAX_AXES};
-use crate::{LazyTensor, Result, StateDict};
+use crate::state_dict::{LazyTensor, StateDict};
 
 const FORMAT: &str = "PyTorch";
 

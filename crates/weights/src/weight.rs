@@ -7,8 +7,8 @@ use candle_core::quantized::{GgmlDType, QStorage, QTensor};
 use candle_core::{DType, Device, Tensor};
 use half::f16;
 
-use crate::Result;
 use crate::eight_bits::SmallFloat;
+use crate::error::Result;
 
 /// A weight on a device. A clone shares the values.
 #[derive(Debug, Clone)]

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use candle_core::{DType, Tensor};
 use half::{bf16, f16};
-use serde_json::{Map, Value as Json, json};
 
+use crate::dtype::Dtype;
 use crate::eight_bits::SmallFloat;
 use crate::error::{Error, Result};
+use crate::safetensors;
 use crate::state_dict::{Form, LazyTensor, StateDict};
 use crate::weight::{Scaled8, Weight};
 
@@ -33,13 +34,16 @@ pub fn write(path: &Path, tensors: &StateDict, options: &Options<'_>) -> Result<
 /// Writes these tensors, in the order that the format's own library gives them (larger types first, then by name). One tensor at a time
 /// is in memory.
 pub fn write_to(out: impl Write, tensors: &StateDict, options: &Options<'_>) -> Result<()> {
-    let mut entries: Vec<Entry<'_>> =
-        tensors.iter().map(|(name, tensor)| Entry { name, tensor, stored: Stored::of(tensor, options.dtype) }).collect();
-    entries.sort_by(|a, b| b.stored.size().cmp(&a.stored.size()).then_with(|| a.name.cmp(b.name)));
-    let header = header(&entries, &options.metadata)?;
+    let mut entries = Vec::with_capacity(tensors.len());
+    for (name, tensor) in tensors.iter() {
+        let stored = Stored::of(tensor, options.dtype);
+        entries.push(Entry { name, tensor, stored, dtype: stored.dtype()? });
+    }
+    entries.sort_by(|a, b| b.dtype.size().cmp(&a.dtype.size()).then_with(|| a.name.cmp(b.name)));
+    let described = entries.iter().map(|entry| (entry.name, entry.dtype, entry.tensor.shape()));
+    let header = safetensors::header(described, (!options.metadata.is_empty()).then_some(&options.metadata));
 
     let mut out = BufWriter::with_capacity(1 << 20, out);
-    out.write_all(&(header.len() as u64).to_le_bytes()).map_err(Error::Write)?;
     out.write_all(&header).map_err(Error::Write)?;
     for entry in &entries {
         if options.interrupted.is_some_and(|interrupted| interrupted()) {
@@ -63,9 +67,10 @@ struct Entry<'a> {
     name: &'a str,
     tensor: &'a LazyTensor,
     stored: Stored,
+    dtype: Dtype,
 }
 
-/// The type in the file.
+/// How values are kept in the file.
 #[derive(Clone, Copy)]
 enum Stored {
     Plain(DType),
@@ -83,47 +88,22 @@ impl Stored {
         }
     }
 
-    fn size(self) -> usize {
-        match self {
-            Self::Plain(dtype) => dtype.size_in_bytes(),
-            Self::Small(_) => 1,
-        }
+    fn dtype(self) -> Result<Dtype> {
+        Ok(match self {
+            Self::Small(SmallFloat::E4m3) => Dtype::F8E4M3,
+            Self::Small(SmallFloat::E5m2) => Dtype::F8E5M2,
+            Self::Plain(DType::U8) => Dtype::U8,
+            Self::Plain(DType::U32) => Dtype::U32,
+            Self::Plain(DType::I16) => Dtype::I16,
+            Self::Plain(DType::I32) => Dtype::I32,
+            Self::Plain(DType::I64) => Dtype::I64,
+            Self::Plain(DType::BF16) => Dtype::Bf16,
+            Self::Plain(DType::F16) => Dtype::F16,
+            Self::Plain(DType::F32) => Dtype::F32,
+            Self::Plain(DType::F64) => Dtype::F64,
+            Self::Plain(other) => return Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
+        })
     }
-}
-
-fn header(entries: &[Entry<'_>], metadata: &[(String, String)]) -> Result<Vec<u8>> {
-    let mut header = Map::new();
-    if !metadata.is_empty() {
-        let texts: Map<String, Json> = metadata.iter().map(|(key, value)| (key.clone(), Json::from(value.as_str()))).collect();
-        header.insert("__metadata__".into(), Json::Object(texts));
-    }
-    let mut end = 0u64;
-    for entry in entries {
-        let start = end;
-        let shape = entry.tensor.shape();
-        end += shape.iter().fold(entry.stored.size() as u64, |bytes, axis| bytes.saturating_mul(*axis as u64));
-        header.insert(entry.name.into(), json!({"dtype": type_name(entry)?, "shape": shape, "data_offsets": [start, end]}));
-    }
-    let mut header = Json::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-    Ok(header)
-}
-
-fn type_name(entry: &Entry<'_>) -> Result<&'static str> {
-    Ok(match entry.stored {
-        Stored::Small(SmallFloat::E4m3) => "F8_E4M3",
-        Stored::Small(SmallFloat::E5m2) => "F8_E5M2",
-        Stored::Plain(DType::U8) => "U8",
-        Stored::Plain(DType::U32) => "U32",
-        Stored::Plain(DType::I16) => "I16",
-        Stored::Plain(DType::I32) => "I32",
-        Stored::Plain(DType::I64) => "I64",
-        Stored::Plain(DType::BF16) => "BF16",
-        Stored::Plain(DType::F16) => "F16",
-        Stored::Plain(DType::F32) => "F32",
-        Stored::Plain(DType::F64) => "F64",
-        Stored::Plain(other) => return Err(candle_core::Error::UnsupportedDTypeForOp(other, "write").into()),
-    })
 }
 
 fn write_values(out: &mut impl Write, tensor: &Tensor) -> Result<()> {

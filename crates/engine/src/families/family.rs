@@ -20,14 +20,21 @@ pub(crate) trait Family: Sync {
     /// For people.
     fn name(&self) -> &'static str;
 
-    /// What the denoiser of a file is if it is of this family.
-    fn detect(&'static self, found: &Unet) -> Result<Option<Arc<dyn ModelKind>>>;
+    /// The denoiser of a file if it is of this family. `unet` is the one that the file holds, if it is one.
+    fn detect(&'static self, file: &StateDict, unet: Option<&Unet>) -> Result<Option<Found>>;
 
     /// How its text encoders work together.
     fn text(&self) -> TextStack;
 
     /// Where its checkpoints keep them.
     fn encoders(&self) -> &'static [EncoderPlace];
+}
+
+/// A file's denoiser.
+pub(crate) struct Found {
+    pub(crate) kind: Arc<dyn ModelKind>,
+    /// Its weights, under the names with which it is built.
+    pub(crate) weights: StateDict,
 }
 
 /// A denoiser of a family, as its file tells.
@@ -50,8 +57,8 @@ pub(crate) trait ModelKind: fmt::Debug + Send + Sync {
     /// Builds it.
     fn backbone(&self, vb: &Vb) -> Result<Box<dyn Backbone>>;
 
-    /// The shape of its UNet, whose encoder control-LoRAs turn into a ControlNet.
-    fn unet(&self) -> &UNetConfig;
+    /// The shape of its UNet, whose encoder control-LoRAs turn into a ControlNet; `None` if it is none.
+    fn unet(&self) -> Option<&UNetConfig>;
 
     /// The names that LoRA files have for its weights.
     fn lora_keys(&self, weights: &StateDict) -> KeyMap;

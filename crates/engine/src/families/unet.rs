@@ -12,7 +12,7 @@ use comfyd_weights::detect::UNetConfig;
 use comfyd_weights::lora::{self, KeyMap};
 use comfyd_weights::{EncoderPlace, StateDict, Unet};
 
-use super::family::{Concat, Family, ModelKind, Objective};
+use super::family::{Concat, Family, Found, ModelKind, Objective};
 use crate::latent_spec::LatentSpec;
 use crate::{PictureSize, Result};
 
@@ -27,6 +27,9 @@ pub(super) enum Variant {
     InstructPix2Pix,
 }
 
+/// See [`ModelKind::vector`]: of sizes, height, width, whether for the negative prompt.
+type Numbers = fn(&PictureSize, f64, f64, bool) -> Vec<f64>;
+
 /// A family whose denoiser is a UNet.
 pub(super) struct UNetFamily {
     pub(super) name: &'static str,
@@ -36,8 +39,7 @@ pub(super) struct UNetFamily {
     pub(super) edits: bool,
     pub(super) objective: fn(&Unet) -> Result<Objective>,
     pub(super) latents: fn(Objective) -> &'static LatentSpec,
-    /// See [`ModelKind::vector`]: sizes, height, width, whether for the negative prompt.
-    pub(super) vector: Option<fn(&PictureSize, f64, f64, bool) -> Vec<f64>>,
+    pub(super) vector: Option<Numbers>,
     pub(super) text: TextStack,
     pub(super) encoders: &'static [EncoderPlace],
     /// What the metadata of saved files call a model, and one that edits.
@@ -57,17 +59,15 @@ impl Family for UNetFamily {
         self.name
     }
 
-    fn detect(&'static self, found: &Unet) -> Result<Option<Arc<dyn ModelKind>>> {
-        if !(self.is)(&found.config) {
-            return Ok(None);
-        }
-        let variant = match found.config.in_channels {
+    fn detect(&'static self, _file: &StateDict, unet: Option<&Unet>) -> Result<Option<Found>> {
+        let Some(unet) = unet.filter(|unet| (self.is)(&unet.config)) else { return Ok(None) };
+        let variant = match unet.config.in_channels {
             8 if self.edits => Variant::InstructPix2Pix,
             5.. => Variant::Inpaint,
             _ => Variant::Base,
         };
-        let config = found.config.clone();
-        Ok(Some(Arc::new(UNetKind { family: self, config, variant, objective: (self.objective)(found)? })))
+        let kind = UNetKind { family: self, config: unet.config.clone(), variant, objective: (self.objective)(unet)? };
+        Ok(Some(Found { kind: Arc::new(kind), weights: unet.weights.clone() }))
     }
 
     fn text(&self) -> TextStack {
@@ -108,8 +108,8 @@ impl ModelKind for UNetKind {
         Ok(Box::new(UNet::new(&self.config, vb)?))
     }
 
-    fn unet(&self) -> &UNetConfig {
-        &self.config
+    fn unet(&self) -> Option<&UNetConfig> {
+        Some(&self.config)
     }
 
     fn lora_keys(&self, weights: &StateDict) -> KeyMap {

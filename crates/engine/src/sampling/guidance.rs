@@ -6,6 +6,7 @@ use comfyd_models::backbone::{HookList, Hooks};
 
 use super::batch::Predictor;
 use super::conds::Cond;
+use crate::array::is_close;
 use crate::guider::DualStyle;
 use crate::patches::{Call, ModelPatch, Passes, Side, perpendicular};
 use crate::{Conditioning, Error, Result};
@@ -43,10 +44,6 @@ pub(crate) struct Guidance<'a> {
     pub(crate) lists: Vec<Vec<Cond>>,
     pub(crate) combine: Combine,
     pub(crate) patches: Vec<Box<dyn ModelPatch>>,
-}
-
-fn is_close(a: f64, b: f64) -> bool {
-    (a - b).abs() <= 1e-9 * a.abs().max(b.abs())
 }
 
 type List<'l> = Option<&'l [Cond]>;

@@ -7,7 +7,7 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use candle_core::{Device, Tensor};
 use comfyd_models::Vb;
 use comfyd_models::taesd::{Taesd, TaesdConfig};
-use comfyd_node::{Context, PreviewFormat, PreviewImage};
+use comfyd_node::{Context, PreviewImage};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
@@ -107,7 +107,7 @@ impl Previews {
             height: height as u32,
             channels: 3,
             pixels: Arc::new(pixels),
-            format: PreviewFormat::Jpeg,
+            lossless: false,
             max_size: Some(self.max_size),
         }
     }

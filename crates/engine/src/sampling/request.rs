@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use comfyd_node::Opaque;
-use comfyd_samplers::{ksampler, noise};
+use comfyd_samplers::noise;
 
-use crate::{Error, Model, Result};
+use crate::{Error, Result};
 
 /// `SAMPLER`: a way from noise to a latent.
 #[derive(Debug, Clone)]
@@ -34,32 +34,6 @@ impl Opaque for Sampler {
 
     fn size_bytes(&self) -> usize {
         0
-    }
-}
-
-/// `SIGMAS`: noise levels, falling.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct Sigmas(pub Arc<Vec<f32>>);
-
-impl Sigmas {
-    /// These levels.
-    pub fn new(levels: Vec<f32>) -> Self {
-        Self(Arc::new(levels))
-    }
-
-    /// BasicScheduler: the levels of a scheduler that KSampler lists; with `denoise` below 1 only the last ones of a longer way.
-    pub fn of_scheduler(model: &Model, scheduler: &str, steps: usize, denoise: f64) -> Result<Self> {
-        Ok(Self::new(ksampler::basic_sigmas(scheduler, model.options.schedule.as_ref(), steps, denoise)?))
-    }
-}
-
-impl Opaque for Sigmas {
-    fn type_name(&self) -> &'static str {
-        "SIGMAS"
-    }
-
-    fn size_bytes(&self) -> usize {
-        self.0.len() * 4
     }
 }
 

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use candle_core::Tensor;
 use comfyd_models::backbone::{HookList, Hooks};
-use comfyd_node::{CancelToken, Context};
+use comfyd_node::{CancellationToken, Context};
 use comfyd_samplers::schedule::is_max_denoise;
 use comfyd_samplers::{Denoiser, Observer, Schedule, Step, ksampler, noise};
+use comfyd_values::Sigmas;
 
 use super::batch::Predictor;
 use super::conds::{self, Role};
@@ -15,7 +16,7 @@ use super::guidance::{Combine, Guidance, RunningModel};
 use super::hooks::HookRun;
 use super::inputs::{InputContext, encode};
 use super::preview::Previews;
-use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler, Sigmas};
+use super::request::{KSampler, LatentInput, Noise, Sampled, Sampler};
 use crate::array::{is_zero, latent_mask, repeat_to_batch};
 use crate::guider::GuiderKind;
 use crate::patches::{ModelPatch, Sampling};
@@ -137,15 +138,11 @@ fn run(
     let guidance = Guidance { model: RunningModel { predictor, hooks, resolve: &resolve_negative }, lists, combine, patches };
 
     let keep = match &mask {
+        Some(mask) if sampler.sampler.fresh_inpaint_noise() => Some((mask, noise::inpaint(seed, &shape)?.to_device(device)?)),
+        Some(mask) => Some((mask, noise.clone())),
         None => None,
-        Some(mask) => {
-            let noise = match sampler.sampler.fresh_inpaint_noise() {
-                true => noise::inpaint(seed, &shape)?.to_device(device)?,
-                false => noise.clone(),
-            };
-            Some(Keep { mask: mask.clone(), noise, latent: latent.clone() })
-        }
     };
+    let keep = keep.map(|(mask, noise)| Keep { mask: mask.clone(), noise, latent: latent.clone() });
     let start = schedule.add_noise(sigmas[0], &noise, &latent, is_max_denoise(schedule.as_ref(), sigmas[0]))?;
     let mut denoiser = Guided { guidance, keep, sampling };
     let previews = Previews::new(engine, options.latents)?;
@@ -183,7 +180,7 @@ fn roles_of(kind: &GuiderKind) -> (Vec<Role>, Combine) {
 }
 
 /// Ends a pass once the prompt was interrupted.
-struct Cancel(CancelToken);
+struct Cancel(CancellationToken);
 
 impl Hooks for Cancel {
     fn check(&mut self) -> comfyd_models::Result<()> {

@@ -8,14 +8,14 @@ use comfyd_executor::{Executor, ExecutorOptions};
 use comfyd_jobs::memory::MemorySink;
 use comfyd_jobs::{Event, EventKind, Job, Message, Outcome, Secrets};
 use comfyd_node::{
-    CancelToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
+    CancellationToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
     Result, Schema, Source, Value,
 };
 use serde_json::{Value as Json, json};
 
 type RunFn = Box<dyn Fn(&mut Context<'_>, Inputs) -> Result<NodeOutput> + Send + Sync>;
 type NeededFn = fn(&Inputs) -> Result<Vec<String>>;
-type FingerprintFn = fn(&Inputs, &CancelToken) -> Result<Fingerprint>;
+type FingerprintFn = fn(&Inputs, &CancellationToken) -> Result<Fingerprint>;
 
 /// A class made of functions.
 struct Class {
@@ -34,7 +34,7 @@ impl Node for Class {
         self.needed.map_or(Ok(Vec::new()), |needed| needed(inputs))
     }
 
-    fn fingerprint(&self, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+    fn fingerprint(&self, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
         self.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(inputs, cancel))
     }
 
@@ -315,10 +315,10 @@ impl Bench {
     pub fn run(&mut self, text: &str) -> Ran {
         let prompt = prompt(text);
         let outputs: Vec<String> = prompt.as_object().unwrap().keys().filter(|id| id.starts_with("out")).cloned().collect();
-        self.run_job(&job("prompt", &prompt, outputs), &CancelToken::default())
+        self.run_job(&job("prompt", &prompt, outputs), &CancellationToken::default())
     }
 
-    pub fn run_job(&mut self, job: &Job, cancel: &CancelToken) -> Ran {
+    pub fn run_job(&mut self, job: &Job, cancel: &CancellationToken) -> Ran {
         let sink = MemorySink::default();
         let outcome = self.executor.run(job, cancel, &sink);
         Ran { events: lines(&sink), outcome }

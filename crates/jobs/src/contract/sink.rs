@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use async_trait::async_trait;
 use serde_json::json;
 
-use crate::event::{Event, EventKind, EventSink, Image, NodeProgress, NodeState};
+use comfyd_node::PreviewImage;
+
+use crate::event::{Event, EventKind, EventSink, NodeProgress, NodeState};
 use crate::message::{Message, NodeRef};
 use crate::store::{Counts, Outcome};
 
@@ -88,7 +90,7 @@ fn progress(step: usize, steps: usize) -> EventKind {
 }
 
 fn image(lossless: bool) -> EventKind {
-    let image = Image { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![255, 0, 0, 0, 0, 255]), lossless, max_size: None };
+    let image = PreviewImage { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![255, 0, 0, 0, 0, 255]), lossless, max_size: None };
     EventKind::Image { node: node("3"), image }
 }
 

@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::simd::{Element, Simd, Task};
+use super::vector::{Element, Simd, Task};
 
 /// 256-bit vectors.
 #[derive(Clone, Copy)]

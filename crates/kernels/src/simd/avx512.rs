@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use crate::simd::avx2::Avx2;
-use crate::simd::{Element, Simd, Task};
+use super::avx2::Avx2;
+use super::vector::{Element, Simd, Task};
 
 /// 512-bit vectors.
 #[derive(Clone, Copy)]

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use crate::simd::{Element, Simd};
+use super::vector::{Element, Simd};
 
 /// Eight numbers at a time.
 #[derive(Clone, Copy)]

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, D, DType, Storage, StorageRef, Tensor};
 use comfyd_kernels::{Attention, Conv2d, Format, GroupNorm, Mask, Packed};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// Whether a tensor holds F32 numbers on the CPU.
 fn is_ours(t: &Tensor) -> bool {

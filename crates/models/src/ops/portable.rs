@@ -3,7 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use comfyd_weights::Weight;
 
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
     let weight = weight.dense()?.to_dtype(x.dtype())?;

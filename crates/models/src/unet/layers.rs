@@ -3,7 +3,9 @@
 use candle_core::Tensor;
 use comfyd_weights::Weight;
 
-use crate::{Error, Result, Vb, ops};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::vb::Vb;
 
 /// `y = x W^T + b`.
 #[derive(Debug)]

@@ -5,7 +5,9 @@ use candle_core::Tensor;
 use comfyd_weights::StateDict;
 
 use super::layers::{Conv, enlarge, pixel_shuffle};
-use crate::{Error, Result, Vb, ops};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::vb::Vb;
 
 /// Convolutions that a file may have.
 const MAX_LAYERS: usize = 1024;

@@ -5,7 +5,9 @@ use candle_core::Tensor;
 use comfyd_weights::{StateDict, Weight};
 
 use super::layers::{Conv, enlarge, leaky_relu, pad_reflect, pixel_unshuffle};
-use crate::{Error, Result, Vb, ops};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::vb::Vb;
 
 /// Blocks, and enlargements by two, that a file may have.
 const MAX_BLOCKS: usize = 256;

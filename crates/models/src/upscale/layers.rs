@@ -1,9 +1,11 @@
-//! What both networks are made of.
+//! What the networks that enlarge pictures have in common.
 
 use candle_core::{D, Tensor};
 use comfyd_weights::Weight;
 
-use crate::{Result, Vb, ops};
+use crate::error::Result;
+use crate::ops;
+use crate::vb::Vb;
 
 /// A 3x3 convolution.
 pub(super) struct Conv {

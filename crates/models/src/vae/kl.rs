@@ -4,7 +4,9 @@ use candle_core::Tensor;
 use comfyd_weights::StateDict;
 use comfyd_weights::Weight;
 
-use crate::{Error, Result, Vb, ops};
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::vb::Vb;
 
 /// The shape of an autoencoder.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comfyd_engine::{Clip, HookGroup, HookKeyframe, HookKeyframes};
-use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 use serde_json::Value as Json;
 
 use crate::class::{Call, Class, unknown_choice};
@@ -291,11 +291,11 @@ fn set_clip_hooks(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }))
 }
 
-fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     files_fingerprint(state, inputs, cancel, &[("loras", "lora_name")])
 }
 
-fn model_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn model_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_engine::{Clip, Conditioning, PictureSize};
 use comfyd_folders::extension;
-use comfyd_node::{CancelToken, Error, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Error, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
 use crate::loaders::files::contents;
@@ -157,7 +157,7 @@ fn encode_controlnet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 /// The content of the embeddings that a prompt names decides the result: of all those whose names are in it.
-fn embeddings_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn embeddings_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     let folders = &state.services.folders;
     let mut paths = Vec::new();
     for (_, value) in inputs.iter() {

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use comfyd_folders::{Kind, extension};
 use comfyd_imaging::resample::{self, Filter};
 use comfyd_imaging::{Raster, decode};
-use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use comfyd_values::Image;
 use ndarray::{Array4, s};
 
@@ -74,7 +74,7 @@ fn pictures(state: &State, folder: &str) -> Result<(PathBuf, Vec<String>)> {
 }
 
 /// The pictures' content in their order decides the result.
-fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     // A linked name is not known yet; the node is run again then.
     if inputs.optional("folder").is_none() {
         return Ok(Fingerprint::Always);

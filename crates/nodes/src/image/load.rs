@@ -2,7 +2,7 @@
 
 use comfyd_folders::Kind;
 use comfyd_imaging::decode;
-use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use serde_json::json;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
@@ -149,12 +149,12 @@ pub(crate) fn validate_file(state: &State, inputs: &Inputs, input: &str, what: &
     if path.is_ok_and(|path| path.is_file()) { Ok(()) } else { Err(invalid(name)) }
 }
 
-fn image_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn image_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     file_fingerprint(state, inputs, cancel, "image")
 }
 
 /// The content of the file that a client names in `input` decides the result.
-pub(crate) fn file_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken, input: &str) -> Result<Fingerprint> {
+pub(crate) fn file_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken, input: &str) -> Result<Fingerprint> {
     // A linked name is not known yet; the node is run again then, which reads the file as it is.
     if inputs.optional(input).is_none() {
         return Ok(Fingerprint::Always);

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_folders::Kind;
 use comfyd_imaging::Raster;
-use comfyd_node::{Error, Fingerprint, Input, NodeOutput, PreviewFormat, Result, Schema};
+use comfyd_node::{Error, Fingerprint, Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class};
 use crate::saving;
@@ -76,7 +76,7 @@ fn send_images(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
             height: images.height() as u32,
             channels: raster.channels() as u8,
             pixels: Arc::new(raster.into_data()),
-            format: PreviewFormat::Png,
+            lossless: true,
             max_size: None,
         });
     }

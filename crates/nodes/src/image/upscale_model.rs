@@ -1,7 +1,7 @@
 //! Pictures enlarged by a model.
 
 use comfyd_engine::UpscaleModel;
-use comfyd_node::{CancelToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
 use crate::latent::vae::first_channels;
@@ -56,6 +56,6 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     Ok(NodeOutput::one(tensors::to_image(&model.upscale(call.cx, &tensors::image(&image)?)?)?))
 }
 
-fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     files_fingerprint(state, inputs, cancel, &[("upscale_models", "model_name")])
 }

@@ -1,7 +1,7 @@
 //! Latents in files.
 
 use comfyd_folders::Kind;
-use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use comfyd_values::Latent;
 use comfyd_weights::safetensors::{self, TensorF32};
 use ndarray::ArcArray;
@@ -76,6 +76,6 @@ fn validate(state: &State, inputs: &Inputs) -> std::result::Result<(), String> {
     validate_file(state, inputs, "latent", "latent")
 }
 
-fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     file_fingerprint(state, inputs, cancel, "latent")
 }

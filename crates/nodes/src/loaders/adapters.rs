@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use comfyd_engine::{Clip, ControlNet, Model};
 use comfyd_models::controlnet::UNION_TYPES;
-use comfyd_node::{CancelToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::loaders::files::{files_fingerprint, model_file};
@@ -152,10 +152,10 @@ fn lora_file(call: &Call<'_, '_>) -> Result<PathBuf> {
     model_file(call.state, "loras", call.text("lora_name")?)
 }
 
-fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     files_fingerprint(state, inputs, cancel, &[("loras", "lora_name")])
 }
 
-fn control_net_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn control_net_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     files_fingerprint(state, inputs, cancel, &[("controlnet", "control_net_name")])
 }

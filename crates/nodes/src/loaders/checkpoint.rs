@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use comfyd_engine::{Checkpoint, SD_LATENTS, SDXL_LATENTS};
-use comfyd_node::{CancelToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
 
 use crate::class::{Call, Class};
 use crate::loaders::files::{contents, files_fingerprint, model_file};
@@ -234,7 +234,7 @@ fn outputs(loaded: Checkpoint) -> NodeOutput {
     NodeOutput::values([Value::object(loaded.model), clip, vae])
 }
 
-fn vae_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn vae_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     match inputs.optional("vae_name") {
         Some(Value::Text(name)) if name.as_ref() == "pixel_space" => Ok(Fingerprint::Inputs),
         Some(Value::Text(name)) if TINY.contains(&name.as_ref()) => {
@@ -245,7 +245,7 @@ fn vae_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Resu
     }
 }
 
-fn diffusers_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken) -> Result<Fingerprint> {
+fn diffusers_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     let Some(Value::Text(name)) = inputs.optional("model_path") else { return Ok(Fingerprint::Always) };
     // Missing files are the node's error, not that of the comparison.
     let Ok(files) = DiffusersFiles::find(state, name) else { return Ok(Fingerprint::Always) };

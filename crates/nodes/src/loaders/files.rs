@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use comfyd_node::{CancelToken, Error, Fingerprint, Inputs, Result};
+use comfyd_node::{CancellationToken, Error, Fingerprint, Inputs, Result};
 
 use crate::services::State;
 
@@ -13,7 +13,7 @@ pub(crate) fn model_file(state: &State, folder: &str, name: &str) -> Result<Path
 }
 
 /// The content of the files that the widgets name decides the result. `files` holds folders and inputs.
-pub(crate) fn files_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelToken, files: &[(&str, &str)]) -> Result<Fingerprint> {
+pub(crate) fn files_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken, files: &[(&str, &str)]) -> Result<Fingerprint> {
     let mut paths = Vec::new();
     for (folder, input) in files {
         // A linked name is not known yet; the node is run again then.
@@ -28,7 +28,7 @@ pub(crate) fn files_fingerprint(state: &State, inputs: &Inputs, cancel: &CancelT
 }
 
 /// The content of these files decides the result.
-pub(crate) fn contents(state: &State, cancel: &CancelToken, paths: &[PathBuf]) -> Result<Fingerprint> {
+pub(crate) fn contents(state: &State, cancel: &CancellationToken, paths: &[PathBuf]) -> Result<Fingerprint> {
     let hashes = paths.iter().map(|path| state.file_hash(path, cancel)).collect::<Result<Vec<_>>>()?;
     Ok(Fingerprint::Text(hashes.join(" ")))
 }

@@ -1,7 +1,8 @@
 //! Sampling from parts: guidance, noise, sampler, noise levels.
 
-use comfyd_engine::{Conditioning, DualStyle, Guider, Model, Noise, Sampler, Sigmas};
+use comfyd_engine::{Conditioning, DualStyle, Guider, Model, Noise, Sampler};
 use comfyd_node::{Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::Sigmas;
 
 use crate::class::{Call, Class};
 use crate::tensors;

@@ -1,8 +1,10 @@
 //! Noise levels from schedulers.
 
-use comfyd_engine::{Model, Sigmas};
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_engine::Model;
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_samplers::ksampler;
 use comfyd_samplers::scheduler::{self, NAMES as SCHEDULERS};
+use comfyd_values::Sigmas;
 
 use crate::class::{Call, Class};
 use crate::sampling::gits;
@@ -221,8 +223,8 @@ fn denoise() -> Input {
 
 fn basic(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let model = call.object::<Model>("model")?;
-    let levels = Sigmas::of_scheduler(&model, call.text("scheduler")?, call.count("steps", 1)?, call.float("denoise")?)?;
-    Ok(NodeOutput::one(Value::object(levels)))
+    let (scheduler, steps) = (call.text("scheduler")?, call.count("steps", 1)?);
+    sigmas(ksampler::basic_sigmas(scheduler, &*model.schedule(), steps, call.float("denoise")?))
 }
 
 fn karras(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -304,7 +306,7 @@ fn range(call: &Call<'_, '_>) -> Result<(usize, f64, f64)> {
 }
 
 fn sigmas(levels: comfyd_samplers::Result<Vec<f32>>) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(Value::object(Sigmas::new(levels.map_err(Error::other)?))))
+    Ok(NodeOutput::one(Sigmas::new(levels.map_err(Error::other)?)))
 }
 
 #[cfg(test)]

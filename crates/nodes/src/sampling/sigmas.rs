@@ -3,8 +3,9 @@
 use std::f32::consts::PI;
 use std::sync::Arc;
 
-use comfyd_engine::{Model, Sigmas};
+use comfyd_engine::Model;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_values::Sigmas;
 
 use crate::class::{Call, Class, unknown_choice};
 

@@ -14,7 +14,7 @@ use comfyd_folders::{Folders, Kind, Roots};
 use comfyd_graph::{Limits as PromptLimits, Prompt, validate};
 use comfyd_jobs::event::NullSink;
 use comfyd_jobs::{EventSink, Job, Message, Outcome, Status};
-use comfyd_node::{CancelToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
+use comfyd_node::{CancellationToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
 use comfyd_nodes::{Builtin, Limits, Services};
 use serde_json::{Map, Value as Json};
 
@@ -51,7 +51,7 @@ pub struct Bench {
     pub folders: Arc<Folders>,
     pub catalog: Catalog,
     pub engine: Engine,
-    pub cancel: CancelToken,
+    pub cancel: CancellationToken,
     pub hidden: Hidden,
     pub reports: Reports,
 }
@@ -102,7 +102,7 @@ impl Bench {
         let replaced =
             catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine: engine.clone() }));
         assert!(replaced.is_empty(), "declared twice: {replaced:?}");
-        Self { dir, folders, catalog, engine, cancel: CancelToken::default(), hidden: Hidden::default(), reports: Reports::default() }
+        Self { dir, folders, catalog, engine, cancel: CancellationToken::default(), hidden: Hidden::default(), reports: Reports::default() }
     }
 
     /// Runs one node.
@@ -123,7 +123,13 @@ impl Bench {
     }
 
     /// Validates a prompt and runs it as a server does. The error tells why it was refused, or which node failed.
-    pub fn execute(&self, executor: &mut Executor, prompt: Json, cancel: &CancelToken, sink: &dyn EventSink) -> Result<Outcome, String> {
+    pub fn execute(
+        &self,
+        executor: &mut Executor,
+        prompt: Json,
+        cancel: &CancellationToken,
+        sink: &dyn EventSink,
+    ) -> Result<Outcome, String> {
         let prompt = Prompt::parse(prompt, &PromptLimits::default()).map_err(|e| format!("it is refused: {e:?}"))?;
         let valid = validate(&self.catalog, &*self.folders, prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
         if !valid.node_errors.is_empty() {
@@ -153,7 +159,7 @@ impl Bench {
     /// Runs a prompt, and gives what each of its nodes showed, in their order.
     pub fn graph(&self, graph: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
         let mut executor = self.executor(CachePolicy::None);
-        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancelToken::default(), &NullSink)?;
+        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancellationToken::default(), &NullSink)?;
         Ok(graph.keys().filter_map(|id| outcome.outputs.get(id)?.as_object().cloned()).collect())
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use comfyd_jobs::NodeRef;
-use comfyd_jobs::event::Image;
+use comfyd_node::PreviewImage;
 use tokio::sync::Mutex;
 
 use crate::frames::{self, Abilities};
@@ -18,13 +18,13 @@ pub(super) struct Picture {
 struct Source {
     prompt_id: Arc<str>,
     node: NodeRef,
-    image: Image,
+    image: PreviewImage,
     max_size: Option<u32>,
 }
 
 impl Picture {
     /// A preview is reduced to `preview_size`, unless it says itself to what.
-    pub(super) fn new(prompt_id: Arc<str>, node: NodeRef, image: Image, preview_size: u32) -> Self {
+    pub(super) fn new(prompt_id: Arc<str>, node: NodeRef, image: PreviewImage, preview_size: u32) -> Self {
         let max_size = image.max_size.or((!image.lossless).then_some(preview_size));
         Self { source: Arc::new(Source { prompt_id, node, image, max_size }), frames: Mutex::default() }
     }

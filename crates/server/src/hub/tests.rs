@@ -7,8 +7,8 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::extract::ws::Message;
 use comfyd_jobs::contract::sink::{self, Harness};
-use comfyd_jobs::event::Image;
 use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
+use comfyd_node::PreviewImage;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -143,7 +143,7 @@ fn who_is_behind_gets_the_newest_figures_only() {
 fn preview(bytes: usize) -> Event {
     let node =
         NodeRef { id: "3".into(), display_id: "3".into(), real_id: "3".into(), parent_id: None, class_type: "A".into(), title: None };
-    let image = Image { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![7; bytes]), lossless: false, max_size: None };
+    let image = PreviewImage { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![7; bytes]), lossless: false, max_size: None };
     Event { prompt_id: "p".into(), client_id: None, kind: EventKind::Image { node, image } }
 }
 

@@ -3,7 +3,8 @@
 use candle_core::Tensor;
 
 use crate::detect::count;
-use crate::{LazyTensor, Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::{LazyTensor, StateDict};
 
 /// A text encoder of the CLIP kind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,8 @@ use candle_core::{DType, Tensor};
 
 use super::unet;
 use crate::detect::{Heads, UNetConfig, count, unet_config};
-use crate::{LazyTensor, Result, StateDict};
+use crate::error::Result;
+use crate::state_dict::{LazyTensor, StateDict};
 
 /// A file that steers a diffusion model with a picture.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! UNets: diffusers' names and ldm's, told one from the other by the shape of the network.
 
-use crate::StateDict;
 use crate::detect::{Heads, UNetConfig, count};
+use crate::state_dict::StateDict;
 
 /// ldm's names of a residual block's parts, and diffusers'.
 const RESNET: [(&str, &str); 6] = [

@@ -1,6 +1,6 @@
 //! Autoencoders: diffusers' names to ldm's.
 
-use crate::{LazyTensor, StateDict};
+use crate::state_dict::{LazyTensor, StateDict};
 
 /// The autoencoder whose names begin with `prefix`, under ldm's names, whichever it has. Attention matrices become 1x1 convolutions.
 pub fn from_any(dict: &StateDict, prefix: &str) -> StateDict {

@@ -4,7 +4,8 @@ use std::collections::HashSet;
 
 use candle_core::{DType, Tensor};
 
-use crate::{Error, Result, StateDict};
+use crate::error::{Error, Result};
+use crate::state_dict::StateDict;
 
 /// A change to one weight. Tensors are on the CPU, in the type in which the file stores them.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use super::adapter::{Adapter, Factor};
-use crate::{Error, Result};
+use crate::error::{Error, Result};
 
 /// The distance from 1 to the next number of single precision.
 const EPSILON: f64 = f32::EPSILON as f64;

@@ -2,10 +2,10 @@
 
 use indexmap::IndexMap;
 
-use crate::StateDict;
-use crate::convert::EncoderKind;
+use crate::convert::clip::EncoderKind;
 use crate::convert::unet;
 use crate::detect::UNetConfig;
+use crate::state_dict::StateDict;
 
 /// From the name in a LoRA file (without `.lora_up.weight` and the like) to the weight that is meant.
 #[derive(Debug, Clone, Default)]
