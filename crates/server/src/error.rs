@@ -20,7 +20,7 @@ use crate::options::ApiShape;
 #[derive(Debug)]
 pub struct ApiError {
     status: StatusCode,
-    body: WireError,
+    body: Box<WireError>,
 }
 
 /// An error as ComfyUI's clients get it.
@@ -58,7 +58,7 @@ impl ApiError {
     pub fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
         let (kind, message, details) = (kind.to_owned(), message.into(), String::new());
         let error = Problem { kind, message, details, extra_info: json!({}) };
-        Self { status, body: WireError { error, node_errors: json!({}) } }
+        Self { status, body: Box::new(WireError { error, node_errors: json!({}) }) }
     }
 
     /// 400: the request cannot be used.
@@ -115,7 +115,7 @@ struct Told(Arc<WireError>);
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(&self.body)).into_response();
-        response.extensions_mut().insert(Told(Arc::new(self.body)));
+        response.extensions_mut().insert(Told(self.body.into()));
         response
     }
 }
@@ -160,8 +160,9 @@ pub(crate) fn listed(by_node: &Value) -> Value {
 impl From<comfyd_graph::Rejected> for ApiError {
     fn from(rejected: comfyd_graph::Rejected) -> Self {
         let refused = Self::new(StatusCode::BAD_REQUEST, rejected.error.kind(), rejected.error.to_string());
-        let Self { status, body } = refused.details(rejected.error.details());
-        Self { status, body: WireError { node_errors: rejected.node_errors.to_json(), ..body } }
+        let mut error = refused.details(rejected.error.details());
+        error.body.node_errors = rejected.node_errors.to_json();
+        error
     }
 }
 

@@ -148,7 +148,7 @@ enum EntryKind {
 impl UserEntry {
     fn of(entry: Entry) -> Self {
         let (name, is_file) = (entry.name().to_owned(), !entry.meta.is_dir());
-        let (size, modified) = (is_file.then(|| entry.meta.len()), is_file.then(|| times(&entry.meta).0));
+        let (size, modified) = (is_file.then_some(entry.meta.len()), is_file.then(|| times(&entry.meta).0));
         Self { name, path: entry.path, kind: if is_file { EntryKind::File } else { EntryKind::Directory }, size, modified }
     }
 }
