@@ -13,7 +13,7 @@ pub enum SmallFloat {
 
 impl SmallFloat {
     /// The nearest number; of two that are equally near, the one whose mantissa is even. Beyond the largest one: none, or infinity.
-    pub fn round(self, value: f32) -> f32 {
+    pub(crate) fn round(self, value: f32) -> f32 {
         let (mantissa, min_exponent, max, overflow) = match self {
             Self::E4m3 => (3, -6, 448.0, f32::NAN),
             Self::E5m2 => (2, -14, 57344.0, f32::INFINITY),

@@ -227,7 +227,7 @@ pub(crate) fn reads_as(dtype: Dtype) -> DType {
 }
 
 /// The values as a tensor on the CPU, eight-bit floats as their bytes; `bytes` are exactly as many as the shape needs.
-fn decode(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Tensor> {
+pub(crate) fn decode(dtype: Dtype, bytes: &[u8], shape: &[usize]) -> Result<Tensor> {
     let device = &Device::Cpu;
     Ok(match dtype {
         Dtype::F32 => Tensor::from_vec(convert(bytes, f32::from_le_bytes), shape, device),

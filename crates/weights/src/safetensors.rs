@@ -7,7 +7,7 @@ use std::fs::File as Disk;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use half::{bf16, f16};
+use candle_core::DType;
 use indexmap::IndexMap;
 use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
@@ -15,7 +15,7 @@ use serde_json::{Map, Value as Json, json};
 
 use crate::dtype::{Dtype, MAX_AXES};
 use crate::error::{Error, Result};
-use crate::mapped::{MappedFile, Unreadable, Values};
+use crate::mapped::{MappedFile, Unreadable, Values, decode};
 use crate::state_dict::StateDict;
 
 /// The largest header that is read, in bytes; the format's own limit.
@@ -109,27 +109,11 @@ impl File {
         if values.saturating_mul(4) > max_bytes {
             return Err(Error::TooLarge { path: self.path.clone(), name: name.into(), bytes: values.saturating_mul(4), limit: max_bytes });
         }
-        let bytes = self.read_bytes(tensor)?;
-        let values = match tensor.dtype {
-            Dtype::F32 => convert(&bytes, f32::from_le_bytes),
-            Dtype::F16 => convert(&bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::Bf16 => convert(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => convert(&bytes, |b| f64::from_le_bytes(b) as f32),
-            Dtype::Bool
-            | Dtype::U8
-            | Dtype::I8
-            | Dtype::F8E5M2
-            | Dtype::F8E4M3
-            | Dtype::I16
-            | Dtype::U16
-            | Dtype::I32
-            | Dtype::U32
-            | Dtype::I64
-            | Dtype::U64 => {
-                return Err(Error::Dtype { path: self.path.clone(), name: name.into(), dtype: tensor.dtype.name().into() });
-            }
-        };
-        Ok((tensor.shape.clone(), values))
+        if !matches!(tensor.dtype, Dtype::F32 | Dtype::F16 | Dtype::Bf16 | Dtype::F64) {
+            return Err(Error::Dtype { path: self.path.clone(), name: name.into(), dtype: tensor.dtype.name().into() });
+        }
+        let values = decode(tensor.dtype, &self.read_bytes(tensor)?, &[values as usize])?;
+        Ok((tensor.shape.clone(), values.to_dtype(DType::F32)?.to_vec1()?))
     }
 
     fn read_bytes(&self, tensor: &Tensor) -> Result<Vec<u8>> {
@@ -297,11 +281,6 @@ fn check_overlaps(mut places: Vec<(u64, u64, String)>) -> std::result::Result<()
         }
     }
     Ok(())
-}
-
-fn convert<const N: usize>(bytes: &[u8], value: impl Fn([u8; N]) -> f32) -> Vec<f32> {
-    let (chunks, _) = bytes.as_chunks::<N>();
-    chunks.iter().map(|chunk| value(*chunk)).collect()
 }
 
 #[cfg(test)]
