@@ -10,6 +10,8 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use crate::json::Plain;
+
 /// What a client can understand, from its feature flags and its query.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Abilities {
@@ -58,7 +60,7 @@ pub(crate) fn json_event(event: &Event) -> Option<(&'static str, Value)> {
         EventKind::Executing(node) => ("executing", executing(id, node)),
         EventKind::Idle => ("executing", json!({"node": null, "prompt_id": id})),
         EventKind::Progress { node, value, max } => {
-            ("progress", json!({"value": number(*value), "max": number(*max), "prompt_id": id, "node": node.id}))
+            ("progress", json!({"value": Plain(*value), "max": Plain(*max), "prompt_id": id, "node": node.id}))
         }
         EventKind::ProgressState(nodes) => ("progress_state", json!({"prompt_id": id, "nodes": progress_nodes(id, nodes)})),
         EventKind::Executed { node, output } => {
@@ -146,15 +148,10 @@ fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value>
                 NodeState::Error => "error",
             };
             let data = json!({
-                "value": number(n.value), "max": number(n.max), "state": state, "node_id": n.node.id, "prompt_id": prompt_id,
+                "value": Plain(n.value), "max": Plain(n.max), "state": state, "node_id": n.node.id, "prompt_id": prompt_id,
                 "display_node_id": n.node.display_id, "parent_node_id": n.node.parent_id, "real_node_id": n.node.real_id,
             });
             (n.node.id.to_string(), data)
         })
         .collect()
-}
-
-/// A number as JSON: without a fraction where it has none, as steps and prompts are counted.
-pub(crate) fn number(value: f64) -> Value {
-    if value.fract() == 0.0 && value.abs() < 9e15 { json!(value as i64) } else { json!(value) }
 }

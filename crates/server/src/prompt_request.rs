@@ -4,9 +4,10 @@
 use std::sync::Arc;
 
 use axum::http::StatusCode;
+use bytes::Bytes;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position, Secrets};
-use comfyd_node::{Catalog, OptionSource};
+use comfyd_node::{Catalog, Choices, Input, InputKind, OptionSource};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -18,7 +19,7 @@ use crate::json::{invalid, is_set, number};
 const MAX_ID_BYTES: usize = 256;
 
 /// A request to run a prompt, whose graph has not been checked yet.
-pub(crate) struct PromptRequest<'t> {
+pub(crate) struct PromptRequest {
     id: String,
     position: Position,
     targets: Option<Vec<String>>,
@@ -26,13 +27,15 @@ pub(crate) struct PromptRequest<'t> {
     /// Without the request's own `client_id`.
     extra_data: Value,
     client_id: Option<Value>,
-    texts: Texts<'t>,
+    /// The body, and where what was read stands in it.
+    text: Bytes,
+    texts: Texts,
 }
 
-impl<'t> PromptRequest<'t> {
+impl PromptRequest {
     /// Reads a body.
-    pub(crate) fn read(body: &'t [u8]) -> Result<Self, ApiError> {
-        let (body, texts) = read_with_texts(body).map_err(|error| invalid(&error))?;
+    pub(crate) fn read(text: Bytes) -> Result<Self, ApiError> {
+        let (body, texts) = read_with_texts(&text).map_err(|error| invalid(&error))?;
         let Value::Object(mut body) = body else {
             return Err(ApiError::bad_request("the body must be a JSON object with the graph under 'prompt'"));
         };
@@ -46,7 +49,14 @@ impl<'t> PromptRequest<'t> {
             Some(extra @ Value::Object(_)) => extra,
             Some(_) => return Err(ApiError::bad_request("'extra_data' must be an object")),
         };
-        Ok(Self { id, position, targets, prompt, extra_data, client_id: body.get_mut("client_id").map(Value::take), texts })
+        Ok(Self { id, position, targets, prompt, extra_data, client_id: body.get_mut("client_id").map(Value::take), text, texts })
+    }
+
+    /// Whether to check it may have to wait for the disk: a class lists files, or says of itself that it checks inputs.
+    pub(crate) fn may_wait(&self, catalog: &Catalog) -> bool {
+        let lists = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
+        let classes = self.prompt.as_object().into_iter().flatten().filter_map(|(_, node)| catalog.get(node.get("class_type")?.as_str()?));
+        classes.into_iter().any(|class| !class.schema.validates.is_empty() || class.schema.inputs.iter().any(lists))
     }
 
     /// Checks the graph: the job that it becomes, and what is wrong with outputs that are left out. Lists folders and runs the classes' own
@@ -58,9 +68,10 @@ impl<'t> PromptRequest<'t> {
         secret_names: &[String],
         owner: Arc<str>,
     ) -> Result<(NewJob, NodeErrors), ApiError> {
-        let Self { id, position, targets, prompt, mut extra_data, client_id, texts } = self;
+        let Self { id, position, targets, prompt, mut extra_data, client_id, text, texts } = self;
+        let text = |key: &str| texts.get(key).and_then(|place| std::str::from_utf8(&text[place]).ok());
         // Where it is null, an empty object stands for it.
-        let mut extra_text = texts.get("extra_data").filter(|text| text.starts_with('{'));
+        let mut extra_text = text("extra_data").filter(|text| text.starts_with('{'));
         let mut secrets = Secrets::default();
         if Secrets::are_in(&extra_data, secret_names) {
             extra_text = None;
@@ -68,7 +79,7 @@ impl<'t> PromptRequest<'t> {
         }
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref())?;
-        let text = texts.get("prompt").filter(|_| !validated.converted).map(str::to_owned);
+        let text = text("prompt").filter(|_| !validated.converted).map(str::to_owned);
         let prompt = stored(text, || validated.prompt.into_json())?;
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
         let workflow_id = told("/extra_pnginfo/workflow/id");
@@ -171,7 +182,8 @@ mod tests {
     fn job(body: &str) -> NewJob {
         let mut catalog = Catalog::new();
         catalog.insert(Arc::new(Show));
-        let request = PromptRequest::read(body.as_bytes()).unwrap();
+        let request = PromptRequest::read(body.to_owned().into()).unwrap();
+        assert!(!request.may_wait(&catalog));
         request.check(&catalog, &StaticOptions, &["secret".to_owned()], Arc::default()).unwrap().0
     }
 

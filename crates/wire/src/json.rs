@@ -6,6 +6,8 @@
 //! it becomes the text that Python would print, which `int`, `float` and `str` turn into what they make of the number. A lone surrogate
 //! becomes U+FFFD.
 
+use std::ops::Range;
+
 use serde_json::{Map, Number, Value};
 
 use crate::python;
@@ -37,19 +39,19 @@ pub fn read(bytes: &[u8]) -> Result<Value, Error> {
     reader(bytes)?.document().map(|(value, _)| value)
 }
 
-/// The texts of the members of an object that was read, in their order; none of those whose text says something else to other readers.
+/// Where the members of an object that was read stand, in their order; not where those do whose text says something else to other readers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Texts<'t>(Vec<(String, Option<&'t str>)>);
+pub struct Texts(Vec<(String, Option<Range<usize>>)>);
 
-impl<'t> Texts<'t> {
-    /// The text that stands for exactly what was read of a member.
-    pub fn get(&self, key: &str) -> Option<&'t str> {
-        self.0.iter().rfind(|(known, _)| known == key)?.1
+impl Texts {
+    /// The bytes that stand for exactly what was read of a member.
+    pub fn get(&self, key: &str) -> Option<Range<usize>> {
+        self.0.iter().rfind(|(known, _)| known == key)?.1.clone()
     }
 }
 
-/// Reads a JSON text in UTF-8 and tells, where it is an object, the texts of its members: what nobody changes need not be written again.
-pub fn read_with_texts(bytes: &[u8]) -> Result<(Value, Texts<'_>), Error> {
+/// Reads a JSON text in UTF-8 and tells, where it is an object, where its members stand: what nobody changes need not be written again.
+pub fn read_with_texts(bytes: &[u8]) -> Result<(Value, Texts), Error> {
     let mut reader = reader(bytes)?;
     reader.texts = Some(Texts::default());
     reader.document()
@@ -74,7 +76,7 @@ struct Reader<'t> {
     at: usize,
     open: Vec<Open>,
     /// The texts of the outermost object's members, if they are wanted.
-    texts: Option<Texts<'t>>,
+    texts: Option<Texts>,
     /// Where the value of the outermost object's current member begins.
     member: usize,
     /// Whether what was read of that value is what its text says to any reader.
@@ -86,7 +88,7 @@ impl<'t> Reader<'t> {
         Self { text, at, open: Vec::new(), texts: None, member: 0, exact: true }
     }
 
-    fn document(mut self) -> Result<(Value, Texts<'t>), Error> {
+    fn document(mut self) -> Result<(Value, Texts), Error> {
         loop {
             if let Some(value) = self.value()?
                 && let Some(document) = self.put(value)?
@@ -151,8 +153,8 @@ impl<'t> Reader<'t> {
                 Some(Open::Object(members, key)) => {
                     let key = std::mem::take(key);
                     if let Some(texts) = self.texts.as_mut().filter(|_| outermost) {
-                        let text = self.text[self.member..behind].trim_ascii_start();
-                        texts.0.push((key.clone(), self.exact.then_some(text)));
+                        let length = self.text[self.member..behind].trim_ascii_start().len();
+                        texts.0.push((key.clone(), self.exact.then_some(behind - length..behind)));
                     }
                     self.exact &= members.insert(key, value).is_none();
                     b'}'

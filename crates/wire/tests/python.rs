@@ -122,6 +122,22 @@ proptest! {
         }
     }
 
+    /// A member's text is told only where others read the same from it, and always where it was written from a value.
+    #[test]
+    fn texts_say_what_was_read(
+        member in "( |\n|\\[|\\]|\\{|\\}|\"a\":|\"\\\\u00e9\"|\"\\\\ud83d\"|,|0|-0|1|9{20}|1\\.5|1e999|NaN|-Infinity|null|inputs){0,12}",
+        value in any_json(),
+    ) {
+        let text = format!("{{\"a\": {member}, \"b\" : {value:#} , \"a\": {member}}}");
+        if let Ok((read, texts)) = json::read_with_texts(text.as_bytes()) {
+            let told = |key: &str| texts.get(key).map(|place| text[place].to_owned());
+            prop_assert_eq!(told("b"), Some(format!("{value:#}")));
+            if let Some(text) = told("a") {
+                prop_assert_eq!(&serde_json::from_str::<Value>(&text).unwrap(), &read["a"]);
+            }
+        }
+    }
+
     #[test]
     fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..64)) {
         let _ = json::read(&bytes);
