@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status, contract};
+use comfyd_node::Schema;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
 use support::{Idle, Server};
@@ -112,4 +113,22 @@ async fn jobs_are_cancelled_wherever_they_are() {
     assert_eq!(ask(&server, "POST", "/jobs/good/cancel", "").await.1, json!({"cancelled": []}));
     assert_eq!(ask(&server, "POST", "/jobs/none/cancel", "").await.0, StatusCode::NOT_FOUND);
     assert_eq!(ask(&server, "POST", "/jobs/cancel", "{}").await.0, StatusCode::BAD_REQUEST);
+}
+
+#[tokio::test]
+async fn a_job_belongs_to_whoever_asked_where_users_are_told_apart() {
+    for (several, owner) in [(true, "u"), (false, "")] {
+        let server = Server::new([Schema::new("Show").output_node()], |options, _| options.multi_user = several);
+        let body = r#"{"prompt": {"1": {"class_type": "Show", "inputs": {}}}}"#;
+        assert_eq!(server.send("POST", "/prompt", &[("comfy-user", "u")], body).await.status, StatusCode::OK);
+        assert_eq!(&*server.app.store.queue().await.unwrap().pending[0].owner, owner);
+    }
+}
+
+#[tokio::test]
+async fn the_devices_are_those_that_prompts_run_on() {
+    let stats = server().await.get("/system_stats").await.json();
+    let [device] = stats["devices"].as_array().unwrap().as_slice() else { panic!("{stats}") };
+    assert_eq!((&device["name"], &device["type"], &device["index"]), (&json!("cpu"), &json!("cpu"), &Value::Null));
+    assert_eq!((&device["vram_total"], &device["vram_free"], &device["models_bytes"]), (&json!(1 << 30), &json!(1 << 29), &json!(0)));
 }

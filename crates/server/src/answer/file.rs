@@ -1,5 +1,6 @@
 //! How a file is sent, or what is made of one: validators, ranges, and never in a form that a browser would run.
 
+use std::fs::Metadata;
 use std::io::SeekFrom;
 use std::path::Path;
 use std::time::UNIX_EPOCH;
@@ -35,12 +36,11 @@ pub(crate) enum Disposition {
 
 /// Sends a file with validators; answers `If-None-Match` and single ranges. 404 if it cannot be read.
 pub(crate) async fn send_file(path: &Path, name: &str, request: &HeaderMap, how: Disposition) -> Result<Response<Body>, ApiError> {
+    // A pipe would keep whoever opens it waiting.
+    regular(path, name).await?;
     let missing = |_| ApiError::not_found("there is no such file").details(name);
     let mut file = tokio::fs::File::open(path).await.map_err(missing)?;
     let meta = file.metadata().await.map_err(missing)?;
-    if !meta.is_file() {
-        return Err(ApiError::not_found("there is no such file").details(name));
-    }
     let etag = etag(&meta, "")?;
     let mut headers = common_headers(&etag);
     headers.typed_insert(AcceptRanges::bytes());
@@ -81,8 +81,7 @@ pub(crate) async fn send_made(
     (variant, mime): (&str, &'static str),
     make: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, ApiError> + Send + 'static,
 ) -> Result<Response<Body>, ApiError> {
-    let missing = |_| ApiError::not_found("there is no such file").details(name);
-    let meta = tokio::fs::metadata(path).await.map_err(missing)?;
+    let meta = regular(path, name).await?;
     let etag = etag(&meta, variant)?;
     let mut headers = common_headers(&etag);
     headers.insert(header::CONTENT_DISPOSITION, disposition(name, false));
@@ -92,10 +91,16 @@ pub(crate) async fn send_made(
     if meta.len() > MAX_SOURCE {
         return Err(ApiError::too_large("the file is too large for a preview: ask for it without 'preview' and 'channel'"));
     }
-    let bytes = tokio::fs::read(path).await.map_err(missing)?;
+    let bytes = tokio::fs::read(path).await.map_err(|_| ApiError::not_found("there is no such file").details(name))?;
     let made = blocking(move || make(bytes)).await?;
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(mime));
     Ok((headers, made).into_response())
+}
+
+/// What the system says of a file. 404 if it is none, but a folder or a pipe.
+async fn regular(path: &Path, name: &str) -> Result<Metadata, ApiError> {
+    let meta = tokio::fs::metadata(path).await.ok().filter(Metadata::is_file);
+    meta.ok_or_else(|| ApiError::not_found("there is no such file").details(name))
 }
 
 fn common_headers(etag: &ETag) -> HeaderMap {
@@ -147,7 +152,7 @@ fn encoded(header: &impl headers::Header) -> HeaderValue {
 }
 
 /// A strong validator from time and size; `variant` tells apart what is derived from one file.
-fn etag(meta: &std::fs::Metadata, variant: &str) -> Result<ETag, ApiError> {
+fn etag(meta: &Metadata, variant: &str) -> Result<ETag, ApiError> {
     let time = meta.modified().ok().and_then(|t| t.duration_since(UNIX_EPOCH).ok()).unwrap_or_default();
     let text = format!("\"{:x}-{:x}{variant}\"", time.as_nanos(), meta.len());
     text.parse().map_err(|_| ApiError::internal(format!("{text} is no validator")))

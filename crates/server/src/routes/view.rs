@@ -1,12 +1,9 @@
 //! `/view` and `/view_metadata`: files of the input, output and temp folders, and what a model file says of itself.
 
-use std::path::Path;
-
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::{HeaderMap, Response};
-use comfyd_folders::{join_inside, split_annotation};
 use serde_json::Value;
 
 use crate::answer::blocking;
@@ -18,7 +15,7 @@ use crate::openapi::{Doc, Table};
 use crate::permission::Permission::Read;
 use crate::query::Query;
 use crate::services::models::safetensors_header;
-use crate::services::paths::parse_kind;
+use crate::services::paths::shown_file;
 use crate::services::pictures::{Shape, decode};
 
 /// Longest JSON header of a safetensors file that `/view_metadata` reads, in bytes.
@@ -50,24 +47,9 @@ pub(super) fn routes() -> Table {
 }
 
 async fn view(State(app): State<App>, query: Query, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
-    let Some(filename) = query.get("filename") else {
-        return Err(ApiError::not_found("no file is named: add ?filename=..."));
-    };
-    let (filename, kind) = split_annotation(filename);
-    if filename.is_empty() || filename.starts_with('/') || filename.contains("..") || filename.contains('\0') {
-        return Err(ApiError::bad_request("the file name must be a plain name: put its folder in 'subfolder'").details(filename));
-    }
-    let kind = kind.map_or_else(|| parse_kind(query.get("type").unwrap_or("output")), Ok)?;
-    let subfolder = query.get("subfolder").unwrap_or_default();
-    let folder = app
-        .folders
-        .inside(kind, Path::new(subfolder))
-        .map_err(|_| ApiError::forbidden("the subfolder leads outside: give a relative one").details(subfolder))?;
-    let name = filename.rsplit('/').next().unwrap_or(filename);
-    let path = join_inside(&folder, Path::new(name))?;
-    if name.is_empty() || !tokio::fs::metadata(&path).await.is_ok_and(|m| m.is_file()) {
-        return Err(ApiError::not_found("there is no such file").details(name));
-    }
+    let filename = query.get("filename").ok_or_else(|| ApiError::not_found("no file is named: add ?filename=..."))?;
+    let (kind, subfolder) = (query.get("type").unwrap_or("output"), query.get("subfolder").unwrap_or_default());
+    let (path, name) = shown_file(&app.folders, filename, kind, subfolder)?;
     match Shape::asked(query.get("preview"), query.get("channel").unwrap_or_default()) {
         Some(shape) => {
             let make = move |bytes: Vec<u8>| shape.encode(&decode(&bytes)?);

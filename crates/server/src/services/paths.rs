@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use comfyd_folders::{Kind, join_inside};
+use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
 
 use crate::error::ApiError;
 
@@ -17,4 +17,19 @@ pub(crate) fn inside(root: &Path, relative: &str) -> Result<PathBuf, ApiError> {
         comfyd_folders::Error::Outside { .. } => ApiError::forbidden("the path leads outside: give a relative one").details(relative),
         error => error.into(),
     })
+}
+
+/// A file of the input, output or temp folder that a client wants to see, and its name. The file name may end in ` [input]` and the like, which
+/// goes before `kind`. It may not be there.
+pub(crate) fn shown_file<'a>(folders: &Folders, filename: &'a str, kind: &str, subfolder: &str) -> Result<(PathBuf, &'a str), ApiError> {
+    let (filename, annotated) = split_annotation(filename);
+    if filename.is_empty() || filename.starts_with('/') || filename.contains("..") || filename.contains('\0') {
+        return Err(ApiError::bad_request("the file name must be a plain name: put its folder in 'subfolder'").details(filename));
+    }
+    let kind = annotated.map_or_else(|| parse_kind(kind), Ok)?;
+    let folder = folders
+        .inside(kind, Path::new(subfolder))
+        .map_err(|_| ApiError::forbidden("the subfolder leads outside: give a relative one").details(subfolder))?;
+    let name = filename.rsplit('/').next().unwrap_or(filename);
+    Ok((join_inside(&folder, Path::new(name))?, name))
 }
