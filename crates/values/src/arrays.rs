@@ -20,7 +20,9 @@ impl Image {
     pub fn solid(batch: usize, height: usize, width: usize, color: u32) -> Self {
         let channel = |shift: u32| (f64::from((color >> shift) & 0xff) / 255.0) as f32;
         let pixel = [channel(16), channel(8), channel(0)];
-        Self::new(Array4::from_shape_fn((batch, height, width, 3), |(_, _, _, c)| pixel[c]))
+        let mut pictures = Array4::zeros((batch, height, width, 3));
+        pictures.as_slice_mut().unwrap_or_default().chunks_exact_mut(3).for_each(|place| place.copy_from_slice(&pixel));
+        Self::new(pictures)
     }
 
     /// How many pictures.

@@ -125,7 +125,9 @@ fn empty_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(Image::new(call.image("image")?.0.mapv(|value| 1.0 - value))))
+    let mut image = call.image("image")?;
+    image.0.mapv_inplace(|value| 1.0 - value);
+    Ok(NodeOutput::one(image))
 }
 
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
