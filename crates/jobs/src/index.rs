@@ -65,6 +65,7 @@ impl HistoryQuery {
         (self.statuses.is_empty() || self.statuses.contains(&facts.status))
             && self.owner.as_ref().is_none_or(|owner| *owner == facts.owner)
             && (self.workflow_id.is_none() || self.workflow_id == facts.workflow_id)
+            && self.ended_ms.is_none_or(|(from, to)| (from..=to).contains(&facts.ended_ms))
     }
 }
 

@@ -309,6 +309,8 @@ pub struct HistoryQuery {
     pub owner: Option<Arc<str>>,
     /// Only prompts of this workflow.
     pub workflow_id: Option<Arc<str>>,
+    /// Only prompts that ended in this time: from the first to the last, in milliseconds since 1970.
+    pub ended_ms: Option<(i64, i64)>,
     /// What they are sorted by.
     pub order: Order,
     /// From the highest to the lowest, and the last first among equal ones.

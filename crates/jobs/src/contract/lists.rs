@@ -43,7 +43,8 @@ fn sorted(all: &[Arc<HistoryEntry>], query: &HistoryQuery) -> Vec<String> {
     let wanted = |entry: &&Arc<HistoryEntry>| {
         let status = query.statuses.is_empty() || query.statuses.contains(&entry.status);
         let owner = query.owner.is_none() || query.owner.as_ref() == Some(&entry.job.owner);
-        status && owner && (query.workflow_id.is_none() || query.workflow_id == entry.job.workflow_id)
+        let time = query.ended_ms.is_none_or(|(from, to)| from <= entry.ended_ms && entry.ended_ms <= to);
+        status && owner && time && (query.workflow_id.is_none() || query.workflow_id == entry.job.workflow_id)
     };
     let mut found: Vec<&Arc<HistoryEntry>> = all.iter().filter(wanted).collect();
     match query.order {
@@ -57,8 +58,13 @@ fn sorted(all: &[Arc<HistoryEntry>], query: &HistoryQuery) -> Vec<String> {
     found.iter().map(|entry| entry.job.id.clone()).collect()
 }
 
-fn queries() -> Vec<HistoryQuery> {
+fn queries(all: &[Arc<HistoryEntry>]) -> Vec<HistoryQuery> {
     let mut queries = Vec::new();
+    // From each entry's end to every later one's.
+    for (index, from) in all.iter().enumerate() {
+        let times = all[index..].iter().map(|to| Some((from.ended_ms, to.ended_ms)));
+        queries.extend(times.map(|ended_ms| HistoryQuery { ended_ms, ..HistoryQuery::default() }));
+    }
     for statuses in [vec![], vec![Status::Error], vec![Status::Success, Status::Interrupted]] {
         for owner in [None, Some("me"), Some(""), Some("nobody")] {
             for workflow_id in [None, Some("w"), Some("u")] {
@@ -80,7 +86,7 @@ fn queries() -> Vec<HistoryQuery> {
 }
 
 async fn filters(store: &dyn JobStore, all: &[Arc<HistoryEntry>], round: &str) {
-    for query in queries() {
+    for query in queries(all) {
         let wanted = sorted(all, &query);
         for (offset, limit) in [(0, None), (0, Some(3)), (2, Some(3)), (5, None), (99, Some(1)), (0, Some(0)), (1, Some(usize::MAX))] {
             let query = HistoryQuery { offset, limit, ..query.clone() };
@@ -95,7 +101,7 @@ async fn filters(store: &dyn JobStore, all: &[Arc<HistoryEntry>], round: &str) {
 
 /// Page after page gives everything once.
 async fn cursors(store: &dyn JobStore, all: &[Arc<HistoryEntry>]) {
-    for query in queries() {
+    for query in queries(all) {
         let mut query = HistoryQuery { limit: Some(2), ..query };
         let mut read = Vec::new();
         loop {
