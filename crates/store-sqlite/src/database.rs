@@ -94,7 +94,7 @@ fn keep_no_secrets(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         let text: Vec<u8> = select.query_row([seq], |row| row.get(0))?;
         // What cannot be read is no use to anybody, and must not keep a secret.
         let mut extra_data = serde_json::from_slice(&text).unwrap_or_else(|_| serde_json::json!({}));
-        let found = Secrets::take(&mut extra_data, &names).names();
+        let found = Secrets::take(&mut extra_data, &names).unwrap_or_default().names();
         update.execute(params![seq, extra_data.to_string(), list(&found)?])?;
     }
     Ok(())
