@@ -113,11 +113,6 @@ impl Event {
     pub fn lasting(&self) -> bool {
         !(self.kind.droppable() || matches!(self.kind, EventKind::Progress { .. } | EventKind::ProgressState(_) | EventKind::Queue { .. }))
     }
-
-    /// Whether its form depends on what the client understands.
-    pub fn is_picture(&self) -> bool {
-        matches!(self.kind, EventKind::Image { .. })
-    }
 }
 
 impl EventKind {
