@@ -76,11 +76,6 @@ pub(crate) fn executing(prompt_id: &str, node: &NodeRef) -> Value {
     json!({"node": node.id, "display_node": node.display_id, "prompt_id": prompt_id, "class_type": node.class_type, "title": title})
 }
 
-/// The frame of a text under a node.
-pub(crate) fn text_frame(node_id: &str, text: &str) -> Bytes {
-    wire::text(node_id, text)
-}
-
 /// The frame of a picture, in the form that the client understands best; its longer side is at most `max_size`.
 pub(crate) fn image_frame(
     prompt_id: &str,

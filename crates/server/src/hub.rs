@@ -180,20 +180,10 @@ impl Hub {
 
     fn remember(&self, event: &Event) {
         let mut current = self.inner.current.lock();
-        match &event.kind {
-            EventKind::Executing(node) => {
-                current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), node.clone()));
-            }
-            EventKind::Idle => {
-                current.remove(&event.prompt_id);
-            }
-            EventKind::Message(_)
-            | EventKind::Progress { .. }
-            | EventKind::ProgressState(_)
-            | EventKind::Executed { .. }
-            | EventKind::Image { .. }
-            | EventKind::Queue { .. }
-            | EventKind::Text { .. } => {}
+        if let EventKind::Executing(node) = &event.kind {
+            current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), node.clone()));
+        } else if let EventKind::Idle = event.kind {
+            current.remove(&event.prompt_id);
         }
     }
 
@@ -218,7 +208,7 @@ impl Hub {
             EventKind::Image { node, image } => {
                 Body::Picture(Arc::new(Picture::new(event.prompt_id, node, image, self.inner.preview_size)))
             }
-            EventKind::Text { node, text } => Body::Message(Message::Binary(frames::text_frame(&node.id, &text))),
+            EventKind::Text { node, text } => Body::Message(Message::Binary(comfyd_wire::text(&node.id, &text))),
             _ => frames::json_event(&event).map(|(name, data)| Body::Message(text(name, &data)))?,
         };
         Some(Queued { body, kind, gate })

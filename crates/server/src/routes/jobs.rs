@@ -9,7 +9,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
-use serde::Serialize;
+use serde::de::{IntoDeserializer, value};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -59,7 +60,7 @@ pub(super) fn routes() -> Table {
 }
 
 /// Where a job is, by the names of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Stage {
     Pending,
@@ -70,14 +71,6 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Pending, "pending"),
-        (Self::InProgress, "in_progress"),
-        (Self::Completed, "completed"),
-        (Self::Failed, "failed"),
-        (Self::Cancelled, "cancelled"),
-    ];
-
     fn of(entry: &HistoryEntry) -> Self {
         match entry.status {
             Status::Success => Self::Completed,
@@ -226,6 +219,7 @@ fn parsed(stored: &RawValue) -> Value {
 
 /// What a list is asked for.
 struct Wanted {
+    /// All, if there is none.
     stages: Vec<Stage>,
     workflow_id: Option<Arc<str>>,
     by_duration: bool,
@@ -239,13 +233,10 @@ impl Wanted {
         let mut stages = Vec::new();
         let names = query.get("status").unwrap_or_default();
         for name in names.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
-            let stage = Stage::ALL.into_iter().find(|(_, known)| *known == name).map(|(stage, _)| stage);
-            stages.push(stage.ok_or_else(|| {
+            let stage: Result<_, value::Error> = Stage::deserialize(name.as_str().into_deserializer());
+            stages.push(stage.map_err(|_| {
                 ApiError::bad_request("'status' must list some of pending, in_progress, completed, failed, cancelled").details(name)
             })?);
-        }
-        if stages.is_empty() {
-            stages = Stage::ALL.map(|(stage, _)| stage).into();
         }
         let by_duration = match query.get("sort_by").unwrap_or("created_at") {
             "created_at" => false,
@@ -277,7 +268,7 @@ impl Wanted {
     }
 
     fn wants(&self, stage: Stage) -> bool {
-        self.stages.contains(&stage)
+        self.stages.is_empty() || self.stages.contains(&stage)
     }
 
     /// The entries of the history that can be on the page if so many of it are passed over; `None` if none can.
