@@ -136,14 +136,8 @@ fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value>
     let shown = nodes.iter().filter(|n| n.state != NodeState::Pending);
     shown
         .map(|n| {
-            let state = match n.state {
-                NodeState::Pending => "pending",
-                NodeState::Running => "running",
-                NodeState::Finished => "finished",
-                NodeState::Error => "error",
-            };
             let data = json!({
-                "value": Plain(n.value), "max": Plain(n.max), "state": state, "node_id": n.node.id, "prompt_id": prompt_id,
+                "value": Plain(n.value), "max": Plain(n.max), "state": n.state, "node_id": n.node.id, "prompt_id": prompt_id,
                 "display_node_id": n.node.display_id, "parent_node_id": n.node.parent_id, "real_node_id": n.node.real_id,
             });
             (n.node.id.to_string(), data)

@@ -60,9 +60,10 @@ pub(super) fn routes() -> Table {
 }
 
 /// Where a job is, by the names of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Stage {
+    #[default]
     Pending,
     InProgress,
     Completed,
@@ -98,7 +99,7 @@ struct Pagination {
 }
 
 /// What is told of a job; what is stored is written as it stands.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = Job)]
 struct JobAnswer<'a> {
     id: &'a str,
@@ -167,15 +168,7 @@ impl<'a> JobAnswer<'a> {
             priority: Plain(job.number),
             create_time: job.created_ms,
             workflow_id: job.workflow_id.as_deref(),
-            execution_start_time: None,
-            execution_end_time: None,
-            execution_error: None,
-            outputs_count: 0,
-            preview_output: None,
-            outputs: None,
-            execution_status: None,
-            execution_meta: None,
-            workflow: None,
+            ..Self::default()
         }
     }
 
