@@ -124,7 +124,7 @@ fn who_is_behind_gets_the_newest_figures_only() {
     for n in 1..1_000 {
         hub.status(n as u64, &counts(n));
         if n % 100 == 0 {
-            hub.send(&busy, "tick", &n.into());
+            hub.send(&busy, "tick", &n);
         }
     }
     let told = |mailbox: &Mailbox| {
@@ -169,7 +169,7 @@ async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_or
     let mailbox = hub.connect("slow", None).unwrap();
     for n in 0..4 {
         hub.emit(preview(16 << 20));
-        hub.broadcast("tick", &n.into());
+        hub.broadcast("tick", &n);
     }
     hub.broadcast("end", &Value::Null);
     let mut told = Vec::new();
