@@ -120,17 +120,7 @@ impl Event {
 impl EventKind {
     /// Whether it may be dropped for a client that is slow.
     pub fn droppable(&self) -> bool {
-        match self {
-            Self::Image { image, .. } => !image.lossless,
-            Self::Message(_)
-            | Self::Executing(_)
-            | Self::Idle
-            | Self::Progress { .. }
-            | Self::ProgressState(_)
-            | Self::Executed { .. }
-            | Self::Queue { .. }
-            | Self::Text { .. } => false,
-        }
+        matches!(self, Self::Image { image, .. } if !image.lossless)
     }
 }
 

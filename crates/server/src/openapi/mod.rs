@@ -93,7 +93,7 @@ impl Table {
         for Operation { method, path, permission, doc } in &self.operations {
             // A rest of the path (`{*name}`) is a parameter as any other.
             let path = path.replace("{*", "{");
-            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission.as_str()});
+            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission});
             if let Some(description) = doc.description {
                 operation["description"] = description.into();
             }
