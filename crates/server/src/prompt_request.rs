@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 use crate::json::{invalid, is_set, number};
 
-/// Longest prompt id that is taken.
+/// Longest prompt id that is taken, and longest id of a workflow that is kept: the history's index has both in memory.
 const MAX_ID_BYTES: usize = 256;
 
 /// A request to run a prompt, whose graph has not been checked yet.
@@ -79,7 +79,7 @@ impl PromptRequest {
             position,
             owner,
             client_id: told("/client_id"),
-            workflow_id: told("/extra_pnginfo/workflow/id"),
+            workflow_id: told("/extra_pnginfo/workflow/id").filter(|id: &Arc<str>| id.len() <= MAX_ID_BYTES),
             prompt: stored(prompt_text, || validated.prompt.into_json())?,
             extra_data: stored(extra_text.filter(|_| secrets.is_none()), || extra_data)?,
             secrets: secrets.unwrap_or_default(),
@@ -177,6 +177,17 @@ mod tests {
         for (value, written) in [("\"7\"", "7"), ("7.5", "7"), ("-0", "0")] {
             assert_eq!(stored(value), format!(r#"{{"1":{{"class_type":"Show","inputs":{{"value":{written}}}}}}}"#));
         }
+    }
+
+    #[test]
+    fn a_workflow_is_known_by_an_id_of_bounded_length() {
+        let of = |id: &str| {
+            let extra = format!(r#"{{"extra_pnginfo": {{"workflow": {{"id": "{id}"}}}}}}"#);
+            let prompt = r#"{"1": {"class_type": "Show", "inputs": {"value": 1}}}"#;
+            job(&format!(r#"{{"extra_data": {extra}, "prompt": {prompt}}}"#)).workflow_id
+        };
+        let longest = "w".repeat(MAX_ID_BYTES);
+        assert_eq!([of(&longest).as_deref(), of(&(longest.clone() + "w")).as_deref()], [Some(longest.as_str()), None]);
     }
 
     #[test]
