@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::Message;
@@ -44,7 +43,6 @@ struct LastStatus {
 
 struct Inner {
     clients: RwLock<HashMap<String, Arc<Mailbox>>>,
-    numbers: AtomicU64,
     limit: usize,
     preview_size: u32,
     current: Mutex<HashMap<Arc<str>, Current>>,
@@ -59,7 +57,6 @@ impl Hub {
     pub fn new(limit: usize, preview_size: u32) -> Self {
         let inner = Inner {
             clients: RwLock::default(),
-            numbers: AtomicU64::new(1),
             limit: limit.max(8),
             preview_size,
             current: Mutex::default(),
@@ -74,8 +71,7 @@ impl Hub {
     /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and, if nothing of this tells
     /// it, at which node its prompt is. An older connection with the same id is closed. `None` when too many are connected.
     pub fn connect(&self, client_id: &str, first: Option<Message>) -> Option<Arc<Mailbox>> {
-        let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
-        let mailbox = Arc::new(Mailbox::new(number, self.inner.limit));
+        let mailbox = Arc::new(Mailbox::new(self.inner.limit));
         let mut clients = self.inner.clients.write();
         if clients.len() >= self.inner.max_clients {
             return None;
@@ -103,7 +99,7 @@ impl Hub {
     /// Forgets a connection, unless a newer one has taken the id over.
     pub fn disconnect(&self, client_id: &str, mailbox: &Mailbox) {
         let mut clients = self.inner.clients.write();
-        if clients.get(client_id).is_some_and(|known| known.number() == mailbox.number()) {
+        if clients.get(client_id).is_some_and(|known| std::ptr::eq(&**known, mailbox)) {
             clients.remove(client_id);
         }
     }

@@ -112,8 +112,8 @@ fn a_slow_client_is_told_why_it_is_disconnected() {
     for _ in 0..9 {
         hub.broadcast("tick", &Value::Null);
     }
-    let why = mailbox.next().now_or_never().unwrap().unwrap_err();
-    assert_eq!((why.code(), why.reason()), (1008, "too slow: too many messages were waiting"));
+    let why = mailbox.next().now_or_never().unwrap().unwrap_err().frame();
+    assert_eq!((why.code, why.reason.as_str()), (1008, "too slow: too many messages were waiting"));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -89,9 +89,8 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
                 Err(why) => break why,
             }
         };
-        let frame = CloseFrame { code: why.code(), reason: why.reason().into() };
         // The client may be gone already.
-        drop(out.send(Message::Close(Some(frame))).await);
+        drop(out.send(Message::Close(Some(why.frame()))).await);
     };
     let receive = async {
         let mut first = true;

@@ -52,12 +52,8 @@ impl Policy {
     /// Fails unless the host of an address that a client gave is allowed.
     pub(super) fn check_host(&self, url: &Url) -> Result<(), String> {
         let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-        let listed = self.hosts.iter().any(|known| {
-            host.eq_ignore_ascii_case(known)
-                || host.len() > known.len()
-                    && host.is_char_boundary(host.len() - known.len() - 1)
-                    && host[host.len() - known.len() - 1..].eq_ignore_ascii_case(&format!(".{known}"))
-        });
+        let is_below = |rest: &str| rest.is_empty() || rest.ends_with('.');
+        let listed = self.hosts.iter().any(|known| host.strip_suffix(known.to_ascii_lowercase().as_str()).is_some_and(is_below));
         if listed { Ok(()) } else { Err(format!("the host '{host}' is not allowed: add it with --download-host")) }
     }
 
