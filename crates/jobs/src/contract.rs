@@ -268,7 +268,7 @@ async fn secrets(harness: &dyn Harness) {
     let store = harness.fresh(LIMITS).await;
     let with_a_key = |id: &str| {
         let mut extra_data = json!({"api_key_comfy_org": "S3CRET"});
-        let secrets = Secrets::take(&mut extra_data, &["api_key_comfy_org".to_owned()]);
+        let secrets = Secrets::take(&mut extra_data, &["api_key_comfy_org".to_owned()]).unwrap_or_default();
         NewJob { extra_data: text(&extra_data.to_string()), secrets, ..job(id, Position::Back) }
     };
     store.enqueue(with_a_key("a")).await.unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use comfyd_node::PreviewImage;
+use serde::Serialize;
 use serde_json::Value as Json;
 
 use crate::message::{Message, NodeRef};
@@ -24,7 +25,7 @@ pub struct Event {
 pub struct NodeProgress {
     /// The node.
     pub node: NodeRef,
-    /// `pending`, `running`, `finished` or `error`.
+    /// What it does.
     pub state: NodeState,
     /// Steps done.
     pub value: f64,
@@ -33,7 +34,8 @@ pub struct NodeProgress {
 }
 
 /// A node's state in `progress_state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// Not begun.
     Pending,
@@ -113,27 +115,12 @@ impl Event {
     pub fn lasting(&self) -> bool {
         !(self.kind.droppable() || matches!(self.kind, EventKind::Progress { .. } | EventKind::ProgressState(_) | EventKind::Queue { .. }))
     }
-
-    /// Whether its form depends on what the client understands.
-    pub fn is_picture(&self) -> bool {
-        matches!(self.kind, EventKind::Image { .. })
-    }
 }
 
 impl EventKind {
     /// Whether it may be dropped for a client that is slow.
     pub fn droppable(&self) -> bool {
-        match self {
-            Self::Image { image, .. } => !image.lossless,
-            Self::Message(_)
-            | Self::Executing(_)
-            | Self::Idle
-            | Self::Progress { .. }
-            | Self::ProgressState(_)
-            | Self::Executed { .. }
-            | Self::Queue { .. }
-            | Self::Text { .. } => false,
-        }
+        matches!(self, Self::Image { image, .. } if !image.lossless)
     }
 }
 

@@ -53,7 +53,7 @@ pub enum Message {
         #[serde(rename = "timestamp")]
         timestamp_ms: i64,
     },
-    /// A node failed. StoredMessages of a node that was blocked too, which ends nothing and is not kept.
+    /// A node failed. Told of a node that was blocked too, which ends nothing and is not kept.
     Failed(Box<Failure>),
     /// The user interrupted.
     Interrupted(Interruption),

@@ -22,28 +22,15 @@ struct Kept {
 }
 
 impl Secrets {
-    /// Whether anything in `extra_data` has one of these names: then [`Secrets::take`] changes it.
-    pub fn are_in(extra_data: &Json, names: &[String]) -> bool {
-        let mut rest = vec![extra_data];
-        while let Some(value) = rest.pop() {
-            match value {
-                Json::Object(fields) => {
-                    if fields.keys().any(|key| is_secret(key, names)) {
-                        return true;
-                    }
-                    rest.extend(fields.values());
-                }
-                Json::Array(items) => rest.extend(items),
-                Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
-            }
-        }
-        false
-    }
-
     /// Takes everything out of `extra_data` whose name, in any case, is one of `names`, however deep it lies, and keeps what stood at the
-    /// top: that is where nodes are given it from.
-    pub fn take(extra_data: &mut Json, names: &[String]) -> Self {
-        let secret = |key: &str| is_secret(key, names);
+    /// top: that is where nodes are given it from. `None` where there was nothing to take.
+    pub fn take(extra_data: &mut Json, names: &[String]) -> Option<Self> {
+        let mut taken = false;
+        let mut secret = |key: &str| {
+            let found = names.iter().any(|name| name.eq_ignore_ascii_case(key));
+            taken |= found;
+            found
+        };
         let mut values = Map::new();
         if let Json::Object(fields) = extra_data {
             fields.retain(|key, value| {
@@ -66,7 +53,7 @@ impl Secrets {
                 Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => {}
             }
         }
-        Self { kept: (!values.is_empty()).then(|| Arc::new(Kept { values: Arc::new(values), lost: Vec::new() })) }
+        taken.then(|| Self { kept: (!values.is_empty()).then(|| Arc::new(Kept { values: Arc::new(values), lost: Vec::new() })) })
     }
 
     /// What is left of a job's secrets after a restart: that it had some with these names.
@@ -90,10 +77,6 @@ impl Secrets {
     }
 }
 
-fn is_secret(key: &str, names: &[String]) -> bool {
-    names.iter().any(|name| name.eq_ignore_ascii_case(key))
-}
-
 impl fmt::Debug for Secrets {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Secrets").field(&self.names()).finish()
@@ -112,12 +95,13 @@ mod tests {
             "client_id": "me", "API_key_comfy_org": "S1", "extra_pnginfo": {"workflow": {"extra": [{"auth_token_comfy_org": "S2", "a": 1}]}},
         });
         let names = NAMES.map(str::to_owned);
-        assert!(Secrets::are_in(&extra, &names) && Secrets::are_in(&extra["extra_pnginfo"], &names));
-        let secrets = Secrets::take(&mut extra, &names);
-        assert!(!Secrets::are_in(&extra, &names));
+        let mut deep = extra["extra_pnginfo"].clone();
+        assert_eq!(Secrets::take(&mut deep, &names).map(|secrets| secrets.values().len()), Some(0), "what lies deep is taken, not kept");
+        let secrets = Secrets::take(&mut extra, &names).unwrap_or_default();
+        assert!(Secrets::take(&mut extra, &names).is_none());
         assert_eq!(extra, json!({"client_id": "me", "extra_pnginfo": {"workflow": {"extra": [{"a": 1}]}}}));
         assert_eq!(secrets.values().get("API_key_comfy_org"), Some(&json!("S1")));
         assert_eq!(format!("{secrets:?}"), "Secrets([\"API_key_comfy_org\"])");
-        assert_eq!(Secrets::take(&mut json!(["api_key_comfy_org"]), &names).names(), Vec::<String>::new());
+        assert!(Secrets::take(&mut json!(["api_key_comfy_org"]), &names).is_none());
     }
 }

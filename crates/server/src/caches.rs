@@ -24,18 +24,39 @@ impl<K: PartialEq> Rendered<K> {
         (state.0 == version).then(|| state.1.iter().find(|(k, _)| k == key).map(|(_, body)| body.clone()))?
     }
 
-    /// Keeps what was rendered of a version that was read before; what was rendered of another goes.
+    /// Keeps what was rendered of a version that was read before; what was rendered of an older one goes.
     pub(crate) fn put(&self, version: u64, key: K, body: &Bytes) {
-        if body.len() > self.max_bytes {
+        let mut state = self.state.lock();
+        if body.len() > self.max_bytes || version < state.0 {
             return;
         }
-        let mut state = self.state.lock();
-        if state.0 != version {
+        if version > state.0 {
             *state = (version, VecDeque::new());
         }
+        // Whoever asked at the same time rendered it too.
+        state.1.retain(|(known, _)| *known != key);
         if state.1.len() >= self.max_bodies {
             state.1.pop_front();
         }
         state.1.push_back((key, body.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_late_body_replaces_none_of_a_newer_version_and_no_body_is_kept_twice() {
+        let (cache, [old, new]) = (Rendered::new(2, 8), [&b"old"[..], b"new"].map(Bytes::from_static));
+        for (version, key, body) in
+            [(1, 'a', &old), (2, 'a', &new), (1, 'a', &old), (2, 'b', &new), (2, 'b', &new), (2, 'c', &vec![0; 9].into())]
+        {
+            cache.put(version, key, body);
+        }
+        assert_eq!(
+            [(1, 'a'), (2, 'a'), (2, 'b'), (2, 'c')].map(|(version, key)| cache.get(version, &key)),
+            [None, Some(new.clone()), Some(new), None]
+        );
     }
 }

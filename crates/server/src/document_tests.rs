@@ -101,25 +101,7 @@ impl Check {
 
     /// Whether an answer has what the text of an endpoint says.
     fn has(&self, method: &str, path: &str, answer: &Value) {
-        for fact in contained(&self.document.endpoint(method, path).text) {
-            let places: &[&str] = match (path, fact) {
-                ("/prompt", "実行中のタスク数") => &["/exec_info/queue_running"],
-                ("/prompt", "キュー内のタスク数") => &["/exec_info/queue_pending"],
-                ("/prompt", "実行中のプロンプトのID") => &["/exec_info/running_prompt_id"],
-                ("/queue", "実行中のタスク数") => &["/queue_running"],
-                ("/queue", "キュー内のタスク数") => &["/queue_pending"],
-                ("/system_stats", "システムの CPU 使用率") => &["/system/cpu_utilization"],
-                ("/system_stats", "メモリ使用量") => &["/system/ram_total", "/system/ram_free"],
-                ("/system_stats", "GPU 使用量") => &["/devices/0/vram_total", "/devices/0/vram_free", "/devices/0/utilization"],
-                ("/view_metadata/{folder_name}", "モデルの作成者") => &["/author"],
-                ("/view_metadata/{folder_name}", "モデルの説明") => &["/description"],
-                ("/view_metadata/{folder_name}", "モデルのライセンス") => &["/license"],
-                _ => panic!("{method} {path} has something that this test does not know: {fact}"),
-            };
-            for place in places {
-                assert!(answer.pointer(place).is_some_and(|value| !value.is_null()), "{method} {path}: {fact}: {answer}");
-            }
-        }
+        has_all(path, &self.document.endpoint(method, path).text, answer);
     }
 
     async fn lists(&self) {
@@ -459,19 +441,37 @@ impl Check {
 
 /// Whether the data of an event has what the document says.
 fn contains(event: &Item, data: &Value) {
-    for fact in contained(&event.text) {
-        let place = match (event.name.as_str(), fact) {
-            ("status", "実行中のタスク数") => "/status/exec_info/queue_running",
-            ("status", "キュー内のタスク数") => "/status/exec_info/queue_pending",
-            ("status", "実行中のプロンプトのID") => "/status/exec_info/running_prompt_id",
-            ("executing", "実行中のノードのID") => "/node",
-            ("executing", "ノードの名前") => "/title",
-            ("download_progress", "ダウンロード中のファイル名") => "/filename",
-            ("download_progress", "ダウンロードの進捗状況 (パーセンテージ)") => "/progress_percentage",
-            ("download_progress", "ダウンロード速度") => "/speed",
-            (name, _) => panic!("{name} has something that this test does not know: {fact}"),
+    has_all(&event.name, &event.text, data);
+}
+
+/// Whether an answer or an event has what the document's text says.
+fn has_all(of: &str, text: &str, data: &Value) {
+    for fact in contained(text) {
+        let places: &[&str] = match (of, fact) {
+            ("/prompt", "実行中のタスク数") => &["/exec_info/queue_running"],
+            ("/prompt", "キュー内のタスク数") => &["/exec_info/queue_pending"],
+            ("/prompt", "実行中のプロンプトのID") => &["/exec_info/running_prompt_id"],
+            ("/queue", "実行中のタスク数") => &["/queue_running"],
+            ("/queue", "キュー内のタスク数") => &["/queue_pending"],
+            ("/system_stats", "システムの CPU 使用率") => &["/system/cpu_utilization"],
+            ("/system_stats", "メモリ使用量") => &["/system/ram_total", "/system/ram_free"],
+            ("/system_stats", "GPU 使用量") => &["/devices/0/vram_total", "/devices/0/vram_free", "/devices/0/utilization"],
+            ("/view_metadata/{folder_name}", "モデルの作成者") => &["/author"],
+            ("/view_metadata/{folder_name}", "モデルの説明") => &["/description"],
+            ("/view_metadata/{folder_name}", "モデルのライセンス") => &["/license"],
+            ("status", "実行中のタスク数") => &["/status/exec_info/queue_running"],
+            ("status", "キュー内のタスク数") => &["/status/exec_info/queue_pending"],
+            ("status", "実行中のプロンプトのID") => &["/status/exec_info/running_prompt_id"],
+            ("executing", "実行中のノードのID") => &["/node"],
+            ("executing", "ノードの名前") => &["/title"],
+            ("download_progress", "ダウンロード中のファイル名") => &["/filename"],
+            ("download_progress", "ダウンロードの進捗状況 (パーセンテージ)") => &["/progress_percentage"],
+            ("download_progress", "ダウンロード速度") => &["/speed"],
+            _ => panic!("{of} has something that this test does not know: {fact}"),
         };
-        assert!(data.pointer(place).is_some_and(|value| !value.is_null()), "{}: {fact}: {data}", event.name);
+        for place in places {
+            assert!(data.pointer(place).is_some_and(|value| !value.is_null()), "{of}: {fact}: {data}");
+        }
     }
 }
 

@@ -110,12 +110,12 @@ impl ApiError {
 
 /// An error's body, kept beside the answer for [`in_shape`].
 #[derive(Clone)]
-struct Told(Arc<WireError>);
+struct ErrorBody(Arc<WireError>);
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(&self.body)).into_response();
-        response.extensions_mut().insert(Told(self.body.into()));
+        response.extensions_mut().insert(ErrorBody(self.body.into()));
         response
     }
 }
@@ -123,7 +123,7 @@ impl IntoResponse for ApiError {
 /// Gives an error the shape that its request asked for.
 pub(crate) fn in_shape(shape: ApiShape, mut response: Response) -> Response {
     if shape == ApiShape::Documented
-        && let Some(Told(body)) = response.extensions_mut().remove::<Told>()
+        && let Some(ErrorBody(body)) = response.extensions_mut().remove::<ErrorBody>()
     {
         for name in [CONTENT_LENGTH, CONTENT_ENCODING] {
             response.headers_mut().remove(name);

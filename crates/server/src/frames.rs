@@ -1,5 +1,6 @@
 //! Events as clients get them: JSON data and binary frames. ComfyUI's oddities of the websocket live here.
 
+use axum::extract::ws::Message;
 use bytes::Bytes;
 use comfyd_jobs::event::{NodeProgress, NodeState};
 use comfyd_jobs::{Counts, Event, EventKind, NodeRef};
@@ -27,14 +28,14 @@ pub struct Abilities {
 const PREVIEW_QUALITY: u8 = 95;
 
 /// The `status` object of events and of `GET /prompt`, with the figures that the API document names.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct QueueStatus {
     #[schema(inline)]
     exec_info: QueueFigures,
 }
 
 /// What the queue is at.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 struct QueueFigures {
     /// Running and waiting.
     queue_remaining: usize,
@@ -52,33 +53,51 @@ impl From<&Counts> for QueueStatus {
     }
 }
 
-/// The name and data of an event that is sent as JSON; `None` for binary ones.
-pub(crate) fn json_event(event: &Event) -> Option<(&'static str, Value)> {
+/// What a `status` event holds; the first one of a connection tells the client's id too.
+#[derive(Debug, Serialize)]
+pub(crate) struct Status<'a> {
+    pub status: &'a QueueStatus,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sid: Option<&'a str>,
+}
+
+/// An event as JSON.
+pub(crate) fn text(event: &str, data: &impl Serialize) -> Message {
+    #[derive(Serialize)]
+    struct Named<'a, T> {
+        #[serde(rename = "type")]
+        event: &'a str,
+        data: &'a T,
+    }
+    // Fails only where keys are no texts: ours are.
+    Message::Text(serde_json::to_string(&Named { event, data }).unwrap_or_default().into())
+}
+
+/// The message of an event that is told all clients in the same form; `None` for others.
+pub(crate) fn message(event: &Event) -> Option<Message> {
     let id = &*event.prompt_id;
     Some(match &event.kind {
-        EventKind::Message(message) => (message.name(), json!(message)),
-        EventKind::Executing(node) => ("executing", executing(id, node)),
-        EventKind::Idle => ("executing", json!({"node": null, "prompt_id": id})),
+        EventKind::Message(message) => text(message.name(), message),
+        EventKind::Executing(node) => executing(id, node),
+        EventKind::Idle => text("executing", &json!({"node": null, "prompt_id": id})),
         EventKind::Progress { node, value, max } => {
-            ("progress", json!({"value": Plain(*value), "max": Plain(*max), "prompt_id": id, "node": node.id}))
+            text("progress", &json!({"value": Plain(*value), "max": Plain(*max), "prompt_id": id, "node": node.id}))
         }
-        EventKind::ProgressState(nodes) => ("progress_state", json!({"prompt_id": id, "nodes": progress_nodes(id, nodes)})),
+        EventKind::ProgressState(nodes) => text("progress_state", &json!({"prompt_id": id, "nodes": progress_nodes(id, nodes)})),
         EventKind::Executed { node, output } => {
-            ("executed", json!({"node": node.id, "display_node": node.display_id, "output": output, "prompt_id": id}))
+            text("executed", &json!({"node": node.id, "display_node": node.display_id, "output": output, "prompt_id": id}))
         }
-        EventKind::Image { .. } | EventKind::Text { .. } | EventKind::Queue { .. } => return None,
+        EventKind::Text { node, text } => Message::Binary(wire::text(&node.id, text)),
+        EventKind::Image { .. } | EventKind::Queue { .. } => return None,
     })
 }
 
-/// The data of `executing`, with the class and title that the API document names.
-pub(crate) fn executing(prompt_id: &str, node: &NodeRef) -> Value {
-    let title = node.title.as_deref().unwrap_or(&node.class_type);
-    json!({"node": node.id, "display_node": node.display_id, "prompt_id": prompt_id, "class_type": node.class_type, "title": title})
-}
-
-/// The frame of a text under a node.
-pub(crate) fn text_frame(node_id: &str, text: &str) -> Bytes {
-    wire::text(node_id, text)
+/// `executing`, with the class and title that the API document names.
+pub(crate) fn executing(prompt_id: &str, node: &NodeRef) -> Message {
+    let NodeRef { id, display_id, class_type, title, .. } = node;
+    let title = title.as_ref().unwrap_or(class_type);
+    let data = json!({"node": id, "display_node": display_id, "prompt_id": prompt_id, "class_type": class_type, "title": title});
+    text("executing", &data)
 }
 
 /// The frame of a picture, in the form that the client understands best; its longer side is at most `max_size`.
@@ -141,14 +160,8 @@ fn progress_nodes(prompt_id: &str, nodes: &[NodeProgress]) -> Map<String, Value>
     let shown = nodes.iter().filter(|n| n.state != NodeState::Pending);
     shown
         .map(|n| {
-            let state = match n.state {
-                NodeState::Pending => "pending",
-                NodeState::Running => "running",
-                NodeState::Finished => "finished",
-                NodeState::Error => "error",
-            };
             let data = json!({
-                "value": Plain(n.value), "max": Plain(n.max), "state": state, "node_id": n.node.id, "prompt_id": prompt_id,
+                "value": Plain(n.value), "max": Plain(n.max), "state": n.state, "node_id": n.node.id, "prompt_id": prompt_id,
                 "display_node_id": n.node.display_id, "parent_node_id": n.node.parent_id, "real_node_id": n.node.real_id,
             });
             (n.node.id.to_string(), data)

@@ -3,15 +3,14 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::extract::ws::Message;
 use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
 use parking_lot::{Mutex, RwLock};
-use serde_json::{Value, json};
+use serde::Serialize;
 
-use crate::frames;
+use crate::frames::{self, QueueStatus, Status, text};
 
 mod gate;
 mod mailbox;
@@ -38,13 +37,12 @@ pub struct Hub {
 #[derive(Default)]
 struct LastStatus {
     version: u64,
-    status: Option<Value>,
+    status: Option<QueueStatus>,
     running: Vec<String>,
 }
 
 struct Inner {
     clients: RwLock<HashMap<String, Arc<Mailbox>>>,
-    numbers: AtomicU64,
     limit: usize,
     preview_size: u32,
     current: Mutex<HashMap<Arc<str>, Current>>,
@@ -59,7 +57,6 @@ impl Hub {
     pub fn new(limit: usize, preview_size: u32) -> Self {
         let inner = Inner {
             clients: RwLock::default(),
-            numbers: AtomicU64::new(1),
             limit: limit.max(8),
             preview_size,
             current: Mutex::default(),
@@ -71,24 +68,21 @@ impl Hub {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Registers a connection, which is sent a first event, what its client missed in the last seconds, and, if nothing of this tells
+    /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and, if nothing of this tells
     /// it, at which node its prompt is. An older connection with the same id is closed. `None` when too many are connected.
-    pub fn connect(&self, client_id: &str, first: Option<(&str, &Value)>) -> Option<Arc<Mailbox>> {
-        let number = self.inner.numbers.fetch_add(1, Ordering::Relaxed);
-        let mailbox = Arc::new(Mailbox::new(number, self.inner.limit));
+    pub fn connect(&self, client_id: &str, first: Option<Message>) -> Option<Arc<Mailbox>> {
+        let mailbox = Arc::new(Mailbox::new(self.inner.limit));
         let mut clients = self.inner.clients.write();
         if clients.len() >= self.inner.max_clients {
             return None;
         }
-        if let Some((event, data)) = first {
-            self.send(&mailbox, event, data);
-        }
+        first.into_iter().for_each(|message| mailbox.push(Queued::new(message, Kind::Needed)));
         // Nobody adds to either meanwhile: whoever emits holds the clients.
         let missed = self.inner.missed.lock().take(client_id);
         if missed.is_empty()
             && let Some(executing) = self.executing_for(client_id)
         {
-            self.send(&mailbox, "executing", &executing);
+            mailbox.push(Queued::new(executing, Kind::Needed));
         }
         missed.into_iter().for_each(|queued| mailbox.push(queued));
         if let Some(old) = clients.insert(client_id.to_owned(), Arc::clone(&mailbox)) {
@@ -105,7 +99,7 @@ impl Hub {
     /// Forgets a connection, unless a newer one has taken the id over.
     pub fn disconnect(&self, client_id: &str, mailbox: &Mailbox) {
         let mut clients = self.inner.clients.write();
-        if clients.get(client_id).is_some_and(|known| known.number() == mailbox.number()) {
+        if clients.get(client_id).is_some_and(|known| std::ptr::eq(&**known, mailbox)) {
             clients.remove(client_id);
         }
     }
@@ -121,7 +115,7 @@ impl Hub {
     }
 
     /// Sends an event to everybody.
-    pub fn broadcast(&self, event: &str, data: &Value) {
+    pub fn broadcast(&self, event: &str, data: &impl Serialize) {
         self.push_to_all(&Queued::new(text(event, data), Kind::Needed));
     }
 
@@ -143,22 +137,22 @@ impl Hub {
 
     /// Broadcasts figures unless newer ones, or the same, were told already. The lock keeps two callers in order.
     fn tell(&self, last: &mut LastStatus, version: u64, counts: &Counts, prompt_id: Option<&str>) {
-        let status = json!(frames::QueueStatus::from(counts));
+        let status = QueueStatus::from(counts);
         if version < last.version || last.status.as_ref() == Some(&status) {
             return;
         }
-        let queued = Queued::new(text("status", &json!({"status": status})), Kind::Figures);
+        let queued = Queued::new(text("status", &Status { status: &status, sid: None }), Kind::Figures);
         self.push_to_all(&Queued { gate: prompt_id.and_then(|id| self.inner.gates.of(id)), ..queued });
         *last = LastStatus { version, status: Some(status), running: counts.running_ids.clone() };
     }
 
     /// Sends an event to one connection.
-    pub fn send(&self, mailbox: &Arc<Mailbox>, event: &str, data: &Value) {
+    pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
         mailbox.push(Queued::new(text(event, data), Kind::Needed));
     }
 
-    /// What a client that reconnects in the middle of its prompt must be told: the `executing` data.
-    fn executing_for(&self, client_id: &str) -> Option<Value> {
+    /// What a client that reconnects in the middle of its prompt must be told: `executing`.
+    fn executing_for(&self, client_id: &str) -> Option<Message> {
         let current = self.inner.current.lock();
         let (prompt_id, (_, node)) = current.iter().find(|(_, (client, _))| client.as_deref() == Some(client_id))?;
         Some(frames::executing(prompt_id, node))
@@ -180,20 +174,10 @@ impl Hub {
 
     fn remember(&self, event: &Event) {
         let mut current = self.inner.current.lock();
-        match &event.kind {
-            EventKind::Executing(node) => {
-                current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), node.clone()));
-            }
-            EventKind::Idle => {
-                current.remove(&event.prompt_id);
-            }
-            EventKind::Message(_)
-            | EventKind::Progress { .. }
-            | EventKind::ProgressState(_)
-            | EventKind::Executed { .. }
-            | EventKind::Image { .. }
-            | EventKind::Queue { .. }
-            | EventKind::Text { .. } => {}
+        if let EventKind::Executing(node) = &event.kind {
+            current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), node.clone()));
+        } else if let EventKind::Idle = event.kind {
+            current.remove(&event.prompt_id);
         }
     }
 
@@ -218,8 +202,7 @@ impl Hub {
             EventKind::Image { node, image } => {
                 Body::Picture(Arc::new(Picture::new(event.prompt_id, node, image, self.inner.preview_size)))
             }
-            EventKind::Text { node, text } => Body::Message(Message::Binary(frames::text_frame(&node.id, &text))),
-            _ => frames::json_event(&event).map(|(name, data)| Body::Message(text(name, &data)))?,
+            _ => Body::Message(frames::message(&event)?),
         };
         Some(Queued { body, kind, gate })
     }
@@ -247,11 +230,6 @@ impl EventSink for Hub {
             None => self.inner.missed.lock().keep(&client, queued),
         }
     }
-}
-
-fn text(event: &str, data: &Value) -> Message {
-    // Without a copy of the data; the name is one of ours and needs no escapes.
-    Message::Text(format!("{{\"type\":\"{event}\",\"data\":{data}}}").into())
 }
 
 #[cfg(test)]

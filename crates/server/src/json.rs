@@ -65,7 +65,7 @@ pub(crate) fn is_set(switch: Option<&Value>) -> bool {
 }
 
 /// A number as JSON: without a fraction where it has none.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub(crate) struct Plain(pub f64);
 
 impl Serialize for Plain {

@@ -1,7 +1,10 @@
 //! What a caller must be allowed to do. Every route states it; nothing is enforced yet.
 
+use serde::Serialize;
+
 /// A kind of things that a caller may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(crate) enum Permission {
     /// Looking at what the server shows.
     Read,
@@ -9,15 +12,4 @@ pub(crate) enum Permission {
     Run,
     /// What concerns all users, or the machine: its memory, its models, its log and paths, who the users are.
     Admin,
-}
-
-impl Permission {
-    /// Its name.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Run => "run",
-            Self::Admin => "admin",
-        }
-    }
 }

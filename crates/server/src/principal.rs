@@ -10,6 +10,9 @@ use axum::http::request::Parts;
 use crate::app::App;
 use crate::services::users::DEFAULT_USER;
 
+/// Longest id that names a user: none is made as long, and every job keeps its owner's.
+const MAX_ID_BYTES: usize = 256;
+
 /// Whoever sent a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Principal {
@@ -42,6 +45,7 @@ impl FromRequestParts<App> for Principal {
 
     async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Infallible> {
         let named = parts.headers.get("comfy-user").filter(|_| app.options.multi_user).and_then(|value| value.to_str().ok());
+        let named = named.filter(|id| id.len() <= MAX_ID_BYTES);
         Ok(named.map_or(Self::Anonymous, |id| Self::User(id.to_owned())))
     }
 }

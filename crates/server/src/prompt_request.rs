@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position, Secrets};
-use comfyd_node::{Catalog, Choices, Input, InputKind, OptionSource};
+use comfyd_node::{Catalog, OptionSource};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 use crate::json::{invalid, is_set, number};
 
-/// Longest prompt id that is taken.
+/// Longest prompt id that is taken, and longest id of a workflow that is kept: the history's index has both in memory.
 const MAX_ID_BYTES: usize = 256;
 
 /// A request to run a prompt, whose graph has not been checked yet.
@@ -52,13 +52,6 @@ impl PromptRequest {
         Ok(Self { id, position, targets, prompt, extra_data, client_id: body.get_mut("client_id").map(Value::take), text, texts })
     }
 
-    /// Whether to check it may have to wait for the disk: a class lists files, or says of itself that it checks inputs.
-    pub(crate) fn may_wait(&self, catalog: &Catalog) -> bool {
-        let lists = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
-        let classes = self.prompt.as_object().into_iter().flatten().filter_map(|(_, node)| catalog.get(node.get("class_type")?.as_str()?));
-        classes.into_iter().any(|class| !class.schema.validates.is_empty() || class.schema.inputs.iter().any(lists))
-    }
-
     /// Checks the graph: the job that it becomes, and what is wrong with outputs that are left out. Lists folders and runs the classes' own
     /// checks.
     pub(crate) fn check(
@@ -71,49 +64,36 @@ impl PromptRequest {
         let Self { id, position, targets, prompt, mut extra_data, client_id, text, texts } = self;
         let text = |key: &str| texts.get(key).and_then(|place| std::str::from_utf8(&text[place]).ok());
         // Where it is null, an empty object stands for it.
-        let mut extra_text = text("extra_data").filter(|text| text.starts_with('{'));
-        let mut secrets = Secrets::default();
-        if Secrets::are_in(&extra_data, secret_names) {
-            extra_text = None;
-            secrets = Secrets::take(&mut extra_data, secret_names);
+        let mut extra_text = text("extra_data").filter(|text| text.starts_with('{')).map(str::to_owned);
+        if let Some(client_id) = client_id {
+            extra_text = extra_text.filter(|_| extra_data.get("client_id").is_none()).map(|text| with_client(&text, &client_id));
+            extra_data["client_id"] = client_id;
         }
+        let secrets = Secrets::take(&mut extra_data, secret_names);
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref())?;
-        let text = text("prompt").filter(|_| !validated.converted).map(str::to_owned);
-        let prompt = stored(text, || validated.prompt.into_json())?;
+        let prompt_text = text("prompt").filter(|_| !validated.converted).map(str::to_owned);
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
-        let workflow_id = told("/extra_pnginfo/workflow/id");
-        let client_id_text = match &client_id {
-            Some(id) => id.as_str().map(Arc::from),
-            None => told("/client_id"),
-        };
         let job = NewJob {
             id,
             position,
             owner,
-            client_id: client_id_text,
-            workflow_id,
-            prompt,
-            extra_data: with_client(extra_data, extra_text, client_id)?,
-            secrets,
+            client_id: told("/client_id"),
+            workflow_id: told("/extra_pnginfo/workflow/id").filter(|id: &Arc<str>| id.len() <= MAX_ID_BYTES),
+            prompt: stored(prompt_text, || validated.prompt.into_json())?,
+            extra_data: stored(extra_text.filter(|_| secrets.is_none()), || extra_data)?,
+            secrets: secrets.unwrap_or_default(),
             outputs: validated.outputs,
         };
         Ok((job, validated.node_errors))
     }
 }
 
-/// `extra_data` with the request's `client_id` in it.
-fn with_client(mut extra_data: Value, text: Option<&str>, client_id: Option<Value>) -> Result<Arc<RawValue>, ApiError> {
-    let Some(client_id) = client_id else { return stored(text.map(str::to_owned), || extra_data) };
-    let inside = text.filter(|_| extra_data.get("client_id").is_none()).and_then(|text| text.strip_prefix('{')?.strip_suffix('}'));
-    let text = inside.map(|inside| {
-        let comma = if inside.trim_ascii().is_empty() { "" } else { ", " };
-        format!("{{{inside}{comma}\"client_id\": {client_id}}}")
-    });
-    stored(text, || {
-        extra_data["client_id"] = client_id.clone();
-        extra_data
-    })
+/// The text of an object with the request's `client_id` at its end.
+fn with_client(object: &str, client_id: &Value) -> String {
+    let members = object.strip_suffix('}').unwrap_or(object);
+    let comma = if members[1..].trim_ascii().is_empty() { "" } else { ", " };
+    format!("{members}{comma}\"client_id\": {client_id}}}")
 }
 
 /// The text if there is one, or the value written anew.
@@ -182,9 +162,11 @@ mod tests {
     fn job(body: &str) -> NewJob {
         let mut catalog = Catalog::new();
         catalog.insert(Arc::new(Show));
-        let request = PromptRequest::read(body.to_owned().into()).unwrap();
-        assert!(!request.may_wait(&catalog));
-        request.check(&catalog, &StaticOptions, &["secret".to_owned()], Arc::default()).unwrap().0
+        PromptRequest::read(body.to_owned().into())
+            .unwrap()
+            .check(&catalog, &StaticOptions, &["secret".to_owned()], Arc::default())
+            .unwrap()
+            .0
     }
 
     #[test]
@@ -198,6 +180,17 @@ mod tests {
     }
 
     #[test]
+    fn a_workflow_is_known_by_an_id_of_bounded_length() {
+        let of = |id: &str| {
+            let extra = format!(r#"{{"extra_pnginfo": {{"workflow": {{"id": "{id}"}}}}}}"#);
+            let prompt = r#"{"1": {"class_type": "Show", "inputs": {"value": 1}}}"#;
+            job(&format!(r#"{{"extra_data": {extra}, "prompt": {prompt}}}"#)).workflow_id
+        };
+        let longest = "w".repeat(MAX_ID_BYTES);
+        assert_eq!([of(&longest).as_deref(), of(&(longest.clone() + "w")).as_deref()], [Some(longest.as_str()), None]);
+    }
+
+    #[test]
     fn extra_data_gets_the_client_and_loses_secrets() {
         for (extra, client, stored) in [
             (r#"{ "a": [1.0] }"#, None, r#"{ "a": [1.0] }"#),
@@ -207,6 +200,7 @@ mod tests {
             (r#"{"client_id": "old", "a":  1}"#, Some("\"c\""), r#"{"client_id":"c","a":1}"#),
             (r#"{"a":  {"\u0053ecret": 1}}"#, None, r#"{"a":{}}"#),
             (r#"{"a": NaN}"#, Some("5"), r#"{"a":null,"client_id":5}"#),
+            ("{}", Some(r#"{"secret": 1}"#), r#"{"client_id":{}}"#),
         ] {
             let client = client.map_or(String::new(), |client| format!("\"client_id\": {client}, "));
             let prompt = r#"{"1": {"class_type": "Show", "inputs": {"value": 1}}}"#;

@@ -35,8 +35,9 @@ const MAX_DAMAGED: i64 = 100;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
-/// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands. Rows of `history` up to
-/// `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found, whatever they hold.
+/// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands. Rows of
+/// `history` up to `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found,
+/// whatever they hold.
 const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, keep_senders];
 
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
@@ -94,7 +95,7 @@ fn keep_no_secrets(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
         let text: Vec<u8> = select.query_row([seq], |row| row.get(0))?;
         // What cannot be read is no use to anybody, and must not keep a secret.
         let mut extra_data = serde_json::from_slice(&text).unwrap_or_else(|_| serde_json::json!({}));
-        let found = Secrets::take(&mut extra_data, &names).names();
+        let found = Secrets::take(&mut extra_data, &names).unwrap_or_default().names();
         update.execute(params![seq, extra_data.to_string(), list(&found)?])?;
     }
     Ok(())
@@ -108,9 +109,10 @@ fn keep_damaged(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
 /// this nor who filters the history reads the large texts of `jobs`: a column that is added to a strict table has all of it checked, and
 /// one damaged value would keep everybody out.
 fn keep_senders(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    // A longer one, be it a workflow's, which the index has in memory, or a client's, is nobody's.
     let text = |path: &str| {
-        let value = format!("CASE json_type(extra_data, '{path}') WHEN 'text' THEN extra_data ->> '{path}' END");
-        format!("CASE WHEN json_valid(extra_data) THEN {value} END")
+        let is_id = format!("json_type(extra_data, '{path}') = 'text' AND length(extra_data ->> '{path}') <= 256");
+        format!("CASE WHEN json_valid(extra_data) THEN CASE WHEN {is_id} THEN extra_data ->> '{path}' END END")
     };
     let (client_id, workflow_id) = (text("$.client_id"), text("$.extra_pnginfo.workflow.id"));
     transaction.execute_batch(&format!(

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use axum::extract::ws::Message;
+use axum::extract::ws::{CloseFrame, Message};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -27,22 +27,14 @@ pub enum Closed {
 }
 
 impl Closed {
-    /// The reason in the close frame.
-    pub fn reason(self) -> &'static str {
-        match self {
-            Self::TakenOver => "another connection uses this clientId",
-            Self::TooSlow => "too slow: too many messages were waiting",
-            Self::Shutdown => "the server stops",
-        }
-    }
-
-    /// The close code (RFC 6455).
-    pub fn code(self) -> u16 {
-        match self {
-            Self::TakenOver => 1000,
-            Self::TooSlow => 1008,
-            Self::Shutdown => 1001,
-        }
+    /// What the client is told (RFC 6455).
+    pub fn frame(self) -> CloseFrame {
+        let (code, reason) = match self {
+            Self::TakenOver => (1000, "another connection uses this clientId"),
+            Self::TooSlow => (1008, "too slow: too many messages were waiting"),
+            Self::Shutdown => (1001, "the server stops"),
+        };
+        CloseFrame { code, reason: reason.into() }
     }
 }
 
@@ -91,7 +83,6 @@ pub(super) enum Kind {
 
 /// One connection's outgoing queue.
 pub struct Mailbox {
-    number: u64,
     limit: usize,
     queue: Mutex<VecDeque<Queued>>,
     closed: Mutex<Option<Closed>>,
@@ -100,14 +91,10 @@ pub struct Mailbox {
 }
 
 impl Mailbox {
-    /// For a connection with this number, of whose messages `limit` may wait.
-    pub(super) fn new(number: u64, limit: usize) -> Self {
+    /// For a connection of whose messages `limit` may wait.
+    pub(super) fn new(limit: usize) -> Self {
         let (queue, closed, abilities) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { number, limit, queue, closed, wake: Arc::default(), abilities }
-    }
-
-    pub(super) fn number(&self) -> u64 {
-        self.number
+        Self { limit, queue, closed, wake: Arc::default(), abilities }
     }
 
     pub(super) fn push(&self, queued: Queued) {

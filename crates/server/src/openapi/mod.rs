@@ -5,7 +5,7 @@ pub(crate) mod named;
 
 use axum::Router;
 use axum::handler::Handler;
-use axum::routing::{MethodFilter, MethodRouter, on};
+use axum::routing::{MethodFilter, on};
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 use utoipa::openapi::{Ref, RefOr, Schema};
@@ -52,40 +52,24 @@ pub(crate) struct Doc {
 type Schemas = Vec<(String, RefOr<Schema>)>;
 
 impl Table {
-    pub(crate) fn get<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
-    where
-        H: Handler<T, App>,
-        T: 'static,
-    {
-        self.add(Operation { method: "get", path, permission, doc }, on(MethodFilter::GET, handler))
+    pub(crate) fn get<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
+        self.add(MethodFilter::GET, handler, Operation { method: "get", path, permission, doc })
     }
 
-    pub(crate) fn post<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
-    where
-        H: Handler<T, App>,
-        T: 'static,
-    {
-        self.add(Operation { method: "post", path, permission, doc }, on(MethodFilter::POST, handler))
+    pub(crate) fn post<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
+        self.add(MethodFilter::POST, handler, Operation { method: "post", path, permission, doc })
     }
 
-    pub(crate) fn patch<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
-    where
-        H: Handler<T, App>,
-        T: 'static,
-    {
-        self.add(Operation { method: "patch", path, permission, doc }, on(MethodFilter::PATCH, handler))
+    pub(crate) fn patch<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
+        self.add(MethodFilter::PATCH, handler, Operation { method: "patch", path, permission, doc })
     }
 
-    pub(crate) fn delete<H, T>(self, path: &'static str, permission: Permission, handler: H, doc: Doc) -> Self
-    where
-        H: Handler<T, App>,
-        T: 'static,
-    {
-        self.add(Operation { method: "delete", path, permission, doc }, on(MethodFilter::DELETE, handler))
+    pub(crate) fn delete<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
+        self.add(MethodFilter::DELETE, handler, Operation { method: "delete", path, permission, doc })
     }
 
-    fn add(mut self, operation: Operation, route: MethodRouter<App>) -> Self {
-        let path = operation.path;
+    fn add<T: 'static>(mut self, method: MethodFilter, handler: impl Handler<T, App>, operation: Operation) -> Self {
+        let (path, route) = (operation.path, on(method, handler));
         self.router = self.router.route(path, route.clone()).route(&format!("/api{path}"), route);
         self.operations.push(operation);
         self
@@ -109,7 +93,7 @@ impl Table {
         for Operation { method, path, permission, doc } in &self.operations {
             // A rest of the path (`{*name}`) is a parameter as any other.
             let path = path.replace("{*", "{");
-            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission.as_str()});
+            let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission});
             if let Some(description) = doc.description {
                 operation["description"] = description.into();
             }

@@ -164,14 +164,12 @@ fn render(entries: &[Arc<HistoryEntry>], shape: ApiShape) -> Result<Bytes, ApiEr
 
 async fn one(State(app): State<App>, shape: ApiShape, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
     let entry = app.store.history_entry(&prompt_id).await?;
-    let body = match (entry, shape) {
-        (Some(entry), ApiShape::Documented) => written(&DocumentedHistoryEntry::of(&entry))?,
-        (None, ApiShape::Documented) => {
-            return Err(ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running")));
-        }
-        (entry, ApiShape::Wire) => written(&History(entry.as_slice()))?,
+    let none = move || ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running"));
+    let render = move || match shape {
+        ApiShape::Wire => written(&History(entry.as_slice())),
+        ApiShape::Documented => written(&DocumentedHistoryEntry::of(entry.as_deref().ok_or_else(none)?)),
     };
-    Ok(json_text(body))
+    blocking(render).await.map(json_text)
 }
 
 async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {

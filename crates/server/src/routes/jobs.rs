@@ -9,7 +9,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
-use serde::Serialize;
+use serde::de::{IntoDeserializer, value};
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use utoipa::ToSchema;
@@ -59,9 +60,10 @@ pub(super) fn routes() -> Table {
 }
 
 /// Where a job is, by the names of the wire.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum Stage {
+    #[default]
     Pending,
     InProgress,
     Completed,
@@ -70,14 +72,6 @@ enum Stage {
 }
 
 impl Stage {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Pending, "pending"),
-        (Self::InProgress, "in_progress"),
-        (Self::Completed, "completed"),
-        (Self::Failed, "failed"),
-        (Self::Cancelled, "cancelled"),
-    ];
-
     fn of(entry: &HistoryEntry) -> Self {
         match entry.status {
             Status::Success => Self::Completed,
@@ -105,7 +99,7 @@ struct Pagination {
 }
 
 /// What is told of a job; what is stored is written as it stands.
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, Default, Serialize, ToSchema)]
 #[schema(as = Job)]
 struct JobAnswer<'a> {
     id: &'a str,
@@ -174,15 +168,7 @@ impl<'a> JobAnswer<'a> {
             priority: Plain(job.number),
             create_time: job.created_ms,
             workflow_id: job.workflow_id.as_deref(),
-            execution_start_time: None,
-            execution_end_time: None,
-            execution_error: None,
-            outputs_count: 0,
-            preview_output: None,
-            outputs: None,
-            execution_status: None,
-            execution_meta: None,
-            workflow: None,
+            ..Self::default()
         }
     }
 
@@ -226,6 +212,7 @@ fn parsed(stored: &RawValue) -> Value {
 
 /// What a list is asked for.
 struct Wanted {
+    /// All, if there is none.
     stages: Vec<Stage>,
     workflow_id: Option<Arc<str>>,
     by_duration: bool,
@@ -239,13 +226,10 @@ impl Wanted {
         let mut stages = Vec::new();
         let names = query.get("status").unwrap_or_default();
         for name in names.split(',').map(|name| name.trim().to_ascii_lowercase()).filter(|name| !name.is_empty()) {
-            let stage = Stage::ALL.into_iter().find(|(_, known)| *known == name).map(|(stage, _)| stage);
-            stages.push(stage.ok_or_else(|| {
+            let stage: Result<_, value::Error> = Stage::deserialize(name.as_str().into_deserializer());
+            stages.push(stage.map_err(|_| {
                 ApiError::bad_request("'status' must list some of pending, in_progress, completed, failed, cancelled").details(name)
             })?);
-        }
-        if stages.is_empty() {
-            stages = Stage::ALL.map(|(stage, _)| stage).into();
         }
         let by_duration = match query.get("sort_by").unwrap_or("created_at") {
             "created_at" => false,
@@ -277,7 +261,7 @@ impl Wanted {
     }
 
     fn wants(&self, stage: Stage) -> bool {
-        self.stages.contains(&stage)
+        self.stages.is_empty() || self.stages.contains(&stage)
     }
 
     /// The entries of the history that can be on the page if so many of it are passed over; `None` if none can.

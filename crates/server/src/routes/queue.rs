@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::answer::{blocking, json_text, written};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::json::{LenientJson, OptionalJson, is_set};
@@ -49,7 +50,7 @@ async fn list(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiEr
         return Ok(Json(DocumentedQueue { queue_running: counts.running, queue_pending: counts.pending }).into_response());
     }
     let queue = app.store.queue().await?;
-    Ok(Json(Queue { queue_running: items(&queue.running), queue_pending: items(&queue.pending) }).into_response())
+    blocking(move || written(&Queue { queue_running: items(&queue.running), queue_pending: items(&queue.pending) }).map(json_text)).await
 }
 
 fn items(jobs: &[Arc<Job>]) -> Vec<QueueItem<'_>> {

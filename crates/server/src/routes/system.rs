@@ -11,6 +11,7 @@ use crate::answer::{blocking, json_text};
 use crate::app::App;
 use crate::devices::DeviceState;
 use crate::error::ApiError;
+use crate::json::Plain;
 use crate::openapi::{Doc, Table};
 use crate::options::Features;
 use crate::permission::Permission::Read;
@@ -78,8 +79,8 @@ struct DeviceStats {
     torch_vram_total: u64,
     torch_vram_free: u64,
     /// Percent.
-    #[schema(required)]
-    utilization: Option<f32>,
+    #[schema(required, value_type = Option<f32>)]
+    utilization: Option<Plain>,
     /// Bytes of loaded models.
     models_bytes: u64,
 }
@@ -129,8 +130,9 @@ impl DeviceStats {
         let index = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
         let card = index.and_then(|index| machine.card(index));
         let on_card = index.is_some();
+        let percent = if on_card { card.as_ref().and_then(|card| card.percent).map(f64::from) } else { Some(figures.cpu_percent.into()) };
         Self {
-            utilization: if on_card { card.as_ref().and_then(|card| card.percent).map(|p| p as f32) } else { Some(figures.cpu_percent) },
+            utilization: percent.map(Plain),
             name: card.map_or_else(|| name.clone(), |card| format!("{name} {}", card.name)),
             kind: if on_card { DeviceKind::Cuda } else { DeviceKind::Cpu },
             index,

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::extract::ws::{CloseFrame, Message, WebSocket, WebSocketUpgrade};
+use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::frames::{self, Status};
 use crate::hub::Mailbox;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
@@ -50,8 +51,8 @@ async fn connect(
 ) -> Result<Response, ApiError> {
     let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let status = app.status().await?;
-    let first = json!({"status": status, "sid": client_id});
-    let Some(mailbox) = app.hub.connect(&client_id, Some(("status", &first))) else {
+    let first = frames::text("status", &Status { status: &status, sid: Some(&client_id) });
+    let Some(mailbox) = app.hub.connect(&client_id, Some(first)) else {
         return Err(ApiError::new(
             axum::http::StatusCode::SERVICE_UNAVAILABLE,
             "too_many_clients",
@@ -88,9 +89,8 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
                 Err(why) => break why,
             }
         };
-        let frame = CloseFrame { code: why.code(), reason: why.reason().into() };
         // The client may be gone already.
-        drop(out.send(Message::Close(Some(frame))).await);
+        drop(out.send(Message::Close(Some(why.frame()))).await);
     };
     let receive = async {
         let mut first = true;
@@ -118,5 +118,5 @@ fn negotiate(app: &App, mailbox: &Arc<Mailbox>, text: &str) {
         a.preview_metadata = flag("supports_preview_metadata");
         a.raw_previews |= flag("supports_raw_previews");
     });
-    app.hub.send(mailbox, "feature_flags", &json!(app.options.features()));
+    app.hub.send(mailbox, "feature_flags", &app.options.features());
 }

@@ -112,7 +112,7 @@ impl Log {
                 log.lines.range(log.lines.len() - count..).cloned().collect()
             };
             if !entries.is_empty() {
-                hub.broadcast("logs", &serde_json::json!(Fresh { entries, size: None }));
+                hub.broadcast("logs", &Fresh { entries, size: None });
             }
         }
     }
