@@ -86,10 +86,10 @@ mod tests {
     /// Smaller models that are made as the family's own, whatever their widths; and one of another kind.
     #[test]
     fn families_are_told_by_how_their_blocks_are_made() {
-        let config = |linear: bool, adm: Option<usize>, depths: &[usize]| {
+        let config = |model_channels: usize, linear: bool, adm: Option<usize>, depths: &[usize]| {
             let whole = Unet::find(&layout("sd15")).unwrap();
             let config = comfyd_weights::detect::UNetConfig {
-                model_channels: 32,
+                model_channels,
                 context_dim: 96,
                 use_linear_in_transformer: linear,
                 adm_in_channels: adm,
@@ -99,13 +99,19 @@ mod tests {
             let unet = Unet { config, ..whole };
             ALL.iter().find_map(|family| family.detect(&unet.file, Some(&unet)).unwrap()).map(|found| found.kind.family().name())
         };
-        assert_eq!(config(false, None, &[1, 1, 0]), Some("SD1.x"));
-        assert_eq!(config(true, None, &[1, 1, 0]), Some("SD2.x"));
-        assert_eq!(config(true, Some(60), &[0, 1, 0]), Some("SDXL's refiner"));
-        assert_eq!(config(true, Some(60), &[0, 1, 2]), Some("SDXL"));
-        // SD's upscaler has transformers in the smallest level, and SD2 unCLIP in the first.
-        assert!(config(true, None, &[0, 1, 1]).is_none());
-        assert!(config(true, Some(60), &[1, 1, 0]).is_none());
+        for (linear, adm, depths, name) in [
+            (false, None, [1, 1, 0], Some("SD1.x")),
+            (true, None, [1, 1, 0], Some("SD2.x")),
+            (true, Some(60), [0, 1, 0], Some("SDXL's refiner")),
+            (true, Some(60), [0, 1, 2], Some("SDXL")),
+            // SD's upscaler has transformers in the smallest level, and SD2 unCLIP in the first.
+            (true, None, [0, 1, 1], None),
+            (true, Some(60), [1, 1, 0], None),
+        ] {
+            assert_eq!(config(32, linear, adm, &depths), name);
+            // As wide as the families' own, but not made for their conditioning: latent diffusion before SD, Kolors.
+            assert_eq!(config(384, linear, adm, &depths), None);
+        }
     }
 
     #[test]

@@ -56,7 +56,7 @@ impl Part {
         let weight = lazy.weight()?;
         match lazy.form() {
             Form::Dense | Form::Small(_) => self.precision.round(weight),
-            Form::Scaled8 | Form::Quantised(_) | Form::Unknown => Ok(weight),
+            Form::Scaled8 | Form::Scaled | Form::Quantised(_) | Form::Unknown => Ok(weight),
         }
     }
 

@@ -56,7 +56,7 @@ impl Precision {
         let bytes_each = match lazy.form() {
             Form::Dense | Form::Small(_) if self.small_float().is_some() && lazy.dtype().is_float() => 1,
             Form::Dense if self == Self::Half && lazy.dtype().is_float() => 2,
-            Form::Dense | Form::Small(_) | Form::Scaled8 | Form::Quantised(_) | Form::Unknown => return lazy.size_bytes(),
+            Form::Dense | Form::Small(_) | Form::Scaled8 | Form::Scaled | Form::Quantised(_) | Form::Unknown => return lazy.size_bytes(),
         };
         lazy.shape().iter().fold(bytes_each, |bytes, axis| bytes.saturating_mul(*axis as u64))
     }
@@ -85,7 +85,8 @@ mod tests {
         let values = [0.3, -0.07, 1.125, 1.375, 7.629_394_5e-6, 2.5e-5, -57344.0, 61440.0];
         let wanted = [0.3125, -0.0625, 1.0, 1.5, 0.0, 3.051_757_8e-5, -57344.0, f32::INFINITY];
         assert_eq!(rounded(Precision::Fp8E5m2, &values), wanted);
-        assert!(rounded(Precision::Fp8E4m3, &[480.0])[0].is_nan());
+        assert!(rounded(Precision::Fp8E4m3, &[480.0, f32::NEG_INFINITY]).iter().all(|value| value.is_nan()));
+        assert_eq!(rounded(Precision::Fp8E5m2, &[f32::NEG_INFINITY]), [f32::NEG_INFINITY]);
         assert!(Precision::of_widget("fp4").unwrap_err().to_string().contains("'fp4'"));
     }
 }

@@ -1,5 +1,6 @@
 //! How a node class is declared here: a schema, a function, and for some a check and a fingerprint.
 
+use comfyd_imaging::resize::{Crop, Method};
 use std::sync::Arc;
 
 use comfyd_engine::patches::ModelPatch;
@@ -8,7 +9,6 @@ use comfyd_node::{CancellationToken, Context, Error, Fingerprint, Inputs, Node, 
 use comfyd_values::{Image, Latent, Mask};
 
 use crate::apart::apart;
-use crate::resize::{Crop, Method};
 use crate::services::State;
 
 /// The largest width and height that widgets allow, in pixels.

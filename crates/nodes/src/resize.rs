@@ -1,6 +1,6 @@
 //! Scaling with the limits of a call.
 
-pub(crate) use comfyd_imaging::resize::{Crop, Method};
+use comfyd_imaging::resize::{Crop, Method};
 use comfyd_node::{Error, Result};
 use comfyd_values::Image;
 use ndarray::{ArcArray, IxDyn};

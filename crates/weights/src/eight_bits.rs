@@ -18,7 +18,7 @@ impl SmallFloat {
             Self::E4m3 => (3, -6, 448.0, f32::NAN),
             Self::E5m2 => (2, -14, 57344.0, f32::INFINITY),
         };
-        if value == 0.0 || !value.is_finite() {
+        if value == 0.0 || value.is_nan() {
             return value;
         }
         // The exponent, of a number that is not subnormal in single precision or else far below all small floats.

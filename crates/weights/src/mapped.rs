@@ -147,7 +147,7 @@ impl Source for InFile {
         }?;
         Ok(match self.form() {
             Form::Small(kind) => Weight::Scaled8(Scaled8 { kind, bytes: tensor, scale: None }),
-            Form::Dense | Form::Scaled8 | Form::Quantised(_) | Form::Unknown => Weight::Dense(tensor),
+            Form::Dense | Form::Scaled8 | Form::Scaled | Form::Quantised(_) | Form::Unknown => Weight::Dense(tensor),
         })
     }
 

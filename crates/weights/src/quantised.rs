@@ -141,7 +141,7 @@ fn marked(dict: &mut StateDict) -> HashMap<String, SmallFloat> {
         let kind = match (tensor.form(), tensor.dtype()) {
             (Form::Small(kind), _) => kind,
             (Form::Dense, DType::F32) => SmallFloat::E4m3,
-            (Form::Dense | Form::Scaled8 | Form::Quantised(_) | Form::Unknown, _) => continue,
+            (Form::Dense | Form::Scaled8 | Form::Scaled | Form::Quantised(_) | Form::Unknown, _) => continue,
         };
         let prefix = marker.strip_suffix(MARKER).unwrap_or_default();
         if !dict.contains(&format!("{prefix}input_blocks.0.0.weight")) {
@@ -213,7 +213,10 @@ impl Source for EightBits {
     }
 
     fn form(&self) -> Form {
-        Form::Scaled8
+        match (self.round, self.tensor.form()) {
+            (Some(_), _) | (None, Form::Small(_)) => Form::Scaled8,
+            (None, Form::Dense | Form::Scaled8 | Form::Scaled | Form::Quantised(_) | Form::Unknown) => Form::Scaled,
+        }
     }
 
     fn rows(&self, start: usize, count: usize) -> Option<Arc<dyn Source>> {

@@ -22,6 +22,8 @@ pub enum Form {
     Small(SmallFloat),
     /// As eight-bit floats that count together with their companions (`quantised`). Not to be rounded once more.
     Scaled8,
+    /// In another way, times a scale. Not to be rounded once more.
+    Scaled,
     /// In blocks of few bits (GGUF). Not to be rounded once more.
     Quantised(GgmlDType),
     /// In a way that is not known: reading it is an error.
@@ -77,7 +79,7 @@ impl LazyTensor {
     pub fn size_bytes(&self) -> u64 {
         let count = self.shape.iter().fold(1u64, |count, axis| count.saturating_mul(*axis as u64));
         match self.form() {
-            Form::Dense => count.saturating_mul(self.dtype.size_in_bytes() as u64),
+            Form::Dense | Form::Scaled => count.saturating_mul(self.dtype.size_in_bytes() as u64),
             Form::Small(_) | Form::Scaled8 => count,
             Form::Quantised(kind) => (count / kind.block_size() as u64).saturating_mul(kind.type_size() as u64),
             Form::Unknown => 0,

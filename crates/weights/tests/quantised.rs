@@ -100,6 +100,15 @@ fn scales_count_under_the_later_names() {
 }
 
 #[test]
+fn a_scale_of_weights_in_more_bits_makes_them_single_precision() {
+    let [half, two] = [vec![0x00, 0x38, 0x00, 0xc0], f32s(&[2.0])];
+    let dict = open(&[("a.weight", "F16", &[1, 2], half), ("a.weight_scale", "F32", &[], two)]).unwrap();
+    let lazy = dict.get("a.weight").unwrap();
+    assert_eq!((read(&dict, "a.weight"), lazy.form()), (vec![1.0, -4.0], Form::Scaled));
+    assert_eq!((lazy.size_bytes(), lazy.weight().unwrap().size_bytes()), (8, 8));
+}
+
+#[test]
 fn a_scale_for_each_row_stays_with_its_row() {
     let rows: [Entry<'_>; 2] = [
         ("transformer.resblocks.0.attn.in_proj_weight", "F8_E4M3", &[6, 1], SIX.to_vec()),

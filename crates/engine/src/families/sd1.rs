@@ -4,12 +4,12 @@ use comfyd_models::text_encoding::TextStack;
 use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace};
 
 use super::family::Objective;
-use super::unet::{UNetFamily, is_like};
+use super::unet::{UNetFamily, ends_without_transformers, is_like};
 use crate::latent_spec::LatentSpec;
 
 pub(super) const FAMILY: UNetFamily = UNetFamily {
     name: "SD1.x",
-    is: |config| is_like(config, 320, 768, false),
+    is: |config| !config.use_linear_in_transformer && is_like(config, (320, 768, None), ends_without_transformers),
     edits: true,
     objective: |_| Ok(Objective::Eps),
     latents: |_| &LATENTS,

@@ -5,12 +5,12 @@ use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace, Unet};
 
 use super::family::Objective;
 use super::sd1;
-use super::unet::{UNetFamily, is_like, values};
+use super::unet::{UNetFamily, ends_without_transformers, is_like, values};
 use crate::Result;
 
 pub(super) const FAMILY: UNetFamily = UNetFamily {
     name: "SD2.x",
-    is: |config| is_like(config, 320, 1024, true),
+    is: |config| config.use_linear_in_transformer && is_like(config, (320, 1024, None), ends_without_transformers),
     edits: false,
     objective,
     latents: |_| &sd1::LATENTS,

@@ -5,13 +5,13 @@ use comfyd_weights::detect::UNetConfig;
 use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace, Unet};
 
 use super::family::Objective;
-use super::unet::{UNetFamily, values};
+use super::unet::{UNetFamily, is_like, values};
 use crate::Result;
 use crate::latent_spec::{LatentSpec, Normal};
 
 pub(super) const FAMILY: UNetFamily = UNetFamily {
     name: "SDXL",
-    is: is_sdxl,
+    is: |config| config.use_linear_in_transformer && is_like(config, (320, 2048, Some(2816)), ends_with_transformers),
     edits: true,
     objective,
     latents: |objective| if objective == Objective::Edm { &PLAYGROUND_LATENTS } else { &LATENTS },
@@ -31,13 +31,10 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
     architecture: Some(["stable-diffusion-xl-v1-base", "stable-diffusion-xl-v1-edit"]),
 };
 
-/// It takes a vector, and transformers begin after the first level and stand in the last.
-fn is_sdxl(config: &UNetConfig) -> bool {
+/// Transformers begin after the first level and stand in the last.
+fn ends_with_transformers(config: &UNetConfig) -> bool {
     let depths = &config.transformer_depth;
-    config.use_linear_in_transformer
-        && config.adm_in_channels.is_some()
-        && depths.first() == Some(&0)
-        && depths.last().is_some_and(|depth| *depth > 0)
+    depths.first() == Some(&0) && depths.last().is_some_and(|depth| *depth > 0)
 }
 
 /// Marker tensors tell.

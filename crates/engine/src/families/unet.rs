@@ -132,11 +132,14 @@ pub(super) fn ends_without_transformers(config: &UNetConfig) -> bool {
     config.transformer_depth.iter().any(|depth| *depth > 0) && config.transformer_depth.last() == Some(&0)
 }
 
-/// Whether the UNet takes no vector, and has the width and the conditioning of the family's own models, or else (as smaller ones made from
-/// them do) the same kind of projections and no transformers in the smallest level.
-pub(super) fn is_like(config: &UNetConfig, model_channels: usize, context_dim: usize, use_linear: bool) -> bool {
-    let is_own = (config.model_channels, config.context_dim) == (model_channels, context_dim);
-    config.adm_in_channels.is_none() && config.use_linear_in_transformer == use_linear && (is_own || ends_without_transformers(config))
+/// The widths of the first level, of the conditioning, and of the vector if there is one.
+type Widths = (usize, usize, Option<usize>);
+
+/// Whether the UNet has the widths of the family's own models, or else is narrower, as smaller ones made from them are, and has its blocks made
+/// as theirs. A UNet of full width that differs in the others belongs to a family that is not known here.
+pub(super) fn is_like(config: &UNetConfig, own: Widths, is_made_so: fn(&UNetConfig) -> bool) -> bool {
+    let is_narrower = config.model_channels < own.0 && config.adm_in_channels.is_some() == own.2.is_some();
+    (config.model_channels, config.context_dim, config.adm_in_channels) == own || (is_narrower && is_made_so(config))
 }
 
 /// A small tensor's values.

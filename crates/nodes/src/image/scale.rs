@@ -1,10 +1,11 @@
 //! Pictures resized.
 
+use comfyd_imaging::resize::{Crop, Method};
 use comfyd_imaging::transform;
 use comfyd_node::{Input, NodeOutput, Result, Schema};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
-use crate::resize::{self, Crop, Method};
+use crate::resize;
 
 /// The sizes that Flux Kontext was trained with, as width and height.
 const KONTEXT_SIZES: [(usize, usize); 17] = [

@@ -1,13 +1,14 @@
 //! Latents laid onto each other, and the mask that limits sampling.
 
 use comfyd_imaging::blend::{self, Paste};
+use comfyd_imaging::resize::{Crop, Method};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::Mask;
 use ndarray::Axis;
 
 use crate::class::{CELL, Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, narrow, shape_text};
-use crate::resize::{self, Crop, Method};
+use crate::resize;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

@@ -1,10 +1,11 @@
 //! Latents resized.
 
+use comfyd_imaging::resize::Crop;
 use comfyd_node::{Input, NodeOutput, Result, Schema};
 
 use crate::class::{CELL, Call, Class, MAX_RESOLUTION};
 use crate::latent::arrays::Samples;
-use crate::resize::{self, Crop};
+use crate::resize;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

@@ -2,13 +2,13 @@
 
 use comfyd_engine::Vae;
 use comfyd_imaging::resize;
+use comfyd_imaging::resize::{Crop, Method};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::{Image, Latent, Mask};
 use ndarray::{ArcArray, Axis, Dimension, IxDyn, Slice, Zip};
 
 use crate::class::{Call, Class};
 use crate::latent::arrays::expect_picture;
-use crate::resize::{Crop, Method};
 use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[

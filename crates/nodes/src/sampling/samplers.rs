@@ -1,5 +1,6 @@
 //! Samplers with their options.
 
+use comfyd_imaging::resize::Crop;
 use std::sync::Arc;
 
 use comfyd_engine::{Model, Sampler, Tensor};
@@ -13,7 +14,6 @@ use comfyd_samplers::sampler::{
 use ndarray::IxDyn;
 
 use crate::class::{Call, Class, unknown_choice};
-use crate::resize::Crop;
 use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
