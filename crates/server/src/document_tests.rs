@@ -101,7 +101,8 @@ impl Check {
 
     /// Whether an answer has what the text of an endpoint says.
     fn has(&self, method: &str, path: &str, answer: &Value) {
-        has_all(path, &self.document.endpoint(method, path).text, answer);
+        let (name, text) = (path.to_owned(), self.document.endpoint(method, path).text.clone());
+        has_all(&Item { name, text }, answer);
     }
 
     async fn lists(&self) {
@@ -358,7 +359,7 @@ impl Check {
         let mut client = connect("?clientId=me").await;
         let status = client.json("status").await;
         assert_eq!(status["sid"], "me", "the client's own id is kept");
-        contains(document.event("status"), &status);
+        has_all(document.event("status"), &status);
         assert_eq!(connect("").await.json("status").await["sid"].as_str().map(str::len), Some(32), "one is made");
         // The worker that took the prompt that runs says so.
         let store = &server.app.store;
@@ -378,7 +379,7 @@ impl Check {
             title: None,
         };
         emit(EventKind::Executing(node()));
-        contains(document.event("executing"), &client.json("executing").await);
+        has_all(document.event("executing"), &client.json("executing").await);
 
         for name in ["url", "model_directory", "model_filename", "progress_interval"] {
             document.item("POST", "/internal/models/download", name);
@@ -394,7 +395,7 @@ impl Check {
             (&done["status"], std::fs::read(done["download_path"].as_str().unwrap()).unwrap()),
             (&json!("success"), safetensors(MODEL))
         );
-        contains(document.event("download_progress"), &client.json("download_progress").await);
+        has_all(document.event("download_progress"), &client.json("download_progress").await);
         let refused = server.post("/internal/models/download", &order("other.safetensors")).await;
         assert_eq!(self.answer("POST", "/internal/models/download", &refused)["status"], "error");
 
@@ -439,15 +440,10 @@ impl Check {
     }
 }
 
-/// Whether the data of an event has what the document says.
-fn contains(event: &Item, data: &Value) {
-    has_all(&event.name, &event.text, data);
-}
-
 /// Whether an answer or an event has what the document's text says.
-fn has_all(of: &str, text: &str, data: &Value) {
+fn has_all(Item { name, text }: &Item, data: &Value) {
     for fact in contained(text) {
-        let places: &[&str] = match (of, fact) {
+        let places: &[&str] = match (name.as_str(), fact) {
             ("/prompt", "実行中のタスク数") => &["/exec_info/queue_running"],
             ("/prompt", "キュー内のタスク数") => &["/exec_info/queue_pending"],
             ("/prompt", "実行中のプロンプトのID") => &["/exec_info/running_prompt_id"],
@@ -467,10 +463,10 @@ fn has_all(of: &str, text: &str, data: &Value) {
             ("download_progress", "ダウンロード中のファイル名") => &["/filename"],
             ("download_progress", "ダウンロードの進捗状況 (パーセンテージ)") => &["/progress_percentage"],
             ("download_progress", "ダウンロード速度") => &["/speed"],
-            _ => panic!("{of} has something that this test does not know: {fact}"),
+            _ => panic!("{name} has something that this test does not know: {fact}"),
         };
         for place in places {
-            assert!(data.pointer(place).is_some_and(|value| !value.is_null()), "{of}: {fact}: {data}");
+            assert!(data.pointer(place).is_some_and(|value| !value.is_null()), "{name}: {fact}: {data}");
         }
     }
 }

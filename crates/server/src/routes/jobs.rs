@@ -241,21 +241,16 @@ impl Wanted {
             "desc" => false,
             other => return Err(ApiError::bad_request("'sort_order' must be asc or desc").details(other)),
         };
-        let limit = match query.get("limit") {
-            None => DEFAULT_LIMIT,
-            Some(text) => match whole(text).flatten() {
-                Some(limit) if limit > 0 => limit.min(MAX_LIMIT),
-                Some(_) | None => return Err(ApiError::bad_request("'limit' must be a whole number above 0").details(text)),
-            },
-        };
-        let offset = match query.get("offset") {
-            None => 0,
-            // Negative numbers count as 0, as in the reference.
-            Some(text) => {
-                let offset = whole(text).ok_or_else(|| ApiError::bad_request("'offset' must be a whole number").details(text))?;
-                offset.unwrap_or(0)
-            }
-        };
+        let limit = query.get("limit").map(|text| {
+            let limit = whole(text).flatten().filter(|limit| *limit > 0);
+            limit.ok_or_else(|| ApiError::bad_request("'limit' must be a whole number above 0").details(text))
+        });
+        let limit = limit.transpose()?.map_or(DEFAULT_LIMIT, |limit| limit.min(MAX_LIMIT));
+        let offset = query
+            .get("offset")
+            .map(|text| whole(text).ok_or_else(|| ApiError::bad_request("'offset' must be a whole number").details(text)));
+        // Negative numbers count as 0, as in the reference.
+        let offset = offset.transpose()?.flatten().unwrap_or(0);
         let workflow_id = query.get("workflow_id").filter(|id| !id.is_empty()).map(Arc::from);
         Ok(Self { stages, workflow_id, by_duration, ascending, limit, offset })
     }

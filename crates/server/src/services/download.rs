@@ -46,6 +46,9 @@ pub(crate) struct Progress {
     pub bytes_per_second: f64,
 }
 
+/// Who is told how far it is.
+type Report<'a> = &'a (dyn Fn(Progress) + Send + Sync);
+
 /// All downloads of one server.
 pub(crate) struct Downloads {
     policy: Policy,
@@ -74,13 +77,7 @@ impl Downloads {
     }
 
     /// Fetches `url` to `target`, going on with a part that is there; the target appears only when it is whole.
-    pub(crate) async fn fetch(
-        &self,
-        url: &str,
-        target: &Path,
-        interval: Duration,
-        report: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<(), Failure> {
+    pub(crate) async fn fetch(&self, url: &str, target: &Path, interval: Duration, report: Report<'_>) -> Result<(), Failure> {
         let parsed = Url::parse(url).map_err(|e| format!("the address cannot be read: {e}"))?;
         self.policy.check(&parsed)?;
         self.policy.check_host(&parsed)?;
@@ -174,14 +171,7 @@ impl Drop for Leftover<'_> {
 }
 
 /// Fetches what is missing of a part.
-async fn fetch_part(
-    policy: &Policy,
-    url: &str,
-    parsed: Url,
-    part: &Part,
-    interval: Duration,
-    report: &(dyn Fn(Progress) + Send + Sync),
-) -> Result<(), Failure> {
+async fn fetch_part(policy: &Policy, url: &str, parsed: Url, part: &Part, interval: Duration, report: Report<'_>) -> Result<(), Failure> {
     let mut response = request(policy, parsed.clone(), part.known(url).as_ref()).await?;
     if response.status() == StatusCode::RANGE_NOT_SATISFIABLE {
         part.forget();
@@ -260,7 +250,7 @@ async fn receive(
     start: u64,
     bounds: &Bounds,
     interval: Duration,
-    report: &(dyn Fn(Progress) + Send + Sync),
+    report: Report<'_>,
 ) -> Result<(), Failure> {
     let total = response.content_length().map(|rest| start.saturating_add(rest));
     let mut room = Room::of(&part.path);
