@@ -119,7 +119,8 @@ impl<W: Rows> Panels for Transposed<W> {
         let mut buffer = [0.0f32; COLUMNS_AT_ONCE * DEPTH_SLICE];
         for column in (0..width).step_by(COLUMNS_AT_ONCE) {
             let count = columns.saturating_sub(column).min(COLUMNS_AT_ONCE);
-            let row = first + column.min(columns);
+            // Where no column is left, nothing is read.
+            let row = if count > 0 { first + column } else { first };
             // SAFETY: the rows `row..row + count` of the weight exist, `k0 + kc` does not exceed their length, `kc` no slice, and the panel has
             // room for these columns.
             unsafe {

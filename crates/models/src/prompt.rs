@@ -48,15 +48,6 @@ pub trait Embeddings {
     fn find(&self, name: &str) -> Result<Option<StateDict>>;
 }
 
-/// Knows no embedding.
-pub struct NoEmbeddings;
-
-impl Embeddings for NoEmbeddings {
-    fn find(&self, _name: &str) -> Result<Option<StateDict>> {
-        Ok(None)
-    }
-}
-
 /// What a transformer asks of its windows.
 #[derive(Debug, Clone, Copy)]
 pub struct WindowRules {

@@ -145,8 +145,8 @@ impl TextEncoder {
             let width = model.config().width;
             let is_misfit = |token: &&WeightedToken| matches!(&token.token, Token::Embedding(row) if row.len() != width);
             left_out += tokens.of(*kind).iter().flatten().filter(is_misfit).count();
-            let way = Way::new(self.stack, *kind, model.config().layers, options)?;
-            let (cross_attn, own) = encode_windows(model, tokens.of(*kind), rules(*kind).pad, &way, check)?;
+            let selection = Selection::new(self.stack, *kind, model.config().layers, options)?;
+            let (cross_attn, own) = encode_windows(model, tokens.of(*kind), rules(*kind).pad, &selection, check)?;
             parts.push(cross_attn);
             pooled = own.or(pooled);
         }
@@ -157,8 +157,8 @@ impl TextEncoder {
     }
 }
 
-/// How one transformer of a family is used.
-struct Way {
+/// Which outputs of one transformer are taken.
+struct Selection {
     /// The block whose output is taken; `None`: the last one's, normalised.
     hidden: Option<usize>,
     /// Whether the norm is applied to that output.
@@ -169,7 +169,7 @@ struct Way {
     projected: bool,
 }
 
-impl Way {
+impl Selection {
     fn new(stack: TextStack, kind: EncoderKind, layers: usize, options: &ClipOptions) -> Result<Self> {
         let (layer, norm_hidden, projected) = match stack {
             TextStack::Sd1 => (None, true, false),
@@ -198,7 +198,7 @@ fn encode_windows(
     model: &ClipTextModel,
     windows: &[Window],
     pad: u32,
-    way: &Way,
+    selection: &Selection,
     check: &dyn Fn() -> Result<()>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     if windows.is_empty() {
@@ -214,14 +214,14 @@ fn encode_windows(
     // One window after the other: the memory that a pass takes does not grow with the prompt.
     for (index, window) in windows.iter().chain(&empty).enumerate() {
         let (rows, last_token) = window_rows(model, window, pad)?;
-        let pool = way.pooled && index == 0;
-        let output = model.forward(&rows.unsqueeze(0)?, way.hidden, pool || way.hidden.is_none(), check)?;
+        let pool = selection.pooled && index == 0;
+        let output = model.forward(&rows.unsqueeze(0)?, selection.hidden, pool || selection.hidden.is_none(), check)?;
         if let (true, Some(last)) = (pool, &output.last) {
             let own = last.narrow(1, last_token, 1)?.squeeze(1)?;
-            pooled = Some(if way.projected { model.project(&own)? } else { own });
+            pooled = Some(if selection.projected { model.project(&own)? } else { own });
         }
         let result = match output.hidden {
-            Some(hidden) if way.norm_hidden => model.normalise(&hidden)?,
+            Some(hidden) if selection.norm_hidden => model.normalise(&hidden)?,
             Some(hidden) => hidden,
             None => output.last.ok_or_else(|| Error::msg("the text encoder has no layers"))?,
         };

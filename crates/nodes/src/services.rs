@@ -80,11 +80,11 @@ impl State {
         let folders = &self.services.folders;
         match error {
             Error::Failed(message) => Error::Failed(folders.without_roots(&message)),
-            Error::Io(cause) => match Told::of(&cause, folders) {
+            Error::Io(cause) => match WithoutRoots::of(&cause, folders) {
                 Some(told) => Error::Io(std::io::Error::new(cause.kind(), told)),
                 None => Error::Io(cause),
             },
-            Error::Other(cause) => match Told::of(&*cause, folders) {
+            Error::Other(cause) => match WithoutRoots::of(&*cause, folders) {
                 Some(told) => Error::other(told),
                 None => Error::Other(cause),
             },
@@ -159,14 +159,14 @@ impl State {
     }
 }
 
-/// What an error and its causes say, in clients' names.
+/// What an error and its causes say, without the places of folders.
 #[derive(Debug)]
-struct Told {
+struct WithoutRoots {
     message: String,
     cause: Option<Box<Self>>,
 }
 
-impl Told {
+impl WithoutRoots {
     /// `None` if they say so already.
     fn of(error: &(dyn std::error::Error + 'static), folders: &Folders) -> Option<Self> {
         let mut chain = vec![error.to_string()];
@@ -183,13 +183,13 @@ impl Told {
     }
 }
 
-impl std::fmt::Display for Told {
+impl std::fmt::Display for WithoutRoots {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.message)
     }
 }
 
-impl std::error::Error for Told {
+impl std::error::Error for WithoutRoots {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.cause.as_deref().map(|cause| cause as _)
     }

@@ -1,8 +1,7 @@
 //! `AutoencoderKL`, the autoencoder of Stable Diffusion (latent-diffusion, `ldm/models/autoencoder.py`), with that code's names.
 
 use candle_core::Tensor;
-use comfyd_weights::StateDict;
-use comfyd_weights::Weight;
+use comfyd_weights::{StateDict, Weight};
 
 use crate::error::{Error, Result};
 use crate::ops;
@@ -99,7 +98,7 @@ impl AutoencoderKl {
         })
     }
 
-    /// Pixels `(B, 3, H, W)` in -1..1 to the mean of the latents' distribution `(B, C, H / 8, W / 8)`.
+    /// Pixels `(B, 3, H, W)` in -1..1 to the mean of the latents' distribution `(B, C, h, w)`.
     pub fn encode(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::msg("the VAE has no encoder; choose a file that has one"))?;
         let mut moments = encoder.forward(x, check)?;
@@ -109,7 +108,7 @@ impl AutoencoderKl {
         Ok(moments.narrow(1, 0, moments.dim(1)? / 2)?.contiguous()?)
     }
 
-    /// Latents `(B, C, h, w)` to pixels `(B, 3, 8h, 8w)`, about -1..1.
+    /// Latents `(B, C, h, w)` to pixels `(B, 3, H, W)`, about -1..1.
     pub fn decode(&self, z: &Tensor, check: Check<'_>) -> Result<Tensor> {
         match &self.post_quant {
             Some(post_quant) => self.decoder.forward(&post_quant.forward(z)?, check),

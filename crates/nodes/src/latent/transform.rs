@@ -13,7 +13,7 @@ const ROWS: Axis = Axis(2);
 const COLUMNS: Axis = Axis(3);
 
 /// What cropping leaves at least, in cells: 64 pixels.
-const MIN_SIDE: usize = 8;
+const MIN_SIDE: usize = 64 / CELL;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(

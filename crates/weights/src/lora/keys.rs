@@ -22,11 +22,6 @@ impl KeyMap {
         self.0.get(name).map(String::as_str)
     }
 
-    /// The names of this map, the weights under other names; those for which `f` gives none are left out.
-    pub fn map_weights(self, f: impl Fn(&str) -> Option<String>) -> Self {
-        Self(self.0.into_iter().filter_map(|(name, weight)| Some((name, f(&weight)?))).collect())
-    }
-
     fn insert(&mut self, name: impl Into<String>, weight: &str) {
         self.0.insert(name.into(), weight.to_owned());
     }
