@@ -14,10 +14,6 @@ use crate::frames::Abilities;
 
 /// How many bytes of previews wait for a client at most, as pixels, which take more room than what is sent of them; the oldest go first.
 const MAX_PREVIEW_BYTES: usize = 32 << 20;
-/// The same of pictures that are results: a client for which more wait is disconnected.
-const MAX_RESULT_BYTES: usize = 1 << 30;
-/// While results wait, so many times more messages may: it is the server that has not encoded them yet, not the client that is slow.
-const ROOM_WITH_RESULTS: usize = 16;
 
 /// Why a client was disconnected by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,10 +68,6 @@ impl Queued {
             Body::Picture(picture) => picture.bytes(),
         }
     }
-
-    fn is_result(&self) -> bool {
-        self.kind == Kind::Needed && matches!(self.body, Body::Picture(_))
-    }
 }
 
 /// What becomes of a message when its client is behind.
@@ -125,13 +117,10 @@ impl Mailbox {
         {
             queue.remove(older);
         }
-        if kind == Kind::Droppable && queue.len() >= self.limit {
-            return;
-        }
-        let crowded = queue.len() >= self.limit || queued.is_result();
-        let results: usize = queue.iter().filter(|q| crowded && q.is_result()).map(Queued::bytes).sum();
-        let limit = if results > 0 { self.limit * ROOM_WITH_RESULTS } else { self.limit };
-        if queue.len() >= limit || results > 0 && queued.is_result() && results + queued.bytes() > MAX_RESULT_BYTES {
+        if queue.len() >= self.limit {
+            if kind == Kind::Droppable {
+                return;
+            }
             // Makes room by the oldest preview; without one the client is hopelessly behind.
             match queue.iter().position(|q| q.kind == Kind::Droppable) {
                 Some(at) => drop(queue.remove(at)),

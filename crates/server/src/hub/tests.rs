@@ -148,28 +148,6 @@ fn preview(bytes: usize) -> Event {
 }
 
 #[tokio::test]
-async fn a_client_is_not_slow_whose_pictures_are_not_encoded_yet() {
-    let hub = Hub::new(8, 8);
-    let mailbox = hub.connect("me", None).unwrap();
-    for n in 0..6 {
-        let mut result = preview(6);
-        if let EventKind::Image { image, .. } = &mut result.kind {
-            image.lossless = true;
-        }
-        hub.broadcast("tick", &n);
-        hub.broadcast("tock", &n);
-        hub.emit(result);
-    }
-    for _ in 0..6 * 3 {
-        mailbox.next().await.unwrap();
-    }
-    for n in 0..9 {
-        hub.broadcast("tick", &n);
-    }
-    assert!(mailbox.next().await.is_err(), "it is slow when nothing but it is waited for");
-}
-
-#[tokio::test]
 async fn a_picture_is_encoded_once_for_each_form_and_when_it_is_sent() {
     let hub = Hub::new(8, 16);
     let [one, two, raw] = ["one", "two", "raw"].map(|id| hub.connect(id, None).unwrap());
