@@ -100,28 +100,40 @@ pub(crate) fn executing(prompt_id: &str, node: &NodeRef) -> Message {
     text("executing", &data)
 }
 
-/// The frame of a picture, in the form that the client understands best; its longer side is at most `max_size`.
-pub(crate) fn image_frame(
+/// A result as PNG; its longer side is at most `max_size`.
+pub(crate) fn png(image: &PreviewImage, max_size: Option<u32>) -> Result<Bytes, ImageError> {
+    let mut bytes = Vec::new();
+    contain(to_dynamic(image)?, max_size).write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)?;
+    Ok(bytes.into())
+}
+
+/// The frame of a preview, in the form that the client understands best; its longer side is at most `max_size`.
+pub(crate) fn preview_frame(
     prompt_id: &str,
     node: &NodeRef,
     image: &PreviewImage,
     max_size: Option<u32>,
     abilities: Abilities,
 ) -> Result<Bytes, ImageError> {
-    let picture = contain(to_dynamic(image)?, max_size);
+    let rgb = contain(to_dynamic(image)?, max_size).into_rgb8();
+    if abilities.raw_previews {
+        let frame = wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw());
+        return Ok(if abilities.documented { wire::documented(&frame, ImageType::Jpeg as u32) } else { frame });
+    }
     let mut bytes = Vec::new();
-    let image_type = if image.lossless {
-        picture.write_to(&mut std::io::Cursor::new(&mut bytes), image::ImageFormat::Png)?;
-        ImageType::Png
-    } else {
-        let rgb = picture.into_rgb8();
-        if abilities.raw_previews {
-            let frame = wire::unencoded_preview(rgb.width(), rgb.height(), 3, rgb.as_raw());
-            return Ok(if abilities.documented { wire::documented(&frame, ImageType::Jpeg as u32) } else { frame });
-        }
-        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, PREVIEW_QUALITY).encode_image(&rgb)?;
-        ImageType::Jpeg
-    };
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, PREVIEW_QUALITY).encode_image(&rgb)?;
+    Ok(picture_frame(prompt_id, node, ImageType::Jpeg, &bytes, max_size, abilities))
+}
+
+/// The frame of an encoded picture.
+pub(crate) fn picture_frame(
+    prompt_id: &str,
+    node: &NodeRef,
+    image_type: ImageType,
+    bytes: &[u8],
+    max_size: Option<u32>,
+    abilities: Abilities,
+) -> Bytes {
     if abilities.preview_metadata {
         let mut metadata = json!({
             "node_id": node.id, "prompt_id": prompt_id, "display_node_id": node.display_id,
@@ -130,10 +142,10 @@ pub(crate) fn image_frame(
         if abilities.documented {
             metadata["max_size"] = json!(max_size);
         }
-        return Ok(wire::preview_with_metadata(&metadata, &bytes));
+        return wire::preview_with_metadata(&metadata, bytes);
     }
-    let frame = wire::preview_image(image_type, &bytes);
-    Ok(if abilities.documented { wire::documented(&frame, max_size.unwrap_or(0)) } else { frame })
+    let frame = wire::preview_image(image_type, bytes);
+    if abilities.documented { wire::documented(&frame, max_size.unwrap_or(0)) } else { frame }
 }
 
 fn to_dynamic(image: &PreviewImage) -> Result<DynamicImage, ImageError> {

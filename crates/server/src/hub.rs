@@ -200,7 +200,7 @@ impl Hub {
         let gate = self.inner.gates.of(&event.prompt_id);
         let body = match event.kind {
             EventKind::Image { node, image } => {
-                Body::Picture(Arc::new(Picture::new(event.prompt_id, node, image, self.inner.preview_size)))
+                Body::Picture(Arc::new(Picture::new(event.prompt_id, node, image, self.inner.preview_size)?))
             }
             _ => Body::Message(frames::message(&event)?),
         };

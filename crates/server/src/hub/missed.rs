@@ -9,9 +9,9 @@ use super::mailbox::Queued;
 
 /// How long a message waits for its client.
 const KEPT: Duration = Duration::from_secs(10);
-/// How many messages wait in all, and how many bytes they have, pixels that are not encoded yet included; the oldest go first.
+/// How many messages wait in all, and how many bytes they have; the oldest go first.
 const MAX_MESSAGES: usize = 4096;
-const MAX_BYTES: usize = 32 << 20;
+const MAX_BYTES: usize = 8 << 20;
 
 struct Entry {
     at: Instant,

@@ -182,3 +182,20 @@ async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_or
     }
     assert_eq!(told, ["0", "1", "preview", "2", "preview", "3"]);
 }
+
+#[test]
+fn results_wait_as_they_are_sent() {
+    let hub = Hub::new(64, 8);
+    // As pixels they would have more bytes than may wait.
+    for _ in 0..6 {
+        let mut event = preview(3 << 22);
+        if let EventKind::Image { image, .. } = &mut event.kind {
+            (image.width, image.height, image.lossless) = (1 << 11, 1 << 11, true);
+        }
+        hub.emit(Event { client_id: Some("late".into()), ..event });
+    }
+    let late = hub.connect("late", None).unwrap();
+    let frames: Vec<_> = std::iter::from_fn(|| late.next().now_or_never()).collect();
+    assert_eq!(frames.len(), 6);
+    assert!(frames.iter().all(|frame| matches!(frame, Ok(Message::Binary(png)) if png.len() < 1 << 16)));
+}

@@ -297,10 +297,12 @@ fn in_queue(queue: &Queue) -> impl Iterator<Item = Active> {
     running.chain(queue.pending.iter().map(|job| (Arc::clone(job), Stage::Pending)))
 }
 
-/// Those of the queue that are wanted.
+/// Those of the queue that are wanted, in the order in which they were made, or the opposite one.
 fn active(queue: &Queue, wanted: &Wanted) -> Vec<Active> {
     let matches = |job: &Job| wanted.workflow_id.is_none() || job.workflow_id == wanted.workflow_id;
-    in_queue(queue).filter(|(job, stage)| wanted.wants(*stage) && matches(job)).collect()
+    let mut jobs: Vec<Active> = in_queue(queue).filter(|(job, stage)| wanted.wants(*stage) && matches(job)).collect();
+    jobs.sort_by_key(|(job, _)| if wanted.ascending { job.created_ms } else { -job.created_ms });
+    jobs
 }
 
 /// A job of either list.
