@@ -197,5 +197,5 @@ fn results_wait_as_they_are_sent() {
     let late = hub.connect("late", None).unwrap();
     let frames: Vec<_> = std::iter::from_fn(|| late.next().now_or_never()).collect();
     assert_eq!(frames.len(), 6);
-    assert!(frames.iter().all(|frame| matches!(frame, Ok(Message::Binary(png)) if png.len() < 1 << 16)));
+    assert!(frames.iter().all(|frame| matches!(frame, Ok(Message::Binary(png)) if png.len() < 1 << 20)));
 }
