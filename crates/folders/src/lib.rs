@@ -220,8 +220,10 @@ impl Folders {
 
     /// A number that grows when a folder that was listed has changed: what is derived from listings is then out of date.
     pub fn generation(&self) -> u64 {
-        let known: Vec<PathBuf> = self.listings.read().keys().cloned().collect();
-        for path in known {
+        let listings = self.listings.read();
+        let changed: Vec<PathBuf> = listings.iter().filter(|(_, known)| !known.is_current()).map(|(path, _)| path.clone()).collect();
+        drop(listings);
+        for path in changed {
             self.listing(&path);
         }
         self.generation.load(Ordering::Acquire)

@@ -7,7 +7,7 @@ use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position, Secrets};
-use comfyd_node::{Catalog, OptionSource};
+use comfyd_node::{Catalog, Choices, Input, InputKind, OptionSource};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -50,6 +50,13 @@ impl PromptRequest {
             Some(_) => return Err(ApiError::bad_request("'extra_data' must be an object")),
         };
         Ok(Self { id, position, targets, prompt, extra_data, client_id: body.get_mut("client_id").map(Value::take), text, texts })
+    }
+
+    /// Whether to check it may have to wait for the disk: a class lists files, or says of itself that it checks inputs.
+    pub(crate) fn may_wait(&self, catalog: &Catalog) -> bool {
+        let lists = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
+        let classes = self.prompt.as_object().into_iter().flatten().filter_map(|(_, node)| catalog.get(node.get("class_type")?.as_str()?));
+        classes.into_iter().any(|class| !class.schema.validates.is_empty() || class.schema.inputs.iter().any(lists))
     }
 
     /// Checks the graph: the job that it becomes, and what is wrong with outputs that are left out. Lists folders and runs the classes' own
