@@ -127,12 +127,12 @@ fn owner(modules: &Crate<'_>, from: &Path, path: &Path, depth: usize) -> Option<
             name => {
                 let module = modules.get(&at)?;
                 let handed_on = module.exports.iter().filter(|(export, _)| export == name || export == "*").filter(|_| depth < 8);
-                let further = handed_on.filter_map(|(_, source)| {
+                let further = handed_on.map(|(_, source)| {
                     let all = source.last().is_some_and(|last| last == "*");
                     let mut source: Path = source[..source.len() - usize::from(all)].to_vec();
                     source.extend(path[index + usize::from(!all)..].iter().cloned());
                     // What a file hands on from another crate belongs to nobody here.
-                    Some(owner(modules, &at, &source, depth + 1))
+                    owner(modules, &at, &source, depth + 1)
                 });
                 return further.reduce(|found, other| found.or(other)).unwrap_or(Some(at));
             }
