@@ -3,13 +3,11 @@
 // Tiles are arrays of registers: loops with constant bounds over indices are what the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
 
-use std::mem::MaybeUninit;
-
 use rayon::prelude::*;
 
 use crate::gemm::{Bias, DEPTH_SLICE, Gemm, Panels, Shared};
 use crate::packed::Packed;
-use crate::rows::{Dense, Rows};
+use crate::rows::{Dense, Rows, room};
 use crate::simd::{Element, Level, Simd, Task, dispatch};
 use crate::weight::{Error, Result, Weight, check_len, product};
 
@@ -118,10 +116,7 @@ impl<W: Rows> Panels for Transposed<W> {
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32) {
         let width = 2 * S::LANES;
         let (first, columns) = self.place(panel, width);
-        let mut buffer = MaybeUninit::<[f32; COLUMNS_AT_ONCE * DEPTH_SLICE]>::uninit();
-        if W::PACKED {
-            buffer.write([0.0; COLUMNS_AT_ONCE * DEPTH_SLICE]);
-        }
+        let mut buffer = room::<W, { COLUMNS_AT_ONCE * DEPTH_SLICE }>();
         for column in (0..width).step_by(COLUMNS_AT_ONCE) {
             let count = columns.saturating_sub(column).min(COLUMNS_AT_ONCE);
             // Where no column is left, nothing is read.
@@ -212,10 +207,7 @@ impl<W: Rows> Dots<'_, W> {
     #[inline(always)]
     unsafe fn column<S: Simd, const R: usize>(&self, column: usize) {
         let depth = self.depth;
-        let mut buffer = MaybeUninit::<[f32; DEPTH_SLICE]>::uninit();
-        if W::PACKED {
-            buffer.write([0.0; DEPTH_SLICE]);
-        }
+        let mut buffer = room::<W, { DEPTH_SLICE }>();
         // SAFETY: the weight has this row, the input `R` rows of `depth` elements, the output `R` rows of `columns`.
         unsafe {
             let mut acc = [[S::zero(); 2]; R];

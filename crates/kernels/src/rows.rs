@@ -1,5 +1,7 @@
 //! The rows of a weight as the products read them: where they lie, or unpacked into a buffer. Knows no way of packing.
 
+use std::mem::MaybeUninit;
+
 use crate::simd::{Element, Simd};
 
 /// A weight whose rows can be read piece by piece.
@@ -21,6 +23,16 @@ pub(crate) trait Rows: Copy + Send + Sync {
         kc: usize,
         buffer: *mut Self::Element,
     ) -> (*const Self::Element, usize);
+}
+
+/// A buffer for [`Rows::pieces`], initialised where it is written to: to clear it for rows that lie in memory costs a product up to a fifth.
+#[inline(always)]
+pub(crate) fn room<W: Rows, const N: usize>() -> MaybeUninit<[f32; N]> {
+    let mut buffer = MaybeUninit::uninit();
+    if W::PACKED {
+        buffer.write([0.0; N]);
+    }
+    buffer
 }
 
 /// Rows that lie in memory one after the other.
