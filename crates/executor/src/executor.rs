@@ -126,6 +126,6 @@ fn unbuildable(error: &comfyd_graph::Error) -> Box<Halt> {
         comfyd_graph::Error::NotAGraph | comfyd_graph::Error::TooManyNodes { .. } | comfyd_graph::Error::TooDeep { .. } => ("", ""),
     };
     let message = error.to_string();
-    let cause = Cause::Failed { kind: "ValueError", message, traceback: Vec::new(), inputs: json!({}) };
+    let cause = Cause::Failed { kind: "ValueError".into(), message, traceback: Vec::new(), inputs: json!({}) };
     Box::new(Halt { node_id: node_id.into(), node_type: node_type.into(), cause })
 }

@@ -1,13 +1,14 @@
 //! One prompt's run: picks nodes in order, takes results from the cache or calls the node, wires expansions in.
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature, Signatures};
 use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
-use comfyd_node::{CancellationToken, Catalog, Context, Error as NodeError, Fingerprint, Hidden, Inputs, NodeOutput, Source};
+use comfyd_node::{CancellationToken, Catalog, Context, Entry, Error as NodeError, Fingerprint, Hidden, Inputs, Node, NodeOutput, Source};
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
@@ -29,7 +30,7 @@ pub(crate) struct Halt {
 pub(crate) enum Cause {
     Interrupted,
     Failed {
-        kind: &'static str,
+        kind: Cow<'static, str>,
         message: String,
         /// The causes below, outermost first.
         traceback: Vec<String>,
@@ -41,7 +42,7 @@ pub(crate) enum Cause {
 /// A failed step, before it is known which node reports it.
 enum Stop {
     Interrupted,
-    Failed { kind: &'static str, message: String, traceback: Vec<String> },
+    Failed { kind: Cow<'static, str>, message: String, traceback: Vec<String> },
 }
 
 impl From<NodeError> for Stop {
@@ -55,7 +56,7 @@ impl From<NodeError> for Stop {
             traceback.push(format!("caused by: {cause}\n"));
             source = cause.source();
         }
-        Self::Failed { kind: error.kind(), message: error.to_string(), traceback }
+        Self::Failed { kind: error.kind().to_owned().into(), message: error.to_string(), traceback }
     }
 }
 
@@ -68,7 +69,7 @@ impl From<comfyd_graph::Error> for Stop {
             Error::NotAGraph => "ValueError",
             Error::TooManyNodes { .. } | Error::TooDeep { .. } => "RecursionError",
         };
-        Self::Failed { kind, message: error.to_string(), traceback: Vec::new() }
+        Self::Failed { kind: kind.into(), message: error.to_string(), traceback: Vec::new() }
     }
 }
 
@@ -197,7 +198,7 @@ impl<'a> Run<'a> {
         for id in outputs {
             let Some(index) = self.graph.find(id) else {
                 let message = format!("output node '{id}' is not in the prompt: submit it again");
-                let cause = Cause::Failed { kind: "NodeNotFoundError", message, traceback: Vec::new(), inputs: json!({}) };
+                let cause = Cause::Failed { kind: "NodeNotFoundError".into(), message, traceback: Vec::new(), inputs: json!({}) };
                 return Err(Box::new(Halt { node_id: id.as_str().into(), node_type: Arc::default(), cause }));
             };
             self.add(index).map_err(|stop| self.halt(index, stop, json!({})))?;
@@ -208,7 +209,7 @@ impl<'a> Run<'a> {
                 Ok(Some(index)) => index,
                 Err(cycle) => {
                     let message = "dependency cycle detected: the nodes of an expansion wait for each other".to_owned();
-                    let stop = Stop::Failed { kind: "graph.DependencyCycleError", message, traceback: Vec::new() };
+                    let stop = Stop::Failed { kind: "graph.DependencyCycleError".into(), message, traceback: Vec::new() };
                     return Err(self.halt(cycle.blamed, stop, json!([])));
                 }
             };
@@ -347,7 +348,7 @@ impl<'a> Run<'a> {
         let inputs = given.call(call);
         let output = self.caught(|| {
             let mut context = Context::new(&node.id, &self.hidden, self.cancel, self.progress, call);
-            node.entry.node.run(&mut context, inputs)
+            native(&node.entry)?.run(&mut context, inputs)
         })?;
         Ok(output)
     }
@@ -378,7 +379,7 @@ impl<'a> Run<'a> {
         for call in 0..calls {
             if given.blocker(call).is_none() {
                 let inputs = given.call(call);
-                wanted.extend(self.caught(|| entry.node.needed(&inputs))?);
+                wanted.extend(self.caught(|| native(&entry)?.needed(&inputs))?);
             }
         }
         let mut answer = Asked::Nothing;
@@ -409,7 +410,7 @@ impl<'a> Run<'a> {
             Ok(Err(error)) => Stop::from(error),
             Err(panic) => {
                 let message = format!("the node panicked: {}", panic_text(&*panic));
-                Stop::Failed { kind: "RuntimeError", message, traceback: Vec::new() }
+                Stop::Failed { kind: "RuntimeError".into(), message, traceback: Vec::new() }
             }
         };
         Err(if self.cancel.is_cancelled() { Stop::Interrupted } else { stop })
@@ -424,7 +425,7 @@ impl<'a> Run<'a> {
             node_type: node.class_type.clone(),
             executed: self.executed(),
             exception_message: format!("Execution Blocked: {message}"),
-            exception_type: "ExecutionBlocked",
+            exception_type: "ExecutionBlocked".into(),
             traceback: Vec::new(),
             current_inputs: json!([]),
             current_outputs: Vec::new(),
@@ -557,12 +558,16 @@ impl<'a> Run<'a> {
         let cause = match stop {
             Stop::Interrupted => Cause::Interrupted,
             Stop::Failed { kind, message, traceback } => {
-                tracing::warn!(node = %real.id, class = %real.class_type, kind, message, "a node failed");
+                tracing::warn!(node = %real.id, class = %real.class_type, %kind, message, "a node failed");
                 Cause::Failed { kind, message, traceback, inputs }
             }
         };
         Box::new(Halt { node_id: real.id.clone(), node_type: real.class_type.clone(), cause })
     }
+}
+
+fn native(entry: &Entry) -> comfyd_node::Result<&Arc<dyn Node>> {
+    entry.native().ok_or_else(|| NodeError::msg("classes of other processes cannot be run yet"))
 }
 
 fn link_targets(graph: &Graph, index: NodeIndex) -> impl Iterator<Item = NodeIndex> {
@@ -583,7 +588,7 @@ fn fingerprint(graph: &Graph, index: NodeIndex, cancel: &CancellationToken) -> F
             inputs.insert(&*input.name, value.clone());
         }
     }
-    match catch_unwind(AssertUnwindSafe(|| node.entry.node.fingerprint(&inputs, cancel))) {
+    match catch_unwind(AssertUnwindSafe(|| native(&node.entry)?.fingerprint(&inputs, cancel))) {
         Ok(Ok(fingerprint)) => fingerprint,
         // Nothing runs any more.
         Ok(Err(NodeError::Interrupted)) => Fingerprint::Always,

@@ -105,6 +105,7 @@ fn choice(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSour
             };
             extra.iter().any(|c| c == text) || options.files(source).iter().any(|c| c == text)
         }
+        Choices::Parts(_) => input.choices(options).is_some_and(|choices| choices.iter().any(|c| python::equal(c, value))),
         Choices::Remote => true,
     };
     (!found).then(|| not_in_list(schema, input, value, options))

@@ -308,7 +308,7 @@ impl Walk<'_> {
         let schema = &frame.entry.schema;
         let Some(sent) = self.prompt.inputs(&frame.id) else { return Ok(()) };
         let inputs = constants(schema.inputs.iter(), sent);
-        let node = &frame.entry.node;
+        let Some(node) = frame.entry.native() else { return Ok(()) };
         // A node's panic must not reach the server.
         let reason = match catch_unwind(AssertUnwindSafe(|| node.validate(&inputs))) {
             Ok(Ok(())) => return Ok(()),

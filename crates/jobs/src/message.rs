@@ -1,6 +1,7 @@
 //! What the history tells of a prompt's run, and where the nodes that show something belong. The serde forms here are those of stored
 //! histories. They never change: every database has them, and lists of the history are put together from their text without reading it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
@@ -73,7 +74,7 @@ pub struct Failure {
     /// What the node said.
     pub exception_message: String,
     /// Its kind, by the name of a Python exception where there is one.
-    pub exception_type: &'static str,
+    pub exception_type: Cow<'static, str>,
     /// The causes below, outermost first.
     pub traceback: Vec<String>,
     /// What the node was given: name of the input → its values.

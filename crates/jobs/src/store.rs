@@ -236,7 +236,7 @@ impl Outcome {
             node_type: Arc::default(),
             executed: Vec::new(),
             exception_message: message.to_owned(),
-            exception_type: kind,
+            exception_type: kind.into(),
             traceback: Vec::new(),
             current_inputs: Json::Object(serde_json::Map::new()),
             current_outputs: Vec::new(),

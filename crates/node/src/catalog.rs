@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use indexmap::IndexMap;
 
+use crate::hosted::{Host, HostedNode};
 use crate::{Node, Schema};
 
 /// A source of node classes: the built-in nodes, later Python and WebAssembly workers.
@@ -14,19 +15,47 @@ pub trait Provider {
     fn nodes(&self) -> Vec<Arc<dyn Node>>;
 }
 
-/// A class in the catalog.
+/// A class as one host has it.
 #[derive(Clone)]
 pub struct Entry {
     /// The class's declaration.
     pub schema: Arc<Schema>,
     /// Its code.
-    pub node: Arc<dyn Node>,
+    pub code: Code,
 }
 
-/// All node classes by name, in the order in which they are listed to clients.
+/// Where a class's code is.
+#[derive(Clone)]
+pub enum Code {
+    /// In this process.
+    Native(Arc<dyn Node>),
+    /// In another one.
+    Hosted(Arc<dyn HostedNode>),
+}
+
+impl Entry {
+    /// Its code, if that is in this process.
+    pub fn native(&self) -> Option<&Arc<dyn Node>> {
+        match &self.code {
+            Code::Native(node) => Some(node),
+            Code::Hosted(_) => None,
+        }
+    }
+
+    /// The process in which it runs; `None` if that is this one.
+    pub fn host(&self) -> Option<Arc<dyn Host>> {
+        match &self.code {
+            Code::Native(_) => None,
+            Code::Hosted(node) => Some(node.host()),
+        }
+    }
+}
+
+/// All node classes by name, in the order in which they are listed to clients. A class may have several implementations, of which the
+/// first is the one that clients are told of.
 #[derive(Clone, Default)]
 pub struct Catalog {
-    entries: IndexMap<String, Entry>,
+    entries: IndexMap<String, Vec<Entry>>,
 }
 
 impl Catalog {
@@ -35,7 +64,7 @@ impl Catalog {
         Self::default()
     }
 
-    /// Adds a provider's classes. A class that is already there is replaced; the replaced names are returned, for a warning.
+    /// Adds a provider's classes. Where one is there already, natively, it is replaced; the replaced names are returned, for a warning.
     pub fn add(&mut self, provider: &dyn Provider) -> Vec<String> {
         provider.nodes().into_iter().filter_map(|node| self.insert(node)).collect()
     }
@@ -44,18 +73,38 @@ impl Catalog {
     pub fn insert(&mut self, node: Arc<dyn Node>) -> Option<String> {
         let schema = Arc::new(node.schema());
         let class = schema.class.clone();
-        let old = self.entries.insert(class.clone(), Entry { schema, node });
-        old.map(|_| class)
+        let entry = Entry { schema, code: Code::Native(node) };
+        let all = self.entries.entry(class.clone()).or_default();
+        match all.iter_mut().find(|other| matches!(other.code, Code::Native(_))) {
+            Some(native) => {
+                *native = entry;
+                Some(class)
+            }
+            None => {
+                all.push(entry);
+                None
+            }
+        }
     }
 
-    /// The class of that name.
+    /// Adds an implementation behind those that its class has.
+    pub fn push(&mut self, entry: Entry) {
+        self.entries.entry(entry.schema.class.clone()).or_default().push(entry);
+    }
+
+    /// The class of that name, as clients are told of it.
     pub fn get(&self, class: &str) -> Option<&Entry> {
-        self.entries.get(class)
+        self.all(class).first()
     }
 
-    /// All classes in order.
+    /// All implementations of that class, the preferred one first.
+    pub fn all(&self, class: &str) -> &[Entry] {
+        self.entries.get(class).map_or(&[], Vec::as_slice)
+    }
+
+    /// All classes in order, as clients are told of them.
     pub fn iter(&self) -> impl Iterator<Item = &Entry> {
-        self.entries.values()
+        self.entries.values().filter_map(|all| all.first())
     }
 
     /// How many classes there are.

@@ -1,7 +1,24 @@
 //! The one error type of node code.
 
+use serde_json::Value as Json;
+
 /// A node's result.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An exception of code in another process.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Raised {
+    /// The exception's class, with its module.
+    pub kind: String,
+    /// What it says.
+    pub message: String,
+    /// Where it was raised, outermost first, as texts with line breaks.
+    pub traceback: Vec<String>,
+    /// What the class was given, as clients are shown it.
+    pub inputs: Option<Json>,
+    /// Whether a device's memory ran out.
+    pub out_of_memory: bool,
+}
 
 /// Why a node failed. The executor adds the node's id, class and inputs.
 #[derive(Debug, thiserror::Error)]
@@ -22,6 +39,12 @@ pub enum Error {
         /// What the node takes.
         wanted: String,
     },
+    /// What another process raised, in its own words.
+    #[error("{}", .0.message)]
+    Raised(Box<Raised>),
+    /// A value that another host made and that cannot leave it.
+    #[error("{0}")]
+    CannotCross(String),
     /// Anything else, as a sentence that says what to do.
     #[error("{0}")]
     Failed(String),
@@ -45,12 +68,13 @@ impl Error {
     }
 
     /// The name under which clients see the error's kind (ComfyUI puts the exception's class there).
-    pub fn kind(&self) -> &'static str {
+    pub fn kind(&self) -> &str {
         match self {
+            Self::Raised(raised) => &raised.kind,
             Self::Interrupted => "InterruptProcessingException",
             Self::MissingInput(_) => "TypeError",
             Self::WrongType { .. } => "ValueError",
-            Self::Failed(_) | Self::Other(_) => "RuntimeError",
+            Self::Failed(_) | Self::CannotCross(_) | Self::Other(_) => "RuntimeError",
             Self::Io(_) => "OSError",
         }
     }

@@ -4,16 +4,22 @@
 mod catalog;
 mod context;
 mod error;
+mod hosted;
 mod schema;
 mod value;
 
 /// Tells running work that its prompt was interrupted.
 pub use tokio_util::sync::CancellationToken;
 
-pub use crate::catalog::{Catalog, Entry, Provider};
+pub use crate::catalog::{Catalog, Code, Entry, Provider};
 pub use crate::context::{Context, Hidden, PreviewImage, Reporter, SilentReporter};
-pub use crate::error::{Error, Result};
-pub use crate::schema::{Choices, FileSource, Generation, HiddenKind, Input, InputKind, OptionSource, Output, Schema, StaticOptions};
+pub use crate::error::{Error, Raised, Result};
+pub use crate::hosted::{
+    Argument, Arguments, Done, Host, HostedCall, HostedNode, HostedOutput, HostedPrompt, Inspected, Refusal, Returned,
+};
+pub use crate::schema::{
+    ChoicePart, Choices, FileSource, Generation, HiddenKind, Hosted, Input, InputKind, OptionSource, Output, Schema, StaticOptions,
+};
 pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};
 
 /// How a node tells the cache that its inputs alone do not decide its result (ComfyUI's `IS_CHANGED`).
@@ -34,6 +40,12 @@ pub enum Fingerprint {
 pub trait Node: Send + Sync {
     /// The class's declaration: names, inputs, outputs. Called once, when the class enters the catalog.
     fn schema(&self) -> Schema;
+
+    /// Why this implementation cannot run with these constants where another one may (a checkpoint of a family that the engine lacks); asked
+    /// only where there is another.
+    fn declines(&self, _inputs: &Inputs) -> Option<String> {
+        None
+    }
 
     /// Checks input values beyond what the schema says (ComfyUI's `VALIDATE_INPUTS`). `inputs` holds the widget values only: linked
     /// inputs are absent. The checks that the schema implies (range, choices) are skipped for the inputs that

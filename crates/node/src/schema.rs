@@ -1,5 +1,7 @@
 //! The declaration of a node class: inputs with their types, ranges and choices, and outputs.
 
+use std::sync::Arc;
+
 use serde_json::{Map, Value as Json, json};
 
 /// Where a combo's choices come from when they are files.
@@ -29,8 +31,19 @@ pub enum Choices {
         /// Where the files are.
         source: FileSource,
     },
+    /// Fixed values and files in turn, as another process lists them; what comes twice is told twice.
+    Parts(Vec<ChoicePart>),
     /// The client fetches them by the route that the options name (`remote`); not checked against a list.
     Remote,
+}
+
+/// A part of a combo's choices.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ChoicePart {
+    /// A value.
+    Fixed(Json),
+    /// Files, listed when asked.
+    Files(FileSource),
 }
 
 /// Lists files for combos; implemented by whoever knows the folders.
@@ -79,6 +92,8 @@ pub struct Input {
     pub lazy: bool,
     /// Whether the node gets the link itself (`[node, slot]`) in place of its value.
     pub raw_link: bool,
+    /// Types of outputs that it takes beyond what its own type says, by a comparison of the class's own.
+    pub accepts: Vec<String>,
     /// The options object that clients get (`default`, `min`, `max`, `step`, `multiline`, `tooltip`, …); `None` where the reference
     /// sends none.
     pub options: Option<Map<String, Json>>,
@@ -86,7 +101,7 @@ pub struct Input {
 
 impl Input {
     fn new(name: &str, kind: InputKind) -> Self {
-        Self { name: name.into(), kind, required: true, lazy: false, raw_link: false, options: None }
+        Self { name: name.into(), kind, required: true, lazy: false, raw_link: false, accepts: Vec::new(), options: None }
     }
 
     /// An input that takes links of a type: `IMAGE`, `*`, or a union such as `IMAGE,MASK`.
@@ -221,6 +236,13 @@ impl Input {
                 let listed = source.files(files).into_iter().filter(|file| !extra.contains(file));
                 Some(extra.iter().cloned().chain(listed).map(Json::String).collect())
             }
+            InputKind::Combo(Choices::Parts(parts)) => {
+                let listed = |part: &ChoicePart| match part {
+                    ChoicePart::Fixed(value) => vec![value.clone()],
+                    ChoicePart::Files(files) => source.files(files).into_iter().map(Json::String).collect(),
+                };
+                Some(parts.iter().flat_map(listed).collect())
+            }
             InputKind::Combo(Choices::Remote)
             | InputKind::Int
             | InputKind::Float
@@ -322,8 +344,31 @@ pub struct Schema {
     pub experimental: Option<bool>,
     /// Which way of declaring the reference uses for it.
     pub generation: Generation,
-    /// Inputs for which [`crate::Node::validate`] replaces the checks of range and choices.
+    /// Inputs for which the class's own check replaces those of range and choices.
     pub validates: Vec<String>,
+    /// What only classes of other processes have.
+    pub hosted: Option<Arc<Hosted>>,
+}
+
+/// What is to be known of a class whose code runs in another process, beyond its inputs and outputs.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Hosted {
+    /// What clients are told of it, word for word but for the choices of combos that list files ([`Choices::Parts`]).
+    pub info: Json,
+    /// Whether it has a check of its own.
+    pub validates: bool,
+    /// Whether that check is about all inputs.
+    pub validates_all: bool,
+    /// Whether that check gets the types of linked inputs, and replaces the check of these.
+    pub validates_types: bool,
+    /// Whether it takes inputs under names that it does not declare.
+    pub open: bool,
+    /// Whether other nodes may run while a call of it runs.
+    pub is_async: bool,
+    /// Whether its result may be used by no other node: it asks for its own id, or says so.
+    pub unique: bool,
+    /// Whether it reads the graph around it, or gets links themselves: what is above it must run in the same host.
+    pub introspects: bool,
 }
 
 impl Schema {
@@ -439,6 +484,9 @@ impl Schema {
 
     /// The class as `/object_info` tells it.
     pub fn object_info(&self, source: &dyn OptionSource) -> Json {
+        if let Some(hosted) = &self.hosted {
+            return self.hosted_info(hosted, source);
+        }
         let mut input = Map::new();
         let mut order = Map::new();
         // The reference sends `required` even when it is empty, the other groups only when they are not.
@@ -475,6 +523,24 @@ impl Schema {
         {
             if let Some(value) = value {
                 info[key] = Json::Bool(value);
+            }
+        }
+        info
+    }
+
+    fn hosted_info(&self, hosted: &Hosted, source: &dyn OptionSource) -> Json {
+        let mut info = hosted.info.clone();
+        for input in &self.inputs {
+            let InputKind::Combo(Choices::Parts(_)) = &input.kind else { continue };
+            let group = if input.required { "required" } else { "optional" };
+            let place = match self.generation {
+                Generation::Classic => info.pointer_mut("/input").and_then(|i| i.get_mut(group)?.get_mut(&input.name)?.get_mut(0)),
+                Generation::Schema => {
+                    info.pointer_mut("/input").and_then(|i| i.get_mut(group)?.get_mut(&input.name)?.get_mut(1)?.get_mut("options"))
+                }
+            };
+            if let (Some(place), Some(choices)) = (place, input.choices(source)) {
+                *place = Json::Array(choices);
             }
         }
         info

@@ -12,7 +12,7 @@ use crate::{Error, Result};
 /// An object that only nodes understand: an image, a latent, a model.
 pub trait Opaque: Any + Send + Sync {
     /// The link type it travels under, such as `IMAGE`.
-    fn type_name(&self) -> &'static str;
+    fn type_name(&self) -> &str;
 
     /// Memory that the cache accounts for it, in bytes. What several values share (a loaded model) counts as zero.
     fn size_bytes(&self) -> usize;
@@ -20,6 +20,16 @@ pub trait Opaque: Any + Send + Sync {
     /// A short human-readable text (PreviewAny, error reports).
     fn describe(&self) -> String {
         format!("<{}>", self.type_name())
+    }
+
+    /// The value as this process has it, where the object lies in another one and can be brought here; `None` if it is here.
+    fn localize(&self) -> Result<Option<Value>> {
+        Ok(None)
+    }
+
+    /// Whether it can still be used: the process in which it lies lives.
+    fn alive(&self) -> bool {
+        true
     }
 }
 
@@ -70,7 +80,7 @@ impl Value {
     }
 
     /// The type's name for messages and for checks of a link at run time.
-    pub fn type_name(&self) -> &'static str {
+    pub fn type_name(&self) -> &str {
         match self {
             Self::Null => "NONE",
             Self::Bool(_) => "BOOLEAN",

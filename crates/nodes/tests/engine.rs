@@ -302,7 +302,7 @@ fn sampling_ends_when_it_is_interrupted() {
     let prompt = prompt(&bench, &clip);
     let run = |cancel: &CancellationToken, reporter: &dyn Reporter| {
         let entry = bench.catalog.get("KSampler").unwrap();
-        entry.node.run(&mut Context::new("7", &bench.hidden, cancel, reporter, 0), sampling(&model, &prompt, 5000)).map(|_| ())
+        entry.native().unwrap().run(&mut Context::new("7", &bench.hidden, cancel, reporter, 0), sampling(&model, &prompt, 5000)).map(|_| ())
     };
     let cancel = CancellationToken::default();
     let reporter = Canceller { cancel: &cancel, left: AtomicUsize::new(2) };

@@ -285,7 +285,10 @@ fn choices(input: &Input) -> Vec<Json> {
         InputKind::Combo(Choices::Fixed(choices)) => choices.clone(),
         InputKind::Bool => vec![json!(false), json!(true)],
         InputKind::Other(_) => input.options.as_ref().and_then(|o| o.get("options")?.as_array().cloned()).unwrap_or_default(),
-        InputKind::Combo(Choices::Files { .. } | Choices::Remote) | InputKind::Int | InputKind::Float | InputKind::Text => Vec::new(),
+        InputKind::Combo(Choices::Files { .. } | Choices::Parts(_) | Choices::Remote)
+        | InputKind::Int
+        | InputKind::Float
+        | InputKind::Text => Vec::new(),
     }
 }
 

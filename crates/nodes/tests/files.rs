@@ -184,13 +184,13 @@ fn an_input_picture_must_be_there() {
         assert_eq!(entry.schema.validates, [input], "{class}");
         let what = input;
         for name in ["gone.png", "../../etc/passwd", "gone.png [temp]"] {
-            let error = entry.node.validate(&inputs(&json!({input: name, "channel": "red"}))).unwrap_err();
+            let error = entry.native().unwrap().validate(&inputs(&json!({input: name, "channel": "red"}))).unwrap_err();
             assert_eq!(error, format!("Invalid {what} file: {name}"));
             assert!(bench.run(class, inputs(&json!({input: name, "channel": "red"}))).is_err());
         }
         // A linked name is checked when the node runs.
-        assert!(entry.node.validate(&Inputs::default()).is_ok());
-        assert_eq!(entry.node.fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap(), Fingerprint::Always);
+        assert!(entry.native().unwrap().validate(&Inputs::default()).is_ok());
+        assert_eq!(entry.native().unwrap().fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap(), Fingerprint::Always);
     }
 }
 

@@ -83,7 +83,7 @@ fn every_class_has_the_references_hidden_properties() {
             names
         };
         // Without a widget's value none of them can tell what it looks at.
-        let fingerprint = entry.node.fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap();
+        let fingerprint = entry.native().unwrap().fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap();
         let mut got = json!({
             "input_is_list": schema.input_is_list,
             "fingerprint": fingerprint != Fingerprint::Inputs,

@@ -108,7 +108,7 @@ impl Bench {
     /// Runs one node.
     pub fn run(&self, class: &str, inputs: Inputs) -> Result<NodeOutput> {
         let entry = self.catalog.get(class).unwrap_or_else(|| panic!("no class {class}"));
-        entry.node.run(&mut Context::new("7", &self.hidden, &self.cancel, &self.reports, 0), inputs)
+        entry.native().unwrap().run(&mut Context::new("7", &self.hidden, &self.cancel, &self.reports, 0), inputs)
     }
 
     /// Runs one node with widget values, and gives its first output.
