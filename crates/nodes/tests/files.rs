@@ -262,7 +262,7 @@ fn files_are_known_by_their_content() {
     };
     let fingerprints = || -> Vec<String> {
         let of = |(class, widgets, _): &(String, Json, Vec<PathBuf>)| {
-            let node = &bench.catalog.get(class).unwrap().node;
+            let node = &bench.catalog.get(class).unwrap().native().unwrap();
             match node.fingerprint(&inputs(widgets), &CancellationToken::default()).unwrap() {
                 Fingerprint::Text(text) => text,
                 other => panic!("{class}: {other:?}"),
@@ -293,7 +293,7 @@ fn embeddings_that_a_prompt_names_are_known_by_their_content() {
     let bench = Bench::new();
     let folder = bench.folders.model_paths("embeddings").unwrap()[0].clone();
     let of = |class: &str, input: &str, text: &str| {
-        let node = &bench.catalog.get(class).unwrap().node;
+        let node = &bench.catalog.get(class).unwrap().native().unwrap();
         node.fingerprint(&inputs(&json!({input: text})), &CancellationToken::default()).unwrap()
     };
     let classes = ["CLIPTextEncode", "CLIPTextEncodeSDXLRefiner", "CLIPTextEncodeControlnet", "CLIPTextEncodeSDXL", "CLIPTextEncodeSDXL"];
@@ -379,7 +379,7 @@ fn the_hash_of_a_large_file_can_be_interrupted() {
     let bench = Bench::new();
     let file = File::create(bench.folders.roots().input.join("a.png")).unwrap();
     file.set_len(200 << 20).unwrap();
-    let node = &bench.catalog.get("LoadImage").unwrap().node;
+    let node = &bench.catalog.get("LoadImage").unwrap().native().unwrap();
     let cancel = CancellationToken::default();
     cancel.cancel();
     let result = node.fingerprint(&inputs(&json!({"image": "a.png"})), &cancel);
@@ -450,7 +450,7 @@ fn pictures_are_sent_over_the_websocket() {
     let image = &images[0];
     assert_eq!((image.width, image.height, image.channels, image.lossless, image.max_size), (8, 6, 3, true, None));
     assert_eq!(image.pixels.len(), 8 * 6 * 3);
-    let node = &bench.catalog.get("SaveImageWebsocket").unwrap().node;
+    let node = &bench.catalog.get("SaveImageWebsocket").unwrap().native().unwrap();
     assert_eq!(node.fingerprint(&Inputs::default(), &CancellationToken::default()).unwrap(), Fingerprint::Always);
 }
 
