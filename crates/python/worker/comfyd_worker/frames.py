@@ -89,12 +89,12 @@ def send(message, blobs=()):
     send_text(text(message), blobs)
 
 
-def event(name, blobs=(), **fields):
+def event(kind, blobs=(), /, **fields):
     """Tells comfyd something unasked. What cannot be written is left out with a line in the log: nobody waits for it."""
     try:
-        encoded = text({"ev": name, **fields})
+        encoded = text({"ev": kind, **fields})
     except (TypeError, ValueError, RecursionError) as error:
-        print(f"comfyd: a report of kind {name} was not sent: {error}", file=sys.stderr)
+        print(f"comfyd: a report of kind {kind} was not sent: {error}", file=sys.stderr)
         return
     send_text(encoded, blobs)
 
