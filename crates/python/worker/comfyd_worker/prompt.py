@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from . import facade, reports, values
 
 OWN_FILES = __file__.rpartition("/")[0] or __file__.rpartition("\\")[0]
-GC_INTERVAL = 10.0
 
 
 class State:
     """What is known of the running prompt. One runs at a time."""
-    id, dyn, extra, models, collected = "", None, {}, None, 0.0
+    id, dyn, extra, models, collected = "", None, {}, None, time.monotonic()
     executed = set()
     instances = {}          # (node, class) -> (its object, the node of the prompt that it came from)
     calls = {}              # node -> the call that `execute` is to make
