@@ -319,8 +319,8 @@ impl Bench {
     }
 
     pub fn run_job(&mut self, job: &Job, cancel: &CancellationToken) -> Ran {
-        let sink = MemorySink::default();
-        let outcome = self.executor.run(job, cancel, &sink);
+        let sink = Arc::new(MemorySink::default());
+        let outcome = self.executor.run(job, cancel, sink.clone());
         Ran { events: lines(&sink), outcome }
     }
 }
