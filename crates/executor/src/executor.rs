@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_graph::Graph;
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
-use comfyd_node::{CancellationToken, Catalog, Hidden};
+use comfyd_node::{CancellationToken, Hidden, SharedCatalog};
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
@@ -15,16 +15,16 @@ use crate::run::{Cause, Halt, Run, Shown};
 
 /// Runs prompts, one at a time, and keeps results between them. Belongs to one device thread.
 pub struct Executor {
-    catalog: Arc<Catalog>,
+    catalog: SharedCatalog,
     options: ExecutorOptions,
     cache: Cache,
 }
 
 impl Executor {
-    /// An executor with an empty cache.
-    pub fn new(catalog: Arc<Catalog>, options: ExecutorOptions) -> Self {
+    /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
+    pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog, options, cache }
+        Self { catalog: catalog.into(), options, cache }
     }
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
@@ -46,7 +46,8 @@ impl Executor {
         tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
         let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
         let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
-        let graph = Graph::from_prompt(&self.catalog, &hidden.prompt);
+        let catalog = self.catalog.current();
+        let graph = Graph::from_prompt(&catalog, &hidden.prompt);
         let ended = match graph {
             Err(error) => {
                 tell(cached(Vec::new()));
@@ -54,7 +55,7 @@ impl Executor {
             }
             Ok(graph) => {
                 let cache = &mut self.cache;
-                let mut run = Run::new(&self.catalog, &self.options, cache, cancel, &progress, hidden, graph);
+                let mut run = Run::new(&catalog, &self.options, cache, cancel, &progress, hidden, graph);
                 tell(cached(run.begin()));
                 let halt = run.outputs(&job.outputs).err();
                 let ended = Ended { halt, executed: run.executed(), prompt_ids: run.prompt_ids(), shown: run.shown() };
