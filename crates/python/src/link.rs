@@ -463,5 +463,9 @@ fn failure(json: &mut Json) -> Option<Failure> {
     let lines = error.get("traceback").and_then(Json::as_array);
     let traceback = lines.into_iter().flatten().filter_map(|line| line.as_str().map(str::to_owned)).collect();
     let inputs = error.get("inputs").filter(|inputs| !inputs.is_null()).cloned();
-    Some(Failure::Raised(Box::new(Raised { kind: text("type"), message: text("message"), traceback, inputs, out_of_memory: flag("oom") })))
+    let message = match text("tips") {
+        tips if tips.is_empty() => text("message"),
+        tips => format!("{}\n{tips}", text("message")),
+    };
+    Some(Failure::Raised(Box::new(Raised { kind: text("type"), message, traceback, inputs, out_of_memory: flag("oom") })))
 }

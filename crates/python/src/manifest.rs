@@ -68,7 +68,7 @@ impl Manifest {
     }
 
     /// The folders that classes read, as they are now.
-    fn folders(&self) -> HashMap<PathBuf, String> {
+    pub fn folders(&self) -> HashMap<PathBuf, String> {
         let mut read = HashMap::new();
         for folder in self.classes.values().flat_map(|class| &class.facts.dirs) {
             read.entry(folder.clone()).or_insert_with(|| modified(folder));
@@ -84,11 +84,12 @@ impl Manifest {
         outdated.map(|(name, _)| name.clone()).collect()
     }
 
-    /// This, with what was told anew of some classes.
-    pub fn with(&self, newer: Self) -> Self {
+    /// This, with what was told anew of some classes after the folders were as `read` says.
+    pub fn with(&self, newer: Self, read: HashMap<PathBuf, String>) -> Self {
         let mut manifest = self.clone();
         manifest.classes.extend(newer.classes);
         manifest.read.extend(newer.read);
+        manifest.read.extend(read);
         manifest
     }
 

@@ -258,9 +258,10 @@ pub(crate) fn refresh(shared: &Shared) -> Result<(), Error> {
     if outdated.is_empty() {
         return Ok(());
     }
+    let read = manifest.folders();
     let message = Message::new("describe").field("classes", &outdated);
     let json = answer(&objects, message, LONG)?;
-    adopt(shared, manifest.with(Manifest::new(json)));
+    adopt(shared, manifest.with(Manifest::new(json), read));
     shared.outlet.changed();
     Ok(())
 }

@@ -147,7 +147,10 @@ impl Worker {
             let core = self.shared().core();
             core.objects.clone().filter(|_| matches!(core.state, State::Ready { .. }))?
         };
-        let json = answer(&objects, Message::new("stats"), STATS).ok()?;
+        let mut json = answer(&objects, Message::new("stats"), STATS).ok()?;
+        if let Some(map) = json.as_object_mut() {
+            map.shift_remove("re");
+        }
         *stats = Some((Instant::now(), json.clone()));
         Some(json)
     }
