@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_graph::Graph;
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
-use comfyd_node::{CancellationToken, Catalog, Hidden};
+use comfyd_node::{CancellationToken, Hidden, SharedCatalog};
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
@@ -20,21 +20,16 @@ const OUT_OF_MEMORY: &str = "The device has too little memory for this: make the
 
 /// Runs prompts, one at a time, and keeps results between them. Belongs to one device thread.
 pub struct Executor {
-    catalog: Box<dyn Fn() -> Arc<Catalog> + Send>,
+    catalog: SharedCatalog,
     options: ExecutorOptions,
     cache: Cache,
 }
 
 impl Executor {
-    /// An executor with an empty cache.
-    pub fn new(catalog: Arc<Catalog>, options: ExecutorOptions) -> Self {
-        Self::following(move || catalog.clone(), options)
-    }
-
-    /// The same for a catalog that changes: each prompt runs with what `catalog` gives when it begins.
-    pub fn following(catalog: impl Fn() -> Arc<Catalog> + Send + 'static, options: ExecutorOptions) -> Self {
+    /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
+    pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog: Box::new(catalog), options, cache }
+        Self { catalog: catalog.into(), options, cache }
     }
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
@@ -56,7 +51,7 @@ impl Executor {
         tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
         let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
         let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
-        let catalog = (self.catalog)();
+        let catalog = self.catalog.current();
         let graph = Graph::from_prompt(&catalog, &hidden.prompt);
         let ended = match graph {
             Err(error) => {

@@ -83,7 +83,7 @@ impl Bench {
         let mut folders = Folders::new(roots).unwrap();
         if base.is_some() {
             // Room for models of a test's own beside the shared ones.
-            for folder in folders.model_folders().map(str::to_owned).collect::<Vec<_>>() {
+            for folder in folders.model_folders() {
                 folders.add_model_path(&folder, dir.path().join("models").join(&folder), false);
             }
         }

@@ -90,7 +90,7 @@ async fn embeddings(State(app): State<App>) -> Result<Json<Names>, ApiError> {
 }
 
 async fn folders(State(app): State<App>) -> Json<Names> {
-    Json(Names(app.folders.model_folders().map(str::to_owned).collect()))
+    Json(Names(app.folders.model_folders()))
 }
 
 async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Result<Json<Names>, ApiError> {
@@ -98,8 +98,8 @@ async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Resu
 }
 
 async fn folders_with_paths(State(app): State<App>) -> Json<ModelFolders> {
-    let listed = app.folders.model_folders().filter(|name| !matches!(*name, "configs" | "custom_nodes"));
-    let told = |name: &str| ModelFolder { name: name.to_owned(), folders: app.folders.model_paths(name).unwrap_or_default().to_vec() };
+    let listed = app.folders.model_folders().into_iter().filter(|name| !matches!(name.as_str(), "configs" | "custom_nodes"));
+    let told = |name: String| ModelFolder { folders: app.folders.model_paths(&name).unwrap_or_default(), name };
     Json(ModelFolders(listed.map(told).collect()))
 }
 
