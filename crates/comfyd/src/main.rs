@@ -5,6 +5,7 @@ mod assemble;
 mod config;
 mod frontend;
 mod nodes;
+mod python;
 mod run;
 mod serve;
 
@@ -57,6 +58,7 @@ fn act() -> Result<(), Failure> {
     match &config.action {
         Action::Serve => serve::serve(config),
         Action::Run { workflow, set } => run::run(&config, workflow, set),
+        Action::CheckPython { json } => python::check(&config, *json),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
         Action::InstallFrontEnd { version, docs, templates } => {
             let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];

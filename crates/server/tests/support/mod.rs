@@ -12,7 +12,7 @@ use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Position, Status, contract};
 use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Device, DeviceState, Devices, Hub, Log, Options, Parts, router};
+use comfyd_server::{App, Device, DeviceState, Devices, Hub, Installation, Installations, Log, Options, Parts, router};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -86,6 +86,20 @@ impl Server {
     }
 
     pub fn with_device(device: Idle, classes: impl IntoIterator<Item = Schema>, change: impl FnOnce(&mut Options, &Path)) -> Self {
+        Self::put_together(device, classes, [], change)
+    }
+
+    /// A server beside these ComfyUIs.
+    pub fn beside(installations: impl IntoIterator<Item = Arc<dyn Installation>>, classes: impl IntoIterator<Item = Schema>) -> Self {
+        Self::put_together(Idle::default(), classes, installations, |_, _| ())
+    }
+
+    fn put_together(
+        device: Idle,
+        classes: impl IntoIterator<Item = Schema>,
+        installations: impl IntoIterator<Item = Arc<dyn Installation>>,
+        change: impl FnOnce(&mut Options, &Path),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (device, mut options, mut catalog) = (Arc::new(device), Options::default(), Catalog::new());
         change(&mut options, dir.path());
@@ -93,9 +107,10 @@ impl Server {
             catalog.insert(Arc::new(Class(class)));
         }
         let parts = Parts {
-            catalog: Arc::new(catalog),
+            catalog: Arc::new(catalog).into(),
             folders: Arc::new(Folders::new(Roots::under(dir.path())).unwrap()),
             store: Arc::new(MemoryStore::default()),
+            installations: Installations::new(installations),
             devices: Devices::new([Arc::clone(&device) as Arc<dyn Device>]),
             hub: Hub::new(64, 512),
             log: Log::default(),
