@@ -56,8 +56,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         .name("ctrl-c".to_owned())
         .spawn(move || serve_ctrl_c(&stop))
         .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
-    let bar = Bar::new();
-    let outcome = Executor::new(Arc::clone(&catalog), assemble::executor_options(config)).run(&job, &cancel, &bar);
+    let bar = Arc::new(Bar::new());
+    let outcome = Executor::new(Arc::clone(&catalog), assemble::executor_options(config)).run(&job, &cancel, bar.clone());
     bar.0.finish_and_clear();
     report(&folders, &outcome)
 }

@@ -128,7 +128,7 @@ impl Bench {
         executor: &mut Executor,
         prompt: Json,
         cancel: &CancellationToken,
-        sink: &dyn EventSink,
+        sink: Arc<dyn EventSink>,
     ) -> Result<Outcome, String> {
         let prompt = Prompt::parse(prompt, &PromptLimits::default()).map_err(|e| format!("it is refused: {e:?}"))?;
         let valid = validate(&self.catalog, &*self.folders, prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
@@ -159,7 +159,7 @@ impl Bench {
     /// Runs a prompt, and gives what each of its nodes showed, in their order.
     pub fn graph(&self, graph: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
         let mut executor = self.executor(CachePolicy::None);
-        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancellationToken::default(), &NullSink)?;
+        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancellationToken::default(), Arc::new(NullSink))?;
         Ok(graph.keys().filter_map(|id| outcome.outputs.get(id)?.as_object().cloned()).collect())
     }
 
