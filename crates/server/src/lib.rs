@@ -27,6 +27,7 @@ mod permission;
 mod principal;
 mod prompt_request;
 mod query;
+mod requeue;
 mod router;
 mod routes;
 mod sent;

@@ -1,6 +1,7 @@
 //! What `POST /prompt` is asked, from the body's text to the job that is stored. The text is read once, and what nobody changed is stored as
 //! it came.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
@@ -77,6 +78,11 @@ impl PromptRequest {
     pub(crate) fn asks_python(&self, catalog: &Catalog) -> bool {
         let checks = |entry: &Entry| entry.schema.hosted.as_ref().is_some_and(|hosted| hosted.validates);
         self.classes().any(|class| catalog.all(class).iter().any(checks))
+    }
+
+    /// Whether it has one of these classes.
+    pub(crate) fn names_one_of(&self, names: &HashSet<String>) -> bool {
+        !names.is_empty() && self.classes().any(|class| names.contains(class))
     }
 
     /// The body.

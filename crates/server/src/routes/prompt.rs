@@ -131,9 +131,10 @@ async fn handled(app: &App, request: &PromptRequest) -> Result<Option<Bytes>, Ap
     let mut changed: Option<Bytes> = None;
     let needed = request.needs_python(&app.catalog.current(), app.options.python_first);
     for site in app.installations.sites() {
-        let Some(manifest) = site.manifest().filter(|manifest| manifest.on_prompt > 0) else { continue };
+        let Some(manifest) = site.manifest() else { continue };
+        let replaces = request.names_one_of(&manifest.replaced);
         let ready = site.installation.stage() == Stage::Ready;
-        if !ready && !needed {
+        if !(replaces || manifest.on_prompt > 0 && (ready || needed)) {
             continue;
         }
         let (installation, text) = (Arc::clone(&site.installation), changed.clone().unwrap_or_else(|| request.text()));

@@ -1,6 +1,7 @@
 //! What a ComfyUI offers besides node classes, as its manifest says it: routes, web folders, what failed to load. Does not know how a
 //! manifest is made.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -23,6 +24,8 @@ pub(crate) struct Manifest {
     pub web: Vec<(String, PathBuf)>,
     /// How many of the packs' functions change prompts' requests.
     pub on_prompt: u64,
+    /// Classes that it puts others in the place of, when it changes a request.
+    pub replaced: HashSet<String>,
     /// Packs that failed to load, and the last line of why.
     pub failures: Vec<(String, String)>,
     routes: Vec<Route>,
@@ -55,6 +58,7 @@ impl Manifest {
             pytorch: version("pytorch"),
             web: web.filter_map(|(name, folder)| Some((name.clone(), folder.as_str()?.into()))).collect(),
             on_prompt: manifest.get("on_prompt").and_then(Value::as_u64).unwrap_or(0),
+            replaced: list("replaced").filter_map(Value::as_str).map(str::to_owned).collect(),
             failures: list("modules").filter_map(failure).collect(),
             routes: list("routes").filter_map(|route| Route::read(route.get(0)?.as_str()?, route.get(1)?.as_str()?)).collect(),
         }

@@ -16,6 +16,7 @@ use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
+use crate::body::{over_limit, unreadable};
 use crate::error::ApiError;
 
 /// How long the process may take to let a connection in.
@@ -65,7 +66,7 @@ pub(crate) async fn forward(socket: &Path, mut request: Request, bounds: Bounds)
     // Ends with the answer's body, or when the client is gone. What goes wrong is told to whoever reads the answer.
     tokio::spawn(async move { drop(connection.with_upgrades().await) });
     let answer = tokio::time::timeout(bounds.first_byte, sender.send_request(request)).await.map_err(|_| late("answer"))?;
-    let mut answer = answer.map_err(|e| unreachable(&e))?.map(Body::new);
+    let mut answer = answer.map_err(|e| if over_limit(&e) { unreadable(&e) } else { unreachable(&e) })?.map(Body::new);
     let upgraded = answer.status() == StatusCode::SWITCHING_PROTOCOLS;
     if let (true, Some(client)) = (upgraded, client) {
         tokio::spawn(join(client, hyper::upgrade::on(&mut answer)));

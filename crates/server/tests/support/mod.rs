@@ -56,6 +56,11 @@ impl Node for Class {
     }
 }
 
+/// A class whose nodes give nothing.
+pub fn class(schema: Schema) -> Arc<dyn Node> {
+    Arc::new(Class(schema))
+}
+
 pub struct Server {
     pub dir: tempfile::TempDir,
     pub device: Arc<Idle>,
@@ -91,7 +96,15 @@ impl Server {
 
     /// A server beside these ComfyUIs.
     pub fn beside(installations: impl IntoIterator<Item = Arc<dyn Installation>>, classes: impl IntoIterator<Item = Schema>) -> Self {
-        Self::put_together(Idle::default(), classes, installations, |_, _| ())
+        Self::beside_with(installations, classes, |_| ())
+    }
+
+    pub fn beside_with(
+        installations: impl IntoIterator<Item = Arc<dyn Installation>>,
+        classes: impl IntoIterator<Item = Schema>,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        Self::put_together(Idle::default(), classes, installations, |options, _| change(options))
     }
 
     fn put_together(
