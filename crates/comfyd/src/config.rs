@@ -19,7 +19,7 @@ use comfyd_server::{HostRule, OriginRule};
 
 use self::args::{Cli, CliCommand, CommonArgs, FrontendCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs};
 use self::layers::Section;
-pub use self::python::{DeviceMemory, Environment, Network, Placement, Python, PythonStart};
+pub use self::python::{DEFAULT_ENVIRONMENT, DeviceMemory, Environment, Network, Placement, Python, PythonStart};
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]

@@ -99,10 +99,7 @@ impl Installations {
     }
 
     /// Waits for Python on a thread that may, of which there are few.
-    pub(crate) async fn wait<T: Send + 'static>(
-        &self,
-        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
-    ) -> Result<T, ApiError> {
+    pub(crate) async fn wait<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
         let _turn = self.threads.acquire().await.map_err(|error| ApiError::internal(error.to_string()))?;
         blocking(work).await
     }

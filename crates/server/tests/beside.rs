@@ -174,7 +174,8 @@ async fn routes_of_packs_are_answered_by_their_process_which_is_started_for_it()
     let answer = server.get("/stub/echo?a=1&b=%20").await;
     assert_eq!((answer.status, answer.json()["uri"].as_str()), (StatusCode::OK, Some("/stub/echo?a=1&b=%20")));
     assert_eq!(double.asked(), ["ready"]);
-    let headers = [("host", "localhost:9"), ("origin", "http://localhost:9"), ("connection", "x-mine, close"), ("x-mine", "1"), ("x-kept", "2")];
+    let headers =
+        [("host", "localhost:9"), ("origin", "http://localhost:9"), ("connection", "x-mine, close"), ("x-mine", "1"), ("x-kept", "2")];
     let answer = server.send("POST", "/api/stub/echo", &headers, vec![7; 100_000]).await;
     let told = answer.json();
     assert_eq!((&told["method"], &told["uri"], &told["bytes"]), (&json!("POST"), &json!("/api/stub/echo"), &json!(100_000)));
@@ -249,7 +250,9 @@ async fn a_body_to_a_pack_has_the_bound_of_all_bodies() {
 #[tokio::test]
 async fn scripts_of_packs_come_from_disk_behind_those_of_the_front_end() {
     let dir = tempfile::tempdir().unwrap();
-    for (path, text) in [("a/js/x.js", "1"), ("a/js/sub/y.js", "2"), ("a/js/z.css", "3"), ("a/js/.env", "4"), ("a/secret.js", "5"), ("b/web/q.js", "6")] {
+    for (path, text) in
+        [("a/js/x.js", "1"), ("a/js/sub/y.js", "2"), ("a/js/z.css", "3"), ("a/js/.env", "4"), ("a/secret.js", "5"), ("b/web/q.js", "6")]
+    {
         put(dir.path(), path, text);
     }
     let double = Double::new(Some(json!({"web": {"pack a": dir.path().join("a/js"), "b": dir.path().join("b/web")}})));
@@ -263,7 +266,14 @@ async fn scripts_of_packs_come_from_disk_behind_those_of_the_front_end() {
         assert!(answer.header("content-type").starts_with("text/javascript"), "{}", answer.header("content-type"));
     }
     assert_eq!(server.get("/extensions/pack%20a/z.css").await.body, b"3");
-    for path in ["/extensions/pack%20a/.env", "/extensions/pack%20a/../secret.js", "/extensions/pack%20a/%2e%2e/secret.js", "/extensions/pack%20a/..%2fsecret.js", "/extensions/pack%20a/sub", "/extensions/c/x.js"] {
+    for path in [
+        "/extensions/pack%20a/.env",
+        "/extensions/pack%20a/../secret.js",
+        "/extensions/pack%20a/%2e%2e/secret.js",
+        "/extensions/pack%20a/..%2fsecret.js",
+        "/extensions/pack%20a/sub",
+        "/extensions/c/x.js",
+    ] {
         assert_eq!(server.get(path).await.status, 404, "{path}");
     }
     assert_eq!(double.asked(), Vec::<String>::new(), "no process was needed");
@@ -350,7 +360,10 @@ async fn the_machine_is_told_as_pytorch_sees_it() {
     double.ready.store(true, Ordering::SeqCst);
     let warm = server.get("/system_stats").await.json();
     let system = &warm["system"];
-    assert_eq!([&system["python_version"], &system["pytorch_version"], &system["argv"]], [&json!("3.12.1"), &json!("2.7"), &json!(["main.py"])]);
+    assert_eq!(
+        [&system["python_version"], &system["pytorch_version"], &system["argv"]],
+        [&json!("3.12.1"), &json!("2.7"), &json!(["main.py"])]
+    );
     let devices: Vec<_> = warm["devices"].as_array().unwrap().iter().map(|device| (&device["name"], &device["vram_total"])).collect();
     assert_eq!(devices, [(&json!("cuda:0 Card"), &json!(8)), (&json!("cpu"), &json!(1 << 30))]);
 }

@@ -8,9 +8,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
-use super::{
-    ApiShape, DeviceMemory, Durability, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Verbosity,
-};
+use super::{ApiShape, DeviceMemory, Durability, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Verbosity};
 
 const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
 --config or COMFYD_CONFIG names (base-directory = \"...\"). The command line goes before the environment, and that before the file.";

@@ -186,7 +186,8 @@ impl Places<'_> {
                 return wrong(format!("the environment's name `{name}` is taken; choose another"));
             }
         }
-        let known = |place: &str| ["native", "python", DEFAULT_ENVIRONMENT].contains(&place) || environments.iter().any(|e| e.name == place);
+        let known =
+            |place: &str| ["native", "python", DEFAULT_ENVIRONMENT].contains(&place) || environments.iter().any(|e| e.name == place);
         match prefer.iter().find(|(_, place)| !known(place)) {
             Some((class, place)) => {
                 wrong(format!("{SECTION}.prefer.{class}: `{place}` is neither native, python nor an environment of the file"))

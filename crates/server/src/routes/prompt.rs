@@ -85,9 +85,8 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
 /// small graph: where no folder is listed and no class checks its inputs itself, that is done here.
 async fn checked(app: &App, body: Bytes, owner: Arc<str>) -> Result<(NewJob, NodeErrors), ApiError> {
     let checking = app.clone();
-    let check = move |request: PromptRequest| {
-        request.check(&checking.catalog.current(), &*checking.folders, &checking.options.secret_names, owner)
-    };
+    let check =
+        move |request: PromptRequest| request.check(&checking.catalog.current(), &*checking.folders, &checking.options.secret_names, owner);
     if !app.installations.is_empty() {
         return checked_beside(app, body, check).await;
     }

@@ -22,16 +22,8 @@ use crate::error::ApiError;
 /// How long the process may take to let a connection in.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// What is about one connection only (RFC 9110, 7.6.1).
-const HOP_BY_HOP: [HeaderName; 8] = [
-    CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    PROXY_AUTHENTICATE,
-    PROXY_AUTHORIZATION,
-    TE,
-    TRAILER,
-    TRANSFER_ENCODING,
-    UPGRADE,
-];
+const HOP_BY_HOP: [HeaderName; 8] =
+    [CONNECTION, HeaderName::from_static("keep-alive"), PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
 /// What tells where a page is from. The server has decided already whether it may ask; the process would decide by rules of its own.
 const OF_THE_PAGE: [HeaderName; 3] = [ORIGIN, REFERER, HeaderName::from_static("sec-fetch-site")];
 
