@@ -78,9 +78,8 @@ impl HostedNode for Node {
 
     fn inspect(&self, arguments: &Arguments) -> Result<IndexMap<String, Inspected>> {
         let schema = &self.class.schema;
-        let undeclared = |(name, argument): (&Arc<str>, &Argument)| {
-            matches!(argument, Argument::Link { .. }) && schema.find_input(name).is_none()
-        };
+        let undeclared =
+            |(name, argument): (&Arc<str>, &Argument)| matches!(argument, Argument::Link { .. }) && schema.find_input(name).is_none();
         if !self.class.facts.open || !arguments.iter().any(undeclared) {
             return Ok(IndexMap::new());
         }

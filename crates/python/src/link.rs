@@ -368,7 +368,8 @@ impl Link {
         }
         let heard = state.heard.unwrap_or(started);
         if state.ready && state.running == 0 {
-            let silent = state.pinged.map(|pinged| (pinged + self.patience.idle, Deed::Kill("it gave no sign of life", self.patience.idle)));
+            let silent =
+                state.pinged.map(|pinged| (pinged + self.patience.idle, Deed::Kill("it gave no sign of life", self.patience.idle)));
             all.push(silent.unwrap_or((heard + self.patience.idle / 3, Deed::Ping)));
         }
         if state.running == 0 && !state.release.is_empty() && state.ready {

@@ -107,7 +107,11 @@ impl Remote {
         let frame = self.objects.link.wait(message, FETCH)?;
         if let (Some(portable), Blob::Tensors(tensors)) = (frame.json.get("p"), frame.blob) {
             let object = portable::unpack(portable, tensors, self.type_name()).map_err(|what| {
-                Error::CannotCross(format!("{what} of type {} cannot leave the Python worker '{}'", self.type_name(), self.objects.link.name))
+                Error::CannotCross(format!(
+                    "{what} of type {} cannot leave the Python worker '{}'",
+                    self.type_name(),
+                    self.objects.link.name
+                ))
             })?;
             return Ok(Value::Object(object));
         }

@@ -7,7 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use comfyd_node::{
-    Argument, Arguments, CancellationToken, Code, Entry, Hidden, HostedCall, HostedNode, HostedOutput, HostedPrompt, PreviewImage, Reporter, Result, Returned, Value,
+    Argument, Arguments, CancellationToken, Code, Entry, Hidden, HostedCall, HostedNode, HostedOutput, HostedPrompt, PreviewImage,
+    Reporter, Result, Returned, Value,
 };
 use comfyd_python::{Outlet, Settings, State, Worker};
 use parking_lot::Mutex;

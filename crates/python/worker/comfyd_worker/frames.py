@@ -89,7 +89,7 @@ def send(message, blobs=()):
     send_text(text(message), blobs)
 
 
-def event(name, blobs=(), **fields):
+def event(name, blobs=(), /, **fields):
     """Tells comfyd something unasked. What cannot be written is left out with a line in the log: nobody waits for it."""
     try:
         encoded = text({"ev": name, **fields})
