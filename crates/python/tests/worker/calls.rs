@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comfyd_node::{Error, Fingerprint, Inspected, NodeOutput, Opaque, Returned, Source, Value};
+use comfyd_node::{Error, Fingerprint, Inspected, NodeOutput, Returned, Source, Value};
 use comfyd_values::{Image, Latent, LatentOperation, Mask, Sigmas};
 use ndarray::{Array, IxDyn};
 use serde_json::{Map, json};
