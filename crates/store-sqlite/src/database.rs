@@ -38,7 +38,7 @@ const MAX_DAMAGED: i64 = 100;
 /// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands. Rows of
 /// `history` up to `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found,
 /// whatever they hold.
-const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, keep_senders];
+const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, keep_senders, count_crashes];
 
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
@@ -127,6 +127,20 @@ fn keep_senders(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
             DELETE FROM senders WHERE seq = old.seq;
         END;"
     ))
+}
+
+/// Counts how often a prompt was running when the server ended, for the few of which that is so. In a table of its own for the reason that
+/// [`keep_senders`] tells.
+fn count_crashes(transaction: &Transaction<'_>) -> rusqlite::Result<()> {
+    transaction.execute_batch(
+        "CREATE TABLE crashes (
+            seq INTEGER PRIMARY KEY,
+            count INTEGER NOT NULL
+        ) STRICT;
+        CREATE TRIGGER forget_crashes AFTER DELETE ON queue BEGIN
+            DELETE FROM crashes WHERE seq = old.seq;
+        END;",
+    )
 }
 
 /// Writes the whole file anew, so that nothing that was removed can be found in it or in the log beside it.
@@ -246,7 +260,9 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
     let mut line = Line::new(next_number, next_arrival);
     let mut damaged = Vec::new();
     {
-        let mut places = connection.prepare("SELECT seq, rank, claim, claimed_ms FROM queue ORDER BY claim")?;
+        let mut places = connection.prepare(
+            "SELECT queue.seq, rank, claim, claimed_ms, count FROM queue LEFT JOIN crashes ON crashes.seq = queue.seq ORDER BY claim",
+        )?;
         // One by one, so that a damaged one cannot keep the others from being read.
         let mut jobs =
             connection.prepare(&format!("SELECT {JOB} FROM jobs LEFT JOIN senders ON senders.seq = jobs.seq WHERE jobs.seq = ?1"))?;
@@ -257,7 +273,8 @@ fn load(connection: &mut Connection) -> rusqlite::Result<Loaded> {
             match queued {
                 Err(error) => damaged.push((seq, error)),
                 Ok((job, rank, claim, claimed_ms)) => {
-                    let (place, job) = (Place { rank, number: job.number, arrival: seq }, Arc::new(job));
+                    let crashes = row.get(4).unwrap_or_default();
+                    let (place, job) = (Place { rank, number: job.number, arrival: seq, crashes }, Arc::new(job));
                     match claim {
                         None => line.insert(place, job, next_number),
                         // Whoever claimed it is gone with the process that had the database.
