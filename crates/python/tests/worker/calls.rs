@@ -87,7 +87,7 @@ fn native_values_cross_both_ways() {
     let there = rig.value("StubEcho", &[("value", link([Value::object(image.clone())]))]).unwrap();
     let Value::Object(there) = there else { panic!("{there:?}") };
     assert_eq!(there.describe(), "a Tensor of shape 1x3x5x3 in the Python worker 'default'");
-    assert_eq!(there.size_bytes(), 180);
+    assert_eq!((there.size_bytes(), there.host()), (180, Some("default")));
     let back = there.localize().unwrap().unwrap();
     assert_eq!(*back.downcast::<Image>().unwrap(), image);
     let Value::Object(first) = &back else { panic!("{back:?}") };
@@ -222,6 +222,7 @@ fn a_class_says_what_its_result_depends_on() {
     assert_eq!(told("same"), told("same"));
     assert_ne!(told("counter"), told("counter"));
     assert_eq!(told("nan"), Fingerprint::Always);
+    assert!(rig.class("StubChanged").fingerprints() && !rig.class("StubAdd").fingerprints());
     let plain = rig.class("StubAdd").fingerprint(&call("1", &[]), &rig.cancel).unwrap();
     assert_eq!(plain, Fingerprint::Inputs);
     rig.worker.host().end();
