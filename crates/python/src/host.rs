@@ -67,6 +67,8 @@ pub(crate) struct Core {
     pub retry_at: Option<Instant>,
     /// What is known of the installation.
     pub manifest: Option<Arc<Manifest>>,
+    /// Whether the outlet was told of it.
+    pub published: bool,
     /// The installation's key.
     pub key: String,
     /// The prompt that runs.
@@ -118,27 +120,30 @@ impl Shared {
     /// The process's objects, once it answers; starts it if need be. Blocks until then, or until it failed, or until `cancel` says so.
     pub fn ready(&self, cancel: Option<&CancellationToken>) -> Result<Option<Arc<Objects>>, Error> {
         let mut core = self.core.lock();
-        let attempts = core.attempts;
+        // A start that fails is told to those who waited for it; the end of a process that was there before is none.
+        let mut attempt = None;
         loop {
             if core.closing {
                 return Err(Error::Ended(format!("the Python worker '{}' was stopped", self.settings.name)));
             }
             match &core.state {
                 State::Ready { .. } => {
-                    if let Some(objects) = core.objects.clone().filter(|objects| objects.link.alive()) {
+                    if let Some(objects) = core.objects.clone().filter(|objects| core.published && objects.link.alive()) {
                         return Ok(Some(objects));
                     }
                 }
-                State::Starting => {}
+                State::Starting => attempt = attempt.or(Some(core.attempts)),
                 State::Failed(why) => {
                     let pause = core.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
-                    if core.attempts != attempts || pause > SHORT_PAUSE {
+                    if attempt.is_some_and(|attempt| core.attempts != attempt) || pause > SHORT_PAUSE {
                         return Err(Error::NotStarted(why.clone()));
                     }
+                    attempt = Some(core.attempts);
                     core.wanted = true;
                     self.bell.notify_all();
                 }
                 State::Cold => {
+                    attempt = Some(core.attempts);
                     core.wanted = true;
                     self.bell.notify_all();
                 }
@@ -206,20 +211,16 @@ impl Host for Shared {
             }
             self.change(|core| core.prompt = Some(Prompt { objects: objects.clone(), reporter: reporter.clone() }));
             let begun = self.begin_in(&objects, prompt, cancel);
-            if begun.is_err() {
-                self.change(|core| core.prompt = None);
-            }
+            self.change(|core| match begun {
+                Ok(()) => core.useful = true,
+                Err(_) => core.prompt = None,
+            });
             return if cancel.is_cancelled() { Err(NodeError::Interrupted) } else { begun.map_err(NodeError::from) };
         }
     }
 
     fn end(&self) {
-        let Some(prompt) = self.change(|core| {
-            core.useful = true;
-            core.prompt.take()
-        }) else {
-            return;
-        };
+        let Some(prompt) = self.change(|core| core.prompt.take()) else { return };
         prompt.objects.link.tell(Message::new("end"));
         if prompt.objects.link.running() > 0 {
             // What does not heed its end is interrupted, and at last killed.

@@ -91,6 +91,10 @@ impl HostedNode for Node {
         Ok(names.into_iter().flatten().map(|(name, json)| (name.clone(), inspected(json))).collect())
     }
 
+    fn fingerprints(&self) -> bool {
+        self.class.facts.changed
+    }
+
     fn fingerprint(&self, call: &HostedCall, cancel: &CancellationToken) -> Result<Fingerprint> {
         if !self.class.facts.changed {
             return Ok(Fingerprint::Inputs);

@@ -266,7 +266,10 @@ mod tests {
         let mut tensors = Tensors::default();
         for place in places(portable)? {
             let bytes = &blob[place.at as usize..(place.at + place.len) as usize];
-            tensors.read(place, |memory| Ok::<_, String>(memory.copy_from_slice(bytes)))?;
+            tensors.read(place, |memory| {
+                memory.copy_from_slice(bytes);
+                Ok::<_, String>(())
+            })?;
         }
         unpack(portable, tensors, declared)
     }

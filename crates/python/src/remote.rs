@@ -136,6 +136,10 @@ impl Opaque for Remote {
         format!("a {}{shape} in the Python worker '{}'", self.told.kind, self.objects.link.name)
     }
 
+    fn host(&self) -> Option<&str> {
+        Some(&self.objects.link.name)
+    }
+
     fn localize(&self) -> Result<Option<Value>> {
         if let Some(why) = self.lost() {
             return Err(Error::Failed(why));

@@ -98,6 +98,8 @@ fn kind(name: &str, ty: &Json, options: Option<&Map<String, Json>>, generation: 
                 let template = template.filter(|_| generation == Generation::Schema);
                 InputKind::Combo(template.unwrap_or_else(|| listed(options)))
             }
+            // A type with a comparison of its own that takes any.
+            _ if facts.accepts.get(name).is_some_and(|types| types.iter().any(|ty| ty == "*")) => InputKind::Other("*".into()),
             _ => InputKind::Other(ty.clone()),
         },
         other => InputKind::Other(other.to_string()),
@@ -168,7 +170,7 @@ mod tests {
         let info = json!({
             "input": {
                 "required": {"lora": [["None", "b.pt"], {"tooltip": "t"}], "n": ["INT", {"default": 1, "lazy": true}], "m": ["MODEL"]},
-                "optional": {"any": ["*", {"rawLink": true}], "both": ["IMAGE,MASK", {}], "kind": [["x", 1]]},
+                "optional": {"any": ["*", {"rawLink": true}], "both": ["IMAGE,MASK", {}], "all": ["anything"], "kind": [["x", 1]]},
                 "hidden": {"id": "UNIQUE_ID", "graph": "DYNPROMPT"},
             },
             "input_order": {"required": ["lora", "n", "m"]},
@@ -177,7 +179,7 @@ mod tests {
             "output_node": true, "deprecated": true, "something_new": {"x": 1},
         });
         let facts: Facts = serde_json::from_value(json!({
-            "validate": "names", "validates": ["lora"], "once": true, "list": true, "accepts": {"m": ["CLIP"]},
+            "validate": "names", "validates": ["lora"], "once": true, "list": true, "accepts": {"m": ["CLIP"], "all": ["*"]},
             "lists": {"lora": [{"v": "None"}, {"folder": "loras"}]}, "later": 1,
         }))
         .unwrap();
@@ -186,6 +188,7 @@ mod tests {
         assert_eq!(kind("n"), InputKind::Int);
         assert_eq!(kind("any"), InputKind::Other("*".into()));
         assert_eq!(kind("both"), InputKind::Other("IMAGE,MASK".into()));
+        assert_eq!(kind("all"), InputKind::Other("*".into()));
         assert_eq!(kind("kind"), InputKind::Combo(Choices::Fixed(vec![json!("x"), json!(1)])));
         assert!(schema.find_input("n").unwrap().lazy && schema.find_input("any").unwrap().raw_link);
         assert_eq!(schema.find_input("m").unwrap().accepts, ["CLIP"]);

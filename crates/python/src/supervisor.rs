@@ -220,9 +220,8 @@ fn ready(shared: &Arc<Shared>, objects: &Arc<Objects>) {
         Ok(frame) => {
             adopt(&shared, Manifest::new(frame.json));
             objects.link.set_ready();
-            let pid = objects.link.pid();
-            shared.change(|core| core.state = State::Ready { pid });
-            shared.outlet.changed();
+            shared.core().state = State::Ready { pid: objects.link.pid() };
+            publish(&shared);
         }
         Err(failure) => objects.link.kill(&format!("it cannot tell its classes: {}", comfyd_node::Error::from(failure))),
     });
@@ -234,6 +233,7 @@ pub(crate) fn adopt(shared: &Shared, manifest: Manifest) {
     let (key, same) = shared.change(|core| {
         let same = core.manifest.as_ref().is_some_and(|known| known.same(&manifest));
         core.manifest = Some(manifest.clone());
+        core.published = same && core.published;
         (core.key.clone(), same)
     });
     let path = shared.settings.file();
@@ -243,6 +243,12 @@ pub(crate) fn adopt(shared: &Shared, manifest: Manifest) {
     if let Err(error) = manifest.write(&path, &key) {
         tracing::warn!("what the Python worker '{}' told cannot be kept in {}: {error}", shared.settings.name, path.display());
     }
+}
+
+/// Says that something has changed, and then that whoever waited may go on: he finds that the outlet knows.
+fn publish(shared: &Shared) {
+    shared.outlet.changed();
+    shared.change(|core| core.published = true);
 }
 
 /// Asks anew about classes whose folders have changed. Blocks.
@@ -262,6 +268,6 @@ pub(crate) fn refresh(shared: &Shared) -> Result<(), Error> {
     let message = Message::new("describe").field("classes", &outdated);
     let json = answer(&objects, message, LONG)?;
     adopt(shared, manifest.with(Manifest::new(json), read));
-    shared.outlet.changed();
+    publish(shared);
     Ok(())
 }

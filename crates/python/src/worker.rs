@@ -50,7 +50,8 @@ impl Worker {
         let folder = Folder::new().map_err(|error| Error::Unusable(format!("the worker's files cannot be written: {error}")))?;
         let key = key(&settings, &python);
         let manifest = Manifest::read(&settings.file(), &key).map(Arc::new);
-        let shared = Shared::new(settings, outlet, python, folder, Core { manifest, key, ..Core::default() });
+        let published = manifest.is_some();
+        let shared = Shared::new(settings, outlet, python, folder, Core { manifest, published, key, ..Core::default() });
         let supervised = shared.clone();
         let supervisor = std::thread::Builder::new().name("python worker".into()).spawn(move || supervisor::supervise(&supervised));
         let supervisor = supervisor.map_err(|error| Error::Unusable(format!("no thread can look after the worker: {error}")))?;
@@ -91,7 +92,11 @@ impl Worker {
 
     /// Waits until its classes are known: at once where a manifest is kept. Blocks, at most as long as a start may take.
     pub fn known(&self) -> Result<(), Error> {
-        if self.shared().core().manifest.is_some() { Ok(()) } else { self.ready() }
+        let known = {
+            let core = self.shared().core();
+            core.manifest.is_some() && core.published
+        };
+        if known { Ok(()) } else { self.ready() }
     }
 
     /// What is known of the installation but its classes, which are [`Worker::entries`]; `None` before its first start.

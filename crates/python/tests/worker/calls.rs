@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use comfyd_node::{Error, Fingerprint, Inspected, NodeOutput, Opaque, Returned, Source, Value};
+use comfyd_node::{Error, Fingerprint, Inspected, NodeOutput, Returned, Source, Value};
 use comfyd_values::{Image, Latent, LatentOperation, Mask, Sigmas};
 use ndarray::{Array, IxDyn};
 use serde_json::{Map, json};
@@ -21,8 +21,17 @@ fn plain_values_go_and_come_as_they_are() {
     }
     let rig = rig();
     rig.begin().unwrap();
-    let values_of: [Value; 9] =
-        [Value::Null, true.into(), 7.into(), 2.0.into(), f64::NEG_INFINITY.into(), "ä\n\"".into(), u64::MAX.into(), (-3).into(), (1_i128 << 90).into()];
+    let values_of: [Value; 9] = [
+        Value::Null,
+        true.into(),
+        7.into(),
+        2.0.into(),
+        f64::NEG_INFINITY.into(),
+        "ä\n\"".into(),
+        u64::MAX.into(),
+        (-3).into(),
+        (1_i128 << 90).into(),
+    ];
     for value in values_of {
         let back = rig.value("StubEcho", &[("value", is(value.clone()))]).unwrap();
         assert_eq!(format!("{back:?}"), format!("{value:?}"));
@@ -78,7 +87,7 @@ fn native_values_cross_both_ways() {
     let there = rig.value("StubEcho", &[("value", link([Value::object(image.clone())]))]).unwrap();
     let Value::Object(there) = there else { panic!("{there:?}") };
     assert_eq!(there.describe(), "a Tensor of shape 1x3x5x3 in the Python worker 'default'");
-    assert_eq!(there.size_bytes(), 180);
+    assert_eq!((there.size_bytes(), there.host()), (180, Some("default")));
     let back = there.localize().unwrap().unwrap();
     assert_eq!(*back.downcast::<Image>().unwrap(), image);
     let Value::Object(first) = &back else { panic!("{back:?}") };
@@ -190,7 +199,8 @@ fn a_class_is_asked_what_it_needs() {
     assert_eq!(needed("StubAdd", &[("a", unknown()), ("b", is(1))]), [""; 0], "it does not say");
     let picked = [("pick", is(true)), ("first", link([5.into()])), ("second", unknown())];
     assert_eq!(json_of(&rig.value("StubLazy", &picked).unwrap()), json!(5));
-    let names = rig.class("StubOpen").inspect(&arguments(&[("x", unknown()), ("lazy_a", unknown()), ("raw_b", unknown()), ("c", is(1))])).unwrap();
+    let names =
+        rig.class("StubOpen").inspect(&arguments(&[("x", unknown()), ("lazy_a", unknown()), ("raw_b", unknown()), ("c", is(1))])).unwrap();
     assert_eq!(names["x"], Inspected::default());
     assert_eq!(names["lazy_a"], Inspected { lazy: true, raw_link: false });
     assert_eq!(names["raw_b"], Inspected { lazy: false, raw_link: true });
@@ -212,6 +222,7 @@ fn a_class_says_what_its_result_depends_on() {
     assert_eq!(told("same"), told("same"));
     assert_ne!(told("counter"), told("counter"));
     assert_eq!(told("nan"), Fingerprint::Always);
+    assert!(rig.class("StubChanged").fingerprints() && !rig.class("StubAdd").fingerprints());
     let plain = rig.class("StubAdd").fingerprint(&call("1", &[]), &rig.cancel).unwrap();
     assert_eq!(plain, Fingerprint::Inputs);
     rig.worker.host().end();
@@ -283,9 +294,8 @@ fn asynchronous_calls_run_at_once() {
     rig.begin().unwrap();
     assert!(rig.entries["StubSleep"].schema.hosted.as_ref().unwrap().is_async);
     let began = Instant::now();
-    let answers: Vec<_> = (0..4)
-        .map(|index| rig.start("StubSleep", &index.to_string(), &[("value", is(index)), ("seconds", is(0.4))]))
-        .collect();
+    let answers: Vec<_> =
+        (0..4).map(|index| rig.start("StubSleep", &index.to_string(), &[("value", is(index)), ("seconds", is(0.4))])).collect();
     for (index, answer) in answers.into_iter().enumerate() {
         let output = answer.recv_timeout(Duration::from_secs(10)).unwrap().unwrap();
         assert_eq!(json_of(&values(&output)[0][0]), json!(index));
@@ -310,10 +320,10 @@ fn nodes_report() {
     assert_eq!(*rig.heard.texts.lock(), [("1".to_owned(), "hello".to_owned())]);
     rig.run("StubEvent", &[("name", is("stub.told")), ("text", is("x")), ("all", is(false))]).unwrap();
     rig.run("StubEvent", &[("name", is("stub.told")), ("text", is("y")), ("all", is(true))]).unwrap();
-    assert_eq!(*rig.heard.events.lock(), [
-        ("stub.told".to_owned(), json!({"text": "x"}), Some("me".to_owned())),
-        ("stub.told".to_owned(), json!({"text": "y"}), None)
-    ]);
+    assert_eq!(
+        *rig.heard.events.lock(),
+        [("stub.told".to_owned(), json!({"text": "x"}), Some("me".to_owned())), ("stub.told".to_owned(), json!({"text": "y"}), None)]
+    );
     assert_eq!(rig.heard.binary.lock()[0], (77, b"x".to_vec(), Some("me".to_owned())));
     let hidden = rig.value("StubHidden", &[("text", is("t"))]).unwrap();
     let Value::Text(hidden) = hidden else { panic!("{hidden:?}") };

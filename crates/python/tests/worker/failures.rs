@@ -134,6 +134,7 @@ fn what_a_prompt_left_behind_does_not_hold_the_next_one_up() {
     rig.begin().unwrap();
     let pid = rig.pid();
     let _answer = rig.start("StubHang", "1", &[("seconds", is(60.0))]);
+    std::thread::sleep(Duration::from_millis(50));
     rig.worker.host().end();
     rig.begin().unwrap();
     assert_ne!(rig.pid(), pid);
@@ -248,7 +249,8 @@ fn a_bad_frame_ends_the_process() {
     if !python() {
         return;
     }
-    let (_folder, change) = with_main("import time\nfrom comfyd_worker import frames\nframes._socket.sendall(b'GET / HTTP/1.1 and more')\ntime.sleep(60)\n");
+    let (_folder, change) =
+        with_main("import time\nfrom comfyd_worker import frames\nframes._socket.sendall(b'GET / HTTP/1.1 and more')\ntime.sleep(60)\n");
     let rig = cold(change);
     let began = Instant::now();
     let why = rig.worker.ready().unwrap_err().to_string();

@@ -7,7 +7,8 @@ use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use comfyd_node::{
-    Argument, Arguments, CancellationToken, Code, Entry, Hidden, HostedCall, HostedNode, HostedOutput, HostedPrompt, PreviewImage, Reporter, Result, Returned, Value,
+    Argument, Arguments, CancellationToken, Code, Entry, Hidden, HostedCall, HostedNode, HostedOutput, HostedPrompt, PreviewImage,
+    Reporter, Result, Returned, Value,
 };
 use comfyd_python::{Outlet, Settings, State, Worker};
 use parking_lot::Mutex;
@@ -27,11 +28,14 @@ pub fn python() -> bool {
     found
 }
 
+/// A binary message: type, bytes, client.
+type Binary = (u32, Vec<u8>, Option<String>);
+
 /// What came from a worker.
 #[derive(Default)]
 pub struct Heard {
     pub events: Mutex<Vec<(String, Json, Option<String>)>>,
-    pub binary: Mutex<Vec<(u32, Vec<u8>, Option<String>)>>,
+    pub binary: Mutex<Vec<Binary>>,
     pub enqueued: Mutex<Vec<Json>>,
     pub removed: Mutex<Vec<Option<Vec<String>>>>,
     pub changes: Mutex<usize>,
@@ -76,7 +80,7 @@ pub struct Rig {
     pub heard: Arc<Heard>,
     pub entries: HashMap<String, Entry>,
     pub cancel: CancellationToken,
-    pub data: Arc<tempfile::TempDir>,
+    _data: Arc<tempfile::TempDir>,
 }
 
 /// Settings for the stub; the folder is that of its manifest.
@@ -103,7 +107,7 @@ pub fn cold_in(data: Arc<tempfile::TempDir>, change: impl FnOnce(&mut Settings))
     change(&mut settings);
     let heard = Arc::new(Heard::default());
     let worker = Worker::new(settings, heard.clone()).unwrap();
-    let mut rig = Rig { worker, heard, entries: HashMap::new(), cancel: CancellationToken::new(), data };
+    let mut rig = Rig { worker, heard, entries: HashMap::new(), cancel: CancellationToken::new(), _data: data };
     rig.learn();
     rig
 }
