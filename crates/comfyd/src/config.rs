@@ -195,6 +195,8 @@ pub struct Config {
     pub queue_limit: usize,
     /// What becomes of a prompt that was running when the server stopped.
     pub on_restart: OnRestart,
+    /// After how many crashes a prompt that was running each time fails; 0: after none.
+    pub max_crashes: u32,
     /// What accepted prompts survive.
     pub durability: Durability,
     /// Hosts that models may be downloaded from.
@@ -388,6 +390,7 @@ impl Places<'_> {
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,
             on_restart: server.on_restart,
+            max_crashes: server.max_crashes,
             durability: server.durability,
             download_hosts: server.download_host,
             secret_names: server.secret_name,

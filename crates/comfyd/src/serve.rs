@@ -95,7 +95,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let on_restart = match config.on_restart {
-        config::OnRestart::Rerun => OnRestart::Rerun,
+        config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
         config::OnRestart::Fail => OnRestart::Fail,
     };
     let worker_id = WorkerId::new(&engine.device_name());

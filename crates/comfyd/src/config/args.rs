@@ -269,6 +269,9 @@ pub struct ServerArgs {
     /// What becomes of a prompt that was running when the server stopped.
     #[arg(long, value_name = "WHAT", default_value = "rerun")]
     pub on_restart: OnRestart,
+    /// A prompt that was running so often when the program ended without warning fails in place of running again; 0: it never does.
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub max_crashes: u32,
     /// What accepted prompts survive: normal, a crash of the program; full, a crash of the machine too.
     #[arg(long, value_name = "LEVEL", default_value = "normal")]
     pub durability: Durability,
