@@ -3,6 +3,7 @@
 
 mod assemble;
 mod config;
+mod db;
 mod frontend;
 mod nodes;
 mod run;
@@ -58,6 +59,7 @@ fn act() -> Result<(), Failure> {
         Action::Serve => serve::serve(config),
         Action::Run { workflow, set } => run::run(&config, workflow, set),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
+        Action::Db(action) => db::act(&config, action),
         Action::InstallFrontEnd { version, docs, templates } => {
             let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
             let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();

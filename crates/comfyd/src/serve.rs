@@ -20,7 +20,7 @@ use crate::config::{self, Config, Verbosity};
 use crate::frontend;
 
 /// The job store's file in the user folder.
-const STORE_FILE: &str = "comfyd.db";
+pub(crate) const STORE_FILE: &str = "comfyd.db";
 /// A node that has not noticed its interruption by then is left behind.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -86,7 +86,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let on_restart = match config.on_restart {
-        config::OnRestart::Rerun => OnRestart::Rerun,
+        config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
         config::OnRestart::Fail => OnRestart::Fail,
     };
     let worker_id = WorkerId::new(&engine.device_name());
