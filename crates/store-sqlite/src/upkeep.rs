@@ -101,7 +101,9 @@ pub fn restore(lock: &Lock, file: &Path) -> Result<Option<PathBuf>, Error> {
         let time: String = source
             .query_row("SELECT strftime('%Y%m%d-%H%M%S', 'now', 'localtime')", [], |row| row.get(0))
             .map_err(|error| failure(file, error))?;
-        put_in_place(lock, &part, beside(lock.target(), &format!(".before-{time}")))
+        let names = (1_u32..).map(|n| if n == 1 { time.clone() } else { format!("{time}-{n}") });
+        let mut free = names.map(|name| beside(lock.target(), &format!(".before-{name}"))).filter(|name| !name.exists());
+        free.next().map_or(Ok(None), |kept| put_in_place(lock, &part, kept))
     });
     if placed.is_err() {
         remove(&part);
@@ -113,9 +115,6 @@ pub fn restore(lock: &Lock, file: &Path) -> Result<Option<PathBuf>, Error> {
 fn put_in_place(lock: &Lock, part: &Path, kept: PathBuf) -> Result<Option<PathBuf>, Error> {
     let [database, log, index, _lock] = lock.files();
     let io = |source| Error::Io { path: kept.clone(), source };
-    if kept.exists() {
-        return Err(Error::Exists { path: kept });
-    }
     let there = database.exists();
     if there {
         // Everything into one file, if it can be read at all.
