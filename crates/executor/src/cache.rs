@@ -41,6 +41,15 @@ struct Entry {
     tick: u64,
     /// Bytes of what only this entry can hold: everything but shared objects.
     own_bytes: usize,
+    /// Whether it holds objects.
+    objects: bool,
+}
+
+impl Entry {
+    /// Whether its values can still be used: those of a process that ended cannot.
+    fn alive(&self) -> bool {
+        !self.objects || self.result.outputs.iter().flat_map(|values| values.iter()).all(alive)
+    }
 }
 
 /// An object in memory, held by so many entries.
@@ -79,6 +88,7 @@ impl Cache {
     /// A prompt begins that holds nodes with these signatures; `lives` tells whether a scope's root is in it.
     pub fn begin(&mut self, signatures: &HashSet<Signature>, lives: &dyn Fn(&Scope) -> bool) {
         self.prompt += 1;
+        self.retain(|_, entry| entry.alive());
         match self.policy {
             CachePolicy::None => self.clear(),
             CachePolicy::Classic => {
@@ -104,17 +114,21 @@ impl Cache {
     }
 
     pub fn contains(&self, signature: &Signature) -> bool {
-        self.entries.contains_key(signature)
+        self.entries.get(signature).is_some_and(Entry::alive)
     }
 
     /// Gives a result without counting it as used.
     pub fn peek(&self, signature: &Signature) -> Option<&NodeResult> {
-        self.entries.get(signature).map(|e| &*e.result)
+        self.entries.get(signature).filter(|e| e.alive()).map(|e| &*e.result)
     }
 
     /// Gives a result and notes its use.
     pub fn get(&mut self, signature: &Signature) -> Option<Arc<NodeResult>> {
         let entry = self.entries.get_mut(signature)?;
+        if !entry.alive() {
+            self.remove(signature);
+            return None;
+        }
         self.by_use.remove(&entry.tick);
         self.tick += 1;
         entry.tick = self.tick;
@@ -129,11 +143,11 @@ impl Cache {
             return;
         }
         self.remove(&signature);
-        let own_bytes = self.hold(&result);
+        let (own_bytes, objects) = self.hold(&result);
         self.bytes += own_bytes;
         self.tick += 1;
         self.by_use.insert(self.tick, signature);
-        self.entries.insert(signature, Entry { result, scope, used_in: self.prompt, tick: self.tick, own_bytes });
+        self.entries.insert(signature, Entry { result, scope, used_in: self.prompt, tick: self.tick, own_bytes, objects });
         while self.budget_bytes.is_some_and(|budget| self.bytes > budget) {
             let Some((_, oldest)) = self.by_use.pop_first() else { return };
             self.remove(&oldest);
@@ -193,9 +207,11 @@ impl Cache {
         });
     }
 
-    /// Accounts a result's objects; gives the bytes of the rest.
-    fn hold(&mut self, result: &NodeResult) -> usize {
+    /// Accounts a result's objects; gives the bytes of the rest, and whether there are objects.
+    fn hold(&mut self, result: &NodeResult) -> (usize, bool) {
+        let mut objects = false;
         for_each_object(result, &mut |address, bytes| {
+            objects = true;
             let shared = self.objects.entry(address).or_insert(Shared { entries: 0, bytes });
             if shared.entries == 0 {
                 self.bytes += shared.bytes;
@@ -204,7 +220,7 @@ impl Cache {
         });
         let plain: usize = result.outputs.iter().flat_map(|v| v.iter()).map(plain_bytes).sum();
         let ui = result.ui.as_ref().map_or(0, |ui| ui.to_string().len());
-        ENTRY_BYTES + plain + ui
+        (ENTRY_BYTES + plain + ui, objects)
     }
 }
 
@@ -220,6 +236,14 @@ fn object(value: &Value, callback: &mut dyn FnMut(usize, usize)) {
         Value::Object(object) => callback(Arc::as_ptr(object).cast::<()>() as usize, object.size_bytes()),
         Value::List(values) => values.iter().for_each(|v| object(v, callback)),
         Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => {}
+    }
+}
+
+fn alive(value: &Value) -> bool {
+    match value {
+        Value::Object(object) => object.alive(),
+        Value::List(values) => values.iter().all(alive),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => true,
     }
 }
 

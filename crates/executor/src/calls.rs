@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use comfyd_graph::{Graph, InputSource, NodeIndex};
-use comfyd_node::{Error, Inputs, NodeOutput, Result, Schema, Source, Value};
+use comfyd_graph::{Graph, GraphInput, InputSource, Link, NodeIndex};
+use comfyd_node::{Argument, Arguments, Error, HostedCall, Inputs, NodeOutput, Result, Schema, Source, Value};
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
@@ -71,19 +71,33 @@ impl Given {
                     // As in the reference: constants that the class does not declare are not passed on.
                     None => continue,
                 },
-                InputSource::Link(link) if input.declared.is_some_and(|i| schema.inputs[i].raw_link) => {
-                    Values::One(Value::Json(Arc::new(json!([&*link.node, link.slot]))))
-                }
-                InputSource::Link(_) if node.is_lazy(input) && !asked.is_some_and(|a| a.contains(&*input.name)) => Values::Missing,
-                InputSource::Link(link) => {
-                    let values = link.target.and_then(&result).and_then(|r| r.outputs.get(link.slot).cloned());
-                    values.map_or(Values::Missing, Values::Many)
-                }
+                InputSource::Link(link) if input.raw_link => Values::One(Value::Json(Arc::new(json!([&*link.node, link.slot])))),
+                InputSource::Link(link) => along(input, link, asked, &result).map_or(Values::Missing, Values::Many),
             };
             given.push((input.declared.unwrap_or(usize::MAX), input.name.clone(), values));
         }
         given.sort_by_key(|(place, _, _)| *place);
         Self { inputs: given.into_iter().map(|(_, name, values)| (name, values)).collect(), is_list: schema.input_is_list }
+    }
+
+    /// Brings objects of other processes here.
+    pub fn localize(&mut self) -> Result<()> {
+        for (_, values) in &mut self.inputs {
+            match values {
+                Values::One(value) => {
+                    if let Some(local) = localized(value)? {
+                        *value = local;
+                    }
+                }
+                Values::Many(values) => {
+                    if let Some(local) = localized_list(values)? {
+                        *values = Arc::new(local);
+                    }
+                }
+                Values::Missing => {}
+            }
+        }
+        Ok(())
     }
 
     /// How often the node is called.
@@ -145,6 +159,66 @@ impl Given {
     }
 }
 
+/// What came along a link, unless it is lazy and was not asked for, or there is no such output.
+fn along(
+    input: &GraphInput,
+    link: &Link,
+    asked: Option<&IndexSet<String>>,
+    result: impl Fn(NodeIndex) -> Option<Arc<NodeResult>>,
+) -> Option<Arc<Vec<Value>>> {
+    if input.lazy && !asked.is_some_and(|a| a.contains(&*input.name)) {
+        return None;
+    }
+    link.target.and_then(result).and_then(|r| r.outputs.get(link.slot).cloned())
+}
+
+/// The value as this process has it, if another one has it.
+fn localized(value: &Value) -> Result<Option<Value>> {
+    match value {
+        Value::Object(object) => object.localize(),
+        Value::List(values) => Ok(localized_list(values)?.map(Value::list)),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => Ok(None),
+    }
+}
+
+fn localized_list(values: &[Value]) -> Result<Option<Vec<Value>>> {
+    let mut local: Option<Vec<Value>> = None;
+    for (place, value) in values.iter().enumerate() {
+        if let Some(value) = localized(value)? {
+            local.get_or_insert_with(|| values.to_vec())[place] = value;
+        }
+    }
+    Ok(local)
+}
+
+/// The inputs of a hosted node: in the prompt's order, with the constants that its class does not declare. `result` gives what a node left.
+pub(crate) fn arguments(
+    graph: &Graph,
+    index: NodeIndex,
+    asked: Option<&IndexSet<String>>,
+    result: impl Fn(NodeIndex) -> Option<Arc<NodeResult>>,
+) -> Arguments {
+    let argument = |input: &GraphInput| match &input.source {
+        InputSource::Value(value) => Argument::Constant(value.clone()),
+        InputSource::Link(link) => {
+            let values = if input.raw_link { None } else { along(input, link, asked, &result) };
+            Argument::Link { node: link.node.clone(), slot: link.slot, values }
+        }
+    };
+    graph.node(index).inputs.iter().map(|input| (input.name.clone(), argument(input))).collect()
+}
+
+/// The call of a hosted node.
+pub(crate) fn hosted(
+    graph: &Graph,
+    index: NodeIndex,
+    asked: Option<&IndexSet<String>>,
+    result: impl Fn(NodeIndex) -> Option<Arc<NodeResult>>,
+) -> HostedCall {
+    let node = graph.node(index);
+    HostedCall { node: node.id.clone(), display: node.display_id.clone(), arguments: arguments(graph, index, asked, result) }
+}
+
 /// Scalars stay as they are, everything else becomes a text.
 fn shown(value: &Value) -> Json {
     match value {
@@ -179,13 +253,18 @@ pub(crate) fn join(
                 Some(Source::Value(value)) => output.push(value),
                 Some(Source::Link { node, slot }) => output.extend(resolve(&node, slot)?.iter().cloned()),
             }
-            if output.len() > max_len {
-                let len = output.len();
-                return Err(Error::msg(format!("output {slot} has {len} values, at most {max_len} are allowed: make shorter lists")));
-            }
+            bounded(slot, output.len(), max_len)?;
         }
     }
     Ok(outputs.into_iter().map(Arc::new).collect())
+}
+
+/// Fails if an output has more values than one may have.
+pub(crate) fn bounded(slot: usize, len: usize, max_len: usize) -> Result<()> {
+    if len > max_len {
+        return Err(Error::msg(format!("output {slot} has {len} values, at most {max_len} are allowed: make shorter lists")));
+    }
+    Ok(())
 }
 
 /// Joins what the calls show: the arrays under each of the first one's keys.

@@ -4,38 +4,43 @@ use std::sync::Arc;
 
 use comfyd_graph::Graph;
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
-use comfyd_node::{CancellationToken, Catalog, Hidden};
+use comfyd_node::{CancellationToken, Hidden, SharedCatalog};
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::cache::Cache;
+use crate::hosts::Hosts;
 use crate::options::ExecutorOptions;
 use crate::progress::Progress;
-use crate::run::{Cause, Halt, Run, Shown};
+use crate::run::{Run, Shown};
+use crate::stop::{Failed, Halt, Stop};
+
+/// What is told of a failure besides its message when a device's memory ran out.
+const OUT_OF_MEMORY: &str = "The device has too little memory for this: make the batch or the picture smaller, or use fewer models.";
 
 /// Runs prompts, one at a time, and keeps results between them. Belongs to one device thread.
 pub struct Executor {
-    catalog: Arc<Catalog>,
+    catalog: SharedCatalog,
     options: ExecutorOptions,
     cache: Cache,
 }
 
 impl Executor {
-    /// An executor with an empty cache.
-    pub fn new(catalog: Arc<Catalog>, options: ExecutorOptions) -> Self {
+    /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
+    pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog, options, cache }
+        Self { catalog: catalog.into(), options, cache }
     }
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
     ///
     /// Emits every event but the last ones: the outcome's last message is to be told once the outcome is stored, so that clients which
     /// are told of the end find it in the history.
-    pub fn run(&mut self, job: &Job, cancel: &CancellationToken, sink: &dyn EventSink) -> Outcome {
+    pub fn run(&mut self, job: &Job, cancel: &CancellationToken, sink: Arc<dyn EventSink>) -> Outcome {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
-        let progress = Progress::new(sink, prompt_id.clone(), job.client_id.clone(), self.options.max_progress_nodes);
+        let progress = Arc::new(Progress::new(sink, prompt_id.clone(), job.client_id.clone(), self.options.max_progress_nodes));
 
         let started_ms = now_ms();
         let mut messages = Vec::new();
@@ -46,15 +51,16 @@ impl Executor {
         tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
         let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
         let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
-        let graph = Graph::from_prompt(&self.catalog, &hidden.prompt);
+        let catalog = self.catalog.current();
+        let graph = Graph::from_prompt(&catalog, &hidden.prompt);
         let ended = match graph {
             Err(error) => {
                 tell(cached(Vec::new()));
                 Ended { halt: Some(unbuildable(&error)), executed: Vec::new(), prompt_ids: Vec::new(), shown: Shown::default() }
             }
             Ok(graph) => {
-                let cache = &mut self.cache;
-                let mut run = Run::new(&self.catalog, &self.options, cache, cancel, &progress, hidden, graph);
+                let hosts = Hosts::new(job, hidden, progress.clone(), cancel);
+                let mut run = Run::new(&catalog, &self.options, &mut self.cache, &progress, hosts, graph);
                 tell(cached(run.begin()));
                 let halt = run.outputs(&job.outputs).err();
                 let ended = Ended { halt, executed: run.executed(), prompt_ids: run.prompt_ids(), shown: run.shown() };
@@ -62,6 +68,7 @@ impl Executor {
                 ended
             }
         };
+        progress.close();
         let ended_ms = now_ms();
         let (status, end, Shown { outputs, nodes }) = ended.message(prompt_id, ended_ms);
         messages.push(end);
@@ -92,23 +99,25 @@ impl Ended {
     fn message(self, prompt_id: Arc<str>, timestamp_ms: i64) -> (Status, Message, Shown) {
         let Self { halt, executed, prompt_ids, shown } = self;
         let Some(halt) = halt else { return (Status::Success, Message::Success { prompt_id, timestamp_ms }, shown) };
-        let Halt { node_id, node_type, cause } = *halt;
-        match cause {
-            Cause::Interrupted => {
+        let Halt { node_id, node_type, stop } = *halt;
+        match stop {
+            Stop::Interrupted => {
                 let end = Interruption { prompt_id, node_id, node_type, executed, timestamp_ms };
                 (Status::Interrupted, Message::Interrupted(end), shown)
             }
-            Cause::Failed { kind, message, traceback, inputs } => {
+            Stop::Failed(failed) => {
+                let Failed { kind, message, traceback, inputs, out_of_memory } = *failed;
+                let tip = if out_of_memory { OUT_OF_MEMORY } else { "" };
                 let failure = Failure {
                     prompt_id,
                     node_id,
                     node_type,
                     executed,
                     // The reference puts tips for people behind a line break, which is there without tips too.
-                    exception_message: format!("{message}\n"),
+                    exception_message: format!("{message}\n{tip}"),
                     exception_type: kind,
                     traceback,
-                    current_inputs: inputs,
+                    current_inputs: inputs.unwrap_or_else(|| json!({})),
                     current_outputs: prompt_ids,
                     timestamp_ms: Some(timestamp_ms),
                 };
@@ -125,7 +134,6 @@ fn unbuildable(error: &comfyd_graph::Error) -> Box<Halt> {
         comfyd_graph::Error::DanglingLink { node, .. } | comfyd_graph::Error::DuplicateNode(node) => (node.as_str(), ""),
         comfyd_graph::Error::NotAGraph | comfyd_graph::Error::TooManyNodes { .. } | comfyd_graph::Error::TooDeep { .. } => ("", ""),
     };
-    let message = error.to_string();
-    let cause = Cause::Failed { kind: "ValueError".into(), message, traceback: Vec::new(), inputs: json!({}) };
-    Box::new(Halt { node_id: node_id.into(), node_type: node_type.into(), cause })
+    let stop = Stop::Failed(Failed::new("ValueError", error.to_string()));
+    Box::new(Halt { node_id: node_id.into(), node_type: node_type.into(), stop })
 }

@@ -4,9 +4,14 @@
 mod cache;
 mod calls;
 mod executor;
+mod guard;
+mod hosts;
+mod known;
 mod options;
+mod outside;
 mod progress;
 mod run;
+mod stop;
 pub mod worker;
 
 pub use crate::executor::Executor;

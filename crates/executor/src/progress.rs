@@ -9,17 +9,24 @@ use comfyd_node::{PreviewImage, Reporter};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
 
-pub(crate) struct Progress<'a> {
-    sink: &'a dyn EventSink,
+pub(crate) struct Progress {
+    sink: Arc<dyn EventSink>,
     prompt_id: Arc<str>,
     client_id: Option<Arc<str>>,
     max_nodes: usize,
-    /// Nodes that began, in the order in which they did.
-    nodes: Mutex<IndexMap<Arc<str>, NodeProgress>>,
+    nodes: Mutex<Nodes>,
 }
 
-impl<'a> Progress<'a> {
-    pub fn new(sink: &'a dyn EventSink, prompt_id: Arc<str>, client_id: Option<Arc<str>>, max_nodes: usize) -> Self {
+#[derive(Default)]
+struct Nodes {
+    /// Nodes that began, in the order in which they did.
+    began: IndexMap<Arc<str>, NodeProgress>,
+    /// The prompt is over: what a host still reports comes too late.
+    closed: bool,
+}
+
+impl Progress {
+    pub fn new(sink: Arc<dyn EventSink>, prompt_id: Arc<str>, client_id: Option<Arc<str>>, max_nodes: usize) -> Self {
         Self { sink, prompt_id, client_id, max_nodes: max_nodes.max(1), nodes: Mutex::default() }
     }
 
@@ -28,21 +35,29 @@ impl<'a> Progress<'a> {
     }
 
     pub fn start(&self, node: &NodeRef) {
-        self.set(node, NodeState::Running, 0.0, 1.0);
+        self.set(&mut self.nodes.lock(), node, NodeState::Running, 0.0, 1.0);
     }
 
     pub fn finish(&self, node: &NodeRef) {
-        let max = self.nodes.lock().get(&node.id).map_or(1.0, |n| n.max);
-        self.set(node, NodeState::Finished, max, max);
+        let mut nodes = self.nodes.lock();
+        let max = nodes.began.get(&node.id).map_or(1.0, |n| n.max);
+        self.set(&mut nodes, node, NodeState::Finished, max, max);
     }
 
     pub fn fail(&self, node: &NodeRef) {
-        let (value, max) = self.nodes.lock().get(&node.id).map_or((0.0, 1.0), |n| (n.value, n.max));
-        self.set(node, NodeState::Error, value, max);
+        let mut nodes = self.nodes.lock();
+        let (value, max) = nodes.began.get(&node.id).map_or((0.0, 1.0), |n| (n.value, n.max));
+        self.set(&mut nodes, node, NodeState::Error, value, max);
     }
 
-    fn set(&self, node: &NodeRef, state: NodeState, value: f64, max: f64) {
-        let mut nodes = self.nodes.lock();
+    /// Nothing is reported from now on.
+    pub fn close(&self) {
+        self.nodes.lock().closed = true;
+    }
+
+    /// The nodes are locked while the states are told: they must arrive in their order.
+    fn set(&self, nodes: &mut Nodes, node: &NodeRef, state: NodeState, value: f64, max: f64) {
+        let nodes = &mut nodes.began;
         match nodes.get_mut(&node.id) {
             Some(entry) => {
                 entry.state = state;
@@ -58,30 +73,34 @@ impl<'a> Progress<'a> {
         {
             nodes.shift_remove_index(finished);
         }
-        // Under the lock: states must arrive in their order.
         self.emit(EventKind::ProgressState(nodes.values().cloned().collect()));
     }
 
-    fn node(&self, id: &str) -> Option<NodeRef> {
-        self.nodes.lock().get(id).map(|n| n.node.clone())
+    /// Tells what a node reports, unless it did not begin or the prompt is over.
+    fn report(&self, id: &str, tell: impl FnOnce(&mut Nodes, NodeRef)) {
+        let mut nodes = self.nodes.lock();
+        if nodes.closed {
+            return;
+        }
+        let Some(node) = nodes.began.get(id).map(|n| n.node.clone()) else { return };
+        tell(&mut nodes, node);
     }
 }
 
-impl Reporter for Progress<'_> {
+impl Reporter for Progress {
     fn progress(&self, node: &str, value: f64, max: f64) {
-        let Some(node) = self.node(node) else { return };
-        self.set(&node, NodeState::Running, value, max);
-        self.emit(EventKind::Progress { node, value, max });
+        self.report(node, |nodes, node| {
+            self.set(nodes, &node, NodeState::Running, value, max);
+            self.emit(EventKind::Progress { node, value, max });
+        });
     }
 
     fn image(&self, node: &str, image: PreviewImage) {
-        let Some(node) = self.node(node) else { return };
-        self.emit(EventKind::Image { node, image });
+        self.report(node, |_, node| self.emit(EventKind::Image { node, image }));
     }
 
     fn text(&self, node: &str, text: &str) {
-        let Some(node) = self.node(node) else { return };
-        self.emit(EventKind::Text { node, text: text.to_owned() });
+        self.report(node, |_, node| self.emit(EventKind::Text { node, text: text.to_owned() }));
     }
 }
 

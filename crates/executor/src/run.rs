@@ -1,77 +1,26 @@
 //! One prompt's run: picks nodes in order, takes results from the cache or calls the node, wires expansions in.
 
-use std::any::Any;
-use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature, Signatures};
+use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature};
 use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
-use comfyd_node::{CancellationToken, Catalog, Context, Entry, Error as NodeError, Fingerprint, Hidden, Inputs, Node, NodeOutput, Source};
+use comfyd_node::{
+    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Hidden, HostedCall, HostedNode, HostedOutput, Node,
+    NodeOutput, Returned, Source, Value,
+};
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
 use crate::cache::{Cache, NodeResult, Scope};
 use crate::calls::{self, Given};
+use crate::guard::guarded;
+use crate::hosts::Hosts;
+use crate::known::Known;
 use crate::options::ExecutorOptions;
+use crate::outside::Outside;
 use crate::progress::{Progress, node_ref};
-
-/// Why a prompt ended early.
-pub(crate) struct Halt {
-    /// The node's id; of the prompt's node if it failed inside an expansion.
-    pub node_id: Arc<str>,
-    /// Its class.
-    pub node_type: Arc<str>,
-    /// What happened.
-    pub cause: Cause,
-}
-
-pub(crate) enum Cause {
-    Interrupted,
-    Failed {
-        kind: Cow<'static, str>,
-        message: String,
-        /// The causes below, outermost first.
-        traceback: Vec<String>,
-        /// What the node was given.
-        inputs: Json,
-    },
-}
-
-/// A failed step, before it is known which node reports it.
-enum Stop {
-    Interrupted,
-    Failed { kind: Cow<'static, str>, message: String, traceback: Vec<String> },
-}
-
-impl From<NodeError> for Stop {
-    fn from(error: NodeError) -> Self {
-        if matches!(error, NodeError::Interrupted) {
-            return Self::Interrupted;
-        }
-        let mut traceback = Vec::new();
-        let mut source = std::error::Error::source(&error);
-        while let Some(cause) = source {
-            traceback.push(format!("caused by: {cause}\n"));
-            source = cause.source();
-        }
-        Self::Failed { kind: error.kind().to_owned().into(), message: error.to_string(), traceback }
-    }
-}
-
-impl From<comfyd_graph::Error> for Stop {
-    fn from(error: comfyd_graph::Error) -> Self {
-        use comfyd_graph::Error;
-        let kind = match &error {
-            Error::DuplicateNode(_) => "DuplicateNodeError",
-            Error::UnknownClass { .. } | Error::DanglingLink { .. } => "NodeNotFoundError",
-            Error::NotAGraph => "ValueError",
-            Error::TooManyNodes { .. } | Error::TooDeep { .. } => "RecursionError",
-        };
-        Self::Failed { kind: kind.into(), message: error.to_string(), traceback: Vec::new() }
-    }
-}
+use crate::stop::{Failed, Halt, Stop};
 
 /// What one step of a node led to.
 enum Step {
@@ -79,6 +28,8 @@ enum Step {
     Done,
     /// It waits for lazy inputs, or for the nodes that it expanded into.
     Waiting,
+    /// It waits for its host.
+    Outside,
 }
 
 /// What a node's question for lazy inputs led to.
@@ -100,40 +51,16 @@ pub(crate) struct Shown {
     pub nodes: Vec<NodeRef>,
 }
 
-/// What is known of nodes' results.
-struct Known<'a> {
-    cache: &'a mut Cache,
-    cancel: &'a CancellationToken,
-    signatures: Signatures,
-    /// Results that nodes of this run still need.
-    results: HashMap<NodeIndex, Arc<NodeResult>>,
-}
-
-impl Known<'_> {
-    fn signature(&mut self, graph: &Graph, node: NodeIndex) -> Option<Signature> {
-        let cancel = self.cancel;
-        self.signatures.get(graph, node, &mut |graph, node| fingerprint(graph, node, cancel))
-    }
-
-    fn has(&mut self, graph: &Graph, node: NodeIndex) -> bool {
-        if self.results.contains_key(&node) {
-            return true;
-        }
-        let Some(result) = self.signature(graph, node).and_then(|s| self.cache.get(&s)) else { return false };
-        self.results.insert(node, result);
-        true
-    }
-}
-
 pub(crate) struct Run<'a> {
     catalog: &'a Catalog,
     options: &'a ExecutorOptions,
     cancel: &'a CancellationToken,
-    progress: &'a Progress<'a>,
+    progress: &'a Progress,
     hidden: Hidden,
     graph: Graph,
     list: ExecutionList,
     known: Known<'a>,
+    outside: Outside,
     /// By node: links of nodes that may still run. At zero its result is dropped.
     uses: Vec<usize>,
     /// By node: the lazy inputs that it asked for.
@@ -152,12 +79,11 @@ impl<'a> Run<'a> {
         catalog: &'a Catalog,
         options: &'a ExecutorOptions,
         cache: &'a mut Cache,
-        cancel: &'a CancellationToken,
-        progress: &'a Progress<'a>,
-        hidden: Hidden,
+        progress: &'a Progress,
+        hosts: Hosts<'a>,
         graph: Graph,
     ) -> Self {
-        let known = Known { cache, cancel, signatures: Signatures::new(), results: HashMap::new() };
+        let (cancel, hidden) = (hosts.cancel, hosts.hidden.clone());
         Self {
             catalog,
             options,
@@ -166,7 +92,8 @@ impl<'a> Run<'a> {
             hidden,
             graph,
             list: ExecutionList::new(),
-            known,
+            known: Known::new(cache, hosts),
+            outside: Outside::new(),
             uses: Vec::new(),
             asked: HashMap::new(),
             expanding: HashMap::new(),
@@ -198,24 +125,31 @@ impl<'a> Run<'a> {
         for id in outputs {
             let Some(index) = self.graph.find(id) else {
                 let message = format!("output node '{id}' is not in the prompt: submit it again");
-                let cause = Cause::Failed { kind: "NodeNotFoundError".into(), message, traceback: Vec::new(), inputs: json!({}) };
-                return Err(Box::new(Halt { node_id: id.as_str().into(), node_type: Arc::default(), cause }));
+                let stop = Stop::Failed(Failed::new("NodeNotFoundError", message));
+                return Err(Box::new(Halt { node_id: id.as_str().into(), node_type: Arc::default(), stop }));
             };
             self.add(index).map_err(|stop| self.halt(index, stop, json!({})))?;
         }
         loop {
-            let index = match self.list.next(&self.graph) {
-                Ok(None) => return Ok(()),
-                Ok(Some(index)) => index,
+            while let Some(index) = self.outside.arrived() {
+                self.list.resume(index);
+            }
+            match self.list.next(&self.graph) {
+                Ok(None) if self.list.is_empty() => return Ok(()),
+                Ok(None) => {
+                    let arrived = self.outside.wait(&mut self.known.hosts);
+                    arrived.into_iter().for_each(|index| self.list.resume(index));
+                }
+                Ok(Some(index)) => match self.step(index)? {
+                    Step::Done => self.complete(index),
+                    Step::Waiting => {}
+                    Step::Outside => self.list.suspend(index),
+                },
                 Err(cycle) => {
                     let message = "dependency cycle detected: the nodes of an expansion wait for each other".to_owned();
-                    let stop = Stop::Failed { kind: "graph.DependencyCycleError".into(), message, traceback: Vec::new() };
+                    let stop = Stop::Failed(Failed::new("graph.DependencyCycleError", message));
                     return Err(self.halt(cycle.blamed, stop, json!([])));
                 }
-            };
-            match self.step(index)? {
-                Step::Done => self.complete(index),
-                Step::Waiting => {}
             }
         }
     }
@@ -266,20 +200,24 @@ impl<'a> Run<'a> {
             return Ok(Step::Done);
         }
         let mut given = None;
-        let step = match self.expanding.remove(&index) {
-            Some(parts) => self.store(index, parts).map(|()| Step::Done),
-            None => {
-                self.progress.start(&node);
-                tracing::debug!(node = %node.id, class = %node.class_type, "a node begins");
-                let mut inputs = self.collect(index);
-                self.progress.emit(EventKind::Executing(node.clone()));
-                let step = self.call(index, &mut inputs);
-                given = Some(inputs);
-                step
-            }
+        let step = if let Some(parts) = self.expanding.remove(&index) {
+            self.store_parts(index, parts).map(|()| Step::Done)
+        } else if let Some(answer) = self.outside.take(index) {
+            self.answered(index, answer)
+        } else {
+            self.progress.start(&node);
+            tracing::debug!(node = %node.id, class = %node.class_type, "a node begins");
+            let mut inputs = self.collect(index);
+            self.progress.emit(EventKind::Executing(node.clone()));
+            let step = match self.graph.node(index).entry.code.clone() {
+                Code::Native(class) => self.call(index, &*class, &mut inputs),
+                Code::Hosted(class) => self.call_hosted(index, &*class),
+            };
+            given = Some(inputs);
+            step
         };
         match step {
-            Ok(Step::Waiting) => Ok(Step::Waiting),
+            Ok(step @ (Step::Waiting | Step::Outside)) => Ok(step),
             Ok(Step::Done) => {
                 self.progress.finish(&node);
                 self.executed.insert(node.id);
@@ -293,28 +231,36 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Calls a node with its inputs, unless it first needs lazy ones.
-    fn call(&mut self, index: NodeIndex, given: &mut Given) -> Result<Step, Stop> {
-        let entry = self.graph.node(index).entry.clone();
+    /// Calls a node of this process with its inputs, unless it first needs lazy ones.
+    fn call(&mut self, index: NodeIndex, class: &dyn Node, given: &mut Given) -> Result<Step, Stop> {
+        self.caught(|| given.localize())?;
         let mut calls = self.calls(given)?;
-        if entry.schema.inputs.iter().any(|i| i.lazy) {
+        if self.graph.node(index).entry.schema.inputs.iter().any(|i| i.lazy) {
             loop {
-                match self.ask(index, given, calls)? {
+                match self.ask(index, class, given, calls)? {
                     Asked::Nothing => break,
                     Asked::Known => {
                         *given = self.collect(index);
+                        self.caught(|| given.localize())?;
                         calls = self.calls(given)?;
                     }
                     Asked::Unknown => return Ok(Step::Waiting),
                 }
             }
         }
-        let mut parts = Vec::with_capacity(calls);
-        let mut uis = Vec::new();
-        let mut expansions = Vec::new();
+        let mut outputs = Vec::with_capacity(calls);
         for call in 0..calls {
-            let output = self.one_call(index, given, call)?;
-            let NodeOutput { values, ui, expand } = output;
+            outputs.push(self.one_call(index, class, given, call)?);
+        }
+        self.take(index, None, outputs)
+    }
+
+    /// Takes what a node's calls gave, and what all of them show together.
+    fn take(&mut self, index: NodeIndex, shown: Option<Map<String, Json>>, outputs: Vec<NodeOutput>) -> Result<Step, Stop> {
+        let mut parts = Vec::with_capacity(outputs.len());
+        let mut uis: Vec<Map<String, Json>> = shown.into_iter().collect();
+        let mut expansions = Vec::new();
+        for NodeOutput { values, ui, expand } in outputs {
             uis.extend(ui.filter(|ui| !ui.is_empty()));
             if expand.is_none() && values.iter().any(|v| matches!(v, Source::Link { .. })) {
                 return Err(NodeError::msg("the node gave a link as output without an expansion").into());
@@ -322,19 +268,23 @@ impl<'a> Run<'a> {
             expansions.extend(expand);
             parts.push(values);
         }
-        if let Some(ui) = calls::join_ui(uis) {
-            self.ui.insert(index, ui.clone());
-            self.progress.emit(EventKind::Executed { node: node_ref(&self.graph, index), output: (*ui).clone() });
-        }
+        self.show(index, uis);
         if expansions.is_empty() {
-            self.store(index, parts)?;
+            self.store_parts(index, parts)?;
             return Ok(Step::Done);
         }
         self.expand(index, parts, expansions)?;
         Ok(Step::Waiting)
     }
 
-    fn one_call(&self, index: NodeIndex, given: &Given, call: usize) -> Result<NodeOutput, Stop> {
+    fn show(&mut self, index: NodeIndex, uis: Vec<Map<String, Json>>) {
+        if let Some(ui) = calls::join_ui(uis) {
+            self.ui.insert(index, ui.clone());
+            self.progress.emit(EventKind::Executed { node: node_ref(&self.graph, index), output: (*ui).clone() });
+        }
+    }
+
+    fn one_call(&self, index: NodeIndex, class: &dyn Node, given: &Given, call: usize) -> Result<NodeOutput, Stop> {
         if self.cancel.is_cancelled() {
             return Err(Stop::Interrupted);
         }
@@ -346,11 +296,71 @@ impl<'a> Run<'a> {
             return Ok(calls::blocked(&node.entry.schema));
         }
         let inputs = given.call(call);
-        let output = self.caught(|| {
+        self.caught(|| {
             let mut context = Context::new(&node.id, &self.hidden, self.cancel, self.progress, call);
-            native(&node.entry)?.run(&mut context, inputs)
+            class.run(&mut context, inputs)
+        })
+    }
+
+    /// Begins a node's call in its host, unless it first needs lazy inputs, and waits for the answer, unless others may run meanwhile.
+    fn call_hosted(&mut self, index: NodeIndex, class: &dyn HostedNode) -> Result<Step, Stop> {
+        if self.cancel.is_cancelled() {
+            return Err(Stop::Interrupted);
+        }
+        if let Some(error) = self.known.failed.remove(&index) {
+            return self.caught(|| Err(error));
+        }
+        let begun = self.known.hosts.begin(&class.host());
+        self.caught(|| begun)?;
+        let call = loop {
+            let call = self.hosted_call(index);
+            match self.ask_hosted(index, class, &call)? {
+                Asked::Nothing => break call,
+                Asked::Known => {}
+                Asked::Unknown => return Ok(Step::Waiting),
+            }
+        };
+        self.caught(|| {
+            self.outside.start(index, class, call);
+            Ok(())
         })?;
-        Ok(output)
+        if self.graph.node(index).entry.schema.hosted.as_ref().is_some_and(|h| h.is_async) {
+            return Ok(Step::Outside);
+        }
+        loop {
+            if let Some(answer) = self.outside.take(index) {
+                return self.answered(index, answer);
+            }
+            match self.outside.wait(&mut self.known.hosts) {
+                Some(other) if other != index => self.list.resume(other),
+                Some(_) => {}
+                None => return Err(NodeError::msg("the node's host gave no answer: run the prompt again").into()),
+            }
+        }
+    }
+
+    fn hosted_call(&mut self, index: NodeIndex) -> HostedCall {
+        self.take_from_cache(index);
+        calls::hosted(&self.graph, index, self.asked.get(&index), |i| self.known.results.get(&i).cloned())
+    }
+
+    /// Takes a host's answer.
+    fn answered(&mut self, index: NodeIndex, answer: comfyd_node::Result<HostedOutput>) -> Result<Step, Stop> {
+        let HostedOutput { returned, ui, blocked } = self.caught(|| answer)?;
+        for message in &blocked {
+            self.tell_blocked(index, message);
+        }
+        match returned {
+            Returned::Calls(outputs) => self.take(index, ui, outputs),
+            Returned::Values(outputs) => {
+                for (slot, values) in outputs.iter().enumerate() {
+                    calls::bounded(slot, values.len(), self.options.max_list_len)?;
+                }
+                self.show(index, ui.into_iter().collect());
+                self.store(index, outputs);
+                Ok(Step::Done)
+            }
+        }
     }
 
     /// How often the node is called, within the bound.
@@ -365,26 +375,55 @@ impl<'a> Run<'a> {
 
     /// The inputs of a node that are there.
     fn collect(&mut self, index: NodeIndex) -> Given {
-        // Takes what only the cache holds.
-        for target in link_targets(&self.graph, index) {
-            self.known.has(&self.graph, target);
-        }
+        self.take_from_cache(index);
         Given::collect(&self.graph, index, self.asked.get(&index), |i| self.known.results.get(&i).cloned())
     }
 
+    /// Takes what only the cache holds of the results that a node links to.
+    fn take_from_cache(&mut self, index: NodeIndex) {
+        for target in link_targets(&self.graph, index) {
+            self.known.has(&self.graph, target);
+        }
+    }
+
     /// Asks the node which lazy inputs it needs beyond those that it named before, and has the unknown ones evaluated.
-    fn ask(&mut self, index: NodeIndex, given: &Given, calls: usize) -> Result<Asked, Stop> {
-        let entry = self.graph.node(index).entry.clone();
+    fn ask(&mut self, index: NodeIndex, class: &dyn Node, given: &Given, calls: usize) -> Result<Asked, Stop> {
         let mut wanted = IndexSet::new();
         for call in 0..calls {
             if given.blocker(call).is_none() {
                 let inputs = given.call(call);
-                wanted.extend(self.caught(|| native(&entry)?.needed(&inputs))?);
+                wanted.extend(self.caught(|| class.needed(&inputs))?);
             }
         }
+        // Inputs that are not connected are named by the default implementation too.
+        wanted.retain(|name| self.graph.node(index).input(name).is_some_and(|i| matches!(i.source, InputSource::Link(_))));
+        self.want(index, wanted)
+    }
+
+    /// The same of a hosted node. As in the reference, it fails if it needs what it is not given.
+    fn ask_hosted(&mut self, index: NodeIndex, class: &dyn HostedNode, call: &HostedCall) -> Result<Asked, Stop> {
+        let mut wanted = IndexSet::new();
+        for name in self.caught(|| class.needed(call, self.cancel))? {
+            let input = self.graph.node(index).input(&name);
+            match call.arguments.get(name.as_str()) {
+                Some(Argument::Link { values: None, .. }) if input.is_some_and(|i| !i.raw_link) => {
+                    wanted.insert(name);
+                }
+                Some(Argument::Link { .. }) => {}
+                Some(Argument::Constant(_)) if input.is_some_and(|i| i.declared.is_some()) => {}
+                Some(Argument::Constant(_)) | None => {
+                    let message = format!("the node asks for input '{name}', which no other node gives it: connect it");
+                    return Err(Stop::Failed(Failed::new("comfy_execution.graph.NodeInputError", message)));
+                }
+            }
+        }
+        self.want(index, wanted)
+    }
+
+    /// Has those of these links evaluated that are unknown.
+    fn want(&mut self, index: NodeIndex, wanted: IndexSet<String>) -> Result<Asked, Stop> {
         let mut answer = Asked::Nothing;
         for name in wanted {
-            // Inputs that are not connected are named by the default implementation too.
             let Some(InputSource::Link(link)) = self.graph.node(index).input(&name).map(|i| &i.source) else { continue };
             let Some(target) = link.target else {
                 let (node, target) = (self.graph.node(index).id.to_string(), link.node.to_string());
@@ -405,15 +444,7 @@ impl<'a> Run<'a> {
 
     /// Runs node code: a panic becomes an error, and any error is an interruption once the prompt was interrupted.
     fn caught<T>(&self, code: impl FnOnce() -> comfyd_node::Result<T>) -> Result<T, Stop> {
-        let stop = match catch_unwind(AssertUnwindSafe(code)) {
-            Ok(Ok(value)) => return Ok(value),
-            Ok(Err(error)) => Stop::from(error),
-            Err(panic) => {
-                let message = format!("the node panicked: {}", panic_text(&*panic));
-                Stop::Failed { kind: "RuntimeError".into(), message, traceback: Vec::new() }
-            }
-        };
-        Err(if self.cancel.is_cancelled() { Stop::Interrupted } else { stop })
+        guarded(code).map_err(|error| if self.cancel.is_cancelled() { Stop::Interrupted } else { error.into() })
     }
 
     /// Tells the client why a node was not called. The prompt goes on.
@@ -459,8 +490,8 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    /// Keeps a node's result for the nodes that use it, and for later prompts.
-    fn store(&mut self, index: NodeIndex, parts: Vec<Vec<Source>>) -> Result<(), Stop> {
+    /// Keeps what a node's calls gave, and what they expanded into.
+    fn store_parts(&mut self, index: NodeIndex, parts: Vec<Vec<Source>>) -> Result<(), Stop> {
         let graph = &self.graph;
         let known = &self.known;
         let mut used = Vec::new();
@@ -475,6 +506,15 @@ impl<'a> Run<'a> {
             let values = result.and_then(|r| r.outputs.get(slot));
             values.cloned().ok_or_else(|| NodeError::msg(format!("node '{node}' of the expansion has no output {slot}")))
         })?;
+        self.store(index, outputs);
+        for target in used {
+            self.release(target);
+        }
+        Ok(())
+    }
+
+    /// Keeps a node's result for the nodes that use it, and for later prompts.
+    fn store(&mut self, index: NodeIndex, outputs: Vec<Arc<Vec<Value>>>) {
         let result = Arc::new(NodeResult { outputs, ui: self.ui.get(&index).cloned() });
         if let Some(signature) = self.known.signature(&self.graph, index) {
             let node = self.graph.node(index);
@@ -487,22 +527,18 @@ impl<'a> Run<'a> {
             self.known.cache.put(signature, result.clone(), scope);
         }
         self.known.results.insert(index, result);
-        for target in used {
-            self.release(target);
-        }
-        Ok(())
     }
 
     /// Adds a node to be run, with all that it needs.
     fn add(&mut self, index: NodeIndex) -> Result<(), Stop> {
-        let added = self.list.add(&self.graph, index, &mut |graph, node| self.known.has(graph, node))?;
+        let added = self.list.add(&mut self.graph, index, &mut self.known)?;
         self.count_links(&added);
         Ok(())
     }
 
     /// Makes a node wait for another one.
     fn wait(&mut self, from: NodeIndex, to: NodeIndex) -> Result<(), Stop> {
-        let added = self.list.add_link(&self.graph, from, to, &mut |graph, node| self.known.has(graph, node))?;
+        let added = self.list.add_link(&mut self.graph, from, to, &mut self.known)?;
         self.count_links(&added);
         Ok(())
     }
@@ -553,21 +589,17 @@ impl<'a> Run<'a> {
     }
 
     /// The report of what happened at a node, in the name of the prompt's node that it comes from.
-    fn halt(&self, index: NodeIndex, stop: Stop, inputs: Json) -> Box<Halt> {
+    fn halt(&mut self, index: NodeIndex, mut stop: Stop, inputs: Json) -> Box<Halt> {
         let real = self.graph.node(self.graph.node(index).real);
-        let cause = match stop {
-            Stop::Interrupted => Cause::Interrupted,
-            Stop::Failed { kind, message, traceback } => {
-                tracing::warn!(node = %real.id, class = %real.class_type, %kind, message, "a node failed");
-                Cause::Failed { kind, message, traceback, inputs }
+        if let Stop::Failed(failed) = &mut stop {
+            tracing::warn!(node = %real.id, class = %real.class_type, kind = %failed.kind, failed.message, "a node failed");
+            failed.inputs.get_or_insert(inputs);
+            if failed.out_of_memory {
+                self.known.hosts.unload();
             }
-        };
-        Box::new(Halt { node_id: real.id.clone(), node_type: real.class_type.clone(), cause })
+        }
+        Box::new(Halt { node_id: real.id.clone(), node_type: real.class_type.clone(), stop })
     }
-}
-
-fn native(entry: &Entry) -> comfyd_node::Result<&Arc<dyn Node>> {
-    entry.native().ok_or_else(|| NodeError::msg("classes of other processes cannot be run yet"))
 }
 
 fn link_targets(graph: &Graph, index: NodeIndex) -> impl Iterator<Item = NodeIndex> {
@@ -575,40 +607,4 @@ fn link_targets(graph: &Graph, index: NodeIndex) -> impl Iterator<Item = NodeInd
         InputSource::Link(link) => link.target,
         InputSource::Value(_) => None,
     })
-}
-
-/// Asks a node whether more than its inputs decides its result. A node that fails or panics here runs every time.
-fn fingerprint(graph: &Graph, index: NodeIndex, cancel: &CancellationToken) -> Fingerprint {
-    let node = graph.node(index);
-    let mut constants: Vec<_> = node.inputs.iter().filter(|i| i.declared.is_some()).collect();
-    constants.sort_by_key(|i| i.declared);
-    let mut inputs = Inputs::default();
-    for input in constants {
-        if let InputSource::Value(value) = &input.source {
-            inputs.insert(&*input.name, value.clone());
-        }
-    }
-    match catch_unwind(AssertUnwindSafe(|| native(&node.entry)?.fingerprint(&inputs, cancel))) {
-        Ok(Ok(fingerprint)) => fingerprint,
-        // Nothing runs any more.
-        Ok(Err(NodeError::Interrupted)) => Fingerprint::Always,
-        Ok(Err(error)) => {
-            tracing::warn!(node = %node.id, class = %node.class_type, %error, "the node could not be compared with its last run");
-            Fingerprint::Always
-        }
-        Err(panic) => {
-            let text = panic_text(&*panic);
-            tracing::warn!(node = %node.id, class = %node.class_type, text, "the node panicked when it was compared with its last run");
-            Fingerprint::Always
-        }
-    }
-}
-
-/// What a panic said.
-pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
-        (Some(text), _) => text,
-        (None, Some(text)) => text,
-        (None, None) => "it gave no message",
-    }
 }

@@ -14,6 +14,7 @@ use tokio::runtime;
 use tokio::sync::Notify;
 
 use crate::executor::Executor;
+use crate::guard::panic_text;
 
 /// How long the thread waits before it asks a store that failed again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -283,7 +284,7 @@ impl Device {
         }
         let to = Addressee { prompt_id: job.id.as_str().into(), client_id: job.client_id.clone() };
         self.registry.announce(&to, self.registry.figures(None));
-        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, &*sink)));
+        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, sink.clone())));
         let outcome = run.unwrap_or_else(|panic| {
             // The cache may be half written.
             let _ = catch_unwind(AssertUnwindSafe(|| self.executor.clear()));
@@ -505,7 +506,7 @@ impl Attempts {
 /// Any panic of the executor itself, which has caught those of nodes.
 fn failed_by_panic(job: &Job, panic: &(dyn Any + Send)) -> Outcome {
     let now = now_ms();
-    let text = crate::run::panic_text(panic);
+    let text = panic_text(panic);
     tracing::error!(prompt_id = %job.id, text, "the executor panicked");
     let mut outcome = Outcome::failed(&job.id, "RuntimeError", &format!("the executor failed: {text}\n"), now, now);
     outcome.messages.insert(0, Message::Start { prompt_id: job.id.as_str().into(), timestamp_ms: now });

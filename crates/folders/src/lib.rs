@@ -54,38 +54,57 @@ impl Roots {
 }
 
 /// One group of model files, such as `checkpoints`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 struct ModelFolder {
     name: String,
     paths: Vec<PathBuf>,
     extensions: Extensions,
+    /// Further ones that custom nodes list.
+    more: Vec<String>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 enum Extensions {
     Models,
     /// Those, and GGUF files, which hold denoisers in few bits.
     Denoisers,
     Only(&'static str),
+    /// Those that the folder names itself.
+    Named,
     Any,
 }
 
-impl Extensions {
-    fn matches(self, file: &str) -> bool {
+impl ModelFolder {
+    fn lists(&self, file: &str) -> bool {
         let ending = extension(file);
-        match self {
-            Self::Models => MODEL_EXTENSIONS.contains(&ending.as_str()),
-            Self::Denoisers => ending == ".gguf" || Self::Models.matches(file),
-            Self::Only(wanted) => ending == wanted,
-            Self::Any => true,
-        }
+        let known = match self.extensions {
+            Extensions::Models => MODEL_EXTENSIONS.contains(&ending.as_str()),
+            Extensions::Denoisers => ending == ".gguf" || MODEL_EXTENSIONS.contains(&ending.as_str()),
+            Extensions::Only(wanted) => ending == wanted,
+            Extensions::Named => false,
+            Extensions::Any => true,
+        };
+        known || self.more.contains(&ending)
     }
+}
+
+/// A model folder as custom nodes register it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AddedFolder {
+    /// Its name.
+    pub name: String,
+    /// Where its files are, as absolute paths.
+    pub paths: Vec<PathBuf>,
+    /// The endings of files that are listed, lower case with the dot; none: all files are.
+    pub extensions: Vec<String>,
 }
 
 /// All folders. Shared behind an [`Arc`]; listings are cached and follow the disk by the folders' modification times.
 pub struct Folders {
     roots: Roots,
     models: Vec<ModelFolder>,
+    /// These with what custom nodes add, which is known only once they were loaded.
+    listed: RwLock<Arc<Vec<ModelFolder>>>,
     listings: RwLock<std::collections::HashMap<PathBuf, Arc<Listing>>>,
     generation: AtomicU64,
     counters: Arc<Mutex<save::Counters>>,
@@ -105,7 +124,8 @@ impl Folders {
             std::fs::create_dir_all(path).map_err(|source| Error::Create { path: path.clone(), source })?;
         }
         let models = default_model_folders(&roots.base);
-        Ok(Self { roots, models, listings: RwLock::default(), generation: AtomicU64::new(1), counters: Arc::default() })
+        let listed = RwLock::new(Arc::new(models.clone()));
+        Ok(Self { roots, models, listed, listings: RwLock::default(), generation: AtomicU64::new(1), counters: Arc::default() })
     }
 
     /// The roots, as absolute paths.
@@ -133,8 +153,8 @@ impl Folders {
     pub fn add_model_path(&mut self, folder: &str, path: PathBuf, first: bool) {
         let folder = modern_name(folder);
         let Some(known) = self.models.iter_mut().find(|f| f.name == folder) else {
-            self.models.push(ModelFolder { name: folder.into(), paths: vec![path], extensions: Extensions::Any });
-            return;
+            self.models.push(ModelFolder { name: folder.into(), paths: vec![path], extensions: Extensions::Any, more: Vec::new() });
+            return self.set_added(&[]);
         };
         if known.paths.contains(&path) && !first {
             return;
@@ -142,6 +162,33 @@ impl Folders {
         known.paths.retain(|p| *p != path);
         let at = if first { 0 } else { known.paths.len() };
         known.paths.insert(at, path);
+        self.set_added(&[]);
+    }
+
+    /// Puts what custom nodes register behind the own folders, in place of what was registered before: their paths behind those of a folder
+    /// that is there, and their endings besides its own. A folder that the own ones lack comes at the end.
+    pub fn set_added(&self, added: &[AddedFolder]) {
+        let mut models = self.models.clone();
+        for AddedFolder { name, paths, extensions } in added {
+            let name = modern_name(name);
+            match models.iter_mut().find(|f| f.name == name) {
+                Some(known) => {
+                    let new: Vec<PathBuf> = paths.iter().filter(|path| !known.paths.contains(path)).cloned().collect();
+                    known.paths.extend(new);
+                    known.more.extend(extensions.iter().filter(|_| known.extensions != Extensions::Any).cloned());
+                }
+                None => {
+                    let own = if extensions.is_empty() { Extensions::Any } else { Extensions::Named };
+                    models.push(ModelFolder { name: name.into(), paths: paths.clone(), extensions: own, more: extensions.clone() });
+                }
+            }
+        }
+        let mut listed = self.listed.write();
+        if **listed != models {
+            *listed = Arc::new(models);
+            drop(listed);
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
     }
 
     /// Adds the folders for models in the output folder. As in ComfyUI they come after all others: call it when the extra paths are read.
@@ -161,21 +208,22 @@ impl Folders {
     }
 
     /// The names of the model folders, in the reference's order.
-    pub fn model_folders(&self) -> impl Iterator<Item = &str> {
-        self.models.iter().map(|f| f.name.as_str())
+    pub fn model_folders(&self) -> Vec<String> {
+        self.listed().iter().map(|f| f.name.clone()).collect()
     }
 
     /// The search paths of a model folder; `None` if there is no such folder. `unet` and `clip` are older names of two folders.
-    pub fn model_paths(&self, folder: &str) -> Option<&[PathBuf]> {
-        self.find(folder).map(|f| f.paths.as_slice())
+    pub fn model_paths(&self, folder: &str) -> Option<Vec<PathBuf>> {
+        Some(find(&self.listed(), folder)?.paths.clone())
     }
 
     /// The model files of a folder, relative, sorted, without duplicates; `None` if there is no such folder.
     pub fn model_files(&self, folder: &str) -> Option<Vec<String>> {
-        let folder = self.find(folder)?;
+        let models = self.listed();
+        let folder = find(&models, folder)?;
         let mut names = Vec::new();
         for path in &folder.paths {
-            names.extend(self.listing(path).files.iter().filter(|f| folder.extensions.matches(f)).cloned());
+            names.extend(self.listing(path).files.iter().filter(|f| folder.lists(f)).cloned());
         }
         names.sort_unstable();
         names.dedup();
@@ -184,11 +232,12 @@ impl Folders {
 
     /// Model files together with the search path's index in which each was found, for clients that show where a file lies.
     pub fn model_files_by_path(&self, folder: &str) -> Option<Vec<(usize, String)>> {
-        let folder = self.find(folder)?;
+        let models = self.listed();
+        let folder = find(&models, folder)?;
         let listed = folder.paths.iter().enumerate();
         let files = listed.flat_map(|(i, path)| {
             let listing = self.listing(path);
-            let names: Vec<_> = listing.files.iter().filter(|f| folder.extensions.matches(f)).map(|f| (i, f.clone())).collect();
+            let names: Vec<_> = listing.files.iter().filter(|f| folder.lists(f)).map(|f| (i, f.clone())).collect();
             names
         });
         Some(files.collect())
@@ -197,7 +246,7 @@ impl Folders {
     /// The full path of a model file: the first search path that has it. `None` if there is none, or the name leads outside.
     pub fn model_path(&self, folder: &str, name: &str) -> Option<PathBuf> {
         let relative = clean_relative(name)?;
-        self.find(folder)?.paths.iter().map(|p| p.join(&relative)).find(|p| p.is_file())
+        self.model_paths(folder)?.iter().map(|p| p.join(&relative)).find(|p| p.is_file())
     }
 
     /// The first file in `vae_approx` whose name begins so, such as `taesd_decoder.`.
@@ -252,7 +301,7 @@ impl Folders {
         let own = [(Kind::Input.as_str(), &self.roots.input), (Kind::Output.as_str(), &self.roots.output)];
         let own = own.into_iter().chain([(Kind::Temp.as_str(), &self.roots.temp), ("user", &self.roots.user)]);
         let mut names: Vec<(String, String)> = own.map(|(name, root)| (root.display().to_string(), name.to_owned())).collect();
-        for folder in &self.models {
+        for folder in self.listed().iter() {
             names.extend(folder.paths.iter().map(|path| (path.display().to_string(), format!("models/{}", folder.name))));
         }
         names.push((self.roots.base.join("models").display().to_string(), "models".into()));
@@ -262,9 +311,8 @@ impl Folders {
         names.iter().filter(|(root, _)| root.len() > 1).fold(message.to_owned(), |text, (root, name)| replace_root(&text, root, name))
     }
 
-    fn find(&self, folder: &str) -> Option<&ModelFolder> {
-        let name = modern_name(folder);
-        self.models.iter().find(|f| f.name == name)
+    fn listed(&self) -> Arc<Vec<ModelFolder>> {
+        Arc::clone(&self.listed.read())
     }
 
     fn listing(&self, path: &Path) -> Arc<Listing> {
@@ -280,6 +328,11 @@ impl Folders {
         }
         fresh
     }
+}
+
+fn find<'a>(models: &'a [ModelFolder], folder: &str) -> Option<&'a ModelFolder> {
+    let name = modern_name(folder);
+    models.iter().find(|f| f.name == name)
 }
 
 fn modern_name(folder: &str) -> &str {
@@ -300,6 +353,7 @@ fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
         name: name.into(),
         paths: folders.iter().map(|f| models.join(f)).collect(),
         extensions,
+        more: Vec::new(),
     };
     let plain = |name: &str| group(name, &[name], Extensions::Models);
     vec![
@@ -317,7 +371,7 @@ fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
         group("controlnet", &["controlnet", "t2i_adapter"], Extensions::Models),
         plain("gligen"),
         plain("upscale_models"),
-        ModelFolder { name: "custom_nodes".into(), paths: vec![base.join("custom_nodes")], extensions: Extensions::Any },
+        ModelFolder { name: "custom_nodes".into(), paths: vec![base.join("custom_nodes")], extensions: Extensions::Any, more: Vec::new() },
         plain("hypernetworks"),
         plain("photomaker"),
         group("classifiers", &["classifiers"], Extensions::Only("")),

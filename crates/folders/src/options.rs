@@ -39,7 +39,7 @@ impl Folders {
     fn diffusers_folders(&self) -> Vec<String> {
         let mut names = Vec::new();
         for path in self.model_paths("diffusers").unwrap_or_default() {
-            names.extend(self.listing(path).files.iter().filter_map(|file| file.strip_suffix("/model_index.json")).map(str::to_owned));
+            names.extend(self.listing(&path).files.iter().filter_map(|file| file.strip_suffix("/model_index.json")).map(str::to_owned));
         }
         names.sort_unstable();
         names.dedup();

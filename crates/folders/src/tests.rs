@@ -6,7 +6,7 @@ use std::path::Path;
 
 use comfyd_node::{FileSource, OptionSource};
 
-use crate::{Error, FileVersion, Folders, Kind, Roots, extension, join_inside, split_annotation};
+use crate::{AddedFolder, Error, FileVersion, Folders, Kind, Roots, extension, join_inside, split_annotation};
 
 fn folders() -> (tempfile::TempDir, Folders) {
     let dir = tempfile::tempdir().unwrap();
@@ -314,6 +314,40 @@ fn folders_of_saved_models_come_last() {
     assert_eq!(folders.model_files("checkpoints").unwrap(), Vec::<String>::new());
     touch(&output.join("checkpoints/merged_00001_.safetensors"));
     assert_eq!(folders.model_files("checkpoints").unwrap(), ["merged_00001_.safetensors"]);
+}
+
+#[test]
+fn what_custom_nodes_register_is_listed_behind_the_own_folders_and_goes_with_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let folders = Folders::new(Roots::under(dir.path())).unwrap();
+    let (own, sams) = (dir.path().join("models/loras"), dir.path().join("models/sams"));
+    for file in
+        [own.join("a.safetensors"), own.join("b.gguf"), own.join("c.txt"), sams.join("x.pth"), sams.join("y.txt"), sams.join("Z.PTH")]
+    {
+        touch(&file);
+    }
+    let before = (folders.model_folders(), folders.generation());
+    assert_eq!(folders.model_files("sams"), None);
+    let added = |name: &str, path: &Path, endings: &[&str]| AddedFolder {
+        name: name.into(),
+        paths: vec![path.to_owned()],
+        extensions: endings.iter().map(|ending| (*ending).to_owned()).collect(),
+    };
+    let table =
+        [added("sams", &sams, &[".pth"]), added("loras", &own, &[".gguf"]), added("all", &sams, &[]), added("clip", &sams, &[".txt"])];
+    folders.set_added(&table);
+    assert!(folders.generation() > before.1);
+    assert_eq!(folders.model_files("sams").unwrap(), ["Z.PTH", "x.pth"]);
+    assert_eq!(folders.model_files("all").unwrap(), ["Z.PTH", "x.pth", "y.txt"]);
+    assert_eq!(folders.model_files("loras").unwrap(), ["a.safetensors", "b.gguf"]);
+    assert_eq!(folders.model_paths("loras").unwrap(), [own]);
+    assert_eq!(folders.model_files("text_encoders").unwrap(), ["Z.PTH", "x.pth", "y.txt"]);
+    assert_eq!(folders.model_path("sams", "x.pth").unwrap(), sams.join("x.pth"));
+    let generation = folders.generation();
+    folders.set_added(&table);
+    assert_eq!(folders.generation(), generation, "the same again changes nothing");
+    folders.set_added(&[]);
+    assert_eq!((folders.model_folders(), folders.model_files("sams")), (before.0, None));
 }
 
 /// What a change of a file changes, though its size and its time stay.

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::Arc;
 
-use comfyd_node::{Catalog, Entry, Expansion, Source, Value};
+use comfyd_node::{Catalog, Entry, Expansion, Inspected, Source, Value};
+use indexmap::IndexMap;
 use serde_json::Value as Json;
 
 use crate::prompt::{as_link, unwrapped};
@@ -83,8 +84,20 @@ pub struct GraphInput {
     pub name: Arc<str>,
     /// Its place in the class's schema; `None` if the class does not declare it.
     pub declared: Option<usize>,
+    /// Whether the node waits for it only once its class asks for it.
+    pub lazy: bool,
+    /// Whether the class gets the link itself.
+    pub raw_link: bool,
     /// Where its value comes from.
     pub source: InputSource,
+}
+
+impl GraphInput {
+    fn new(entry: &Entry, name: &str, source: impl FnOnce(Option<usize>) -> InputSource) -> Self {
+        let declared = entry.schema.inputs.iter().position(|i| i.name == name);
+        let (lazy, raw_link) = declared.map_or((false, false), |at| (entry.schema.inputs[at].lazy, entry.schema.inputs[at].raw_link));
+        Self { name: name.into(), declared, lazy, raw_link, source: source(declared) }
+    }
 }
 
 /// One node.
@@ -111,11 +124,6 @@ pub struct GraphNode {
 }
 
 impl GraphNode {
-    /// Whether it waits for an input only once its class asks for it.
-    pub fn is_lazy(&self, input: &GraphInput) -> bool {
-        input.declared.is_some_and(|i| self.entry.schema.inputs[i].lazy)
-    }
-
     /// The input of that name.
     pub fn input(&self, name: &str) -> Option<&GraphInput> {
         self.inputs.iter().find(|i| &*i.name == name)
@@ -141,12 +149,10 @@ impl Graph {
             let entry = catalog.get(class).ok_or_else(unknown)?;
             let mut inputs = Vec::new();
             for (name, value) in node.get("inputs").and_then(Json::as_object).into_iter().flatten() {
-                let declared = declared(entry, name);
-                let source = match as_link(value) {
+                inputs.push(GraphInput::new(entry, name, |declared| match as_link(value) {
                     Some((node, slot)) => InputSource::Link(Link { node: node.into(), slot, target: None }),
-                    None => InputSource::Value(python::value(declared.map(|at| &entry.schema.inputs[at].kind), unwrapped(value))),
-                };
-                inputs.push(GraphInput { name: name.as_str().into(), declared, source });
+                    None => InputSource::Value(constant(entry, declared, value)),
+                }));
             }
             let index = graph.nodes.len();
             let id: Arc<str> = id.as_str().into();
@@ -204,11 +210,10 @@ impl Graph {
             };
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for (name, source) in node.inputs {
-                let source = match source {
+                inputs.push(GraphInput::new(entry, &name, |_| match source {
                     Source::Link { node, slot } => InputSource::Link(Link { node: node.into(), slot, target: None }),
                     Source::Value(value) => InputSource::Value(value),
-                };
-                inputs.push(GraphInput { declared: declared(entry, &name), name: name.into(), source });
+                }));
             }
             let id: Arc<str> = id.into();
             self.ids.insert(id.clone(), self.nodes.len());
@@ -249,6 +254,15 @@ impl Graph {
         self.ids.get(id).copied()
     }
 
+    /// Notes what a node's class makes of links under names that it does not declare.
+    pub fn inspected(&mut self, node: NodeIndex, names: &IndexMap<String, Inspected>) {
+        for input in &mut self.nodes[node].inputs {
+            if let (None, Some(found)) = (input.declared, names.get(&*input.name)) {
+                (input.lazy, input.raw_link) = (found.lazy, found.raw_link);
+            }
+        }
+    }
+
     /// Finds the nodes that links name.
     fn resolve(&mut self, range: Range<NodeIndex>) {
         for node in &mut self.nodes[range] {
@@ -261,6 +275,11 @@ impl Graph {
     }
 }
 
-fn declared(entry: &Entry, name: &str) -> Option<usize> {
-    entry.schema.inputs.iter().position(|i| i.name == name)
+/// A constant as the class gets it. A class of another process takes what it does not declare as it was sent, as in the reference.
+fn constant(entry: &Entry, declared: Option<usize>, sent: &Json) -> Value {
+    match declared {
+        None if entry.schema.hosted.is_some() => Value::from(sent),
+        None => python::value(None, unwrapped(sent)),
+        Some(at) => python::value(Some(&entry.schema.inputs[at].kind), unwrapped(sent)),
+    }
 }

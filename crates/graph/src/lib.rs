@@ -11,7 +11,7 @@ mod signature;
 mod validate;
 
 pub use crate::graph::{Error, Graph, GraphInput, GraphNode, InputSource, Link, NodeIndex};
-pub use crate::order::{Cycle, ExecutionList};
+pub use crate::order::{Cycle, ExecutionList, Surroundings};
 pub use crate::prompt::{Limits, Prompt, as_link};
 pub use crate::report::{NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
 pub use crate::signature::{Signature, Signatures};

@@ -1,7 +1,7 @@
 //! Which node runs next. The order is a function of the graph and of what is known already, never of chance.
 //!
-//! The rules are the reference's: of the nodes whose inputs are there, an output node first, then a node that an output node waits for,
-//! then one two steps before an output node, then the one that was added first.
+//! The rules are the reference's: of the nodes whose inputs are there, an output node or one beside whose call others may run first, then a
+//! node that an output node waits for, then one two steps before an output node, then the one that was added first.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +16,21 @@ pub struct Cycle {
     pub blamed: NodeIndex,
 }
 
+/// What the order must be told of the run around it. A function that tells which results are there is one.
+pub trait Surroundings {
+    /// Whether the node's result is there.
+    fn known(&mut self, graph: &Graph, node: NodeIndex) -> bool;
+
+    /// A node is added, and its links are to be followed: what they are to its class is found out now, if it was not before.
+    fn look(&mut self, _graph: &mut Graph, _node: NodeIndex) {}
+}
+
+impl<F: FnMut(&Graph, NodeIndex) -> bool> Surroundings for F {
+    fn known(&mut self, graph: &Graph, node: NodeIndex) -> bool {
+        self(graph, node)
+    }
+}
+
 /// The nodes still to be run, and what each waits for.
 #[derive(Debug, Default)]
 pub struct ExecutionList {
@@ -25,13 +40,15 @@ pub struct ExecutionList {
     ready: BTreeMap<usize, NodeIndex>,
     pending: usize,
     added: usize,
+    /// How many nodes wait for something outside the graph.
+    outside: usize,
 }
 
 #[derive(Debug, Default)]
 struct State {
     /// When it was added; `None` if it is not pending.
     seq: Option<usize>,
-    /// How many nodes it waits for.
+    /// How many nodes it waits for; something outside the graph counts as one.
     waits_for: usize,
     /// The nodes that wait for it.
     blocks: IndexSet<NodeIndex>,
@@ -48,14 +65,9 @@ impl ExecutionList {
         self.pending == 0
     }
 
-    /// Adds a node and all nodes that it needs, but for those that are `known` and for lazy inputs. Gives the nodes that were not
+    /// Adds a node and all nodes that it needs, but for those that are known and for lazy inputs. Gives the nodes that were not
     /// pending before.
-    pub fn add(
-        &mut self,
-        graph: &Graph,
-        node: NodeIndex,
-        known: &mut dyn FnMut(&Graph, NodeIndex) -> bool,
-    ) -> Result<Vec<NodeIndex>, Error> {
+    pub fn add(&mut self, graph: &mut Graph, node: NodeIndex, around: &mut dyn Surroundings) -> Result<Vec<NodeIndex>, Error> {
         self.states.resize_with(graph.nodes().len(), State::default);
         let mut todo = vec![node];
         let mut links = Vec::new();
@@ -69,6 +81,7 @@ impl ExecutionList {
             self.pending += 1;
             self.states[index] = State { seq: Some(self.added), ..State::default() };
             self.ready.insert(self.added, index);
+            around.look(graph, index);
             let node = graph.node(index);
             for input in &node.inputs {
                 let InputSource::Link(link) = &input.source else { continue };
@@ -77,7 +90,7 @@ impl ExecutionList {
                     return Err(Error::DanglingLink { node, input, target });
                 };
                 // A raw link is waited for too, as in the reference: a loop's end runs after its beginning.
-                if !node.is_lazy(input) && !known(graph, target) {
+                if !input.lazy && !around.known(graph, target) {
                     todo.push(target);
                     links.push((target, index));
                 }
@@ -89,32 +102,34 @@ impl ExecutionList {
         Ok(added)
     }
 
-    /// Makes a pending node wait for another one, which is added with what it needs unless it is `known`.
+    /// Makes a pending node wait for another one, which is added with what it needs unless it is known.
     pub fn add_link(
         &mut self,
-        graph: &Graph,
+        graph: &mut Graph,
         from: NodeIndex,
         to: NodeIndex,
-        known: &mut dyn FnMut(&Graph, NodeIndex) -> bool,
+        around: &mut dyn Surroundings,
     ) -> Result<Vec<NodeIndex>, Error> {
-        if known(graph, from) {
+        if around.known(graph, from) {
             return Ok(Vec::new());
         }
-        let added = self.add(graph, from, known)?;
+        let added = self.add(graph, from, around)?;
         self.wait(from, to);
         Ok(added)
     }
 
-    /// The node to run now. It stays pending until [`ExecutionList::complete`]. `None` when nothing is left.
+    /// The node to run now. It stays pending until [`ExecutionList::complete`]. `None` when nothing is left, or when all that is left waits for
+    /// the outside.
     pub fn next(&self, graph: &Graph) -> Result<Option<NodeIndex>, Cycle> {
         if self.is_empty() {
             return Ok(None);
         }
         let Some(first) = self.ready.values().next() else {
-            return Err(self.cycle(graph));
+            return if self.outside > 0 { Ok(None) } else { Err(self.cycle(graph)) };
         };
         let is_output = |node: &NodeIndex| graph.node(*node).entry.schema.output_node;
-        if let Some(node) = self.ready.values().find(|n| is_output(n)) {
+        let is_async = |node: &NodeIndex| graph.node(*node).entry.schema.hosted.as_ref().is_some_and(|h| h.is_async);
+        if let Some(node) = self.ready.values().find(|n| is_output(n) || is_async(n)) {
             return Ok(Some(*node));
         }
         if let Some(node) = self.ready.values().find(|n| self.states[**n].blocks.iter().any(is_output)) {
@@ -124,6 +139,21 @@ impl ExecutionList {
         Ok(Some(*self.ready.values().find(two_before).unwrap_or(first)))
     }
 
+    /// A pending node waits for something outside the graph, until [`ExecutionList::resume`].
+    pub fn suspend(&mut self, node: NodeIndex) {
+        if let Some(seq) = self.states[node].seq {
+            self.states[node].waits_for += 1;
+            self.outside += 1;
+            self.ready.remove(&seq);
+        }
+    }
+
+    /// What a suspended node waited for outside the graph is there.
+    pub fn resume(&mut self, node: NodeIndex) {
+        self.outside -= 1;
+        self.waits_less(node);
+    }
+
     /// Takes a node out that has run.
     pub fn complete(&mut self, node: NodeIndex) {
         let state = std::mem::take(&mut self.states[node]);
@@ -131,11 +161,15 @@ impl ExecutionList {
         self.pending -= 1;
         self.ready.remove(&seq);
         for blocked in state.blocks {
-            let state = &mut self.states[blocked];
-            state.waits_for -= 1;
-            if let (0, Some(seq)) = (state.waits_for, state.seq) {
-                self.ready.insert(seq, blocked);
-            }
+            self.waits_less(blocked);
+        }
+    }
+
+    fn waits_less(&mut self, node: NodeIndex) {
+        let state = &mut self.states[node];
+        state.waits_for -= 1;
+        if let (0, Some(seq)) = (state.waits_for, state.seq) {
+            self.ready.insert(seq, node);
         }
     }
 

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 use crate::graph::{Graph, InputSource, NodeIndex};
 
 /// Hash of a node's class, constants and fingerprint, and of the signatures of the nodes that it links to. A class that asks for its
-/// own id has the id in it.
+/// own id has the id in it, one of another process the process's name and the version of its code.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Signature([u8; 32]);
 
@@ -77,6 +77,11 @@ impl Signatures {
         let node = graph.node(index);
         let mut hash = Hash(Sha256::new());
         hash.text(&node.class_type);
+        if let Some(host) = node.entry.host() {
+            hash.tag(b'h');
+            hash.text(host.name());
+            hash.text(&host.version());
+        }
         match fingerprint(graph, index) {
             Fingerprint::Inputs => hash.tag(b'-'),
             Fingerprint::Text(text) => {
@@ -85,7 +90,9 @@ impl Signatures {
             }
             Fingerprint::Always => return None,
         }
-        if node.entry.schema.hidden.iter().any(|(_, kind)| *kind == HiddenKind::UniqueId) {
+        let schema = &node.entry.schema;
+        let unique = schema.hosted.as_ref().is_some_and(|h| h.unique);
+        if unique || schema.hidden.iter().any(|(_, kind)| *kind == HiddenKind::UniqueId) {
             hash.tag(b'u');
             hash.text(&node.id);
         }

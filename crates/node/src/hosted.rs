@@ -29,6 +29,7 @@ pub trait Host: Any + Send + Sync {
     fn version(&self) -> String;
 
     /// A prompt begins that has classes of this host. Waits until it is up; what its classes report while the prompt runs goes to `reporter`.
+    /// Told once a prompt, before anything else of this prompt is asked of its classes.
     fn begin(&self, prompt: &HostedPrompt<'_>, reporter: Arc<dyn Reporter>, cancel: &CancellationToken) -> Result<()>;
 
     /// The prompt is over: calls that still run are given up.
@@ -123,12 +124,18 @@ pub trait HostedNode: Send + Sync {
     /// What the class makes of links under names that its schema does not declare, by name.
     fn inspect(&self, arguments: &Arguments) -> Result<IndexMap<String, Inspected>>;
 
+    /// Whether [`HostedNode::fingerprint`] must be asked at all. Where it need not be, a prompt whose results are all cached never waits for
+    /// the host.
+    fn fingerprints(&self) -> bool {
+        true
+    }
+
     /// Whether the result depends on more than the inputs. Only constants are told.
     fn fingerprint(&self, call: &HostedCall, cancel: &CancellationToken) -> Result<Fingerprint>;
 
-    /// The lazy inputs that are needed now.
+    /// The inputs that are needed now. Asked before each run; a class that never asks for any answers at once.
     fn needed(&self, call: &HostedCall, cancel: &CancellationToken) -> Result<Vec<String>>;
 
-    /// Begins a call. The result goes to `done`, whatever happens: also when the host ends.
+    /// Begins a call, and returns at once. The result goes to `done`, whatever happens: also when the host ends.
     fn run(&self, call: HostedCall, done: Done);
 }

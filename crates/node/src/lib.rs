@@ -6,6 +6,7 @@ mod context;
 mod error;
 mod hosted;
 mod schema;
+mod shared;
 mod value;
 
 /// Tells running work that its prompt was interrupted.
@@ -20,6 +21,7 @@ pub use crate::hosted::{
 pub use crate::schema::{
     ChoicePart, Choices, FileSource, Generation, HiddenKind, Hosted, Input, InputKind, OptionSource, Output, Schema, StaticOptions,
 };
+pub use crate::shared::SharedCatalog;
 pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};
 
 /// How a node tells the cache that its inputs alone do not decide its result (ComfyUI's `IS_CHANGED`).

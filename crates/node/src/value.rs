@@ -22,6 +22,11 @@ pub trait Opaque: Any + Send + Sync {
         format!("<{}>", self.type_name())
     }
 
+    /// The name of the [`crate::Host`] in which the object lies; `None` if it lies in this process.
+    fn host(&self) -> Option<&str> {
+        None
+    }
+
     /// The value as this process has it, where the object lies in another one and can be brought here; `None` if it is here.
     fn localize(&self) -> Result<Option<Value>> {
         Ok(None)

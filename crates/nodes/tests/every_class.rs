@@ -262,8 +262,9 @@ impl Runner {
         if !self.done.insert(graph.to_string()) {
             return Ok(false);
         }
-        let patience = Patience { cancel: CancellationToken::default(), steps: self.patience };
-        let outcome = self.bench.execute(&mut self.executor, graph, &patience.cancel, &patience)?;
+        let cancel = CancellationToken::default();
+        let patience = Arc::new(Patience { cancel: cancel.clone(), steps: self.patience });
+        let outcome = self.bench.execute(&mut self.executor, graph, &cancel, patience)?;
         for (slot, output) in schema.outputs.iter().enumerate() {
             let types = outcome.outputs[format!("sink {slot}")]["type"].as_array().cloned().unwrap_or_default();
             if types.is_empty() || types.iter().any(|ty| !fits(ty.as_str().unwrap(), &output.ty)) {

@@ -348,7 +348,7 @@ fn a_file_that_was_replaced_is_read_again() {
     let mut executor = bench.executor(CachePolicy::Classic);
     let mut run = || {
         std::thread::sleep(Duration::from_millis(100));
-        let outcome = bench.execute(&mut executor, prompt.clone(), &CancellationToken::default(), &NullSink).unwrap();
+        let outcome = bench.execute(&mut executor, prompt.clone(), &CancellationToken::default(), Arc::new(NullSink)).unwrap();
         let cached = outcome.messages.iter().find(|message| message.name() == "execution_cached").unwrap();
         let cached = serde_json::to_value(cached).unwrap()["nodes"].take();
         let pixel = |node: &str| {

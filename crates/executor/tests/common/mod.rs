@@ -287,6 +287,7 @@ pub struct Bench {
 pub struct Ran {
     pub events: String,
     pub outcome: Outcome,
+    pub sink: Arc<MemorySink>,
 }
 
 impl Ran {
@@ -319,9 +320,9 @@ impl Bench {
     }
 
     pub fn run_job(&mut self, job: &Job, cancel: &CancellationToken) -> Ran {
-        let sink = MemorySink::default();
-        let outcome = self.executor.run(job, cancel, &sink);
-        Ran { events: lines(&sink), outcome }
+        let sink = Arc::new(MemorySink::default());
+        let outcome = self.executor.run(job, cancel, sink.clone());
+        Ran { events: lines(&sink), outcome, sink }
     }
 }
 

@@ -52,11 +52,12 @@ fn graph(text: &str) -> Graph {
 }
 
 /// The order in which the nodes run, or the node blamed for a circle.
-fn order(graph: &Graph, outputs: &[&str], known: &[&str]) -> String {
+fn order(graph: &mut Graph, outputs: &[&str], known: &[&str]) -> String {
     let mut list = ExecutionList::new();
     let mut is_known = |graph: &Graph, node: NodeIndex| known.contains(&&*graph.node(node).id);
     for output in outputs {
-        if let Err(error) = list.add(graph, graph.find(output).unwrap(), &mut is_known) {
+        let node = graph.find(output).unwrap();
+        if let Err(error) = list.add(graph, node, &mut is_known) {
             return error.to_string();
         }
     }
@@ -75,43 +76,64 @@ fn order(graph: &Graph, outputs: &[&str], known: &[&str]) -> String {
 
 #[test]
 fn outputs_come_as_soon_as_they_can() {
-    let two_chains = graph("1:Op(#0) 2:Save(x) x:Op(#1) 5:Op(#7) 6:Op(5) 7:Save(6)");
-    assert_snapshot!(order(&two_chains, &["2", "7"], &[]), @r#"
+    let mut two_chains = graph("1:Op(#0) 2:Save(x) x:Op(#1) 5:Op(#7) 6:Op(5) 7:Save(6)");
+    assert_snapshot!(order(&mut two_chains, &["2", "7"], &[]), @r#"
     x 2 5 6 7
     "#);
-    assert_snapshot!(order(&two_chains, &["7", "2"], &[]), @r#"
+    assert_snapshot!(order(&mut two_chains, &["7", "2"], &[]), @r#"
     x 2 5 6 7
     "#);
-    assert_snapshot!(order(&two_chains, &["2", "7"], &["x", "5"]), @r#"
+    assert_snapshot!(order(&mut two_chains, &["2", "7"], &["x", "5"]), @r#"
     2 6 7
     "#);
 }
 
 #[test]
 fn lazy_inputs_are_added_when_asked_for() {
-    let lazy = graph("1:Op(#0) 2:Op(#1) 3:Lazy(1,2) 4:Save(3)");
-    assert_snapshot!(order(&lazy, &["4"], &[]), @r#"
+    let mut lazy = graph("1:Op(#0) 2:Op(#1) 3:Lazy(1,2) 4:Save(3)");
+    assert_snapshot!(order(&mut lazy, &["4"], &[]), @r#"
     2 3 4
     "#);
     let mut list = ExecutionList::new();
     let mut unknown = |_: &Graph, _| false;
-    list.add(&lazy, lazy.find("4").unwrap(), &mut unknown).unwrap();
+    let four = lazy.find("4").unwrap();
+    list.add(&mut lazy, four, &mut unknown).unwrap();
     let (first, two, three) = (lazy.find("1").unwrap(), lazy.find("2").unwrap(), lazy.find("3").unwrap());
     assert_eq!(list.next(&lazy), Ok(Some(two)));
     list.complete(two);
     assert_eq!(list.next(&lazy), Ok(Some(three)));
-    assert_eq!(list.add_link(&lazy, first, three, &mut unknown), Ok(vec![first]));
+    assert_eq!(list.add_link(&mut lazy, first, three, &mut unknown), Ok(vec![first]));
     assert_eq!(list.next(&lazy), Ok(Some(first)), "the node waits for what it asked for");
     list.complete(first);
     assert_eq!(list.next(&lazy), Ok(Some(three)));
 }
 
 #[test]
+fn what_waits_for_the_outside_lets_others_run() {
+    let mut graph = graph("1:Op(#0) 2:Op(1) 3:Op(#1) 4:Save(2,3)");
+    let [one, two, three, four] = ["1", "2", "3", "4"].map(|id| graph.find(id).unwrap());
+    let mut list = ExecutionList::new();
+    list.add(&mut graph, four, &mut |_: &Graph, _| false).unwrap();
+    assert_eq!(list.next(&graph), Ok(Some(three)));
+    list.suspend(three);
+    assert_eq!(list.next(&graph), Ok(Some(one)), "others go on");
+    list.complete(one);
+    list.suspend(two);
+    assert_eq!((list.next(&graph), list.is_empty()), (Ok(None), false), "no circle");
+    list.resume(two);
+    assert_eq!(list.next(&graph), Ok(Some(two)));
+    list.complete(two);
+    list.resume(three);
+    list.complete(three);
+    assert_eq!(list.next(&graph), Ok(Some(four)));
+}
+
+#[test]
 fn circles_and_links_to_nowhere_are_told() {
-    assert_snapshot!(order(&graph("0:Op(#0) 1:Op(2,0) 2:Op(1) 3:Save(2,0)"), &["3"], &[]), @r#"
+    assert_snapshot!(order(&mut graph("0:Op(#0) 1:Op(2,0) 2:Op(1) 3:Save(2,0)"), &["3"], &[]), @r#"
     0 cycle at 3
     "#);
-    assert_snapshot!(order(&graph("3:Save(x9)"), &["3"], &[]), @r#"
+    assert_snapshot!(order(&mut graph("3:Save(x9)"), &["3"], &[]), @r#"
     input 'a' of node '3' links to node 'x9', which does not exist
     "#);
 }
@@ -157,11 +179,11 @@ proptest! {
     fn any_graph_is_ordered(nodes in prop::collection::vec((0..4usize, 0..12usize, 0..12usize), 1..10)) {
         let classes = ["Op", "Save", "Lazy", "Own"];
         let words: Vec<String> = nodes.iter().enumerate().map(|(i, (class, a, b))| format!("n{i}:{}(n{a},n{b})", classes[*class])).collect();
-        let graph = graph(&words.join(" "));
+        let mut graph = graph(&words.join(" "));
         let all: Vec<String> = (0..nodes.len()).map(|i| format!("n{i}")).collect();
         let outputs: Vec<&str> = all.iter().map(String::as_str).collect();
-        let ran = order(&graph, &outputs, &[]);
-        prop_assert_eq!(&ran, &order(&graph, &outputs, &[]));
+        let ran = order(&mut graph, &outputs, &[]);
+        prop_assert_eq!(&ran, &order(&mut graph, &outputs, &[]));
         let _ = signatures(&graph);
         if ran.contains("cycle") || ran.contains("does not exist") {
             return Ok(());
@@ -170,7 +192,7 @@ proptest! {
         prop_assert_eq!(ran.len(), nodes.len());
         for (place, id) in ran.iter().enumerate() {
             let node = graph.node(graph.find(id).unwrap());
-            for input in node.inputs.iter().filter(|i| !node.is_lazy(i)) {
+            for input in node.inputs.iter().filter(|i| !i.lazy) {
                 let InputSource::Link(link) = &input.source else { continue };
                 prop_assert!(ran[..place].contains(&&*link.node), "{id} ran before {}", link.node);
             }

@@ -83,7 +83,7 @@ impl Bench {
         let mut folders = Folders::new(roots).unwrap();
         if base.is_some() {
             // Room for models of a test's own beside the shared ones.
-            for folder in folders.model_folders().map(str::to_owned).collect::<Vec<_>>() {
+            for folder in folders.model_folders() {
                 folders.add_model_path(&folder, dir.path().join("models").join(&folder), false);
             }
         }
@@ -128,7 +128,7 @@ impl Bench {
         executor: &mut Executor,
         prompt: Json,
         cancel: &CancellationToken,
-        sink: &dyn EventSink,
+        sink: Arc<dyn EventSink>,
     ) -> Result<Outcome, String> {
         let prompt = Prompt::parse(prompt, &PromptLimits::default()).map_err(|e| format!("it is refused: {e:?}"))?;
         let valid = validate(&self.catalog, &*self.folders, prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
@@ -159,7 +159,7 @@ impl Bench {
     /// Runs a prompt, and gives what each of its nodes showed, in their order.
     pub fn graph(&self, graph: &Map<String, Json>) -> Result<Vec<Map<String, Json>>, String> {
         let mut executor = self.executor(CachePolicy::None);
-        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancellationToken::default(), &NullSink)?;
+        let outcome = self.execute(&mut executor, Json::Object(graph.clone()), &CancellationToken::default(), Arc::new(NullSink))?;
         Ok(graph.keys().filter_map(|id| outcome.outputs.get(id)?.as_object().cloned()).collect())
     }
 

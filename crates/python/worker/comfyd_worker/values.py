@@ -115,8 +115,9 @@ def encode(value):
     if not isinstance(value, enum.Enum):
         if isinstance(value, str) and len(value) <= TEXT_MAX:
             return str.__str__(value)                      # plain, whatever a subclass makes of these
-        if isinstance(value, int) and value.bit_length() < 4096:
-            return int.__pos__(value)
+        if isinstance(value, int) and value.bit_length() < 127:
+            value = int.__pos__(value)                     # readers of JSON round what is beyond 64 bits
+            return value if -1 << 63 <= value < 1 << 64 else {"i": str(value)}
         if isinstance(value, float):
             value = float.__pos__(value)
             return value if math.isfinite(value) else {"f": repr(value)}

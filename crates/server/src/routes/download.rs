@@ -97,7 +97,7 @@ fn target(folders: &Folders, folder: &str, name: &str) -> Result<PathBuf, Failur
     if name.chars().any(|c| c.is_control() || c == '\\') || name.split('/').any(|part| part.starts_with('.')) {
         return Err("the file's name must not have control characters, backslashes or parts that start with a dot".into());
     }
-    let root = folders.model_paths(folder).and_then(<[PathBuf]>::first);
+    let root = folders.model_paths(folder).and_then(|paths| paths.into_iter().next());
     let root = root.filter(|_| folder != "custom_nodes").ok_or_else(|| format!("there is no model folder '{folder}': see /models"))?;
-    join_inside(root, Path::new(name)).map_err(|e| e.to_string())
+    join_inside(&root, Path::new(name)).map_err(|e| e.to_string())
 }

@@ -88,8 +88,8 @@ async fn subscribe(State(app): State<App>, LenientJson(body): LenientJson) -> Re
 struct FolderPaths(IndexMap<String, Vec<PathBuf>>);
 
 async fn folder_paths(State(app): State<App>) -> Json<FolderPaths> {
-    let paths = |name: &str| (name.to_owned(), app.folders.model_paths(name).unwrap_or_default().to_vec());
-    Json(FolderPaths(app.folders.model_folders().map(paths).collect()))
+    let paths = |name: String| (name.clone(), app.folders.model_paths(&name).unwrap_or_default());
+    Json(FolderPaths(app.folders.model_folders().into_iter().map(paths).collect()))
 }
 
 async fn files(State(app): State<App>, UrlPath(kind): UrlPath<String>) -> Result<Json<Names>, ApiError> {

@@ -17,8 +17,9 @@ use crate::error::ApiError;
 use crate::json::whole;
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::Read;
+use crate::services::manifest::Manifest;
 use crate::services::models::picture;
-use crate::services::pages::scripts;
+use crate::services::pages::{scripts, scripts_below};
 use crate::services::paths::inside;
 use crate::services::pictures::{decode, encode_webp};
 use crate::services::userdata::times;
@@ -90,7 +91,7 @@ async fn embeddings(State(app): State<App>) -> Result<Json<Names>, ApiError> {
 }
 
 async fn folders(State(app): State<App>) -> Json<Names> {
-    Json(Names(app.folders.model_folders().map(str::to_owned).collect()))
+    Json(Names(app.folders.model_folders()))
 }
 
 async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Result<Json<Names>, ApiError> {
@@ -98,8 +99,8 @@ async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Resu
 }
 
 async fn folders_with_paths(State(app): State<App>) -> Json<ModelFolders> {
-    let listed = app.folders.model_folders().filter(|name| !matches!(*name, "configs" | "custom_nodes"));
-    let told = |name: &str| ModelFolder { name: name.to_owned(), folders: app.folders.model_paths(name).unwrap_or_default().to_vec() };
+    let listed = app.folders.model_folders().into_iter().filter(|name| !matches!(name.as_str(), "configs" | "custom_nodes"));
+    let told = |name: String| ModelFolder { folders: app.folders.model_paths(&name).unwrap_or_default(), name };
     Json(ModelFolders(listed.map(told).collect()))
 }
 
@@ -122,7 +123,14 @@ async fn files_with_paths(State(app): State<App>, UrlPath(folder): UrlPath<Strin
 }
 
 async fn extensions(State(app): State<App>) -> Result<Json<Names>, ApiError> {
-    blocking(move || Ok(Json(Names(scripts(&app.options.front_end))))).await
+    blocking(move || {
+        let mut names = scripts(&app.options.front_end);
+        for manifest in app.installations.manifests() {
+            names.extend(manifest.web.iter().flat_map(|(name, folder)| scripts_below(folder, &Manifest::web_address(name))));
+        }
+        Ok(Json(Names(names)))
+    })
+    .await
 }
 
 async fn preview(State(app): State<App>, UrlPath((folder, index, name)): UrlPath<(String, String, String)>) -> Result<Response, ApiError> {
