@@ -169,7 +169,7 @@ def unpack(told, blob):
         if length == 0:
             parts[name] = torch.empty(shape, dtype=dtype)
             continue
-        memory = memoryview(blob)[at:at + length]
+        memory = memoryview(blob)[at:at + length]          # its memory is not used again while this view lives, which torch holds
         if at % 16:
             memory = memoryview(bytearray(memory))         # torch wants its numbers at whole multiples of their size
         parts[name] = torch.frombuffer(memory, dtype=dtype).reshape(shape)
