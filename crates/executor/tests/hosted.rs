@@ -238,7 +238,8 @@ fn fill(catalog: &mut Catalog, host: &Arc<Double>) {
         catalog.push(Entry { schema, code: Code::Hosted(Arc::new(class)) });
     };
     let open = || Hosted { open: true, ..Hosted::default() };
-    let schema = |class: &str| Schema::new(class).input(Input::link("value", "*").optional()).output("*");
+    // Types that may cross: the nodes around are of this process.
+    let schema = |class: &str| Schema::new(class).input(Input::link("value", "INT").optional()).output("INT");
 
     // Gives its inputs as it was told them.
     let run: RunFn = Box::new(|_, call| Ok(values(vec![shown(&call.arguments).into()])));
@@ -378,7 +379,8 @@ fn an_interrupt_is_passed_on_once_and_ends_the_prompt() {
         let stop = cancel.clone();
         let calls = text.matches("Waits").count();
         let canceller = std::thread::spawn(move || {
-            while host.count("run") < calls {
+            let patience = Instant::now() + Duration::from_secs(20);
+            while host.count("run") < calls && Instant::now() < patience {
                 std::thread::sleep(Duration::from_millis(1));
             }
             stop.cancel();

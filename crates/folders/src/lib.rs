@@ -371,12 +371,7 @@ fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
         group("controlnet", &["controlnet", "t2i_adapter"], Extensions::Models),
         plain("gligen"),
         plain("upscale_models"),
-        ModelFolder {
-            name: "custom_nodes".into(),
-            paths: vec![base.join("custom_nodes")],
-            extensions: Extensions::Any,
-            more: Vec::new(),
-        },
+        ModelFolder { name: "custom_nodes".into(), paths: vec![base.join("custom_nodes")], extensions: Extensions::Any, more: Vec::new() },
         plain("hypernetworks"),
         plain("photomaker"),
         group("classifiers", &["classifiers"], Extensions::Only("")),

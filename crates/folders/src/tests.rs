@@ -321,7 +321,9 @@ fn what_custom_nodes_register_is_listed_behind_the_own_folders_and_goes_with_the
     let dir = tempfile::tempdir().unwrap();
     let folders = Folders::new(Roots::under(dir.path())).unwrap();
     let (own, sams) = (dir.path().join("models/loras"), dir.path().join("models/sams"));
-    for file in [own.join("a.safetensors"), own.join("b.gguf"), own.join("c.txt"), sams.join("x.pth"), sams.join("y.txt"), sams.join("Z.PTH")] {
+    for file in
+        [own.join("a.safetensors"), own.join("b.gguf"), own.join("c.txt"), sams.join("x.pth"), sams.join("y.txt"), sams.join("Z.PTH")]
+    {
         touch(&file);
     }
     let before = (folders.model_folders(), folders.generation());
@@ -331,7 +333,8 @@ fn what_custom_nodes_register_is_listed_behind_the_own_folders_and_goes_with_the
         paths: vec![path.to_owned()],
         extensions: endings.iter().map(|ending| (*ending).to_owned()).collect(),
     };
-    let table = [added("sams", &sams, &[".pth"]), added("loras", &own, &[".gguf"]), added("all", &sams, &[]), added("clip", &sams, &[".txt"])];
+    let table =
+        [added("sams", &sams, &[".pth"]), added("loras", &own, &[".gguf"]), added("all", &sams, &[]), added("clip", &sams, &[".txt"])];
     folders.set_added(&table);
     assert!(folders.generation() > before.1);
     assert_eq!(folders.model_files("sams").unwrap(), ["Z.PTH", "x.pth"]);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Context, Input, Node, NodeOutput, Result, Schema, StaticOptions, Value};
+use comfyd_node::{Context, Input, InputKind, Node, NodeOutput, Result, Schema, StaticOptions, Value};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use serde_json::json;
@@ -70,7 +70,7 @@ fn catalog() -> Catalog {
 
 fn run(prompt: Json, targets: Option<&[String]>) -> std::result::Result<Validated, Rejected> {
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-    validate(&catalog(), &StaticOptions, prompt, targets)
+    validate(&catalog(), &StaticOptions, prompt, targets, &Placing::default())
 }
 
 /// The answer's errors, or the outputs and errors of a prompt that is accepted.
@@ -392,11 +392,11 @@ fn widget(input: &Input, sent: &str) -> std::result::Result<Value, String> {
     catalog.insert(Arc::new(Declared { schema, refuse: None }));
     let body = format!(r#"{{"1": {{"class_type": "One", "inputs": {{"x": {sent}}}}}}}"#);
     let prompt = Prompt::parse(comfyd_wire::json::read(body.as_bytes()).unwrap(), &Limits::default()).unwrap();
-    match validate(&catalog, &StaticOptions, prompt, None) {
+    match validate(&catalog, &StaticOptions, prompt, None, &Placing::default()) {
         Ok(validated) => {
             // As it is stored and read again.
             let stored = comfyd_wire::json::read(validated.prompt.into_json().to_string().as_bytes()).unwrap();
-            let graph = crate::Graph::from_prompt(&catalog, &stored).unwrap();
+            let graph = crate::Graph::from_prompt(&catalog, &stored, &Placement::default()).unwrap();
             let crate::InputSource::Value(value) = &graph.node(0).inputs[0].source else { panic!("a link") };
             Ok(value.clone())
         }
