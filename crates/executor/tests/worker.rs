@@ -492,7 +492,11 @@ fn a_stop_tries_once_more_and_leaves_the_prompt_to_the_next_start() {
     scene.handle.shutdown(Shutdown::Requeue);
     assert_eq!(scene.ends(), 0, "{}", lines(&scene.sink.kept));
     assert_eq!(scene.running(), ["p"]);
-    assert_eq!(scene.runtime.block_on(scene.store.recover(&WorkerId::new("test"), OnRestart::Rerun)).unwrap().rerun, 1, "it runs again");
+    assert_eq!(
+        scene.runtime.block_on(scene.store.recover(&WorkerId::new("test"), OnRestart::Rerun { max_crashes: 0 })).unwrap().rerun,
+        1,
+        "it runs again"
+    );
 
     let scene = Scene::new();
     scene.store.refuse(Some(|_| Some(Error::NoSpace)));

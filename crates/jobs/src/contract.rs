@@ -20,7 +20,7 @@ mod model;
 pub mod sink;
 
 pub use self::harness::{Harness, job, outcome, snapshot, worker};
-use self::harness::{LIMITS, claim, enqueue, expect, finish, forged, ids, pass, restarted, text, total};
+use self::harness::{LIMITS, RERUN, claim, enqueue, expect, finish, forged, ids, pass, restarted, text, total};
 
 /// Runs every check.
 ///
@@ -50,6 +50,7 @@ pub async fn run(harness: &dyn Harness) {
     restart_order(harness).await;
     restart_rerun(harness).await;
     restart_fail(harness).await;
+    crashes(harness).await;
     if harness.durable() {
         restart_bounds(harness).await;
     }
@@ -492,7 +493,7 @@ async fn recover_in_place(harness: &dyn Harness) {
     const CHECK: &str = "recover without a crash";
     let store = harness.fresh(LIMITS).await;
     enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
-    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), RERUN).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 1, rerun: 0, failed: 0 }, "{CHECK}: the figures");
     expect(store.as_ref(), CHECK, "recover", "running | pending a@0 | history").await;
 }
@@ -510,7 +511,7 @@ async fn restart_order(harness: &dyn Harness) {
     let state = snapshot(store.as_ref()).await;
     assert_eq!(state, "running | pending c@-4 a@3 b@3 | history h1:success h3:success", "{CHECK}: before");
     let store = restarted(harness, store).await;
-    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), RERUN).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 3, rerun: 0, failed: 0 }, "{CHECK}: the figures");
     expect(store.as_ref(), CHECK, "the restart", &state).await;
     let number = enqueue(store.as_ref(), CHECK, "e", Position::Back).await;
@@ -535,14 +536,14 @@ async fn restart_rerun(harness: &dyn Harness) {
     expect(store.as_ref(), CHECK, "before", "running b@1 a@0 | pending c@-2 | history").await;
     let store = restarted(harness, store).await;
     expect(store.as_ref(), CHECK, "opening", "running b@1 a@0 | pending c@-2 | history").await;
-    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), RERUN).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 3, rerun: 2, failed: 0 }, "{CHECK}: the figures");
     expect(store.as_ref(), CHECK, "recover", "running | pending b@1 a@0 c@-2 | history").await;
     assert_eq!(claim(store.as_ref(), CHECK).await.job.id, "b", "{CHECK}: what ran runs first, in the order of the claims");
     enqueue(store.as_ref(), CHECK, "d", Position::Front).await;
     expect(store.as_ref(), CHECK, "a newcomer at the front", "running b@1 | pending a@0 d@-3 c@-2 | history").await;
     let store = restarted(harness, store).await;
-    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), RERUN).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 4, rerun: 1, failed: 0 }, "{CHECK}: the figures of the second restart");
     expect(store.as_ref(), CHECK, "a second restart", "running | pending b@1 a@0 d@-3 c@-2 | history").await;
 }
@@ -574,6 +575,48 @@ async fn restart_fail(harness: &dyn Harness) {
     expect(store.as_ref(), CHECK, "a second restart", state).await;
 }
 
+/// What was running at too many crashes fails; what was put back in good order, or waited meanwhile, has not crashed.
+async fn crashes(harness: &dyn Harness) {
+    const CHECK: &str = "crashes";
+    let two = OnRestart::Rerun { max_crashes: 2 };
+    let mut store = harness.fresh(LIMITS).await;
+    enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
+    enqueue(store.as_ref(), CHECK, "b", Position::Back).await;
+    for _ in 0..3 {
+        let claimed = claim(store.as_ref(), CHECK).await;
+        assert_eq!(claimed.job.id, "a", "{CHECK}: another job was claimed");
+        store.requeue(&claimed.token).await.unwrap();
+        store = restarted(harness, store).await;
+        let recovered = store.recover(&worker(), two).await.unwrap();
+        assert_eq!(recovered, Recovered { pending: 2, rerun: 0, failed: 0 }, "{CHECK}: of one that was put back");
+    }
+    for (on_restart, failed) in [(RERUN, 0), (RERUN, 0), (two, 1)] {
+        claim(store.as_ref(), CHECK).await;
+        // Whoever looks does not change the count, and neither does an orderly end in between.
+        store = restarted(harness, restarted(harness, store).await).await;
+        let recovered = store.recover(&worker(), on_restart).await.unwrap();
+        assert_eq!(recovered, Recovered { pending: 2 - failed, rerun: 1 - failed, failed }, "{CHECK}: the figures");
+        if failed == 0 {
+            let again = claim(store.as_ref(), CHECK).await;
+            store.requeue(&again.token).await.unwrap();
+        }
+    }
+    expect(store.as_ref(), CHECK, "the third crash", "running | pending b@1 | history a:error").await;
+    let entry = store.history_entry("a").await.unwrap().unwrap_or_else(|| panic!("{CHECK}: no entry"));
+    let messages: serde_json::Value = serde_json::from_str(entry.messages.get()).unwrap();
+    assert_eq!((&messages[0][0], &messages[0][1]["exception_type"]), (&json!("execution_error"), &json!("ServerCrashed")), "{CHECK}");
+    let told = messages[0][1]["exception_message"].as_str().unwrap_or_default();
+    assert!(told.contains("ended 3 times") && told.contains("submit it again"), "{CHECK}: the entry says what to do: {told}");
+    // The same id is another prompt, which has not crashed.
+    store.delete_history(&ids(&["a"])).await.unwrap();
+    store.clear_pending().await.unwrap();
+    enqueue(store.as_ref(), CHECK, "a", Position::Back).await;
+    claim(store.as_ref(), CHECK).await;
+    let store = restarted(harness, store).await;
+    let recovered = store.recover(&worker(), two).await.unwrap();
+    assert_eq!(recovered, Recovered { pending: 1, rerun: 1, failed: 0 }, "{CHECK}: of a new prompt");
+}
+
 async fn restart_bounds(harness: &dyn Harness) {
     const CHECK: &str = "restart: smaller bounds";
     let store = harness.fresh(LIMITS).await;
@@ -584,7 +627,7 @@ async fn restart_bounds(harness: &dyn Harness) {
     }
     let smaller = Limits { max_pending: 1, max_history: 2, ..LIMITS };
     let store = harness.reopen(store, smaller).await;
-    store.recover(&worker(), OnRestart::Rerun).await.unwrap();
+    store.recover(&worker(), RERUN).await.unwrap();
     assert_eq!(store.queue().await.unwrap().pending.len(), 3, "{CHECK}: accepted jobs stay");
     assert!(matches!(store.enqueue(job("d", Position::Back)).await, Err(Error::Full(1))), "{CHECK}: no more are accepted");
     let claimed = claim(store.as_ref(), CHECK).await;

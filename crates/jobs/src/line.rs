@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::store::{Claim, Counts, Error, Job, NewJob, OnRestart, Position, Queue, Recovered, Result, Token, WorkerId};
+use crate::store::{Claim, Counts, Error, Job, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Token, WorkerId};
 
 /// A job's place in the line: the order in which jobs are claimed.
 #[derive(Debug, Clone, Copy)]
@@ -16,6 +16,8 @@ pub struct Place {
     pub number: f64,
     /// Grows with every job that arrives: ties of the number run in this order. Unique.
     pub arrival: i64,
+    /// How often the job was running when whoever ran it ended without warning. Takes no part in the order.
+    pub crashes: u32,
 }
 
 impl Ord for Place {
@@ -51,6 +53,16 @@ pub struct Running {
     pub claim: i64,
     /// Who holds it; nobody if it was claimed in an earlier process.
     pub holder: Option<WorkerId>,
+}
+
+impl Running {
+    /// How it ends if [`Line::restart`] fails it.
+    pub fn failed(&self, on_restart: OnRestart, ended_ms: i64) -> Outcome {
+        match on_restart {
+            OnRestart::Fail => Outcome::stopped(&self.job, self.claimed_ms, ended_ms),
+            OnRestart::Rerun { .. } => Outcome::crashed(&self.job, self.place.crashes, self.claimed_ms, ended_ms),
+        }
+    }
 }
 
 /// What [`Line::restart`] moved.
@@ -110,6 +122,15 @@ impl Line {
         Ok(&self.running[self.index_held(token)?])
     }
 
+    /// The tokens of all jobs that run and that somebody holds.
+    pub fn tokens(&self) -> Vec<Token> {
+        let token = |running: &Running| {
+            let worker = running.holder.clone()?;
+            Some(Token { prompt_id: running.job.id.clone(), worker, claim: running.claim })
+        };
+        self.running.iter().filter_map(token).collect()
+    }
+
     fn index_held(&self, token: &Token) -> Result<usize> {
         let id = &token.prompt_id;
         let index = self.running.iter().position(|running| running.job.id == *id).ok_or_else(|| Error::NotRunning(id.clone()))?;
@@ -129,7 +150,7 @@ impl Line {
             return Err(Error::Full(max_pending));
         }
         let (number, next_number) = number(new.position, self.next_number);
-        let place = Place { rank: 0, number, arrival: self.next_arrival };
+        let place = Place { rank: 0, number, arrival: self.next_arrival, crashes: 0 };
         let job = Arc::new(Job {
             id: new.id.clone(),
             number,
@@ -208,21 +229,19 @@ impl Line {
     /// Deals with the jobs that this worker, or nobody, holds: they get precedence in the order in which they were claimed, or leave the
     /// line as failed.
     pub fn restart(&mut self, worker: &WorkerId, on_restart: OnRestart) -> Restarted {
-        let stopped: Vec<Running> =
+        let mut stopped: Vec<Running> =
             self.running.extract_if(.., |running| running.holder.as_ref().is_none_or(|holder| holder == worker)).collect();
-        let mut restarted = Restarted::default();
-        match on_restart {
-            OnRestart::Rerun => {
-                restarted.figures.rerun = stopped.len();
-                restarted.reranked = self.give_precedence(stopped);
-            }
-            OnRestart::Fail => {
-                restarted.figures.failed = stopped.len();
-                restarted.failed = stopped;
-            }
+        for running in &mut stopped {
+            running.place.crashes = running.place.crashes.saturating_add(1);
         }
-        restarted.figures.pending = self.pending.len();
-        restarted
+        let fails = |running: &Running| match on_restart {
+            OnRestart::Rerun { max_crashes } => max_crashes > 0 && running.place.crashes >= max_crashes,
+            OnRestart::Fail => true,
+        };
+        let (failed, stopped): (Vec<_>, Vec<_>) = stopped.into_iter().partition(fails);
+        let (failures, rerun) = (failed.len(), stopped.len());
+        let reranked = self.give_precedence(stopped);
+        Restarted { reranked, failed, figures: Recovered { pending: self.pending.len(), rerun, failed: failures } }
     }
 
     /// Running and waiting jobs.

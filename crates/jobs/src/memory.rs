@@ -204,7 +204,7 @@ impl JobStore for MemoryStore {
             let mut state = self.state.lock();
             let restarted = state.line.restart(worker, on_restart);
             for running in restarted.failed {
-                let outcome = Outcome::stopped(&running.job, running.claimed_ms, now_ms());
+                let outcome = running.failed(on_restart, now_ms());
                 let entry = HistoryEntry::new(running.job.as_ref().clone(), &outcome, usize::MAX)?;
                 state.push_history(entry, self.options.max_history);
             }

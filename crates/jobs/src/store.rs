@@ -251,6 +251,16 @@ impl Outcome {
         Self::failed(&job.id, "ServerStopped", message, started_ms, ended_ms)
     }
 
+    /// The outcome of a job that was running whenever the server ended without warning, so many times that it may be the cause.
+    pub fn crashed(job: &Job, crashes: u32, started_ms: i64, ended_ms: i64) -> Self {
+        let times = if crashes == 1 { "once".to_owned() } else { format!("{crashes} times") };
+        let message = format!(
+            "the server ended {times} while this prompt was running, so it is not run again: if it needs more memory than there is, make \
+             it smaller (pictures, batches, models); if something else ended the server, submit it again, or raise --max-crashes"
+        );
+        Self::failed(&job.id, "ServerCrashed", &message, started_ms, ended_ms)
+    }
+
     /// The outcome of a job that was interrupted in no node.
     pub fn interrupted(prompt_id: &str, started_ms: i64, ended_ms: i64) -> Self {
         let end = Interruption {
@@ -376,11 +386,13 @@ pub struct Counts {
 }
 
 /// What becomes of prompts that were running when the server stopped without warning.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnRestart {
     /// Run them again, before the others.
-    #[default]
-    Rerun,
+    Rerun {
+        /// One that was running so often when the server ended has failed: it may be what ends it. 0 is no limit.
+        max_crashes: u32,
+    },
     /// Put them into the history as failed.
     Fail,
 }
@@ -467,8 +479,8 @@ pub trait JobStore: Send + Sync + 'static {
     /// Removes all entries; returns how many.
     async fn clear_history(&self) -> Result<usize>;
 
-    /// Deals with jobs that this worker held when it ended, and with those that nobody can hold any more. Called once at the worker's
-    /// start, before its first claim.
+    /// Deals with jobs that this worker held when it ended, and with those that nobody can hold any more: each counts one crash more, which
+    /// is stored. Called once at the worker's start, before its first claim.
     async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered>;
 
     /// Watches for changes.

@@ -22,11 +22,19 @@ pub(crate) struct WriteAccess {
     open: bool,
     /// The thread is to end once what waits is done.
     closing: AtomicBool,
+    /// What runs then goes back into the queue.
+    orderly: AtomicBool,
 }
 
 impl WriteAccess {
     pub(crate) fn new(writer: Writer, open: bool) -> Self {
-        Self { writer: Mutex::new(Some(writer)), waiting: AtomicUsize::new(0), open, closing: AtomicBool::new(false) }
+        Self {
+            writer: Mutex::new(Some(writer)),
+            waiting: AtomicUsize::new(0),
+            open,
+            closing: AtomicBool::new(false),
+            orderly: AtomicBool::new(false),
+        }
     }
 
     /// Does a command on the caller's thread, if that is quick; gives it back otherwise, also where another program has the database:
@@ -59,8 +67,9 @@ impl WriteAccess {
         true
     }
 
-    /// Has the thread end, and the database closed, once what waits is done.
-    pub(crate) fn close(&self, queue: &mpsc::Sender<Command>) {
+    /// Has the thread end, and the database closed, once what waits is done. What runs goes back into the queue if the end is orderly.
+    pub(crate) fn close(&self, queue: &mpsc::Sender<Command>, orderly: bool) {
+        self.orderly.store(orderly, Ordering::Release);
         self.closing.store(true, Ordering::Release);
         // A full queue needs no waking.
         let _ = queue.try_send(Command::Wake);
@@ -86,7 +95,11 @@ impl WriteAccess {
             let done = writer.work_patiently(first, &mut || commands.try_recv().ok());
             self.waiting.fetch_sub(done, Ordering::AcqRel);
         }
-        self.writer.lock().take()
+        let mut writer = self.writer.lock().take()?;
+        if self.orderly.load(Ordering::Acquire) {
+            writer.put_back_all();
+        }
+        Some(writer)
     }
 }
 
@@ -168,7 +181,7 @@ mod tests {
         tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         other.execute_batch("COMMIT").unwrap();
         assert!(matches!(answer.await.unwrap(), Ok(Answer::Ticket(_))), "it waited");
-        access.close(&sender);
+        access.close(&sender, false);
         assert!(thread.join().unwrap().is_some());
         assert!(access.do_now(enqueue("b", 10).0, &sender).is_err(), "it is closed");
         assert!(!access.queue(enqueue("b", 10).0, &sender).await);

@@ -14,6 +14,7 @@ mod guard;
 mod options;
 mod reader;
 mod state;
+mod upkeep;
 mod writer;
 
 use std::path::Path;
@@ -37,6 +38,7 @@ pub use crate::guard::Lock;
 pub use crate::options::{Durability, Options};
 use crate::reader::Reader;
 use crate::state::Shared;
+pub use crate::upkeep::{Report, backup, check, restore};
 use crate::writer::Writer;
 
 /// How many writes may wait for the writer; further callers wait for a place.
@@ -44,7 +46,7 @@ const MAX_WAITING: usize = 1024;
 
 /// A queue and a history in an SQLite database.
 ///
-/// Dropping it closes it.
+/// Dropping it closes it, and leaves what runs as it is: that counts as a crash.
 #[derive(Debug)]
 pub struct SqliteStore {
     shared: Arc<Shared>,
@@ -98,10 +100,15 @@ impl SqliteStore {
         self.guard.check()
     }
 
-    /// Finishes the writes under way, brings everything into the database's one file and closes it. Later calls fail. Blocks.
+    /// Finishes the writes under way, puts back what runs, brings everything into the database's one file and closes it. Later calls fail.
+    /// Blocks.
     pub fn close(&self) {
+        self.end(true);
+    }
+
+    fn end(&self, orderly: bool) {
         self.reader.close();
-        self.access.close(&self.commands);
+        self.access.close(&self.commands, orderly);
         if self.thread.lock().take().is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the store's writer ended with a panic");
         }
@@ -130,7 +137,7 @@ impl SqliteStore {
 
 impl Drop for SqliteStore {
     fn drop(&mut self) {
-        self.close();
+        self.end(false);
     }
 }
 

@@ -5,8 +5,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comfyd_jobs::line::{Place, Running};
-use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Outcome, Result as JobResult, Ticket, Token, WorkerId, now_ms};
+use comfyd_jobs::line::Place;
+use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Result as JobResult, Ticket, Token, WorkerId, now_ms};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tokio::sync::mpsc;
@@ -184,10 +184,18 @@ impl Writer {
         done
     }
 
+    /// Puts back everything that runs, for a process that ends in good order while somebody still works on it: it has not crashed.
+    pub(crate) fn put_back_all(&mut self) {
+        let tokens = self.state.line.tokens();
+        self.shared.abandoned.lock().extend(tokens);
+    }
+
     /// Puts back what was claimed for callers who are gone, brings the write-ahead log into the database and closes it. Without `in_place`,
     /// other files may have its names, and nothing under them is touched.
     pub(crate) fn close(mut self, in_place: bool) {
         self.be_patient(CLOSE_PATIENCE);
+        // Nothing that goes back is for those who wait.
+        self.waiters.clear();
         let group = self.abandoned();
         // What fails was told of, and is found at the next start.
         let _ = self.commit(group);
@@ -532,11 +540,15 @@ impl Writer {
             self.connection
                 .prepare_cached("UPDATE queue SET rank = ?2, claim = NULL, claimed_ms = NULL WHERE seq = ?1")?
                 .execute([place.arrival, place.rank])?;
+            // Those that have precedence from an earlier restart come along, with what they counted already.
+            self.connection
+                .prepare_cached("INSERT OR REPLACE INTO crashes (seq, count) VALUES (?1, ?2)")?
+                .execute([place.arrival, i64::from(place.crashes)])?;
         }
-        for Running { place, job, claimed_ms, .. } in &restarted.failed {
-            let outcome = Outcome::stopped(job, *claimed_ms, now_ms());
-            match HistoryEntry::new(job.as_ref().clone(), &outcome, usize::MAX) {
-                Ok(entry) => self.push_history(*place, &Arc::new(entry))?,
+        for running in &restarted.failed {
+            let outcome = running.failed(on_restart, now_ms());
+            match HistoryEntry::new(running.job.as_ref().clone(), &outcome, usize::MAX) {
+                Ok(entry) => self.push_history(running.place, &Arc::new(entry))?,
                 Err(error) => return Err(rusqlite::Error::ToSqlConversionFailure(Box::new(error))),
             }
         }

@@ -74,7 +74,10 @@ async fn later_formats_and_other_programs_are_refused_and_left_alone() {
     assert_eq!(fs::read(&other).unwrap(), bytes, "untouched");
 }
 
-/// From the format that knows senders to the one before.
+/// From the format that counts crashes to the one before.
+const FORMAT_4: &str = "DROP TRIGGER forget_crashes; DROP TABLE crashes; PRAGMA user_version = 4;";
+
+/// From there to the format that does not know senders.
 const FORMAT_3: &str = "DROP TRIGGER forget_sender; DROP TABLE senders; PRAGMA user_version = 3;";
 
 /// A database of the first format, with keys in a waiting and in a finished prompt, and in one that was deleted.
@@ -82,7 +85,7 @@ async fn make_it_old(path: &Path) {
     fill(path, 2).await;
     let old = Connection::open(path).unwrap();
     old.pragma_update(None, "secure_delete", "OFF").unwrap();
-    old.execute_batch(FORMAT_3).unwrap();
+    old.execute_batch(&format!("{FORMAT_4}{FORMAT_3}")).unwrap();
     old.execute_batch(
         r#"DROP TABLE damaged;
         ALTER TABLE jobs DROP COLUMN secrets;
@@ -122,12 +125,57 @@ async fn who_sent_prompts_is_found_in_databases_of_earlier_versions() {
     assert_eq!((&*waits.owner, waits.client_id.as_deref(), waits.workflow_id.as_deref()), ("", Some("me"), None));
     drop(store);
     // A prompt that cannot be read keeps nobody from opening the others.
-    change(&path, FORMAT_3);
+    change(&path, &format!("{FORMAT_4}{FORMAT_3}"));
     extra("j1", "x");
     change(&path, &unstrict("UPDATE jobs SET number = 'many' WHERE id = 'waits'"));
     let store = open(&path).unwrap();
     for id in ["j1", "waits"] {
         assert_eq!(store.history_entry(id).await.unwrap().unwrap().status, Status::Error);
+    }
+}
+
+/// Opens a database in which prompts run, ends without warning, and says what ran then, and what failed.
+async fn crash(path: &Path) -> (usize, usize) {
+    let store = open(path).unwrap();
+    let recovered = store.recover(&contract::worker(), OnRestart::Rerun { max_crashes: 2 }).await.unwrap();
+    store.claim(&contract::worker()).await.unwrap();
+    (recovered.rerun, recovered.failed)
+}
+
+#[tokio::test]
+async fn crashes_are_counted_in_databases_of_earlier_versions() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    fill(&path, 1).await;
+    assert_eq!(crash(&path).await, (0, 0));
+    // It runs, and its place is damaged in a way that a strict table must not see.
+    change(&path, FORMAT_4);
+    change(&path, &unstrict("INSERT INTO queue (seq, rank) VALUES (99, 'first')"));
+    assert_eq!(crash(&path).await, (1, 0));
+    let count = "SELECT count FROM crashes";
+    let stored: i64 = Connection::open(&path).unwrap().query_row(count, [], |row| row.get(0)).unwrap();
+    assert_eq!(stored, 1);
+    // A count that is damaged begins anew.
+    change(&path, &unstrict("UPDATE crashes SET count = 'many'"));
+    assert_eq!(crash(&path).await, (1, 0));
+    assert_eq!(crash(&path).await, (0, 1));
+    let left: i64 = Connection::open(&path).unwrap().query_row("SELECT count(*) FROM crashes", [], |row| row.get(0)).unwrap();
+    assert_eq!(left, 0, "it goes with its place");
+    assert_eq!(ids(&open(&path).unwrap()).await, ["j0", "waits"]);
+}
+
+#[tokio::test]
+async fn what_runs_at_an_orderly_end_has_not_crashed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    fill(&path, 0).await;
+    for _ in 0..3 {
+        let store = open(&path).unwrap();
+        let recovered = store.recover(&contract::worker(), OnRestart::Rerun { max_crashes: 1 }).await.unwrap();
+        assert_eq!((recovered.pending, recovered.rerun, recovered.failed), (1, 0, 0));
+        store.claim(&contract::worker()).await.unwrap().unwrap();
+        // Whoever runs it did not stop in time.
+        store.close();
     }
 }
 
@@ -193,7 +241,7 @@ fn change(path: &Path, sql: &str) {
 /// Makes a table take values of any kind.
 fn unstrict(sql: &str) -> String {
     let loosen = "UPDATE sqlite_schema SET sql = replace(sql, 'STRICT', '') WHERE type = 'table'";
-    let tighten = "UPDATE sqlite_schema SET sql = sql || ' STRICT' WHERE name IN ('jobs', 'queue', 'history')";
+    let tighten = "UPDATE sqlite_schema SET sql = sql || ' STRICT' WHERE name IN ('jobs', 'queue', 'history', 'crashes')";
     // The schema is read again after a change of its version.
     format!(
         "PRAGMA writable_schema = ON; {loosen}; PRAGMA writable_schema = RESET; {sql};
@@ -266,7 +314,7 @@ async fn a_damaged_prompt_of_the_queue_fails_and_the_others_run() {
         open(&path).unwrap().enqueue(contract::job("whole", Position::Back)).await.unwrap();
         change(&path, damage);
         let store = open(&path).unwrap_or_else(|error| panic!("{damage}: {error}"));
-        store.recover(&contract::worker(), OnRestart::Rerun).await.unwrap();
+        store.recover(&contract::worker(), OnRestart::Rerun { max_crashes: 0 }).await.unwrap();
         let queue = store.queue().await.unwrap();
         assert_eq!(queue.pending.iter().map(|job| job.id.as_str()).collect::<Vec<_>>(), ["whole"], "{damage}");
         assert_eq!(ids(&store).await, ["j0", "waits"], "{damage}");
@@ -490,7 +538,7 @@ async fn what_was_answered_survives_kill_9() {
         }
     }
     assert!(seen.iter().all(|count| *count > 0), "the child did too little: {seen:?}");
-    let recovered = store.recover(&contract::worker(), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&contract::worker(), OnRestart::Rerun { max_crashes: 0 }).await.unwrap();
     assert_eq!(recovered.rerun, running.len());
     assert_eq!(pass_next(&store).await, running[0], "what ran runs first");
     let ticket = store.enqueue(contract::job("after", Position::Back)).await.unwrap();

@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::harness::{Harness, LIMITS, claim, enqueue, expect, forged, ids, job, outcome, pass, restarted, worker};
+use super::harness::{Harness, LIMITS, RERUN, claim, enqueue, expect, forged, ids, job, outcome, pass, restarted, worker};
 use crate::memory::Options as Limits;
-use crate::store::{Claim, Error, JobStore, OnRestart, Position, Recovered, Result, Status};
+use crate::store::{Claim, Error, JobStore, Position, Recovered, Result, Status};
 
 /// What a wait may take at most.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -180,7 +180,7 @@ async fn handover_restart(harness: &dyn Harness) {
     expect(store.as_ref(), CHECK, "before", state).await;
     let store = restarted(harness, store).await;
     expect(store.as_ref(), CHECK, "opening", state).await;
-    let recovered = store.recover(&worker(), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&worker(), RERUN).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 2, rerun: 1, failed: 0 }, "{CHECK}: the figures");
     assert_eq!(store.next_job(&worker()).await.unwrap().job.id, "b", "{CHECK}: what ran runs first");
 }

@@ -11,7 +11,7 @@ use super::sink;
 use crate::memory::Options as Limits;
 use crate::message::Message;
 use crate::secrets::Secrets;
-use crate::store::{Claim, HistoryQuery, JobStore, NewJob, Outcome, Position, Status, Token, WorkerId};
+use crate::store::{Claim, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Position, Status, Token, WorkerId};
 
 /// What a store's tests provide.
 #[async_trait]
@@ -82,6 +82,9 @@ pub fn outcome(status: Status) -> Outcome {
 pub fn worker() -> WorkerId {
     WorkerId::new("worker")
 }
+
+/// However often the worker ended.
+pub(super) const RERUN: OnRestart = OnRestart::Rerun { max_crashes: 0 };
 
 /// A token that no store gave out, for a job that is not claimed.
 pub(super) fn forged(id: &str) -> Token {

@@ -1,6 +1,6 @@
 //! Who holds a job: only the worker that claimed it last ends it, and a worker that starts again gets back only what it held itself.
 
-use super::harness::{Harness, LIMITS, enqueue, expect, outcome, restarted};
+use super::harness::{Harness, LIMITS, RERUN, enqueue, expect, outcome, restarted};
 use crate::store::{Error, JobStore, OnRestart, Position, Recovered, Status, Token, WorkerId};
 
 pub(super) async fn run(harness: &dyn Harness) {
@@ -48,7 +48,7 @@ async fn stale_tokens(harness: &dyn Harness) {
 async fn two_workers(harness: &dyn Harness) {
     const CHECK: &str = "two workers";
     for (on_restart, state) in
-        [(OnRestart::Rerun, "running b@1 | pending a@0 c@2 | history"), (OnRestart::Fail, "running b@1 | pending c@2 | history a:error")]
+        [(RERUN, "running b@1 | pending a@0 c@2 | history"), (OnRestart::Fail, "running b@1 | pending c@2 | history a:error")]
     {
         let store = harness.fresh(LIMITS).await;
         let store = store.as_ref();
@@ -82,6 +82,6 @@ async fn orphans(harness: &dyn Harness) {
     for refused in use_token(store.as_ref(), &lost.token).await {
         assert!(matches!(refused, Err(Error::NotHeld(_))), "{CHECK}: the process that held it is gone: {refused:?}");
     }
-    let recovered = store.recover(&WorkerId::new("new"), OnRestart::Rerun).await.unwrap();
+    let recovered = store.recover(&WorkerId::new("new"), RERUN).await.unwrap();
     assert_eq!(recovered, Recovered { pending: 1, rerun: 1, failed: 0 }, "{CHECK}: the figures");
 }

@@ -1,10 +1,14 @@
 //! Random operations on a store and on a naive model of it, compared after every step.
 
+use std::collections::HashMap;
+
 use super::harness::{Harness, forged, job, outcome, snapshot, status_name};
 use crate::memory::Options as Limits;
 use crate::store::{Claim, Error, JobStore, OnRestart, Position, Status, Token, WorkerId};
 
 const LIMITS: Limits = Limits { max_pending: 8, max_history: 6, max_outcome_bytes: 1 << 20 };
+
+const MAX_CRASHES: u32 = 2;
 
 /// A job in the model: (precedence, number, arrival, id).
 type Entry = (i64, f64, usize, String);
@@ -20,6 +24,8 @@ struct Model {
     /// All tokens that were given out, whether they are worth something or not.
     tokens: Vec<Token>,
     history: Vec<(String, Status)>,
+    /// By arrival.
+    crashes: HashMap<usize, u32>,
 }
 
 impl Model {
@@ -72,8 +78,16 @@ impl Model {
         self.running = others;
         let stopped: Vec<Entry> = Vec::into_iter(stopped).map(|(entry, _)| entry).collect();
         let many = stopped.len();
+        for entry in &stopped {
+            *self.crashes.entry(entry.2).or_default() += 1;
+        }
         match on_restart {
-            OnRestart::Rerun => {
+            OnRestart::Rerun { .. } => {
+                let crashed = |entry: &Entry| self.crashes[&entry.2] >= MAX_CRASHES;
+                let (failed, stopped): (Vec<Entry>, Vec<Entry>) = stopped.into_iter().partition(crashed);
+                for entry in failed {
+                    self.push_history(entry.3, Status::Error);
+                }
                 // Later restarts come first; within one, the order of the claims decides.
                 self.restarts += 1;
                 for (index, mut entry) in stopped.into_iter().enumerate() {
@@ -147,7 +161,7 @@ pub(super) async fn compare(harness: &dyn Harness, seed: u64, steps: usize) {
 
 /// After a restart of the process nobody holds anything; otherwise one worker starts anew.
 async fn restart(store: &dyn JobStore, model: &mut Model, dice: &mut Dice, process: bool) -> String {
-    let on_restart = if dice.roll(3) == 0 { OnRestart::Fail } else { OnRestart::Rerun };
+    let on_restart = if dice.roll(3) == 0 { OnRestart::Fail } else { OnRestart::Rerun { max_crashes: MAX_CRASHES } };
     let worker = dice.worker();
     let stopped = model.recover(if process { None } else { Some(&worker) }, on_restart);
     let recovered = store.recover(&worker, on_restart).await.expect("recover");

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use comfyd_jobs::{Claim, Position, Status, contract};
+use comfyd_jobs::{Claim, Outcome, Position, Status, contract};
 use tokio::sync::oneshot;
 
 use super::*;
