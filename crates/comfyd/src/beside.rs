@@ -253,8 +253,8 @@ fn arguments(config: &Config, python: &Python, environment: &Environment, addres
     }
     if let Some((_, port)) = address.rsplit_once(':') {
         let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-        add("listen", vec![listen.join(",")]);
-        add("port", vec![port.to_owned()]);
+        add(&format!("listen={}", listen.join(",")), Vec::new());
+        add(&format!("port={port}"), Vec::new());
     }
     let preview = match config.preview_method {
         PreviewMethod::None => "none",
