@@ -60,6 +60,11 @@ impl Beside {
     ) -> Result<Self, Failure> {
         let mut workers = Vec::new();
         let python = config.python.as_ref();
+        if python.is_some() {
+            // ComfyUI does not start in a base folder without it.
+            let packs = config.roots.base.join("custom_nodes");
+            std::fs::create_dir_all(&packs).map_err(|error| format!("the folder {} cannot be made: {error}", packs.display()))?;
+        }
         for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
             workers.push(Worker::new(settings(config, python, &environment, address), Arc::clone(outlet))?);
         }
