@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use comfyd_executor::Executor;
-use comfyd_graph::{Limits, Prompt};
+use comfyd_graph::{Limits, Placing, Prompt};
 use comfyd_jobs::{Event, EventKind, EventSink, Job, Message, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancellationToken;
 use comfyd_python::Outlet;
@@ -42,8 +42,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         set(&mut graph, change)?;
     }
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
-    let validated =
-        comfyd_graph::validate(&catalog.current(), &*folders, prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
+    let validated = comfyd_graph::validate(&catalog.current(), &*folders, prompt, None, &Placing::default())
+        .map_err(|rejected| format!("{:#}", rejected.to_json()))?;
     if !validated.node_errors.is_empty() {
         assemble::print_notice(format_args!("some outputs are left out: {:#}", validated.node_errors.to_json()));
     }

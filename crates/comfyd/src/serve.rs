@@ -23,7 +23,7 @@ use crate::config::{self, Config, Verbosity};
 use crate::{frontend, said};
 
 /// The job store's file in the user folder.
-const STORE_FILE: &str = "comfyd.db";
+pub(crate) const STORE_FILE: &str = "comfyd.db";
 /// A node that has not noticed its interruption by then is left behind.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 

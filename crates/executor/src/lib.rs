@@ -9,6 +9,7 @@ mod hosts;
 mod known;
 mod options;
 mod outside;
+mod places;
 mod progress;
 mod run;
 mod stop;

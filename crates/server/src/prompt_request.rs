@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
-use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
+use comfyd_graph::{Limits, NodeErrors, Placing, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position, Secrets};
 use comfyd_node::{Catalog, Choices, Entry, Input, InputKind, OptionSource};
 use comfyd_wire::json::{Texts, read_with_texts};
@@ -113,7 +113,7 @@ impl PromptRequest {
         }
         let secrets = Secrets::take(&mut extra_data, secret_names);
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-        let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref())?;
+        let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &Placing::default())?;
         let prompt_text = text("prompt").filter(|_| !validated.converted).map(str::to_owned);
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
         let job = NewJob {
