@@ -9,6 +9,7 @@ use comfyd_folders::Folders;
 use comfyd_node::Catalog;
 use comfyd_nodes::{Builtin, Limits, Services};
 
+use crate::beside::implied_paths;
 use crate::config::{self, Cache, Config};
 
 /// What `main` prints when a command fails.
@@ -17,7 +18,7 @@ pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
 /// The folders, with the extra model paths and those of saved models.
 pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
     let mut folders = Folders::new(config.roots.clone())?;
-    let beside = config.roots.base.join("extra_model_paths.yaml");
+    let beside = config.python.as_ref().map_or_else(|| config.roots.base.join("extra_model_paths.yaml"), implied_paths);
     let implied = beside.is_file().then_some(&beside);
     for file in implied.into_iter().chain(&config.extra_model_paths) {
         folders.load_extra_paths(file, &|name| std::env::var(name).ok())?;
@@ -48,8 +49,8 @@ pub(crate) fn engine(config: &Config, folders: &Arc<Folders>) -> Result<Engine, 
     })?)
 }
 
-/// The node classes.
-pub(crate) fn catalog(config: &Config, folders: &Arc<Folders>, engine: &Engine) -> Arc<Catalog> {
+/// The native node classes.
+pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -> Catalog {
     let mut catalog = Catalog::new();
     let services = Services {
         folders: Arc::clone(folders),
@@ -60,7 +61,7 @@ pub(crate) fn catalog(config: &Config, folders: &Arc<Folders>, engine: &Engine) 
     for class in catalog.add(&Builtin::new(services)) {
         tracing::warn!(class, "a node class was declared twice; the later one is used");
     }
-    Arc::new(catalog)
+    catalog
 }
 
 /// The executor's settings.

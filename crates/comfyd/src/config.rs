@@ -2,7 +2,9 @@
 //! default. The result is plain data with absolute paths. Knows nothing of what the settings do.
 
 mod args;
+mod comfyui;
 mod layers;
+mod python;
 #[cfg(test)]
 mod tests;
 
@@ -15,7 +17,9 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use comfyd_folders::Roots;
 use comfyd_server::{HostRule, OriginRule};
 
-use self::args::{Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, Listen, RunnerArgs, ServerArgs};
+use self::args::{Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs};
+use self::layers::Section;
+pub use self::python::{DEFAULT_ENVIRONMENT, DeviceMemory, Environment, Network, Placement, Python, PythonStart};
 
 /// What is wrong with the settings.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +72,9 @@ pub enum Error {
     /// A key without a certificate or the other way round.
     #[error("HTTPS needs both tls-keyfile and tls-certfile; set {0} too")]
     HalfTls(&'static str),
+    /// An option or a table of the file that says nothing without a ComfyUI.
+    #[error("{0} is about ComfyUI's process: set --comfyui to its folder too")]
+    NoComfyUi(String),
     /// There is no home folder to put the base directory into.
     #[error("neither XDG_DATA_HOME nor HOME is set; set --base-directory")]
     NoHome,
@@ -92,6 +99,11 @@ pub enum Action {
     Nodes {
         /// Class to describe.
         class: Option<String>,
+    },
+    /// Start ComfyUI's process and tell what it loads.
+    CheckPython {
+        /// Whether as JSON.
+        json: bool,
     },
     /// Install a version of the official front end: a version, `latest`, or `None` for the one this program was tested with.
     InstallFrontEnd {
@@ -164,6 +176,10 @@ pub struct Config {
     pub memory_budget_bytes: Option<u64>,
     /// Whether saved files leave out the workflow.
     pub disable_metadata: bool,
+    /// The ComfyUI whose nodes run beside the program.
+    pub python: Option<Python>,
+    /// Where the front end is installed.
+    pub front_end_base: PathBuf,
     /// Addresses to listen on; at least one.
     pub listen: Vec<IpAddr>,
     /// Port to listen on; 0 takes a free one.
@@ -298,20 +314,24 @@ pub fn parse(
     current_dir: &Path,
 ) -> Result<Config> {
     let env: HashMap<OsString, OsString> = env.into_iter().collect();
-    let args = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
-    let places = Places { env: &env, current_dir };
+    let (args, section) = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
+    let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
-        CliCommand::Serve { common, runner, server } => places.config(Action::Serve, common, runner, *server),
-        CliCommand::Run { workflow, set, output, mut common, runner } => {
+        CliCommand::Serve { common, runner, python, server } => places.config(Action::Serve, common, runner, Some(*python), *server),
+        CliCommand::Run { workflow, set, output, mut common, runner, python } => {
             common.output_directory = output.or(common.output_directory);
-            places.config(Action::Run { workflow: current_dir.join(workflow), set }, common, runner, defaults::<ServerArgs>()?)
+            let action = Action::Run { workflow: current_dir.join(workflow), set };
+            places.config(action, common, runner, Some(*python), defaults::<ServerArgs>()?)
+        }
+        CliCommand::Python(PythonCommand::Check { json, common, runner, python }) => {
+            places.config(Action::CheckPython { json }, common, runner, Some(*python), defaults::<ServerArgs>()?)
         }
         CliCommand::Nodes { class, common } => {
-            places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+            places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, common }) => {
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };
-            places.config(action, common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+            places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Db(command) => {
             let absolute = |file: PathBuf| current_dir.join(file);
@@ -320,7 +340,7 @@ pub fn parse(
                 DbCommand::Backup { file, force, common } => (DbAction::Backup { file: absolute(file), force }, common),
                 DbCommand::Restore { file, force, common } => (DbAction::Restore { file: absolute(file), force }, common),
             };
-            places.config(Action::Db(action), common, defaults::<RunnerArgs>()?, defaults::<ServerArgs>()?)
+            places.config(Action::Db(action), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
     }
 }
@@ -334,10 +354,19 @@ fn defaults<A: clap::Args>() -> Result<A> {
 struct Places<'a> {
     env: &'a HashMap<OsString, OsString>,
     current_dir: &'a Path,
+    section: Option<Section>,
 }
 
 impl Places<'_> {
-    fn config(&self, action: Action, common: CommonArgs, runner: RunnerArgs, server: ServerArgs) -> Result<Config> {
+    fn config(
+        &self,
+        action: Action,
+        common: CommonArgs,
+        runner: RunnerArgs,
+        python: Option<PythonArgs>,
+        server: ServerArgs,
+    ) -> Result<Config> {
+        let python = python.map(|args| self.python(args)).transpose()?.flatten();
         let tls = match (server.tls_keyfile, server.tls_certfile) {
             (Some(key), Some(certificates)) => Some(Tls { key: self.absolute(key), certificates: self.absolute(certificates) }),
             (None, None) => None,
@@ -359,7 +388,9 @@ impl Places<'_> {
             action,
             extra_model_paths: common.extra_model_paths_config.iter().map(|path| self.absolute(path)).collect(),
             verbosity: common.verbose,
-            roots: self.roots(common)?,
+            front_end_base: self.front_end_base(&common, python.as_ref())?,
+            roots: self.roots(common, python.as_ref())?,
+            python,
             device,
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
@@ -389,10 +420,11 @@ impl Places<'_> {
     }
 
     /// ComfyUI puts a folder `temp` into the temp directory that is asked for, since it empties that folder.
-    fn roots(&self, common: CommonArgs) -> Result<Roots> {
-        let base = match common.base_directory {
-            Some(path) => self.absolute(path),
-            None => self.default_base()?,
+    fn roots(&self, common: CommonArgs, python: Option<&Python>) -> Result<Roots> {
+        let base = match (common.base_directory, python) {
+            (Some(path), _) => self.absolute(path),
+            (None, Some(python)) => python.comfyui.clone(),
+            (None, None) => self.default_base()?,
         };
         let mut roots = Roots::under(base);
         for (place, asked) in [
@@ -406,6 +438,15 @@ impl Places<'_> {
             }
         }
         Ok(roots)
+    }
+
+    /// A ComfyUI's folder stays as it is: what is downloaded goes to where it goes without one.
+    fn front_end_base(&self, common: &CommonArgs, python: Option<&Python>) -> Result<PathBuf> {
+        match (&common.base_directory, python) {
+            (Some(path), _) => Ok(self.absolute(path)),
+            (None, Some(python)) => Ok(self.default_base().unwrap_or_else(|_| python.comfyui.clone())),
+            (None, None) => self.default_base(),
+        }
     }
 
     /// The XDG rules ask for absolute paths and for others to be ignored.

@@ -2,11 +2,14 @@
 //! environment, the arguments and the current directory.
 
 mod assemble;
+mod beside;
 mod config;
 mod db;
 mod frontend;
 mod nodes;
+mod python;
 mod run;
+mod said;
 mod serve;
 
 use std::any::Any;
@@ -58,12 +61,13 @@ fn act() -> Result<(), Failure> {
     match &config.action {
         Action::Serve => serve::serve(config),
         Action::Run { workflow, set } => run::run(&config, workflow, set),
+        Action::CheckPython { json } => python::check(&config, *json),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
         Action::Db(action) => db::act(&config, action),
         Action::InstallFrontEnd { version, docs, templates } => {
             let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
             let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
-            let root = serve::install_front_end(version.as_deref(), &extras, &config.roots.base)?;
+            let root = serve::install_front_end(version.as_deref(), &extras, &config.front_end_base)?;
             assemble::print_line(root.display())
         }
     }

@@ -6,7 +6,7 @@ use crate::config::Config;
 pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
     let engine = assemble::engine(config, &folders)?;
-    let catalog = assemble::catalog(config, &folders, &engine);
+    let catalog = assemble::native(config, &folders, &engine);
     let text = match class {
         Some(class) => {
             let entry = catalog.get(class).ok_or_else(|| format!("there is no node class '{class}': run `comfyd nodes` for the list"))?;

@@ -8,17 +8,26 @@ use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
 use comfyd_jobs::{Event, EventKind, EventSink, Job, Message, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancellationToken;
+use comfyd_python::Outlet;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::Value as Json;
 use serde_json::value::to_raw_value;
 
 use crate::assemble::{self, Failure};
+use crate::beside::Beside;
 use crate::config::{Config, SetInput};
+use crate::python::Deaf;
 
 pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
     let engine = assemble::engine(config, &folders)?;
-    let catalog = assemble::catalog(config, &folders, &engine);
+    let native = assemble::native(config, &folders, &engine);
+    let beside = Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &(Arc::new(Deaf) as Arc<dyn Outlet>))?;
+    for worker in beside.workers() {
+        worker.known()?;
+    }
+    beside.rebuild();
+    let catalog = beside.catalog().clone();
     let name = workflow.display();
     let text = std::fs::read(workflow).map_err(|e| format!("cannot read {name}: {e}"))?;
     let mut graph = comfyd_wire::json::read(&text).map_err(|e| format!("{name} is not valid JSON: {e}"))?;
@@ -33,7 +42,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         set(&mut graph, change)?;
     }
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
-    let validated = comfyd_graph::validate(&catalog, &*folders, prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
+    let validated =
+        comfyd_graph::validate(&catalog.current(), &*folders, prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
     if !validated.node_errors.is_empty() {
         assemble::print_notice(format_args!("some outputs are left out: {:#}", validated.node_errors.to_json()));
     }
@@ -57,8 +67,9 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         .spawn(move || serve_ctrl_c(&stop))
         .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
     let bar = Arc::new(Bar::new());
-    let outcome = Executor::new(Arc::clone(&catalog), assemble::executor_options(config)).run(&job, &cancel, bar.clone());
+    let outcome = Executor::new(catalog, assemble::executor_options(config)).run(&job, &cancel, bar.clone());
     bar.0.finish_and_clear();
+    beside.shutdown();
     report(&folders, &outcome)
 }
 

@@ -1,23 +1,26 @@
 //! `comfyd serve`: the server, from its start to its shutdown.
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use comfyd_engine::Engine;
 use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart, WorkerId};
-use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Log, Options, Parts, listen, router};
+use comfyd_python::Outlet;
+use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::assemble::{self, Failure};
+use crate::beside::{self, Beside, Served};
 use crate::config::{self, Config, Verbosity};
-use crate::frontend;
+use crate::{frontend, said};
 
 /// The job store's file in the user folder.
 pub(crate) const STORE_FILE: &str = "comfyd.db";
@@ -41,6 +44,8 @@ const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 struct EngineDevice {
     worker: Handle,
     engine: Engine,
+    /// Whether Python is to drop all that it keeps when it unloads models next.
+    drop_all: Arc<AtomicBool>,
 }
 
 #[async_trait]
@@ -55,6 +60,7 @@ impl Device for EngineDevice {
     }
 
     fn free(&self, unload_models: bool, free_memory: bool) {
+        self.drop_all.fetch_or(free_memory, Ordering::AcqRel);
         self.worker.free(unload_models, free_memory);
     }
 }
@@ -73,11 +79,14 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     empty(folders.directory(comfyd_folders::Kind::Temp));
     let engine = assemble::engine(&config, &folders)?;
     tracing::info!(device = engine.device_name(), "the engine is ready");
-    let catalog = assemble::catalog(&config, &folders, &engine);
+    let native = assemble::native(&config, &folders, &engine);
+    let (mouth, ears) = said::channel();
+    let outlet: Arc<dyn Outlet> = Arc::new(mouth.clone());
+    let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet)?);
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();
     folders.remove_unfinished();
-    let front_end = front_end(&config);
+    let front_end = front_end(&config, beside.workers().first());
     let urls: Vec<String> = listeners
         .iter()
         .filter_map(|l| l.local_addr().ok())
@@ -112,20 +121,36 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         max_upload_bytes: config.max_upload_bytes,
         multi_user: config.multi_user,
         preview_size: config.preview_size,
+        python_first: config.python.as_ref().is_some_and(|python| python.placement == config::Placement::Python),
         download_hosts: config.download_hosts.clone(),
         secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
         argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
         ..defaults
     };
     let hub = Hub::new(options.ws_queue, options.preview_size);
-    let executor = Executor::new(Arc::clone(&catalog), assemble::executor_options(&config));
-    let unloaded = engine.clone();
-    let worker_options =
-        WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(move || unloaded.free(true, true))), ..WorkerOptions::default() };
+    mouth.speak_to(hub.clone());
+    let executor = Executor::new(beside.catalog().clone(), assemble::executor_options(&config));
+    let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
+    let drop_all = Arc::new(AtomicBool::new(false));
+    let drops_all = Arc::clone(&drop_all);
+    let unload = move || {
+        unloaded.free(true, true);
+        unloaded_beside.free(true, drops_all.swap(false, Ordering::AcqRel));
+    };
+    let worker_options = WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(unload)), ..WorkerOptions::default() };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
-    let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine });
+    let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine, drop_all });
     let devices = Devices::new([device]);
-    let app = App::new(Parts { catalog, folders: Arc::clone(&folders), store, devices, hub: hub.clone(), log }, options);
+    let parts = Parts {
+        catalog: beside.catalog().clone(),
+        folders: Arc::clone(&folders),
+        store,
+        devices,
+        installations: Installations::new(Served::all(&beside)),
+        hub: hub.clone(),
+        log,
+    };
+    let app = App::new(parts, options);
 
     let watched = sqlite.0.clone();
     let ended = runtime.block_on(async {
@@ -133,6 +158,10 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         let signal = shutdown_signal()?;
         tokio::spawn(app.clone().announce_changes());
         tokio::spawn(watch_store(watched));
+        tokio::spawn(ears.listen(app.clone(), Arc::clone(&beside)));
+        if config.python.as_ref().is_some_and(|python| python.start == config::PythonStart::Eager) {
+            beside.workers().iter().for_each(comfyd_python::Worker::start);
+        }
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
         for url in &urls {
@@ -150,6 +179,10 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         let waited = tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await;
         if waited.is_err() {
             tracing::warn!("the running node did not stop in time; its prompt runs again at the next start");
+        }
+        let ended = Arc::clone(&beside);
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, tokio::task::spawn_blocking(move || ended.shutdown())).await.is_err() {
+            tracing::warn!("a Python process did not end in time");
         }
         hub.shutdown();
         server.await??;
@@ -208,6 +241,13 @@ fn check_limits() -> Result<(), Failure> {
     })
 }
 
+/// Where programs of this machine reach the server.
+fn address(listeners: &[TcpListener]) -> String {
+    let address = listeners.iter().find_map(|listener| listener.local_addr().ok()).unwrap_or(SocketAddr::from(([127, 0, 0, 1], 0)));
+    let host = if address.ip().is_unspecified() { Ipv4Addr::LOCALHOST.into() } else { address.ip() };
+    SocketAddr::new(host, address.port()).to_string()
+}
+
 fn bind(config: &Config) -> Result<Vec<TcpListener>, Failure> {
     let addresses: Vec<SocketAddr> = config.listen.iter().map(|ip| SocketAddr::new(*ip, config.port)).collect();
     listen::bind(&addresses).map_err(|error| {
@@ -235,7 +275,7 @@ fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
 }
 
 /// The page to serve; installs the official front end when it is wanted and missing, and goes on without it when that fails.
-fn front_end(config: &Config) -> FrontEnd {
+fn front_end(config: &Config, worker: Option<&comfyd_python::Worker>) -> FrontEnd {
     if let Some(root) = &config.front_end_root {
         return FrontEnd::Folder(root.clone());
     }
@@ -244,7 +284,13 @@ fn front_end(config: &Config) -> FrontEnd {
         config::FrontEnd::Builtin => return FrontEnd::Builtin,
         config::FrontEnd::Auto => {}
     }
-    let base = &config.roots.base;
+    // The one that goes with the user's ComfyUI.
+    if config.front_end_version.is_none()
+        && let Some(root) = worker.and_then(beside::front_end)
+    {
+        return FrontEnd::Folder(root);
+    }
+    let base = &config.front_end_base;
     let installed = match &config.front_end_version {
         Some(version) => install_front_end(Some(version), &[], base),
         None => frontend::find_installed(base).map_or_else(|| install_front_end(None, &[], base), Ok),

@@ -6,13 +6,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore};
-use comfyd_node::Catalog;
+use comfyd_node::SharedCatalog;
 
 use crate::caches::Rendered;
 use crate::devices::Devices;
 use crate::error::ApiError;
 use crate::frames::QueueStatus;
 use crate::hub::Hub;
+use crate::installations::Installations;
 use crate::options::{ApiShape, Options};
 use crate::services::download::{Downloads, Policy};
 use crate::services::log::Log;
@@ -35,13 +36,15 @@ pub struct App {
 /// What a server is put together from.
 pub struct Parts {
     /// Node classes.
-    pub catalog: Arc<Catalog>,
+    pub catalog: SharedCatalog,
     /// Folders.
     pub folders: Arc<Folders>,
     /// Queue and history.
     pub store: Arc<dyn JobStore>,
     /// What runs prompts.
     pub devices: Devices,
+    /// The ComfyUIs beside the server.
+    pub installations: Installations,
     /// Websocket clients; the one that the executor reports to.
     pub hub: Hub,
     /// The log that clients see.
@@ -56,7 +59,7 @@ pub struct Inner {
     pub(crate) users: Users,
     pub(crate) downloads: Downloads,
     pub(crate) machine: Machine,
-    /// `/object_info` of a generation of the folders.
+    /// `/object_info` of a generation of the folders and a version of the catalog.
     pub(crate) object_info: Rendered<ApiShape>,
     /// `/history` of a version of the history.
     pub(crate) history: Rendered<(HistoryQuery, ApiShape)>,

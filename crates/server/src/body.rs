@@ -113,7 +113,8 @@ pub(crate) fn unreadable(error: &(dyn Error + 'static)) -> ApiError {
     }
 }
 
-fn over_limit(error: &(dyn Error + 'static)) -> bool {
+/// Whether a body was longer than its bound.
+pub(crate) fn over_limit(error: &(dyn Error + 'static)) -> bool {
     // The framework boxes its own once more.
     error.is::<LengthLimitError>() || error.is::<Box<LengthLimitError>>() || inner(error).is_some_and(over_limit)
 }

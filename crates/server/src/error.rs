@@ -101,7 +101,17 @@ impl ApiError {
         self.status
     }
 
-    /// Adds details.
+    /// Adds to the details.
+    pub(crate) fn add_details(mut self, more: &str) -> Self {
+        let details = &mut self.body.error.details;
+        if !details.is_empty() {
+            details.push_str("; ");
+        }
+        details.push_str(more);
+        self
+    }
+
+    /// Sets the details.
     pub fn details(mut self, details: impl Into<String>) -> Self {
         self.body.error.details = details.into();
         self

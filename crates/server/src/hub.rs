@@ -146,6 +146,25 @@ impl Hub {
         *last = LastStatus { version, status: Some(status), running: counts.running_ids.clone() };
     }
 
+    /// Sends what a custom node says to a client that is connected, or to all.
+    pub fn event(&self, event: &str, data: &impl Serialize, client_id: Option<&str>) {
+        self.push_to(client_id, &Queued::new(text(event, data), Kind::Needed));
+    }
+
+    /// The same with bytes behind the number of a binary event. They are pictures as a rule: a client that is slow may lose some.
+    pub fn binary(&self, event: u32, bytes: &[u8], client_id: Option<&str>) {
+        let frame = [&event.to_be_bytes()[..], bytes].concat();
+        self.push_to(client_id, &Queued::new(Message::Binary(frame.into()), Kind::Droppable));
+    }
+
+    fn push_to(&self, client_id: Option<&str>, queued: &Queued) {
+        let Some(client_id) = client_id else { return self.push_to_all(queued) };
+        let mailbox = self.inner.clients.read().get(client_id).cloned();
+        if let Some(mailbox) = mailbox {
+            mailbox.push(queued.clone());
+        }
+    }
+
     /// Sends an event to one connection.
     pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
         mailbox.push(Queued::new(text(event, data), Kind::Needed));

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -55,6 +56,10 @@ pub struct Options {
     pub download_hosts: Vec<String>,
     /// Names in `extra_data` whose values stay in memory.
     pub secret_names: Vec<String>,
+    /// How long a route of a custom node pack may take until its answer begins.
+    pub python_timeout: Duration,
+    /// Whether classes that both have run in Python, not natively.
+    pub python_first: bool,
     /// The command line, for `/system_stats`.
     pub argv: Vec<String>,
     /// The version of ComfyUI whose API is spoken.
@@ -77,6 +82,8 @@ impl Default for Options {
             ws_queue: 512,
             download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
             secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
+            python_timeout: Duration::from_secs(300),
+            python_first: false,
             argv: Vec::new(),
             api_version: "0.3.64".into(),
             required_versions: ("1.27.10".into(), "0.1.95".into()),

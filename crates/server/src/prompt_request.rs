@@ -1,13 +1,14 @@
 //! What `POST /prompt` is asked, from the body's text to the job that is stored. The text is read once, and what nobody changed is stored as
 //! it came.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position, Secrets};
-use comfyd_node::{Catalog, Choices, Input, InputKind, OptionSource};
+use comfyd_node::{Catalog, Choices, Entry, Input, InputKind, OptionSource};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -55,8 +56,42 @@ impl PromptRequest {
     /// Whether to check it may have to wait for the disk: a class lists files, or says of itself that it checks inputs.
     pub(crate) fn may_wait(&self, catalog: &Catalog) -> bool {
         let lists = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
-        let classes = self.prompt.as_object().into_iter().flatten().filter_map(|(_, node)| catalog.get(node.get("class_type")?.as_str()?));
-        classes.into_iter().any(|class| !class.schema.validates.is_empty() || class.schema.inputs.iter().any(lists))
+        let mut classes = self.classes().filter_map(|class| catalog.get(class));
+        classes.any(|class| !class.schema.validates.is_empty() || class.schema.inputs.iter().any(lists))
+    }
+
+    /// Whether it has a class that there is not.
+    pub(crate) fn names_unknown(&self, catalog: &Catalog) -> bool {
+        self.classes().any(|class| catalog.get(class).is_none())
+    }
+
+    /// Whether a class of it runs in Python: one that is nowhere else, or, where Python goes first, any that it has.
+    pub(crate) fn needs_python(&self, catalog: &Catalog, python_first: bool) -> bool {
+        let hosted = |entry: &Entry| entry.native().is_none();
+        self.classes().map(|class| catalog.all(class)).any(|all| match python_first {
+            true => all.iter().any(hosted),
+            false => !all.is_empty() && all.iter().all(hosted),
+        })
+    }
+
+    /// Whether Python has a say in its check.
+    pub(crate) fn asks_python(&self, catalog: &Catalog) -> bool {
+        let checks = |entry: &Entry| entry.schema.hosted.as_ref().is_some_and(|hosted| hosted.validates);
+        self.classes().any(|class| catalog.all(class).iter().any(checks))
+    }
+
+    /// Whether it has one of these classes.
+    pub(crate) fn names_one_of(&self, names: &HashSet<String>) -> bool {
+        !names.is_empty() && self.classes().any(|class| names.contains(class))
+    }
+
+    /// The body.
+    pub(crate) fn text(&self) -> Bytes {
+        self.text.clone()
+    }
+
+    fn classes(&self) -> impl Iterator<Item = &str> {
+        self.prompt.as_object().into_iter().flatten().filter_map(|(_, node)| node.get("class_type")?.as_str())
     }
 
     /// Checks the graph: the job that it becomes, and what is wrong with outputs that are left out. Lists folders and runs the classes' own

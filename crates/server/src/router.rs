@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::uri::PathAndQuery;
-use axum::http::{Extensions, HeaderMap, Method, StatusCode, Uri};
+use axum::http::{Extensions, Method, StatusCode, Uri};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
@@ -22,8 +22,9 @@ use crate::doors::Doors;
 use crate::error::{self, ApiError};
 use crate::principal::Principal;
 use crate::query::Query;
-use crate::routes::{self, frontend};
+use crate::routes::{self, frontend, packs};
 use crate::sent::Sent;
+use crate::services::proxy::Forwarded;
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
@@ -102,23 +103,35 @@ fn of_connection(mut extensions: Extensions) -> Extensions {
 
 /// What no route takes may be a file of the front end; other methods than GET are 405. So the reference's static route answers them, which
 /// is asked too where a route takes other methods.
-async fn page_or_unknown(app: State<App>, principal: Principal, method: Method, uri: Uri, headers: HeaderMap) -> Response {
-    if matches!(method, Method::GET | Method::HEAD) {
-        frontend::fallback(app, principal, uri, headers).await.into_response()
-    } else {
-        wrong_method(method, uri).await.into_response()
+///
+/// Behind the front end's files come those of custom node packs, and their routes.
+async fn page_or_unknown(State(app): State<App>, principal: Principal, request: Request) -> Result<Response, ApiError> {
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    if reads {
+        if let Some(page) = frontend::file(&app, principal, request.uri(), request.headers()).await? {
+            return Ok(page);
+        }
+        if let Some(script) = packs::script(&app, request.uri(), request.headers()).await? {
+            return Ok(script);
+        }
     }
-}
-
-async fn wrong_method(method: Method, uri: Uri) -> ApiError {
-    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{} does not take {method}", uri.path()))
+    if let Some(site) = packs::owner(&app, request.method(), request.uri()) {
+        return packs::forwarded(&app, &site, request).await;
+    }
+    let (method, path) = (request.method(), request.uri().path());
+    Err(if reads {
+        ApiError::not_found("there is nothing at that address").details(path)
+    } else {
+        ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", format!("{path} does not take {method}"))
+    })
 }
 
 /// Errors of the framework itself (an unreadable query, path or handshake) are plain text: they get the form of all others.
 async fn plain_error_to_json(response: Response) -> Response {
     let (status, headers) = (response.status(), response.headers());
     let plain = headers.get(CONTENT_TYPE).is_none_or(|mime| mime.as_bytes().starts_with(b"text/plain"));
-    if !(status.is_client_error() || status.is_server_error()) || !plain {
+    let forwarded = response.extensions().get::<Forwarded>().is_some();
+    if !(status.is_client_error() || status.is_server_error()) || !plain || forwarded {
         return response;
     }
     let (mut parts, body) = response.into_parts();

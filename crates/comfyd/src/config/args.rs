@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use comfyd_server::{HostRule, OriginRule};
 
-use super::{ApiShape, Durability, FrontEnd, OnRestart, PreviewMethod, SetInput, Verbosity};
+use super::comfyui::Handed;
+use super::{ApiShape, DeviceMemory, Durability, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Verbosity};
 
 const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
 --config or COMFYD_CONFIG names (base-directory = \"...\"). The command line goes before the environment, and that before the file.";
@@ -32,6 +33,8 @@ pub enum CliCommand {
         #[command(flatten)]
         runner: RunnerArgs,
         #[command(flatten)]
+        python: Box<PythonArgs>,
+        #[command(flatten)]
         server: Box<ServerArgs>,
     },
     /// Run one workflow without a server.
@@ -49,6 +52,8 @@ pub enum CliCommand {
         common: CommonArgs,
         #[command(flatten)]
         runner: RunnerArgs,
+        #[command(flatten)]
+        python: Box<PythonArgs>,
     },
     /// List the node classes, or describe one.
     #[command(after_help = AFTER_HELP)]
@@ -61,6 +66,9 @@ pub enum CliCommand {
     /// Manage the official web front end.
     #[command(subcommand)]
     Frontend(FrontendCommand),
+    /// Look into the ComfyUI whose nodes run beside this program.
+    #[command(subcommand)]
+    Python(PythonCommand),
     /// Look after the database of the queue and the history.
     #[command(subcommand)]
     Db(DbCommand),
@@ -101,6 +109,25 @@ pub enum DbCommand {
     },
 }
 
+/// The subcommands of `python`.
+#[derive(Debug, Subcommand)]
+pub enum PythonCommand {
+    /// Start ComfyUI's process, and tell which custom node packs it loads, how long each takes, what fails and why, and which classes run
+    /// natively.
+    #[command(after_help = AFTER_HELP)]
+    Check {
+        /// Tell it as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        runner: RunnerArgs,
+        #[command(flatten)]
+        python: Box<PythonArgs>,
+    },
+}
+
 /// The subcommands of `frontend`.
 #[derive(Debug, Subcommand)]
 pub enum FrontendCommand {
@@ -127,7 +154,8 @@ pub struct CommonArgs {
     /// TOML file with any of these options.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Folder that holds models, input, output, temp and user [default: $XDG_DATA_HOME/comfyd or ~/.local/share/comfyd].
+    /// Folder that holds models, input, output, temp and user [default: that of --comfyui, or else $XDG_DATA_HOME/comfyd or
+    /// ~/.local/share/comfyd].
     #[arg(long, value_name = "DIR")]
     pub base_directory: Option<PathBuf>,
     /// Folder of uploads and other inputs [default: input in the base directory].
@@ -183,6 +211,47 @@ pub struct RunnerArgs {
     /// Do not write the workflow into saved files.
     #[arg(long)]
     pub disable_metadata: bool,
+}
+
+/// Options of the ComfyUI beside the program.
+#[derive(Debug, Args)]
+pub struct PythonArgs {
+    /// Folder of a ComfyUI (the one that holds main.py) whose nodes, those of its custom node packs included, run in a Python process beside
+    /// this program. It stays as it is.
+    #[arg(long, value_name = "DIR")]
+    pub comfyui: Option<PathBuf>,
+    /// Python that ComfyUI runs with [default: that of venv, .venv or python_embeded in or beside its folder, or else of the active
+    /// environment].
+    #[arg(long, value_name = "FILE")]
+    pub python: Option<PathBuf>,
+    /// Further argument for ComfyUI's process; repeatable: --python-arg=--fast --python-arg=fp16_accumulation.
+    #[arg(long, value_name = "ARGUMENT", allow_hyphen_values = true, action = ArgAction::Append)]
+    pub python_arg: Vec<String>,
+    /// When ComfyUI's process starts: eager, with the program; lazy, with the first prompt or page that needs it.
+    #[arg(long, value_name = "WHEN", default_value = "eager")]
+    pub python_start: PythonStart,
+    /// Where a class runs that both have. auto: natively where no object would have to cross between the two; python: always in Python;
+    /// native: as auto, and clients are told of the native class.
+    #[arg(long, value_name = "WHERE", default_value = "auto")]
+    pub placement: Placement,
+    /// Whether ComfyUI's process reaches the network. deny: it gets no network interfaces, and does not start where that cannot be had.
+    #[arg(long, value_name = "WHETHER", default_value = "allow")]
+    pub python_network: Network,
+    /// Whether one side unloads its models before the other uses the same card (exclusive), or both go by the memory that is free (share)
+    /// [default: exclusive on a card that both use].
+    #[arg(long, value_name = "HOW")]
+    pub python_memory: Option<DeviceMemory>,
+    /// Seconds until ComfyUI's process must be ready.
+    #[arg(long, value_name = "SECONDS", default_value = "180", value_parser = clap::value_parser!(u32).range(1..))]
+    pub python_start_timeout: u32,
+    /// Seconds from an interruption until an exception is thrown into a Python node that does not notice it.
+    #[arg(long, value_name = "SECONDS", default_value = "10")]
+    pub python_interrupt_timeout: u32,
+    /// Seconds from an interruption until the process of such a node is ended and started anew.
+    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = clap::value_parser!(u32).range(1..))]
+    pub python_kill_timeout: u32,
+    #[command(flatten)]
+    pub handed: Handed,
 }
 
 /// Options of the server.

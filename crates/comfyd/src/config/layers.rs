@@ -11,21 +11,32 @@ use toml::{Table, Value};
 
 use super::{Error, Result};
 
+/// A table that a file may have besides options. An option is called so too: `path` in the table stands for it.
+pub const SECTION: &str = "python";
+
 /// Largest configuration file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 
 /// Where a value comes from, and the arguments that say it.
 type Found = (String, Vec<OsString>);
 
-/// `args` with the options added that they do not set but the environment or the configuration file does. `root` is the whole command
-/// line; `full` is the subcommand that knows every option a file may set.
+/// A table of the configuration file that no option is.
+pub struct Section {
+    /// The file.
+    pub file: PathBuf,
+    /// What is in it.
+    pub table: Table,
+}
+
+/// `args` with the options added that they do not set but the environment or the configuration file does, and the file's table
+/// [`SECTION`]. `root` is the whole command line; `full` is the subcommand that knows every option a file may set.
 pub fn complete(
     root: &mut Command,
     full: &str,
     mut args: Vec<OsString>,
     env: &HashMap<OsString, OsString>,
     current_dir: &Path,
-) -> Result<Vec<OsString>> {
+) -> Result<(Vec<OsString>, Option<Section>)> {
     let matches = root.try_get_matches_from_mut(&args)?;
     let (depth, path, matches) = deepest(&matches);
     let known: Vec<&Arg> = root.find_subcommand(full).map(options).unwrap_or_default();
@@ -59,7 +70,7 @@ pub fn complete(
         add(&mut |arg| file.tokens(arg))?;
     }
     args.splice(1 + depth..1 + depth, added);
-    Ok(args)
+    Ok((args, file.and_then(|file| file.section)))
 }
 
 /// The subcommand that was chosen: how many names lead to it, the names, and what it matched.
@@ -153,6 +164,7 @@ fn from_env(arg: &Arg, env: &HashMap<OsString, OsString>) -> Result<Option<Found
 struct File {
     path: PathBuf,
     table: Table,
+    section: Option<Section>,
 }
 
 impl File {
@@ -163,14 +175,24 @@ impl File {
             return Err(Error::TooLarge { path: path.into(), limit: MAX_FILE_BYTES });
         }
         let text = std::fs::read_to_string(path).map_err(unreadable)?;
-        let table: Table = text.parse().map_err(|source| Error::Toml { path: path.into(), source: Box::new(source) })?;
+        let mut table: Table = text.parse().map_err(|source| Error::Toml { path: path.into(), source: Box::new(source) })?;
         let keys: Vec<&str> = known.iter().filter_map(|arg| arg.get_long()).filter(|key| *key != "config").collect();
         if let Some(key) = table.keys().find(|key| !keys.contains(&key.as_str())) {
             let nearest =
                 keys.iter().min_by_key(|known| strsim::levenshtein(known, &key.replace('_', "-"))).copied().unwrap_or_default().to_owned();
             return Err(Error::UnknownKey { path: path.into(), key: key.clone(), nearest });
         }
-        Ok(Self { path: path.into(), table })
+        let section = match table.remove(SECTION) {
+            Some(Value::Table(mut section)) => {
+                table.extend(section.remove("path").map(|value| (SECTION.to_owned(), value)));
+                Some(Section { file: path.into(), table: section })
+            }
+            other => {
+                table.extend(other.map(|value| (SECTION.to_owned(), value)));
+                None
+            }
+        };
+        Ok(Self { path: path.into(), table, section })
     }
 
     fn tokens(&self, arg: &Arg) -> Result<Option<Found>> {

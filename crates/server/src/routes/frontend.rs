@@ -5,46 +5,57 @@ use std::path::{Path, PathBuf};
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path as UrlPath, State};
+use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
-use percent_encoding::percent_decode_str;
 
 use crate::answer::blocking;
 use crate::answer::file::{Disposition, send_file};
 use crate::answer::types::Object;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::installations::Stage;
 use crate::openapi::{Doc, Table};
 use crate::options::FrontEnd;
 use crate::permission::Permission::Read;
 use crate::principal::Principal;
+use crate::routes::packs::{file_path, forwarded};
 use crate::services::pages::find;
 
 /// The page that comes with the server.
 const BUILTIN: &str = include_str!("../builtin.html");
 
-/// The routes of this module. Static files are served by [`fallback`].
+/// The routes of this module. Static files are served by [`file`].
 pub(super) fn routes() -> Table {
     Table::default()
         .get("/", Read, index, Doc::new("front end", "The page of the front end; its files are below it.").bytes("text/html"))
-        .get("/i18n", Read, nothing, Doc::new("front end", "Translations of custom nodes: none.").json::<Object>())
-        .get("/workflow_templates", Read, nothing, Doc::new("front end", "Workflow templates of custom nodes: none.").json::<Object>())
-        .get("/global_subgraphs", Read, nothing, Doc::new("front end", "Blueprints of custom nodes: none.").json::<Object>())
+        .get("/i18n", Read, of_packs, Doc::new("front end", "Translations of custom nodes: none.").json::<Object>())
+        .get("/workflow_templates", Read, of_packs, Doc::new("front end", "Workflow templates of custom nodes: none.").json::<Object>())
+        .get("/global_subgraphs", Read, of_packs, Doc::new("front end", "Blueprints of custom nodes: none.").json::<Object>())
         .get(
             "/global_subgraphs/{id}",
             Read,
-            no_subgraph,
+            subgraph,
             Doc::new("front end", "One of the blueprints.").status(404, "There is none of that id."),
         )
 }
 
-async fn nothing() -> Json<Object> {
-    Json(Object::default())
+/// What custom nodes have of it, or nothing. To ask for it starts no process: every page does.
+async fn of_packs(State(app): State<App>, request: Request) -> Response<Body> {
+    match app.installations.sites().first().filter(|site| site.installation.stage() != Stage::Cold) {
+        Some(site) => match forwarded(&app, site, request).await {
+            Ok(answer) if answer.status().is_success() => answer,
+            Ok(_) | Err(_) => Json(Object::default()).into_response(),
+        },
+        None => Json(Object::default()).into_response(),
+    }
 }
 
-async fn no_subgraph(UrlPath(id): UrlPath<String>) -> ApiError {
-    ApiError::not_found("there is no such subgraph blueprint").details(id)
+async fn subgraph(State(app): State<App>, UrlPath(id): UrlPath<String>, request: Request) -> Result<Response<Body>, ApiError> {
+    match app.installations.sites().first() {
+        Some(site) => forwarded(&app, site, request).await,
+        None => Err(ApiError::not_found("there is no such subgraph blueprint").details(id)),
+    }
 }
 
 async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
@@ -67,38 +78,30 @@ async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Bo
     }
 }
 
-/// What no route takes: the front end's files, else 404 as JSON.
-pub(crate) async fn fallback(
-    State(app): State<App>,
-    principal: Principal,
-    uri: Uri,
-    headers: HeaderMap,
-) -> Result<Response<Body>, ApiError> {
-    let unknown = || ApiError::not_found("there is nothing at that address").details(uri.path());
+/// The front end's file at an address that no route takes; `None` if there is none.
+pub(crate) async fn file(app: &App, principal: Principal, uri: &Uri, headers: &HeaderMap) -> Result<Option<Response<Body>>, ApiError> {
     let FrontEnd::Folder(root) = app.options.front_end.clone() else {
         // Browsers ask for it whatever the page says.
         let icon = uri.path() == "/favicon.ico" && app.options.front_end == FrontEnd::Builtin;
-        return if icon { Ok(StatusCode::NO_CONTENT.into_response()) } else { Err(unknown()) };
+        return Ok(icon.then(|| StatusCode::NO_CONTENT.into_response()));
     };
-    let path = percent_decode_str(uri.path().trim_start_matches('/')).decode_utf8_lossy().into_owned();
-    if path.contains(['\0', '\\']) || path.split('/').any(|part| part.starts_with('.')) {
-        return Err(unknown());
-    }
+    let Some(path) = file_path(uri) else { return Ok(None) };
+    let app = app.clone();
     let found = blocking(move || {
         Ok(match find(&root, &path) {
             Some(file) => Found::File(file),
             None => missing(&app, &principal, &root, &path),
         })
     });
-    match found.await? {
+    Ok(Some(match found.await? {
         Found::File(file) => {
             let name = file.file_name().and_then(|n| n.to_str()).unwrap_or_default();
-            send_file(&file, name, &headers, Disposition::Page).await
+            send_file(&file, name, headers, Disposition::Page).await?
         }
-        Found::Text(mime, text) => Ok(([(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, "no-cache")], text).into_response()),
-        Found::Empty => Ok(StatusCode::NO_CONTENT.into_response()),
-        Found::Nothing => Err(unknown()),
-    }
+        Found::Text(mime, text) => ([(header::CONTENT_TYPE, mime), (header::CACHE_CONTROL, "no-cache")], text).into_response(),
+        Found::Empty => StatusCode::NO_CONTENT.into_response(),
+        Found::Nothing => return Ok(None),
+    }))
 }
 
 /// What there is at an address of the front end.
@@ -135,7 +138,7 @@ fn node_help(app: &App, root: &Path, help: &str) -> Found {
     if let Some(page) = find(root, &format!("docs/{class}/en.md")) {
         return Found::File(page);
     }
-    let text = app.catalog.get(class).map(|entry| entry.schema.description.clone()).unwrap_or_default();
+    let text = app.catalog.current().get(class).map(|entry| entry.schema.description.clone()).unwrap_or_default();
     Found::Text("text/markdown; charset=utf-8", text.into())
 }
 

@@ -8,6 +8,7 @@ mod item;
 mod jobs;
 mod models;
 mod object_info;
+pub(crate) mod packs;
 mod prompt;
 mod queue;
 mod settings;

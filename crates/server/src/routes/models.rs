@@ -17,8 +17,9 @@ use crate::error::ApiError;
 use crate::json::whole;
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::Read;
+use crate::services::manifest::Manifest;
 use crate::services::models::picture;
-use crate::services::pages::scripts;
+use crate::services::pages::{scripts, scripts_below};
 use crate::services::paths::inside;
 use crate::services::pictures::{decode, encode_webp};
 use crate::services::userdata::times;
@@ -122,7 +123,14 @@ async fn files_with_paths(State(app): State<App>, UrlPath(folder): UrlPath<Strin
 }
 
 async fn extensions(State(app): State<App>) -> Result<Json<Names>, ApiError> {
-    blocking(move || Ok(Json(Names(scripts(&app.options.front_end))))).await
+    blocking(move || {
+        let mut names = scripts(&app.options.front_end);
+        for manifest in app.installations.manifests() {
+            names.extend(manifest.web.iter().flat_map(|(name, folder)| scripts_below(folder, &Manifest::web_address(name))));
+        }
+        Ok(Json(Names(names)))
+    })
+    .await
 }
 
 async fn preview(State(app): State<App>, UrlPath((folder, index, name)): UrlPath<(String, String, String)>) -> Result<Response, ApiError> {

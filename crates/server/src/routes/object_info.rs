@@ -26,15 +26,26 @@ pub(super) fn routes() -> Table {
 
 async fn all(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiError> {
     // Listing folders and rendering hundreds of classes takes milliseconds; to find out whether a folder has changed, the disk is asked.
+    await_classes(&app).await;
     blocking(move || Ok(json_text(render(&app, shape)))).await
 }
 
+/// Waits for the classes of a ComfyUI that never started before. Where it does not start, the others are told.
+async fn await_classes(app: &App) {
+    for failure in app.installations.known().await {
+        tracing::warn!(failure, "the classes of ComfyUI are not known");
+    }
+}
+
 fn render(app: &App, shape: ApiShape) -> Bytes {
-    let generation = app.folders.generation();
+    for site in app.installations.sites() {
+        site.installation.refresh();
+    }
+    let generation = app.folders.generation() + app.catalog.version();
     if let Some(body) = app.object_info.get(generation, &shape) {
         return body;
     }
-    let classes: Map<String, Value> = app.catalog.iter().map(|e| (e.schema.class.clone(), told(app, &e.schema, shape))).collect();
+    let classes: Map<String, Value> = app.catalog.current().iter().map(|e| (e.schema.class.clone(), told(app, &e.schema, shape))).collect();
     let body = Bytes::from(Value::Object(classes).to_string());
     // Listing may have noticed a change: what was rendered shows at least the generation read before.
     app.object_info.put(generation, shape, &body);
@@ -54,8 +65,12 @@ fn told(app: &App, schema: &Schema, shape: ApiShape) -> Value {
 }
 
 async fn one(State(app): State<App>, shape: ApiShape, Path(node_class): Path<String>) -> Result<Response, ApiError> {
+    if app.catalog.current().get(&node_class).is_none() {
+        await_classes(&app).await;
+    }
     blocking(move || {
-        let entry = app.catalog.get(&node_class);
+        let catalog = app.catalog.current();
+        let entry = catalog.get(&node_class);
         let classes: Map<String, Value> = entry.into_iter().map(|entry| (node_class.clone(), told(&app, &entry.schema, shape))).collect();
         Ok(json_text(Value::Object(classes).to_string()))
     })

@@ -17,13 +17,15 @@ use crate::app::App;
 use crate::body;
 use crate::error::{ApiError, listed};
 use crate::frames::QueueStatus;
-use crate::json::Plain;
+use crate::installations::Stage;
+use crate::json::{Plain, invalid};
 use crate::openapi::named::{node_error_list, node_errors};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::{Read, Run};
 use crate::principal::Principal;
 use crate::prompt_request::PromptRequest;
+use crate::routes::packs::not_ready;
 use crate::sent::Sent;
 
 /// A longer body is read on a thread that may wait.
@@ -83,10 +85,86 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
 /// small graph: where no folder is listed and no class checks its inputs itself, that is done here.
 async fn checked(app: &App, body: Bytes, owner: Arc<str>) -> Result<(NewJob, NodeErrors), ApiError> {
     let checking = app.clone();
-    let check = move |request: PromptRequest| request.check(&checking.catalog, &*checking.folders, &checking.options.secret_names, owner);
+    let check =
+        move |request: PromptRequest| request.check(&checking.catalog.current(), &*checking.folders, &checking.options.secret_names, owner);
+    if !app.installations.is_empty() {
+        return checked_beside(app, body, check).await;
+    }
     if body.len() > MAX_AT_ONCE_BYTES {
         return blocking(move || check(PromptRequest::read(body)?)).await;
     }
     let request = PromptRequest::read(body)?;
-    if request.may_wait(&app.catalog) { blocking(move || check(request)).await } else { check(request) }
+    if request.may_wait(&app.catalog.current()) { blocking(move || check(request)).await } else { check(request) }
+}
+
+/// The same where there are ComfyUIs beside the server: waits until the classes are known, lets packs' handlers change the request, and has
+/// Python check what is Python's.
+async fn checked_beside(
+    app: &App,
+    body: Bytes,
+    check: impl FnOnce(PromptRequest) -> Result<(NewJob, NodeErrors), ApiError> + Send + 'static,
+) -> Result<(NewJob, NodeErrors), ApiError> {
+    let mut request = blocking(move || PromptRequest::read(body)).await?;
+    let mut failures = Vec::new();
+    if request.names_unknown(&app.catalog.current()) {
+        failures = app.installations.known().await;
+    }
+    if let Some(changed) = handled(app, &request).await? {
+        request = blocking(move || PromptRequest::read(changed)).await?;
+    }
+    let catalog = app.catalog.current();
+    let unknown = request.names_unknown(&catalog);
+    let checked = if request.asks_python(&catalog) {
+        app.installations.wait(move || check(request)).await
+    } else {
+        blocking(move || check(request)).await
+    };
+    checked.map_err(|error| match why_unknown(app, &failures) {
+        Some(why) if unknown => error.add_details(&why),
+        Some(_) | None => error,
+    })
+}
+
+/// The request as the packs' handlers change it, if there are any: those of a process that answers; another's if the prompt needs it.
+async fn handled(app: &App, request: &PromptRequest) -> Result<Option<Bytes>, ApiError> {
+    let mut changed: Option<Bytes> = None;
+    let needed = request.needs_python(&app.catalog.current(), app.options.python_first);
+    for site in app.installations.sites() {
+        let Some(manifest) = site.manifest() else { continue };
+        let replaces = request.names_one_of(&manifest.replaced);
+        let ready = site.installation.stage() == Stage::Ready;
+        if !(replaces || manifest.on_prompt > 0 && (ready || needed)) {
+            continue;
+        }
+        let (installation, text) = (Arc::clone(&site.installation), changed.clone().unwrap_or_else(|| request.text()));
+        let count = manifest.on_prompt;
+        changed = app
+            .installations
+            .wait(move || {
+                installation.ready().map_err(not_ready)?;
+                let body = comfyd_wire::json::read(&text).map_err(|error| invalid(&error))?;
+                match installation.on_prompt(body) {
+                    Ok(body) => Ok(Some(body.to_string().into())),
+                    Err(error) => {
+                        // As in ComfyUI: a handler that fails leaves the request as it is.
+                        tracing::warn!(error, handlers = count, "custom nodes' handlers of prompts failed");
+                        Ok(Some(text))
+                    }
+                }
+            })
+            .await?;
+    }
+    Ok(changed)
+}
+
+/// What may be the cause of a class that there is not.
+fn why_unknown(app: &App, failures: &[String]) -> Option<String> {
+    let manifests: Vec<_> = app.installations.manifests().collect();
+    let packs = manifests.iter().flat_map(|manifest| &manifest.failures).map(|(pack, why)| format!("{pack}: {why}"));
+    let packs: Vec<String> = packs.collect();
+    let mut causes = failures.to_vec();
+    if !packs.is_empty() {
+        causes.push(format!("these custom node packs failed to load, so their classes are missing: {}", packs.join("; ")));
+    }
+    (!causes.is_empty()).then(|| causes.join("; "))
 }

@@ -1,9 +1,12 @@
 //! `/system_stats`, `/features` and the OpenAPI document.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::Response;
 use serde::Serialize;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::answer::types::Object;
@@ -11,12 +14,17 @@ use crate::answer::{blocking, json_text};
 use crate::app::App;
 use crate::devices::DeviceState;
 use crate::error::ApiError;
+use crate::installations::Stage;
 use crate::json::Plain;
 use crate::openapi::{Doc, Table};
 use crate::options::Features;
 use crate::permission::Permission::Read;
 use crate::services::machine::{Figures, Machine};
+use crate::services::manifest::Manifest;
 use crate::services::pages::templates_version;
+
+/// The versions of a Python that is not there.
+const NO_PYTHON: &str = "none (comfyd)";
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -57,8 +65,8 @@ struct SystemInfo {
     #[schema(required)]
     installed_templates_version: Option<String>,
     required_templates_version: String,
-    python_version: &'static str,
-    pytorch_version: &'static str,
+    python_version: String,
+    pytorch_version: String,
     embedded_python: bool,
     comfyd_version: &'static str,
     argv: Vec<String>,
@@ -69,8 +77,8 @@ struct SystemInfo {
 struct DeviceStats {
     name: String,
     #[serde(rename = "type")]
-    #[schema(inline)]
-    kind: DeviceKind,
+    #[schema(inline, value_type = DeviceKind)]
+    kind: Kind,
     #[schema(required)]
     index: Option<u32>,
     /// Bytes.
@@ -85,24 +93,67 @@ struct DeviceStats {
     models_bytes: u64,
 }
 
-#[derive(Debug, Serialize, ToSchema)]
+#[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 enum DeviceKind {
     Cpu,
     Cuda,
 }
 
+/// A device's kind: PyTorch knows more of them.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+enum Kind {
+    Own(DeviceKind),
+    Other(String),
+}
+
 async fn stats(State(app): State<App>) -> Result<Json<SystemStats>, ApiError> {
+    let python = python_stats(&app).await;
     blocking(move || {
         let machine = app.machine.figures();
-        let devices = app.devices.states().map(|device| DeviceStats::of(device, &app.machine, &machine)).collect();
-        Ok(Json(SystemStats { system: SystemInfo::of(&app, &machine), devices }))
+        let own = app.devices.states().map(|device| DeviceStats::of(device, &app.machine, &machine)).collect();
+        let devices = python.get("devices").map(DeviceStats::told).unwrap_or_default();
+        Ok(Json(SystemStats { system: SystemInfo::of(&app, &machine, &python), devices: joined(devices, own) }))
     })
     .await
 }
 
+/// What the default ComfyUI's process tells of itself: while none answers, what is known from its last start.
+async fn python_stats(app: &App) -> Value {
+    let Some(site) = app.installations.sites().first() else { return Value::Null };
+    if site.installation.stage() == Stage::Ready {
+        let installation = Arc::clone(&site.installation);
+        if let Ok(Some(told)) = app.installations.wait(move || Ok(installation.stats())).await {
+            return told;
+        }
+    }
+    let manifest = site.manifest();
+    let version = |of: fn(&Manifest) -> &Option<String>| manifest.as_ref().and_then(|manifest| of(manifest).clone());
+    json!({
+        "comfyui_version": version(|m| &m.comfyui),
+        "python_version": version(|m| &m.python),
+        "pytorch_version": version(|m| &m.pytorch),
+    })
+}
+
+/// The devices of PyTorch, with what is known of the same ones here, and behind them those that only the engine has.
+fn joined(mut devices: Vec<DeviceStats>, own: Vec<DeviceStats>) -> Vec<DeviceStats> {
+    for device in own {
+        match devices.iter_mut().find(|other| other.kind == device.kind && other.index == device.index) {
+            Some(other) => (other.utilization, other.models_bytes) = (device.utilization, device.models_bytes),
+            None => devices.push(device),
+        }
+    }
+    devices
+}
+
 impl SystemInfo {
-    fn of(app: &App, machine: &Figures) -> Self {
+    fn of(app: &App, machine: &Figures, python: &Value) -> Self {
+        // What ComfyUI tells of itself, and what is told of it where it tells nothing.
+        let found = |name: &str| python.get("system").and_then(|system| system.get(name)).or_else(|| python.get(name));
+        let told = |name: &str| found(name).and_then(Value::as_str).map(str::to_owned);
+        let argv = found("argv").and_then(Value::as_array).map(|words| words.iter().filter_map(Value::as_str).map(str::to_owned));
         let (front_end, templates) = &app.options.required_versions;
         Self {
             // Python's names.
@@ -111,20 +162,43 @@ impl SystemInfo {
             ram_free: machine.free,
             cpu_count: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu_utilization: machine.cpu_percent,
-            comfyui_version: app.options.api_version.clone(),
-            required_frontend_version: front_end.clone(),
+            comfyui_version: told("comfyui_version").unwrap_or_else(|| app.options.api_version.clone()),
+            required_frontend_version: told("required_frontend_version").unwrap_or_else(|| front_end.clone()),
             installed_templates_version: templates_version(&app.options),
-            required_templates_version: templates.clone(),
-            python_version: "none (comfyd)",
-            pytorch_version: "none (comfyd)",
-            embedded_python: false,
+            required_templates_version: told("required_templates_version").unwrap_or_else(|| templates.clone()),
+            python_version: told("python_version").unwrap_or_else(|| NO_PYTHON.into()),
+            pytorch_version: told("pytorch_version").unwrap_or_else(|| NO_PYTHON.into()),
+            embedded_python: found("embedded_python").and_then(Value::as_bool).unwrap_or(false),
             comfyd_version: env!("CARGO_PKG_VERSION"),
-            argv: app.options.argv.clone(),
+            argv: argv.map_or_else(|| app.options.argv.clone(), Iterator::collect),
         }
     }
 }
 
 impl DeviceStats {
+    /// Devices as ComfyUI tells them.
+    fn told(devices: &Value) -> Vec<Self> {
+        let of = |device: &Value| {
+            let bytes = |name: &str| device.get(name).and_then(Value::as_u64).unwrap_or(0);
+            Some(Self {
+                name: device.get("name")?.as_str()?.to_owned(),
+                kind: match device.get("type")?.as_str()? {
+                    "cpu" => Kind::Own(DeviceKind::Cpu),
+                    "cuda" => Kind::Own(DeviceKind::Cuda),
+                    other => Kind::Other(other.to_owned()),
+                },
+                index: device.get("index").and_then(Value::as_u64).and_then(|index| index.try_into().ok()),
+                vram_total: bytes("vram_total"),
+                vram_free: bytes("vram_free"),
+                torch_vram_total: bytes("torch_vram_total"),
+                torch_vram_free: bytes("torch_vram_free"),
+                utilization: None,
+                models_bytes: 0,
+            })
+        };
+        devices.as_array().into_iter().flatten().filter_map(of).collect()
+    }
+
     fn of(device: DeviceState, machine: &Machine, figures: &Figures) -> Self {
         let DeviceState { name, memory, free, models } = device;
         let index = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
@@ -134,7 +208,7 @@ impl DeviceStats {
         Self {
             utilization: percent.map(Plain),
             name: card.map_or_else(|| name.clone(), |card| format!("{name} {}", card.name)),
-            kind: if on_card { DeviceKind::Cuda } else { DeviceKind::Cpu },
+            kind: Kind::Own(if on_card { DeviceKind::Cuda } else { DeviceKind::Cpu }),
             index,
             vram_total: memory,
             vram_free: free,

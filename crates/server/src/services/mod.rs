@@ -4,10 +4,12 @@
 pub(crate) mod download;
 pub(crate) mod log;
 pub(crate) mod machine;
+pub(crate) mod manifest;
 pub(crate) mod models;
 pub(crate) mod pages;
 pub(crate) mod paths;
 pub(crate) mod pictures;
+pub(crate) mod proxy;
 pub(crate) mod stored;
 pub(crate) mod uploads;
 pub(crate) mod userdata;

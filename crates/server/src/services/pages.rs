@@ -64,15 +64,21 @@ pub(crate) fn initial_settings(front_end: &FrontEnd) -> Map<String, Value> {
 
 /// The scripts of the front end's extensions, from its root.
 pub(crate) fn scripts(front_end: &FrontEnd) -> Vec<String> {
-    let mut scripts = Vec::new();
-    if let FrontEnd::Folder(root) = front_end {
-        find_scripts(root, &root.join("extensions"), MAX_DEPTH, &mut scripts);
-        scripts.sort_unstable();
+    match front_end {
+        FrontEnd::Folder(root) => scripts_below(&root.join("extensions"), "/extensions"),
+        FrontEnd::Builtin | FrontEnd::None => Vec::new(),
     }
+}
+
+/// The scripts in a folder that is served below an address.
+pub(crate) fn scripts_below(folder: &Path, address: &str) -> Vec<String> {
+    let mut scripts = Vec::new();
+    find_scripts(folder, address, folder, MAX_DEPTH, &mut scripts);
+    scripts.sort_unstable();
     scripts
 }
 
-fn find_scripts(root: &Path, folder: &Path, depth: usize, scripts: &mut Vec<String>) {
+fn find_scripts(root: &Path, address: &str, folder: &Path, depth: usize, scripts: &mut Vec<String>) {
     let Ok(entries) = std::fs::read_dir(folder) else { return };
     for entry in entries.flatten() {
         let path = entry.path();
@@ -81,12 +87,12 @@ fn find_scripts(root: &Path, folder: &Path, depth: usize, scripts: &mut Vec<Stri
         }
         if path.is_dir() {
             if depth > 0 {
-                find_scripts(root, &path, depth - 1, scripts);
+                find_scripts(root, address, &path, depth - 1, scripts);
             }
         } else if path.extension().is_some_and(|e| e == "js")
             && let Some(relative) = path.strip_prefix(root).ok().and_then(Path::to_str)
         {
-            scripts.push(format!("/{}", relative.replace('\\', "/")));
+            scripts.push(format!("{address}/{}", relative.replace('\\', "/")));
         }
     }
 }

@@ -12,7 +12,7 @@ use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Position, Status, contract};
 use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Device, DeviceState, Devices, Hub, Log, Options, Parts, router};
+use comfyd_server::{App, Device, DeviceState, Devices, Hub, Installation, Installations, Log, Options, Parts, router};
 use parking_lot::Mutex;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -56,6 +56,11 @@ impl Node for Class {
     }
 }
 
+/// A class whose nodes give nothing.
+pub fn class(schema: Schema) -> Arc<dyn Node> {
+    Arc::new(Class(schema))
+}
+
 pub struct Server {
     pub dir: tempfile::TempDir,
     pub device: Arc<Idle>,
@@ -86,6 +91,28 @@ impl Server {
     }
 
     pub fn with_device(device: Idle, classes: impl IntoIterator<Item = Schema>, change: impl FnOnce(&mut Options, &Path)) -> Self {
+        Self::put_together(device, classes, [], change)
+    }
+
+    /// A server beside these ComfyUIs.
+    pub fn beside(installations: impl IntoIterator<Item = Arc<dyn Installation>>, classes: impl IntoIterator<Item = Schema>) -> Self {
+        Self::beside_with(installations, classes, |_| ())
+    }
+
+    pub fn beside_with(
+        installations: impl IntoIterator<Item = Arc<dyn Installation>>,
+        classes: impl IntoIterator<Item = Schema>,
+        change: impl FnOnce(&mut Options),
+    ) -> Self {
+        Self::put_together(Idle::default(), classes, installations, |options, _| change(options))
+    }
+
+    fn put_together(
+        device: Idle,
+        classes: impl IntoIterator<Item = Schema>,
+        installations: impl IntoIterator<Item = Arc<dyn Installation>>,
+        change: impl FnOnce(&mut Options, &Path),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (device, mut options, mut catalog) = (Arc::new(device), Options::default(), Catalog::new());
         change(&mut options, dir.path());
@@ -93,9 +120,10 @@ impl Server {
             catalog.insert(Arc::new(Class(class)));
         }
         let parts = Parts {
-            catalog: Arc::new(catalog),
+            catalog: Arc::new(catalog).into(),
             folders: Arc::new(Folders::new(Roots::under(dir.path())).unwrap()),
             store: Arc::new(MemoryStore::default()),
+            installations: Installations::new(installations),
             devices: Devices::new([Arc::clone(&device) as Arc<dyn Device>]),
             hub: Hub::new(64, 512),
             log: Log::default(),

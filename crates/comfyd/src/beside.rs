@@ -1,0 +1,374 @@
+//! The ComfyUIs beside the program: their workers' settings, and the catalog that has their classes and the native ones.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use comfyd_folders::{AddedFolder, Folders};
+use comfyd_node::{Catalog, Entry, SharedCatalog};
+use comfyd_python::{Outlet, Patience, Settings, State, Worker};
+use comfyd_server::{Installation, Stage};
+use indexmap::IndexMap;
+use parking_lot::Mutex;
+use serde_json::Value as Json;
+
+use crate::assemble::Failure;
+use crate::config::{Config, DEFAULT_ENVIRONMENT, Device, Environment, Network, Placement, PreviewMethod, Python, Verbosity};
+
+/// All workers, and the catalog that changes with them.
+pub(crate) struct Beside {
+    workers: Vec<Worker>,
+    catalog: SharedCatalog,
+    native: Catalog,
+    placement: Placement,
+    prefer: IndexMap<String, String>,
+    folders: Arc<Folders>,
+    /// What the catalog was made of.
+    made_of: Mutex<Option<Vec<Known>>>,
+}
+
+/// What a worker says of itself, as far as the catalog shows it.
+#[derive(Clone, Default)]
+struct Known {
+    manifest: Option<Arc<Json>>,
+    entries: Vec<Entry>,
+}
+
+impl Known {
+    fn of(worker: &Worker) -> Self {
+        Self { manifest: worker.manifest(), entries: worker.entries() }
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        let manifests = match (&self.manifest, &other.manifest) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+            (one, other) => one.is_none() && other.is_none(),
+        };
+        let same = |(one, other): (&Entry, &Entry)| Arc::ptr_eq(&one.schema, &other.schema);
+        manifests && self.entries.len() == other.entries.len() && self.entries.iter().zip(&other.entries).all(same)
+    }
+}
+
+impl Beside {
+    /// The workers of the configuration, if it names a ComfyUI. None is started. `address` is where packs reach the server.
+    pub(crate) fn new(
+        config: &Config,
+        native: Catalog,
+        folders: &Arc<Folders>,
+        address: &str,
+        outlet: &Arc<dyn Outlet>,
+    ) -> Result<Self, Failure> {
+        let mut workers = Vec::new();
+        let python = config.python.as_ref();
+        for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
+            workers.push(Worker::new(settings(config, python, &environment, address), Arc::clone(outlet))?);
+        }
+        let beside = Self {
+            workers,
+            catalog: SharedCatalog::default(),
+            native,
+            placement: python.map_or(Placement::Auto, |python| python.placement),
+            prefer: python.map(|python| python.prefer.clone()).unwrap_or_default(),
+            folders: Arc::clone(folders),
+            made_of: Mutex::default(),
+        };
+        beside.rebuild();
+        Ok(beside)
+    }
+
+    pub(crate) fn catalog(&self) -> &SharedCatalog {
+        &self.catalog
+    }
+
+    pub(crate) fn native(&self) -> &Catalog {
+        &self.native
+    }
+
+    pub(crate) fn workers(&self) -> &[Worker] {
+        &self.workers
+    }
+
+    /// Ends the workers' processes.
+    pub(crate) fn shutdown(&self) {
+        self.workers.iter().for_each(Worker::shutdown);
+    }
+
+    /// Unloads models of all, or drops all that they keep.
+    pub(crate) fn free(&self, unload_models: bool, free_memory: bool) {
+        for worker in &self.workers {
+            worker.host().free(unload_models, free_memory);
+        }
+    }
+
+    /// Makes the catalog anew if a worker says something else of itself than when it was made.
+    pub(crate) fn rebuild(&self) {
+        let mut made_of = self.made_of.lock();
+        let known: Vec<Known> = self.workers.iter().map(Known::of).collect();
+        if made_of.as_ref().is_some_and(|old| old.iter().zip(&known).all(|(old, new)| old.is(new))) {
+            return;
+        }
+        let added: Vec<AddedFolder> = known.iter().flat_map(|known| known.manifest.iter().flat_map(|manifest| added(manifest))).collect();
+        self.folders.set_added(&added);
+        self.catalog.replace(Arc::new(self.merged(&known)));
+        *made_of = Some(known);
+    }
+
+    /// All classes, each with all its implementations, the one before that clients are told of.
+    fn merged(&self, known: &[Known]) -> Catalog {
+        let native = || self.native.iter().map(|entry| ("native", entry.clone()));
+        let hosted = || {
+            let of = |(worker, known): (&'_ Worker, &Known)| {
+                let name = worker.name().to_owned();
+                known.entries.iter().map(move |entry| (name.clone(), entry.clone())).collect::<Vec<_>>()
+            };
+            self.workers.iter().zip(known).flat_map(of)
+        };
+        let mut classes: IndexMap<String, Vec<(String, Entry)>> = IndexMap::new();
+        let mut add = |place: String, entry: Entry| classes.entry(entry.schema.class.clone()).or_default().push((place, entry));
+        if self.placement == Placement::Native {
+            native().for_each(|(place, entry)| add(place.into(), entry));
+        }
+        hosted().for_each(|(place, entry)| add(place, entry));
+        if self.placement != Placement::Native {
+            native().for_each(|(place, entry)| add(place.into(), entry));
+        }
+        let mut catalog = Catalog::new();
+        for (class, mut all) in classes {
+            if let Some(preferred) = self.prefer.get(&class) {
+                let fits = |place: &str| place == preferred || (preferred == "python" && place != "native");
+                // Stable: what is not preferred keeps its order.
+                all.sort_by_key(|(place, _)| !fits(place));
+            }
+            all.into_iter().for_each(|(_, entry)| catalog.push(entry));
+        }
+        catalog
+    }
+}
+
+/// The default environment, and those of the configuration.
+fn environments(python: &Python, folders: &Folders) -> Vec<Environment> {
+    let elsewhere: HashSet<&String> = python.environments.iter().flat_map(|environment| &environment.packs).collect();
+    let mut args = Vec::new();
+    let mut packs = python.whitelist.clone();
+    let mut alone = python.disable_packs;
+    if !elsewhere.is_empty() {
+        if !alone {
+            packs = installed(&folders.model_paths("custom_nodes").unwrap_or_default());
+        }
+        packs.retain(|pack| !elsewhere.contains(pack));
+        alone = true;
+    }
+    if alone {
+        args.push("--disable-all-custom-nodes".to_owned());
+    }
+    args.extend(whitelist(&packs));
+    let default = Environment {
+        name: DEFAULT_ENVIRONMENT.into(),
+        comfyui: python.comfyui.clone(),
+        python: python.python.clone(),
+        packs: Vec::new(),
+        args,
+    };
+    let named = python.environments.iter().map(|environment| {
+        let alone = std::iter::once("--disable-all-custom-nodes".to_owned()).chain(whitelist(&environment.packs));
+        Environment { args: alone.chain(environment.args.iter().cloned()).collect(), ..environment.clone() }
+    });
+    std::iter::once(default).chain(named).collect()
+}
+
+fn whitelist(packs: &[String]) -> Vec<String> {
+    if packs.is_empty() {
+        return Vec::new();
+    }
+    std::iter::once("--whitelist-custom-nodes".to_owned()).chain(packs.iter().cloned()).collect()
+}
+
+/// The packs in these folders, by the names that ComfyUI's option has for them.
+fn installed(folders: &[PathBuf]) -> Vec<String> {
+    let entries = folders.iter().filter_map(|folder| folder.read_dir().ok()).flatten().flatten();
+    let mut packs: Vec<String> = entries
+        .filter(|entry| entry.path().is_dir() || entry.path().extension().is_some_and(|ending| ending == "py"))
+        .filter_map(|entry| entry.file_name().into_string().ok())
+        .filter(|name| !name.ends_with(".disabled") && name != "__pycache__")
+        .collect();
+    packs.sort_unstable();
+    packs.dedup();
+    packs
+}
+
+fn settings(config: &Config, python: &Python, environment: &Environment, address: &str) -> Settings {
+    let mut variables = Vec::new();
+    if let Device::Cuda(number) = config.device {
+        variables.push(("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()));
+    }
+    let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().find_map(|name| std::env::var_os(name)).filter(|folder| !folder.is_empty());
+    Settings {
+        name: environment.name.clone(),
+        comfyui: environment.comfyui.clone(),
+        python: environment.python.clone(),
+        active: active.map(PathBuf::from),
+        path: std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default(),
+        args: [arguments(config, python, environment, address), python.args.clone(), environment.args.clone()].concat(),
+        variables,
+        data: config.roots.user.clone(),
+        address: address.to_owned(),
+        network: match python.network {
+            Network::Allow => comfyd_python::Network::Allow,
+            Network::Deny => comfyd_python::Network::Deny,
+        },
+        patience: Patience {
+            start: python.start_timeout,
+            raise: python.interrupt_timeout,
+            kill: python.kill_timeout,
+            ..Patience::default()
+        },
+        max_blob: config.memory_budget_bytes.unwrap_or(Settings::default().max_blob),
+        ..Settings::default()
+    }
+}
+
+/// The program's own options as ComfyUI's: both must mean the same folders and look at the same devices.
+fn arguments(config: &Config, python: &Python, environment: &Environment, address: &str) -> Vec<String> {
+    let roots = &config.roots;
+    let shown = |path: &Path| path.to_string_lossy().into_owned();
+    let mut args = Vec::new();
+    let mut add = |name: &str, values: Vec<String>| args.extend(std::iter::once(format!("--{name}")).chain(values));
+    if roots.base != environment.comfyui {
+        add("base-directory", vec![shown(&roots.base)]);
+    }
+    for (name, path, usual) in [("input", &roots.input, "input"), ("output", &roots.output, "output"), ("user", &roots.user, "user")] {
+        if *path != roots.base.join(usual) {
+            add(&format!("{name}-directory"), vec![shown(path)]);
+        }
+    }
+    if let Some(parent) = roots.temp.parent().filter(|parent| *parent != roots.base) {
+        // ComfyUI puts a folder `temp` into it, as this program does.
+        add("temp-directory", vec![shown(parent)]);
+    }
+    // That of its own folder each reads by itself.
+    let own = Some(implied_paths(python)).filter(|path| environment.comfyui != python.comfyui && path.is_file());
+    let paths: Vec<String> = own.iter().chain(&config.extra_model_paths).map(|path| shown(path)).collect();
+    if !paths.is_empty() {
+        add("extra-model-paths-config", paths);
+    }
+    if let Some((_, port)) = address.rsplit_once(':') {
+        let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
+        add("listen", vec![listen.join(",")]);
+        add("port", vec![port.to_owned()]);
+    }
+    let preview = match config.preview_method {
+        PreviewMethod::None => "none",
+        PreviewMethod::Auto => "auto",
+        PreviewMethod::Latent2Rgb => "latent2rgb",
+        PreviewMethod::Taesd => "taesd",
+    };
+    let megabytes = config.max_upload_bytes as f64 / (1024.0 * 1024.0);
+    add("max-upload-size", vec![megabytes.to_string()]);
+    add("preview-method", vec![preview.to_owned()]);
+    add("preview-size", vec![config.preview_size.to_string()]);
+    for (name, given) in
+        [("cpu", config.device == Device::Cpu), ("multi-user", config.multi_user), ("disable-metadata", config.disable_metadata)]
+    {
+        if given {
+            add(name, Vec::new());
+        }
+    }
+    if config.verbosity == Verbosity::Debug {
+        add("verbose", vec!["DEBUG".to_owned()]);
+    }
+    args
+}
+
+/// The file of extra model paths that ComfyUI reads without being told to.
+pub(crate) fn implied_paths(python: &Python) -> PathBuf {
+    python.comfyui.join("extra_model_paths.yaml")
+}
+
+/// The front end that is installed beside a ComfyUI's Python: the folder of its pages.
+pub(crate) fn front_end(worker: &Worker) -> Option<PathBuf> {
+    let python = worker.python();
+    let root = python.parent()?.parent()?;
+    let libraries = root.join("lib").read_dir().into_iter().flatten().flatten().map(|entry| entry.path());
+    let python_folders = libraries.filter(|path| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"python3")));
+    let embedded = [root.join("Lib"), python.parent()?.join("Lib")];
+    let mut folders = python_folders.chain(embedded).map(|folder| folder.join("site-packages/comfyui_frontend_package/static"));
+    folders.find(|folder| folder.join("index.html").is_file())
+}
+
+/// Model folders as a manifest tells them.
+fn added(manifest: &Json) -> Vec<AddedFolder> {
+    let texts = |list: Option<&Json>| {
+        let items = list.and_then(Json::as_array).into_iter().flatten();
+        items.filter_map(Json::as_str).map(str::to_owned).collect::<Vec<_>>()
+    };
+    let folders = manifest.get("folders").and_then(Json::as_object).into_iter().flatten();
+    let folder = |(name, told): (&String, &Json)| AddedFolder {
+        name: name.clone(),
+        paths: texts(told.get(0)).into_iter().map(PathBuf::from).filter(|path| path.is_absolute()).collect(),
+        extensions: texts(told.get(1)).into_iter().map(|ending| ending.to_lowercase()).collect(),
+    };
+    folders.map(folder).collect()
+}
+
+/// One worker as the server sees it.
+pub(crate) struct Served {
+    pub(crate) beside: Arc<Beside>,
+    pub(crate) index: usize,
+}
+
+impl Served {
+    /// All of them.
+    pub(crate) fn all(beside: &Arc<Beside>) -> impl Iterator<Item = Arc<dyn Installation>> {
+        (0..beside.workers.len()).map(|index| Arc::new(Self { beside: Arc::clone(beside), index }) as Arc<dyn Installation>)
+    }
+
+    fn worker(&self) -> &Worker {
+        &self.beside.workers[self.index]
+    }
+}
+
+impl Installation for Served {
+    fn stage(&self) -> Stage {
+        match self.worker().state() {
+            State::Cold | State::Failed(_) => Stage::Cold,
+            State::Starting => Stage::Starting,
+            State::Ready { .. } => Stage::Ready,
+        }
+    }
+
+    fn start(&self) {
+        self.worker().start();
+    }
+
+    fn ready(&self) -> Result<(), String> {
+        self.worker().ready().map_err(|error| error.to_string())
+    }
+
+    fn known(&self) -> Result<(), String> {
+        let known = self.worker().known().map_err(|error| error.to_string());
+        self.beside.rebuild();
+        known
+    }
+
+    /// As the catalog shows it: whoever finds one finds its classes too.
+    fn manifest(&self) -> Option<Arc<Json>> {
+        self.beside.made_of.lock().as_ref()?.get(self.index)?.manifest.clone()
+    }
+
+    fn refresh(&self) {
+        self.worker().refresh();
+        self.beside.rebuild();
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.worker().http()
+    }
+
+    fn on_prompt(&self, request: Json) -> Result<Json, String> {
+        self.worker().on_prompt(request).map_err(|error| error.to_string())
+    }
+
+    fn stats(&self) -> Option<Json> {
+        self.worker().stats()
+    }
+}

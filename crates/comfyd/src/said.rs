@@ -1,0 +1,107 @@
+//! What ComfyUI's processes say besides answers, on its way to clients and into the queue. A process's thread must not wait: what clients are
+//! told goes to the hub at once, all else to a task.
+
+use std::sync::{Arc, OnceLock};
+
+use comfyd_python::Outlet;
+use comfyd_server::{App, Hub};
+use serde_json::Value as Json;
+use tokio::sync::{Notify, mpsc};
+
+use crate::beside::Beside;
+
+/// Changes of the queue that may wait for the task.
+const MAX_WAITING: usize = 1024;
+
+/// A change of the queue that a custom node makes.
+enum Change {
+    Enqueue(Json),
+    Remove(Option<Vec<String>>),
+}
+
+/// Where processes say it.
+#[derive(Clone)]
+pub(crate) struct Mouth {
+    hub: Arc<OnceLock<Hub>>,
+    changes: mpsc::Sender<Change>,
+    changed: Arc<Notify>,
+}
+
+/// Where it is heard.
+pub(crate) struct Ears {
+    changes: mpsc::Receiver<Change>,
+    changed: Arc<Notify>,
+}
+
+pub(crate) fn channel() -> (Mouth, Ears) {
+    let (sender, changes) = mpsc::channel(MAX_WAITING);
+    let changed = Arc::new(Notify::new());
+    (Mouth { hub: Arc::default(), changes: sender, changed: Arc::clone(&changed) }, Ears { changes, changed })
+}
+
+impl Mouth {
+    /// From now on clients are told.
+    pub(crate) fn speak_to(&self, hub: Hub) {
+        self.hub.get_or_init(|| hub);
+    }
+
+    fn change(&self, change: Change) {
+        if self.changes.try_send(change).is_err() {
+            tracing::error!("custom nodes change the queue faster than it can be stored: a change of theirs is left out");
+        }
+    }
+}
+
+impl Outlet for Mouth {
+    fn event(&self, name: &str, data: Json, client: Option<&str>) {
+        if let Some(hub) = self.hub.get() {
+            hub.event(name, &data, client);
+        }
+    }
+
+    fn binary(&self, kind: u32, bytes: Vec<u8>, client: Option<&str>) {
+        if let Some(hub) = self.hub.get() {
+            hub.binary(kind, &bytes, client);
+        }
+    }
+
+    fn enqueue(&self, item: Json) {
+        self.change(Change::Enqueue(item));
+    }
+
+    fn remove(&self, ids: Option<Vec<String>>) {
+        self.change(Change::Remove(ids));
+    }
+
+    fn changed(&self) {
+        self.changed.notify_one();
+    }
+}
+
+impl Ears {
+    /// Obeys for good.
+    pub(crate) async fn listen(self, app: App, beside: Arc<Beside>) {
+        let Self { mut changes, changed } = self;
+        let rebuilding = async {
+            loop {
+                changed.notified().await;
+                let beside = Arc::clone(&beside);
+                if let Err(error) = tokio::task::spawn_blocking(move || beside.rebuild()).await {
+                    tracing::error!(%error, "the classes could not be put together anew");
+                }
+            }
+        };
+        let obeying = async {
+            while let Some(change) = changes.recv().await {
+                let done = match change {
+                    Change::Enqueue(item) => app.enqueue(item).await,
+                    Change::Remove(ids) => app.take_out(ids.as_deref()).await,
+                };
+                if let Err(error) = done {
+                    tracing::error!(error, "a custom node could not change the queue");
+                }
+            }
+        };
+        tokio::join!(rebuilding, obeying);
+    }
+}

@@ -1,0 +1,215 @@
+//! A worker's process: how it is started, what it writes, how it ended. Knows no message.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+
+use crate::error::Error;
+use crate::files;
+use crate::settings::{Network, Settings};
+
+/// The connection to a worker.
+#[cfg(unix)]
+pub(crate) type Stream = std::os::unix::net::UnixStream;
+/// The connection to a worker.
+#[cfg(not(unix))]
+pub(crate) type Stream = std::net::TcpStream;
+
+/// So many of the last lines are kept, and so many are told.
+const KEPT_LINES: usize = 200;
+const TOLD_LINES: usize = 10;
+/// The longest line, in bytes; a longer one is cut into several.
+const MAX_LINE: u64 = 4_096;
+/// How long the last lines are waited for after a process ended: another process that it began may hold its output.
+const LAST_LINES: Duration = Duration::from_millis(300);
+
+/// What a process wrote.
+#[derive(Default)]
+struct Output {
+    state: Mutex<(VecDeque<String>, bool)>,
+    ended: Condvar,
+}
+
+/// A process, running or ended.
+pub(crate) struct Process {
+    child: Mutex<Child>,
+    /// Its number.
+    pub pid: u32,
+    output: Arc<Output>,
+    verdict: Mutex<Option<String>>,
+}
+
+/// The private folder of a worker's files.
+pub(crate) struct Folder(tempfile::TempDir);
+
+impl Folder {
+    /// A folder that only this user can look into, with the worker's files.
+    pub fn new() -> io::Result<Self> {
+        let folder = tempfile::Builder::new().prefix("comfyd-python-").tempdir()?;
+        files::write(folder.path())?;
+        Ok(Self(folder))
+    }
+
+    /// The socket of its HTTP routes.
+    pub fn http(&self) -> PathBuf {
+        self.0.path().join("http")
+    }
+
+    /// Where Manager, told that a command line tool watches over ComfyUI, leaves its wish to be started anew.
+    fn session(&self) -> PathBuf {
+        self.0.path().join("session")
+    }
+
+    /// Whether Manager left that wish; forgets it.
+    pub fn take_reboot(&self) -> bool {
+        std::fs::remove_file(self.session().with_extension("reboot")).is_ok()
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Process {
+    /// Starts one and gives the connection to it. It dies with the thread that called this, which must live as long as it is needed.
+    #[cfg(unix)]
+    pub fn start(settings: &Settings, python: &Path, folder: &Folder) -> Result<(Self, Stream), Error> {
+        use std::os::fd::OwnedFd;
+        use std::os::unix::process::CommandExt;
+
+        let Some((main, _)) = files::FILES.first() else { return Err(Error::Unusable("this program has no worker files".into())) };
+        let failed = |error: io::Error| Error::NotStarted(format!("{} cannot be started: {error}", python.display()));
+        let (ours, theirs) = Stream::pair().map_err(failed)?;
+        let (reader, writer) = io::pipe().map_err(failed)?;
+        // The socket of the process before.
+        let _ = std::fs::remove_file(folder.http());
+        folder.take_reboot();
+        let mut command = Command::new(python);
+        command.arg(folder.path().join(main)).arg(&settings.comfyui).args(&settings.args).current_dir(&settings.comfyui);
+        command.env("COMFYD_HTTP", folder.http()).env("COMFYD_ADDRESS", &settings.address);
+        command.env("PYTHONUNBUFFERED", "1").env("__COMFY_CLI_SESSION__", folder.session());
+        match settings.network {
+            Network::Allow => command.env_remove("COMFYD_NETWORK"),
+            Network::Deny => command.env("COMFYD_NETWORK", "deny"),
+        };
+        command.envs(settings.variables.iter().map(|(name, value)| (name, value)));
+        // A group of its own: what a terminal sends on Ctrl-C is for comfyd, which ends the worker in its turn.
+        command.process_group(0);
+        command.stdin(OwnedFd::from(theirs)).stdout(writer.try_clone().map_err(failed)?).stderr(writer);
+        let child = command.spawn().map_err(failed)?;
+        // It holds the other ends of the socket and the pipe, which thus end with the process.
+        drop(command);
+        let output = Arc::new(Output::default());
+        listen(OwnedFd::from(reader).into(), settings.name.clone(), output.clone()).map_err(failed)?;
+        Ok((Self { pid: child.id(), child: Mutex::new(child), output, verdict: Mutex::new(None) }, ours))
+    }
+
+    /// Says that there are no workers here.
+    #[cfg(not(unix))]
+    pub fn start(_: &Settings, _: &Path, _: &Folder) -> Result<(Self, Stream), Error> {
+        Err(Error::Unusable("Python workers need Unix sockets: run comfyd on Linux, on macOS or in WSL".into()))
+    }
+
+    /// Kills it. The first reason is the one that is told.
+    pub fn kill(&self, reason: &str) {
+        self.verdict.lock().get_or_insert_with(|| reason.to_owned());
+        // It fails where the process has ended.
+        let _ = self.child.lock().kill();
+    }
+
+    /// Whether it has ended.
+    pub fn ended(&self) -> bool {
+        self.status().is_some()
+    }
+
+    fn status(&self) -> Option<ExitStatus> {
+        self.child.lock().try_wait().ok().flatten()
+    }
+
+    /// Waits for its end, at most so long, then kills it; says how it ended, with its last lines.
+    pub fn finish(&self, patience: Duration, reason: &str) -> String {
+        let end = Instant::now() + patience;
+        let mut status = self.status();
+        while status.is_none() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(5));
+            status = self.status();
+        }
+        if status.is_none() {
+            self.kill(reason);
+            status = self.child.lock().wait().ok();
+        }
+        let how = self.verdict.lock().clone().or_else(|| status.map(ended_how)).unwrap_or_else(|| reason.to_owned());
+        match self.last_lines() {
+            lines if lines.is_empty() => how,
+            lines => format!("{how}; its last lines:\n{lines}"),
+        }
+    }
+
+    fn last_lines(&self) -> String {
+        let mut state = self.output.state.lock();
+        let end = Instant::now() + LAST_LINES;
+        while !state.1 && !self.output.ended.wait_until(&mut state, end).timed_out() {}
+        let skipped = state.0.len().saturating_sub(TOLD_LINES);
+        state.0.iter().skip(skipped).map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let mut child = self.child.lock();
+        if matches!(child.try_wait(), Ok(None)) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+/// Hands what it writes on to the log, line by line.
+#[cfg_attr(not(unix), allow(dead_code))]
+fn listen(pipe: File, name: String, output: Arc<Output>) -> io::Result<()> {
+    let mut pipe = BufReader::new(pipe);
+    let read = move || {
+        let mut line = Vec::new();
+        while let Ok(1..) = pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
+            for text in String::from_utf8_lossy(&line).split(['\n', '\r']).map(str::trim_end).filter(|text| !text.is_empty()) {
+                tracing::info!(target: "python", worker = %name, "{text}");
+                let mut state = output.state.lock();
+                if state.0.len() == KEPT_LINES {
+                    state.0.pop_front();
+                }
+                state.0.push_back(text.to_owned());
+            }
+            line.clear();
+        }
+        output.state.lock().1 = true;
+        output.ended.notify_all();
+    };
+    std::thread::Builder::new().name("python output".into()).spawn(read).map(drop)
+}
+
+/// How a process ended, in words.
+fn ended_how(status: ExitStatus) -> String {
+    #[cfg(unix)]
+    if let Some(signal) = std::os::unix::process::ExitStatusExt::signal(&status) {
+        return match signal {
+            4 => "it was ended by signal 4 (illegal instruction)".into(),
+            6 => "it was ended by signal 6 (abort)".into(),
+            7 => "it was ended by signal 7 (bus error)".into(),
+            8 => "it was ended by signal 8 (arithmetic error)".into(),
+            9 => "it was ended by signal 9 (kill), which the system sends where memory runs out".into(),
+            11 => "it was ended by signal 11 (segmentation fault)".into(),
+            15 => "it was ended by signal 15 (terminate)".into(),
+            other => format!("it was ended by signal {other}"),
+        };
+    }
+    match status.code() {
+        Some(code) => format!("it exited with status {code}"),
+        None => "it ended".into(),
+    }
+}

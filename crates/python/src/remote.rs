@@ -1,0 +1,173 @@
+//! Objects that lie in a worker, as this process holds them: by number, until nobody here uses them any more.
+
+use std::collections::HashMap;
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use comfyd_node::{Error, Opaque, Result, Value};
+use parking_lot::Mutex;
+
+use crate::frame::{Blob, Message};
+use crate::link::Link;
+use crate::portable;
+
+/// How long an object may take to come: it may lie on a busy device.
+const FETCH: Duration = Duration::from_secs(120);
+/// The type that says nothing.
+const ANY: &str = "*";
+
+/// The objects of one process of a worker.
+pub(crate) struct Objects {
+    /// The connection to it.
+    pub link: Arc<Link>,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    /// Handle → the object here, and which of its successive holders that is.
+    remotes: HashMap<u64, (u64, Weak<Remote>)>,
+    holders: u64,
+}
+
+/// What a worker tells of an object.
+pub(crate) struct Told {
+    /// Its number there.
+    pub handle: u64,
+    /// Its class there.
+    pub kind: String,
+    /// Its memory, in bytes.
+    pub size: usize,
+    /// The lengths of its axes, if it is a tensor.
+    pub shape: Option<Vec<usize>>,
+}
+
+/// An object in a worker.
+pub(crate) struct Remote {
+    objects: Arc<Objects>,
+    told: Told,
+    holder: u64,
+    /// The type of the link that it came along, once one says more than `*`.
+    ty: OnceLock<Box<str>>,
+    /// It as a native value, while that is used.
+    local: Mutex<Option<Weak<dyn Opaque>>>,
+}
+
+impl Objects {
+    /// No objects yet.
+    pub fn new(link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self { link, known: Mutex::default() })
+    }
+
+    /// The object of that number: the same for the same number.
+    pub fn get(self: &Arc<Self>, told: Told, declared: &str) -> Arc<Remote> {
+        let mut known = self.known.lock();
+        let handle = told.handle;
+        if let Some(remote) = known.remotes.get(&handle).and_then(|(_, remote)| remote.upgrade()) {
+            drop(known);
+            remote.name(declared);
+            return remote;
+        }
+        known.holders += 1;
+        let holder = known.holders;
+        let remote = Arc::new(Remote { objects: self.clone(), told, holder, ty: OnceLock::new(), local: Mutex::new(None) });
+        known.remotes.insert(handle, (holder, Arc::downgrade(&remote)));
+        // Its last holder may have let go of it while it was on its way here again.
+        self.link.keep(handle);
+        drop(known);
+        remote.name(declared);
+        remote
+    }
+}
+
+impl Remote {
+    /// Its number, for the process in which it lies.
+    pub fn handle(&self) -> u64 {
+        self.told.handle
+    }
+
+    /// Whether it lies in that process.
+    pub fn lies_in(&self, objects: &Arc<Objects>) -> bool {
+        Arc::ptr_eq(&self.objects, objects)
+    }
+
+    fn name(&self, declared: &str) {
+        if declared != ANY {
+            self.ty.get_or_init(|| declared.into());
+        }
+    }
+
+    /// Why it cannot be used, if the process in which it lay has ended.
+    pub fn lost(&self) -> Option<String> {
+        (!self.alive()).then(|| format!("{} is lost: {}", self.describe(), self.objects.link.gone()))
+    }
+
+    fn fetch(&self) -> Result<Value> {
+        let message = Message::new("fetch").field("h", &self.told.handle);
+        let frame = self.objects.link.wait(message, FETCH)?;
+        if let (Some(portable), Blob::Tensors(tensors)) = (frame.json.get("p"), frame.blob) {
+            let object = portable::unpack(portable, tensors, self.type_name()).map_err(|what| {
+                Error::CannotCross(format!(
+                    "{what} of type {} cannot leave the Python worker '{}'",
+                    self.type_name(),
+                    self.objects.link.name
+                ))
+            })?;
+            return Ok(Value::Object(object));
+        }
+        match frame.json.get("j") {
+            Some(json) => Ok(Value::from(json)),
+            None => Err(Error::CannotCross(format!("{} cannot leave it", self.describe()))),
+        }
+    }
+}
+
+impl Opaque for Remote {
+    fn type_name(&self) -> &str {
+        self.ty.get().map_or(ANY, |ty| ty)
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.told.size
+    }
+
+    fn describe(&self) -> String {
+        let shape = self.told.shape.as_deref().map(|shape| format!(" of shape {}", portable::shape_text(shape))).unwrap_or_default();
+        format!("a {}{shape} in the Python worker '{}'", self.told.kind, self.objects.link.name)
+    }
+
+    fn host(&self) -> Option<&str> {
+        Some(&self.objects.link.name)
+    }
+
+    fn localize(&self) -> Result<Option<Value>> {
+        if let Some(why) = self.lost() {
+            return Err(Error::Failed(why));
+        }
+        // Held while it comes, so that it comes once.
+        let mut local = self.local.lock();
+        if let Some(object) = local.as_ref().and_then(Weak::upgrade) {
+            return Ok(Some(Value::Object(object)));
+        }
+        let value = self.fetch()?;
+        if let Value::Object(object) = &value {
+            *local = Some(Arc::downgrade(object));
+        }
+        Ok(Some(value))
+    }
+
+    fn alive(&self) -> bool {
+        self.objects.link.alive()
+    }
+}
+
+impl Drop for Remote {
+    fn drop(&mut self) {
+        let mut known = self.objects.known.lock();
+        // Another may hold the number by now: it came again between the last use of this and here.
+        if known.remotes.get(&self.told.handle).is_some_and(|(holder, _)| *holder == self.holder) {
+            known.remotes.remove(&self.told.handle);
+            self.objects.link.release(self.told.handle);
+        }
+    }
+}

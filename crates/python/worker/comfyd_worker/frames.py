@@ -1,0 +1,137 @@
+"""The connection to comfyd. A frame is two little-endian `u32`, the lengths of a JSON text and of a block of bytes, and then both."""
+import contextlib
+import json
+import os
+import socket
+import struct
+import sys
+import threading
+
+HEAD = struct.Struct("<II")
+TEXT_MAX = 64 << 20
+# Up to here a frame is joined and leaves in one call, which an exception that is thrown into the calling thread cannot tear apart.
+JOIN_MAX = 8 << 20
+BUFFER = 4 << 20
+
+_lock = threading.Lock()
+_socket = None
+
+
+def connect():
+    """Takes standard input as the connection and puts the null device in its place, so that nothing else reads it."""
+    global _socket
+    _socket = socket.socket(fileno=os.dup(0))
+    with contextlib.suppress(OSError):
+        _socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)     # fewer turns for a picture; the system may allow less
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=_forked)
+
+
+def _forked():
+    """A child that a node forked must not hold the connection open, nor write into it."""
+    global _socket, _lock
+    _socket.close()
+    _socket, _lock = None, threading.Lock()
+
+
+def _plain(value):
+    """Numbers of numpy and torch, which some packs put into what clients are shown, as the numbers that they are."""
+    item = getattr(value, "item", None)
+    if callable(item) and getattr(value, "ndim", 0) == 0:
+        return item()
+    raise TypeError(f"an object of type {type(value).__name__} cannot be written as JSON")
+
+
+def _finite(value):
+    """The same without what JSON lacks: comfyd's clients are browsers, which could not read it."""
+    if isinstance(value, float):
+        return value if value - value == 0 else None
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else _finite(_plain(value))
+
+
+def text(message):
+    """A message as JSON in UTF-8. Raises `TypeError` or `ValueError` where it cannot be written."""
+    try:
+        written = json.dumps(message, default=_plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        written = json.dumps(_finite(message), default=_plain, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    encoded = written.encode("utf-8", "replace")           # halves of surrogate pairs become question marks
+    if len(encoded) > TEXT_MAX:
+        raise ValueError(f"a message of {len(encoded)} bytes is too long: {TEXT_MAX} are allowed")
+    return encoded
+
+
+def send_text(encoded, blobs=()):
+    """Sends what `text` wrote, with blocks of bytes behind it."""
+    size = sum(len(blob) for blob in blobs)
+    head = HEAD.pack(len(encoded), size)
+    if size <= JOIN_MAX:
+        parts = [b"".join((head, encoded, *blobs))]
+    else:
+        parts = [head + encoded, *blobs]
+    with _lock:
+        if _socket is None:
+            return                                         # a forked child
+        try:
+            for part in parts:
+                _socket.sendall(part)
+        except OSError:
+            os._exit(0)                                    # comfyd is gone
+
+
+def send(message, blobs=()):
+    """Sends a message."""
+    send_text(text(message), blobs)
+
+
+def event(kind, blobs=(), /, **fields):
+    """Tells comfyd something unasked. What cannot be written is left out with a line in the log: nobody waits for it."""
+    try:
+        encoded = text({"ev": kind, **fields})
+    except (TypeError, ValueError, RecursionError) as error:
+        print(f"comfyd: a report of kind {kind} was not sent: {error}", file=sys.stderr)
+        return
+    send_text(encoded, blobs)
+
+
+def _exactly(size):
+    """So many bytes. Large ones go into memory of torch's, which does not zero it first and lends it to tensors."""
+    torch = sys.modules.get("torch")
+    if size > 1 << 16 and hasattr(torch, "empty"):
+        view = memoryview(torch.empty(size, dtype=torch.uint8).numpy()).cast("B")
+    else:
+        view = memoryview(bytearray(size))
+    got = 0
+    while got < size:
+        count = _socket.recv_into(view[got:])
+        if not count:
+            os._exit(0)                                    # comfyd is gone
+        got += count
+    return view
+
+
+def receive():
+    """The next message, or `None` for one that is no JSON object, and its bytes. Ends the process where there is no connection."""
+    try:
+        length, size = HEAD.unpack(_exactly(HEAD.size))
+        if length > TEXT_MAX:
+            print(f"comfyd: a frame announces {length} bytes of JSON: the connection cannot be used any more", file=sys.stderr)
+            os._exit(1)
+        encoded, blob = bytes(_exactly(length)), _exactly(size) if size else b""
+    except OSError:
+        os._exit(0)
+    except (MemoryError, RuntimeError) as error:           # the latter is torch's
+        print(f"comfyd: there is no memory for a frame: {error}", file=sys.stderr)
+        os._exit(1)
+    try:
+        message = json.loads(encoded)
+    except (ValueError, RecursionError):
+        message = None
+    return (message if isinstance(message, dict) else None), blob
