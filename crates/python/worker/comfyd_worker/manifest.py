@@ -1,4 +1,5 @@
-"""What comfyd must know of this ComfyUI so that it needs no Python to answer: classes, what their lists of files are made of, routes, folders."""
+"""What comfyd must know of this ComfyUI so that it needs no Python to answer: classes, what their lists of files are made of, routes,
+folders."""
 import contextlib
 import inspect
 import json
