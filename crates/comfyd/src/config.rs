@@ -17,7 +17,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use comfyd_folders::Roots;
 use comfyd_server::{HostRule, OriginRule};
 
-use self::args::{Cli, CliCommand, CommonArgs, FrontendCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs};
+use self::args::{Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs};
 use self::layers::Section;
 pub use self::python::{DEFAULT_ENVIRONMENT, DeviceMemory, Environment, Network, Placement, Python, PythonStart};
 
@@ -114,6 +114,19 @@ pub enum Action {
         /// Whether the workflow templates are wanted too.
         templates: bool,
     },
+    /// Look after the database.
+    Db(DbAction),
+}
+
+/// What is to be done with the database. Paths are absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DbAction {
+    /// Check it, or a backup.
+    Check(Option<PathBuf>),
+    /// Write a backup; replace the file if forced.
+    Backup { file: PathBuf, force: bool },
+    /// Put a backup in its place; a damaged one if forced.
+    Restore { file: PathBuf, force: bool },
 }
 
 /// One input of a workflow's node to replace.
@@ -195,6 +208,8 @@ pub struct Config {
     pub queue_limit: usize,
     /// What becomes of a prompt that was running when the server stopped.
     pub on_restart: OnRestart,
+    /// How often a prompt may be running when the server ends without warning; 0 is no limit.
+    pub max_crashes: u32,
     /// What accepted prompts survive.
     pub durability: Durability,
     /// Hosts that models may be downloaded from.
@@ -318,6 +333,15 @@ pub fn parse(
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
+        CliCommand::Db(command) => {
+            let absolute = |file: PathBuf| current_dir.join(file);
+            let (action, common) = match command {
+                DbCommand::Check { file, common } => (DbAction::Check(file.map(absolute)), common),
+                DbCommand::Backup { file, force, common } => (DbAction::Backup { file: absolute(file), force }, common),
+                DbCommand::Restore { file, force, common } => (DbAction::Restore { file: absolute(file), force }, common),
+            };
+            places.config(Action::Db(action), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
     }
 }
 
@@ -388,6 +412,7 @@ impl Places<'_> {
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,
             on_restart: server.on_restart,
+            max_crashes: server.max_crashes,
             durability: server.durability,
             download_hosts: server.download_host,
             secret_names: server.secret_name,

@@ -4,6 +4,7 @@
 mod assemble;
 mod beside;
 mod config;
+mod db;
 mod frontend;
 mod nodes;
 mod python;
@@ -62,6 +63,7 @@ fn act() -> Result<(), Failure> {
         Action::Run { workflow, set } => run::run(&config, workflow, set),
         Action::CheckPython { json } => python::check(&config, *json),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
+        Action::Db(action) => db::act(&config, action),
         Action::InstallFrontEnd { version, docs, templates } => {
             let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
             let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();

@@ -28,17 +28,21 @@ const MAX_CHECKED_BYTES: u64 = 64 << 20;
 pub(crate) const MAX_LOG_PAGES: i64 = 16_384;
 
 /// How long opening waits for another program that has the database.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many damaged rows are told of, and how many are kept aside.
-const MAX_DAMAGED: i64 = 100;
+pub(crate) const MAX_DAMAGED: i64 = 100;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
-/// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands. Rows of
+/// `jobs` holds what a prompt was submitted with and `senders` by whom, written once; `queue` and `history` say where it stands, and
+/// `crashes` how often it was running when the server ended. Rows of
 /// `history` up to `state.history_floor` are deleted, and are removed a few at a time. `damaged` holds rows of `jobs` as they were found,
 /// whatever they hold.
 const MIGRATIONS: &[Migration] = &[create, keep_no_secrets, keep_damaged, keep_senders, count_crashes];
+
+/// The format that this version writes.
+pub(crate) const FORMAT: usize = MIGRATIONS.len();
 
 type Migration = fn(&Transaction<'_>) -> rusqlite::Result<()>;
 
@@ -165,7 +169,8 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(Connection, Loaded
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(PATIENCE).map_err(failed)?;
-    let format = examine(&connection, path)?;
+    let format = identify(&connection, path)?;
+    examine(&connection, path)?;
     configure(&connection, options.durability).map_err(failed)?;
     migrate(&mut connection, format).map_err(failed)?;
     let scrub_due = connection.query_row("SELECT 1 FROM state WHERE key = 'scrub_due'", [], |_| Ok(())).optional().map_err(failed)?;
@@ -179,7 +184,7 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(Connection, Loaded
 }
 
 /// The database's format, 0 for a new one. Changes nothing.
-fn examine(connection: &Connection, path: &Path) -> Result<usize, Error> {
+pub(crate) fn identify(connection: &Connection, path: &Path) -> Result<usize, Error> {
     let failed = |error| failure(path, error);
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
     let format = number("user_version")?;
@@ -188,25 +193,35 @@ fn examine(connection: &Connection, path: &Path) -> Result<usize, Error> {
     if application != APPLICATION_ID && (tables > 0 || application != 0) {
         return Err(Error::Foreign { path: path.to_owned() });
     }
-    let known = MIGRATIONS.len();
+    let known = FORMAT;
     let Ok(format) = usize::try_from(format) else {
         return Err(Error::Corrupt { path: path.to_owned(), detail: format!("its format is {format}") });
     };
     if format > known {
         return Err(Error::Newer { path: path.to_owned(), found: format as i64, known: known as i64 });
     }
+    Ok(format)
+}
+
+/// A quick look at the whole file, unless it is large.
+fn examine(connection: &Connection, path: &Path) -> Result<(), Error> {
+    let failed = |error| failure(path, error);
     if fs::metadata(path).is_ok_and(|metadata| metadata.len() <= MAX_CHECKED_BYTES) {
         let mut check = connection.prepare(&format!("PRAGMA quick_check({MAX_DAMAGED})")).map_err(failed)?;
         let verdicts: Vec<String> = check.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(failed)?;
         for verdict in verdicts.iter().filter(|verdict| *verdict != "ok") {
-            // A value of a wrong kind concerns its row, which is set aside when it is read; anything else concerns the file.
-            if !verdict.contains(" value in ") {
+            if !concerns_a_row(verdict) {
                 return Err(Error::Corrupt { path: path.to_owned(), detail: verdict.clone() });
             }
             tracing::error!(verdict, "a value in the job store is damaged");
         }
     }
-    Ok(format)
+    Ok(())
+}
+
+/// Whether what SQLite's check says is about one value of a wrong kind: its row is set aside when it is read. Anything else concerns the file.
+pub(crate) fn concerns_a_row(verdict: &str) -> bool {
+    verdict.contains(" value in ")
 }
 
 fn configure(connection: &Connection, durability: Durability) -> rusqlite::Result<()> {
@@ -460,12 +475,16 @@ pub(crate) fn job_error(error: &rusqlite::Error) -> JobError {
     match error.sqlite_error_code() {
         Some(ErrorCode::DiskFull) => JobError::NoSpace,
         Some(_) if extended == Some(rusqlite::ffi::SQLITE_IOERR_SHMSIZE) => JobError::NoSpace,
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            JobError::Storage(format!("the database is damaged ({error}): stop the server, and look at it with `comfyd db check`"))
+        }
         Some(ErrorCode::TooBig) => JobError::Unstorable(format!("it is larger than the database takes: {error}")),
         Some(_) | None => JobError::Storage(error.to_string()),
     }
 }
 
-fn failure(path: &Path, error: rusqlite::Error) -> Error {
+/// What whoever wants to use a database is told of an error.
+pub(crate) fn failure(path: &Path, error: rusqlite::Error) -> Error {
     let path = path.to_owned();
     match &error {
         rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::QueryReturnedNoRows => {

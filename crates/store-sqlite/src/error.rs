@@ -1,8 +1,8 @@
-//! Why a database could not be opened.
+//! Why a database could not be opened, backed up or restored.
 
 use std::path::PathBuf;
 
-/// Why a database could not be opened. Nothing is ever deleted or overwritten because of it.
+/// Why a database could not be opened, backed up or restored. Nothing is ever deleted or overwritten because of it.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another process, or another store of this one, has the database or the folder.
@@ -34,7 +34,7 @@ pub enum Error {
     },
     /// It cannot be read.
     #[error(
-        "the database '{}' is damaged ({detail}): restore it from a backup, or move it away to start with an empty queue and history",
+        "the database '{}' is damaged ({detail}): restore it from a backup (`comfyd db restore FILE`), or move it away to start with an empty queue and history",
         path.display()
     )]
     Corrupt {
@@ -43,8 +43,26 @@ pub enum Error {
         /// What is wrong.
         detail: String,
     },
+    /// There is none.
+    #[error("there is no database '{}': check the path, --base-directory and --user-directory", path.display())]
+    Missing {
+        /// Where it was expected.
+        path: PathBuf,
+    },
+    /// A backup would replace a file.
+    #[error("'{}' is there already: choose another name, or replace it with --force", path.display())]
+    Exists {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A backup would replace the database itself, or a file of it.
+    #[error("'{}' belongs to the database: write the backup into another file", path.display())]
+    Itself {
+        /// The file.
+        path: PathBuf,
+    },
     /// SQLite failed otherwise.
-    #[error("cannot open the database '{}': {source}: check the folder's permissions and the free space", path.display())]
+    #[error("cannot use the database '{}': {source}: check the folder's permissions and the free space", path.display())]
     Sqlite {
         /// The database.
         path: PathBuf,

@@ -27,9 +27,8 @@ impl Lock {
     /// [`Error::InUse`] and [`Error::Io`].
     pub fn database(path: &Path) -> Result<Self, Error> {
         let target = locate(path)?;
-        let mut name = target.as_os_str().to_owned();
-        name.push(".lock");
-        Self::acquire(target, name.into())
+        let lock = beside(&target, ".lock");
+        Self::acquire(target, lock)
     }
 
     /// Locks a folder, for those who lock it too: the lock is a file `.comfyd.lock` in it. Makes the folder.
@@ -46,6 +45,11 @@ impl Lock {
 
     /// The name of a folder's lock.
     pub const FILE: &str = ".comfyd.lock";
+
+    /// The files of a database that is locked: itself, SQLite's two beside it, and the lock.
+    pub(crate) fn files(&self) -> [PathBuf; 4] {
+        [self.target.clone(), beside(&self.target, "-wal"), beside(&self.target, "-shm"), self.path.clone()]
+    }
 
     fn acquire(target: PathBuf, path: PathBuf) -> Result<Self, Error> {
         let io = |source| Error::Io { path: path.clone(), source };
@@ -73,6 +77,13 @@ impl Lock {
     pub(crate) fn target(&self) -> &Path {
         &self.target
     }
+}
+
+/// A file beside another: its name with this ending.
+pub(crate) fn beside(path: &Path, ending: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(ending);
+    name.into()
 }
 
 /// The database's one true path. Makes the folder.
@@ -108,13 +119,8 @@ struct Identity {
 impl Guard {
     /// For a database whose files are all there. Only looks at them: opening and closing a file would give up SQLite's locks on it.
     pub(crate) fn new(lock: Lock, shared: Arc<Shared>) -> Result<Self, Error> {
-        let beside = |ending: &str| {
-            let mut name = lock.target.as_os_str().to_owned();
-            name.push(ending);
-            PathBuf::from(name)
-        };
         let mut files = Vec::new();
-        for path in [lock.target.clone(), beside("-wal"), beside("-shm"), lock.path.clone()] {
+        for path in lock.files() {
             let found = fs::metadata(&path).map_err(|source| Error::Io { path: path.clone(), source })?;
             files.push((path, Identity::of(&found)));
         }

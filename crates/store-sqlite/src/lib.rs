@@ -14,6 +14,7 @@ mod guard;
 mod options;
 mod reader;
 mod state;
+mod upkeep;
 mod writer;
 
 use std::path::Path;
@@ -37,6 +38,7 @@ pub use crate::guard::Lock;
 pub use crate::options::{Durability, Options};
 use crate::reader::Reader;
 use crate::state::Shared;
+pub use crate::upkeep::{Report, backup, check, restore};
 use crate::writer::Writer;
 
 /// How many writes may wait for the writer; further callers wait for a place.

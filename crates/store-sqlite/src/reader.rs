@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const MAX_TOLD: usize = 10_000;
 
 /// An entry's columns behind those of its job, and where all of them are.
-const REST: &str = "history.status, history.started_ms, history.ended_ms, history.messages, history.outputs, history.meta
+pub(crate) const REST: &str = "history.status, history.started_ms, history.ended_ms, history.messages, history.outputs, history.meta
     FROM history JOIN jobs ON jobs.seq = history.seq LEFT JOIN senders ON senders.seq = jobs.seq WHERE history.ended = ?1";
 
 /// The way to the history's entries.
@@ -196,7 +196,8 @@ fn concerns_one_row(error: &rusqlite::Error) -> bool {
     }
 }
 
-fn entry(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
+/// An entry from the columns of [`JOB`] and [`REST`].
+pub(crate) fn entry(row: &Row<'_>) -> rusqlite::Result<HistoryEntry> {
     Ok(HistoryEntry {
         // A history knows no secrets.
         job: Job { secrets: Secrets::default(), ..job(row)? },

@@ -69,6 +69,44 @@ pub enum CliCommand {
     /// Look into the ComfyUI whose nodes run beside this program.
     #[command(subcommand)]
     Python(PythonCommand),
+    /// Look after the database of the queue and the history.
+    #[command(subcommand)]
+    Db(DbCommand),
+}
+
+/// The subcommands of `db`.
+#[derive(Debug, Subcommand)]
+pub enum DbCommand {
+    /// Check the database, or a backup: its structure and every prompt in it. Also while the server runs.
+    #[command(after_help = AFTER_HELP)]
+    Check {
+        /// Backup to check [default: the database].
+        file: Option<PathBuf>,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Write the database, as it stands now, into a file. Also while the server runs.
+    #[command(after_help = AFTER_HELP)]
+    Backup {
+        /// File to write.
+        file: PathBuf,
+        /// Replace the file if it is there.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Put a backup in the place of the database, which is kept beside. Only while no server runs.
+    #[command(after_help = AFTER_HELP)]
+    Restore {
+        /// Backup to restore.
+        file: PathBuf,
+        /// Restore it although some prompts in it are damaged.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
 }
 
 /// The subcommands of `python`.
@@ -269,6 +307,10 @@ pub struct ServerArgs {
     /// What becomes of a prompt that was running when the server stopped.
     #[arg(long, value_name = "WHAT", default_value = "rerun")]
     pub on_restart: OnRestart,
+    /// How often a prompt may be running when the server ends without warning before it counts as failed and is not run again; 0: always
+    /// run it again.
+    #[arg(long, value_name = "N", default_value = "2")]
+    pub max_crashes: u32,
     /// What accepted prompts survive: normal, a crash of the program; full, a crash of the machine too.
     #[arg(long, value_name = "LEVEL", default_value = "normal")]
     pub durability: Durability,

@@ -86,7 +86,10 @@ fn deepest(matches: &ArgMatches) -> (usize, Vec<String>, &ArgMatches) {
 
 /// The options that the environment and the file may set.
 fn options(command: &Command) -> Vec<&Arg> {
-    command.get_arguments().filter(|arg| arg.get_long().is_some_and(|long| !["help", "version", "set", "output"].contains(&long))).collect()
+    command
+        .get_arguments()
+        .filter(|arg| arg.get_long().is_some_and(|long| !["help", "version", "set", "output", "force"].contains(&long)))
+        .collect()
 }
 
 /// The option itself and those that exclude it: setting one overrides a lower layer's other.

@@ -16,7 +16,7 @@ def main():
     frames.connect()
     folder = os.path.abspath(sys.argv[1])
     from . import seams
-    sys.path[0] = folder                                   # as if main.py had been started
+    sys.path.insert(0, folder)                             # as if main.py had been started
     sys.argv[:2] = [os.path.join(folder, "main.py")]
     status = 0
     try:

@@ -8,10 +8,12 @@ import functools
 import threading
 import time
 
-from . import frames, prompt
+from . import frames, prompt, values
 
 # How long the loop has to show that it is free, before an exception is thrown into the thread.
 ANSWER_S = 0.05
+# Garbage is collected when no prompt has run for a moment, and between two prompts where that never happens.
+IDLE_S, COLLECT_S = 1.0, 60.0
 
 
 class Executor:
@@ -56,16 +58,15 @@ class Executor:
     def _end(self):
         self._cancel_all()
         prompt.end()
-        if self._collecting is None:
-            due = prompt.State.collected + prompt.GC_INTERVAL - time.monotonic()
-            self._collecting = self._loop.call_later(max(due, 0.5), self._collect)
+        if time.monotonic() - prompt.State.collected > COLLECT_S:
+            prompt.collect()
+        elif self._collecting is None:
+            self._collecting = self._loop.call_later(IDLE_S, self._collect)
 
     def _collect(self):
-        if prompt.running():                               # its end asks again
-            self._collecting = None
-            return
-        prompt.collect()
         self._collecting = None
+        if not prompt.running():                           # else its end asks again
+            prompt.collect()
 
     def _cancel_all(self, done=None):
         for task in asyncio.all_tasks(self._loop):
@@ -102,8 +103,9 @@ def respond(number, reply, blobs=()):
     try:
         encoded = frames.text({"re": number, **reply})
     except (TypeError, ValueError, RecursionError) as error:
-        encoded = frames.text({"re": number, **prompt.failure(error)})
-        blobs = ()
+        for part in ("outputs", "calls"):
+            values.unsaid(reply.get(part))
+        encoded, blobs = frames.text({"re": number, **prompt.failure(error)}), ()
     frames.send_text(encoded, blobs)
 
 

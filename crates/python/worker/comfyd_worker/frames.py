@@ -1,4 +1,5 @@
 """The connection to comfyd. A frame is two little-endian `u32`, the lengths of a JSON text and of a block of bytes, and then both."""
+import contextlib
 import json
 import os
 import socket
@@ -10,20 +11,22 @@ HEAD = struct.Struct("<II")
 TEXT_MAX = 64 << 20
 # Up to here a frame is joined and leaves in one call, which an exception that is thrown into the calling thread cannot tear apart.
 JOIN_MAX = 8 << 20
+BUFFER = 4 << 20
+WHOLE = getattr(socket, "MSG_WAITALL", 0)
 
 _lock = threading.Lock()
 _socket = None
-_pid = None
 
 
 def connect():
     """Takes standard input as the connection and puts the null device in its place, so that nothing else reads it."""
-    global _socket, _pid
+    global _socket
     _socket = socket.socket(fileno=os.dup(0))
+    with contextlib.suppress(OSError):
+        _socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)     # fewer turns for a picture; the system may allow less
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)
-    _pid = os.getpid()
     if hasattr(os, "register_at_fork"):
         os.register_at_fork(after_in_child=_forked)
 
@@ -89,12 +92,12 @@ def send(message, blobs=()):
     send_text(text(message), blobs)
 
 
-def event(name, blobs=(), /, **fields):
+def event(kind, blobs=(), /, **fields):
     """Tells comfyd something unasked. What cannot be written is left out with a line in the log: nobody waits for it."""
     try:
-        encoded = text({"ev": name, **fields})
+        encoded = text({"ev": kind, **fields})
     except (TypeError, ValueError, RecursionError) as error:
-        print(f"comfyd: a report of kind {name} was not sent: {error}", file=sys.stderr)
+        print(f"comfyd: a report of kind {kind} was not sent: {error}", file=sys.stderr)
         return
     send_text(encoded, blobs)
 
@@ -108,7 +111,7 @@ def _exactly(size):
         view = memoryview(bytearray(size))
     got = 0
     while got < size:
-        count = _socket.recv_into(view[got:])
+        count = _socket.recv_into(view[got:], 0, WHOLE)
         if not count:
             os._exit(0)                                    # comfyd is gone
         got += count
@@ -125,6 +128,9 @@ def receive():
         encoded, blob = bytes(_exactly(length)), _exactly(size) if size else b""
     except OSError:
         os._exit(0)
+    except (MemoryError, RuntimeError) as error:           # the latter is torch's
+        print(f"comfyd: there is no memory for a frame: {error}", file=sys.stderr)
+        os._exit(1)
     try:
         message = json.loads(encoded)
     except (ValueError, RecursionError):

@@ -112,19 +112,15 @@ class _Lists:
         return inputs, markers.asked, watch.seen
 
     def describe(self, cls, info):
-        """Templates of its lists, and the folders on which it depends in ways that these do not tell."""
+        """Its inputs, templates of its lists, and the folders on which it depends in ways that these do not tell."""
         inputs, asked, read = self.marked(cls)
-        if not asked and not read:
-            return {}, []
-        dirs = {path for path in read if not os.path.abspath(path).startswith(sys.prefix)}
-        if not asked:
-            return {}, sorted(dirs)
+        dirs = {path for path in read if not path.startswith(sys.prefix)}
         templates, told = {}, set()
-        if inputs is not None and self._steady(cls, info):
+        if asked and inputs is not None and self._steady(cls, info):
             templates, told = self._templates(inputs, info, asked)
         for folder in asked - told:
             dirs.update(self.paths.get(folder, ()))
-        return templates, sorted(dirs)
+        return cls.INPUT_TYPES() if inputs is None else inputs, templates, sorted(dirs)
 
     def _steady(self, cls, info):
         """Whether the class says the same when it is asked again."""
@@ -213,27 +209,51 @@ def _output_types():
     for cls in list(nodes.NODE_CLASS_MAPPINGS.values()):
         with contextlib.suppress(Exception):
             found.update((str.__str__(kind), None) for kind in cls.RETURN_TYPES if isinstance(kind, str))
+    found.pop("*", None)                                   # fits everywhere by its text
     return list(found)
 
 
-def _accepts(inputs, types):
-    """Types that an input's own comparison takes beyond what its text says."""
+class _Types:
+    """Compares types of outputs with those of inputs as the classes of the latter do."""
+
+    def __init__(self):
+        self.outputs, self.known = _output_types(), {}
+
+    def accepts(self, inputs):
+        """By input, the types that its own comparison takes beyond what its text says; `*` for all."""
+        accepts = {}
+        for category in ("required", "optional"):
+            group = inputs.get(category)
+            for name, spec in (group.items() if isinstance(group, dict) else ()):
+                kind = spec[0] if isinstance(spec, (list, tuple)) and spec else None
+                if not isinstance(kind, str) or type(kind) is str or str.__eq__(kind, "*"):
+                    continue
+                key = type(kind), str.__str__(kind), repr(getattr(kind, "__dict__", None))
+                if key not in self.known:
+                    self.known[key] = self._more(kind)
+                if self.known[key]:
+                    accepts[name] = self.known[key]
+        return accepts
+
+    def _more(self, kind):
+        from comfy_execution.validation import validate_node_input
+        if validate_node_input(PROBE, kind):
+            return ["*"]
+        plain = str.__str__(kind)
+        return [given for given in self.outputs if validate_node_input(given, kind) and not validate_node_input(given, plain)]
+
+
+def _outputs(cls):
+    """Slots that fit every input by a comparison of their own, and whether there is no last slot."""
     from comfy_execution.validation import validate_node_input
-    accepts = {}
-    for category in ("required", "optional"):
-        group = inputs.get(category)
-        for name, spec in (group.items() if isinstance(group, dict) else ()):
-            kind = spec[0] if isinstance(spec, (list, tuple)) and spec else None
-            if not isinstance(kind, str) or type(kind) is str or str.__eq__(kind, "*"):
-                continue
-            plain = str.__str__(kind)
-            if validate_node_input(PROBE, kind):           # whatever it is
-                accepts[name] = ["*"]
-                continue
-            more = [given for given in types if validate_node_input(given, kind) and not validate_node_input(given, plain)]
-            if more:
-                accepts[name] = more
-    return accepts
+    kinds = cls.RETURN_TYPES
+    odd = [slot for slot in range(len(kinds)) if isinstance(kinds[slot], str) and type(kinds[slot]) is not str]
+    wild = [slot for slot in odd if not str.__eq__(kinds[slot], "*") and validate_node_input(kinds[slot], PROBE)]
+    try:
+        kinds[len(kinds) + 1000]
+    except IndexError:
+        return wild, False
+    return wild, True
 
 
 def _is_open(name, cls, inputs):
@@ -241,21 +261,24 @@ def _is_open(name, cls, inputs):
     from comfy_execution import graph
     dynamic = getattr(sys.modules.get("comfy_api.latest._io"), "DYNAMIC_INPUT_LOOKUP", {})
     specs = [spec for group in inputs.values() if isinstance(group, dict) for spec in dict.values(group)]
-    is_dynamic = any(isinstance(spec, (list, tuple)) and spec and isinstance(spec[0], str) and spec[0] in dynamic for spec in specs)
+    is_dynamic = any(isinstance(spec, (list, tuple)) and spec and isinstance(spec[0], str) and str.__str__(spec[0]) in dynamic
+                     for spec in specs)
     takes = getattr(cls, "ACCEPT_ALL_INPUTS", False) is True
     takes = takes or any(PROBE in group for category, group in inputs.items() if hasattr(group, "__contains__") and category != "hidden")
-    if not takes:
+    if not takes and not prompt.is_v3(cls):
         order = graph.TopologicalSort(graph.DynamicPrompt({"0": {"class_type": name, "inputs": {}}}))
         takes = order.get_input_info("0", PROBE)[0] is not None
     return bool(takes or is_dynamic), is_dynamic
 
 
 def _once(name, cls, hidden):
-    with contextlib.suppress(ImportError, AttributeError):
+    if getattr(cls, "NOT_IDEMPOTENT", False):
+        return True
+    try:
         from comfy_execution.caching import include_unique_id_in_input
-        if include_unique_id_in_input(name):
-            return True
-    return bool(getattr(cls, "NOT_IDEMPOTENT", False)) or "UNIQUE_ID" in hidden
+    except ImportError:
+        return "UNIQUE_ID" in hidden
+    return bool(include_unique_id_in_input(name))
 
 
 def _options(inputs):
@@ -278,25 +301,40 @@ def _validation(cls):
     return "all" if spec.varkw is not None else "names", list(names), "input_types" in spec.args
 
 
+def _part(name, what, default, function, *arguments):
+    """Some of what is told of a class. Where the class is too odd for that it is told of anyway, with a line in the log."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        print(f"comfyd: {what} of the class {name} cannot be told: {error!r}", file=sys.stderr)
+        return default
+
+
+def _hidden(inputs):
+    kinds = [kind[0] if isinstance(kind, tuple) and kind else kind for kind in dict.values(inputs.get("hidden") or {})]
+    return {str.__str__(kind) for kind in kinds if isinstance(kind, str)}
+
+
 def _class(name, cls, info, types, lists):
-    inputs = cls.INPUT_TYPES()
-    hidden = {str.__str__(kind) for kind in dict.values(inputs.get("hidden") or {}) if isinstance(kind, str)}
-    function = getattr(cls, cls.FUNCTION, None)
-    validate, validates, wants_types = _validation(cls)
-    takes, dynamic = _is_open(name, cls, inputs)
-    templates, dirs = lists.describe(cls, info)
+    inputs, templates, dirs = _part(name, "the lists", (info["input"], {}, []), lists.describe, cls, info)
+    hidden = _part(name, "the hidden inputs", set(), _hidden, inputs)
+    validate, validates, wants_types = _part(name, "the check", (False, [], False), _validation, cls)
+    takes, dynamic = _part(name, "the open inputs", (False, False), _is_open, name, cls, inputs)
+    wild, any_slot = _part(name, "the outputs", ([], False), _outputs, cls)
+    raw = _part(name, "the options", False, lambda: any(option.get("rawLink") for option in _options(inputs)))
     return {
         "info": info,
-        "async": inspect.iscoroutinefunction(function),
+        "async": inspect.iscoroutinefunction(getattr(cls, str(getattr(cls, "FUNCTION", "")), None)),
         "list": bool(getattr(cls, "INPUT_IS_LIST", False)),
         "lazy": prompt.override(cls, "check_lazy_status", "check_lazy_status")[1] is not None,
         "changed": prompt.override(cls, "IS_CHANGED", "fingerprint_inputs")[1] is not None,
         "validate": validate, "validates": validates, "types": wants_types,
-        "once": _once(name, cls, hidden),
-        "introspects": "DYNPROMPT" in hidden or any(option.get("rawLink") for option in _options(inputs)),
+        "once": _part(name, "the identity", False, _once, name, cls, hidden),
+        "introspects": "DYNPROMPT" in hidden or raw,
         "open": takes, "dynamic": dynamic,
         "v3": prompt.is_v3(cls),
-        "accepts": _accepts(inputs, types),
+        "wild": wild, "any_slot": any_slot,
+        "accepts": _part(name, "the types", {}, types.accepts, inputs),
         "lists": templates, "dirs": dirs,
     }
 
@@ -353,7 +391,7 @@ async def describe(server, names=None):
     import folder_paths
     import nodes
     infos = await _infos(server, names)
-    types, lists, classes = _output_types(), _Lists(), {}
+    types, lists, classes = _Types(), _Lists(), {}
     for name, info in infos.items():
         cls = nodes.NODE_CLASS_MAPPINGS.get(name)
         try:

@@ -14,12 +14,11 @@ from collections.abc import Mapping, Sequence
 from . import facade, reports, values
 
 OWN_FILES = __file__.rpartition("/")[0] or __file__.rpartition("\\")[0]
-GC_INTERVAL = 10.0
 
 
 class State:
     """What is known of the running prompt. One runs at a time."""
-    id, dyn, extra, models, collected = "", None, {}, None, 0.0
+    id, dyn, extra, models, collected = "", None, {}, None, time.monotonic()
     executed = set()
     instances = {}          # (node, class) -> (its object, the node of the prompt that it came from)
     calls = {}              # node -> the call that `execute` is to make
@@ -67,7 +66,7 @@ def _set_preview_method(wanted):
         return None
     if not hasattr(State, "preview_method"):
         State.preview_method = cli.args.preview_method
-    asked = cli.LatentPreviewMethod.from_string(wanted) if isinstance(wanted, str) and wanted != "default" else None
+    asked = next((method for method in cli.LatentPreviewMethod if method.value == wanted), None)
     cli.args.preview_method = State.preview_method if asked is None else asked
     return None
 
@@ -321,6 +320,7 @@ async def _produce(call, cls, obj, data, v3):
     def before(index):
         GraphBuilder.set_default_prefix(call.node, index, 0)
 
+    before(0)                                              # a class without inputs is called without notice
     try:
         got = await execution.get_output_data(State.id, call.node, obj, data, execution_block_cb=blocked, pre_execute_cb=before,
                                               **_with_v3("get_output_data", v3))

@@ -1,5 +1,6 @@
 """What nodes and packs report while they run: progress, previews, texts, and events of their own. comfyd's own events are not theirs to send."""
 import struct
+import sys
 import threading
 import time
 
@@ -55,6 +56,13 @@ PROGRESS = Progress()
 
 def preview(node, image):
     """A picture of how far a node is: ComfyUI's `(format, PIL image, largest side or None)`, sent as pixels."""
+    try:
+        _preview(node, image)
+    except Exception as error:                             # a picture that is none does not fail its node
+        print(f"comfyd: a preview was left out: {error!r}", file=sys.stderr)
+
+
+def _preview(node, image):
     form, picture, largest = image
     lossless = form == "PNG"
     mode = "RGBA" if lossless and ("A" in picture.getbands() or "transparency" in picture.info) else "RGB"

@@ -16,6 +16,10 @@ FUNCTIONS = ("execute", "get_output_data", "_async_map_node_over_list")
 
 
 def _execution(module):
+    missing = [name for name in (*FUNCTIONS, "get_input_data", "get_output_from_returns", "resolve_map_node_over_list_results",
+                                 "PromptQueue", "ExecutionResult") if not hasattr(module, name)]
+    if missing:
+        raise RuntimeError(f"this version of ComfyUI has no execution.{missing[0]}: comfyd can run 0.3.52 and later")
     names = {name: list(inspect.signature(getattr(module, name)).parameters) for name in FUNCTIONS}
     names["task_done"] = list(inspect.signature(module.PromptQueue.task_done).parameters)
     prompt.State.parameters = names

@@ -68,6 +68,19 @@ OBJECTS = Objects()
 PUT = {}                            # comfyd's own values by comfyd's own numbers, until the prompt ends: each comes once
 
 
+def unsaid(told):
+    """An answer with values was not sent: comfyd does not know of them."""
+    if isinstance(told, dict):
+        if isinstance(told.get("h"), int):
+            OBJECTS.release([(told["h"], 1)])
+        else:
+            for part in told.values():
+                unsaid(part)
+    elif isinstance(told, list):
+        for part in told:
+            unsaid(part)
+
+
 def _tensor_type():
     return getattr(sys.modules.get("torch"), "Tensor", ())
 
