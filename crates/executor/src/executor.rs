@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 use crate::cache::Cache;
 use crate::hosts::Hosts;
 use crate::options::ExecutorOptions;
-use crate::places::Places;
+use crate::places::{BeforeNode, Places};
 use crate::progress::Progress;
 use crate::run::{Run, Shown};
 use crate::stop::{Failed, Halt, Stop};
@@ -25,6 +25,7 @@ pub struct Executor {
     catalog: SharedCatalog,
     options: ExecutorOptions,
     files: Option<Arc<dyn OptionSource>>,
+    before: Option<Arc<BeforeNode>>,
     cache: Cache,
 }
 
@@ -32,12 +33,17 @@ impl Executor {
     /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog: catalog.into(), options, files: None, cache }
+        Self { catalog: catalog.into(), options, files: None, before: None, cache }
     }
 
     /// The same with the files that combos list: a node whose file this process does not list may run in another one that does.
     pub fn with_files(self, files: Arc<dyn OptionSource>) -> Self {
         Self { files: Some(files), ..self }
+    }
+
+    /// The same with something to do on the device thread before each node.
+    pub fn with_before(self, before: Arc<BeforeNode>) -> Self {
+        Self { before: Some(before), ..self }
     }
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
@@ -72,8 +78,8 @@ impl Executor {
     /// is cached then.
     fn attempt(&mut self, job: &Job, progress: &Progress, mut hosts: Hosts<'_>, tell_cached: &mut dyn FnMut(Vec<Arc<str>>)) -> Ended {
         let catalog = self.catalog.current();
-        let files = self.files.as_deref();
-        let places = Places { placing: self.options.placing.clone(), files };
+        let (files, before) = (self.files.as_deref(), self.before.as_deref());
+        let places = Places { placing: self.options.placing.clone(), files, before };
         let (placement, graph) = match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok(built) => built,
             Err(halt) => {
@@ -89,7 +95,7 @@ impl Executor {
         if !crossing || !catalog.has_hosted() {
             return ended;
         }
-        let places = Places { placing: Placing { mode: PlacementMode::Python, ..Placing::default() }, files };
+        let places = Places { placing: Placing { mode: PlacementMode::Python, ..Placing::default() }, files, before };
         match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok((other, graph)) if other != placement => {
                 tracing::info!(prompt_id = job.id, "a value cannot leave its process: the prompt's nodes are placed anew");

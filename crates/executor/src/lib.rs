@@ -17,4 +17,5 @@ pub mod worker;
 
 pub use crate::executor::Executor;
 pub use crate::options::{CachePolicy, ExecutorOptions};
+pub use crate::places::BeforeNode;
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

@@ -1,14 +1,19 @@
 //! Where the nodes of one prompt run.
 
 use comfyd_graph::{Graph, NodeIndex, Placement, Placing, Unplaceable, place, place_expansion};
-use comfyd_node::{Catalog, Expansion, OptionSource, Source};
+use comfyd_node::{Catalog, Entry, Expansion, OptionSource, Source};
 use serde_json::Value as Json;
 
 /// How the nodes of a run are placed, those of its expansions included.
 pub(crate) struct Places<'a> {
     pub placing: Placing,
     pub files: Option<&'a dyn OptionSource>,
+    /// Called before each node.
+    pub before: Option<&'a BeforeNode>,
 }
+
+/// What is to be done on the device thread before a node runs, whose class is given: models of another process may have to go.
+pub type BeforeNode = dyn Fn(&Entry) + Send + Sync;
 
 impl Places<'_> {
     pub fn prompt(&self, catalog: &Catalog, prompt: &Json, outputs: &[String]) -> Result<Placement, Box<Unplaceable>> {

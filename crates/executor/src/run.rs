@@ -220,6 +220,9 @@ impl<'a, 'p> Run<'a, 'p> {
             tracing::debug!(node = %node.id, class = %node.class_type, "a node begins");
             let mut inputs = self.collect(index);
             self.progress.emit(EventKind::Executing(node.clone()));
+            if let Some(before) = self.places.before {
+                before(&self.graph.node(index).entry);
+            }
             let step = match self.graph.node(index).entry.code.clone() {
                 Code::Native(class) => self.call(index, &*class, &mut inputs),
                 Code::Hosted(class) => self.call_hosted(index, &*class),

@@ -562,3 +562,21 @@ fn reports_reach_the_client_while_the_prompt_runs() {
     hosting.host.reporter.lock().as_ref().unwrap().progress("r", 2.0, 2.0);
     assert_eq!(common::lines(&ran.sink), "", "what comes later is dropped");
 }
+
+#[test]
+fn before_each_node_it_is_said_where_it_runs() {
+    let mut hosting = hosting();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let noted = said.clone();
+    let before = move |entry: &Entry| {
+        let place = entry.host().map_or("here".to_owned(), |host| host.name().to_owned());
+        noted.lock().push(format!("{} {place}", entry.schema.class));
+    };
+    hosting.bench.executor = executor(&hosting.host, ExecutorOptions::default()).with_before(Arc::new(before));
+    let graph = "r:Make value=4\nb:Both value=@r\nout:Show value=@b";
+    succeeded(&hosting.run(graph));
+    let place = hosting.host.name();
+    assert_eq!(std::mem::take(&mut *said.lock()), [format!("Make {place}"), "Both here".into(), "Show here".into()]);
+    hosting.run(graph);
+    assert_eq!(*said.lock(), Vec::<String>::new(), "nothing runs that is cached");
+}
