@@ -10,6 +10,7 @@ mod rust;
 mod server;
 mod text;
 mod tidy;
+mod torture;
 mod tree;
 
 use std::path::{Path, PathBuf};
@@ -24,7 +25,8 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                      run the recorded diffusion cases, or one set of them, on full-size test checkpoints, which are made
                                      if they are not there (27 GB; --sd15 2 GB)
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
-  bench-engine                       the same for making a picture";
+  bench-engine                       the same for making a picture
+  torture                            kill the server at random under load and look for what is lost; --help tells how";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,6 +38,7 @@ fn main() -> ExitCode {
         },
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
+        ["torture", ..] => bench(torture::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS

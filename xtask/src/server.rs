@@ -77,10 +77,15 @@ impl Server {
 
     fn status_bytes(&self, name: &str) -> Option<u64> {
         let (child, _) = self.process.as_ref()?;
-        let status = std::fs::read_to_string(format!("/proc/{}/status", child.id())).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
+        memory_of(child.id(), name)
     }
+}
+
+/// A figure of a process's memory in bytes, by its name in `/proc`; only on Linux.
+pub(crate) fn memory_of(process: u32, name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().trim_end_matches(" kB").parse::<u64>().ok()? * 1024)
 }
 
 impl Drop for Server {

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use rusqlite::backup::{Backup, StepResult};
-use rusqlite::{Connection, OpenFlags, Row, ToSql, Transaction};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ToSql, Transaction};
 
 use crate::database::{FORMAT, JOB, MAX_DAMAGED, PATIENCE, concerns_a_row, failure, identify, job};
 use crate::error::Error;
@@ -162,7 +162,8 @@ fn copy(source: &Connection, path: &Path, part: &Path) -> Result<(), Error> {
         let _ = target.execute("UPDATE queue SET claim = NULL, claimed_ms = NULL WHERE claim IS NOT NULL", []);
         target.close().map_err(|(_connection, error)| error)
     })();
-    copied.map_err(|error| failure(path, error))?;
+    // A full disk is that of the new file.
+    copied.map_err(|error| failure(if error.sqlite_error_code() == Some(ErrorCode::DiskFull) { part } else { path }, error))?;
     File::open(part).and_then(|file| file.sync_all()).map_err(|source| Error::Io { path: part.to_owned(), source })
 }
 

@@ -546,6 +546,8 @@ impl Writer {
                 .execute([place.arrival, i64::from(place.crashes)])?;
         }
         for running in &restarted.failed {
+            let (prompt_id, crashes) = (&running.job.id, running.place.crashes);
+            tracing::error!(prompt_id, crashes, "a prompt that was running when the server ended counts as failed and is not run again");
             let outcome = running.failed(on_restart, now_ms());
             match HistoryEntry::new(running.job.as_ref().clone(), &outcome, usize::MAX) {
                 Ok(entry) => self.push_history(running.place, &Arc::new(entry))?,

@@ -179,6 +179,11 @@ fn other_commands() {
     let config = with(&["frontend", "install", "v1.2.3", "--with-docs"], &[("COMFYD_BASE_DIRECTORY", "/x")]).unwrap();
     assert_eq!(config.action, Action::InstallFrontEnd { version: Some("1.2.3".into()), docs: true, templates: false });
     assert_eq!(config.roots.base, Path::new("/x"));
+    let db = |args: &[&str]| with(&[&["db"], args].concat(), &[("COMFYD_FORCE", "true")]).unwrap().action;
+    assert_eq!(db(&["check"]), Action::Db(DbAction::Check(None)));
+    assert_eq!(db(&["check", "b.db"]), Action::Db(DbAction::Check(Some("/here/b.db".into()))));
+    assert_eq!(db(&["backup", "b.db"]), Action::Db(DbAction::Backup { file: "/here/b.db".into(), force: false }));
+    assert_eq!(db(&["restore", "/b.db", "--force"]), Action::Db(DbAction::Restore { file: "/b.db".into(), force: true }));
 }
 
 #[test]

@@ -1,0 +1,129 @@
+//! The clients: they send prompts and ask for the queue, whatever becomes of the server, and write down what they were answered.
+
+use std::collections::HashSet;
+use std::io;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::http::Connection;
+
+/// How long a client rests between two prompts.
+const PACE: Duration = Duration::from_millis(10);
+/// How often the queue is asked for.
+const CONTROL: Duration = Duration::from_millis(20);
+/// How long a client waits for a server that does not answer before it tries again.
+const RETRY: Duration = Duration::from_millis(20);
+/// Whatever takes longer has failed.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Clients rest while more prompts wait than this.
+const MOST_WAITING: u64 = 300;
+/// One in so many prompts takes a while.
+const HEAVY: u64 = 25;
+
+/// What clients were answered.
+#[derive(Default)]
+pub(super) struct Ledger {
+    /// Accepted prompts that have not been found in the history yet.
+    pub(super) open: Mutex<HashSet<String>>,
+    pub(super) accepted: AtomicU64,
+    pub(super) refused: AtomicU64,
+    /// How long each answer to `GET /queue` took, in microseconds.
+    pub(super) latencies: Mutex<Vec<u32>>,
+    waiting: AtomicU64,
+    pub(super) stop: AtomicBool,
+}
+
+/// A connection that is made anew whenever the last one broke.
+struct Client {
+    host: String,
+    connection: Option<Connection>,
+}
+
+impl Client {
+    /// An answer's body; an error that kept the connection is a refusal.
+    async fn ask(&mut self, path: &str, body: Option<&str>) -> io::Result<Vec<u8>> {
+        let mut connection = match self.connection.take() {
+            Some(connection) => connection,
+            None => Connection::open(&self.host).await?,
+        };
+        let answer = async {
+            match body {
+                Some(body) => connection.post(path, body).await,
+                None => connection.get(path).await,
+            }
+        };
+        let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(io::Error::other)?;
+        if answer.as_ref().map_or_else(|error| error.kind() == io::ErrorKind::Other, |_| true) {
+            self.connection = Some(connection);
+        }
+        answer
+    }
+}
+
+/// Sends prompts until it is told to stop.
+pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
+    let mut client = Client { host, connection: None };
+    for n in 0_u64.. {
+        while ledger.waiting.load(Ordering::Relaxed) > MOST_WAITING && !ledger.stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(PACE).await;
+        }
+        if ledger.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let id = format!("{name}-{n}");
+        let body = json!({"prompt": graph(n), "prompt_id": id}).to_string();
+        match client.ask("/prompt", Some(&body)).await {
+            Ok(_answer) => {
+                ledger.accepted.fetch_add(1, Ordering::Relaxed);
+                lock(&ledger.open).insert(id);
+                tokio::time::sleep(PACE).await;
+            }
+            // It may be accepted or not: nobody was told.
+            Err(error) => {
+                ledger.refused.fetch_add(u64::from(error.kind() == io::ErrorKind::Other), Ordering::Relaxed);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+}
+
+/// Asks for the queue's figures and the queue in turn until it is told to stop, and notes how long the answers to the latter took.
+pub(super) async fn control(host: String, ledger: Arc<Ledger>) {
+    let mut client = Client { host, connection: None };
+    while !ledger.stop.load(Ordering::Relaxed) {
+        let began = Instant::now();
+        if client.ask("/queue", None).await.is_ok() {
+            lock(&ledger.latencies).push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
+        }
+        if let Ok(body) = client.ask("/prompt", None).await {
+            let waiting = serde_json::from_slice::<Value>(&body).ok().and_then(|body| body["exec_info"]["queue_remaining"].as_u64());
+            ledger.waiting.store(waiting.unwrap_or(0), Ordering::Relaxed);
+        }
+        tokio::time::sleep(CONTROL).await;
+    }
+}
+
+/// A panic of another task has failed the run already.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// A small picture that is saved; now and then a larger one that is worked on for a while.
+fn graph(n: u64) -> Value {
+    let heavy = n % HEAVY == HEAVY - 1;
+    let side = if heavy { 768 } else { 64 };
+    let mut graph = json!({
+        "1": {"class_type": "EmptyImage", "inputs": {"width": side, "height": side, "batch_size": 1, "color": n % 0xff_ffff}},
+        "2": {"class_type": "ImageInvert", "inputs": {"image": ["1", 0]}},
+        "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "torture"}},
+    });
+    if heavy {
+        graph["4"] = json!({"class_type": "ImageBlur", "inputs": {"image": ["1", 0], "blur_radius": 31, "sigma": 10.0}});
+        graph["2"]["inputs"]["image"] = json!(["4", 0]);
+    }
+    graph
+}

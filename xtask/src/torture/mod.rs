@@ -1,0 +1,229 @@
+//! `cargo xtask torture`: ends the server over and over without warning, under load, while it stops and while it starts, and looks whether
+//! anything that it had promised is missing. Knows the API and the names of the folders, not how the server works.
+
+mod audit;
+mod load;
+
+use std::fs::{self, File};
+use std::io;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use self::audit::Findings;
+use self::load::{Ledger, lock};
+use crate::http::Connection;
+use crate::server::{cargo, memory_of};
+
+const USAGE: &str = "usage: cargo xtask torture [--minutes N | --seconds N] [--binary FILE] [--seed N]
+
+  --minutes N, --seconds N  how long (1 minute)
+  --binary FILE             the program in place of this project's release build
+  --seed N                  the same kills again, as far as the machine does the same";
+
+/// Clients that send prompts.
+const CLIENTS: usize = 4;
+/// A server that has not answered by then never will.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long everything that was accepted may take when nobody sends any more.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long 99 of 100 answers to `GET /queue` may take at most.
+const CONTROL_P99: Duration = Duration::from_millis(100);
+
+/// Runs the command.
+pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
+    let (mut time, mut binary, mut seed) = (Duration::from_secs(60), None, 1_u64);
+    let mut given = given.iter();
+    while let Some(name) = given.next() {
+        let value = given.next().ok_or(USAGE)?;
+        match name.as_str() {
+            "--minutes" => time = Duration::from_secs(60 * value.parse::<u64>().map_err(|_| USAGE)?),
+            "--seconds" => time = Duration::from_secs(value.parse().map_err(|_| USAGE)?),
+            "--binary" => binary = Some(PathBuf::from(value)),
+            "--seed" => seed = value.parse().map_err(|_| USAGE)?,
+            _ => return Err(USAGE.into()),
+        }
+    }
+    let binary = binary.map_or_else(|| release(root), Ok).map_err(|error| error.to_string())?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
+    let mut torture = Torture::new(binary, seed).map_err(|error| error.to_string())?;
+    runtime.block_on(torture.run(time)).map_err(|error| format!("{error}\n{}", torture.log()))?;
+    let faults = torture.report();
+    if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), torture.log())) }
+}
+
+fn release(root: &Path) -> io::Result<PathBuf> {
+    cargo(root, &["build", "--release", "-p", "comfyd"], &[])?;
+    std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("release/comfyd").canonicalize()
+}
+
+struct Torture {
+    binary: PathBuf,
+    base: PathBuf,
+    port: u16,
+    ledger: Arc<Ledger>,
+    findings: Findings,
+    dice: Dice,
+    /// Kills under load, while it stopped and while it started.
+    kills: [u64; 3],
+    peak_bytes: u64,
+    database: Option<String>,
+}
+
+impl Torture {
+    fn new(binary: PathBuf, seed: u64) -> io::Result<Self> {
+        let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
+        let base = std::env::temp_dir().join(format!("comfyd-torture-{}", std::process::id()));
+        fs::create_dir_all(&base)?;
+        let (ledger, findings) = (Arc::default(), Findings::default());
+        Ok(Self { binary, base, port, ledger, findings, dice: Dice(seed.max(1)), kills: [0; 3], peak_bytes: 0, database: None })
+    }
+
+    fn host(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    async fn run(&mut self, time: Duration) -> io::Result<()> {
+        let began = Instant::now();
+        let mut tasks = tokio::task::JoinSet::new();
+        for client in 0..CLIENTS {
+            tasks.spawn(load::submit(self.host(), format!("c{client}"), self.ledger.clone()));
+        }
+        tasks.spawn(load::control(self.host(), self.ledger.clone()));
+        while began.elapsed() < time {
+            self.round().await?;
+        }
+        self.ledger.stop.store(true, Ordering::Relaxed);
+        let mut server = self.spawn()?;
+        self.answers(&mut server).await?;
+        while tasks.join_next().await.is_some() {}
+        let drain = Instant::now();
+        loop {
+            self.findings.audit(&self.host(), &self.base, &self.ledger).await?;
+            if Findings::complete(&self.ledger) || drain.elapsed() > DRAIN_TIMEOUT {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+        self.measure(&server);
+        terminate(&server)?;
+        server.wait()?;
+        self.findings.look_at_rest(&self.base)?;
+        let check = Command::new(&self.binary).args(["db", "check", "--base-directory"]).arg(&self.base).output()?;
+        self.database = (!check.status.success()).then(|| String::from_utf8_lossy(&check.stderr).into_owned());
+        Ok(())
+    }
+
+    /// Starts the server and ends it at some moment.
+    async fn round(&mut self) -> io::Result<()> {
+        let mut server = self.spawn()?;
+        if self.dice.roll(8) == 0 {
+            tokio::time::sleep(Duration::from_millis(self.dice.roll(60))).await;
+            self.kills[2] += 1;
+        } else {
+            self.answers(&mut server).await?;
+            self.findings.audit(&self.host(), &self.base, &self.ledger).await?;
+            tokio::time::sleep(Duration::from_millis(100 + self.dice.roll(2_000))).await;
+            self.measure(&server);
+            if self.dice.roll(4) == 0 {
+                terminate(&server)?;
+                tokio::time::sleep(Duration::from_millis(self.dice.roll(100))).await;
+                self.kills[1] += 1;
+            } else {
+                self.kills[0] += 1;
+            }
+        }
+        server.kill()?;
+        server.wait()?;
+        Ok(())
+    }
+
+    fn spawn(&self) -> io::Result<Child> {
+        let log = File::options().create(true).append(true).open(self.base.join("log"))?;
+        Command::new(&self.binary)
+            .args(["serve", "--front-end", "none", "--verbose", "WARNING", "--listen", "127.0.0.1", "--port", &self.port.to_string()])
+            .arg("--base-directory")
+            .arg(&self.base)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+    }
+
+    async fn answers(&self, server: &mut Child) -> io::Result<()> {
+        let began = Instant::now();
+        while began.elapsed() < START_TIMEOUT {
+            if let Some(status) = server.try_wait()? {
+                return Err(io::Error::other(format!("the server ended at its start: {status}")));
+            }
+            if let Ok(mut connection) = Connection::open(&self.host()).await
+                && connection.get("/prompt").await.is_ok()
+            {
+                return Ok(());
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        Err(io::Error::other("the server did not answer after its start"))
+    }
+
+    fn measure(&mut self, server: &Child) {
+        self.peak_bytes = self.peak_bytes.max(memory_of(server.id(), "VmHWM:").unwrap_or(0));
+    }
+
+    /// Prints the figures, and gives what must not be.
+    fn report(&self) -> Vec<String> {
+        let mut latencies = lock(&self.ledger.latencies).clone();
+        latencies.sort_unstable();
+        let at = |share: usize| f64::from(latencies.get(latencies.len() * share / 1000).copied().unwrap_or(0)) / 1000.0;
+        let [load, stop, start] = self.kills;
+        let Findings { found, given_up, lost, doubled, half_written, .. } = &self.findings;
+        let accepted = self.ledger.accepted.load(Ordering::Relaxed);
+        let refused = self.ledger.refused.load(Ordering::Relaxed);
+        println!("kills survived      {} ({load} under load, {stop} while it stopped, {start} while it started)", load + stop + start);
+        println!("prompts accepted    {accepted}, refused {refused}");
+        println!("prompts found       {found}, of which {given_up} were running at two kills");
+        println!("prompts lost        {}, doubled {}", lost.len(), doubled.len());
+        println!("files half written  {}", half_written.len());
+        println!("GET /queue, ms      {} answers: p50 {:.1}, p99 {:.1}, p99.9 {:.1}", latencies.len(), at(500), at(990), at(999));
+        println!("peak memory         {} MB", self.peak_bytes >> 20);
+        let mut faults = self.findings.faults(&self.ledger);
+        if at(990) > CONTROL_P99.as_secs_f64() * 1000.0 {
+            faults.push(format!("GET /queue takes {:.1} ms at p99: more than {CONTROL_P99:?}", at(990)));
+        }
+        faults.extend(self.database.clone());
+        faults
+    }
+
+    /// The end of what the server said.
+    fn log(&self) -> String {
+        let log = fs::read_to_string(self.base.join("log")).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(20)..].join("\n")
+    }
+}
+
+impl Drop for Torture {
+    fn drop(&mut self) {
+        drop(fs::remove_dir_all(&self.base));
+    }
+}
+
+/// Asks a server to end. Without a signal of its own to send, the system's tool does.
+fn terminate(server: &Child) -> io::Result<()> {
+    Command::new("kill").args(["-TERM", &server.id().to_string()]).status().map(drop)
+}
+
+/// xorshift64: the same sequence everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+}
