@@ -4,12 +4,14 @@ use std::io::{ErrorKind, Write as _};
 use std::sync::Arc;
 
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
-use comfyd_executor::{CachePolicy, ExecutorOptions};
+use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions};
 use comfyd_folders::Folders;
-use comfyd_node::Catalog;
+use comfyd_graph::{PlacementMode, Placing};
+use comfyd_node::{Catalog, Input, OptionSource, Schema};
 use comfyd_nodes::{Builtin, Limits, Services};
+use parking_lot::Mutex;
 
-use crate::beside::implied_paths;
+use crate::beside::{Beside, implied_paths};
 use crate::config::{self, Cache, Config};
 
 /// What `main` prints when a command fails.
@@ -64,8 +66,80 @@ pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -
     catalog
 }
 
+/// What runs prompts.
+pub(crate) fn executor(config: &Config, beside: &Arc<Beside>, engine: &Engine, folders: &Arc<Folders>) -> Executor {
+    let executor =
+        Executor::new(beside.catalog().clone(), executor_options(config)).with_files(Arc::clone(folders) as Arc<dyn OptionSource>);
+    let Some(python) = &config.python else { return executor };
+    // On the processor both use the machine's memory, of which there is enough or not whoever holds it.
+    let exclusive = python.memory.map_or(engine.device_name().starts_with("cuda"), |memory| memory == config::DeviceMemory::Exclusive);
+    if exclusive { executor.with_before(turns(beside, engine)) } else { executor }
+}
+
+/// Has one side at a time hold models: the others unload theirs before one of a side runs.
+fn turns(beside: &Arc<Beside>, engine: &Engine) -> Arc<BeforeNode> {
+    let (beside, engine) = (Arc::clone(beside), engine.clone());
+    let holder: Mutex<Option<String>> = Mutex::new(None);
+    Arc::new(move |entry| {
+        if !may_hold_models(&entry.schema) {
+            return;
+        }
+        let side = entry.host().map_or_else(String::new, |host| host.name().to_owned());
+        let mut holder = holder.lock();
+        if holder.as_ref() == Some(&side) {
+            return;
+        }
+        if !side.is_empty() {
+            engine.free(true, false);
+        }
+        for worker in beside.workers().iter().filter(|worker| worker.name() != side) {
+            worker.host().free(true, false);
+        }
+        *holder = Some(side);
+    })
+}
+
+/// Types that are data. All else may be a model, or bring one along.
+const DATA: [&str; 15] = [
+    "*",
+    "AUDIO",
+    "BOOLEAN",
+    "COMBO",
+    "CONDITIONING",
+    "FLOAT",
+    "IMAGE",
+    "INT",
+    "LATENT",
+    "MASK",
+    "NOISE",
+    "SAMPLER",
+    "SIGMAS",
+    "STRING",
+    "VIDEO",
+];
+
+/// Whether a node of this class may load a model onto a device.
+fn may_hold_models(schema: &Schema) -> bool {
+    let inputs = schema.inputs.iter().map(Input::type_name);
+    let mut types = inputs.chain(schema.outputs.iter().map(|output| output.ty.as_str())).flat_map(|ty| ty.split(','));
+    types.any(|ty| !DATA.contains(&ty.trim()))
+}
+
+/// How nodes are placed.
+pub(crate) fn placing(config: &Config) -> Placing {
+    let Some(python) = &config.python else { return Placing::default() };
+    Placing {
+        mode: match python.placement {
+            config::Placement::Auto => PlacementMode::Auto,
+            config::Placement::Python => PlacementMode::Python,
+            config::Placement::Native => PlacementMode::Native,
+        },
+        prefer: python.prefer.iter().map(|(class, place)| (class.clone(), place.clone())).collect(),
+    }
+}
+
 /// The executor's settings.
-pub(crate) fn executor_options(config: &Config) -> ExecutorOptions {
+fn executor_options(config: &Config) -> ExecutorOptions {
     let cache = match config.cache {
         Cache::Classic => CachePolicy::Classic,
         Cache::Lru(entries) => CachePolicy::Lru(entries),
@@ -73,6 +147,7 @@ pub(crate) fn executor_options(config: &Config) -> ExecutorOptions {
     };
     ExecutorOptions {
         cache,
+        placing: placing(config),
         cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
         ..ExecutorOptions::default()
     }
@@ -98,4 +173,27 @@ pub(crate) fn survive_file_limit() -> std::io::Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     // Handled from now on, whether anybody listens or not.
     signal(SignalKind::from_raw(libc::SIGXFSZ)).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_nodes_that_may_hold_models_take_turns() {
+        let class = |inputs: &[&str], outputs: &[&str]| {
+            let schema = inputs.iter().fold(Schema::new("Class"), |schema, ty| schema.input(Input::link(ty, ty)));
+            outputs.iter().fold(schema, |schema, ty| schema.output(ty))
+        };
+        for (inputs, outputs, holds) in [
+            (&["IMAGE", "MASK"][..], &["IMAGE"][..], false),
+            (&["CONDITIONING", "CONDITIONING"], &["CONDITIONING"], false),
+            (&[], &["MODEL", "CLIP", "VAE"], true),
+            (&["VAE", "LATENT"], &["IMAGE"], true),
+            (&["NOISE", "GUIDER", "SAMPLER", "SIGMAS", "LATENT"], &["LATENT"], true),
+            (&["IMAGE,SAM_MODEL"], &[], true),
+        ] {
+            assert_eq!(may_hold_models(&class(inputs, outputs)), holds, "{inputs:?}");
+        }
+    }
 }

@@ -60,6 +60,11 @@ impl Beside {
     ) -> Result<Self, Failure> {
         let mut workers = Vec::new();
         let python = config.python.as_ref();
+        if python.is_some() {
+            // ComfyUI does not start in a base folder without it.
+            let packs = config.roots.base.join("custom_nodes");
+            std::fs::create_dir_all(&packs).map_err(|error| format!("the folder {} cannot be made: {error}", packs.display()))?;
+        }
         for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
             workers.push(Worker::new(settings(config, python, &environment, address), Arc::clone(outlet))?);
         }
@@ -253,8 +258,8 @@ fn arguments(config: &Config, python: &Python, environment: &Environment, addres
     }
     if let Some((_, port)) = address.rsplit_once(':') {
         let listen: Vec<String> = config.listen.iter().map(ToString::to_string).collect();
-        add("listen", vec![listen.join(",")]);
-        add("port", vec![port.to_owned()]);
+        add(&format!("listen={}", listen.join(",")), Vec::new());
+        add(&format!("port={port}"), Vec::new());
     }
     let preview = match config.preview_method {
         PreviewMethod::None => "none",

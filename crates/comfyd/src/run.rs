@@ -4,7 +4,6 @@ use std::io::{IsTerminal, stderr};
 use std::path::Path;
 use std::sync::Arc;
 
-use comfyd_executor::Executor;
 use comfyd_graph::{Limits, Prompt};
 use comfyd_jobs::{Event, EventKind, EventSink, Job, Message, Outcome, Secrets, Status, now_ms};
 use comfyd_node::CancellationToken;
@@ -22,7 +21,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let folders = assemble::folders(config)?;
     let engine = assemble::engine(config, &folders)?;
     let native = assemble::native(config, &folders, &engine);
-    let beside = Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &(Arc::new(Deaf) as Arc<dyn Outlet>))?;
+    let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
+    let beside = Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet)?);
     for worker in beside.workers() {
         worker.known()?;
     }
@@ -42,8 +42,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         set(&mut graph, change)?;
     }
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
-    let validated =
-        comfyd_graph::validate(&catalog.current(), &*folders, prompt, None).map_err(|rejected| format!("{:#}", rejected.to_json()))?;
+    let validated = comfyd_graph::validate(&catalog.current(), &*folders, prompt, None, &assemble::placing(config))
+        .map_err(|rejected| format!("{:#}", rejected.to_json()))?;
     if !validated.node_errors.is_empty() {
         assemble::print_notice(format_args!("some outputs are left out: {:#}", validated.node_errors.to_json()));
     }
@@ -67,7 +67,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         .spawn(move || serve_ctrl_c(&stop))
         .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
     let bar = Arc::new(Bar::new());
-    let outcome = Executor::new(catalog, assemble::executor_options(config)).run(&job, &cancel, bar.clone());
+    let outcome = assemble::executor(config, &beside, &engine, &folders).run(&job, &cancel, bar.clone());
     bar.0.finish_and_clear();
     beside.shutdown();
     report(&folders, &outcome)

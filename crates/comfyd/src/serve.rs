@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use comfyd_engine::Engine;
-use comfyd_executor::{Executor, Handle, Shutdown, Worker, WorkerOptions};
+use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart, WorkerId};
 use comfyd_python::Outlet;
 use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router};
@@ -121,7 +121,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         max_upload_bytes: config.max_upload_bytes,
         multi_user: config.multi_user,
         preview_size: config.preview_size,
-        python_first: config.python.as_ref().is_some_and(|python| python.placement == config::Placement::Python),
+        placing: assemble::placing(&config),
         download_hosts: config.download_hosts.clone(),
         secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
         argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
@@ -129,7 +129,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let hub = Hub::new(options.ws_queue, options.preview_size);
     mouth.speak_to(hub.clone());
-    let executor = Executor::new(beside.catalog().clone(), assemble::executor_options(&config));
+    let executor = assemble::executor(&config, &beside, &engine, &folders);
     let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
     let drop_all = Arc::new(AtomicBool::new(false));
     let drops_all = Arc::clone(&drop_all);

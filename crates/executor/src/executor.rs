@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use comfyd_graph::Graph;
+use comfyd_graph::{Graph, Placement, PlacementMode, Placing};
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
-use comfyd_node::{CancellationToken, Hidden, SharedCatalog};
+use comfyd_node::{CancellationToken, Catalog, Hidden, OptionSource, SharedCatalog};
+use indexmap::IndexSet;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::cache::Cache;
 use crate::hosts::Hosts;
 use crate::options::ExecutorOptions;
+use crate::places::{BeforeNode, Places};
 use crate::progress::Progress;
 use crate::run::{Run, Shown};
 use crate::stop::{Failed, Halt, Stop};
@@ -22,6 +24,8 @@ const OUT_OF_MEMORY: &str = "The device has too little memory for this: make the
 pub struct Executor {
     catalog: SharedCatalog,
     options: ExecutorOptions,
+    files: Option<Arc<dyn OptionSource>>,
+    before: Option<Arc<BeforeNode>>,
     cache: Cache,
 }
 
@@ -29,7 +33,17 @@ impl Executor {
     /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog: catalog.into(), options, cache }
+        Self { catalog: catalog.into(), options, files: None, before: None, cache }
+    }
+
+    /// The same with the files that combos list: a node whose file this process does not list may run in another one that does.
+    pub fn with_files(self, files: Arc<dyn OptionSource>) -> Self {
+        Self { files: Some(files), ..self }
+    }
+
+    /// The same with something to do on the device thread before each node.
+    pub fn with_before(self, before: Arc<BeforeNode>) -> Self {
+        Self { before: Some(before), ..self }
     }
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
@@ -51,28 +65,49 @@ impl Executor {
         tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
         let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
         let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
-        let catalog = self.catalog.current();
-        let graph = Graph::from_prompt(&catalog, &hidden.prompt);
-        let ended = match graph {
-            Err(error) => {
-                tell(cached(Vec::new()));
-                Ended { halt: Some(unbuildable(&error)), executed: Vec::new(), prompt_ids: Vec::new(), shown: Shown::default() }
-            }
-            Ok(graph) => {
-                let hosts = Hosts::new(job, hidden, progress.clone(), cancel);
-                let mut run = Run::new(&catalog, &self.options, &mut self.cache, &progress, hosts, graph);
-                tell(cached(run.begin()));
-                let halt = run.outputs(&job.outputs).err();
-                let ended = Ended { halt, executed: run.executed(), prompt_ids: run.prompt_ids(), shown: run.shown() };
-                run.end();
-                ended
-            }
-        };
+        let hosts = Hosts::new(job, hidden, progress.clone(), cancel);
+        let ended = self.attempt(job, &progress, hosts, &mut |nodes| tell(cached(nodes)));
         progress.close();
         let ended_ms = now_ms();
         let (status, end, Shown { outputs, nodes }) = ended.message(prompt_id, ended_ms);
         messages.push(end);
         Outcome { status, messages, outputs: Json::Object(outputs), meta: nodes, started_ms, ended_ms }
+    }
+
+    /// Runs a job; where a value could not cross to another host, once more, with its nodes where the other hosts have them. What ran before
+    /// is cached then.
+    fn attempt(&mut self, job: &Job, progress: &Progress, mut hosts: Hosts<'_>, tell_cached: &mut dyn FnMut(Vec<Arc<str>>)) -> Ended {
+        let catalog = self.catalog.current();
+        let (files, before) = (self.files.as_deref(), self.before.as_deref());
+        let places = Places { placing: self.options.placing.clone(), files, before };
+        let (placement, graph) = match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
+            Ok(built) => built,
+            Err(halt) => {
+                tell_cached(Vec::new());
+                return Ended { halt: Some(halt), executed: IndexSet::new(), prompt_ids: Vec::new(), shown: Shown::default() };
+            }
+        };
+        let mut run = Run::new(&catalog, &self.options, &places, &mut self.cache, progress, hosts, graph);
+        tell_cached(run.begin());
+        let ended = Ended::of(&mut run, &job.outputs);
+        hosts = run.end();
+        let crossing = ended.halt.as_ref().is_some_and(|halt| matches!(&halt.stop, Stop::Failed(failed) if failed.cannot_cross));
+        if !crossing || !catalog.has_hosted() {
+            return ended;
+        }
+        let places = Places { placing: Placing { mode: PlacementMode::Python, ..Placing::default() }, files, before };
+        match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
+            Ok((other, graph)) if other != placement => {
+                tracing::info!(prompt_id = job.id, "a value cannot leave its process: the prompt's nodes are placed anew");
+                let run = Run::new(&catalog, &self.options, &places, &mut self.cache, progress, hosts, graph);
+                let mut run = run.after(ended.executed);
+                run.begin();
+                let ended = Ended::of(&mut run, &job.outputs);
+                run.end();
+                ended
+            }
+            Ok(_) | Err(_) => ended,
+        }
     }
 
     /// Drops all cached results.
@@ -89,24 +124,30 @@ impl Executor {
 /// How a run ended.
 struct Ended {
     halt: Option<Box<Halt>>,
-    executed: Vec<Arc<str>>,
+    executed: IndexSet<Arc<str>>,
     prompt_ids: Vec<Arc<str>>,
     shown: Shown,
 }
 
 impl Ended {
+    fn of(run: &mut Run<'_, '_>, outputs: &[String]) -> Self {
+        let halt = run.outputs(outputs).err();
+        Self { halt, executed: run.executed().clone(), prompt_ids: run.prompt_ids(), shown: run.shown() }
+    }
+
     /// The last message of the history, and what is left.
     fn message(self, prompt_id: Arc<str>, timestamp_ms: i64) -> (Status, Message, Shown) {
         let Self { halt, executed, prompt_ids, shown } = self;
         let Some(halt) = halt else { return (Status::Success, Message::Success { prompt_id, timestamp_ms }, shown) };
         let Halt { node_id, node_type, stop } = *halt;
+        let executed = executed.into_iter().collect();
         match stop {
             Stop::Interrupted => {
                 let end = Interruption { prompt_id, node_id, node_type, executed, timestamp_ms };
                 (Status::Interrupted, Message::Interrupted(end), shown)
             }
             Stop::Failed(failed) => {
-                let Failed { kind, message, traceback, inputs, out_of_memory } = *failed;
+                let Failed { kind, message, traceback, inputs, out_of_memory, cannot_cross: _ } = *failed;
                 let tip = if out_of_memory { OUT_OF_MEMORY } else { "" };
                 let failure = Failure {
                     prompt_id,
@@ -125,6 +166,16 @@ impl Ended {
             }
         }
     }
+}
+
+/// The graph of a prompt, with where its nodes run.
+fn built(catalog: &Catalog, places: &Places<'_>, prompt: &Json, outputs: &[String]) -> Result<(Placement, Graph), Box<Halt>> {
+    let placement = places.prompt(catalog, prompt, outputs).map_err(|unplaceable| {
+        let (node_id, node_type) = (unplaceable.to.as_str().into(), unplaceable.to_class.as_str().into());
+        Box::new(Halt { node_id, node_type, stop: unplaceable.into() })
+    })?;
+    let graph = Graph::from_prompt(catalog, prompt, &placement).map_err(|error| unbuildable(&error))?;
+    Ok((placement, graph))
 }
 
 /// The catalog has changed since the prompt was accepted.

@@ -11,9 +11,9 @@ use crate::calls;
 use crate::guard::guarded;
 use crate::hosts::Hosts;
 
-pub(crate) struct Known<'a> {
+pub(crate) struct Known<'a, 'p> {
     pub cache: &'a mut Cache,
-    pub hosts: Hosts<'a>,
+    pub hosts: Hosts<'p>,
     signatures: Signatures,
     /// Results that nodes of this run still need.
     pub results: HashMap<NodeIndex, Arc<NodeResult>>,
@@ -23,8 +23,8 @@ pub(crate) struct Known<'a> {
     pub failed: HashMap<NodeIndex, NodeError>,
 }
 
-impl<'a> Known<'a> {
-    pub fn new(cache: &'a mut Cache, hosts: Hosts<'a>) -> Self {
+impl<'a, 'p> Known<'a, 'p> {
+    pub fn new(cache: &'a mut Cache, hosts: Hosts<'p>) -> Self {
         Self { cache, hosts, signatures: Signatures::new(), results: HashMap::new(), inspected: HashSet::new(), failed: HashMap::new() }
     }
 
@@ -43,7 +43,7 @@ impl<'a> Known<'a> {
     }
 }
 
-impl Surroundings for Known<'_> {
+impl Surroundings for Known<'_, '_> {
     fn known(&mut self, graph: &Graph, node: NodeIndex) -> bool {
         self.has(graph, node)
     }

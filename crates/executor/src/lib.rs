@@ -9,6 +9,7 @@ mod hosts;
 mod known;
 mod options;
 mod outside;
+mod places;
 mod progress;
 mod run;
 mod stop;
@@ -16,4 +17,5 @@ pub mod worker;
 
 pub use crate::executor::Executor;
 pub use crate::options::{CachePolicy, ExecutorOptions};
+pub use crate::places::BeforeNode;
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

@@ -1,5 +1,7 @@
 //! How prompts run: what of their results stays, and the bounds.
 
+use comfyd_graph::Placing;
+
 /// Which results stay for later prompts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum CachePolicy {
@@ -25,6 +27,8 @@ pub struct ExecutorOptions {
     pub max_nodes: usize,
     /// Values in one list, and calls of one node over a list.
     pub max_list_len: usize,
+    /// Where nodes run whose class several processes have.
+    pub placing: Placing,
     /// Nodes in one `progress_state` event; finished ones beyond are left out, oldest first.
     pub max_progress_nodes: usize,
 }
@@ -37,6 +41,7 @@ impl Default for ExecutorOptions {
             max_expansion_depth: 1_000,
             max_nodes: 100_000,
             max_list_len: 100_000,
+            placing: Placing::default(),
             max_progress_nodes: 500,
         }
     }

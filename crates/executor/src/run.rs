@@ -6,7 +6,7 @@ use std::sync::Arc;
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature};
 use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
 use comfyd_node::{
-    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Hidden, HostedCall, HostedNode, HostedOutput, Node,
+    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Expansion, Hidden, HostedCall, HostedNode, HostedOutput, Node,
     NodeOutput, Returned, Source, Value,
 };
 use indexmap::IndexSet;
@@ -19,6 +19,7 @@ use crate::hosts::Hosts;
 use crate::known::Known;
 use crate::options::ExecutorOptions;
 use crate::outside::Outside;
+use crate::places::Places;
 use crate::progress::{Progress, node_ref};
 use crate::stop::{Failed, Halt, Stop};
 
@@ -51,15 +52,16 @@ pub(crate) struct Shown {
     pub nodes: Vec<NodeRef>,
 }
 
-pub(crate) struct Run<'a> {
+pub(crate) struct Run<'a, 'p> {
     catalog: &'a Catalog,
     options: &'a ExecutorOptions,
-    cancel: &'a CancellationToken,
+    places: &'a Places<'a>,
+    cancel: &'p CancellationToken,
     progress: &'a Progress,
     hidden: Hidden,
     graph: Graph,
     list: ExecutionList,
-    known: Known<'a>,
+    known: Known<'a, 'p>,
     outside: Outside,
     /// By node: links of nodes that may still run. At zero its result is dropped.
     uses: Vec<usize>,
@@ -74,19 +76,21 @@ pub(crate) struct Run<'a> {
     ui: HashMap<NodeIndex, Arc<Json>>,
 }
 
-impl<'a> Run<'a> {
+impl<'a, 'p> Run<'a, 'p> {
     pub fn new(
         catalog: &'a Catalog,
         options: &'a ExecutorOptions,
+        places: &'a Places<'a>,
         cache: &'a mut Cache,
         progress: &'a Progress,
-        hosts: Hosts<'a>,
+        hosts: Hosts<'p>,
         graph: Graph,
     ) -> Self {
         let (cancel, hidden) = (hosts.cancel, hosts.hidden.clone());
         Self {
             catalog,
             options,
+            places,
             cancel,
             progress,
             hidden,
@@ -101,6 +105,12 @@ impl<'a> Run<'a> {
             executed: IndexSet::new(),
             ui: HashMap::new(),
         }
+    }
+
+    /// Goes on where another run of the same prompt ended.
+    pub fn after(mut self, executed: IndexSet<Arc<str>>) -> Self {
+        self.executed = executed;
+        self
     }
 
     /// Makes the cache ready for this prompt; gives the ids of the nodes whose results it holds, in the order of the prompt.
@@ -172,14 +182,15 @@ impl<'a> Run<'a> {
         shown
     }
 
-    /// Ends the run: the cache forgets what earlier expansions of the same nodes left.
-    pub fn end(self) {
+    /// Ends the run: the cache forgets what earlier expansions of the same nodes left. Gives the hosts back.
+    pub fn end(self) -> Hosts<'p> {
         self.known.cache.end(&self.expanded);
+        self.known.hosts
     }
 
     /// Ids of the nodes that ran, in order.
-    pub fn executed(&self) -> Vec<Arc<str>> {
-        self.executed.iter().cloned().collect()
+    pub fn executed(&self) -> &IndexSet<Arc<str>> {
+        &self.executed
     }
 
     /// Ids of all nodes of the prompt, as the reference gives them under `current_outputs`.
@@ -209,6 +220,9 @@ impl<'a> Run<'a> {
             tracing::debug!(node = %node.id, class = %node.class_type, "a node begins");
             let mut inputs = self.collect(index);
             self.progress.emit(EventKind::Executing(node.clone()));
+            if let Some(before) = self.places.before {
+                before(&self.graph.node(index).entry);
+            }
             let step = match self.graph.node(index).entry.code.clone() {
                 Code::Native(class) => self.call(index, &*class, &mut inputs),
                 Code::Hosted(class) => self.call_hosted(index, &*class),
@@ -265,7 +279,7 @@ impl<'a> Run<'a> {
             if expand.is_none() && values.iter().any(|v| matches!(v, Source::Link { .. })) {
                 return Err(NodeError::msg("the node gave a link as output without an expansion").into());
             }
-            expansions.extend(expand);
+            expansions.extend(expand.map(|expansion| (parts.len(), expansion)));
             parts.push(values);
         }
         self.show(index, uis);
@@ -454,7 +468,7 @@ impl<'a> Run<'a> {
             prompt_id: self.hidden.prompt_id.clone(),
             node_id: node.id.clone(),
             node_type: node.class_type.clone(),
-            executed: self.executed(),
+            executed: self.executed.iter().cloned().collect(),
             exception_message: format!("Execution Blocked: {message}"),
             exception_type: "ExecutionBlocked".into(),
             traceback: Vec::new(),
@@ -465,12 +479,13 @@ impl<'a> Run<'a> {
         self.progress.emit(EventKind::Message(Message::Failed(Box::new(failure))));
     }
 
-    /// Wires in what a node's calls expanded into.
-    fn expand(&mut self, index: NodeIndex, parts: Vec<Vec<Source>>, expansions: Vec<comfyd_node::Expansion>) -> Result<(), Stop> {
+    /// Wires in what a node's calls expanded into: which call it was, and its expansion.
+    fn expand(&mut self, index: NodeIndex, parts: Vec<Vec<Source>>, expansions: Vec<(usize, Expansion)>) -> Result<(), Stop> {
         let mut added = Vec::new();
-        for expansion in expansions {
+        for (call, expansion) in expansions {
             let (max_nodes, max_depth) = (self.options.max_nodes, self.options.max_expansion_depth);
-            added.extend(self.graph.expand(self.catalog, index, expansion, max_nodes, max_depth)?);
+            let placement = self.places.expansion(self.catalog, &self.graph, index, &expansion, &parts[call])?;
+            added.extend(self.graph.expand(self.catalog, index, expansion, &placement, max_nodes, max_depth)?);
         }
         self.expanded.insert(self.graph.node(index).id.clone());
         for node in added {

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use comfyd_graph::Unplaceable;
 use comfyd_node::Error as NodeError;
 use serde_json::Value as Json;
 
@@ -32,11 +33,13 @@ pub(crate) struct Failed {
     pub inputs: Option<Json>,
     /// A device's memory ran out.
     pub out_of_memory: bool,
+    /// A value would have had to leave its host: with the nodes elsewhere it might not.
+    pub cannot_cross: bool,
 }
 
 impl Failed {
     pub fn new(kind: impl Into<Cow<'static, str>>, message: String) -> Box<Self> {
-        Box::new(Self { kind: kind.into(), message, traceback: Vec::new(), inputs: None, out_of_memory: false })
+        Box::new(Self { kind: kind.into(), message, traceback: Vec::new(), inputs: None, out_of_memory: false, cannot_cross: false })
     }
 }
 
@@ -46,7 +49,8 @@ impl From<NodeError> for Stop {
             NodeError::Interrupted => return Self::Interrupted,
             NodeError::Raised(raised) => {
                 let comfyd_node::Raised { kind, message, traceback, inputs, out_of_memory } = *raised;
-                return Self::Failed(Box::new(Failed { kind: kind.into(), message, traceback, inputs, out_of_memory }));
+                let failed = Failed { kind: kind.into(), message, traceback, inputs, out_of_memory, cannot_cross: false };
+                return Self::Failed(Box::new(failed));
             }
             NodeError::MissingInput(_)
             | NodeError::WrongType { .. }
@@ -56,11 +60,20 @@ impl From<NodeError> for Stop {
             | NodeError::Other(_) => error,
         };
         let mut failed = Failed::new(error.kind().to_owned(), error.to_string());
+        failed.cannot_cross = matches!(error, NodeError::CannotCross(_));
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
             failed.traceback.push(format!("caused by: {cause}\n"));
             source = cause.source();
         }
+        Self::Failed(failed)
+    }
+}
+
+impl From<Box<Unplaceable>> for Stop {
+    fn from(error: Box<Unplaceable>) -> Self {
+        let mut failed = Failed::new("RuntimeError", error.to_string());
+        failed.cannot_cross = true;
         Self::Failed(failed)
     }
 }

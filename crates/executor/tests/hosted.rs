@@ -8,11 +8,12 @@ use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use comfyd_executor::{Executor, ExecutorOptions};
+use comfyd_graph::{PlacementMode, Placing};
 use comfyd_jobs::Status;
 use comfyd_node::{
-    Argument, Arguments, CancellationToken, Catalog, Code, Done, Entry, Error, Expansion, ExpansionNode, Fingerprint, Host, Hosted,
-    HostedCall, HostedNode, HostedOutput, HostedPrompt, Input, Inspected, NodeOutput, Opaque, Raised, Refusal, Reporter, Result, Returned,
-    Schema, Source, Value,
+    Argument, Arguments, CancellationToken, Catalog, Code, Context, Done, Entry, Error, Expansion, ExpansionNode, Fingerprint, Host,
+    Hosted, HostedCall, HostedNode, HostedOutput, HostedPrompt, Input, Inputs, Inspected, Node, NodeOutput, Opaque, Raised, Refusal,
+    Reporter, Result, Returned, Schema, Source, Value,
 };
 use indexmap::IndexMap;
 use parking_lot::Mutex;
@@ -224,43 +225,55 @@ fn hosting() -> Hosting {
         meeting: Barrier::new(2),
         localized: AtomicUsize::default(),
     });
-    let mut catalog = catalog();
-    fill(&mut catalog, &host);
-    let executor = Executor::new(Arc::new(catalog), ExecutorOptions { max_list_len: 100, ..ExecutorOptions::default() });
+    let executor = executor(&host, ExecutorOptions { max_list_len: 100, ..ExecutorOptions::default() });
     Hosting { bench: Bench { executor }, host }
 }
 
+fn executor(host: &Arc<Double>, options: ExecutorOptions) -> Executor {
+    let mut catalog = catalog();
+    fill(&mut catalog, host);
+    Executor::new(Arc::new(catalog), options)
+}
+
 fn fill(catalog: &mut Catalog, host: &Arc<Double>) {
-    let mut add = |schema: Schema, hosted: Hosted, run: RunFn| {
+    let add = |catalog: &mut Catalog, schema: Schema, hosted: Hosted, run: RunFn| {
         let name = Box::leak(schema.class.clone().into_boxed_str());
         let class = Class { host: host.clone(), name, run: Arc::new(run) };
         let schema = Arc::new(Schema { hosted: Some(Arc::new(hosted)), ..schema });
         catalog.push(Entry { schema, code: Code::Hosted(Arc::new(class)) });
     };
     let open = || Hosted { open: true, ..Hosted::default() };
-    let schema = |class: &str| Schema::new(class).input(Input::link("value", "*").optional()).output("*");
+    // Types that may cross: the nodes around are of this process.
+    let schema = |class: &str| Schema::new(class).input(Input::link("value", "INT").optional()).output("INT");
 
     // Gives its inputs as it was told them.
     let run: RunFn = Box::new(|_, call| Ok(values(vec![shown(&call.arguments).into()])));
-    add(schema("Tell").input(Input::link("lazy", "*").optional().lazy()).input(Input::link("raw", "*").raw_link().optional()), open(), run);
+    add(
+        catalog,
+        schema("Tell").input(Input::link("lazy", "*").optional().lazy()).input(Input::link("raw", "*").raw_link().optional()),
+        open(),
+        run,
+    );
     let run: RunFn = Box::new(|_, call| Ok(values(vec![number(call, "value").into()])));
-    add(schema("Stamped"), Hosted::default(), run);
+    add(catalog, schema("Stamped"), Hosted::default(), run);
     let run: RunFn = Box::new(|_, call| Ok(values(vec![call.node.to_string().into()])));
-    add(schema("Unique"), Hosted { unique: true, ..Hosted::default() }, run);
-    let run: RunFn = Box::new(|host, call| {
-        let remote = |number| Value::object(Remote { host: host.clone(), generation: host.generation.load(SeqCst), number });
-        let number = number(call, "value");
-        Ok(values(vec![remote(number), Value::list(vec![remote(number)])]))
-    });
-    add(schema("Make"), Hosted::default(), run);
+    add(catalog, schema("Unique"), Hosted { unique: true, ..Hosted::default() }, run);
+    for class in ["Make", "MakeMany"] {
+        let run: RunFn = Box::new(move |host, call| {
+            let number = number(call, "value");
+            let remote = || Value::object(Remote { host: host.clone(), generation: host.generation.load(SeqCst), number });
+            Ok(values(if class == "Make" { vec![remote()] } else { vec![remote(), Value::list(vec![remote()])] }))
+        });
+        add(catalog, schema(class), Hosted::default(), run);
+    }
     let run: RunFn = Box::new(|_, call| {
         let ui = json!({"values": ["a", "b"]}).as_object().cloned();
         let returned = Returned::Values(vec![Arc::new(vec![Value::Null; usize::try_from(number(call, "value")).unwrap()])]);
         Ok(HostedOutput { returned, ui, blocked: vec!["stopped here".into()] })
     });
-    add(schema("Shows"), Hosted::default(), run);
+    add(catalog, schema("Shows"), Hosted::default(), run);
     let run: RunFn = Box::new(|_, call| Ok(expanded(&call.node)));
-    add(schema("Expands"), Hosted::default(), run);
+    add(catalog, schema("Expands"), Hosted::default(), run);
     for class in ["Fails", "FailsAside"] {
         let raised = Raised {
             kind: "torch.OutOfMemoryError".into(),
@@ -270,7 +283,7 @@ fn fill(catalog: &mut Catalog, host: &Arc<Double>) {
             out_of_memory: true,
         };
         let run: RunFn = Box::new(move |_, _| Err(Error::Raised(Box::new(raised.clone()))));
-        add(schema(class), Hosted { is_async: class == "FailsAside", ..Hosted::default() }, run);
+        add(catalog, schema(class), Hosted { is_async: class == "FailsAside", ..Hosted::default() }, run);
     }
     // Each waits for the other.
     for class in ["Meets", "MeetsAside"] {
@@ -278,7 +291,7 @@ fn fill(catalog: &mut Catalog, host: &Arc<Double>) {
             host.meeting.wait();
             Ok(values(vec![1.into()]))
         });
-        add(schema(class), Hosted { is_async: class == "MeetsAside", ..Hosted::default() }, run);
+        add(catalog, schema(class), Hosted { is_async: class == "MeetsAside", ..Hosted::default() }, run);
     }
     for class in ["Waits", "WaitsAside"] {
         let run: RunFn = Box::new(|host, _| {
@@ -288,16 +301,47 @@ fn fill(catalog: &mut Catalog, host: &Arc<Double>) {
             }
             Err(Error::Interrupted)
         });
-        add(schema(class), Hosted { is_async: class == "WaitsAside", ..Hosted::default() }, run);
+        add(catalog, schema(class), Hosted { is_async: class == "WaitsAside", ..Hosted::default() }, run);
     }
     for class in ["Panics", "Silent"] {
-        add(schema(class), Hosted::default(), Box::new(|_, _| Ok(values(Vec::new()))));
+        add(catalog, schema(class), Hosted::default(), Box::new(|_, _| Ok(values(Vec::new()))));
     }
     let run: RunFn = Box::new(|host, call| {
         host.reporter.lock().as_ref().unwrap().progress(&call.node, 1.0, 2.0);
         Ok(values(vec![1.into()]))
     });
-    add(schema("Reports"), Hosted::default(), run);
+    add(catalog, schema("Reports"), Hosted::default(), run);
+    let run: RunFn = Box::new(|_, call| Ok(values(vec![number(call, "value").into()])));
+    add(catalog, schema("Both"), Hosted::default(), run);
+    catalog.insert(Arc::new(BothHere));
+    // Expands into the class that both have.
+    let run: RunFn = Box::new(|_, call| {
+        let id = format!("{}.both", call.node);
+        let value = match &call.arguments["value"] {
+            Argument::Link { values: Some(values), .. } => Source::Value(values[0].clone()),
+            Argument::Link { node, slot, values: None } => Source::Link { node: node.to_string(), slot: *slot },
+            Argument::Constant(value) => Source::Value(value.clone()),
+        };
+        let both =
+            ExpansionNode { class_type: "Both".into(), inputs: [("value".to_owned(), value)].into_iter().collect(), display_id: None };
+        let expand = Some(Expansion { nodes: [(id.clone(), both)].into_iter().collect() });
+        let call = NodeOutput { values: vec![Source::Link { node: id, slot: 0 }], ui: None, expand };
+        Ok(HostedOutput { returned: Returned::Calls(vec![call]), ui: None, blocked: Vec::new() })
+    });
+    add(catalog, schema("IntoBoth"), Hosted::default(), run);
+}
+
+/// A class that both processes have: gives its number plus a hundred here.
+struct BothHere;
+
+impl Node for BothHere {
+    fn schema(&self) -> Schema {
+        Schema::new("Both").input(Input::link("value", "INT").optional()).output("INT")
+    }
+
+    fn run(&self, _cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
+        Ok(NodeOutput::one(inputs.int("value")? + 100))
+    }
 }
 
 /// Two calls: one gives a value, one a sum of the native class.
@@ -378,7 +422,8 @@ fn an_interrupt_is_passed_on_once_and_ends_the_prompt() {
         let stop = cancel.clone();
         let calls = text.matches("Waits").count();
         let canceller = std::thread::spawn(move || {
-            while host.count("run") < calls {
+            let patience = Instant::now() + Duration::from_secs(20);
+            while host.count("run") < calls && Instant::now() < patience {
                 std::thread::sleep(Duration::from_millis(1));
             }
             stop.cancel();
@@ -456,13 +501,35 @@ fn lazy_inputs_are_evaluated_when_the_class_asks() {
 #[test]
 fn objects_are_brought_to_the_nodes_of_this_process() {
     let mut hosting = hosting();
-    let ran = hosting.run("r:Make value=4\ns:Same value=@r\nout:Show value=@s\nt:Tell value=@r\nout2:Show value=@t");
+    let ran = hosting.run("r:MakeMany value=4\ns:Same value=@r\nout:Show value=@s\nt:Tell value=@r\nout2:Show value=@t");
     succeeded(&ran);
     assert_eq!(*ran.shown("out"), json!([4, [4]]), "in lists too");
     assert_eq!(*ran.shown("out2"), json!(["value=[String(\"<REMOTE>\"), Array [String(\"<REMOTE>\")]]"]), "the host gets its own");
     assert_eq!(hosting.host.localized.load(SeqCst), 2);
     let ran = hosting.run("r:Make value=-4\ns:Same value=@r\nout:Show value=@s");
     assert_eq!((&ran.end()["node_id"], &ran.end()["exception_message"]), (&json!("s"), &json!("a negative number stays where it is\n")));
+}
+
+#[test]
+fn a_prompt_whose_value_cannot_cross_is_placed_anew_once() {
+    let mut hosting = hosting();
+    let ran = hosting.run("r:Make value=4\nb:Both value=@r\nout:Show value=@b");
+    assert_eq!(*ran.shown("out"), json!([104]), "this process runs what it can");
+    hosting.host.taken();
+    let ran = hosting.run("n:Num value=9\nr:Make value=-4\nb:Both value=@r\nout:Show value=@b\nout2:Show value=@n");
+    succeeded(&ran);
+    assert_eq!(*ran.shown("out"), json!([-4]), "{}", ran.events);
+    assert_eq!(*ran.shown("out2"), json!([9]));
+    assert_eq!((ran.events.matches("start").count(), ran.events.matches("cached").count()), (1, 1), "{}", ran.events);
+    assert_eq!((ran.events.matches("executing r ").count(), ran.events.matches("executing b ").count()), (1, 2), "{}", ran.events);
+    assert_eq!((hosting.host.count("begin"), hosting.host.count("end")), (1, 1), "the host is told of one prompt");
+    // An expansion's node is placed by what it is given.
+    let ran = hosting.run("x:IntoBoth value=3\nout:Show value=@x");
+    assert_eq!(*ran.shown("out"), json!([103]), "{}", ran.events);
+    let python = ExecutorOptions { placing: Placing { mode: PlacementMode::Python, ..Placing::default() }, ..ExecutorOptions::default() };
+    hosting.bench.executor = executor(&hosting.host, python);
+    let ran = hosting.run("r:Make value=4\nb:Both value=@r\nx:IntoBoth value=3\nout:Show value=@b\nout2:Show value=@x");
+    assert_eq!((ran.shown("out"), ran.shown("out2")), (&json!([4]), &json!([3])), "{}", ran.events);
 }
 
 #[test]
@@ -494,4 +561,22 @@ fn reports_reach_the_client_while_the_prompt_runs() {
     assert!(ran.events.contains("progress r 1/2"), "{}", ran.events);
     hosting.host.reporter.lock().as_ref().unwrap().progress("r", 2.0, 2.0);
     assert_eq!(common::lines(&ran.sink), "", "what comes later is dropped");
+}
+
+#[test]
+fn before_each_node_it_is_said_where_it_runs() {
+    let mut hosting = hosting();
+    let said = Arc::new(Mutex::new(Vec::new()));
+    let noted = said.clone();
+    let before = move |entry: &Entry| {
+        let place = entry.host().map_or("here".to_owned(), |host| host.name().to_owned());
+        noted.lock().push(format!("{} {place}", entry.schema.class));
+    };
+    hosting.bench.executor = executor(&hosting.host, ExecutorOptions::default()).with_before(Arc::new(before));
+    let graph = "r:Make value=4\nb:Both value=@r\nout:Show value=@b";
+    succeeded(&hosting.run(graph));
+    let place = hosting.host.name();
+    assert_eq!(std::mem::take(&mut *said.lock()), [format!("Make {place}"), "Both here".into(), "Show here".into()]);
+    hosting.run(graph);
+    assert_eq!(*said.lock(), Vec::<String>::new(), "nothing runs that is cached");
 }

@@ -9,6 +9,9 @@ use crate::prompt::unwrapped;
 use crate::python;
 use crate::report::Problem;
 
+/// The type of the reference's slots whose type follows that of another slot; the client sees to that.
+pub(crate) const MATCH_TYPE: &str = "COMFY_MATCHTYPE_V3";
+
 /// Converts a constant and checks it. Gives the converted value when it differs from what was sent, and what is wrong with it.
 pub(crate) fn constant(schema: &Schema, input: &Input, sent: &Json, options: &dyn OptionSource) -> (Option<Json>, Option<Problem>) {
     let value = unwrapped(sent);
@@ -22,7 +25,7 @@ pub(crate) fn constant(schema: &Schema, input: &Input, sent: &Json, options: &dy
             return (new, Some(Problem::InvalidInputType { input, config, wanted, received, reason }));
         }
     }
-    if schema.validates.contains(&input.name) {
+    if schema.validates.contains(&input.name) || schema.hosted.as_ref().is_some_and(|hosted| hosted.validates_all) {
         return (new, None);
     }
     let value = new.as_ref().unwrap_or(value);
@@ -30,6 +33,73 @@ pub(crate) fn constant(schema: &Schema, input: &Input, sent: &Json, options: &dy
         .or_else(|| choice(schema, input, value, options))
         .or_else(|| beyond_nodes(schema, input, value, options));
     (new, problem)
+}
+
+/// The type of an output.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum OutputType {
+    /// A name, or a union of names.
+    Named(String),
+    /// A list of choices, as some classes of other processes have it: such an output is meant for a combo of the same list.
+    Choices(Json),
+}
+
+impl OutputType {
+    /// The type of a class's output; `None` if it has no such output.
+    pub fn of(schema: &Schema, slot: usize) -> Option<Self> {
+        let output = schema.outputs.get(slot)?;
+        let told = schema.hosted.as_ref().and_then(|hosted| hosted.info.get("output")?.get(slot));
+        match told {
+            Some(choices @ Json::Array(_)) => Some(Self::Choices(choices.clone())),
+            Some(_) | None => Some(Self::Named(output.ty.clone())),
+        }
+    }
+
+    /// As Python prints it.
+    pub fn shown(&self) -> String {
+        match self {
+            Self::Named(name) => name.clone(),
+            Self::Choices(choices) => python::repr(choices),
+        }
+    }
+
+    pub fn to_json(&self) -> Json {
+        match self {
+            Self::Named(name) => Json::from(name.as_str()),
+            Self::Choices(choices) => choices.clone(),
+        }
+    }
+}
+
+/// Whether an input takes an output's type: equal, sharing a member of a union, `*` on either side, or by the class's own comparison. A
+/// classic combo takes no link but `*` and its own list.
+pub(crate) fn accepts(received: &OutputType, input: &Input, generation: Generation) -> bool {
+    let wanted = input.type_name();
+    let received = match received {
+        OutputType::Choices(list) => {
+            return match &input.kind {
+                InputKind::Combo(_) if generation == Generation::Schema => true,
+                InputKind::Combo(Choices::Fixed(choices)) => list.as_array() == Some(choices),
+                // The files were listed at another time than the output's list.
+                InputKind::Combo(Choices::Files { .. } | Choices::Parts(_)) => true,
+                InputKind::Combo(Choices::Remote) | InputKind::Int | InputKind::Float | InputKind::Text | InputKind::Bool => false,
+                InputKind::Other(_) => wanted == "*" || wanted == MATCH_TYPE,
+            };
+        }
+        OutputType::Named(name) => name,
+    };
+    if received == "*" || wanted == "*" || input.accepts.contains(received) {
+        return true;
+    }
+    let fixed = matches!(&input.kind, InputKind::Combo(Choices::Fixed(_) | Choices::Files { .. } | Choices::Parts(_)));
+    if fixed && generation == Generation::Classic {
+        return false;
+    }
+    let members = |ty: &'_ str| ty.split(',').map(|member| member.trim().to_owned()).collect::<Vec<_>>();
+    received == wanted
+        || received == MATCH_TYPE
+        || wanted == MATCH_TYPE
+        || members(received).iter().any(|r| r == "*" || members(wanted).iter().any(|w| w == r || w == "*"))
 }
 
 /// The input's declaration as the reference puts it into errors: always with an options object.
@@ -91,31 +161,43 @@ fn beyond_nodes(schema: &Schema, input: &Input, value: &Json, options: &dyn Opti
     })
 }
 
-/// The reference checks the choices of classic declarations only: those of its newer schemas are left to the node.
+/// The reference that the native classes are checked against checks the choices of classic declarations only: those of its newer schemas are
+/// left to the node. Later ones check both, and those of widgets with several choices one by one.
 fn choice(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSource) -> Option<Problem> {
     let InputKind::Combo(choices) = &input.kind else { return None };
-    if schema.generation == Generation::Schema {
-        return None;
+    if schema.hosted.is_none() {
+        if schema.generation == Generation::Schema || chosen(input, choices, value, options) {
+            return None;
+        }
+        return Some(not_in_list(schema, input, value, Vec::new(), options));
     }
-    let found = match choices {
+    let several = input.options.as_ref().and_then(|o| o.get("multiselect")).and_then(Json::as_bool).unwrap_or(false);
+    let values = match value {
+        Json::Array(values) if several => values.as_slice(),
+        _ => std::slice::from_ref(value),
+    };
+    let refused: Vec<Json> = values.iter().filter(|value| !chosen(input, choices, value, options)).cloned().collect();
+    (!refused.is_empty()).then(|| not_in_list(schema, input, value, refused, options))
+}
+
+/// Whether a value is one of the choices.
+pub(crate) fn chosen(input: &Input, choices: &Choices, value: &Json, options: &dyn OptionSource) -> bool {
+    match choices {
         Choices::Fixed(choices) => choices.iter().any(|c| python::equal(c, value)),
         Choices::Files { extra, source } => {
-            let Some(text) = value.as_str() else {
-                return Some(not_in_list(schema, input, value, options));
-            };
-            extra.iter().any(|c| c == text) || options.files(source).iter().any(|c| c == text)
+            value.as_str().is_some_and(|text| extra.iter().any(|c| c == text) || options.files(source).iter().any(|c| c == text))
         }
         Choices::Parts(_) => input.choices(options).is_some_and(|choices| choices.iter().any(|c| python::equal(c, value))),
         Choices::Remote => true,
-    };
-    (!found).then(|| not_in_list(schema, input, value, options))
+    }
 }
 
-fn not_in_list(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSource) -> Problem {
+fn not_in_list(schema: &Schema, input: &Input, value: &Json, refused: Vec<Json>, options: &dyn OptionSource) -> Problem {
     Problem::ValueNotInList {
         input: input.name.clone(),
         config: config(schema, input, options),
         received: value.clone(),
+        refused,
         choices: input.choices(options).unwrap_or_default(),
     }
 }

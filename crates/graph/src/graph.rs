@@ -8,6 +8,7 @@ use comfyd_node::{Catalog, Entry, Expansion, Inspected, Source, Value};
 use indexmap::IndexMap;
 use serde_json::Value as Json;
 
+use crate::placement::Placement;
 use crate::prompt::{as_link, unwrapped};
 use crate::python;
 
@@ -138,15 +139,15 @@ pub struct Graph {
 }
 
 impl Graph {
-    /// Builds the graph of a prompt in API format.
-    pub fn from_prompt(catalog: &Catalog, prompt: &Json) -> Result<Self, Error> {
+    /// Builds the graph of a prompt in API format, of the implementations that the placement names.
+    pub fn from_prompt(catalog: &Catalog, prompt: &Json, placement: &Placement) -> Result<Self, Error> {
         let prompt = prompt.as_object().ok_or(Error::NotAGraph)?;
         let mut graph =
             Self { nodes: Vec::with_capacity(prompt.len()), ids: HashMap::with_capacity(prompt.len()), prompt_len: prompt.len() };
         for (id, node) in prompt {
             let class = node.get("class_type").and_then(Json::as_str).unwrap_or_default();
             let unknown = || Error::UnknownClass { node: id.clone(), class: class.to_owned() };
-            let entry = catalog.get(class).ok_or_else(unknown)?;
+            let entry = placement.entry(catalog, id, class).ok_or_else(unknown)?;
             let mut inputs = Vec::new();
             for (name, value) in node.get("inputs").and_then(Json::as_object).into_iter().flatten() {
                 inputs.push(GraphInput::new(entry, name, |declared| match as_link(value) {
@@ -180,6 +181,7 @@ impl Graph {
         catalog: &Catalog,
         parent: NodeIndex,
         expansion: Expansion,
+        placement: &Placement,
         max_nodes: usize,
         max_depth: usize,
     ) -> Result<Range<NodeIndex>, Error> {
@@ -203,7 +205,7 @@ impl Graph {
         let real = self.nodes[parent].real;
         for (id, node) in expansion.nodes {
             // Present: checked above.
-            let Some(entry) = catalog.get(&node.class_type) else { continue };
+            let Some(entry) = placement.entry(catalog, &id, &node.class_type) else { continue };
             let display_id = match &node.display_id {
                 None => self.nodes[parent].display_id.clone(),
                 Some(id) => self.find(id).map_or_else(|| id.as_str().into(), |i| self.nodes[i].display_id.clone()),

@@ -2,8 +2,12 @@
 //! signatures under which results are cached. Pure: this crate does no I/O, runs no node and does not know what a tensor is.
 
 mod check;
+#[cfg(test)]
+mod double;
 mod graph;
 mod order;
+mod place;
+mod placement;
 mod prompt;
 mod python;
 pub mod report;
@@ -12,7 +16,9 @@ mod validate;
 
 pub use crate::graph::{Error, Graph, GraphInput, GraphNode, InputSource, Link, NodeIndex};
 pub use crate::order::{Cycle, ExecutionList, Surroundings};
+pub use crate::place::{place, place_expansion};
+pub use crate::placement::{Placement, PlacementMode, Placing};
 pub use crate::prompt::{Limits, Prompt, as_link};
-pub use crate::report::{NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
+pub use crate::report::{NodeErrors, NodeReport, Problem, PromptProblem, Rejected, Unplaceable};
 pub use crate::signature::{Signature, Signatures};
 pub use crate::validate::{Validated, validate};

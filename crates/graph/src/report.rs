@@ -1,5 +1,7 @@
 //! What is wrong with a prompt, and how the reference writes it: types, messages, details and `extra_info` as clients parse them.
 
+use std::borrow::Cow;
+
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
 
@@ -71,6 +73,30 @@ pub enum PromptProblem {
         /// The outputs' own errors, one a line.
         details: String,
     },
+    /// Linked classes that have no process in common.
+    #[error(transparent)]
+    Unplaceable(Box<Unplaceable>),
+}
+
+/// Two linked nodes of which one process cannot run both, although what travels between them cannot leave the process that made it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "what class '{from_class}' gives class '{to_class}' ({ty}) cannot leave the process that made it, and no process runs both{}",
+    reason.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default()
+)]
+pub struct Unplaceable {
+    /// The node that gives.
+    pub from: String,
+    /// Its class.
+    pub from_class: String,
+    /// The node that takes.
+    pub to: String,
+    /// Its class.
+    pub to_class: String,
+    /// The type of what travels.
+    pub ty: String,
+    /// Why a class that this process has cannot be used here.
+    pub reason: Option<String>,
 }
 
 impl PromptProblem {
@@ -86,6 +112,7 @@ impl PromptProblem {
             | Self::UnknownClass { .. } => "invalid_prompt",
             Self::NoOutputs => "prompt_no_outputs",
             Self::OutputsFailed { .. } => "prompt_outputs_failed_validation",
+            Self::Unplaceable(_) => "prompt_cannot_be_placed",
         }
     }
 
@@ -99,6 +126,7 @@ impl PromptProblem {
             | Self::MissingClass { node }
             | Self::UnknownClass { node, .. } => format!("Node ID '#{node}'"),
             Self::OutputsFailed { details } => details.clone(),
+            Self::Unplaceable(between) => format!("Node ID '#{}' -> Node ID '#{}'", between.from, between.to),
         }
     }
 
@@ -172,9 +200,25 @@ impl NodeReport {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Exception {
     /// The exception's class, such as `KeyError`.
-    pub kind: &'static str,
+    pub kind: Cow<'static, str>,
     /// Its text.
     pub text: String,
+    /// Where it was raised, outermost first, where another process raised it.
+    pub traceback: Vec<String>,
+}
+
+impl Exception {
+    pub(crate) fn new(kind: &'static str, text: impl Into<String>) -> Self {
+        Self { kind: kind.into(), text: text.into(), traceback: Vec::new() }
+    }
+}
+
+impl From<comfyd_node::Error> for Exception {
+    fn from(error: comfyd_node::Error) -> Self {
+        let (kind, text) = (error.kind().to_owned().into(), error.to_string());
+        let traceback = if let comfyd_node::Error::Raised(raised) = error { raised.traceback } else { Vec::new() };
+        Self { kind, text, traceback }
+    }
 }
 
 /// One problem of one node. `config` is the input's declaration as clients know it: `[type, options]`.
@@ -246,8 +290,8 @@ pub enum Problem {
     CustomValidationFailed {
         /// The input's name.
         input: String,
-        /// The node's sentence.
-        reason: String,
+        /// The node's sentence, if it gave one.
+        reason: Option<String>,
     },
     /// Not one of a combo's choices.
     ValueNotInList {
@@ -257,6 +301,8 @@ pub enum Problem {
         config: Json,
         /// What was sent.
         received: Json,
+        /// What of it is no choice, where several may be chosen.
+        refused: Vec<Json>,
         /// The choices.
         choices: Vec<Json>,
     },
@@ -337,14 +383,17 @@ impl Problem {
                 format!("{input}, received_type({received_type}) mismatch input_type({input_type})")
             }
             Self::InvalidInputType { input, received, reason, .. } => format!("{input}, {}, {reason}", python::str(received)),
-            Self::CustomValidationFailed { input, reason } => format!("{input} - {reason}"),
-            Self::ValueNotInList { input, received, choices, .. } => {
+            Self::CustomValidationFailed { input, reason: None } => input.clone(),
+            Self::CustomValidationFailed { input, reason: Some(reason) } => format!("{input} - {reason}"),
+            Self::ValueNotInList { input, received, refused, choices, .. } => {
                 let list = if choices.len() > LISTED_CHOICES_MAX {
                     format!("(list of length {})", choices.len())
                 } else {
                     python::repr_list(choices)
                 };
-                format!("{input}: '{}' not in {list}", python::str(received))
+                let refused: Vec<String> = refused.iter().map(python::repr).collect();
+                let refused = if refused.is_empty() { format!("'{}'", python::str(received)) } else { refused.join(", ") };
+                format!("{input}: {refused} not in {list}")
             }
             Self::InnerException { exception, .. } | Self::Exception { exception } => exception.text.clone(),
             Self::DependencyCycle { input, circle, .. } => {
@@ -374,7 +423,7 @@ impl Problem {
             Self::InvalidInputType { input, config, received, reason, .. } => {
                 json!({"input_name": input, "input_config": config, "received_value": received, "exception_message": reason})
             }
-            Self::ValueNotInList { input, config, received, choices } => {
+            Self::ValueNotInList { input, config, received, choices, .. } => {
                 let config = if choices.len() > LISTED_CHOICES_MAX { &Json::Null } else { config };
                 json!({"input_name": input, "input_config": config, "received_value": received})
             }
@@ -383,10 +432,10 @@ impl Problem {
                 "input_config": config,
                 "exception_message": exception.text,
                 "exception_type": exception.kind,
-                "traceback": [],
+                "traceback": exception.traceback,
                 "linked_node": link,
             }),
-            Self::Exception { exception } => json!({"exception_type": exception.kind, "traceback": []}),
+            Self::Exception { exception } => json!({"exception_type": exception.kind, "traceback": exception.traceback}),
             Self::DependencyCycle { input, link, circle } => {
                 json!({"input_name": input, "linked_node": link, "cycle": circle})
             }

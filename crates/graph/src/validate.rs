@@ -6,10 +6,13 @@
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use comfyd_node::{Catalog, Choices, Entry, Generation, Input, InputKind, Inputs, OptionSource};
+use comfyd_node::{Argument, Arguments, Catalog, Code, Entry, Generation, HostedNode, Input, Inputs, Node, OptionSource, Schema, Value};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
+use crate::check::OutputType;
+use crate::place::place;
+use crate::placement::{Placement, Placing};
 use crate::prompt::{Prompt, as_link, unwrapped};
 use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
 use crate::{check, python};
@@ -40,13 +43,18 @@ pub fn validate(
     options: &dyn OptionSource,
     prompt: Prompt,
     partial_targets: Option<&[String]>,
+    placing: &Placing,
 ) -> Result<Validated, Rejected> {
     let outputs = outputs(catalog, &prompt, partial_targets)?;
     if outputs.is_empty() {
         return Err(PromptProblem::NoOutputs.into());
     }
+    let all = outputs.len();
     let (checked, open) = (IndexMap::new(), HashSet::new());
-    let mut walk = Walk { catalog, options, prompt, converted: false, checked, frames: Vec::new(), open };
+    // What cannot be placed is told after what is wrong in itself.
+    let placed = place(catalog, prompt.nodes(), &outputs, placing, Some(options));
+    let placement = placed.as_ref().cloned().unwrap_or_default();
+    let mut walk = Walk { catalog, options, placement, prompt, converted: false, checked, frames: Vec::new(), open };
     let mut good = Vec::new();
     let mut bad = Vec::new();
     for output in outputs {
@@ -63,6 +71,10 @@ pub fn validate(
             lines.push(format!("{}: {}", problem.message(), problem.details()));
         }
         return Err(Rejected { error: PromptProblem::OutputsFailed { details: lines.join("\n") }, node_errors });
+    }
+    let placed = if good.len() == all { placed } else { place(catalog, walk.prompt.nodes(), &good, placing, Some(options)) };
+    if let Err(unplaceable) = placed {
+        return Err(PromptProblem::Unplaceable(unplaceable).into());
     }
     Ok(Validated { outputs: good, node_errors, prompt: walk.prompt, converted: walk.converted })
 }
@@ -93,6 +105,7 @@ type Finding = Option<Vec<Problem>>;
 struct Walk<'a> {
     catalog: &'a Catalog,
     options: &'a dyn OptionSource,
+    placement: Placement,
     prompt: Prompt,
     converted: bool,
     checked: IndexMap<String, Finding>,
@@ -110,6 +123,8 @@ struct Frame {
     todo: Vec<Todo>,
     /// The link that is being followed.
     following: Option<Todo>,
+    /// The types of linked inputs.
+    types: Map<String, Json>,
     problems: Vec<Problem>,
     /// Whether all nodes above that were checked are sound.
     sound: bool,
@@ -172,7 +187,7 @@ impl Walk<'_> {
         }
         todo.reverse();
         self.open.insert(id.clone());
-        self.frames.push(Frame { id, entry: entry.clone(), todo, following: None, problems: Vec::new(), sound: true });
+        self.frames.push(Frame { id, entry: entry.clone(), todo, following: None, types: Map::new(), problems: Vec::new(), sound: true });
     }
 
     fn leave(&mut self, id: String, finding: Finding) {
@@ -225,7 +240,7 @@ impl Walk<'_> {
         let schema = frame.entry.schema.clone();
         let input = &schema.inputs[index];
         let Some(value) = self.prompt.inputs(&frame.id).and_then(|i| i.get(&input.name)) else {
-            if input.required {
+            if input.required && !grows(&schema, input) {
                 frame.problems.push(Problem::RequiredInputMissing { input: input.name.clone() });
             }
             return Ok(None);
@@ -243,14 +258,18 @@ impl Walk<'_> {
             frame.problems.push(Problem::BadLinkedInput { input: input.name.clone(), config, received });
             return Ok(None);
         };
-        let (target, received_type) = self.output_type(target, slot)?;
-        if !accepts(&received_type, input, schema.generation) {
+        let (target, received) = self.output_type(target, slot)?;
+        let own_check = schema.hosted.as_ref().is_some_and(|hosted| hosted.validates_types);
+        if schema.hosted.is_some() {
+            frame.types.insert(input.name.clone(), received.to_json());
+        }
+        if !own_check && !check::accepts(&received, input, schema.generation) {
             let input_type = match input.choices(self.options) {
                 Some(choices) if schema.generation == Generation::Classic => python::repr_list(&choices),
                 Some(_) | None => input.type_name().to_owned(),
             };
             let (config, link) = (check::config(&schema, input, self.options), value.clone());
-            let input = input.name.clone();
+            let (input, received_type) = (input.name.clone(), received.shown());
             frame.problems.push(Problem::ReturnTypeMismatch { input, config, received_type, input_type, link });
             return Ok(None);
         }
@@ -262,30 +281,28 @@ impl Walk<'_> {
         let Some(value) = self.prompt.inputs(&frame.id).and_then(|i| i.get(name)) else { return Ok(None) };
         let Some((target, _)) = as_link(value) else { return Ok(None) };
         if !self.prompt.nodes().contains_key(target) {
-            return Err(Exception { kind: "KeyError", text: python::repr_text(target) });
+            return Err(Exception::new("KeyError", python::repr_text(target)));
         }
         let (target, link) = (target.to_owned(), value.clone());
         Ok(self.follow(frame, name, target, link))
     }
 
     /// The node that a link leads to and the type of the slot; the exceptions are those of Python's indexing.
-    fn output_type<'p>(&'p self, target: &'p Json, slot: &Json) -> Result<(&'p str, String), Exception> {
+    fn output_type<'p>(&'p self, target: &'p Json, slot: &Json) -> Result<(&'p str, OutputType), Exception> {
         let missing = || match target {
-            Json::Array(_) | Json::Object(_) => {
-                Exception { kind: "TypeError", text: format!("unhashable type: '{}'", python::type_name(target)) }
-            }
-            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => Exception { kind: "KeyError", text: python::repr(target) },
+            Json::Array(_) | Json::Object(_) => Exception::new("TypeError", format!("unhashable type: '{}'", python::type_name(target))),
+            Json::Null | Json::Bool(_) | Json::Number(_) | Json::String(_) => Exception::new("KeyError", python::repr(target)),
         };
         let id = target.as_str().ok_or_else(missing)?;
         let entry = self.prompt.class_type(id).and_then(|c| self.catalog.get(c)).ok_or_else(missing)?;
         if !(slot.is_i64() || slot.is_u64()) {
             let text = format!("tuple indices must be integers or slices, not {}", python::type_name(slot));
-            return Err(Exception { kind: "TypeError", text });
+            return Err(Exception::new("TypeError", text));
         }
-        let output = slot.as_u64().and_then(|s| usize::try_from(s).ok()).and_then(|s| entry.schema.outputs.get(s));
+        let output = slot.as_u64().and_then(|s| usize::try_from(s).ok()).and_then(|s| OutputType::of(&entry.schema, s));
         match output {
-            Some(output) => Ok((id, output.ty.clone())),
-            None => Err(Exception { kind: "IndexError", text: "tuple index out of range".into() }),
+            Some(output) => Ok((id, output)),
+            None => Err(Exception::new("IndexError", "tuple index out of range")),
         }
     }
 
@@ -303,29 +320,17 @@ impl Walk<'_> {
         Some(target)
     }
 
-    /// The class's own check. A refusal is told for every input that it is about.
+    /// The class's own check, where the node is to run.
     fn custom(&self, frame: &mut Frame) -> Result<(), Exception> {
-        let schema = &frame.entry.schema;
         let Some(sent) = self.prompt.inputs(&frame.id) else { return Ok(()) };
-        let inputs = constants(schema.inputs.iter(), sent);
-        let Some(node) = frame.entry.native() else { return Ok(()) };
-        // A node's panic must not reach the server.
-        let reason = match catch_unwind(AssertUnwindSafe(|| node.validate(&inputs))) {
-            Ok(Ok(())) => return Ok(()),
-            Ok(Err(reason)) => reason,
-            Err(_) => {
-                let text = format!("the validation of class '{}' panicked", schema.class);
-                return Err(Exception { kind: "RuntimeError", text });
+        let entry = self.placement.entry(self.catalog, &frame.id, &frame.entry.schema.class).unwrap_or(&frame.entry).clone();
+        match &entry.code {
+            Code::Native(node) => native_check(&**node, &entry.schema, sent, &mut frame.problems),
+            Code::Hosted(node) if entry.schema.hosted.as_ref().is_some_and(|h| h.validates) => {
+                hosted_check(&**node, &entry.schema, sent, frame)
             }
-        };
-        let mut names: Vec<&str> = sent.keys().map(String::as_str).filter(|n| schema.validates.iter().any(|v| v == n)).collect();
-        if schema.validates.is_empty() {
-            names.push(inputs.iter().next().map_or("", |(name, _)| name));
+            Code::Hosted(_) => Ok(()),
         }
-        for name in names {
-            frame.problems.push(Problem::CustomValidationFailed { input: name.to_owned(), reason: reason.clone() });
-        }
-        Ok(())
     }
 
     fn node_errors(&self, bad: &[String]) -> NodeErrors {
@@ -366,6 +371,52 @@ impl Walk<'_> {
     }
 }
 
+/// A refusal is told for every input that the check is about.
+fn native_check(node: &dyn Node, schema: &Schema, sent: &Map<String, Json>, problems: &mut Vec<Problem>) -> Result<(), Exception> {
+    let inputs = constants(schema.inputs.iter(), sent);
+    // A node's panic must not reach the server.
+    let Ok(checked) = catch_unwind(AssertUnwindSafe(|| node.validate(&inputs))) else { return Err(panicked(schema)) };
+    let Err(reason) = checked else { return Ok(()) };
+    let mut names: Vec<&str> = sent.keys().map(String::as_str).filter(|n| schema.validates.iter().any(|v| v == n)).collect();
+    if schema.validates.is_empty() {
+        names.push(inputs.iter().next().map_or("", |(name, _)| name));
+    }
+    for name in names {
+        problems.push(Problem::CustomValidationFailed { input: name.to_owned(), reason: Some(reason.clone()) });
+    }
+    Ok(())
+}
+
+fn hosted_check(node: &dyn HostedNode, schema: &Schema, sent: &Map<String, Json>, frame: &mut Frame) -> Result<(), Exception> {
+    let arguments = arguments(schema, sent);
+    let check = || node.validate(&frame.id, &arguments, &frame.types);
+    let refusals = catch_unwind(AssertUnwindSafe(check)).map_err(|_| panicked(schema))??;
+    for refusal in refusals {
+        frame.problems.push(Problem::CustomValidationFailed { input: refusal.input, reason: refusal.reason });
+    }
+    Ok(())
+}
+
+fn panicked(schema: &Schema) -> Exception {
+    Exception::new("RuntimeError", format!("the validation of class '{}' panicked", schema.class))
+}
+
+/// Whether an input stands for others under names of its own, which the class makes of what the prompt gives: only it knows which are missing.
+fn grows(schema: &Schema, input: &Input) -> bool {
+    let ty = input.type_name();
+    schema.hosted.is_some() && ["COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3"].contains(&ty)
+}
+
+/// The inputs of a hosted class: constants, and links without values.
+fn arguments(schema: &Schema, sent: &Map<String, Json>) -> Arguments {
+    let argument = |name: &str, value: &Json| match (as_link(value), schema.find_input(name)) {
+        (Some((node, slot)), _) => Argument::Link { node: node.into(), slot, values: None },
+        (None, Some(input)) => Argument::Constant(python::value(Some(&input.kind), unwrapped(value))),
+        (None, None) => Argument::Constant(Value::from(value)),
+    };
+    sent.iter().map(|(name, value)| (name.as_str().into(), argument(name, value))).collect()
+}
+
 /// The constants among the values sent for declared inputs, in the order of the declaration.
 fn constants<'i>(declared: impl Iterator<Item = &'i Input>, sent: &Map<String, Json>) -> Inputs {
     let mut inputs = Inputs::default();
@@ -375,20 +426,6 @@ fn constants<'i>(declared: impl Iterator<Item = &'i Input>, sent: &Map<String, J
         }
     }
     inputs
-}
-
-/// Whether an input takes an output's type: equal, sharing a member of a union, or `*` on either side. A classic combo takes no link
-/// but `*`.
-fn accepts(received: &str, input: &Input, generation: Generation) -> bool {
-    let is_list = matches!(&input.kind, InputKind::Combo(Choices::Fixed(_) | Choices::Files { .. })) && generation == Generation::Classic;
-    let wanted = input.type_name();
-    if received == "*" || wanted == "*" {
-        return true;
-    }
-    if is_list {
-        return false;
-    }
-    received == wanted || received.split(',').any(|r| wanted.split(',').any(|w| w.trim() == r.trim()))
 }
 
 #[cfg(test)]

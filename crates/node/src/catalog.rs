@@ -56,6 +56,8 @@ impl Entry {
 #[derive(Clone, Default)]
 pub struct Catalog {
     entries: IndexMap<String, Vec<Entry>>,
+    /// Whether any class runs in another process.
+    hosted: bool,
 }
 
 impl Catalog {
@@ -89,7 +91,13 @@ impl Catalog {
 
     /// Adds an implementation behind those that its class has.
     pub fn push(&mut self, entry: Entry) {
+        self.hosted |= matches!(entry.code, Code::Hosted(_));
         self.entries.entry(entry.schema.class.clone()).or_default().push(entry);
+    }
+
+    /// Whether any class runs in another process. Where none does, nobody has to ask where a node runs.
+    pub fn has_hosted(&self) -> bool {
+        self.hosted
     }
 
     /// The class of that name, as clients are told of it.

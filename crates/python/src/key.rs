@@ -32,7 +32,8 @@ pub(crate) fn key(settings: &Settings, python: &Path) -> String {
     for folder in packages(python) {
         add("packages", &format!("{} {}", folder.display(), modified(&folder)));
     }
-    for arg in &settings.args {
+    // Where the server listens decides nothing.
+    for arg in settings.args.iter().filter(|arg| !["--listen=", "--port="].iter().any(|option| arg.starts_with(option))) {
         add("arg", arg);
     }
     for (name, value) in &settings.variables {
@@ -54,7 +55,8 @@ fn named_paths(settings: &Settings) -> (Option<PathBuf>, Vec<PathBuf>) {
     let place = |text: &str| settings.comfyui.join(text);
     let (mut base, mut files) = (None, vec![place("extra_model_paths.yaml")]);
     let mut option = "";
-    for arg in &settings.args {
+    // Where the server listens decides nothing.
+    for arg in settings.args.iter().filter(|arg| !["--listen=", "--port="].iter().any(|option| arg.starts_with(option))) {
         let (name, value) = match arg.split_once('=') {
             Some((name, value)) if name.starts_with("--") => (name, Some(value)),
             _ if arg.starts_with("--") => (arg.as_str(), None),

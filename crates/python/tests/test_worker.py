@@ -456,6 +456,8 @@ class Manifest(unittest.TestCase):
         checks = {name: (entry["validate"], entry["validates"]) for name, entry in self.manifest["classes"].items() if entry["validate"]}
         self.assertEqual(checks, {"StubChecked": ("names", ["number"]), "StubCheckedTypes": ("names", ["input_types"]),
                                   "StubCheckedAll": ("all", [])})
+        wild = {name: entry["wild"] for name, entry in self.manifest["classes"].items() if entry["wild"] or entry["any_slot"]}
+        self.assertEqual(wild, {"StubWild": [0]})
         self.assertEqual(self.manifest["classes"]["StubAny"]["accepts"], {"value": ["*"], "number": ["INT"]})
 
     def test_lists_of_files(self):

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use comfyd_graph::Placing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -58,8 +59,8 @@ pub struct Options {
     pub secret_names: Vec<String>,
     /// How long a route of a custom node pack may take until its answer begins.
     pub python_timeout: Duration,
-    /// Whether classes that both have run in Python, not natively.
-    pub python_first: bool,
+    /// Where nodes run whose class several processes have.
+    pub placing: Placing,
     /// The command line, for `/system_stats`.
     pub argv: Vec<String>,
     /// The version of ComfyUI whose API is spoken.
@@ -83,7 +84,7 @@ impl Default for Options {
             download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
             secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
             python_timeout: Duration::from_secs(300),
-            python_first: false,
+            placing: Placing::default(),
             argv: Vec::new(),
             api_version: "0.3.64".into(),
             required_versions: ("1.27.10".into(), "0.1.95".into()),

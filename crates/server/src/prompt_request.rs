@@ -15,6 +15,7 @@ use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::json::{invalid, is_set, number};
+use crate::options::Options;
 
 /// Longest prompt id that is taken, and longest id of a workflow that is kept: the history's index has both in memory.
 const MAX_ID_BYTES: usize = 256;
@@ -100,7 +101,7 @@ impl PromptRequest {
         self,
         catalog: &Catalog,
         files: &dyn OptionSource,
-        secret_names: &[String],
+        options: &Options,
         owner: Arc<str>,
     ) -> Result<(NewJob, NodeErrors), ApiError> {
         let Self { id, position, targets, prompt, mut extra_data, client_id, text, texts } = self;
@@ -111,9 +112,9 @@ impl PromptRequest {
             extra_text = extra_text.filter(|_| extra_data.get("client_id").is_none()).map(|text| with_client(&text, &client_id));
             extra_data["client_id"] = client_id;
         }
-        let secrets = Secrets::take(&mut extra_data, secret_names);
+        let secrets = Secrets::take(&mut extra_data, &options.secret_names);
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-        let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref())?;
+        let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &options.placing)?;
         let prompt_text = text("prompt").filter(|_| !validated.converted).map(str::to_owned);
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
         let job = NewJob {
@@ -204,11 +205,8 @@ mod tests {
     fn job(body: &str) -> NewJob {
         let mut catalog = Catalog::new();
         catalog.insert(Arc::new(Show));
-        PromptRequest::read(body.to_owned().into())
-            .unwrap()
-            .check(&catalog, &StaticOptions, &["secret".to_owned()], Arc::default())
-            .unwrap()
-            .0
+        let options = Options { secret_names: vec!["secret".to_owned()], ..Options::default() };
+        PromptRequest::read(body.to_owned().into()).unwrap().check(&catalog, &StaticOptions, &options, Arc::default()).unwrap().0
     }
 
     #[test]

@@ -143,7 +143,7 @@ async fn double(manifest: Value) -> Arc<Double> {
 }
 
 fn routes() -> Value {
-    json!({"routes": [["GET", "/stub/{name}"], ["POST", "/stub/{name}"], ["POST", "/refuse"], ["GET", "/slow"], ["GET", "/never"], ["GET", "/socket"]]})
+    json!({"routes": [["GET", "/stub/{name}"], ["POST", "/stub/{name}"], ["POST", "/api/stub/{name}"], ["POST", "/refuse"], ["GET", "/slow"], ["GET", "/never"], ["GET", "/socket"]]})
 }
 
 fn text_class(name: &str) -> Schema {

@@ -185,3 +185,106 @@ fn other_commands() {
     assert_eq!(db(&["backup", "b.db"]), Action::Db(DbAction::Backup { file: "/here/b.db".into(), force: false }));
     assert_eq!(db(&["restore", "/b.db", "--force"]), Action::Db(DbAction::Restore { file: "/b.db".into(), force: true }));
 }
+
+#[test]
+fn a_comfyui_is_the_base_folder_unless_another_is_named() {
+    let config = serve(&["--comfyui", "ComfyUI"]);
+    let python = config.python.as_ref().unwrap();
+    assert_eq!((&python.comfyui, &config.roots.user), (&"/here/ComfyUI".into(), &"/here/ComfyUI/user".into()));
+    assert_eq!(
+        (python.start, python.placement, python.network, python.memory),
+        (PythonStart::Eager, Placement::Auto, Network::Allow, None)
+    );
+    assert_eq!([python.start_timeout, python.interrupt_timeout, python.kill_timeout].map(|time| time.as_secs()), [180, 10, 60]);
+    assert_eq!(config.front_end_base, Path::new("/home/a/.local/share/comfyd"), "nothing is downloaded into the checkout");
+    let config = serve(&["--comfyui", "/c", "--base-directory", "b", "--python", "venv/bin/python"]);
+    assert_eq!((config.roots.base.as_path(), config.front_end_base.as_path()), (Path::new("/here/b"), Path::new("/here/b")));
+    assert_eq!(config.python.unwrap().python.as_deref(), Some(Path::new("/here/venv/bin/python")));
+    assert_eq!(serve(&[]).python, None);
+}
+
+#[test]
+fn comfyuis_own_options_are_handed_on() {
+    let args = [
+        "--comfyui=/c",
+        "--fast",
+        "fp16_accumulation",
+        "cublas_ops",
+        "--lowvram",
+        "--reserve-vram",
+        "0.5",
+        "--async-offload",
+        "--cache-lru=3",
+    ];
+    let python = serve(&args).python.unwrap();
+    assert_eq!(python.args, ["--async-offload", "--fast", "fp16_accumulation", "cublas_ops", "--lowvram", "--reserve-vram", "0.5"]);
+    let packs = [
+        "--comfyui=/c",
+        "--disable-all-custom-nodes",
+        "--whitelist-custom-nodes",
+        "a",
+        "b",
+        "--models-directory",
+        "m",
+        "--python-arg=--new=1",
+    ];
+    let python = serve(&packs).python.unwrap();
+    assert_eq!((python.disable_packs, python.whitelist), (true, vec!["a".to_owned(), "b".to_owned()]));
+    assert_eq!(python.args, ["--models-directory", "/here/m", "--new=1"]);
+    assert!(refusal(&["serve", "--lowvram"], &[]).contains("--lowvram is about ComfyUI's process: set --comfyui"));
+    assert!(refusal(&["serve", "--comfyui=/c", "--no-such-option"], &[]).contains("--no-such-option"));
+    let env = [("COMFYD_COMFYUI", "/c"), ("COMFYD_LOWVRAM", "1"), ("COMFYD_PLACEMENT", "python"), ("COMFYD_PYTHON_START", "lazy")];
+    let python = with(&["serve"], &env).unwrap().python.unwrap();
+    assert_eq!((python.args, python.placement, python.start), (vec!["--lowvram".to_owned()], Placement::Python, PythonStart::Lazy));
+}
+
+#[test]
+fn environments_and_preferences_are_read_from_the_file() {
+    let (folder, path) = file(
+        r#"
+        comfyui = "ComfyUI"
+        fast = ["fp16_accumulation"]
+        [python]
+        path = "venv/bin/python"
+        [[python.env]]
+        name = "old"
+        packs = ["pack_a"]
+        args = ["--cpu"]
+        [[python.env]]
+        name = "other"
+        comfyui = "/other"
+        python = "/other/venv/bin/python"
+        [python.prefer]
+        KSampler = "python"
+        SaveImage = "old"
+        "#,
+    );
+    let python = serve(&["--config", &path]).python.unwrap();
+    let inside = |name: &str| folder.path().join(name);
+    assert_eq!((&python.comfyui, python.python.as_ref()), (&inside("ComfyUI"), Some(&inside("venv/bin/python"))));
+    assert_eq!(python.args, ["--fast", "fp16_accumulation"]);
+    let told: Vec<_> =
+        python.environments.iter().map(|env| (env.name.as_str(), env.comfyui.clone(), env.python.clone().unwrap())).collect();
+    assert_eq!(told, [("old", inside("ComfyUI"), inside("venv/bin/python")), ("other", "/other".into(), "/other/venv/bin/python".into())]);
+    assert_eq!(
+        (&python.environments[0].packs[..], &python.environments[0].args[..]),
+        (&["pack_a".to_owned()][..], &["--cpu".to_owned()][..])
+    );
+    assert_eq!((python.prefer["KSampler"].as_str(), python.prefer["SaveImage"].as_str()), ("python", "old"));
+    for (content, part) in [
+        ("comfyui = \"/c\"\n[[python.env]]\nname = \"a\"\n[[python.env]]\nname = \"a\"", "the environment's name `a` is taken"),
+        ("comfyui = \"/c\"\n[[python.env]]\nname = \"native\"", "is taken"),
+        ("comfyui = \"/c\"\n[[python.env]]\nname = \"a b\"", "letters, digits"),
+        ("comfyui = \"/c\"\n[[python.env]]\nname = \"a\"\npack = []", "unknown field `pack`"),
+        ("comfyui = \"/c\"\n[python.prefer]\nKSampler = \"gpu\"", "`gpu` is neither native, python nor an environment"),
+        ("[[python.env]]\nname = \"a\"", "the table `python` of the configuration file is about ComfyUI's process"),
+        ("comfyui = \"/c\"\npython = 3.5\n[python.env]", "duplicate key"),
+    ] {
+        let (_folder, path) = file(content);
+        let message = refusal(&["serve", "--config", &path], &[]);
+        assert!(message.contains(part), "{message}");
+    }
+    // A path alone is the option.
+    let (folder, path) = file("comfyui = \"/c\"\npython = \"bin/python\"");
+    assert_eq!(serve(&["--config", &path]).python.unwrap().python, Some(folder.path().join("bin/python")));
+}

@@ -10,6 +10,7 @@ use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
 use super::*;
+use crate::placement::Placement;
 use crate::signature::{Signature, Signatures};
 
 struct Declared(Schema);
@@ -48,7 +49,7 @@ fn graph(text: &str) -> Graph {
         }
         prompt.insert(id.to_owned(), json!({"class_type": class, "inputs": inputs}));
     }
-    Graph::from_prompt(&catalog(), &Json::Object(prompt)).unwrap()
+    Graph::from_prompt(&catalog(), &Json::Object(prompt), &Placement::default()).unwrap()
 }
 
 /// The order in which the nodes run, or the node blamed for a circle.

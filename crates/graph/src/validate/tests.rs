@@ -4,12 +4,15 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Context, Input, Node, NodeOutput, Result, Schema, StaticOptions, Value};
+use comfyd_node::{
+    ChoicePart, Choices, Context, Error, Hosted, Input, InputKind, Node, NodeOutput, Raised, Refusal, Result, Schema, StaticOptions, Value,
+};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
+use crate::double::{Check, anything, here, there};
 use crate::prompt::Limits;
 
 type Refuse = fn(&Inputs) -> std::result::Result<(), String>;
@@ -70,7 +73,7 @@ fn catalog() -> Catalog {
 
 fn run(prompt: Json, targets: Option<&[String]>) -> std::result::Result<Validated, Rejected> {
     let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
-    validate(&catalog(), &StaticOptions, prompt, targets)
+    validate(&catalog(), &StaticOptions, prompt, targets, &Placing::default())
 }
 
 /// The answer's errors, or the outputs and errors of a prompt that is accepted.
@@ -392,11 +395,11 @@ fn widget(input: &Input, sent: &str) -> std::result::Result<Value, String> {
     catalog.insert(Arc::new(Declared { schema, refuse: None }));
     let body = format!(r#"{{"1": {{"class_type": "One", "inputs": {{"x": {sent}}}}}}}"#);
     let prompt = Prompt::parse(comfyd_wire::json::read(body.as_bytes()).unwrap(), &Limits::default()).unwrap();
-    match validate(&catalog, &StaticOptions, prompt, None) {
+    match validate(&catalog, &StaticOptions, prompt, None, &Placing::default()) {
         Ok(validated) => {
             // As it is stored and read again.
             let stored = comfyd_wire::json::read(validated.prompt.into_json().to_string().as_bytes()).unwrap();
-            let graph = crate::Graph::from_prompt(&catalog, &stored).unwrap();
+            let graph = crate::Graph::from_prompt(&catalog, &stored, &Placement::default()).unwrap();
             let crate::InputSource::Value(value) = &graph.node(0).inputs[0].source else { panic!("a link") };
             Ok(value.clone())
         }
@@ -601,4 +604,129 @@ proptest! {
             let _ = run(json, None);
         }
     }
+}
+
+/// Classes of another process.
+fn hosted_catalog() -> Catalog {
+    let mut catalog = catalog();
+    let checked = || Hosted { validates: true, ..Hosted::default() };
+    let refuse: Check = |arguments, types| {
+        let told = |name: &str| match arguments.get(name) {
+            Some(Argument::Constant(value)) => value.to_json().to_string(),
+            Some(Argument::Link { node, slot, values }) => format!("@{node}.{slot} {}", values.is_none()),
+            None => "absent".into(),
+        };
+        let names: Vec<String> = arguments.keys().map(|name| format!("{name}={}", told(name))).collect();
+        let raised = |kind: &str, message: &str| Raised {
+            kind: kind.into(),
+            message: message.into(),
+            traceback: vec!["line 1\n".into()],
+            ..Raised::default()
+        };
+        match arguments.get("how") {
+            Some(Argument::Constant(Value::Text(how))) if &**how == "raise" => Err(Error::Raised(Box::new(raised("mine.Trouble", "no")))),
+            Some(Argument::Constant(Value::Text(how))) if &**how == "panic" => panic!("on purpose"),
+            Some(Argument::Constant(Value::Text(how))) if &**how == "fine" => Ok(Vec::new()),
+            _ => Ok(vec![
+                Refusal { input: "how".into(), reason: Some(format!("{} {}", names.join(" "), Json::Object(types.clone()))) },
+                Refusal { input: "image".into(), reason: None },
+            ]),
+        }
+    };
+    let schema = Schema::new("Picky").input(Input::text("how")).input(Input::link("image", "IMAGE").optional()).output_node();
+    there(&mut catalog, "default", schema, Hosted { open: true, ..checked() }, refuse);
+    let schema = Schema::new("Typed").input(Input::link("a", "IMAGE")).output_node();
+    there(&mut catalog, "default", schema, Hosted { validates_types: true, ..checked() }, anything);
+    let schema = Schema::new("All").input(Input::int("n").min(0).max(3)).input(Input::combo("c", ["x"])).output_node();
+    there(&mut catalog, "default", schema, Hosted { validates_all: true, ..checked() }, anything);
+    let mut accepting = Input::link("a", "IMAGE");
+    accepting.accepts.push("MASK".into());
+    let choices = [ChoicePart::Fixed(json!("p")), ChoicePart::Fixed(json!(1))];
+    let mut parts = Input::combo("parts", ["p"]).optional();
+    parts.kind = InputKind::Combo(Choices::Parts(choices.into()));
+    let several = Input::combo("several", ["x", "y"]).option("multiselect", true).optional();
+    let grown = Input::link("grown", "COMFY_AUTOGROW_V3");
+    let schema = Schema::new("Newer").input(accepting).input(several).input(parts).input(grown).output_node().schema_generation();
+    there(&mut catalog, "default", schema, Hosted::default(), anything);
+    let info = json!({"output": [["x", "y"], "COMBO"]});
+    let schema = Schema::new("Lists").input(Input::int("n")).output("COMBO").output("COMBO");
+    there(&mut catalog, "default", schema, Hosted { info, ..Hosted::default() }, anything);
+    let schema = Schema::new("Chooses").input(Input::combo("c", ["x", "y"])).input(Input::combo("d", ["x"]).optional()).output_node();
+    there(&mut catalog, "default", schema, Hosted::default(), anything);
+    catalog
+}
+
+fn hosted(prompt: Json) -> Vec<String> {
+    let prompt = Prompt::parse(prompt, &Limits::default()).unwrap();
+    let errors = match validate(&hosted_catalog(), &StaticOptions, prompt, None, &Placing::default()) {
+        Ok(validated) => validated.node_errors,
+        Err(rejected) if rejected.node_errors.is_empty() => return vec![rejected.error.to_string()],
+        Err(rejected) => rejected.node_errors,
+    };
+    let problems = errors.nodes.iter().flat_map(|(id, report)| report.problems.iter().map(move |problem| (id, problem)));
+    problems.map(|(id, problem)| format!("{id} {} {}", problem.kind(), problem.details())).collect()
+}
+
+fn one(class: &str, inputs: Json) -> Vec<String> {
+    let mask = json!({"class_type": "SolidMask", "inputs": {"value": 1.0, "width": 8, "height": 8}});
+    let image = json!({"class_type": "EmptyImage", "inputs": {"width": 8, "height": 8, "batch_size": 1, "color": 0}});
+    let lists = json!({"class_type": "Lists", "inputs": {"n": 1}});
+    hosted(json!({"m": mask, "i": image, "l": lists, "1": {"class_type": class, "inputs": inputs}}))
+}
+
+#[test]
+fn classes_of_other_processes_check_their_values_themselves() {
+    assert!(one("Picky", json!({"how": "fine", "image": ["i", 0]})).is_empty());
+    let told = one("Picky", json!({"more": {"__value__": [1]}, "image": ["i", 0], "how": 5, "other": ["i", 0]}));
+    assert_snapshot!(told.join("\n"), @r#"
+    1 custom_validation_failed how - more={"__value__":[1]} image=@i.0 true how="5" other=@i.0 true {"image":"IMAGE"}
+    1 custom_validation_failed image
+    "#);
+    assert_eq!(one("Picky", json!({"how": "panic"})), ["1 exception_during_validation the validation of class 'Picky' panicked"]);
+    let prompt = Prompt::parse(json!({"1": {"class_type": "Picky", "inputs": {"how": "raise"}}}), &Limits::default()).unwrap();
+    let rejected = validate(&hosted_catalog(), &StaticOptions, prompt, None, &Placing::default()).unwrap_err();
+    let error = &rejected.to_json()["node_errors"]["1"]["errors"][0];
+    assert_eq!(error["extra_info"], json!({"exception_type": "mine.Trouble", "traceback": ["line 1\n"]}));
+}
+
+#[test]
+fn a_class_of_another_process_may_take_over_the_checks() {
+    assert!(one("Typed", json!({"a": ["m", 0]})).is_empty(), "it looks at the types itself");
+    assert!(one("All", json!({"n": 7, "c": "z"})).is_empty(), "it looks at all values itself");
+    assert_eq!(one("All", json!({"n": "x", "c": "z"})).len(), 1, "but they are converted");
+}
+
+#[test]
+fn types_and_choices_of_other_processes_are_checked_as_they_compare_them() {
+    let newer = |more: Json| {
+        let mut inputs = json!({"a": ["m", 0], "grown.image0": ["i", 0]});
+        inputs.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        one("Newer", inputs)
+    };
+    assert!(newer(json!({})).is_empty(), "a type that it accepts, and an input that stands for others");
+    assert!(newer(json!({"several": {"__value__": ["x", "y"]}, "parts": 1})).is_empty());
+    assert_eq!(
+        newer(json!({"several": {"__value__": ["x", "z", "it's"]}})),
+        [r#"1 value_not_in_list several: 'z', "it's" not in ['x', 'y']"#]
+    );
+    assert_eq!(newer(json!({"parts": "q"})), ["1 value_not_in_list parts: 'q' not in ['p', 1]"]);
+    assert!(one("Chooses", json!({"c": ["l", 0]})).is_empty(), "a list as type fits the combo of that list");
+    assert_eq!(
+        one("Chooses", json!({"c": ["l", 1], "d": ["l", 0]})),
+        [
+            "1 return_type_mismatch d, received_type(['x', 'y']) mismatch input_type(['x'])",
+            "1 return_type_mismatch c, received_type(COMBO) mismatch input_type(['x', 'y'])",
+        ],
+    );
+}
+
+#[test]
+fn what_no_process_runs_together_is_refused() {
+    let mut catalog = hosted_catalog();
+    there(&mut catalog, "default", Schema::new("Make").input(Input::int("n")).output("MODEL"), Hosted::default(), anything);
+    here(&mut catalog, Schema::new("Use").input(Input::link("model", "MODEL")).output_node(), None);
+    let json = json!({"1": {"class_type": "Make", "inputs": {"n": 1}}, "2": {"class_type": "Use", "inputs": {"model": ["1", 0]}}});
+    let prompt = Prompt::parse(json, &Limits::default()).unwrap();
+    let rejected = validate(&catalog, &StaticOptions, prompt, None, &Placing::default()).unwrap_err();
+    assert_snapshot!(rejected.to_json().to_string(), @r#"{"error":{"type":"prompt_cannot_be_placed","message":"what class 'Make' gives class 'Use' (MODEL) cannot leave the process that made it, and no process runs both","details":"Node ID '#1' -> Node ID '#2'","extra_info":{}},"node_errors":{}}"#);
 }

@@ -11,7 +11,7 @@ pub mod models;
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions};
 use comfyd_executor::{CachePolicy, Executor, ExecutorOptions};
 use comfyd_folders::{Folders, Kind, Roots};
-use comfyd_graph::{Limits as PromptLimits, Prompt, validate};
+use comfyd_graph::{Limits as PromptLimits, Placing, Prompt, validate};
 use comfyd_jobs::event::NullSink;
 use comfyd_jobs::{EventSink, Job, Message, Outcome, Status};
 use comfyd_node::{CancellationToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
@@ -131,7 +131,8 @@ impl Bench {
         sink: Arc<dyn EventSink>,
     ) -> Result<Outcome, String> {
         let prompt = Prompt::parse(prompt, &PromptLimits::default()).map_err(|e| format!("it is refused: {e:?}"))?;
-        let valid = validate(&self.catalog, &*self.folders, prompt, None).map_err(|e| format!("it is refused: {}", e.to_json()))?;
+        let valid = validate(&self.catalog, &*self.folders, prompt, None, &Placing::default())
+            .map_err(|e| format!("it is refused: {}", e.to_json()))?;
         if !valid.node_errors.is_empty() {
             return Err(format!("it is refused: {}", valid.node_errors.to_json()));
         }

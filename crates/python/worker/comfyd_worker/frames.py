@@ -12,6 +12,7 @@ TEXT_MAX = 64 << 20
 # Up to here a frame is joined and leaves in one call, which an exception that is thrown into the calling thread cannot tear apart.
 JOIN_MAX = 8 << 20
 BUFFER = 4 << 20
+WHOLE = getattr(socket, "MSG_WAITALL", 0)
 
 _lock = threading.Lock()
 _socket = None
@@ -110,7 +111,7 @@ def _exactly(size):
         view = memoryview(bytearray(size))
     got = 0
     while got < size:
-        count = _socket.recv_into(view[got:])
+        count = _socket.recv_into(view[got:], 0, WHOLE)
         if not count:
             os._exit(0)                                    # comfyd is gone
         got += count

@@ -209,6 +209,7 @@ def _output_types():
     for cls in list(nodes.NODE_CLASS_MAPPINGS.values()):
         with contextlib.suppress(Exception):
             found.update((str.__str__(kind), None) for kind in cls.RETURN_TYPES if isinstance(kind, str))
+    found.pop("*", None)                                   # fits everywhere by its text
     return list(found)
 
 
@@ -242,12 +243,26 @@ class _Types:
         return [given for given in self.outputs if validate_node_input(given, kind) and not validate_node_input(given, plain)]
 
 
+def _outputs(cls):
+    """Slots that fit every input by a comparison of their own, and whether there is no last slot."""
+    from comfy_execution.validation import validate_node_input
+    kinds = cls.RETURN_TYPES
+    odd = [slot for slot in range(len(kinds)) if isinstance(kinds[slot], str) and type(kinds[slot]) is not str]
+    wild = [slot for slot in odd if not str.__eq__(kinds[slot], "*") and validate_node_input(kinds[slot], PROBE)]
+    try:
+        kinds[len(kinds) + 1000]
+    except IndexError:
+        return wild, False
+    return wild, True
+
+
 def _is_open(name, cls, inputs):
     """Whether it takes inputs that it does not declare, and whether their declarations depend on other inputs."""
     from comfy_execution import graph
     dynamic = getattr(sys.modules.get("comfy_api.latest._io"), "DYNAMIC_INPUT_LOOKUP", {})
     specs = [spec for group in inputs.values() if isinstance(group, dict) for spec in dict.values(group)]
-    is_dynamic = any(isinstance(spec, (list, tuple)) and spec and isinstance(spec[0], str) and spec[0] in dynamic for spec in specs)
+    is_dynamic = any(isinstance(spec, (list, tuple)) and spec and isinstance(spec[0], str) and str.__str__(spec[0]) in dynamic
+                     for spec in specs)
     takes = getattr(cls, "ACCEPT_ALL_INPUTS", False) is True
     takes = takes or any(PROBE in group for category, group in inputs.items() if hasattr(group, "__contains__") and category != "hidden")
     if not takes and not prompt.is_v3(cls):
@@ -286,25 +301,40 @@ def _validation(cls):
     return "all" if spec.varkw is not None else "names", list(names), "input_types" in spec.args
 
 
-def _class(name, cls, info, types, lists):
-    inputs, templates, dirs = lists.describe(cls, info)
+def _part(name, what, default, function, *arguments):
+    """Some of what is told of a class. Where the class is too odd for that it is told of anyway, with a line in the log."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        print(f"comfyd: {what} of the class {name} cannot be told: {error!r}", file=sys.stderr)
+        return default
+
+
+def _hidden(inputs):
     kinds = [kind[0] if isinstance(kind, tuple) and kind else kind for kind in dict.values(inputs.get("hidden") or {})]
-    hidden = {str.__str__(kind) for kind in kinds if isinstance(kind, str)}
-    function = getattr(cls, cls.FUNCTION, None)
-    validate, validates, wants_types = _validation(cls)
-    takes, dynamic = _is_open(name, cls, inputs)
+    return {str.__str__(kind) for kind in kinds if isinstance(kind, str)}
+
+
+def _class(name, cls, info, types, lists):
+    inputs, templates, dirs = _part(name, "the lists", (info["input"], {}, []), lists.describe, cls, info)
+    hidden = _part(name, "the hidden inputs", set(), _hidden, inputs)
+    validate, validates, wants_types = _part(name, "the check", (False, [], False), _validation, cls)
+    takes, dynamic = _part(name, "the open inputs", (False, False), _is_open, name, cls, inputs)
+    wild, any_slot = _part(name, "the outputs", ([], False), _outputs, cls)
+    raw = _part(name, "the options", False, lambda: any(option.get("rawLink") for option in _options(inputs)))
     return {
         "info": info,
-        "async": inspect.iscoroutinefunction(function),
+        "async": inspect.iscoroutinefunction(getattr(cls, str(getattr(cls, "FUNCTION", "")), None)),
         "list": bool(getattr(cls, "INPUT_IS_LIST", False)),
         "lazy": prompt.override(cls, "check_lazy_status", "check_lazy_status")[1] is not None,
         "changed": prompt.override(cls, "IS_CHANGED", "fingerprint_inputs")[1] is not None,
         "validate": validate, "validates": validates, "types": wants_types,
-        "once": _once(name, cls, hidden),
-        "introspects": "DYNPROMPT" in hidden or any(option.get("rawLink") for option in _options(inputs)),
+        "once": _part(name, "the identity", False, _once, name, cls, hidden),
+        "introspects": "DYNPROMPT" in hidden or raw,
         "open": takes, "dynamic": dynamic,
         "v3": prompt.is_v3(cls),
-        "accepts": types.accepts(inputs),
+        "wild": wild, "any_slot": any_slot,
+        "accepts": _part(name, "the types", {}, types.accepts, inputs),
         "lists": templates, "dirs": dirs,
     }
 

@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use comfyd_graph::NodeErrors;
+use comfyd_graph::{NodeErrors, PlacementMode};
 use comfyd_jobs::NewJob;
 use serde::Serialize;
 use serde_json::Value;
@@ -85,8 +85,7 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
 /// small graph: where no folder is listed and no class checks its inputs itself, that is done here.
 async fn checked(app: &App, body: Bytes, owner: Arc<str>) -> Result<(NewJob, NodeErrors), ApiError> {
     let checking = app.clone();
-    let check =
-        move |request: PromptRequest| request.check(&checking.catalog.current(), &*checking.folders, &checking.options.secret_names, owner);
+    let check = move |request: PromptRequest| request.check(&checking.catalog.current(), &*checking.folders, &checking.options, owner);
     if !app.installations.is_empty() {
         return checked_beside(app, body, check).await;
     }
@@ -128,7 +127,7 @@ async fn checked_beside(
 /// The request as the packs' handlers change it, if there are any: those of a process that answers; another's if the prompt needs it.
 async fn handled(app: &App, request: &PromptRequest) -> Result<Option<Bytes>, ApiError> {
     let mut changed: Option<Bytes> = None;
-    let needed = request.needs_python(&app.catalog.current(), app.options.python_first);
+    let needed = request.needs_python(&app.catalog.current(), app.options.placing.mode == PlacementMode::Python);
     for site in app.installations.sites() {
         let Some(manifest) = site.manifest() else { continue };
         let replaces = request.names_one_of(&manifest.replaced);

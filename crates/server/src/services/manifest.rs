@@ -64,11 +64,10 @@ impl Manifest {
         }
     }
 
-    /// Whether it has a route for this; `path` is decoded, with or without the prefix `/api`.
+    /// Whether it has a route for this; `path` is decoded. ComfyUI lists most with the prefix `/api` as well.
     pub(crate) fn has_route(&self, method: &str, path: &str) -> bool {
-        let bare = path.strip_prefix("/api").filter(|rest| rest.starts_with('/'));
         let takes = |route: &Route| route.method == "*" || route.method == method || (route.method == "GET" && method == "HEAD");
-        self.routes.iter().any(|route| takes(route) && (route.path.fits(path) || bare.is_some_and(|bare| route.path.fits(bare))))
+        self.routes.iter().any(|route| takes(route) && route.path.fits(path))
     }
 
     /// The folder and the rest of the path of an address such as `extensions/PACK/a.js`.
@@ -157,7 +156,7 @@ mod tests {
         for (method, path, there) in [
             ("GET", "/stub/echo", true),
             ("HEAD", "/stub/echo", true),
-            ("GET", "/api/stub/echo", true),
+            ("GET", "/api/stub/echo", false),
             ("POST", "/stub/echo", false),
             ("POST", "/stub/7/run", true),
             ("POST", "/stub/7/8/run", false),

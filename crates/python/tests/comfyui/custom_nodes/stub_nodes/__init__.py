@@ -25,6 +25,7 @@ inputs
     StubHidden     text STRING; UNIQUE_ID, PROMPT, DYNPROMPT, EXTRA_PNGINFO, tokens -> STRING   JSON of them
     StubRaw        value * (rawLink) -> STRING              the link as JSON
     StubAny        value "anything" (a type equal to all), number FLOAT (takes INT too) -> STRING
+    StubWild       -> WILD, …                               a type equal to all, under every slot
     StubFiles      file COMBO: "none" and the files of `stubs`; ending COMBO: those of `stubs` that end in .stub; last COMBO -> STRING
     StubFolder     file COMBO: what is in the pack's folder -> STRING
 running
@@ -278,6 +279,20 @@ class Numbers(str):
 class StubAny:
     def run(self, value, number):
         return (f"{value} {number}",)
+
+
+class EverySlot(tuple):
+    def __getitem__(self, slot):
+        return Everything(tuple.__getitem__(self, 0))
+
+
+@node([], {})
+class StubWild:
+    def run(self):
+        return ("wild",)
+
+
+StubWild.RETURN_TYPES = EverySlot(("WILD",))
 
 
 @node(["STRING"])

@@ -1,0 +1,36 @@
+//! Where the nodes of one prompt run.
+
+use comfyd_graph::{Graph, NodeIndex, Placement, Placing, Unplaceable, place, place_expansion};
+use comfyd_node::{Catalog, Entry, Expansion, OptionSource, Source};
+use serde_json::Value as Json;
+
+/// How the nodes of a run are placed, those of its expansions included.
+pub(crate) struct Places<'a> {
+    pub placing: Placing,
+    pub files: Option<&'a dyn OptionSource>,
+    /// Called before each node.
+    pub before: Option<&'a BeforeNode>,
+}
+
+/// What is to be done on the device thread before a node runs, whose class is given: models of another process may have to go.
+pub type BeforeNode = dyn Fn(&Entry) + Send + Sync;
+
+impl Places<'_> {
+    pub fn prompt(&self, catalog: &Catalog, prompt: &Json, outputs: &[String]) -> Result<Placement, Box<Unplaceable>> {
+        match prompt.as_object() {
+            Some(nodes) => place(catalog, nodes, outputs, &self.placing, self.files),
+            None => Ok(Placement::default()),
+        }
+    }
+
+    pub fn expansion(
+        &self,
+        catalog: &Catalog,
+        graph: &Graph,
+        parent: NodeIndex,
+        expansion: &Expansion,
+        values: &[Source],
+    ) -> Result<Placement, Box<Unplaceable>> {
+        place_expansion(catalog, graph, parent, expansion, values, &self.placing, self.files)
+    }
+}
