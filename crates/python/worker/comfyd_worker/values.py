@@ -66,6 +66,7 @@ class Objects:
 
 
 OBJECTS = Objects()
+PUT = {}                            # comfyd's own values by comfyd's own numbers, until the prompt ends: each comes once
 
 
 def unsaid(told):
@@ -147,11 +148,16 @@ def decode(told, blob):
     if "L" in told:
         return [decode(item, blob) for item in told["L"]]
     if "p" in told:
-        return unpack(told["p"], blob)
+        value = unpack(told["p"], blob)
+        if "put" in told:
+            PUT[told["put"]] = value
+        return value
+    if "put" in told:
+        return PUT[told["put"]]
     if "b" in told:
         from comfy_execution.graph_utils import ExecutionBlocker
         return ExecutionBlocker(told["b"])
-    raise ValueError(f"a value has one of the forms h, j, f, i, L, p and b, not {sorted(told)}")
+    raise ValueError(f"a value has one of the forms h, j, f, i, L, p, put and b, not {sorted(told)}")
 
 
 def _named(torch, name):
