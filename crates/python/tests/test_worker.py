@@ -342,9 +342,10 @@ class Queue(Case):
                                 "node": "shown", "prompt": "seen", "history": {}, "address": "127.0.0.1", "port": 18188})
 
     def test_what_packs_put_in_and_take_out(self):
-        self.begin(prompt_id="first", extra={"client_id": "me", "api_key_comfy_org": "k"}, outputs=["1"])
+        self.begin(prompt_id="first", extra={"client_id": "me", "api_key_comfy_org": "k"}, outputs=["1"], number=100)
         self.run_node("StubEnqueue", {"times": 2})
         items = [self.worker.event("enqueue")["item"] for _ in range(2)]
+        self.assertEqual([item[0] for item in items], [-101, -102])
         self.assertEqual([item[2:] for item in items], [[self.prompt, {"client_id": "me", "api_key_comfy_org": "k"}, ["1"]]] * 2)
         self.assertTrue(self.value("StubRemove", {"id": items[0][1]}, node="2"))
         self.assertEqual(self.worker.event("remove")["ids"], [items[0][1]])

@@ -267,7 +267,8 @@ async def run(message):
     try:
         await execution.execute(*(there.get(name) for name in State.parameters["execute"]))
     finally:
-        State.calls.pop(call.node, None)
+        if State.calls.get(call.node) is call:             # and not that of a later prompt, where this one outlived its own
+            del State.calls[call.node]
         reports.PROGRESS.finish(call.node)
     if call.error is not None:
         raise Failed(call)
@@ -280,7 +281,7 @@ class Failed(Exception):
     """A call failed: `call.error` is why."""
 
     def __init__(self, call):
-        super().__init__(str(call.error))
+        super().__init__(f"the node {call.node} failed")
         self.call = call
 
 
@@ -305,7 +306,9 @@ async def execute(server, dynprompt, caches, current_item, extra_data, *rest, **
         logging.error("!!! Exception during processing !!! %s", error)
         logging.error(traceback.format_exc())
         call.error = error
-        return execution.ExecutionResult.FAILURE, {"node_id": dynprompt.get_real_node_id(call.node)}, error
+        told = {"node_id": dynprompt.get_real_node_id(call.node), "exception_message": _said(error),
+                "exception_type": _type_name(type(error)), "traceback": traceback.format_tb(error.__traceback__), "current_inputs": {}}
+        return execution.ExecutionResult.FAILURE, told, error
     get_progress_state().finish_progress(call.node)
     State.executed.add(call.node)
     return execution.ExecutionResult.SUCCESS, None, None
