@@ -30,22 +30,41 @@ pub(super) struct Ledger {
     /// Accepted prompts that have not been found in the history yet.
     pub(super) open: Mutex<HashSet<String>>,
     pub(super) accepted: AtomicU64,
+    /// Prompts that were refused, since the disk was full or the server stopped.
     pub(super) refused: AtomicU64,
+    /// Bad input that was refused.
+    pub(super) bad: AtomicU64,
+    /// Answers that must not be.
+    pub(super) faults: Mutex<Vec<String>>,
     /// How long each answer to `GET /queue` took, in microseconds.
     pub(super) latencies: Mutex<Vec<u32>>,
     waiting: AtomicU64,
     pub(super) stop: AtomicBool,
 }
 
+impl Ledger {
+    /// Keeps the first few things that must not be.
+    pub(super) fn fault(&self, fault: String) {
+        let mut faults = lock(&self.faults);
+        if faults.len() < 10 {
+            faults.push(fault);
+        }
+    }
+}
+
 /// A connection that is made anew whenever the last one broke.
-struct Client {
+pub(super) struct Client {
     host: String,
     connection: Option<Connection>,
 }
 
 impl Client {
+    pub(super) fn new(host: String) -> Self {
+        Self { host, connection: None }
+    }
+
     /// An answer's body; an error that kept the connection is a refusal.
-    async fn ask(&mut self, path: &str, body: Option<&str>) -> io::Result<Vec<u8>> {
+    pub(super) async fn ask(&mut self, path: &str, body: Option<&str>) -> io::Result<Vec<u8>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(&self.host).await?,
@@ -66,7 +85,7 @@ impl Client {
 
 /// Sends prompts until it is told to stop.
 pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
-    let mut client = Client { host, connection: None };
+    let mut client = Client::new(host);
     for n in 0_u64.. {
         while ledger.waiting.load(Ordering::Relaxed) > MOST_WAITING && !ledger.stop.load(Ordering::Relaxed) {
             tokio::time::sleep(PACE).await;
@@ -84,7 +103,11 @@ pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
             }
             // It may be accepted or not: nobody was told.
             Err(error) => {
-                ledger.refused.fetch_add(u64::from(error.kind() == io::ErrorKind::Other), Ordering::Relaxed);
+                match status(&error) {
+                    Some(503 | 507) => drop(ledger.refused.fetch_add(1, Ordering::Relaxed)),
+                    Some(_) => ledger.fault(error.to_string()),
+                    None => {}
+                }
                 tokio::time::sleep(RETRY).await;
             }
         }
@@ -93,7 +116,7 @@ pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
 
 /// Asks for the queue's figures and the queue in turn until it is told to stop, and notes how long the answers to the latter took.
 pub(super) async fn control(host: String, ledger: Arc<Ledger>) {
-    let mut client = Client { host, connection: None };
+    let mut client = Client::new(host);
     while !ledger.stop.load(Ordering::Relaxed) {
         let began = Instant::now();
         if client.ask("/queue", None).await.is_ok() {
@@ -126,4 +149,10 @@ fn graph(n: u64) -> Value {
         graph["2"]["inputs"]["image"] = json!(["4", 0]);
     }
     graph
+}
+
+/// The status of an answer that was no success; `None` if there was no answer.
+pub(super) fn status(error: &io::Error) -> Option<u16> {
+    let text = error.to_string();
+    text.split_once("HTTP/1.1 ")?.1.get(..3)?.parse().ok()
 }

@@ -1,6 +1,7 @@
 //! `cargo xtask torture`: ends the server over and over without warning, under load, while it stops and while it starts, and looks whether
 //! anything that it had promised is missing. Knows the API and the names of the folders, not how the server works.
 
+mod abuse;
 mod audit;
 mod load;
 
@@ -18,12 +19,18 @@ use self::load::{Ledger, lock};
 use crate::http::Connection;
 use crate::server::{cargo, memory_of};
 
-const USAGE: &str = "usage: cargo xtask torture [--minutes N | --seconds N] [--binary FILE] [--seed N]
+const USAGE: &str = "usage: cargo xtask torture [--minutes N | --seconds N] [--binary FILE] [--seed N] [--disk-full yes]
 
   --minutes N, --seconds N  how long (1 minute)
   --binary FILE             the program in place of this project's release build
-  --seed N                  the same kills again, as far as the machine does the same";
+  --seed N                  the same kills again, as far as the machine does the same
+  --disk-full yes           on a small file system in memory that is full now and then; needs root, and Linux";
 
+/// The size of that file system.
+const DISK: &str = "size=512m";
+
+/// What fills it.
+const FILLER: &str = "filler";
 /// Clients that send prompts.
 const CLIENTS: usize = 4;
 /// A server that has not answered by then never will.
@@ -35,7 +42,7 @@ const CONTROL_P99: Duration = Duration::from_millis(100);
 
 /// Runs the command.
 pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
-    let (mut time, mut binary, mut seed) = (Duration::from_secs(60), None, 1_u64);
+    let (mut time, mut binary, mut seed, mut disk) = (Duration::from_secs(60), None, 1_u64, false);
     let mut given = given.iter();
     while let Some(name) = given.next() {
         let value = given.next().ok_or(USAGE)?;
@@ -44,12 +51,13 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
             "--seconds" => time = Duration::from_secs(value.parse().map_err(|_| USAGE)?),
             "--binary" => binary = Some(PathBuf::from(value)),
             "--seed" => seed = value.parse().map_err(|_| USAGE)?,
+            "--disk-full" if value == "yes" => disk = true,
             _ => return Err(USAGE.into()),
         }
     }
     let binary = binary.map_or_else(|| release(root), Ok).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let mut torture = Torture::new(binary, seed).map_err(|error| error.to_string())?;
+    let mut torture = Torture::new(binary, seed, disk).map_err(|error| error.to_string())?;
     runtime.block_on(torture.run(time)).map_err(|error| format!("{error}\n{}", torture.log()))?;
     let faults = torture.report();
     if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), torture.log())) }
@@ -67,6 +75,9 @@ struct Torture {
     ledger: Arc<Ledger>,
     findings: Findings,
     dice: Dice,
+    /// The folder is a file system of its own, which may be filled.
+    disk: bool,
+    filled: u64,
     /// Kills under load, while it stopped and while it started.
     kills: [u64; 3],
     peak_bytes: u64,
@@ -74,12 +85,28 @@ struct Torture {
 }
 
 impl Torture {
-    fn new(binary: PathBuf, seed: u64) -> io::Result<Self> {
+    fn new(binary: PathBuf, seed: u64, disk: bool) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let base = std::env::temp_dir().join(format!("comfyd-torture-{}", std::process::id()));
         fs::create_dir_all(&base)?;
+        if disk && !Command::new("mount").args(["-t", "tmpfs", "-o", DISK, "tmpfs"]).arg(&base).status()?.success() {
+            fs::remove_dir(&base)?;
+            return Err(io::Error::other("a file system in memory could not be mounted: that needs root"));
+        }
         let (ledger, findings) = (Arc::default(), Findings::default());
-        Ok(Self { binary, base, port, ledger, findings, dice: Dice(seed.max(1)), kills: [0; 3], peak_bytes: 0, database: None })
+        Ok(Self {
+            binary,
+            base,
+            port,
+            ledger,
+            findings,
+            dice: Dice(seed.max(1)),
+            disk,
+            filled: 0,
+            kills: [0; 3],
+            peak_bytes: 0,
+            database: None,
+        })
     }
 
     fn host(&self) -> String {
@@ -93,6 +120,8 @@ impl Torture {
             tasks.spawn(load::submit(self.host(), format!("c{client}"), self.ledger.clone()));
         }
         tasks.spawn(load::control(self.host(), self.ledger.clone()));
+        tasks.spawn(abuse::send_bad_input(self.host(), self.ledger.clone()));
+        tasks.spawn(abuse::stay_silent(self.host(), self.ledger.clone()));
         while began.elapsed() < time {
             self.round().await?;
         }
@@ -127,6 +156,9 @@ impl Torture {
             self.answers(&mut server).await?;
             self.findings.audit(&self.host(), &self.base, &self.ledger).await?;
             tokio::time::sleep(Duration::from_millis(100 + self.dice.roll(2_000))).await;
+            if self.disk && self.dice.roll(3) == 0 {
+                self.fill_disk().await?;
+            }
             self.measure(&server);
             if self.dice.roll(4) == 0 {
                 terminate(&server)?;
@@ -138,6 +170,25 @@ impl Torture {
         }
         server.kill()?;
         server.wait()?;
+        // It may have ended on a full disk, and cannot start on one.
+        drop(fs::remove_file(self.base.join(FILLER)));
+        Ok(())
+    }
+
+    /// Leaves no room for a moment; in half of the cases still when the server is killed.
+    async fn fill_disk(&mut self) -> io::Result<()> {
+        let path = self.base.join(FILLER);
+        let mut file = File::create(&path)?;
+        let chunk = vec![0; 1 << 20];
+        for size in [1 << 20, 4096, 1] {
+            while io::Write::write_all(&mut file, &chunk[..size]).is_ok() {}
+        }
+        self.filled += 1;
+        tokio::time::sleep(Duration::from_millis(500 + self.dice.roll(2_000))).await;
+        if self.dice.roll(2) == 0 {
+            fs::remove_file(&path)?;
+            tokio::time::sleep(Duration::from_millis(500 + self.dice.roll(1_000))).await;
+        }
         Ok(())
     }
 
@@ -183,16 +234,18 @@ impl Torture {
         let accepted = self.ledger.accepted.load(Ordering::Relaxed);
         let refused = self.ledger.refused.load(Ordering::Relaxed);
         println!("kills survived      {} ({load} under load, {stop} while it stopped, {start} while it started)", load + stop + start);
-        println!("prompts accepted    {accepted}, refused {refused}");
+        println!("prompts accepted    {accepted}; {refused} refused, the disk was full {} times", self.filled);
         println!("prompts found       {found}, of which {given_up} were running at two kills");
         println!("prompts lost        {}, doubled {}", lost.len(), doubled.len());
         println!("files half written  {}", half_written.len());
+        println!("bad inputs refused  {}", self.ledger.bad.load(Ordering::Relaxed));
         println!("GET /queue, ms      {} answers: p50 {:.1}, p99 {:.1}, p99.9 {:.1}", latencies.len(), at(500), at(990), at(999));
         println!("peak memory         {} MB", self.peak_bytes >> 20);
         let mut faults = self.findings.faults(&self.ledger);
         if at(990) > CONTROL_P99.as_secs_f64() * 1000.0 {
             faults.push(format!("GET /queue takes {:.1} ms at p99: more than {CONTROL_P99:?}", at(990)));
         }
+        faults.extend(lock(&self.ledger.faults).iter().cloned());
         faults.extend(self.database.clone());
         faults
     }
@@ -207,6 +260,9 @@ impl Torture {
 
 impl Drop for Torture {
     fn drop(&mut self) {
+        if self.disk {
+            drop(Command::new("umount").arg(&self.base).status());
+        }
         drop(fs::remove_dir_all(&self.base));
     }
 }
