@@ -136,7 +136,7 @@ impl Shared {
                 State::Failed(why) => {
                     let pause = core.retry_at.map_or(Duration::ZERO, |at| at.saturating_duration_since(Instant::now()));
                     if attempt.is_some_and(|attempt| core.attempts != attempt) || pause > SHORT_PAUSE {
-                        return Err(Error::NotStarted(why.clone()));
+                        return Err(Error::NotStarted(format!("the Python worker '{}' cannot be had: {why}", self.settings.name)));
                     }
                     attempt = Some(core.attempts);
                     core.wanted = true;
@@ -215,7 +215,11 @@ impl Host for Shared {
                 Ok(()) => core.useful = true,
                 Err(_) => core.prompt = None,
             });
-            return if cancel.is_cancelled() { Err(NodeError::Interrupted) } else { begun.map_err(NodeError::from) };
+            if cancel.is_cancelled() {
+                self.end();
+                return Err(NodeError::Interrupted);
+            }
+            return begun.map_err(NodeError::from);
         }
     }
 

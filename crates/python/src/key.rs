@@ -9,6 +9,8 @@ use crate::settings::{Network, Settings};
 
 /// Raised when a manifest is made or kept in another way.
 const FORMAT: u32 = 1;
+/// Where it listens has no part in which classes there are.
+const ADDRESS: [&str; 2] = ["--listen", "--port"];
 /// So many packs and, in each, so many files are looked at.
 const MAX_PACKS: usize = 4_096;
 const MAX_FILES: usize = 512;
@@ -32,9 +34,10 @@ pub(crate) fn key(settings: &Settings, python: &Path) -> String {
     for folder in packages(python) {
         add("packages", &format!("{} {}", folder.display(), modified(&folder)));
     }
-    // Where the server listens decides nothing.
-    for arg in settings.args.iter().filter(|arg| !["--listen=", "--port="].iter().any(|option| arg.starts_with(option))) {
-        add("arg", arg);
+    for (name, value) in options(&settings.args) {
+        if !ADDRESS.contains(&name) {
+            add(name, value.unwrap_or_default());
+        }
     }
     for (name, value) in &settings.variables {
         add("variable", &format!("{name}={value}"));
@@ -50,19 +53,28 @@ pub(crate) fn key(settings: &Settings, python: &Path) -> String {
     hasher.finalize().to_hex()[..32].to_owned()
 }
 
+/// ComfyUI's options with their values, those that have several once for each.
+fn options(args: &[String]) -> Vec<(&str, Option<&str>)> {
+    let mut options = Vec::with_capacity(args.len());
+    let mut last = "";
+    for arg in args {
+        match arg.split_once('=') {
+            Some((name, value)) if name.starts_with("--") => options.push((name, Some(value))),
+            _ if arg.starts_with("--") => {
+                last = arg;
+                options.push((last, None));
+            }
+            _ => options.push((last, Some(arg))),
+        }
+    }
+    options
+}
+
 /// The base folder and the path files that ComfyUI's options name, and the checkout's own path file.
 fn named_paths(settings: &Settings) -> (Option<PathBuf>, Vec<PathBuf>) {
     let place = |text: &str| settings.comfyui.join(text);
     let (mut base, mut files) = (None, vec![place("extra_model_paths.yaml")]);
-    let mut option = "";
-    // Where the server listens decides nothing.
-    for arg in settings.args.iter().filter(|arg| !["--listen=", "--port="].iter().any(|option| arg.starts_with(option))) {
-        let (name, value) = match arg.split_once('=') {
-            Some((name, value)) if name.starts_with("--") => (name, Some(value)),
-            _ if arg.starts_with("--") => (arg.as_str(), None),
-            _ => (option, Some(arg.as_str())),
-        };
-        option = name;
+    for (name, value) in options(&settings.args) {
         match (name, value) {
             ("--base-directory", Some(value)) => base = Some(place(value)),
             ("--extra-model-paths-config", Some(value)) => files.push(place(value)),
@@ -197,5 +209,8 @@ mod tests {
         check("a variable", &settings);
         settings.network = Network::Deny;
         check("the network", &settings);
+        let before = key(&settings, &python);
+        settings.args.extend(["--port".into(), "8189".into(), "--listen=0.0.0.0".into()]);
+        assert_eq!(key(&settings, &python), before, "an address");
     }
 }

@@ -2,6 +2,7 @@
 //! ends. Knows no class and no value.
 
 use std::net::Shutdown;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
@@ -61,6 +62,16 @@ type Answered = Box<dyn FnOnce(Result<Frame, Failure>) + Send>;
 struct Waiting {
     about: About,
     answered: Answered,
+}
+
+impl Waiting {
+    /// Hands the answer on. A panic there is not one of the thread that reads, on which all others depend.
+    fn answer(self, answer: Result<Frame, Failure>, worker: &str) {
+        let answered = self.answered;
+        if catch_unwind(AssertUnwindSafe(|| answered(answer))).is_err() {
+            tracing::error!("what was to be done with an answer of the Python worker '{worker}' panicked");
+        }
+    }
 }
 
 /// How far an interruption has come.
@@ -233,9 +244,10 @@ impl Link {
             Some(failure) => Err(failure),
             None => Ok(frame),
         };
-        (waiting.answered)(answer);
+        let in_prompt = matches!(waiting.about, About::Prompt(_));
+        waiting.answer(answer, &self.name);
         // Only now may handles be released again: those that the answer brought are known.
-        if matches!(waiting.about, About::Prompt(_)) {
+        if in_prompt {
             self.state.lock().running -= 1;
         }
     }
@@ -319,7 +331,8 @@ impl Link {
         self.alarm.notify_all();
         for (_, waiting) in waiting {
             let interrupted = interrupted && matches!(waiting.about, About::Prompt(_));
-            (waiting.answered)(Err(if interrupted { Failure::Interrupted } else { Failure::Failed(why.clone()) }));
+            let failure = if interrupted { Failure::Interrupted } else { Failure::Failed(why.clone()) };
+            waiting.answer(Err(failure), &self.name);
         }
         how
     }

@@ -8,10 +8,14 @@ use std::sync::Arc;
 use indexmap::IndexMap;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::facts::Facts;
 use crate::key::modified;
 use crate::schema::Class;
+
+/// So many threads read a kept manifest at most.
+const MAX_THREADS: usize = 4;
 
 /// What is known of an installation.
 #[derive(Debug, Clone, Default)]
@@ -29,7 +33,7 @@ pub(crate) struct Manifest {
 struct Kept {
     key: String,
     rest: Json,
-    classes: IndexMap<String, (Json, Facts)>,
+    classes: IndexMap<String, Box<RawValue>>,
     read: HashMap<PathBuf, String>,
 }
 
@@ -104,18 +108,14 @@ impl Manifest {
 
     /// Reads the file that is kept, if it fits the installation.
     pub fn read(path: &Path, key: &str) -> Option<Self> {
-        let bytes = std::fs::read(path).ok()?;
-        let kept: Kept = serde_json::from_slice(&bytes)
-            .inspect_err(|error| tracing::warn!("{} is damaged and not used: {error}", path.display()))
-            .ok()?;
-        if kept.key != key {
+        if !Self::fits(path, key) {
             return None;
         }
-        let classes = kept.classes.into_iter().map(|(name, (info, facts))| {
-            let class = Class::new(&name, info, facts);
-            (name, class)
-        });
-        Some(Self { rest: Arc::new(kept.rest), classes: classes.collect(), read: kept.read })
+        let damaged = |error: &dyn std::fmt::Display| tracing::warn!("{} is damaged and not used: {error}", path.display());
+        let bytes = std::fs::read(path).inspect_err(|error| damaged(error)).ok()?;
+        let kept: Kept = serde_json::from_slice(&bytes).inspect_err(|error| damaged(error)).ok()?;
+        let classes = classes(&kept.classes).inspect_err(|error| damaged(error)).ok()?;
+        Some(Self { rest: Arc::new(kept.rest), classes, read: kept.read }).filter(|_| kept.key == key)
     }
 
     /// Whether the file that is kept fits the installation. Its key stands at its beginning.
@@ -145,5 +145,60 @@ impl Manifest {
         drop(writer);
         file.persist(path)?;
         Ok(())
+    }
+}
+
+/// Reads the classes, which are most of the file, on several threads: the catalog is wanted soon after the start.
+fn classes(texts: &IndexMap<String, Box<RawValue>>) -> serde_json::Result<IndexMap<String, Class>> {
+    let read = |name: &String, text: &RawValue| {
+        let (info, facts) = serde_json::from_str::<(Json, Facts)>(text.get())?;
+        Ok((name.clone(), Class::new(name, info, facts)))
+    };
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+    let share = texts.len().div_ceil(threads).max(1);
+    std::thread::scope(|scope| {
+        let parts: Vec<_> = (0..texts.len().div_ceil(share))
+            .map(|part| {
+                scope.spawn(move || {
+                    texts.iter().skip(part * share).take(share).map(|(name, text)| read(name, text)).collect::<serde_json::Result<Vec<_>>>()
+                })
+            })
+            .collect();
+        let mut classes = IndexMap::with_capacity(texts.len());
+        for part in parts {
+            let part = part.join().map_err(|_| serde::de::Error::custom("a thread that read it panicked"))?;
+            classes.extend(part?);
+        }
+        Ok(classes)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_what_was_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let class = |index: usize| json!({"info": {"input": {"required": {"n": ["INT", {"default": index}]}}}, "once": true, "dirs": [folder.path()]});
+        let told: serde_json::Map<_, _> = (0..101).map(|index| (format!("Class{index}"), class(index))).collect();
+        let manifest = Manifest::new(json!({"re": 3, "format": 1, "classes": told, "on_prompt": 2}));
+        assert_eq!(*manifest.rest, json!({"format": 1, "on_prompt": 2}));
+        let path = folder.path().join("data/python-x.json");
+        manifest.write(&path, "k").unwrap();
+        assert!(Manifest::read(&path, "other").is_none());
+        let kept = Manifest::read(&path, "k").unwrap();
+        assert!(kept.same(&manifest) && kept.classes.keys().eq(manifest.classes.keys()), "in the same order");
+        assert!(kept.classes["Class100"].facts.once && kept.read == manifest.read);
+        std::fs::write(folder.path().join("new"), "").unwrap();
+        assert_eq!(kept.outdated().len(), 101);
+        let newer = Manifest::new(json!({"classes": {"Class7": class(1_000)}}));
+        assert!(!kept.with(newer, kept.folders()).same(&kept));
+        std::fs::write(&path, std::fs::read_to_string(&path).unwrap().replace("\"once\":true", "\"once\":tru")).unwrap();
+        assert!(Manifest::read(&path, "k").is_none(), "a damaged one");
     }
 }

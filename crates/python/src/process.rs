@@ -177,7 +177,10 @@ fn listen(pipe: File, name: String, output: Arc<Output>) -> io::Result<()> {
     let read = move || {
         let mut line = Vec::new();
         while let Ok(1..) = pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            for text in String::from_utf8_lossy(&line).split(['\n', '\r']).map(str::trim_end).filter(|text| !text.is_empty()) {
+            // Bars of progress write over themselves: what is seen at last counts.
+            let shown = String::from_utf8_lossy(&line);
+            let text = shown.trim_end().rsplit('\r').next().unwrap_or_default();
+            if !text.is_empty() {
                 tracing::info!(target: "python", worker = %name, "{text}");
                 let mut state = output.state.lock();
                 if state.0.len() == KEPT_LINES {

@@ -1,6 +1,7 @@
 //! The thread of a worker: starts its process when that is wanted, reads what it says until it ends, and starts it anew.
 
 use std::io::BufReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -36,7 +37,7 @@ struct End {
 pub(crate) fn supervise(shared: &Arc<Shared>) {
     let mut failures = 0;
     while wait_until_wanted(shared) {
-        shared.outlet.changed();
+        tell(shared);
         let end = one_process(shared);
         shared.change(|core| {
             core.objects = None;
@@ -53,7 +54,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         if !shared.core().closing && !end.again {
             tracing::warn!("the Python worker '{}' ended: {}", shared.settings.name, end.why);
         }
-        shared.outlet.changed();
+        tell(shared);
     }
     shared.change(|core| core.state = State::Cold);
 }
@@ -137,7 +138,12 @@ fn read(shared: &Arc<Shared>, objects: &Arc<Objects>, stream: Stream) -> String 
         match frame::read(&mut stream, shared.settings.max_blob) {
             Ok(frame) => {
                 objects.link.hear();
-                take(shared, objects, frame);
+                if catch_unwind(AssertUnwindSafe(|| take(shared, objects, frame))).is_err() {
+                    tracing::error!(
+                        "a report of the Python worker '{}' was not handed on: who was to hear it panicked",
+                        shared.settings.name
+                    );
+                }
             }
             Err(frame::Error::End) => return "it closed its connection".into(),
             Err(error) => {
@@ -246,9 +252,15 @@ pub(crate) fn adopt(shared: &Shared, manifest: Manifest) {
     }
 }
 
+fn tell(shared: &Shared) {
+    if catch_unwind(AssertUnwindSafe(|| shared.outlet.changed())).is_err() {
+        tracing::error!("who was to hear that the Python worker '{}' has changed panicked", shared.settings.name);
+    }
+}
+
 /// Says that something has changed, and then that whoever waited may go on: he finds that the outlet knows.
 fn publish(shared: &Shared) {
-    shared.outlet.changed();
+    tell(shared);
     shared.change(|core| core.published = true);
 }
 

@@ -189,7 +189,8 @@ fn a_start_that_fails_is_told_and_tried_again_later() {
     let rig = cold(|settings| settings.args = vec!["--stub-start-fails".into()]);
     assert_eq!(rig.worker.state(), State::Cold);
     let why = rig.worker.ready().unwrap_err().to_string();
-    assert!(why.contains("status 1") && why.contains("the stub does not start"), "{why}");
+    assert!(why.starts_with("the Python worker 'default' cannot be had: it exited with status 1"), "{why}");
+    assert!(why.contains("the stub does not start"), "{why}");
     assert!(matches!(rig.worker.state(), State::Failed(_)));
     let began = Instant::now();
     assert!(rig.worker.ready().is_err());
