@@ -12,7 +12,6 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
-use crate::assemble::Failure;
 use crate::config::{Config, DEFAULT_ENVIRONMENT, Device, Environment, Network, Placement, PreviewMethod, Python, Verbosity};
 
 /// All workers, and the catalog that changes with them.
@@ -57,7 +56,7 @@ impl Beside {
         folders: &Arc<Folders>,
         address: &str,
         outlet: &Arc<dyn Outlet>,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, String> {
         let mut workers = Vec::new();
         let python = config.python.as_ref();
         if python.is_some() {
@@ -66,7 +65,8 @@ impl Beside {
             std::fs::create_dir_all(&packs).map_err(|error| format!("the folder {} cannot be made: {error}", packs.display()))?;
         }
         for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
-            workers.push(Worker::new(settings(config, python, &environment, address), Arc::clone(outlet))?);
+            workers
+                .push(Worker::new(settings(config, python, &environment, address), Arc::clone(outlet)).map_err(|error| error.to_string())?);
         }
         let beside = Self {
             workers,
@@ -206,7 +206,7 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
     if let Device::Cuda(number) = config.device {
         variables.push(("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()));
     }
-    let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].iter().find_map(|name| std::env::var_os(name)).filter(|folder| !folder.is_empty());
+    let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().find_map(std::env::var_os).filter(|folder| !folder.is_empty());
     Settings {
         name: environment.name.clone(),
         comfyui: environment.comfyui.clone(),
@@ -228,7 +228,6 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
             ..Patience::default()
         },
         max_blob: config.memory_budget_bytes.unwrap_or(Settings::default().max_blob),
-        ..Settings::default()
     }
 }
 
@@ -312,7 +311,7 @@ fn added(manifest: &Json) -> Vec<AddedFolder> {
         paths: texts(told.get(0)).into_iter().map(PathBuf::from).filter(|path| path.is_absolute()).collect(),
         extensions: texts(told.get(1)).into_iter().map(|ending| ending.to_lowercase()).collect(),
     };
-    folders.map(folder).collect()
+    folders.filter(|(_, told)| told.is_array()).map(folder).collect()
 }
 
 /// One worker as the server sees it.
@@ -375,5 +374,103 @@ impl Installation for Served {
 
     fn stats(&self) -> Option<Json> {
         self.worker().stats()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::ffi::OsString;
+
+    use comfyd_folders::Roots;
+    use serde_json::json;
+
+    use super::*;
+    use crate::config;
+
+    fn config(args: &[&str]) -> Config {
+        let args = ["comfyd", "serve", "--comfyui", "/c"].iter().chain(args).map(OsString::from);
+        config::parse(args, [("HOME".into(), "/home/a".into())], Path::new("/here")).unwrap()
+    }
+
+    fn words(text: &str) -> Vec<String> {
+        text.split(' ').map(str::to_owned).collect()
+    }
+
+    fn arguments_of(args: &[&str]) -> String {
+        let config = config(args);
+        let python = config.python.as_ref().unwrap();
+        let environment = Environment { name: "e".into(), comfyui: "/c".into(), python: None, packs: Vec::new(), args: Vec::new() };
+        arguments(&config, python, &environment, "127.0.0.1:9").join(" ")
+    }
+
+    #[test]
+    fn both_mean_the_same_folders_and_devices() {
+        let usual = "--listen=127.0.0.1 --port=9 --max-upload-size 100 --preview-method none --preview-size 512";
+        assert_eq!(arguments_of(&[]), usual);
+        assert_eq!(
+            arguments_of(&["--base-directory", "/b", "--cpu", "--multi-user"]),
+            format!("--base-directory /b {usual} --cpu --multi-user")
+        );
+        let apart = [
+            "--output-directory",
+            "o",
+            "--temp-directory",
+            "/t",
+            "--user-directory",
+            "/u",
+            "--extra-model-paths-config",
+            "a.yaml",
+            "/b.yaml",
+        ];
+        let told = "--output-directory /here/o --user-directory /u --temp-directory /t --extra-model-paths-config /here/a.yaml /b.yaml";
+        assert_eq!(arguments_of(&apart), format!("{told} {usual}"));
+        let previews = ["--preview-method", "taesd", "--preview-size", "64", "--listen", "0.0.0.0,::", "--verbose", "--disable-metadata"];
+        let told = "--listen=0.0.0.0,:: --port=9 --max-upload-size 100 --preview-method taesd --preview-size 64 --disable-metadata --verbose DEBUG";
+        assert_eq!(arguments_of(&previews), told);
+        let config = config(&["--cuda-device", "1"]);
+        let python = config.python.as_ref().unwrap();
+        let folders = Folders::new(Roots::under(tempfile::tempdir().unwrap().path())).unwrap();
+        let settings = settings(&config, python, &environments(python, &folders)[0], "127.0.0.1:9");
+        assert_eq!(settings.variables, [("CUDA_VISIBLE_DEVICES".to_owned(), "1".to_owned())]);
+    }
+
+    #[test]
+    fn an_environment_has_its_packs_alone_and_the_default_one_all_others() {
+        let dir = tempfile::tempdir().unwrap();
+        for pack in ["a", "b", "c", "gone.disabled", "__pycache__"] {
+            std::fs::create_dir_all(dir.path().join("custom_nodes").join(pack)).unwrap();
+        }
+        for file in ["one.py", "readme.md"] {
+            std::fs::write(dir.path().join("custom_nodes").join(file), "").unwrap();
+        }
+        let folders = Folders::new(Roots::under(dir.path())).unwrap();
+        let of = |args: &[&str], named: &[&str]| {
+            let mut python = config(args).python.unwrap();
+            if !named.is_empty() {
+                let packs = named.iter().map(|pack| (*pack).to_owned()).collect();
+                python.environments =
+                    vec![Environment { name: "old".into(), comfyui: "/c".into(), python: None, packs, args: words("--cpu") }];
+            }
+            environments(&python, &folders).into_iter().map(|environment| environment.args.join(" ")).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[], &[]), [""]);
+        let alone = "--disable-all-custom-nodes --whitelist-custom-nodes";
+        assert_eq!(of(&[], &["b"]), [format!("{alone} a c one.py"), format!("{alone} b --cpu")]);
+        let asked = ["--disable-all-custom-nodes", "--whitelist-custom-nodes", "a", "b"];
+        assert_eq!(of(&asked, &[]), [format!("{alone} a b")]);
+        assert_eq!(of(&asked, &["b"]), [format!("{alone} a"), format!("{alone} b --cpu")]);
+        assert_eq!(of(&["--disable-all-custom-nodes"], &[]), ["--disable-all-custom-nodes"]);
+    }
+
+    #[test]
+    fn folders_of_a_manifest_are_read_as_far_as_they_make_sense() {
+        let told = json!({"folders": {"sams": [["/m/sams", "relative"], [".PTH"]], "any": [["/x"], []], "odd": 5}});
+        let folder = |name: &str, paths: &[&str], endings: &[&str]| AddedFolder {
+            name: name.into(),
+            paths: paths.iter().map(PathBuf::from).collect(),
+            extensions: endings.iter().map(|ending| (*ending).to_owned()).collect(),
+        };
+        assert_eq!(added(&told), [folder("sams", &["/m/sams"], &[".pth"]), folder("any", &["/x"], &[])]);
     }
 }

@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use comfyd_node::{Catalog, Entry, Expansion, Inspected, Source, Value};
 use indexmap::IndexMap;
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
+use crate::dynamic::finalized;
 use crate::placement::Placement;
 use crate::prompt::{as_link, unwrapped};
 use crate::python;
@@ -148,11 +149,13 @@ impl Graph {
             let class = node.get("class_type").and_then(Json::as_str).unwrap_or_default();
             let unknown = || Error::UnknownClass { node: id.clone(), class: class.to_owned() };
             let entry = placement.entry(catalog, id, class).ok_or_else(unknown)?;
+            let given = node.get("inputs").and_then(Json::as_object);
+            let entry = given.map_or_else(|| entry.clone(), |given| finalized(entry, given));
             let mut inputs = Vec::new();
-            for (name, value) in node.get("inputs").and_then(Json::as_object).into_iter().flatten() {
-                inputs.push(GraphInput::new(entry, name, |declared| match as_link(value) {
+            for (name, value) in given.into_iter().flatten() {
+                inputs.push(GraphInput::new(&entry, name, |declared| match as_link(value) {
                     Some((node, slot)) => InputSource::Link(Link { node: node.into(), slot, target: None }),
-                    None => InputSource::Value(constant(entry, declared, value)),
+                    None => InputSource::Value(constant(&entry, declared, value)),
                 }));
             }
             let index = graph.nodes.len();
@@ -162,7 +165,7 @@ impl Graph {
             graph.nodes.push(GraphNode {
                 display_id: id.clone(),
                 id,
-                entry: entry.clone(),
+                entry,
                 class_type: class.into(),
                 title,
                 inputs,
@@ -210,9 +213,10 @@ impl Graph {
                 None => self.nodes[parent].display_id.clone(),
                 Some(id) => self.find(id).map_or_else(|| id.as_str().into(), |i| self.nodes[i].display_id.clone()),
             };
+            let entry = if entry.schema.hosted.is_some() { finalized(entry, &plain(&node.inputs)) } else { entry.clone() };
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for (name, source) in node.inputs {
-                inputs.push(GraphInput::new(entry, &name, |_| match source {
+                inputs.push(GraphInput::new(&entry, &name, |_| match source {
                     Source::Link { node, slot } => InputSource::Link(Link { node: node.into(), slot, target: None }),
                     Source::Value(value) => InputSource::Value(value),
                 }));
@@ -221,7 +225,7 @@ impl Graph {
             self.ids.insert(id.clone(), self.nodes.len());
             self.nodes.push(GraphNode {
                 id,
-                entry: entry.clone(),
+                entry,
                 class_type: node.class_type.into(),
                 title: None,
                 inputs,
@@ -275,6 +279,15 @@ impl Graph {
             }
         }
     }
+}
+
+/// What an expansion gives a node: which inputs, and the texts among them, which choices are made by.
+fn plain(inputs: &IndexMap<String, Source>) -> Map<String, Json> {
+    let value = |source: &Source| match source {
+        Source::Value(Value::Text(text)) => Json::from(&**text),
+        Source::Value(_) | Source::Link { .. } => Json::Null,
+    };
+    inputs.iter().map(|(name, source)| (name.clone(), value(source))).collect()
 }
 
 /// A constant as the class gets it. A class of another process takes what it does not declare as it was sent, as in the reference.

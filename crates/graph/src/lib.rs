@@ -4,6 +4,7 @@
 mod check;
 #[cfg(test)]
 mod double;
+mod dynamic;
 mod graph;
 mod order;
 mod place;

@@ -11,6 +11,7 @@ use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
 use crate::check::OutputType;
+use crate::dynamic::finalized;
 use crate::place::place;
 use crate::placement::{Placement, Placing};
 use crate::prompt::{Prompt, as_link, unwrapped};
@@ -176,18 +177,20 @@ impl Walk<'_> {
     fn enter(&mut self, id: String) {
         // Only ids of the prompt whose class is in the catalog get here.
         let Some(entry) = self.prompt.class_type(&id).and_then(|c| self.catalog.get(c)) else { return };
+        let inputs = self.prompt.inputs(&id);
+        let entry = inputs.map_or_else(|| entry.clone(), |inputs| finalized(entry, inputs));
         let schema = &entry.schema;
         let mut names: Vec<usize> = (0..schema.inputs.len()).collect();
         names.sort_by(|a, b| schema.inputs[*b].name.cmp(&schema.inputs[*a].name));
         let mut todo: Vec<Todo> = names.into_iter().map(Todo::Declared).collect();
-        for (name, value) in self.prompt.inputs(&id).into_iter().flatten() {
+        for (name, value) in inputs.into_iter().flatten() {
             if as_link(value).is_some() && schema.find_input(name).is_none() {
                 todo.push(Todo::Undeclared(name.clone()));
             }
         }
         todo.reverse();
         self.open.insert(id.clone());
-        self.frames.push(Frame { id, entry: entry.clone(), todo, following: None, types: Map::new(), problems: Vec::new(), sound: true });
+        self.frames.push(Frame { id, entry, todo, following: None, types: Map::new(), problems: Vec::new(), sound: true });
     }
 
     fn leave(&mut self, id: String, finding: Finding) {
@@ -240,7 +243,7 @@ impl Walk<'_> {
         let schema = frame.entry.schema.clone();
         let input = &schema.inputs[index];
         let Some(value) = self.prompt.inputs(&frame.id).and_then(|i| i.get(&input.name)) else {
-            if input.required && !grows(&schema, input) {
+            if input.required {
                 frame.problems.push(Problem::RequiredInputMissing { input: input.name.clone() });
             }
             return Ok(None);
@@ -323,7 +326,7 @@ impl Walk<'_> {
     /// The class's own check, where the node is to run.
     fn custom(&self, frame: &mut Frame) -> Result<(), Exception> {
         let Some(sent) = self.prompt.inputs(&frame.id) else { return Ok(()) };
-        let entry = self.placement.entry(self.catalog, &frame.id, &frame.entry.schema.class).unwrap_or(&frame.entry).clone();
+        let entry = finalized(self.placement.entry(self.catalog, &frame.id, &frame.entry.schema.class).unwrap_or(&frame.entry), sent);
         match &entry.code {
             Code::Native(node) => native_check(&**node, &entry.schema, sent, &mut frame.problems),
             Code::Hosted(node) if entry.schema.hosted.as_ref().is_some_and(|h| h.validates) => {
@@ -399,12 +402,6 @@ fn hosted_check(node: &dyn HostedNode, schema: &Schema, sent: &Map<String, Json>
 
 fn panicked(schema: &Schema) -> Exception {
     Exception::new("RuntimeError", format!("the validation of class '{}' panicked", schema.class))
-}
-
-/// Whether an input stands for others under names of its own, which the class makes of what the prompt gives: only it knows which are missing.
-fn grows(schema: &Schema, input: &Input) -> bool {
-    let ty = input.type_name();
-    schema.hosted.is_some() && ["COMFY_AUTOGROW_V3", "COMFY_DYNAMICCOMBO_V3", "COMFY_DYNAMICSLOT_V3"].contains(&ty)
 }
 
 /// The inputs of a hosted class: constants, and links without values.

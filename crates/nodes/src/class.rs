@@ -20,6 +20,7 @@ pub(crate) const CELL: usize = SD_LATENTS.factor;
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
 type Validate = fn(&State, &Inputs) -> std::result::Result<(), String>;
+type Declines = fn(&State, &Inputs) -> Option<Error>;
 type FingerprintOf = fn(&State, &Inputs, &CancellationToken) -> Result<Fingerprint>;
 
 /// The declaration of one class.
@@ -27,6 +28,7 @@ type FingerprintOf = fn(&State, &Inputs, &CancellationToken) -> Result<Fingerpri
 pub(crate) struct Class {
     schema: fn() -> Schema,
     run: Run,
+    declines: Option<Declines>,
     validate: Option<Validate>,
     fingerprint: Option<FingerprintOf>,
 }
@@ -34,7 +36,12 @@ pub(crate) struct Class {
 impl Class {
     /// A class whose result depends on its inputs alone.
     pub(crate) const fn new(schema: fn() -> Schema, run: Run) -> Self {
-        Self { schema, run, validate: None, fingerprint: None }
+        Self { schema, run, declines: None, validate: None, fingerprint: None }
+    }
+
+    /// Tells why another implementation should be taken with these widget values, where there is one.
+    pub(crate) const fn declines(self, declines: Declines) -> Self {
+        Self { declines: Some(declines), ..self }
     }
 
     /// Checks widget values beyond the schema.
@@ -63,6 +70,11 @@ impl Bound {
 impl Node for Bound {
     fn schema(&self) -> Schema {
         (self.class.schema)()
+    }
+
+    fn declines(&self, inputs: &Inputs) -> Option<String> {
+        let reason = self.class.declines.and_then(|declines| declines(&self.state, inputs))?;
+        Some(self.state.for_clients(reason).to_string())
     }
 
     fn validate(&self, inputs: &Inputs) -> std::result::Result<(), String> {

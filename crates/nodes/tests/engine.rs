@@ -380,6 +380,61 @@ fn a_checkpoint_is_of_use_without_an_autoencoder_that_is_known() {
     assert_eq!(sample(&bench, &model, &clip), sample(&bench, &wanted, &wanted_clip));
 }
 
+/// Why a class would rather be run by another process.
+fn declines(bench: &Bench, class: &str, widgets: &Json) -> Option<String> {
+    bench.catalog.get(class).unwrap().native().unwrap().declines(&inputs(widgets))
+}
+
+#[test]
+fn loaders_decline_files_that_the_engine_does_not_know() {
+    let base = tempfile::tempdir().unwrap();
+    let whole = comfyd_weights::StateDict::open(&models::folder().join("models/checkpoints/sd15.safetensors")).unwrap();
+    let weight = || whole.get("model.diffusion_model.out.0.weight").unwrap().clone();
+    let mut flux = comfyd_weights::StateDict::default();
+    flux.insert("double_blocks.0.img_attn.qkv.weight", weight());
+    let mut without = whole.with_prefix("model.", "model.");
+    without.insert("first_stage_model.strange.weight", weight());
+    for (folder, name, dict) in [
+        ("checkpoints", "flux", &flux),
+        ("diffusion_models", "flux", &flux),
+        ("text_encoders", "flux", &flux),
+        ("vae", "flux", &flux),
+        ("controlnet", "flux", &flux),
+        ("upscale_models", "flux", &flux),
+        ("loras", "flux", &flux),
+        ("checkpoints", "strange", &without),
+    ] {
+        let file = base.path().join(format!("models/{folder}/{name}.safetensors"));
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        comfyd_weights::write::write(&file, dict, &comfyd_weights::write::Options::default()).unwrap();
+    }
+    std::fs::write(base.path().join("models/loras/broken.safetensors"), b"no").unwrap();
+    let strange = Bench::with_models(base.path(), EngineOptions::default());
+    for (class, input) in [
+        ("CheckpointLoaderSimple", "ckpt_name"),
+        ("UNETLoader", "unet_name"),
+        ("VAELoader", "vae_name"),
+        ("ControlNetLoader", "control_net_name"),
+        ("UpscaleModelLoader", "model_name"),
+    ] {
+        let told = declines(&strange, class, &json!({input: "flux.safetensors"})).unwrap();
+        assert!(told.contains("flux.safetensors") && !told.contains(base.path().to_str().unwrap()), "{class}: {told}");
+        assert_eq!(declines(&strange, class, &json!({input: "none.safetensors"})), None, "{class}: a missing file is an error anywhere");
+        assert!(declines(&strange, class, &json!({})).is_some(), "{class}: a linked name is known too late");
+    }
+    let clip = |bench: &Bench, file: &str, of: &str| declines(bench, "CLIPLoader", &json!({"clip_name": file, "type": of}));
+    assert!(clip(&strange, "flux.safetensors", "stable_diffusion").is_some());
+    assert!(declines(&strange, "CheckpointLoaderSimple", &json!({"ckpt_name": "strange.safetensors"})).unwrap().contains("autoencoder"));
+    assert_eq!(declines(&strange, "LoraLoaderModelOnly", &json!({"lora_name": "flux.safetensors"})), None, "the model decides");
+    assert!(declines(&strange, "LoraLoader", &json!({"lora_name": "broken.safetensors"})).is_some());
+    assert_eq!(declines(&strange, "VAELoader", &json!({"vae_name": "pixel_space"})), None);
+    assert!(declines(&strange, "GLIGENLoader", &json!({})).is_some());
+
+    let known = bench();
+    assert_eq!(declines(&known, "CheckpointLoaderSimple", &json!({"ckpt_name": "sd15.safetensors"})), None);
+    assert_eq!(declines(&known, "KSampler", &json!({})), None);
+}
+
 #[test]
 fn embeddings_that_cannot_be_used_are_left_out_as_missing_ones() {
     let bench = bench();

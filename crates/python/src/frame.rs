@@ -1,7 +1,9 @@
 //! Frames between comfyd and a worker: `u32 length of JSON, u32 length of blob` (little endian), JSON, blob. Knows nothing of what messages
 //! mean but that tensors told under `p` lie in the blob.
 //!
-//! Of the worker's answers this side also takes `{"i": "digits"}` as an integer beyond 64 bits, which JSON readers round.
+//! Two forms of values beside those of the design: `{"i": "digits"}` is an integer beyond 64 bits, which readers of JSON round; and
+//! `{"p": …, "put": number}` is a value of this process that the worker keeps under that number until the prompt ends, so that
+//! `{"put": number}` is enough the next time.
 
 use std::io::{self, Read, Write};
 

@@ -222,6 +222,7 @@ impl Host for Shared {
     fn end(&self) {
         let Some(prompt) = self.change(|core| core.prompt.take()) else { return };
         prompt.objects.link.tell(Message::new("end"));
+        prompt.objects.forget_puts();
         if prompt.objects.link.running() > 0 {
             // What does not heed its end is interrupted, and at last killed.
             prompt.objects.link.interrupt();

@@ -290,8 +290,11 @@ impl Link {
         }
     }
 
-    /// Asks the process to end, and kills it after that time. Blocks.
+    /// Asks the process to end, and kills it after that time. One that boots hears nothing yet and is killed. Blocks.
     pub fn quit(&self, patience: Duration) {
+        if !self.state.lock().ready {
+            return self.kill("it was stopped");
+        }
         if let Some(mut writer) = self.writer.try_lock_for(GLANCE) {
             self.write(&mut writer, Message::new("quit"), None);
         }

@@ -13,6 +13,9 @@ use crate::portable;
 
 /// How long an object may take to come: it may lie on a busy device.
 const FETCH: Duration = Duration::from_secs(120);
+/// The largest object of this process of which a worker keeps a copy, and what it may keep in all.
+const MAX_KEPT: usize = 64 << 20;
+const MAX_KEPT_ALL: usize = 512 << 20;
 /// The type that says nothing.
 const ANY: &str = "*";
 
@@ -21,6 +24,16 @@ pub(crate) struct Objects {
     /// The connection to it.
     pub link: Arc<Link>,
     known: Mutex<Known>,
+    puts: Mutex<Puts>,
+}
+
+/// Objects of this process of which the worker keeps copies until the prompt ends, so that they go there once.
+#[derive(Default)]
+struct Puts {
+    /// By address, which nothing else can have while it is pointed to from here.
+    known: HashMap<usize, (u64, Weak<dyn Opaque>)>,
+    numbers: u64,
+    bytes: usize,
 }
 
 #[derive(Default)]
@@ -56,7 +69,7 @@ pub(crate) struct Remote {
 impl Objects {
     /// No objects yet.
     pub fn new(link: Arc<Link>) -> Arc<Self> {
-        Arc::new(Self { link, known: Mutex::default() })
+        Arc::new(Self { link, known: Mutex::default(), puts: Mutex::default() })
     }
 
     /// The object of that number: the same for the same number.
@@ -78,6 +91,41 @@ impl Objects {
         remote.name(declared);
         remote
     }
+
+    /// The number of the worker's copy of an object of this process, if it has one.
+    pub fn put(&self, object: &Arc<dyn Opaque>) -> Option<u64> {
+        let puts = self.puts.lock();
+        puts.known.get(&address(object)).filter(|(_, known)| known.strong_count() > 0).map(|(number, _)| *number)
+    }
+
+    /// A number for the copy that the worker is about to get; `None` where it is to keep none.
+    pub fn new_put(&self, object: &Arc<dyn Opaque>) -> Option<u64> {
+        let size = object.size_bytes();
+        let mut puts = self.puts.lock();
+        if size > MAX_KEPT || puts.bytes + size > MAX_KEPT_ALL {
+            return None;
+        }
+        puts.bytes += size;
+        puts.numbers += 1;
+        Some(puts.numbers)
+    }
+
+    /// The worker gets these, with the message that was made.
+    pub fn keep_puts(&self, made: Vec<(u64, Arc<dyn Opaque>)>) {
+        let mut puts = self.puts.lock();
+        puts.known.extend(made.into_iter().map(|(number, object)| (address(&object), (number, Arc::downgrade(&object)))));
+    }
+
+    /// The prompt is over, and with it the copies.
+    pub fn forget_puts(&self) {
+        let mut puts = self.puts.lock();
+        puts.known.clear();
+        puts.bytes = 0;
+    }
+}
+
+fn address(object: &Arc<dyn Opaque>) -> usize {
+    Arc::as_ptr(object).cast::<()>().addr()
 }
 
 impl Remote {

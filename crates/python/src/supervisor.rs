@@ -55,6 +55,7 @@ pub(crate) fn supervise(shared: &Arc<Shared>) {
         }
         shared.outlet.changed();
     }
+    shared.change(|core| core.state = State::Cold);
 }
 
 /// Waits until a process is to be started, and says so; false if none ever is again.

@@ -1,7 +1,6 @@
 //! Values of inputs and outputs as messages hold them: numbers and texts as themselves, objects of the worker by number, those of this
 //! process as what can cross.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use comfyd_node::{
@@ -21,8 +20,10 @@ enum Form {
     /// Written as it is.
     Plain(Value),
     Handle(u64),
-    /// A native object; a description and, in the message, its pieces.
-    Portable(Arc<Json>),
+    /// A native object; a description and, in the message, its pieces. With a number, the worker keeps it until the prompt ends.
+    Portable(Arc<Json>, Option<u64>),
+    /// One that it keeps.
+    Kept(u64),
     List(Vec<Form>),
 }
 
@@ -37,9 +38,8 @@ struct Outgoing<'a> {
     objects: Option<&'a Arc<Objects>>,
     pieces: Vec<Piece>,
     len: u64,
-    known: HashMap<*const (), Arc<Json>>,
-    /// Native values of objects of other processes, which must live as long as their addresses are known.
-    held: Vec<Arc<dyn Opaque>>,
+    /// What the worker is to keep from this message on.
+    puts: Vec<(u64, Arc<dyn Opaque>)>,
 }
 
 /// Adds a node's inputs to a message to the process of `objects`. Fails with [`Error::CannotCross`] where one cannot go there.
@@ -56,7 +56,10 @@ pub(crate) fn with_inputs(message: Message, arguments: &Arguments, objects: &Arc
         };
         inputs.push((name, given));
     }
-    Ok(message.field("inputs", &inputs).pieces(outgoing.pieces))
+    let message = message.field("inputs", &inputs).pieces(outgoing.pieces);
+    message.check().map_err(Error::Failed)?;
+    objects.keep_puts(outgoing.puts);
+    Ok(message)
 }
 
 /// Adds a node's constants, and its links without what came along them. Constants that are objects are left out.
@@ -74,7 +77,7 @@ pub(crate) fn with_constants(message: Message, arguments: &Arguments) -> Message
 
 impl<'a> Outgoing<'a> {
     fn new(objects: Option<&'a Arc<Objects>>) -> Self {
-        Self { objects, pieces: Vec::new(), len: 0, known: HashMap::new(), held: Vec::new() }
+        Self { objects, pieces: Vec::new(), len: 0, puts: Vec::new() }
     }
 
     fn form(&mut self, value: &Value) -> Result<Form> {
@@ -97,33 +100,28 @@ impl<'a> Outgoing<'a> {
             };
         }
         match object.localize()? {
-            Some(Value::Object(local)) => {
-                self.held.push(local.clone());
-                self.portable(&Value::Object(local), object)
-            }
+            Some(Value::Object(local)) => self.portable(&local, object),
             Some(plain) => self.form(&plain),
-            None => self.portable(value, object),
+            None => self.portable(object, object),
         }
     }
 
-    fn portable(&mut self, value: &Value, object: &Arc<dyn Opaque>) -> Result<Form> {
-        let address = match value {
-            Value::Object(local) => Arc::as_ptr(local).cast::<()>(),
-            _ => std::ptr::null(),
-        };
-        if let Some(known) = self.known.get(&address) {
-            return Ok(Form::Portable(known.clone()));
+    /// `local` is `object` as this process has it.
+    fn portable(&mut self, local: &Arc<dyn Opaque>, object: &Arc<dyn Opaque>) -> Result<Form> {
+        let Some(objects) = self.objects else { return Err(Error::msg("an object is no constant")) };
+        let same = |(_, known): &&(u64, Arc<dyn Opaque>)| Arc::ptr_eq(known, local);
+        if let Some(number) = objects.put(local).or_else(|| self.puts.iter().find(same).map(|(number, _)| *number)) {
+            return Ok(Form::Kept(number));
         }
-        let Some((description, pieces)) = portable::pack(value, self.len) else {
-            let place = self.objects.map(|objects| objects.link.name.as_str()).unwrap_or_default();
-            let (what, ty) = (object.describe(), object.type_name());
+        let Some((description, pieces)) = portable::pack(&Value::Object(local.clone()), self.len) else {
+            let (what, ty, place) = (object.describe(), object.type_name(), &objects.link.name);
             return Err(Error::CannotCross(format!("{what} of type {ty} cannot go to the Python worker '{place}'")));
         };
         self.len += pieces.iter().map(|piece| piece.bytes().len() as u64).sum::<u64>();
         self.pieces.extend(pieces);
-        let description = Arc::new(description);
-        self.known.insert(address, description.clone());
-        Ok(Form::Portable(description))
+        let number = objects.new_put(local);
+        self.puts.extend(number.map(|number| (number, local.clone())));
+        Ok(Form::Portable(Arc::new(description), number))
     }
 }
 
@@ -132,7 +130,14 @@ impl Serialize for Form {
         match self {
             Self::Plain(value) => plain(value, serializer),
             Self::Handle(handle) => one(serializer, "h", handle),
-            Self::Portable(description) => one(serializer, "p", description),
+            Self::Portable(description, None) => one(serializer, "p", description),
+            Self::Portable(description, Some(number)) => {
+                let mut map = serializer.serialize_map(Some(2))?;
+                map.serialize_entry("p", description)?;
+                map.serialize_entry("put", number)?;
+                map.end()
+            }
+            Self::Kept(number) => one(serializer, "put", number),
             Self::List(values) => one(serializer, "L", values),
         }
     }

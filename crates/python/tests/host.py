@@ -33,7 +33,11 @@ class Worker:
         self.lock, self.heard, self.gone, self.ready = threading.Lock(), threading.Condition(), threading.Event(), None
         threading.Thread(target=self._read, daemon=True).start()
         if start_s:
-            self.wait_ready(start_s)
+            try:
+                self.wait_ready(start_s)
+            except RuntimeError:
+                self.end()
+                raise
 
     def wait_ready(self, seconds):
         end = time.monotonic() + seconds

@@ -53,13 +53,14 @@ class Case(unittest.TestCase):
 
 class Values(Case):
     def test_scalars_stay_what_they_are(self):
-        for value in (1, 1.0, -0.0, 10 ** 30, True, None, "ä\U0001f600", ""):
+        for value in (1, 1.0, -0.0, 2 ** 63, -2 ** 63, True, None, "ä\U0001f600", ""):
             got = self.value("StubEcho", {"value": {"j": value}})
             self.assertEqual((type(got), got), (type(value), value))
         outputs = self.run_node("StubOdd")["outputs"]
-        self.assertEqual(outputs[:4], [[{"f": "inf"}], [1.0], ["own"], [2 ** 70]])
+        self.assertEqual(outputs[:4], [[{"f": "inf"}], [1.0], ["own"], [{"i": str(2 ** 70)}]])
         self.assertEqual((outputs[4][0]["k"], type(outputs[1][0])), ("list", float))
-        self.assertEqual(self.value("StubEcho", {"value": {"f": "nan"}}), {"f": "nan"})
+        for told in ({"f": "nan"}, {"i": str(10 ** 30)}):
+            self.assertEqual(self.value("StubEcho", {"value": told}), told)
 
     def test_an_object_keeps_its_number_and_lives_until_it_is_released(self):
         before = self.value("StubAlive", node="2")
@@ -104,6 +105,14 @@ class Values(Case):
         self.assertEqual(self.value("StubTensorSum", {"image": link("1", 0, put)}, blob=blob), 21.0)
         large = {"p": {"tensors": {"": {"dtype": "float32", "shape": [1, 300, 300, 3], "at": 0, "len": 1080000}}, "meta": {}}}
         self.assertEqual(self.value("StubTensorSum", {"image": link("1", 0, large)}, blob=struct.pack("<f", 1) * 270000), 270000.0)
+
+    def test_memory_in_which_a_tensor_lies_is_not_used_again(self):
+        part = {"dtype": "float32", "shape": [100000], "at": 0, "len": 400000}
+        kept = [self.value("StubEcho", {"value": link("1", 0, {"p": {"tensors": {"": part}, "meta": {}}})},
+                           blob=struct.pack("<f", number) * 100000) for number in range(5)]
+        for number, value in enumerate(kept):
+            self.assertEqual(self.worker.ask("fetch", h=value["h"])["blob"][-4:], struct.pack("<f", number))
+        self.worker.ask("ping", release=[value["h"] for value in kept])
 
     def test_a_latent_crosses_with_what_it_says(self):
         made = self.value("StubLatent", {"length": 3})
@@ -694,9 +703,9 @@ class Real(unittest.TestCase):
         self.assertEqual(shown["ui"], {"text": ["seen"]})
 
     def test_dynamic_inputs(self):
-        if not self.worker.ready["versions"]["comfyui"].startswith("0.33"):
+        manifest = self.worker.ask("describe", classes=["RealDynamic"])["classes"].get("RealDynamic")
+        if manifest is None:
             self.skipTest("this ComfyUI has none")
-        manifest = self.worker.ask("describe", classes=["RealDynamic"])["classes"]["RealDynamic"]
         self.assertTrue(manifest["open"] and manifest["dynamic"])
         inputs = {"numbers.number0": 1, "numbers.number1": link("1", 0, 2)}
         self.assertEqual(json.loads(self.value("RealDynamic", inputs)), {"number0": 1, "number1": 2})

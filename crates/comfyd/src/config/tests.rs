@@ -278,7 +278,7 @@ fn environments_and_preferences_are_read_from_the_file() {
         ("comfyui = \"/c\"\n[[python.env]]\nname = \"a\"\npack = []", "unknown field `pack`"),
         ("comfyui = \"/c\"\n[python.prefer]\nKSampler = \"gpu\"", "`gpu` is neither native, python nor an environment"),
         ("[[python.env]]\nname = \"a\"", "the table `python` of the configuration file is about ComfyUI's process"),
-        ("comfyui = \"/c\"\npython = 3.5\n[python.env]", "duplicate key"),
+        ("comfyui = \"/c\"\npython = 3.5\n[python.env]", "TOML parse error"),
     ] {
         let (_folder, path) = file(content);
         let message = refusal(&["serve", "--config", &path], &[]);

@@ -70,7 +70,7 @@ fn shown(catalog: &Catalog, nodes: &Map<String, Json>, placement: &Placement) ->
 
 fn placed(text: &str, placing: &Placing) -> String {
     let (catalog, nodes) = (catalog(), nodes(text));
-    let outputs: Vec<String> = nodes.keys().last().cloned().into_iter().collect();
+    let outputs: Vec<String> = nodes.keys().next_back().cloned().into_iter().collect();
     match place(&catalog, &nodes, &outputs, placing, None) {
         Ok(placement) => shown(&catalog, &nodes, &placement),
         Err(unplaceable) => unplaceable.to_string(),
@@ -270,10 +270,10 @@ proptest! {
                     let entry = placement.entry(&catalog, &format!("n{node}"), &format!("C{}", class(node))).unwrap();
                     HOSTS.iter().position(|name| *name == entry.host().map_or("", |host| if host.name() == "other" { "other" } else { "default" })).unwrap()
                 };
-                for node in 0..graph.len() {
-                    let common = common(component[node]);
+                for (node, joined) in component.iter().enumerate() {
+                    let common = common(*joined);
                     prop_assert!(common & (1 << host(node)) != 0, "n{} runs where it cannot", node);
-                    prop_assert_eq!(host(node), host(component[node]), "n{} is apart from what it is joined to", node);
+                    prop_assert_eq!(host(node), host(*joined), "n{} is apart from what it is joined to", node);
                     let native = if python { common == 1 } else { common & 1 != 0 };
                     prop_assert_eq!(host(node) == 0, native);
                 }

@@ -645,7 +645,8 @@ fn hosted_catalog() -> Catalog {
     let mut parts = Input::combo("parts", ["p"]).optional();
     parts.kind = InputKind::Combo(Choices::Parts(choices.into()));
     let several = Input::combo("several", ["x", "y"]).option("multiselect", true).optional();
-    let grown = Input::link("grown", "COMFY_AUTOGROW_V3");
+    let template = json!({"input": {"required": {"image": ["IMAGE", {}]}}, "prefix": "image", "min": 1, "max": 3});
+    let grown = Input::link("grown", "COMFY_AUTOGROW_V3").option("template", template);
     let schema = Schema::new("Newer").input(accepting).input(several).input(parts).input(grown).output_node().schema_generation();
     there(&mut catalog, "default", schema, Hosted::default(), anything);
     let info = json!({"output": [["x", "y"], "COMBO"]});
@@ -703,6 +704,11 @@ fn types_and_choices_of_other_processes_are_checked_as_they_compare_them() {
         inputs.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         one("Newer", inputs)
     };
+    assert_eq!(
+        newer(json!({"grown.image1": ["m", 0]}))[0],
+        "1 return_type_mismatch grown.image1, received_type(MASK) mismatch input_type(IMAGE)"
+    );
+    assert_eq!(one("Newer", json!({"a": ["m", 0]})), ["1 required_input_missing grown.image0"]);
     assert!(newer(json!({})).is_empty(), "a type that it accepts, and an input that stands for others");
     assert!(newer(json!({"several": {"__value__": ["x", "y"]}, "parts": 1})).is_empty());
     assert_eq!(

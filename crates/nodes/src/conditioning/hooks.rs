@@ -7,6 +7,8 @@ use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inpu
 use serde_json::Value as Json;
 
 use crate::class::{Call, Class, unknown_choice};
+use crate::loaders::adapters::declines_lora;
+use crate::loaders::checkpoint::declines_checkpoint;
 use crate::loaders::files::{files_fingerprint, model_file};
 use crate::services::State;
 
@@ -28,6 +30,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         lora,
     )
+    .declines(declines_lora)
     .fingerprint(lora_fingerprint),
     Class::new(
         || {
@@ -40,6 +43,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         lora,
     )
+    .declines(declines_lora)
     .fingerprint(lora_fingerprint),
     Class::new(
         || {
@@ -53,6 +57,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         model_as_lora,
     )
+    .declines(declines_checkpoint)
     .fingerprint(model_fingerprint),
     Class::new(
         || {
@@ -65,6 +70,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         model_as_lora,
     )
+    .declines(declines_checkpoint)
     .fingerprint(model_fingerprint),
     Class::new(
         || {

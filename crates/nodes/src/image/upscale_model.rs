@@ -5,7 +5,7 @@ use comfyd_node::{CancellationToken, FileSource, Fingerprint, Input, Inputs, Nod
 
 use crate::class::{Call, Class};
 use crate::latent::vae::first_channels;
-use crate::loaders::files::{files_fingerprint, model_file};
+use crate::loaders::files::{declined, files_fingerprint, model_file};
 use crate::services::State;
 use crate::tensors;
 
@@ -26,6 +26,9 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         load,
     )
+    .declines(|state, inputs| {
+        declined(state, inputs, &[("upscale_models", "model_name")], |engine, paths| engine.load_upscale_model(paths[0]))
+    })
     .fingerprint(fingerprint),
     Class::new(
         || {

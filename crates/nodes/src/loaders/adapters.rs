@@ -4,10 +4,11 @@ use std::path::PathBuf;
 
 use comfyd_engine::{Clip, ControlNet, Model};
 use comfyd_models::controlnet::UNION_TYPES;
-use comfyd_node::{CancellationToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_weights::StateDict;
 
 use crate::class::{Call, Class, unknown_choice};
-use crate::loaders::files::{files_fingerprint, model_file};
+use crate::loaders::files::{declined, files_fingerprint, model_file};
 use crate::services::State;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -41,6 +42,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         lora,
     )
+    .declines(declines_lora)
     .fingerprint(lora_fingerprint),
     Class::new(
         || {
@@ -61,6 +63,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         lora_model_only,
     )
+    .declines(declines_lora)
     .fingerprint(lora_fingerprint),
     Class::new(
         || {
@@ -73,6 +76,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         control_net,
     )
+    .declines(declines_control_net)
     .fingerprint(control_net_fingerprint),
     Class::new(
         || {
@@ -86,6 +90,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         diff_control_net,
     )
+    .declines(declines_control_net)
     .fingerprint(control_net_fingerprint),
     Class::new(
         || {
@@ -150,6 +155,15 @@ fn union_type(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn lora_file(call: &Call<'_, '_>) -> Result<PathBuf> {
     model_file(call.state, "loras", call.text("lora_name")?)
+}
+
+/// What a LoRA changes is told by the model, which declines on its own: here it is only whether the file can be read.
+pub(crate) fn declines_lora(state: &State, inputs: &Inputs) -> Option<Error> {
+    declined(state, inputs, &[("loras", "lora_name")], |_, paths| Ok(StateDict::open(paths[0])?))
+}
+
+fn declines_control_net(state: &State, inputs: &Inputs) -> Option<Error> {
+    declined(state, inputs, &[("controlnet", "control_net_name")], |engine, paths| engine.load_controlnet(paths[0], None))
 }
 
 fn lora_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {

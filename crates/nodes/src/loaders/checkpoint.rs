@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 
 use comfyd_engine::{Checkpoint, SD_LATENTS, SDXL_LATENTS};
 use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema, Value};
+use comfyd_weights::StateDict;
 
 use crate::class::{Call, Class};
-use crate::loaders::files::{contents, files_fingerprint, model_file};
+use crate::loaders::files::{contents, declined, files_fingerprint, model_file};
 use crate::services::State;
 
 /// The reference's old configuration files. Everything that they tell is told from the checkpoint, except the CLIP layer.
@@ -34,6 +35,11 @@ const DENOISER_FILES: [&str; 3] =
 /// The files of a text encoder in that layout.
 const ENCODER_FILES: [&str; 4] = ["model.fp16.safetensors", "model.safetensors", "pytorch_model.fp16.bin", "pytorch_model.bin"];
 
+/// Types of models that use CLIP encoders in another way. The other types take the same encoders, or encoders that are told from the file to be
+/// unknown.
+const SINGLE_UNSUPPORTED: [&str; 3] = ["stable_cascade", "sd3", "hidream"];
+const DUAL_UNSUPPORTED: [&str; 5] = ["sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"];
+
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
@@ -41,7 +47,8 @@ pub(crate) const CLASSES: &[Class] = &[
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())).tooltip("The file in the folder checkpoints.")).output("MODEL").output("CLIP").output("VAE")
         },
         checkpoint,
-    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
+    ).declines(declines_checkpoint)
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
             Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("advanced/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.")
@@ -49,7 +56,8 @@ pub(crate) const CLASSES: &[Class] = &[
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into()))).output("MODEL").output("CLIP").output("VAE")
         },
         checkpoint_with_config,
-    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
+    ).declines(declines_checkpoint)
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
             Schema::new("DiffusersLoader")
@@ -61,7 +69,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("VAE")
         },
         diffusers,
-    ).fingerprint(diffusers_fingerprint),
+    ).declines(declines_diffusers).fingerprint(diffusers_fingerprint),
     Class::new(
         || {
             Schema::new("UNETLoader")
@@ -73,7 +81,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("MODEL")
         },
         unet,
-    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("diffusion_models", "unet_name")])),
+    ).declines(|state, inputs| declined(state, inputs, &[("diffusion_models", "unet_name")], |engine, paths| engine.load_unet(paths[0], "default")))
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("diffusion_models", "unet_name")])),
     Class::new(
         || {
             Schema::new("CLIPLoader")
@@ -106,7 +115,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CLIP")
         },
         clip,
-    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name")])),
+    ).declines(|state, inputs| declines_clip(state, inputs, &[("text_encoders", "clip_name")], &SINGLE_UNSUPPORTED))
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name")])),
     Class::new(
         || {
             Schema::new("DualCLIPLoader")
@@ -119,7 +129,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CLIP")
         },
         dual_clip,
-    ).fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name1"), ("text_encoders", "clip_name2")])),
+    ).declines(|state, inputs| declines_clip(state, inputs, &[("text_encoders", "clip_name1"), ("text_encoders", "clip_name2")], &DUAL_UNSUPPORTED))
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name1"), ("text_encoders", "clip_name2")])),
     Class::new(
         || {
             Schema::new("VAELoader")
@@ -130,8 +141,40 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("VAE")
         },
         vae,
-    ).fingerprint(vae_fingerprint),
+    ).declines(declines_vae).fingerprint(vae_fingerprint),
 ];
+
+pub(crate) fn declines_checkpoint(state: &State, inputs: &Inputs) -> Option<Error> {
+    declined(state, inputs, &[("checkpoints", "ckpt_name")], |engine, paths| {
+        let loaded = engine.load_checkpoint(paths[0])?;
+        // It is of use without, but another implementation may know it.
+        if loaded.vae.is_none() && StateDict::open(paths[0])?.has_prefix("first_stage_model.") {
+            return Err(comfyd_engine::Error::msg("its autoencoder is of no known kind"));
+        }
+        Ok(())
+    })
+}
+
+fn declines_clip(state: &State, inputs: &Inputs, files: &[(&str, &str)], unsupported: &[&str]) -> Option<Error> {
+    // A linked type is looked at when the node runs, which is too late.
+    check_type(inputs, unsupported).err().or_else(|| declined(state, inputs, files, |engine, paths| engine.load_clip(paths)))
+}
+
+fn declines_vae(state: &State, inputs: &Inputs) -> Option<Error> {
+    match inputs.text("vae_name") {
+        Ok(name) if name == "pixel_space" || TINY.contains(&name) => None,
+        Ok(_) | Err(_) => declined(state, inputs, &[("vae", "vae_name")], |engine, paths| engine.load_vae(paths[0])),
+    }
+}
+
+fn declines_diffusers(state: &State, inputs: &Inputs) -> Option<Error> {
+    let files = DiffusersFiles::find(state, inputs.text("model_path").ok()?).ok()?;
+    let engine = &state.services.engine;
+    let encoders: Vec<&Path> = files.encoders.iter().map(PathBuf::as_path).collect();
+    let loaded =
+        engine.load_clip(&encoders).and_then(|_| engine.load_vae(&files.vae)).and_then(|_| engine.load_unet(&files.unet, "default"));
+    loaded.err().map(Error::from)
+}
 
 fn checkpoint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
@@ -186,8 +229,7 @@ fn unet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let path = model_file(call.state, "text_encoders", call.text("clip_name")?)?;
-    // The other types take the same encoders, or encoders that are told from the file to be unknown.
-    check_type(call, &["stable_cascade", "sd3", "hidream"])?;
+    check_type(call.inputs, &SINGLE_UNSUPPORTED)?;
     let clip = call.engine().load_clip(&[&path])?;
     Ok(NodeOutput::one(Value::object(clip)))
 }
@@ -195,14 +237,14 @@ fn clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn dual_clip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let first = model_file(call.state, "text_encoders", call.text("clip_name1")?)?;
     let second = model_file(call.state, "text_encoders", call.text("clip_name2")?)?;
-    check_type(call, &["sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"])?;
+    check_type(call.inputs, &DUAL_UNSUPPORTED)?;
     let clip = call.engine().load_clip(&[&first, &second])?;
     Ok(NodeOutput::one(Value::object(clip)))
 }
 
 /// Fails if CLIP encoders are used in another way by models of the chosen type.
-fn check_type(call: &Call<'_, '_>, unsupported: &[&str]) -> Result<()> {
-    let chosen = call.text("type")?;
+fn check_type(inputs: &Inputs, unsupported: &[&str]) -> Result<()> {
+    let chosen = inputs.text("type")?;
     if unsupported.contains(&chosen) {
         return Err(Error::msg(format!("text encoders of the type '{chosen}' are not supported; take stable_diffusion or sdxl")));
     }

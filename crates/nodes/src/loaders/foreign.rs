@@ -21,6 +21,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         without_text,
     )
+    .declines(|_, _| Some(Error::msg("it loads no vision encoders")))
     .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
@@ -32,7 +33,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("STYLE_MODEL")
         },
         |_| Err(Error::msg("style models are not supported; take the node out of the workflow")),
-    ),
+    )
+    .declines(|_, _| Some(Error::msg("it loads no style models"))),
     Class::new(
         || {
             Schema::new("GLIGENLoader")
@@ -46,7 +48,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 "GLIGEN models are not supported; take the node out of the workflow, areas and masks of conditionings do similar",
             ))
         },
-    ),
+    )
+    .declines(|_, _| Some(Error::msg("it loads no GLIGEN models"))),
 ];
 
 fn without_text(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -1,7 +1,7 @@
 //! The nodes of the menu `loaders`.
 
-mod adapters;
-mod checkpoint;
+pub(crate) mod adapters;
+pub(crate) mod checkpoint;
 pub(crate) mod files;
 mod foreign;
 

@@ -339,3 +339,27 @@ fn nodes_report() {
     let request = rig.worker.on_prompt(json!({"prompt": {}, "extra_data": {"stub_handler": 1}})).unwrap();
     assert_eq!(request["extra_data"]["stub"], json!(true));
 }
+
+#[test]
+fn a_native_value_goes_there_once_a_prompt() {
+    if !python() {
+        return;
+    }
+    let rig = rig();
+    let image = Value::object(Image::solid(1, 2, 2, 0x0080_8080));
+    let there = || match rig.value("StubEcho", &[("value", link([image.clone()]))]).unwrap() {
+        Value::Object(there) => there,
+        other => panic!("{other:?}"),
+    };
+    rig.begin().unwrap();
+    let (first, second) = (there(), there());
+    assert!(Arc::ptr_eq(&first, &second), "the same object there, too");
+    let both = values(&rig.run("StubEcho", &[("value", link([image.clone(), image.clone()]))]).unwrap());
+    assert_eq!(both[0].len(), 2);
+    rig.worker.host().end();
+    rig.begin().unwrap();
+    let third = there();
+    assert!(!Arc::ptr_eq(&first, &third), "another prompt has a copy of its own");
+    assert_eq!(third.localize().unwrap().unwrap().downcast::<Image>(), image.downcast::<Image>());
+    rig.worker.host().end();
+}

@@ -11,10 +11,13 @@ HEAD = struct.Struct("<II")
 TEXT_MAX = 64 << 20
 # Up to here a frame is joined and leaves in one call, which an exception that is thrown into the calling thread cannot tear apart.
 JOIN_MAX = 8 << 20
-BUFFER = 4 << 20
+BUFFER = 256 << 10
 WHOLE = getattr(socket, "MSG_WAITALL", 0)
 
+POOL_MAX = 32 << 20
+
 _lock = threading.Lock()
+_pool = []
 _socket = None
 
 
@@ -102,13 +105,27 @@ def event(kind, blobs=(), /, **fields):
     send_text(encoded, blobs)
 
 
+def _memory(size):
+    """Room for so many bytes. Memory that was used before is quicker than new one, and the blobs of pictures are of few sizes: the last
+    two are used again once no tensor lies in them any more, which Python tells by letting them grow."""
+    for memory in _pool:
+        if len(memory) == size:
+            try:
+                memory.append(0)
+            except BufferError:
+                continue
+            memory.pop()
+            return memory
+    memory = bytearray(size + 1)                           # so that growing by one needs no new memory
+    memory.pop()
+    if 1 << 16 < size <= POOL_MAX:
+        _pool.append(memory)
+        del _pool[:-2]
+    return memory
+
+
 def _exactly(size):
-    """So many bytes. Large ones go into memory of torch's, which does not zero it first and lends it to tensors."""
-    torch = sys.modules.get("torch")
-    if size > 1 << 16 and hasattr(torch, "empty"):
-        view = memoryview(torch.empty(size, dtype=torch.uint8).numpy()).cast("B")
-    else:
-        view = memoryview(bytearray(size))
+    view = memoryview(_memory(size))
     got = 0
     while got < size:
         count = _socket.recv_into(view[got:], 0, WHOLE)
@@ -128,7 +145,7 @@ def receive():
         encoded, blob = bytes(_exactly(length)), _exactly(size) if size else b""
     except OSError:
         os._exit(0)
-    except (MemoryError, RuntimeError) as error:           # the latter is torch's
+    except MemoryError as error:
         print(f"comfyd: there is no memory for a frame: {error}", file=sys.stderr)
         os._exit(1)
     try:

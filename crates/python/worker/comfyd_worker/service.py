@@ -79,6 +79,7 @@ def _handle(message, blob):
     elif operation == "raise":
         executor.EXECUTOR.throw()
     elif operation == "end":
+        values.PUT.clear()                                 # here, in the order of messages: the next prompt's may come before the end is done
         executor.EXECUTOR.end()
     elif operation == "quit":
         os._exit(0)

@@ -65,6 +65,7 @@ class Objects:
 
 
 OBJECTS = Objects()
+PUT = {}                            # comfyd's own values by comfyd's own numbers, until the prompt ends: each comes once
 
 
 def unsaid(told):
@@ -141,14 +142,21 @@ def decode(told, blob):
         return told["j"]
     if "f" in told:
         return float(told["f"])
+    if "i" in told:
+        return int(told["i"])
     if "L" in told:
         return [decode(item, blob) for item in told["L"]]
     if "p" in told:
-        return unpack(told["p"], blob)
+        value = unpack(told["p"], blob)
+        if "put" in told:
+            PUT[told["put"]] = value
+        return value
+    if "put" in told:
+        return PUT[told["put"]]
     if "b" in told:
         from comfy_execution.graph_utils import ExecutionBlocker
         return ExecutionBlocker(told["b"])
-    raise ValueError(f"a value has one of the forms h, j, f, L, p and b, not {sorted(told)}")
+    raise ValueError(f"a value has one of the forms h, j, f, i, L, p, put and b, not {sorted(told)}")
 
 
 def _named(torch, name):
@@ -169,7 +177,7 @@ def unpack(told, blob):
         if length == 0:
             parts[name] = torch.empty(shape, dtype=dtype)
             continue
-        memory = memoryview(blob)[at:at + length]
+        memory = memoryview(blob)[at:at + length]          # its memory is not used again while this view lives, which torch holds
         if at % 16:
             memory = memoryview(bytearray(memory))         # torch wants its numbers at whole multiples of their size
         parts[name] = torch.frombuffer(memory, dtype=dtype).reshape(shape)
