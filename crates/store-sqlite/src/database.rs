@@ -468,14 +468,13 @@ pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
 }
 
 /// SQLite takes one failure of the system for a full disk. A quota that is used up and a limit on the size of files are no different for
-/// whoever writes.
-pub(crate) fn with_cause(connection: &Connection, error: rusqlite::Error) -> rusqlite::Error {
+/// whoever writes. To be called right after the failure: the system tells of its last one only.
+pub(crate) fn with_cause(error: rusqlite::Error) -> rusqlite::Error {
+    let cause = io::Error::last_os_error().kind();
     if error.sqlite_error().map(|error| error.extended_code) != Some(rusqlite::ffi::SQLITE_IOERR_WRITE) {
         return error;
     }
-    // SAFETY: the handle is that of an open connection, which outlives the call, and the call only reads a number from it.
-    let cause = unsafe { rusqlite::ffi::sqlite3_system_errno(connection.handle()) };
-    match io::Error::from_raw_os_error(cause).kind() {
+    match cause {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
             rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)
         }

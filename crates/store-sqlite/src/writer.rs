@@ -345,7 +345,7 @@ impl Writer {
                 Ok(answers)
             }
             Err(error) => {
-                let error = with_cause(&self.connection, error);
+                let error = with_cause(error);
                 self.roll_back();
                 self.state = self.shared.state.lock().clone();
                 self.changes.clear();
