@@ -71,6 +71,8 @@ pub(crate) fn executor(config: &Config, beside: &Arc<Beside>, engine: &Engine, f
     let executor =
         Executor::new(beside.catalog().clone(), executor_options(config)).with_files(Arc::clone(folders) as Arc<dyn OptionSource>);
     let Some(python) = &config.python else { return executor };
+    let learning = Arc::clone(beside);
+    let executor = executor.with_learning(Arc::new(move |cancel| learning.learn(cancel)));
     // On the processor both use the machine's memory, of which there is enough or not whoever holds it.
     let exclusive = python.memory.map_or(engine.device_name().starts_with("cuda"), |memory| memory == config::DeviceMemory::Exclusive);
     if exclusive { executor.with_before(turns(beside, engine)) } else { executor }

@@ -3,9 +3,11 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::time::Duration;
 
 use comfyd_folders::{AddedFolder, Folders};
-use comfyd_node::{Catalog, Entry, SharedCatalog};
+use comfyd_node::{CancellationToken, Catalog, Entry, SharedCatalog};
 use comfyd_python::{Outlet, Patience, Settings, State, Worker};
 use comfyd_server::{Installation, Stage};
 use indexmap::IndexMap;
@@ -13,6 +15,9 @@ use parking_lot::Mutex;
 use serde_json::Value as Json;
 
 use crate::config::{Config, DEFAULT_ENVIRONMENT, Device, Environment, Network, Placement, PreviewMethod, Python, Verbosity};
+
+/// How often it is looked whether a prompt that waits was cancelled.
+const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
 /// All workers, and the catalog that changes with them.
 pub(crate) struct Beside {
@@ -103,6 +108,28 @@ impl Beside {
         for worker in &self.workers {
             worker.host().free(unload_models, free_memory);
         }
+    }
+
+    /// Waits until the classes of all workers are known, or until the prompt that wants them is cancelled.
+    pub(crate) fn learn(&self, cancel: &CancellationToken) {
+        for worker in self.workers.iter().filter(|worker| worker.manifest().is_none()) {
+            let (done, known) = mpsc::channel();
+            let waiting = worker.clone();
+            let started = std::thread::Builder::new().name("classes".to_owned()).spawn(move || {
+                // Nobody listens any more where the prompt was cancelled.
+                let _ = done.send(waiting.known());
+            });
+            if let Err(error) = started {
+                tracing::error!(%error, "no thread can wait for ComfyUI's process");
+                continue;
+            }
+            while matches!(known.recv_timeout(CANCEL_CHECK), Err(RecvTimeoutError::Timeout)) {
+                if cancel.is_cancelled() {
+                    return;
+                }
+            }
+        }
+        self.rebuild();
     }
 
     /// Makes the catalog anew if a worker says something else of itself than when it was made.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use comfyd_engine::Engine;
 use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
-use comfyd_jobs::{JobStore, OnRestart, WorkerId};
+use comfyd_jobs::{JobStore, OnRestart, Recovered, WorkerId};
 use comfyd_python::Outlet;
 use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
@@ -94,39 +94,9 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         .collect();
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let on_restart = match config.on_restart {
-        config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
-        config::OnRestart::Fail => OnRestart::Fail,
-    };
     let worker_id = WorkerId::new(&engine.device_name());
-    let recovered = runtime.block_on(store.recover(&worker_id, on_restart))?;
-    if recovered != comfyd_jobs::Recovered::default() {
-        tracing::info!(
-            pending = recovered.pending,
-            rerun = recovered.rerun,
-            failed = recovered.failed,
-            "prompts of the last run were found"
-        );
-    }
-    let defaults = Options::default();
-    let options = Options {
-        shape: match config.api_shape {
-            config::ApiShape::Wire => ApiShape::Wire,
-            config::ApiShape::Documented => ApiShape::Documented,
-        },
-        front_end,
-        listen: config.listen.clone(),
-        allow_hosts: config.allow_hosts.clone(),
-        allow_origins: config.allow_origins.clone(),
-        max_upload_bytes: config.max_upload_bytes,
-        multi_user: config.multi_user,
-        preview_size: config.preview_size,
-        placing: assemble::placing(&config),
-        download_hosts: config.download_hosts.clone(),
-        secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
-        argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
-        ..defaults
-    };
+    runtime.block_on(recover(&config, &*store, &worker_id))?;
+    let options = server_options(&config, front_end);
     let hub = Hub::new(options.ws_queue, options.preview_size);
     mouth.speak_to(hub.clone());
     let executor = assemble::executor(&config, &beside, &engine, &folders);
@@ -197,6 +167,41 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     drop(sqlite);
     empty(folders.directory(comfyd_folders::Kind::Temp));
     ended
+}
+
+/// Deals with the prompts that the last run left.
+async fn recover(config: &Config, store: &dyn JobStore, worker: &WorkerId) -> Result<(), Failure> {
+    let on_restart = match config.on_restart {
+        config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
+        config::OnRestart::Fail => OnRestart::Fail,
+    };
+    let Recovered { pending, rerun, failed } = store.recover(worker, on_restart).await?;
+    if (pending, rerun, failed) != (0, 0, 0) {
+        tracing::info!(pending, rerun, failed, "prompts of the last run were found");
+    }
+    Ok(())
+}
+
+fn server_options(config: &Config, front_end: FrontEnd) -> Options {
+    let defaults = Options::default();
+    Options {
+        shape: match config.api_shape {
+            config::ApiShape::Wire => ApiShape::Wire,
+            config::ApiShape::Documented => ApiShape::Documented,
+        },
+        front_end,
+        listen: config.listen.clone(),
+        allow_hosts: config.allow_hosts.clone(),
+        allow_origins: config.allow_origins.clone(),
+        max_upload_bytes: config.max_upload_bytes,
+        multi_user: config.multi_user,
+        preview_size: config.preview_size,
+        placing: assemble::placing(config),
+        download_hosts: config.download_hosts.clone(),
+        secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
+        argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        ..defaults
+    }
 }
 
 /// The store, closed when the server ends in whichever way: others still hold it then.

@@ -268,7 +268,10 @@ async fn a_limit_on_the_size_of_files_ends_prompts_and_not_the_server() {
         }
     }
     let (status, answer) = refused.expect("more was written than may be");
-    assert!([500, 507].contains(&status), "{answer}");
+    assert_eq!(status, 507, "{answer}");
     assert!(answer["error"]["message"].as_str().unwrap().contains("job store"), "{answer}");
     server.get("/queue").await;
+    let (status, answer) = server.post("/userdata/large.json", &json!("x".repeat(3 << 20))).await;
+    assert_eq!((status, &answer["error"]["type"]), (507, &json!("disk_full")), "{answer}");
+    assert_eq!(fs::read_dir(server.base.path().join("user/default")).unwrap().count(), 0, "nothing half");
 }

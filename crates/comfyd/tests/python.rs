@@ -165,6 +165,26 @@ async fn a_kept_manifest_answers_before_python_is_up() {
 }
 
 #[tokio::test]
+async fn prompts_that_wait_at_a_restart_run_though_nothing_is_known_of_their_classes_any_more() {
+    let server = start(&[]).await;
+    submit(
+        &server,
+        json!({"1": node("StubSleep", json!({"seconds": 60.0, "value": 1})), "2": node("StubOutput", json!({"value": ["1", 0]}))}),
+    )
+    .await;
+    let waiting = submit(&server, sum(5, 6)).await;
+    eventually("a prompt runs", async || server.get("/queue").await["queue_running"].as_array().unwrap().len() == 1).await;
+    let base = server.kill();
+    for entry in std::fs::read_dir(base.path().join("user")).unwrap().flatten() {
+        if entry.file_name().to_string_lossy().starts_with("python-") {
+            std::fs::remove_file(entry.path()).unwrap();
+        }
+    }
+    let server = start_in(base, &["--on-restart", "fail", "--python-start", "lazy"]).await;
+    assert_eq!(server.finished(&waiting).await["outputs"]["2"], json!({"text": ["11"]}));
+}
+
+#[tokio::test]
 async fn a_process_that_dies_fails_its_prompt_alone_and_ends_with_the_server() {
     let server = start(&[]).await;
     run(&server, sum(1, 1)).await;

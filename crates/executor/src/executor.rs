@@ -20,12 +20,16 @@ use crate::stop::{Failed, Halt, Stop};
 /// What is told of a failure besides its message when a device's memory ran out.
 const OUT_OF_MEMORY: &str = "The device has too little memory for this: make the batch or the picture smaller, or use fewer models.";
 
+/// Waits until more classes are known, or until the prompt is cancelled.
+pub type Learn = dyn Fn(&CancellationToken) + Send + Sync;
+
 /// Runs prompts, one at a time, and keeps results between them. Belongs to one device thread.
 pub struct Executor {
     catalog: SharedCatalog,
     options: ExecutorOptions,
     files: Option<Arc<dyn OptionSource>>,
     before: Option<Arc<BeforeNode>>,
+    learn: Option<Arc<Learn>>,
     cache: Cache,
 }
 
@@ -33,7 +37,7 @@ impl Executor {
     /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog: catalog.into(), options, files: None, before: None, cache }
+        Self { catalog: catalog.into(), options, files: None, before: None, learn: None, cache }
     }
 
     /// The same with the files that combos list: a node whose file this process does not list may run in another one that does.
@@ -44,6 +48,24 @@ impl Executor {
     /// The same with something to do on the device thread before each node.
     pub fn with_before(self, before: Arc<BeforeNode>) -> Self {
         Self { before: Some(before), ..self }
+    }
+
+    /// The same with somebody to ask for classes that a prompt names and the catalog lacks: the process that has them may never have started.
+    pub fn with_learning(self, learn: Arc<Learn>) -> Self {
+        Self { learn: Some(learn), ..self }
+    }
+
+    /// The catalog for a prompt.
+    fn catalog_for(&self, prompt: &Json, cancel: &CancellationToken) -> Arc<Catalog> {
+        let catalog = self.catalog.current();
+        let lacks = |node: &Json| node.get("class_type").and_then(Json::as_str).is_some_and(|class| catalog.get(class).is_none());
+        match &self.learn {
+            Some(learn) if prompt.as_object().into_iter().flatten().any(|(_, node)| lacks(node)) => {
+                learn(cancel);
+                self.catalog.current()
+            }
+            Some(_) | None => catalog,
+        }
     }
 
     /// Runs a job to its end. Never fails: what goes wrong, panics of nodes included, is in the outcome.
@@ -77,7 +99,7 @@ impl Executor {
     /// Runs a job; where a value could not cross to another host, once more, with its nodes where the other hosts have them. What ran before
     /// is cached then.
     fn attempt(&mut self, job: &Job, progress: &Progress, mut hosts: Hosts<'_>, tell_cached: &mut dyn FnMut(Vec<Arc<str>>)) -> Ended {
-        let catalog = self.catalog.current();
+        let catalog = self.catalog_for(&hosts.hidden.prompt, hosts.cancel);
         let (files, before) = (self.files.as_deref(), self.before.as_deref());
         let places = Places { placing: self.options.placing.clone(), files, before };
         let (placement, graph) = match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {

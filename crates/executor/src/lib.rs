@@ -15,7 +15,7 @@ mod run;
 mod stop;
 pub mod worker;
 
-pub use crate::executor::Executor;
+pub use crate::executor::{Executor, Learn};
 pub use crate::options::{CachePolicy, ExecutorOptions};
 pub use crate::places::BeforeNode;
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

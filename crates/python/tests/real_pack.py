@@ -10,7 +10,7 @@ import comfy.utils
 import execution
 import torch
 from aiohttp import web
-from comfy_api.latest import ComfyExtension, io, ui  # noqa: F401
+from comfy_api.latest import io
 from comfy_execution.graph_utils import GraphBuilder
 from PIL import Image
 from server import PromptServer
@@ -206,8 +206,8 @@ class RealV3Ui(io.ComfyNode):
         return io.NodeOutput(text, ui={"text": [text]})
 
 
-NODES = [RealEcho, RealShow, RealTensor, RealRaise, RealProgress, RealText, RealMethod, RealWrapped, RealLoop, RealSleep, RealV3, RealV3Async,
-         RealV3Lazy, RealV3Block, RealV3Expand, RealV3Ui]
+NODES = [RealEcho, RealShow, RealTensor, RealRaise, RealProgress, RealText, RealMethod, RealWrapped, RealLoop, RealSleep, RealV3,
+         RealV3Async, RealV3Lazy, RealV3Block, RealV3Expand, RealV3Ui]
 
 if hasattr(io, "Autogrow"):
     class RealDynamic(io.ComfyNode):

@@ -8,7 +8,6 @@ import signal
 import struct
 import sys
 import tempfile
-import threading
 import time
 import unittest
 
@@ -178,8 +177,8 @@ class Inputs(Case):
         extra = {"client_id": "c", "extra_pnginfo": {"workflow": {}}, "auth_token_comfy_org": "t", "api_key_comfy_org": "k"}
         self.begin(extra=extra)
         told = json.loads(self.value("StubHidden", {"text": "x"}, node="4"))
-        self.assertEqual(told, {"text": "x", "node": "4", "prompt": sorted(self.prompt), "dyn": sorted(self.prompt), "png": {"workflow": {}},
-                                "token": "t", "key": "k"})
+        ids = sorted(self.prompt)
+        self.assertEqual(told, {"text": "x", "node": "4", "prompt": ids, "dyn": ids, "png": {"workflow": {}}, "token": "t", "key": "k"})
 
     def test_instances_live_while_their_node_is_in_the_prompt(self):
         self.assertEqual([self.value("StubCount", {"value": 1}, node=node) for node in ("1", "1", "2", "1")], [1, 2, 1, 3])
@@ -231,13 +230,13 @@ class Results(Case):
 
     def test_calls_of_coroutines_go_side_by_side(self):
         began = time.monotonic()
-        calls = [self.worker.start("run", node=str(node), **{"class": "StubSleep"}, inputs=[["value", node], ["seconds", 0.4]])
+        calls = [self.worker.start("run", node=str(node), **{"class": "StubSleep"}, inputs=[["value", node], ["seconds", 1.0]])
                  for node in range(1, 6)]
         self.assertEqual(self.value("StubAdd", {"a": 1, "b": 2}, node="6"), 3)
-        self.assertLess(time.monotonic() - began, 0.35)
+        self.assertLess(time.monotonic() - began, 0.9)
         self.assertEqual([call.get(timeout=5)["outputs"] for call in calls], [[[node]] for node in range(1, 6)])
-        self.run_node("StubSleep", {"value": link("1", 0, 1, 2, 3), "seconds": 0.4})
-        self.assertLess(time.monotonic() - began, 1.4)
+        self.run_node("StubSleep", {"value": link("1", 0, 1, 2, 3), "seconds": 1.0})
+        self.assertLess(time.monotonic() - began, 4)
 
     def test_failures(self):
         answer = self.run_node("StubRaise", {"message": "not so", "kind": "ValueError"})["error"]
@@ -301,12 +300,14 @@ class Checks(Case):
 
 class Reports(Case):
     def test_steps_are_thinned_out_and_the_last_one_is_told(self):
+        began = time.monotonic()
         self.run_node("StubProgress", {"steps": 200, "preview": False, "seconds": 0.4}, node="4")
+        took = time.monotonic() - began
         told = [event for event in self.worker.events if event["ev"] == "progress"]
         self.assertEqual({(event["node"], event["max"]) for event in told}, {("4", 200)})
         self.assertEqual(told[-1]["value"], 200)
         self.assertEqual([event["value"] for event in told], sorted({event["value"] for event in told}))
-        self.assertLess(len(told), 20)
+        self.assertLess(len(told), took / 0.03 + 3)
 
     def test_previews_are_pixels(self):
         self.run_node("StubProgress", {"steps": 1, "preview": True, "seconds": 0}, node="4")
@@ -341,9 +342,10 @@ class Queue(Case):
                                 "node": "shown", "prompt": "seen", "history": {}, "address": "127.0.0.1", "port": 18188})
 
     def test_what_packs_put_in_and_take_out(self):
-        self.begin(prompt_id="first", extra={"client_id": "me", "api_key_comfy_org": "k"}, outputs=["1"])
+        self.begin(prompt_id="first", extra={"client_id": "me", "api_key_comfy_org": "k"}, outputs=["1"], number=100)
         self.run_node("StubEnqueue", {"times": 2})
         items = [self.worker.event("enqueue")["item"] for _ in range(2)]
+        self.assertEqual([item[0] for item in items], [-101, -102])
         self.assertEqual([item[2:] for item in items], [[self.prompt, {"client_id": "me", "api_key_comfy_org": "k"}, ["1"]]] * 2)
         self.assertTrue(self.value("StubRemove", {"id": items[0][1]}, node="2"))
         self.assertEqual(self.worker.event("remove")["ids"], [items[0][1]])
@@ -404,13 +406,13 @@ class Interruption(Case):
 
     def test_the_reader_answers_while_a_node_runs(self):
         made = self.value("StubTensor", {"height": 1, "width": 1, "value": 1.0})
-        call = self.worker.start("run", node="1", **{"class": "StubStubborn"}, inputs=[["seconds", 1]])
+        call = self.worker.start("run", node="1", **{"class": "StubStubborn"}, inputs=[["seconds", 3]])
         began = time.monotonic()
         self.worker.ask("ping")
         self.worker.ask("fetch", h=made["h"])
         self.worker.ask("describe", classes=["StubAdd"])
-        self.assertLess(time.monotonic() - began, 0.8)
-        call.get(timeout=5)
+        self.assertLess(time.monotonic() - began, 2.5)
+        call.get(timeout=10)
 
 
 class BadFrames(Case):
@@ -420,7 +422,8 @@ class BadFrames(Case):
             self.worker.raw(raw, b"some bytes")
         for fields in ({}, {"op": "nobody"}, {"op": "run"}, {"op": "run", "inputs": 3}, {"op": "run", "node": "1", "class": "StubAdd",
                        "inputs": [["a", {"h": "x"}]]}, {"op": "fetch"}, {"op": "fetch", "h": [1]}, {"op": "fetch", "h": 10 ** 9},
-                       {"op": "begin"}, {"op": "validate"}, {"op": "run", "node": "1", "class": "StubEcho", "inputs": [["value", {"?": 1}]]},
+                       {"op": "begin"}, {"op": "validate"},
+                       {"op": "run", "node": "1", "class": "StubEcho", "inputs": [["value", {"?": 1}]]},
                        {"op": "on_prompt"}, {"op": "describe", "classes": 3}, {"op": ["run"]}, {"op": "ping", "release": 3}):
             fields = dict(fields)
             answer = self.worker.ask(fields.pop("op", None), seconds=5, **fields)
@@ -562,7 +565,8 @@ class Process(unittest.TestCase):
         self.assertEqual(worker.process.wait(10), 0)
 
     def test_starts_that_fail(self):
-        for argument, status, text in ((["--stub-start-fails"], 1, "the stub does not start"), (["--stub-start-exits", "4"], 4, "as it was told")):
+        for argument, status, text in ((["--stub-start-fails"], 1, "the stub does not start"),
+                                       (["--stub-start-exits", "4"], 4, "as it was told")):
             worker = self.worker(*argument, start_s=0)
             self.assertEqual(worker.process.wait(10), status)
             self.assertIn(text, worker.said())
@@ -692,7 +696,8 @@ class Real(unittest.TestCase):
         self.assertEqual(needed["needed"], ["b"])
         refused = self.worker.ask("validate", node="4", **{"class": "RealV3"}, inputs=[["number", 99], ["text", "x"]])["refused"]
         self.assertEqual(refused, [{"input": "number", "reason": "99 is too much"}])
-        same = [self.worker.ask("changed", node="4", **{"class": "RealV3"}, inputs=[["number", 1], ["text", "x"]])["text"] for _ in range(2)]
+        inputs = [["number", 1], ["text", "x"]]
+        same = [self.worker.ask("changed", node="4", **{"class": "RealV3"}, inputs=inputs)["text"] for _ in range(2)]
         self.assertEqual(*same)
         blocked = self.worker.run("RealV3Block", inputs={"block": True})["outputs"]
         self.assertEqual(blocked, [[{"b": "blocked by V3"}]])

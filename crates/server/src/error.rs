@@ -209,5 +209,5 @@ impl From<comfyd_folders::Error> for ApiError {
 
 /// Whether the system refused because there is no room.
 pub(crate) fn is_disk_full(error: &std::io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded)
+    matches!(error.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge)
 }

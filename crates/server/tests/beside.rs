@@ -370,9 +370,9 @@ async fn the_machine_is_told_as_pytorch_sees_it() {
 
 #[tokio::test]
 async fn translations_of_packs_are_theirs_once_their_process_runs() {
-    let double = double(json!({})).await;
+    let double = double(json!({"answers": {"/i18n": {"kept": 1}}})).await;
     let server = beside(&double);
-    assert_eq!((server.get("/i18n").await.json(), double.asked()), (json!({}), Vec::new()));
+    assert_eq!((server.get("/api/i18n").await.json(), double.asked()), (json!({"kept": 1}), Vec::new()));
     double.ready.store(true, Ordering::SeqCst);
     assert_eq!(server.get("/i18n").await.json(), json!({"en": {"a": "b"}}));
     assert_eq!(server.get("/workflow_templates").await.json(), json!({}), "one that the process lacks");

@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -464,6 +465,21 @@ fn unreadable(column: usize, error: impl std::error::Error + Send + Sync + 'stat
 /// Whether another program has the database.
 pub(crate) fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::FileLockingProtocolFailed))
+}
+
+/// SQLite takes one failure of the system for a full disk. A quota that is used up and a limit on the size of files are no different for
+/// whoever writes. To be called right after the failure: the system tells of its last one only.
+pub(crate) fn with_cause(error: rusqlite::Error) -> rusqlite::Error {
+    let cause = io::Error::last_os_error().kind();
+    if error.sqlite_error().map(|error| error.extended_code) != Some(rusqlite::ffi::SQLITE_IOERR_WRITE) {
+        return error;
+    }
+    match cause {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+            rusqlite::Error::SqliteFailure(rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_FULL), None)
+        }
+        _other => error,
+    }
 }
 
 /// What a caller is told of an error.

@@ -12,7 +12,7 @@ use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
 use tokio::sync::mpsc;
 
 use crate::command::{Answer, Claimed, Command, Operation, Reply};
-use crate::database::{Loaded, MAX_LOG_PAGES, is_busy, job_error, list, status_text};
+use crate::database::{Loaded, MAX_LOG_PAGES, is_busy, job_error, list, status_text, with_cause};
 use crate::options::Options;
 use crate::state::{Change, Shared, State};
 
@@ -345,6 +345,7 @@ impl Writer {
                 Ok(answers)
             }
             Err(error) => {
+                let error = with_cause(error);
                 self.roll_back();
                 self.state = self.shared.state.lock().clone();
                 self.changes.clear();

@@ -92,7 +92,7 @@ async fn what_is_damaged_is_named() {
 async fn a_backup_is_one_moment_of_a_store_at_work() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
-    let store = Arc::new(open(&path));
+    let store = Arc::new(SqliteStore::open(&path, Options { max_pending: usize::MAX, ..Options::default() }).unwrap());
     fill(&store).await;
     let stop = Arc::new(AtomicBool::new(false));
     let writes = tokio::spawn({

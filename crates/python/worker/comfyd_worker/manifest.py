@@ -1,4 +1,5 @@
-"""What comfyd must know of this ComfyUI so that it needs no Python to answer: classes, what their lists of files are made of, routes, folders."""
+"""What comfyd must know of this ComfyUI so that it needs no Python to answer: classes, what their lists of files are made of, routes,
+folders."""
 import contextlib
 import inspect
 import json
@@ -386,6 +387,15 @@ def _replaced(server):
     return sorted(getattr(manager, "_replacements", {}))
 
 
+async def _answers(server):
+    """What pages ask for at once, so that they need not wait for a process."""
+    told = {}
+    for path in ("/i18n", "/workflow_templates", "/global_subgraphs"):
+        with contextlib.suppress(Exception):
+            told[path] = await ask(server, path)
+    return told
+
+
 async def describe(server, names=None):
     """The manifest, of all classes or of those."""
     import folder_paths
@@ -404,4 +414,5 @@ async def describe(server, names=None):
         "format": 1, "versions": versions(), "classes": classes, "order": list(classes), "modules": modules.told(),
         "web": {name: os.path.abspath(path) for name, path in nodes.EXTENSION_WEB_DIRS.items()}, "routes": _routes(server),
         "on_prompt": len(server.on_prompt_handlers), "replaced": _replaced(server), "folders": folders, "directories": _directories(),
+        "answers": await _answers(server) if names is None else {},
     }

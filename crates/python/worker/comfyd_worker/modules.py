@@ -82,7 +82,8 @@ def told():
         folder = os.path.dirname(script)
         module = next((record for record in modules if record["path"] == folder), None)
         if module is None:
-            module = {"name": os.path.basename(folder), "path": folder, "seconds": 0.0, "classes": [], "error": None, "parent": "custom_nodes"}
+            module = {"name": os.path.basename(folder), "path": folder, "seconds": 0.0, "classes": [], "error": None,
+                      "parent": "custom_nodes"}
             modules.append(module)
         module["error"] = "\n".join(filter(None, (f"its prestartup_script.py failed:\n{reason}", module["error"])))
     return modules

@@ -34,10 +34,10 @@ def prepare():
 def _deny_network():
     """Moves the process into a network without interfaces, or ends it."""
     reason = None
-    user, group = os.geteuid(), os.getegid()
     if not sys.platform.startswith("linux"):
         reason = "only Linux can do that"
     else:
+        user, group = os.geteuid(), os.getegid()
         try:
             libc = ctypes.CDLL(None, use_errno=True)
             if libc.unshare(CLONE_NEWUSER | CLONE_NEWNET) != 0:
@@ -45,7 +45,8 @@ def _deny_network():
         except (OSError, AttributeError) as error:
             reason = str(error)
     if reason is not None:
-        print(f"comfyd: the network cannot be denied to Python ({reason}): allow user namespaces or start without the option", file=sys.stderr)
+        print(f"comfyd: the network cannot be denied to Python ({reason}): allow user namespaces or start without the option",
+              file=sys.stderr)
         sys.stderr.flush()
         os._exit(REFUSED)
     # The user stays who he is inside as well; without this he would be nobody, which some libraries take badly.

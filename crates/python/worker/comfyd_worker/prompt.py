@@ -100,7 +100,9 @@ async def begin(message):
     server.client_id, server.last_prompt_id, server.last_node_id = extra.get("client_id"), State.id, None
     # Whoever looks whether the client can show previews with their node's id finds that it can: comfyd does the rest.
     server.sockets_metadata.setdefault(server.client_id, {"feature_flags": {"supports_preview_metadata": True}})
-    item = (message.get("number", 0), State.id, prompt, extra, message.get("outputs") or [])
+    number = message.get("number", 0)
+    server.number = max(server.number, int(abs(number)) + 1)        # packs count on from there
+    item = (number, State.id, prompt, extra, message.get("outputs") or [])
     if "process_item" in State.parameters.get("task_done", ()):
         secret = {key: extra[key] for key in execution.SENSITIVE_EXTRA_DATA_KEYS if key in extra}
         item = (*item[:3], {key: value for key, value in extra.items() if key not in secret}, item[4], secret)
@@ -257,13 +259,16 @@ async def run(message):
         raise RuntimeError("no prompt has begun")
     call = Call(message)
     State.calls[call.node] = call
-    there = {"server": State.server, "dynprompt": State.dyn, "current_item": call.node, "extra_data": State.extra, "executed": State.executed,
-             "prompt_id": State.id, "caches": types.SimpleNamespace(outputs={}, ui={}, objects={}, all=[]), "pending_subgraph_results": {},
-             "pending_async_nodes": {}, "ui_outputs": {}}
+    there = {
+        "server": State.server, "dynprompt": State.dyn, "current_item": call.node, "extra_data": State.extra, "prompt_id": State.id,
+        "caches": types.SimpleNamespace(outputs={}, ui={}, objects={}, all=[]), "executed": State.executed,
+        "pending_subgraph_results": {}, "pending_async_nodes": {}, "ui_outputs": {},
+    }
     try:
         await execution.execute(*(there.get(name) for name in State.parameters["execute"]))
     finally:
-        State.calls.pop(call.node, None)
+        if State.calls.get(call.node) is call:             # and not that of a later prompt, where this one outlived its own
+            del State.calls[call.node]
         reports.PROGRESS.finish(call.node)
     if call.error is not None:
         raise Failed(call)
@@ -276,7 +281,7 @@ class Failed(Exception):
     """A call failed: `call.error` is why."""
 
     def __init__(self, call):
-        super().__init__(str(call.error))
+        super().__init__(f"the node {call.node} failed")
         self.call = call
 
 
@@ -301,7 +306,9 @@ async def execute(server, dynprompt, caches, current_item, extra_data, *rest, **
         logging.error("!!! Exception during processing !!! %s", error)
         logging.error(traceback.format_exc())
         call.error = error
-        return execution.ExecutionResult.FAILURE, {"node_id": dynprompt.get_real_node_id(call.node)}, error
+        told = {"node_id": dynprompt.get_real_node_id(call.node), "exception_message": _said(error),
+                "exception_type": _type_name(type(error)), "traceback": traceback.format_tb(error.__traceback__), "current_inputs": {}}
+        return execution.ExecutionResult.FAILURE, told, error
     get_progress_state().finish_progress(call.node)
     State.executed.add(call.node)
     return execution.ExecutionResult.SUCCESS, None, None

@@ -1,4 +1,5 @@
-"""What nodes and packs report while they run: progress, previews, texts, and events of their own. comfyd's own events are not theirs to send."""
+"""What nodes and packs report while they run: progress, previews, texts, and events of their own. comfyd's own events are not theirs
+to send."""
 import struct
 import sys
 import threading

@@ -1,4 +1,5 @@
-"""Values on their way between the two: scalars cross, tensors are copied when they are asked for, everything else stays here under a number."""
+"""Values on their way between the two: scalars cross, tensors are copied when they are asked for, everything else stays here under a
+number."""
 import enum
 import itertools
 import json

@@ -40,15 +40,19 @@ pub(super) fn routes() -> Table {
         )
 }
 
-/// What custom nodes have of it, or nothing. To ask for it starts no process: every page does.
+/// What custom nodes have of it: while no process answers, what was told at its last start. To ask for it starts and waits for none: every
+/// page does.
 async fn of_packs(State(app): State<App>, request: Request) -> Response<Body> {
-    match app.installations.sites().first().filter(|site| site.installation.stage() != Stage::Cold) {
-        Some(site) => match forwarded(&app, site, request).await {
-            Ok(answer) if answer.status().is_success() => answer,
-            Ok(_) | Err(_) => Json(Object::default()).into_response(),
-        },
-        None => Json(Object::default()).into_response(),
+    let Some(site) = app.installations.sites().first() else { return Json(Object::default()).into_response() };
+    let path = request.uri().path();
+    let kept = site.manifest().and_then(|manifest| manifest.answers.get(path.strip_prefix("/api").unwrap_or(path)).cloned());
+    if site.installation.stage() == Stage::Ready
+        && let Ok(answer) = forwarded(&app, site, request).await
+        && answer.status().is_success()
+    {
+        return answer;
     }
+    Json(Object(kept.unwrap_or_default())).into_response()
 }
 
 async fn subgraph(State(app): State<App>, UrlPath(id): UrlPath<String>, request: Request) -> Result<Response<Body>, ApiError> {

@@ -1,5 +1,6 @@
 //! Hands a request to the process of a ComfyUI and its answer back, both as streams, websockets included. Does not know which requests.
 
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -14,7 +15,10 @@ use http_body_util::Limited;
 use hyper::client::conn::http1;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
-use tokio::net::UnixStream;
+#[cfg(not(unix))]
+use tokio::net::TcpStream as Stream;
+#[cfg(unix)]
+use tokio::net::UnixStream as Stream;
 
 use crate::body::{over_limit, unreadable};
 use crate::error::ApiError;
@@ -52,7 +56,7 @@ pub(crate) async fn forward(socket: &Path, mut request: Request, bounds: Bounds)
     };
     let client = request.extensions_mut().remove::<OnUpgrade>();
     let request = rewritten(request, bounds.body);
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, UnixStream::connect(socket));
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, connect(socket));
     let stream = connecting.await.map_err(|_| late("let the request in"))?.map_err(|e| unreachable(&e))?;
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|e| unreachable(&e))?;
     // Ends with the answer's body, or when the client is gone. What goes wrong is told to whoever reads the answer.
@@ -68,6 +72,16 @@ pub(crate) async fn forward(socket: &Path, mut request: Request, bounds: Bounds)
     add_upgrade(answer.headers_mut(), upgrade);
     answer.extensions_mut().insert(Forwarded);
     Ok(answer)
+}
+
+#[cfg(unix)]
+async fn connect(socket: &Path) -> io::Result<Stream> {
+    Stream::connect(socket).await
+}
+
+#[cfg(not(unix))]
+async fn connect(_: &Path) -> io::Result<Stream> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Passes on what either side of a websocket says, until one is gone.

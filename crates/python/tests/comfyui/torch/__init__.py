@@ -14,7 +14,8 @@ class dtype:
         return f"torch.{self.name}"
 
 
-float32, float64, float16, bfloat16 = dtype("float32", 4, "f"), dtype("float64", 8, "d"), dtype("float16", 2, "H"), dtype("bfloat16", 2, "H")
+float32, float64 = dtype("float32", 4, "f"), dtype("float64", 8, "d")
+float16, bfloat16 = dtype("float16", 2, "H"), dtype("bfloat16", 2, "H")
 uint8, int32, int64 = dtype("uint8", 1, "B"), dtype("int32", 4, "i"), dtype("int64", 8, "q")
 bool = dtype("bool", 1, "B")
 

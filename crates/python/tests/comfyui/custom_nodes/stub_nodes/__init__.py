@@ -251,7 +251,8 @@ class StubPlain:
                                          "token": "AUTH_TOKEN_COMFY_ORG", "key": "API_KEY_COMFY_ORG"})
 class StubHidden:
     def run(self, text, node, prompt, dyn, png, token, key):
-        told = {"text": text, "node": node, "prompt": sorted(prompt), "dyn": sorted(dyn.all_node_ids()), "png": png, "token": token, "key": key}
+        told = {"text": text, "node": node, "prompt": sorted(prompt), "dyn": sorted(dyn.all_node_ids()), "png": png, "token": token,
+                "key": key}
         return (json.dumps(told),)
 
 
