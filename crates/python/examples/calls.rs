@@ -67,7 +67,7 @@ fn main() -> Result<()> {
     };
     let there = first(run(&*batch, &given(&picture()))?);
     let handed = report("a call with a picture there", 20, || run(&*batch, &given(&there)).map(drop))?;
-    // The worker keeps a copy of what it got, so that each call gets another picture.
+    // The worker keeps what it gets again: each call gets another picture.
     let pictures: Vec<_> = (0..20).map(|_| picture()).collect();
     let mut pictures = pictures.iter();
     let sent = report("the same with one from here", 20, || {

@@ -27,11 +27,12 @@ pub(crate) struct Objects {
     puts: Mutex<Puts>,
 }
 
-/// Objects of this process of which the worker keeps copies until the prompt ends, so that they go there once.
+/// Objects of this process that went to the worker, and of which it keeps copies until the prompt ends. It does so from their second time
+/// on: most go there once, and memory that is used again at once is much quicker than new memory.
 #[derive(Default)]
 struct Puts {
-    /// By address, which nothing else can have while it is pointed to from here.
-    known: HashMap<usize, (u64, Weak<dyn Opaque>)>,
+    /// By address, which nothing else can have while it is pointed to from here; with the number of the worker's copy.
+    known: HashMap<usize, (Option<u64>, Weak<dyn Opaque>)>,
     numbers: u64,
     bytes: usize,
 }
@@ -92,8 +93,8 @@ impl Objects {
         remote
     }
 
-    /// The number of the worker's copy of an object of this process, if it has one.
-    pub fn put(&self, object: &Arc<dyn Opaque>) -> Option<u64> {
+    /// Whether an object of this process went there in this prompt, and the number of the copy that the worker keeps, if it does.
+    pub fn crossed(&self, object: &Arc<dyn Opaque>) -> Option<Option<u64>> {
         let puts = self.puts.lock();
         puts.known.get(&address(object)).filter(|(_, known)| known.strong_count() > 0).map(|(number, _)| *number)
     }
@@ -110,8 +111,8 @@ impl Objects {
         Some(puts.numbers)
     }
 
-    /// The worker gets these, with the message that was made.
-    pub fn keep_puts(&self, made: Vec<(u64, Arc<dyn Opaque>)>) {
+    /// These go there, with the message that was made.
+    pub fn cross(&self, made: Vec<(Option<u64>, Arc<dyn Opaque>)>) {
         let mut puts = self.puts.lock();
         puts.known.extend(made.into_iter().map(|(number, object)| (address(&object), (number, Arc::downgrade(&object)))));
     }

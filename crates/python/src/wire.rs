@@ -38,8 +38,8 @@ struct Outgoing<'a> {
     objects: Option<&'a Arc<Objects>>,
     pieces: Vec<Piece>,
     len: u64,
-    /// What the worker is to keep from this message on.
-    puts: Vec<(u64, Arc<dyn Opaque>)>,
+    /// What goes there with this message, with a number for what the worker is to keep.
+    crossing: Vec<(Option<u64>, Arc<dyn Opaque>)>,
 }
 
 /// Adds a node's inputs to a message to the process of `objects`. Fails with [`Error::CannotCross`] where one cannot go there.
@@ -58,7 +58,7 @@ pub(crate) fn with_inputs(message: Message, arguments: &Arguments, objects: &Arc
     }
     let message = message.field("inputs", &inputs).pieces(outgoing.pieces);
     message.check().map_err(Error::Failed)?;
-    objects.keep_puts(outgoing.puts);
+    objects.cross(outgoing.crossing);
     Ok(message)
 }
 
@@ -77,7 +77,7 @@ pub(crate) fn with_constants(message: Message, arguments: &Arguments) -> Message
 
 impl<'a> Outgoing<'a> {
     fn new(objects: Option<&'a Arc<Objects>>) -> Self {
-        Self { objects, pieces: Vec::new(), len: 0, puts: Vec::new() }
+        Self { objects, pieces: Vec::new(), len: 0, crossing: Vec::new() }
     }
 
     fn form(&mut self, value: &Value) -> Result<Form> {
@@ -109,8 +109,9 @@ impl<'a> Outgoing<'a> {
     /// `local` is `object` as this process has it.
     fn portable(&mut self, local: &Arc<dyn Opaque>, object: &Arc<dyn Opaque>) -> Result<Form> {
         let Some(objects) = self.objects else { return Err(Error::msg("an object is no constant")) };
-        let same = |(_, known): &&(u64, Arc<dyn Opaque>)| Arc::ptr_eq(known, local);
-        if let Some(number) = objects.put(local).or_else(|| self.puts.iter().find(same).map(|(number, _)| *number)) {
+        let same = |(_, known): &&(Option<u64>, Arc<dyn Opaque>)| Arc::ptr_eq(known, local);
+        let crossed = self.crossing.iter().rev().find(same).map(|(number, _)| *number).or_else(|| objects.crossed(local));
+        if let Some(Some(number)) = crossed {
             return Ok(Form::Kept(number));
         }
         let Some((description, pieces)) = portable::pack(&Value::Object(local.clone()), self.len) else {
@@ -119,8 +120,8 @@ impl<'a> Outgoing<'a> {
         };
         self.len += pieces.iter().map(|piece| piece.bytes().len() as u64).sum::<u64>();
         self.pieces.extend(pieces);
-        let number = objects.new_put(local);
-        self.puts.extend(number.map(|number| (number, local.clone())));
+        let number = crossed.and_then(|_| objects.new_put(local));
+        self.crossing.push((number, local.clone()));
         Ok(Form::Portable(Arc::new(description), number))
     }
 }

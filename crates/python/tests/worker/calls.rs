@@ -341,7 +341,7 @@ fn nodes_report() {
 }
 
 #[test]
-fn a_native_value_goes_there_once_a_prompt() {
+fn a_native_value_that_is_used_again_stays_there_until_the_prompt_ends() {
     if !python() {
         return;
     }
@@ -352,14 +352,15 @@ fn a_native_value_goes_there_once_a_prompt() {
         other => panic!("{other:?}"),
     };
     rig.begin().unwrap();
-    let (first, second) = (there(), there());
-    assert!(Arc::ptr_eq(&first, &second), "the same object there, too");
+    let (first, second, third) = (there(), there(), there());
+    assert!(!Arc::ptr_eq(&first, &second), "most are used once");
+    assert!(Arc::ptr_eq(&second, &third), "the same object there, too");
     let both = values(&rig.run("StubEcho", &[("value", link([image.clone(), image.clone()]))]).unwrap());
     assert_eq!(both[0].len(), 2);
     rig.worker.host().end();
     rig.begin().unwrap();
-    let third = there();
-    assert!(!Arc::ptr_eq(&first, &third), "another prompt has a copy of its own");
-    assert_eq!(third.localize().unwrap().unwrap().downcast::<Image>(), image.downcast::<Image>());
+    let (_, fourth) = (there(), there());
+    assert!(!Arc::ptr_eq(&second, &fourth), "another prompt has a copy of its own");
+    assert_eq!(fourth.localize().unwrap().unwrap().downcast::<Image>(), image.downcast::<Image>());
     rig.worker.host().end();
 }
