@@ -33,9 +33,6 @@ pub trait Installation: Send + Sync {
     /// Where its process stands. Does not wait.
     fn stage(&self) -> Stage;
 
-    /// Starts the process, if there is none. Does not wait.
-    fn start(&self);
-
     /// Waits until the process answers, for as long as a start may take at most.
     fn ready(&self) -> Result<(), String>;
 
