@@ -101,6 +101,21 @@ impl Installations {
         blocking(work).await
     }
 
+    /// Has those that answer look for changes. Where too many wait for Python already, what is known is good enough.
+    pub(crate) async fn refresh(&self) {
+        for site in self.sites.iter().filter(|site| site.installation.stage() == Stage::Ready) {
+            let Ok(_turn) = self.threads.try_acquire() else { return };
+            let installation = Arc::clone(&site.installation);
+            let looked = blocking(move || {
+                installation.refresh();
+                Ok(())
+            });
+            if looked.await.is_err() {
+                tracing::error!("the look for changes of ComfyUI's classes failed");
+            }
+        }
+    }
+
     /// Waits until the classes of all are known. The errors of those that could not be started.
     pub(crate) async fn known(&self) -> Vec<String> {
         let mut failures = Vec::new();
