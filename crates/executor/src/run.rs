@@ -33,16 +33,6 @@ enum Step {
     Outside,
 }
 
-/// What a node's question for lazy inputs led to.
-enum Asked {
-    /// It has all that it needs.
-    Nothing,
-    /// What it asked for is known.
-    Known,
-    /// Some of it must be evaluated first.
-    Unknown,
-}
-
 /// What a node shows and where it belongs, for the history.
 #[derive(Default)]
 pub(crate) struct Shown {
@@ -248,19 +238,9 @@ impl<'a, 'p> Run<'a, 'p> {
     /// Calls a node of this process with its inputs, unless it first needs lazy ones.
     fn call(&mut self, index: NodeIndex, class: &dyn Node, given: &mut Given) -> Result<Step, Stop> {
         self.caught(|| given.localize())?;
-        let mut calls = self.calls(given)?;
-        if self.graph.node(index).entry.schema.inputs.iter().any(|i| i.lazy) {
-            loop {
-                match self.ask(index, class, given, calls)? {
-                    Asked::Nothing => break,
-                    Asked::Known => {
-                        *given = self.collect(index);
-                        self.caught(|| given.localize())?;
-                        calls = self.calls(given)?;
-                    }
-                    Asked::Unknown => return Ok(Step::Waiting),
-                }
-            }
+        let calls = self.calls(given)?;
+        if self.graph.node(index).entry.schema.inputs.iter().any(|i| i.lazy) && self.ask(index, class, given, calls)? {
+            return Ok(Step::Waiting);
         }
         let mut outputs = Vec::with_capacity(calls);
         for call in 0..calls {
@@ -326,14 +306,10 @@ impl<'a, 'p> Run<'a, 'p> {
         }
         let begun = self.known.hosts.begin(&class.host());
         self.caught(|| begun)?;
-        let call = loop {
-            let call = self.hosted_call(index);
-            match self.ask_hosted(index, class, &call)? {
-                Asked::Nothing => break call,
-                Asked::Known => {}
-                Asked::Unknown => return Ok(Step::Waiting),
-            }
-        };
+        let call = self.hosted_call(index);
+        if self.ask_hosted(index, class, &call)? {
+            return Ok(Step::Waiting);
+        }
         self.caught(|| {
             self.outside.start(index, class, call);
             Ok(())
@@ -400,8 +376,9 @@ impl<'a, 'p> Run<'a, 'p> {
         }
     }
 
-    /// Asks the node which lazy inputs it needs beyond those that it named before, and has the unknown ones evaluated.
-    fn ask(&mut self, index: NodeIndex, class: &dyn Node, given: &Given, calls: usize) -> Result<Asked, Stop> {
+    /// Asks the node which lazy inputs it needs beyond those that it named before, and has the unknown ones evaluated. Whether there are any:
+    /// then it begins anew when it is its turn again, as in the reference also where all are known.
+    fn ask(&mut self, index: NodeIndex, class: &dyn Node, given: &Given, calls: usize) -> Result<bool, Stop> {
         let mut wanted = IndexSet::new();
         for call in 0..calls {
             if given.blocker(call).is_none() {
@@ -415,7 +392,7 @@ impl<'a, 'p> Run<'a, 'p> {
     }
 
     /// The same of a hosted node. As in the reference, it fails if it needs what it is not given.
-    fn ask_hosted(&mut self, index: NodeIndex, class: &dyn HostedNode, call: &HostedCall) -> Result<Asked, Stop> {
+    fn ask_hosted(&mut self, index: NodeIndex, class: &dyn HostedNode, call: &HostedCall) -> Result<bool, Stop> {
         let mut wanted = IndexSet::new();
         for name in self.caught(|| class.needed(call, self.cancel))? {
             let input = self.graph.node(index).input(&name);
@@ -434,26 +411,21 @@ impl<'a, 'p> Run<'a, 'p> {
         self.want(index, wanted)
     }
 
-    /// Has those of these links evaluated that are unknown.
-    fn want(&mut self, index: NodeIndex, wanted: IndexSet<String>) -> Result<Asked, Stop> {
-        let mut answer = Asked::Nothing;
+    /// Has those of these links evaluated that are unknown; whether any was not asked for before.
+    fn want(&mut self, index: NodeIndex, wanted: IndexSet<String>) -> Result<bool, Stop> {
+        let mut more = false;
         for name in wanted {
             let Some(InputSource::Link(link)) = self.graph.node(index).input(&name).map(|i| &i.source) else { continue };
             let Some(target) = link.target else {
                 let (node, target) = (self.graph.node(index).id.to_string(), link.node.to_string());
                 return Err(comfyd_graph::Error::DanglingLink { node, input: name, target }.into());
             };
-            if !self.asked.entry(index).or_default().insert(name) {
-                continue;
-            }
-            if !self.known.has(&self.graph, target) {
-                answer = Asked::Unknown;
+            if self.asked.entry(index).or_default().insert(name) {
+                more = true;
                 self.wait(target, index)?;
-            } else if matches!(answer, Asked::Nothing) {
-                answer = Asked::Known;
             }
         }
-        Ok(answer)
+        Ok(more)
     }
 
     /// Runs node code: a panic becomes an error, and any error is an interruption once the prompt was interrupted.

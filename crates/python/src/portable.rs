@@ -224,6 +224,8 @@ fn alone(tensor: ArrayD<f32>, declared: &str) -> Result<Arc<dyn Opaque>, String>
     let other = || format!("a tensor of shape {shape}");
     let is = |ty: &str| declared.split(',').any(|part| part.trim() == ty);
     match (tensor.shape(), tensor.ndim()) {
+        // Masks as some nodes have them, with an axis for their one channel.
+        ([_, 1, _, _], 4) if is("MASK") && !is("IMAGE") => mask(tensor.index_axis_move(ndarray::Axis(1), 0)).ok_or_else(other),
         ([.., 1..=4], 4) => picture(tensor).ok_or_else(other),
         (_, 4) if is("IMAGE") => picture(tensor).ok_or_else(other),
         (_, 3) if is("MASK") || !is("IMAGE") => mask(tensor).ok_or_else(other),
@@ -325,6 +327,8 @@ mod tests {
         let (portable, blob) = tensor(&[2, 5]);
         assert!(received(&portable, &blob, "*").is_err());
         assert_eq!(Value::Object(received(&portable, &blob, "MASK").unwrap()).downcast::<Mask>().unwrap().height(), 2);
+        let (portable, blob) = tensor(&[3, 1, 2, 5]);
+        assert_eq!(Value::Object(received(&portable, &blob, "MASK").unwrap()).downcast::<Mask>().unwrap().0.shape(), [3, 2, 5]);
         let odd = json!({"tensors": {"": {"dtype": "float32", "shape": [3], "at": 0, "len": 8}}});
         assert!(places(&odd).unwrap_err().starts_with("a tensor that is told as"), "its length does not fit its shape");
         assert!(places(&json!({})).is_err());

@@ -21,6 +21,8 @@ pub(crate) type Stream = std::os::unix::net::UnixStream;
 #[cfg(not(unix))]
 pub(crate) type Stream = std::net::TcpStream;
 
+/// The longest name of a Unix socket that all systems take, in bytes.
+const MAX_SOCKET: usize = 100;
 /// So many of the last lines are kept, and so many are told.
 const KEPT_LINES: usize = 200;
 const TOLD_LINES: usize = 10;
@@ -51,9 +53,23 @@ pub(crate) struct Folder(tempfile::TempDir);
 impl Folder {
     /// A folder that only this user can look into, with the worker's files.
     pub fn new() -> io::Result<Self> {
-        let folder = tempfile::Builder::new().prefix("comfyd-python-").tempdir()?;
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("comfyd-python-");
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
+        let mut folder = Self(builder.tempdir()?);
+        if folder.http().as_os_str().len() > MAX_SOCKET {
+            folder = Self(builder.tempdir_in("/tmp")?);
+        }
         files::write(folder.path())?;
-        Ok(Self(folder))
+        Ok(folder)
+    }
+
+    /// Removes it: the process is over, though classes in catalogs may still hold what belongs to it.
+    pub fn remove(&self) {
+        if let Err(error) = std::fs::remove_dir_all(self.path()) {
+            tracing::debug!("{} is not removed: {error}", self.path().display());
+        }
     }
 
     /// The socket of its HTTP routes.

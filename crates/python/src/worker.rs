@@ -175,13 +175,11 @@ impl Owner {
         if let Some(objects) = objects {
             objects.link.quit(FAREWELL);
         }
-        let supervisor = self.supervisor.lock().take();
-        if let Some(supervisor) = supervisor
-            && supervisor.thread().id() != std::thread::current().id()
-            && supervisor.join().is_err()
-        {
+        let Some(supervisor) = self.supervisor.lock().take() else { return };
+        if supervisor.thread().id() != std::thread::current().id() && supervisor.join().is_err() {
             tracing::error!("the thread of the Python worker '{}' panicked", self.shared.settings.name);
         }
+        self.shared.folder.remove();
     }
 }
 

@@ -61,7 +61,7 @@ fn a_node_that_heeds_interruption_stops_at_once() {
     let began = Instant::now();
     rig.worker.host().interrupt();
     assert!(matches!(answer.recv_timeout(Duration::from_secs(10)).unwrap(), Err(Error::Interrupted)));
-    assert!(began.elapsed() < Duration::from_millis(500), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     rig.worker.host().end();
     rig.begin().unwrap();
     assert!(rig.value("StubLoop", &[("seconds", is(0.05))]).is_ok(), "the next prompt is not interrupted");
@@ -198,7 +198,7 @@ fn a_start_that_fails_is_told_and_tried_again_later() {
     assert!(rig.worker.ready().is_err());
     let began = Instant::now();
     assert!(failed(rig.begin().unwrap_err()).contains("the stub does not start"));
-    assert!(began.elapsed() < Duration::from_millis(500), "a long one is not");
+    assert!(began.elapsed() < Duration::from_millis(1_500), "a long one is not");
 }
 
 #[test]
@@ -229,7 +229,7 @@ fn a_prompt_that_waits_for_a_start_can_be_interrupted() {
     });
     let began = Instant::now();
     assert!(matches!(rig.begin(), Err(Error::Interrupted)));
-    assert!(began.elapsed() < Duration::from_secs(2));
+    assert!(began.elapsed() < Duration::from_secs(10));
     let began = Instant::now();
     rig.worker.shutdown();
     assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
@@ -264,9 +264,9 @@ fn a_process_that_is_stuck_while_idle_is_started_anew() {
     if !python() {
         return;
     }
-    let rig = ready(|settings| settings.patience.idle = Duration::from_millis(600));
+    let rig = ready(|settings| settings.patience.idle = Duration::from_millis(1_500));
     let pid = rig.pid();
-    std::thread::sleep(Duration::from_millis(1_500));
+    std::thread::sleep(Duration::from_millis(2_500));
     assert_eq!(rig.pid(), pid, "one that answers is left alone");
     rig.worker.start();
     let stopped = std::process::Command::new("kill").args(["-STOP", &pid.to_string()]).status().unwrap();
@@ -324,7 +324,7 @@ fn the_process_ends_with_the_worker() {
     let began = Instant::now();
     let heard = Arc::downgrade(&rig.heard);
     drop(rig);
-    assert!(began.elapsed() < Duration::from_secs(4));
+    assert!(began.elapsed() < Duration::from_secs(8));
     assert!(answer.recv_timeout(Duration::from_secs(1)).unwrap().is_err());
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists());
     drop((host, entries));

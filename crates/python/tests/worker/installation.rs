@@ -146,5 +146,10 @@ fn figures_are_told_while_it_is_ready() {
     let stats = rig.worker.stats().unwrap();
     assert_eq!((&stats["objects"], &stats["comfyui"]), (&json!(0), &json!("0.33.0-stub")));
     assert!(rig.worker.http().exists());
+    let folder = rig.worker.http().parent().unwrap().to_owned();
+    let mode = std::os::unix::fs::PermissionsExt::mode(&folder.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o700, "nobody else reaches the socket");
     rig.worker.host().free(true, true);
+    rig.worker.shutdown();
+    assert!(!folder.exists(), "also while a catalog has its classes");
 }
