@@ -367,10 +367,6 @@ impl Installation for Served {
         }
     }
 
-    fn start(&self) {
-        self.worker().start();
-    }
-
     fn ready(&self) -> Result<(), String> {
         self.worker().ready().map_err(|error| error.to_string())
     }

@@ -209,6 +209,25 @@ async fn a_process_that_dies_fails_its_prompt_alone_and_ends_with_the_server() {
 }
 
 #[tokio::test]
+async fn an_interruption_ends_nodes_that_heed_it_and_those_that_do_not() {
+    let server = start(&["--python-interrupt-timeout", "1", "--python-kill-timeout", "2"]).await;
+    run(&server, sum(1, 1)).await;
+    let old = workers(&server);
+    for (class, killed) in [("StubLoop", false), ("StubHang", true)] {
+        let graph = json!({"1": node(class, json!({"seconds": 60.0})), "2": node("StubOutput", json!({"value": ["1", 0]}))});
+        let id = submit(&server, graph).await;
+        eventually("the prompt runs", async || server.get("/queue").await["queue_running"].as_array().unwrap().len() == 1).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        assert_eq!(server.post("/interrupt", &json!({"prompt_id": id})).await.0, 200);
+        let entry = server.finished(&id).await;
+        let messages = entry["status"]["messages"].as_array().unwrap();
+        assert_eq!(messages.last().unwrap()[0], "execution_interrupted", "{class}: {entry}");
+        assert_eq!(run(&server, sum(1, if killed { 3 } else { 2 })).await["status"]["status_str"], "success");
+        assert_eq!(workers(&server) != old, killed, "{class}");
+    }
+}
+
+#[tokio::test]
 async fn the_command_line_runs_and_checks_without_a_server() {
     let base = tempfile::tempdir().unwrap();
     let (comfyui, workflow) = (comfyui(), base.path().join("workflow.json"));

@@ -33,9 +33,6 @@ pub trait Installation: Send + Sync {
     /// Where its process stands. Does not wait.
     fn stage(&self) -> Stage;
 
-    /// Starts the process, if there is none. Does not wait.
-    fn start(&self);
-
     /// Waits until the process answers, for as long as a start may take at most.
     fn ready(&self) -> Result<(), String>;
 
@@ -102,6 +99,21 @@ impl Installations {
     pub(crate) async fn wait<T: Send + 'static>(&self, work: impl FnOnce() -> Result<T, ApiError> + Send + 'static) -> Result<T, ApiError> {
         let _turn = self.threads.acquire().await.map_err(|error| ApiError::internal(error.to_string()))?;
         blocking(work).await
+    }
+
+    /// Has those that answer look for changes. Where too many wait for Python already, what is known is good enough.
+    pub(crate) async fn refresh(&self) {
+        for site in self.sites.iter().filter(|site| site.installation.stage() == Stage::Ready) {
+            let Ok(_turn) = self.threads.try_acquire() else { return };
+            let installation = Arc::clone(&site.installation);
+            let looked = blocking(move || {
+                installation.refresh();
+                Ok(())
+            });
+            if looked.await.is_err() {
+                tracing::error!("the look for changes of ComfyUI's classes failed");
+            }
+        }
     }
 
     /// Waits until the classes of all are known. The errors of those that could not be started.

@@ -7,7 +7,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
 use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::uri::PathAndQuery;
-use axum::http::{Extensions, Method, StatusCode, Uri};
+use axum::http::{Extensions, HeaderMap, Method, StatusCode, Uri, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
@@ -33,7 +33,9 @@ const MAX_PLAIN_ERROR_BYTES: usize = 16 * 1024;
 
 /// The server as one service.
 pub fn router(app: App) -> Router {
-    let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES);
+    // What another process sends may be a stream of events, of which each must arrive at once.
+    let own = |_: StatusCode, _: Version, _: &HeaderMap, about: &Extensions| about.get::<Forwarded>().is_none();
+    let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES).and(own);
     let doors = Arc::new(Doors::new(&app.options));
     let table = routes::all();
     app.document.get_or_init(|| table.document(&app.options.api_version).to_string().into());

@@ -59,8 +59,6 @@ impl Installation for Double {
         if self.ready.load(Ordering::SeqCst) { Stage::Ready } else { Stage::Cold }
     }
 
-    fn start(&self) {}
-
     fn ready(&self) -> Result<(), String> {
         self.asked.lock().push("ready".into());
         let starts = self.starts.load(Ordering::SeqCst);
@@ -203,7 +201,8 @@ async fn answers_are_passed_on_as_they_come() {
     let server = beside(&double(routes()).await);
     let (address, _stop) = serve(&server);
     drop(rustls::crypto::ring::default_provider().install_default());
-    let mut answer = reqwest::get(format!("http://{address}/slow")).await.unwrap();
+    let request = reqwest::Client::new().get(format!("http://{address}/slow")).header("accept-encoding", "gzip");
+    let mut answer = request.send().await.unwrap();
     let first = tokio::time::timeout(Duration::from_secs(10), answer.chunk()).await.unwrap().unwrap();
     assert_eq!(first.as_deref(), Some(&b"first"[..]));
 }

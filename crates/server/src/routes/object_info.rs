@@ -27,6 +27,7 @@ pub(super) fn routes() -> Table {
 async fn all(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiError> {
     // Listing folders and rendering hundreds of classes takes milliseconds; to find out whether a folder has changed, the disk is asked.
     await_classes(&app).await;
+    app.installations.refresh().await;
     blocking(move || Ok(json_text(render(&app, shape)))).await
 }
 
@@ -38,9 +39,6 @@ async fn await_classes(app: &App) {
 }
 
 fn render(app: &App, shape: ApiShape) -> Bytes {
-    for site in app.installations.sites() {
-        site.installation.refresh();
-    }
     let generation = app.folders.generation() + app.catalog.version();
     if let Some(body) = app.object_info.get(generation, &shape) {
         return body;
