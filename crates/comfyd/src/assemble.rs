@@ -7,6 +7,7 @@ use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
 use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions};
 use comfyd_folders::Folders;
 use comfyd_graph::{PlacementMode, Placing};
+use comfyd_memory::Account;
 use comfyd_node::{Catalog, Input, OptionSource, Schema};
 use comfyd_nodes::{Builtin, Limits, Services};
 use parking_lot::Mutex;
@@ -30,7 +31,7 @@ pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
 }
 
 /// What loads models and runs them.
-pub(crate) fn engine(config: &Config, folders: &Arc<Folders>) -> Result<Engine, Failure> {
+pub(crate) fn engine(config: &Config, folders: &Arc<Folders>, account: &Account) -> Result<Engine, Failure> {
     let (for_embeddings, for_decoders) = (Arc::clone(folders), Arc::clone(folders));
     Ok(Engine::new(EngineOptions {
         device: match config.device {
@@ -39,6 +40,7 @@ pub(crate) fn engine(config: &Config, folders: &Arc<Folders>) -> Result<Engine, 
             config::Device::Cuda(number) => DeviceChoice::Cuda(number),
         },
         memory_budget_bytes: config.memory_budget_bytes,
+        account: account.clone(),
         preview: match config.preview_method {
             config::PreviewMethod::None => PreviewMethod::None,
             config::PreviewMethod::Auto => PreviewMethod::Auto,
@@ -66,10 +68,18 @@ pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -
     catalog
 }
 
+/// The memory that models, results and all other large things have together.
+pub(crate) fn account(config: &Config) -> Account {
+    let account = Account::of_machine(config.memory_budget_bytes);
+    tracing::info!(mebibytes = account.budget() >> 20, "the budget for memory");
+    account
+}
+
 /// What runs prompts.
 pub(crate) fn executor(config: &Config, beside: &Arc<Beside>, engine: &Engine, folders: &Arc<Folders>) -> Executor {
-    let executor =
-        Executor::new(beside.catalog().clone(), executor_options(config)).with_files(Arc::clone(folders) as Arc<dyn OptionSource>);
+    let executor = Executor::new(beside.catalog().clone(), executor_options(config))
+        .with_files(Arc::clone(folders) as Arc<dyn OptionSource>)
+        .with_account(engine.account());
     let Some(python) = &config.python else { return executor };
     let learning = Arc::clone(beside);
     let executor = executor.with_learning(Arc::new(move |cancel| learning.learn(cancel)));

@@ -19,7 +19,7 @@ use crate::python::Deaf;
 
 pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
-    let engine = assemble::engine(config, &folders)?;
+    let engine = assemble::engine(config, &folders, &assemble::account(config))?;
     let native = assemble::native(config, &folders, &engine);
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
     let beside = Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet)?);

@@ -78,7 +78,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
 
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
-    let engine = assemble::engine(&config, &folders)?;
+    let account = assemble::account(&config);
+    let engine = assemble::engine(&config, &folders, &account)?;
     tracing::info!(device = engine.device_name(), "the engine is ready");
     let native = assemble::native(&config, &folders, &engine);
     let (mouth, ears) = said::channel();

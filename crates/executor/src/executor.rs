@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use comfyd_graph::{Graph, Placement, PlacementMode, Placing};
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
+use comfyd_memory::Account;
 use comfyd_node::{CancellationToken, Catalog, Hidden, OptionSource, SharedCatalog};
 use indexmap::IndexSet;
+use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
@@ -14,6 +16,7 @@ use crate::hosts::Hosts;
 use crate::options::ExecutorOptions;
 use crate::places::{BeforeNode, Places};
 use crate::progress::Progress;
+use crate::results::Ledger;
 use crate::run::{Run, Shown};
 use crate::stop::{Failed, Halt, Stop};
 
@@ -30,14 +33,23 @@ pub struct Executor {
     files: Option<Arc<dyn OptionSource>>,
     before: Option<Arc<BeforeNode>>,
     learn: Option<Arc<Learn>>,
-    cache: Cache,
+    cache: Arc<Mutex<Cache>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Executor {
     /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog: catalog.into(), options, files: None, before: None, learn: None, cache }
+        let (cache, ledger) = (Arc::new(Mutex::new(cache)), Ledger::new(Account::unbounded()));
+        Self { catalog: catalog.into(), options, files: None, before: None, learn: None, cache, ledger }
+    }
+
+    /// The same with an account of memory that is told of results, and for which results of earlier prompts give way.
+    pub fn with_account(self, account: &Account) -> Self {
+        let cache = Arc::downgrade(&self.cache);
+        account.gives_way(0, move |missing| cache.upgrade().is_some_and(|cache| cache.lock().give_way(missing)));
+        Self { ledger: Ledger::new(account.clone()), ..self }
     }
 
     /// The same with the files that combos list: a node whose file this process does not list may run in another one that does.
@@ -109,7 +121,7 @@ impl Executor {
                 return Ended { halt: Some(halt), executed: IndexSet::new(), prompt_ids: Vec::new(), shown: Shown::default() };
             }
         };
-        let mut run = Run::new(&catalog, &self.options, &places, &mut self.cache, progress, hosts, graph);
+        let mut run = Run::new(&catalog, &self.options, &places, &self.cache, &self.ledger, progress, hosts, graph);
         tell_cached(run.begin());
         let ended = Ended::of(&mut run, &job.outputs);
         hosts = run.end();
@@ -121,7 +133,7 @@ impl Executor {
         match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok((other, graph)) if other != placement => {
                 tracing::info!(prompt_id = job.id, "a value cannot leave its process: the prompt's nodes are placed anew");
-                let run = Run::new(&catalog, &self.options, &places, &mut self.cache, progress, hosts, graph);
+                let run = Run::new(&catalog, &self.options, &places, &self.cache, &self.ledger, progress, hosts, graph);
                 let mut run = run.after(ended.executed);
                 run.begin();
                 let ended = Ended::of(&mut run, &job.outputs);
@@ -134,12 +146,12 @@ impl Executor {
 
     /// Drops all cached results.
     pub fn clear(&mut self) {
-        self.cache.clear();
+        self.cache.lock().clear();
     }
 
     /// How many results are cached, and the bytes that they are accounted with.
     pub fn cache_usage(&self) -> (usize, usize) {
-        self.cache.usage()
+        self.cache.lock().usage()
     }
 }
 

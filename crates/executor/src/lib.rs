@@ -11,6 +11,7 @@ mod options;
 mod outside;
 mod places;
 mod progress;
+mod results;
 mod run;
 mod stop;
 pub mod worker;

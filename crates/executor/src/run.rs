@@ -10,9 +10,10 @@ use comfyd_node::{
     NodeOutput, Returned, Source, Value,
 };
 use indexmap::IndexSet;
+use parking_lot::Mutex;
 use serde_json::{Map, Value as Json, json};
 
-use crate::cache::{Cache, NodeResult, Scope};
+use crate::cache::{Cache, Scope};
 use crate::calls::{self, Given};
 use crate::guard::guarded;
 use crate::hosts::Hosts;
@@ -21,6 +22,7 @@ use crate::options::ExecutorOptions;
 use crate::outside::Outside;
 use crate::places::Places;
 use crate::progress::{Progress, node_ref};
+use crate::results::Ledger;
 use crate::stop::{Failed, Halt, Stop};
 
 /// What one step of a node led to.
@@ -71,7 +73,8 @@ impl<'a, 'p> Run<'a, 'p> {
         catalog: &'a Catalog,
         options: &'a ExecutorOptions,
         places: &'a Places<'a>,
-        cache: &'a mut Cache,
+        cache: &'a Mutex<Cache>,
+        ledger: &'a Arc<Ledger>,
         progress: &'a Progress,
         hosts: Hosts<'p>,
         graph: Graph,
@@ -86,7 +89,7 @@ impl<'a, 'p> Run<'a, 'p> {
             hidden,
             graph,
             list: ExecutionList::new(),
-            known: Known::new(cache, hosts),
+            known: Known::new(cache, ledger, hosts),
             outside: Outside::new(),
             uses: Vec::new(),
             asked: HashMap::new(),
@@ -110,10 +113,11 @@ impl<'a, 'p> Run<'a, 'p> {
         let used: HashSet<Signature> = signatures.iter().flatten().copied().collect();
         let graph = &self.graph;
         let lives = |scope: &Scope| graph.find(&scope.root).is_some_and(|i| graph.node(i).class_type == scope.class);
-        self.known.cache.begin(&used, &lives);
+        let mut cache = self.known.cache.lock();
+        cache.begin(&used, &lives);
         let mut cached = Vec::new();
         for (index, signature) in signatures.iter().enumerate() {
-            if signature.is_some_and(|s| self.known.cache.contains(&s)) {
+            if signature.is_some_and(|s| cache.contains(&s)) {
                 cached.push(self.graph.node(index).id.clone());
             }
         }
@@ -162,7 +166,7 @@ impl<'a, 'p> Run<'a, 'p> {
             let mut ui = self.ui.get(&index).cloned();
             if ui.is_none() && index < prompt_len {
                 let signature = self.known.signature(&self.graph, index);
-                ui = signature.and_then(|s| self.known.cache.peek(&s)).and_then(|r| r.ui.clone());
+                ui = signature.and_then(|s| self.known.cache.lock().peek(&s)).and_then(|r| r.ui.clone());
             }
             let Some(ui) = ui else { continue };
             let node = node_ref(&self.graph, index);
@@ -174,7 +178,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Ends the run: the cache forgets what earlier expansions of the same nodes left. Gives the hosts back.
     pub fn end(self) -> Hosts<'p> {
-        self.known.cache.end(&self.expanded);
+        self.known.cache.lock().end(&self.expanded);
         self.known.hosts
     }
 
@@ -502,7 +506,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Keeps a node's result for the nodes that use it, and for later prompts.
     fn store(&mut self, index: NodeIndex, outputs: Vec<Arc<Vec<Value>>>) {
-        let result = Arc::new(NodeResult { outputs, ui: self.ui.get(&index).cloned() });
+        let result = Arc::new(self.known.ledger.result(outputs, self.ui.get(&index).cloned()));
         if let Some(signature) = self.known.signature(&self.graph, index) {
             let node = self.graph.node(index);
             let root = self.graph.node(node.real);
@@ -511,9 +515,10 @@ impl<'a, 'p> Run<'a, 'p> {
                 class: root.class_type.clone(),
                 parent: self.graph.node(parent).id.clone(),
             });
-            self.known.cache.put(signature, result.clone(), scope);
+            self.known.cache.lock().put(signature, result.clone(), scope);
         }
         self.known.results.insert(index, result);
+        self.known.ledger.relieve();
     }
 
     /// Adds a node to be run, with all that it needs.

@@ -68,12 +68,14 @@ struct Inner {
 /// What an account and its parts have in common.
 #[derive(Default)]
 struct Shared {
-    givers: RwLock<Vec<Giver>>,
+    givers: RwLock<Vec<(u8, Giver)>>,
     beside: RwLock<Vec<Figure>>,
     /// What was beside when it was looked last.
     beside_bytes: AtomicU64,
+    /// What there is, whoever holds it; asked for so many bytes and more.
     free: Option<Figure>,
-    /// What stays free.
+    large: u64,
+    /// What of that stays free.
     margin: u64,
     /// The address space is bounded: only the allocator knows what still has a place in it.
     tries: bool,
@@ -96,11 +98,18 @@ impl Account {
         let total = machine::total();
         let shared = Shared {
             free: Some(Arc::new(machine::free)),
+            large: LARGE,
             margin: MARGIN.min(total / MARGIN_PART),
             tries: machine::address_space().is_some(),
             ..Shared::default()
         };
         Self::with(budget.unwrap_or((total as f64 * DEFAULT_BUDGET) as u64), shared)
+    }
+
+    /// An account of memory that others use too and that is no part of the machine's, such as a graphics card's: `free` tells how much is
+    /// left of it, of which `margin` bytes stay free.
+    pub fn of_device(budget: u64, margin: u64, free: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
+        Self::with(budget, Shared { free: Some(Arc::new(free)), margin, ..Shared::default() })
     }
 
     fn with(budget: u64, shared: Shared) -> Self {
@@ -125,13 +134,15 @@ impl Account {
 
     /// What is held of the whole, by processes beside this one too.
     pub fn taken(&self) -> u64 {
-        self.root().held().saturating_add(self.beside())
+        self.root().held().saturating_add(self.look_beside())
     }
 
-    /// Somebody who holds what can be done without: asked when there is too little, those that were named first before others, from any
-    /// thread. Must not ask for memory itself.
-    pub fn gives_way(&self, giver: impl Fn(u64) -> bool + Send + Sync + 'static) {
-        self.0.shared.givers.write().push(Arc::new(giver));
+    /// Somebody who holds what can be done without: asked when there is too little, those of lower rank first, from any thread. Must not ask
+    /// for memory itself.
+    pub fn gives_way(&self, rank: u8, giver: impl Fn(u64) -> bool + Send + Sync + 'static) {
+        let mut givers = self.0.shared.givers.write();
+        let place = givers.partition_point(|(other, _)| *other <= rank);
+        givers.insert(place, (rank, Arc::new(giver)));
     }
 
     /// A process beside this one, whose memory is taken off the budget.
@@ -145,7 +156,15 @@ impl Account {
         Ok(Lease { account: self.clone(), bytes })
     }
 
-    /// The same, once there is enough: waits so long for others to be done.
+    /// Whether there are so many bytes, without anybody giving way.
+    pub fn has(&self, bytes: u64) -> bool {
+        self.take_now(bytes).is_ok_and(|()| {
+            self.give_back(bytes);
+            true
+        })
+    }
+
+    /// The same as [`Account::reserve`], once there is enough: waits so long for others to be done.
     pub async fn reserve_within(&self, bytes: u64, patience: Duration) -> Result<Lease, OutOfMemory> {
         let until = Instant::now() + patience;
         loop {
@@ -165,6 +184,19 @@ impl Account {
     pub fn count(&self, bytes: u64) -> Lease {
         self.add(bytes);
         Lease { account: self.clone(), bytes }
+    }
+
+    /// Has others give way as long as more is held than there may be: what was counted without being asked for.
+    pub fn relieve(&self) {
+        let root = self.root();
+        if !root.0.shared.beside.read().is_empty() {
+            root.look_beside();
+        }
+        while let Some(over) = root.held().checked_sub(root.most()).filter(|over| *over > 0) {
+            if !root.give_way(over) {
+                return;
+            }
+        }
     }
 
     fn root(&self) -> &Self {
@@ -194,19 +226,24 @@ impl Account {
     fn take(&self, bytes: u64) -> Result<(), OutOfMemory> {
         loop {
             let Err(refused) = self.take_now(bytes) else { return Ok(()) };
-            let missing = bytes.saturating_sub(refused.free).max(1);
-            let givers = self.0.shared.givers.read().clone();
-            if !givers.iter().any(|give| give(missing)) {
+            // What can never fit must not drive out what does.
+            if bytes > self.0.budget || !self.give_way(bytes.saturating_sub(refused.free).max(1)) {
                 return Err(refused);
             }
         }
     }
 
+    /// Whether anybody gave something back.
+    fn give_way(&self, missing: u64) -> bool {
+        let givers = self.0.shared.givers.read().clone();
+        givers.iter().any(|(_, give)| give(missing))
+    }
+
     fn take_now(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let shared = &self.0.shared;
-        let large = bytes >= LARGE;
+        let large = bytes >= shared.large;
         if large {
-            shared.beside_bytes.store(shared.beside.read().iter().map(|bytes| bytes()).sum(), Ordering::Release);
+            self.look_beside();
         }
         self.take_counted(bytes)?;
         let refuse = |free: u64| {
@@ -229,7 +266,7 @@ impl Account {
     /// Takes bytes of this account and of those that it is a part of, or of none.
     fn take_counted(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let Inner { budget, held, whole, .. } = &*self.0;
-        let most = if whole.is_some() { *budget } else { budget.saturating_sub(self.0.shared.beside_bytes.load(Ordering::Acquire)) };
+        let most = self.most();
         let more = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= most);
         held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).map_err(|held| OutOfMemory {
             wanted: bytes,
@@ -245,8 +282,17 @@ impl Account {
         Ok(())
     }
 
-    fn beside(&self) -> u64 {
-        self.0.shared.beside.read().iter().map(|bytes| bytes()).sum()
+    /// The most that may be held here, without what others hold beside this process.
+    fn most(&self) -> u64 {
+        let beside = if self.0.whole.is_some() { 0 } else { self.0.shared.beside_bytes.load(Ordering::Acquire) };
+        self.0.budget.saturating_sub(beside)
+    }
+
+    /// What processes beside this one hold now.
+    fn look_beside(&self) -> u64 {
+        let bytes = self.0.shared.beside.read().iter().map(|bytes| bytes()).sum();
+        self.0.shared.beside_bytes.store(bytes, Ordering::Release);
+        bytes
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::{Account, Lease, OutOfMemory};
+use crate::{Account, OutOfMemory};
 
 #[test]
 fn what_does_not_fit_is_refused_and_changes_nothing() {
@@ -43,13 +43,13 @@ fn parts_count_in_the_whole() {
 fn what_can_be_done_without_gives_way_in_turn() {
     let account = Account::new(100);
     let held = Arc::new(Mutex::new([account.reserve(50).ok(), account.reserve(40).ok()]));
-    for which in 0..2 {
+    for which in [1, 0] {
         let held = Arc::clone(&held);
-        account.gives_way(move |_| held.lock()[which].take().is_some());
+        account.gives_way(which as u8, move |_| held.lock()[which].take().is_some());
     }
     let _first = account.reserve(20).unwrap();
     assert!(held.lock()[0].is_none() && held.lock()[1].is_some());
-    assert!(account.reserve(200).is_err());
+    assert!(account.reserve(90).is_err());
     assert_eq!(account.held(), 20);
 }
 
@@ -64,6 +64,26 @@ fn what_others_take_is_taken_off_and_what_is_there_counts_in_any_case() {
     assert!(account.reserve(1).is_err());
 }
 
+#[test]
+fn what_was_counted_over_the_budget_drives_others_out_and_what_never_fits_does_not() {
+    let account = Account::new(100);
+    let held = Arc::new(Mutex::new(account.reserve(50).ok()));
+    let holder = Arc::clone(&held);
+    account.gives_way(0, move |_| holder.lock().take().is_some());
+    assert!(account.reserve(101).is_err() && !account.has(60) && account.has(50));
+    assert_eq!(account.held(), 50);
+    let _there = account.count(70);
+    account.relieve();
+    assert_eq!(account.held(), 70);
+}
+
+#[test]
+fn a_device_tells_what_it_has() {
+    let account = Account::of_device(u64::MAX, 10, || 100);
+    assert!(account.reserve(90).is_ok());
+    assert_eq!(account.reserve(91).unwrap_err().free, 90);
+}
+
 #[tokio::test]
 async fn who_waits_gets_what_is_given_back() {
     let account = Account::new(100);
@@ -71,7 +91,7 @@ async fn who_waits_gets_what_is_given_back() {
     let long = Duration::from_secs(60);
     let waiting = tokio::spawn({
         let account = account.clone();
-        async move { account.reserve_within(50, long).await.as_ref().map(Lease::bytes).map_err(Clone::clone) }
+        async move { account.reserve_within(50, long).await.map(|lease| lease.bytes()) }
     });
     tokio::task::yield_now().await;
     drop(lease);

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use comfyd_engine::patches::ModelPatch;
 use comfyd_engine::{Engine, Model, SD_LATENTS};
+use comfyd_memory::Lease;
 use comfyd_node::{CancellationToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent, Mask};
+use parking_lot::Mutex;
 
 use crate::apart::apart;
 use crate::services::State;
@@ -87,7 +89,7 @@ impl Node for Bound {
     }
 
     fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
-        let done = (self.class.run)(&mut Call { state: &self.state, cx, inputs: &inputs });
+        let done = Call::new(&self.state, cx, &inputs).and_then(|mut call| (self.class.run)(&mut call));
         done.map_err(|error| self.state.for_clients(error))
     }
 }
@@ -97,9 +99,18 @@ pub(crate) struct Call<'a, 'c> {
     pub(crate) state: &'a State,
     pub(crate) cx: &'a mut Context<'c>,
     pub(crate) inputs: &'a Inputs,
+    /// What it may allocate, until it is over: then what it gave is counted.
+    room: Mutex<Lease>,
 }
 
-impl Call<'_, '_> {
+impl<'a, 'c> Call<'a, 'c> {
+    /// A call has room for as much as it is given, which is about what classes need that do not ask for more.
+    fn new(state: &'a State, cx: &'a mut Context<'c>, inputs: &'a Inputs) -> Result<Self> {
+        let given: usize = inputs.iter().map(|(_, value)| value.size_bytes()).sum();
+        let room = state.services.engine.account().reserve(given as u64).map_err(Error::out_of_memory)?;
+        Ok(Self { state, cx, inputs, room: Mutex::new(room) })
+    }
+
     /// An object of the engine, such as a model.
     pub(crate) fn object<T: Opaque>(&self, name: &str) -> Result<Arc<T>> {
         if matches!(self.inputs.value(name)?, Value::Null) {
@@ -204,13 +215,20 @@ impl Call<'_, '_> {
         apart(self.cx.cancel_token(), values, work)?.map_err(Error::other)
     }
 
-    /// Fails if an array of this shape, four bytes per value, is larger than the limit. Called before every allocation whose size the
-    /// inputs decide.
+    /// Room for so many bytes more, until the call is over. Fails if memory is short.
+    pub(crate) fn room(&self, bytes: u64) -> Result<()> {
+        let mut room = self.room.lock();
+        let more = room.bytes().saturating_add(bytes);
+        room.resize(more).map_err(Error::out_of_memory)
+    }
+
+    /// Room for an array of this shape, four bytes per value. Fails if it is larger than the limit, or if memory is short. Called before every
+    /// allocation whose size the inputs decide.
     pub(crate) fn reserve(&self, shape: &[usize]) -> Result<()> {
         let limit = self.state.services.limits.max_tensor_bytes;
         let bytes = shape.iter().try_fold(4u64, |bytes, axis| bytes.checked_mul(*axis as u64));
-        if bytes.is_some_and(|bytes| bytes <= limit) {
-            return Ok(());
+        if let Some(bytes) = bytes.filter(|bytes| *bytes <= limit) {
+            return self.room(bytes);
         }
         let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
         let limit = limit >> 20;
@@ -219,11 +237,14 @@ impl Call<'_, '_> {
         )))
     }
 
-    /// Fails if a text of this many bytes is longer than the limit.
+    /// Room for a text of this many bytes, instead of what was asked for another one before. Fails if it is longer than the limit.
     pub(crate) fn reserve_text(&self, bytes: usize) -> Result<()> {
         let limit = self.state.services.limits.max_text_bytes;
         if bytes as u64 <= limit {
-            return Ok(());
+            let mut room = self.room.lock();
+            // It is grown in steps, and copied once as a whole.
+            let more = room.bytes().max(2 * bytes as u64);
+            return room.resize(more).map_err(Error::out_of_memory);
         }
         Err(Error::msg(format!("the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit")))
     }
