@@ -10,6 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use comfyd_engine::Engine;
 use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
+use comfyd_memory::Account;
 use comfyd_jobs::{JobStore, OnRestart, Recovered, WorkerId};
 use comfyd_python::Outlet;
 use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router};
@@ -98,7 +99,9 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let worker_id = WorkerId::new(&engine.device_name());
     runtime.block_on(recover(&config, &*store, &worker_id))?;
     let options = server_options(&config, front_end);
-    let hub = Hub::new(options.ws_queue, options.preview_size);
+    let memory = Account::of_machine(config.memory_budget_bytes);
+    let bounds = listen::Bounds::of(options.max_connections);
+    let hub = Hub::new(options.ws_queue, options.preview_size, &memory);
     mouth.speak_to(hub.clone());
     let executor = assemble::executor(&config, &beside, &engine, &folders);
     let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
@@ -120,6 +123,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
+        memory,
     };
     let app = App::new(parts, options);
 
@@ -134,7 +138,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             beside.workers().iter().for_each(comfyd_python::Worker::start);
         }
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
+        let server = tokio::spawn(listen::serve(router(app), listeners, tls, bounds, stopped));
         for url in &urls {
             tracing::info!("ready at {url}");
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore};
+use comfyd_memory::Account;
 use comfyd_node::SharedCatalog;
 
 use crate::caches::Rendered;
@@ -15,6 +16,7 @@ use crate::frames::QueueStatus;
 use crate::hub::Hub;
 use crate::installations::Installations;
 use crate::options::{ApiShape, Options};
+use crate::room::Room;
 use crate::services::download::{Downloads, Policy};
 use crate::services::log::Log;
 use crate::services::machine::Machine;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub hub: Hub,
     /// The log that clients see.
     pub log: Log,
+    /// The account of memory that requests ask.
+    pub memory: Account,
 }
 
 /// The services inside an [`App`].
@@ -59,6 +63,8 @@ pub struct Inner {
     pub(crate) users: Users,
     pub(crate) downloads: Downloads,
     pub(crate) machine: Machine,
+    /// Memory that requests take together.
+    pub(crate) room: Room,
     /// `/object_info` of a generation of the folders and a version of the catalog.
     pub(crate) object_info: Rendered<ApiShape>,
     /// `/history` of a version of the history.
@@ -74,6 +80,8 @@ impl App {
             users: Users::new(parts.folders.roots().user.clone(), options.multi_user),
             downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
             machine: Machine::default(),
+            // Bodies of the allowed size must fit, and what is read of them.
+            room: Room::new(parts.memory.part(options.request_memory_bytes.max(options.max_upload_bytes.saturating_mul(8)) as u64)),
             object_info: Rendered::new(2, usize::MAX),
             history: Rendered::new(MAX_HISTORIES, MAX_HISTORY_BYTES),
             document: OnceLock::new(),

@@ -9,6 +9,7 @@ mod answer;
 mod app;
 mod body;
 mod caches;
+mod connections;
 mod devices;
 #[cfg(test)]
 mod document_tests;
@@ -28,6 +29,7 @@ mod principal;
 mod prompt_request;
 mod query;
 mod requeue;
+mod room;
 mod router;
 mod routes;
 mod sent;
