@@ -19,6 +19,7 @@ use crate::progress::Progress;
 use crate::results::Ledger;
 use crate::run::{Run, Shown};
 use crate::stop::{Failed, Halt, Stop};
+use crate::watch::Watch;
 
 /// What is told of a failure besides its message when a device's memory ran out.
 const OUT_OF_MEMORY: &str = "The device has too little memory for this: make the batch or the picture smaller, or use fewer models.";
@@ -85,6 +86,11 @@ impl Executor {
     /// Emits every event but the last ones: the outcome's last message is to be told once the outcome is stored, so that clients which
     /// are told of the end find it in the history.
     pub fn run(&mut self, job: &Job, cancel: &CancellationToken, sink: Arc<dyn EventSink>) -> Outcome {
+        self.run_watched(job, cancel, sink, &Watch::default())
+    }
+
+    /// The same, told of to whoever watches.
+    pub(crate) fn run_watched(&mut self, job: &Job, cancel: &CancellationToken, sink: Arc<dyn EventSink>, watch: &Watch) -> Outcome {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
@@ -99,7 +105,7 @@ impl Executor {
         tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
         let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
         let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
-        let hosts = Hosts::new(job, hidden, progress.clone(), cancel);
+        let hosts = Hosts::new(job, hidden, progress.clone(), cancel, watch);
         let ended = self.attempt(job, &progress, hosts, &mut |nodes| tell(cached(nodes)));
         progress.close();
         let ended_ms = now_ms();

@@ -14,6 +14,7 @@ mod progress;
 mod results;
 mod run;
 mod stop;
+mod watch;
 pub mod worker;
 
 pub use crate::executor::{Executor, Learn};

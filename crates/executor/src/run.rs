@@ -24,6 +24,7 @@ use crate::places::Places;
 use crate::progress::{Progress, node_ref};
 use crate::results::Ledger;
 use crate::stop::{Failed, Halt, Stop};
+use crate::watch::{Timer, Watch};
 
 /// What one step of a node led to.
 enum Step {
@@ -49,6 +50,9 @@ pub(crate) struct Run<'a, 'p> {
     options: &'a ExecutorOptions,
     places: &'a Places<'a>,
     cancel: &'p CancellationToken,
+    watch: &'p Watch,
+    /// Calls that hosts have not answered.
+    timers: HashMap<NodeIndex, Timer<'p>>,
     progress: &'a Progress,
     hidden: Hidden,
     graph: Graph,
@@ -79,12 +83,14 @@ impl<'a, 'p> Run<'a, 'p> {
         hosts: Hosts<'p>,
         graph: Graph,
     ) -> Self {
-        let (cancel, hidden) = (hosts.cancel, hosts.hidden.clone());
+        let (cancel, watch, hidden) = (hosts.cancel, hosts.watch, hosts.hidden.clone());
         Self {
             catalog,
             options,
             places,
             cancel,
+            watch,
+            timers: HashMap::new(),
             progress,
             hidden,
             graph,
@@ -178,8 +184,12 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Ends the run: the cache forgets what earlier expansions of the same nodes left. Gives the hosts back.
     pub fn end(self) -> Hosts<'p> {
-        self.known.cache.lock().end(&self.expanded);
-        self.known.hosts
+        let Known { cache, ledger, hosts, results, .. } = self.known;
+        cache.lock().end(&self.expanded);
+        // What was needed until now may be too much to be kept.
+        drop(results);
+        ledger.relieve();
+        hosts
     }
 
     /// Ids of the nodes that ran, in order.
@@ -294,6 +304,7 @@ impl<'a, 'p> Run<'a, 'p> {
             return Ok(calls::blocked(&node.entry.schema));
         }
         let inputs = given.call(call);
+        let _timer = self.watch.node(&node.id, &node.class_type);
         self.caught(|| {
             let mut context = Context::new(&node.id, &self.hidden, self.cancel, self.progress, call);
             class.run(&mut context, inputs)
@@ -314,6 +325,8 @@ impl<'a, 'p> Run<'a, 'p> {
         if self.ask_hosted(index, class, &call)? {
             return Ok(Step::Waiting);
         }
+        let node = self.graph.node(index);
+        self.timers.insert(index, self.watch.node(&node.id, &node.class_type));
         self.caught(|| {
             self.outside.start(index, class, call);
             Ok(())
@@ -340,6 +353,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Takes a host's answer.
     fn answered(&mut self, index: NodeIndex, answer: comfyd_node::Result<HostedOutput>) -> Result<Step, Stop> {
+        self.timers.remove(&index);
         let HostedOutput { returned, ui, blocked } = self.caught(|| answer)?;
         for message in &blocked {
             self.tell_blocked(index, message);
@@ -583,6 +597,9 @@ impl<'a, 'p> Run<'a, 'p> {
     /// The report of what happened at a node, in the name of the prompt's node that it comes from.
     fn halt(&mut self, index: NodeIndex, mut stop: Stop, inputs: Json) -> Box<Halt> {
         let real = self.graph.node(self.graph.node(index).real);
+        if let (Stop::Interrupted, Some(reason)) = (&stop, self.watch.timed_out()) {
+            stop = Stop::Failed(Failed::new("TimeoutError", reason));
+        }
         if let Stop::Failed(failed) = &mut stop {
             tracing::warn!(node = %real.id, class = %real.class_type, kind = %failed.kind, failed.message, "a node failed");
             failed.inputs.get_or_insert(inputs);
