@@ -10,8 +10,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_compression::tokio::bufread::{DeflateDecoder, GzipDecoder, ZlibDecoder};
-use axum::body::{Body, Bytes, HttpBody};
 use axum::RequestExt;
+use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
@@ -24,6 +24,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::time::Sleep;
 use tokio_util::io::{ReaderStream, StreamReader};
 
+use crate::answer::blocking;
 use crate::error::ApiError;
 use crate::room::{Refused, Room, Work};
 
@@ -201,9 +202,9 @@ pub(crate) async fn text<S: Send + Sync>(request: Request, state: &S) -> Result<
     } else {
         Bytes::from(to_text(charset, &bytes)?.into_owned())
     };
-    if let Some(work) = work {
-        work.more(json_bytes(&text) as u64).await?;
-    }
+    let Some(work) = work else { return Ok(text) };
+    let (bytes, text) = blocking(move || Ok((json_bytes(&text), text))).await?;
+    work.more(bytes as u64).await?;
     Ok(text)
 }
 

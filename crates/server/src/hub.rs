@@ -187,7 +187,7 @@ impl Hub {
         if tight && queued.kind == Kind::Droppable {
             return None;
         }
-        Some(Queued { lease: Some(Arc::new(self.inner.memory.count(bytes as u64))), tight, ..queued })
+        Some(Queued { _lease: Some(Arc::new(self.inner.memory.count(bytes as u64))), tight, ..queued })
     }
 
     /// Sends an event to one connection.
@@ -246,7 +246,7 @@ impl Hub {
             }
             _ => Body::Message(frames::message(&event)?),
         };
-        self.weighed(Queued { body, kind, gate, lease: None, tight: false })
+        self.weighed(Queued { body, kind, gate, _lease: None, tight: false })
     }
 }
 

@@ -28,6 +28,7 @@ mod permission;
 mod principal;
 mod prompt_request;
 mod query;
+mod reading;
 mod requeue;
 mod room;
 mod router;

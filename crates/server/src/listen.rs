@@ -39,7 +39,8 @@ const ASK_EVERY: Duration = Duration::from_secs(20);
 /// What is read or written of a connection at once, in bytes; a request's head must fit.
 const BUFFER_BYTES: usize = 128 << 10;
 /// What who finds no place is told.
-const NO_PLACE: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 179\r\n\r\n\
+const NO_PLACE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 179\r\n\r\n\
     {\"error\": {\"type\": \"too_many_connections\", \"message\": \"too many connections are open: close some, or raise \
     --max-connections\", \"details\": \"\", \"extra_info\": {}}, \"node_errors\": {}}";
 

@@ -33,7 +33,12 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::TooMuch { bytes, most } => {
-                write!(f, "this takes {} MiB of memory, and a request may have {} MiB: send or ask for less at once", bytes >> 20, most >> 20)
+                write!(
+                    f,
+                    "this takes {} MiB of memory, and a request may have {} MiB: send or ask for less at once",
+                    bytes >> 20,
+                    most >> 20
+                )
             }
             Self::Crowded => f.write_str("there is not enough memory for this request beside others: try again when they are done"),
         }
@@ -57,9 +62,14 @@ impl Room {
         Self(account)
     }
 
+    /// How many bytes there are in all.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.0.budget()
+    }
+
     /// Takes so many bytes; waits for them for a while.
     pub(crate) async fn take(&self, bytes: u64) -> Result<Lease, Refused> {
-        self.take_of(bytes, self.0.budget()).await
+        self.take_of(bytes, self.bytes()).await
     }
 
     async fn take_of(&self, bytes: u64, most: u64) -> Result<Lease, Refused> {
@@ -84,7 +94,7 @@ impl Work {
 
     /// Takes more.
     pub(crate) async fn more(&self, bytes: u64) -> Result<(), Refused> {
-        let lease = self.room.take_of(bytes, self.room.0.budget() / ONE_OF).await?;
+        let lease = self.room.take_of(bytes, self.room.bytes() / ONE_OF).await?;
         self.leases.lock().push(lease);
         Ok(())
     }

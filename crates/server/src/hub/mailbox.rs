@@ -54,7 +54,7 @@ pub(super) struct Queued {
     /// What it waits for.
     pub(super) gate: Option<Arc<Gate>>,
     /// The memory that it takes, if that is much, wherever it waits.
-    pub(super) lease: Option<Arc<Lease>>,
+    pub(super) _lease: Option<Arc<Lease>>,
     /// Whether there was less memory than that.
     pub(super) tight: bool,
 }
@@ -69,7 +69,7 @@ pub(super) enum Body {
 
 impl Queued {
     pub(super) fn new(message: Message, kind: Kind) -> Self {
-        Self { body: Body::Message(message), kind, gate: None, lease: None, tight: false }
+        Self { body: Body::Message(message), kind, gate: None, _lease: None, tight: false }
     }
 
     pub(super) fn bytes(&self) -> usize {

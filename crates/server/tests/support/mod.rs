@@ -150,7 +150,7 @@ impl Server {
         }
         let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 24).await.unwrap().to_vec() }
+        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 26).await.unwrap().to_vec() }
     }
 
     pub async fn get(&self, path: &str) -> Answer {
