@@ -76,7 +76,7 @@ impl Executor {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
-        let progress = Arc::new(Progress::new(sink, prompt_id.clone(), job.client_id.clone(), self.options.max_progress_nodes));
+        let progress = Arc::new(Progress::new(sink, prompt_id.clone(), job, self.options.max_progress_nodes));
 
         let started_ms = now_ms();
         let mut messages = Vec::new();

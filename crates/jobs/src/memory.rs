@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::event::{Event, EventKind, EventSink};
 use crate::index::{Found, Index};
-use crate::line::Line;
+use crate::line::{Bounds, Line};
 use crate::store::{
     Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Page, Queue, Recovered, Result, Ticket, Token,
     Versions, WorkerId, now_ms,
@@ -20,6 +20,8 @@ use crate::store::{
 pub struct Options {
     /// How many jobs may wait.
     pub max_pending: usize,
+    /// How many jobs of one owner may wait and run.
+    pub max_of_owner: usize,
     /// How many finished jobs are kept; the oldest go first.
     pub max_history: usize,
     /// How many bytes of JSON one outcome may have.
@@ -27,9 +29,15 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each, and 64 MiB.
+    /// 10,000 of each, no bound of one owner, and 64 MiB.
     fn default() -> Self {
-        Self { max_pending: 10_000, max_history: 10_000, max_outcome_bytes: 64 << 20 }
+        Self { max_pending: 10_000, max_of_owner: usize::MAX, max_history: 10_000, max_outcome_bytes: 64 << 20 }
+    }
+}
+
+impl Options {
+    fn bounds(&self) -> Bounds {
+        Bounds { pending: self.max_pending, of_owner: self.max_of_owner }
     }
 }
 
@@ -106,7 +114,7 @@ impl JobStore for MemoryStore {
             if state.index.key(&job.id).is_some() {
                 return Err(crate::Error::Duplicate(job.id));
             }
-            state.line.admit(&job, self.options.max_pending, now_ms())?.0.number
+            state.line.admit(&job, self.options.bounds(), now_ms())?.0.number
         };
         self.publish(Touched { queue: true, history: false });
         Ok(Ticket { id: job.id, number })

@@ -12,6 +12,7 @@ use crate::caches::Rendered;
 use crate::devices::Devices;
 use crate::error::ApiError;
 use crate::frames::QueueStatus;
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::installations::Installations;
 use crate::options::{ApiShape, Options};
@@ -56,6 +57,7 @@ pub struct Inner {
     /// Settings.
     pub options: Options,
     parts: Parts,
+    pub(crate) gate: Gate,
     pub(crate) users: Users,
     pub(crate) downloads: Downloads,
     pub(crate) machine: Machine,
@@ -71,7 +73,8 @@ impl App {
     /// Puts a server together.
     pub fn new(parts: Parts, options: Options) -> Self {
         let inner = Inner {
-            users: Users::new(parts.folders.roots().user.clone(), options.multi_user),
+            gate: Gate::new(&options),
+            users: Users::new(parts.folders.roots().user.clone(), options.multi_user, Arc::clone(&options.keys)),
             downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
             machine: Machine::default(),
             object_info: Rendered::new(2, usize::MAX),
@@ -83,9 +86,10 @@ impl App {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The queue's figures as clients get them.
-    pub(crate) async fn status(&self) -> Result<QueueStatus, ApiError> {
-        Ok(QueueStatus::from(&self.store.counts().await?))
+    /// The queue's figures as clients get them, of all prompts or of one owner's.
+    pub(crate) async fn status(&self, only: Option<&str>) -> Result<QueueStatus, ApiError> {
+        let counts = self.store.counts().await?;
+        Ok(only.map_or_else(|| QueueStatus::from(&counts), |owner| QueueStatus::from(&counts.of(owner))))
     }
 
     /// Tells all clients the queue's figures after a request changed them.

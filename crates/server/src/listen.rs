@@ -112,7 +112,7 @@ impl Listener for NoDelay {
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         let (stream, address) = self.accept_plain().await;
-        (Watched::new(stream), address)
+        (Watched::new(stream, address.ip()), address)
     }
 
     fn local_addr(&self) -> io::Result<SocketAddr> {
@@ -193,7 +193,7 @@ impl Listener for TlsListener {
 
     async fn accept(&mut self) -> (Self::Io, SocketAddr) {
         match self.ready.recv().await {
-            Some((stream, peer)) => (Watched::new(stream), peer),
+            Some((stream, peer)) => (Watched::new(stream, peer.ip()), peer),
             // The accepting task never ends before this listener does.
             None => std::future::pending().await,
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use axum::Json;
+use axum::{Extension, Json};
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use crate::answer::blocking;
 use crate::app::App;
+use crate::audit::Concerns;
 use crate::body;
 use crate::error::{ApiError, listed};
 use crate::frames::QueueStatus;
@@ -62,8 +63,8 @@ struct DocumentedPromptAccepted {
     node_errors: Value,
 }
 
-async fn info(State(app): State<App>) -> Result<Json<QueueStatus>, ApiError> {
-    app.status().await.map(Json)
+async fn info(State(app): State<App>, principal: Principal) -> Result<Json<QueueStatus>, ApiError> {
+    app.status(principal.only().as_deref()).await.map(Json)
 }
 
 async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: Principal, request: Request) -> Result<Response, ApiError> {
@@ -74,10 +75,13 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
     let ticket = app.store.enqueue(job).await?;
     app.announce().await;
     sent.keep(held);
+    let concerns = Extension(Concerns(vec![ticket.id.clone()]));
     let (prompt_id, number, node_errors) = (ticket.id, Plain(ticket.number), node_errors.to_json());
     Ok(match shape {
-        ApiShape::Wire => Json(PromptAccepted { prompt_id, number, node_errors }).into_response(),
-        ApiShape::Documented => Json(DocumentedPromptAccepted { prompt_id, number, node_errors: listed(&node_errors) }).into_response(),
+        ApiShape::Wire => (concerns, Json(PromptAccepted { prompt_id, number, node_errors })).into_response(),
+        ApiShape::Documented => {
+            (concerns, Json(DocumentedPromptAccepted { prompt_id, number, node_errors: listed(&node_errors) })).into_response()
+        }
     })
 }
 
