@@ -349,7 +349,12 @@ fn a_lazy_input_that_is_cached_is_there_at_once() {
     let ran = bench.run(&text(0));
     assert_eq!(*ran.shown("out"), json!([7]), "{:#?}", ran.outcome.messages);
     assert!(!ran.ran("a"));
-    assert_eq!(ran.events.matches("executing pick").count(), 2, "as in the reference, it begins anew with what it asked for: {}", ran.events);
+    assert_eq!(
+        ran.events.matches("executing pick").count(),
+        2,
+        "as in the reference, it begins anew with what it asked for: {}",
+        ran.events
+    );
 }
 
 #[test]

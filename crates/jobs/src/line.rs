@@ -229,10 +229,7 @@ impl Line {
 
     /// Running and waiting jobs.
     pub fn queue(&self) -> Queue {
-        Queue {
-            running: self.running.iter().map(|running| running.job.clone()).collect(),
-            pending: self.pending.in_order(),
-        }
+        Queue { running: self.running.iter().map(|running| running.job.clone()).collect(), pending: self.pending.in_order() }
     }
 
     /// The figures.

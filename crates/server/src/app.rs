@@ -19,8 +19,11 @@ use crate::options::{ApiShape, Options};
 use crate::services::download::{Downloads, Policy};
 use crate::services::log::Log;
 use crate::services::machine::Machine;
+use crate::services::quotas::Usage;
 use crate::services::users::Users;
 
+/// Renderings of `/object_info` that are kept.
+const MAX_OBJECT_INFOS: usize = 8;
 /// Lists of the history that are kept, and the largest one that is.
 const MAX_HISTORIES: usize = 4;
 const MAX_HISTORY_BYTES: usize = 16 << 20;
@@ -58,11 +61,12 @@ pub struct Inner {
     pub options: Options,
     parts: Parts,
     pub(crate) gate: Gate,
+    pub(crate) usage: Usage,
     pub(crate) users: Users,
     pub(crate) downloads: Downloads,
     pub(crate) machine: Machine,
-    /// `/object_info` of a generation of the folders and a version of the catalog.
-    pub(crate) object_info: Rendered<ApiShape>,
+    /// `/object_info` of a generation of the folders and a version of the catalog, as each user gets it.
+    pub(crate) object_info: Rendered<(ApiShape, Arc<str>)>,
     /// `/history` of a version of the history.
     pub(crate) history: Rendered<(HistoryQuery, ApiShape)>,
     /// The OpenAPI document. The router makes it: its routes cannot change while the server runs.
@@ -72,12 +76,14 @@ pub struct Inner {
 impl App {
     /// Puts a server together.
     pub fn new(parts: Parts, options: Options) -> Self {
+        parts.folders.keep_apart(options.keys.requires());
         let inner = Inner {
             gate: Gate::new(&options),
             users: Users::new(parts.folders.roots().user.clone(), options.multi_user, Arc::clone(&options.keys)),
             downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
             machine: Machine::default(),
-            object_info: Rendered::new(2, usize::MAX),
+            object_info: Rendered::new(MAX_OBJECT_INFOS, usize::MAX),
+            usage: Usage::new(options.quotas),
             history: Rendered::new(MAX_HISTORIES, MAX_HISTORY_BYTES),
             document: OnceLock::new(),
             parts,

@@ -51,20 +51,27 @@ pub struct Audit {
 }
 
 impl Audit {
-    /// The log in a user folder.
+    /// The log in a user folder. Its file is made with the first record.
     ///
     /// # Errors
-    /// Where it cannot be written.
-    pub fn open(user_folder: &Path) -> io::Result<Self> {
-        let mut writer = Writer::open(user_folder)?;
+    /// Where no thread can be started.
+    pub fn start(user_folder: PathBuf) -> io::Result<Self> {
+        let mut writer: Option<Writer> = None;
         let (lines, waiting) = sync_channel::<Record>(MAX_WAITING);
         let lost = Arc::new(AtomicU64::new(0));
         let missed = Arc::clone(&lost);
         std::thread::Builder::new().name("audit".into()).spawn(move || {
             for record in waiting {
                 let gap = missed.swap(0, Ordering::Relaxed);
-                let told = if gap > 0 { writer.write(&Record::of(format!("{gap} records are missing"))) } else { Ok(()) };
-                if let Err(error) = told.and_then(|()| writer.write(&record)) {
+                let told = writer.take().map_or_else(|| Writer::open(&user_folder), Ok).and_then(|mut open| {
+                    if gap > 0 {
+                        open.write(&Record::of(format!("{gap} records are missing")))?;
+                    }
+                    open.write(&record)?;
+                    writer = Some(open);
+                    Ok(())
+                });
+                if let Err(error) = told {
                     missed.fetch_add(gap + 1, Ordering::Relaxed);
                     tracing::error!(%error, "the audit log cannot be written: make room, or look after '{FILE}' in the user folder");
                 }

@@ -47,6 +47,8 @@ pub(crate) struct Gate {
     keys: Arc<Keys>,
     tls: bool,
     proxies: Vec<IpAddr>,
+    /// Whether it is beyond this machine that the server is reached.
+    beyond: bool,
     audit: Option<Arc<Audit>>,
     failures: Mutex<HashMap<IpAddr, Failures>>,
 }
@@ -71,6 +73,7 @@ impl Gate {
             keys: Arc::clone(&options.keys),
             tls: options.tls,
             proxies: options.trusted_proxies.iter().map(|ip| plain(*ip)).collect(),
+            beyond: !options.listen.iter().all(IpAddr::is_loopback),
             audit: options.audit.clone(),
             failures: Mutex::default(),
         }
@@ -79,6 +82,11 @@ impl Gate {
     /// Whether a key is asked for.
     pub(crate) fn is_shut(&self) -> bool {
         self.keys.required()
+    }
+
+    /// Where what is changed is written down: not on a machine's own server that asks for no key.
+    pub(crate) fn audit(&self) -> Option<&Audit> {
+        self.audit.as_deref().filter(|_| self.beyond || self.is_shut())
     }
 
     /// Lets a request in that shows a key which allows what it wants, and leaves whose it is with it.
@@ -125,7 +133,7 @@ impl Gate {
             return ApiError::new(StatusCode::TOO_MANY_REQUESTS, "too_many_wrong_keys", TOO_MANY);
         }
         tracing::warn!(%address, "a wrong key was shown");
-        if let Some(audit) = &self.audit {
+        if let Some(audit) = self.audit() {
             let action = format!("wrong key at {} {}", request.method, request.uri.path());
             audit.tell(Record { address: Some(address), status: Some(401), ..Record::of(action) });
         }
@@ -187,7 +195,7 @@ impl Gate {
     }
 
     fn record(&self, request: &Parts, caller: &Caller, action: &str) {
-        if let Some(audit) = &self.audit {
+        if let Some(audit) = self.audit() {
             let (user, key) = (Arc::clone(&caller.user), caller.id.clone());
             audit.tell(Record { user, key, address: self.address(request), ..Record::of(action) });
         }

@@ -130,13 +130,9 @@ impl Hub {
         self.len() == 0
     }
 
-    /// Sends an event to everybody.
+    /// Sends an event that is no prompt's to everybody who gets to see everything.
     pub fn broadcast(&self, event: &str, data: &impl Serialize) {
-        self.push_to_all(&Queued::new(text(event, data), Kind::Needed));
-    }
-
-    fn push_to_all(&self, queued: &Queued) {
-        self.push_to_some(queued, |_| true);
+        self.push_to_some(&Queued::new(text(event, data), Kind::Needed), |who| who.all);
     }
 
     fn push_to_some(&self, queued: &Queued, wanted: impl Fn(&Hearer) -> bool) {
@@ -165,10 +161,7 @@ impl Hub {
             return;
         }
         let gate = prompt_id.and_then(|id| self.inner.gates.of(id));
-        let queued = |status| Queued {
-            gate: gate.clone(),
-            ..Queued::new(text("status", &Status { status, sid: None }), Kind::Figures)
-        };
+        let queued = |status| Queued { gate: gate.clone(), ..Queued::new(text("status", &Status { status, sid: None }), Kind::Figures) };
         if last.status.as_ref() != Some(&status) {
             self.push_to_some(&queued(&status), |who| who.all);
         }

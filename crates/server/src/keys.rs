@@ -216,7 +216,7 @@ impl Caller {
 pub struct Keys {
     file: Option<KeyFile>,
     known: RwLock<Arc<Known>>,
-    required: AtomicBool,
+    required: Arc<AtomicBool>,
     changes: watch::Sender<u64>,
 }
 
@@ -229,7 +229,7 @@ struct Known {
 impl Default for Keys {
     /// No keys, and none is asked for.
     fn default() -> Self {
-        Self { file: None, known: RwLock::default(), required: AtomicBool::new(false), changes: watch::Sender::default() }
+        Self { file: None, known: RwLock::default(), required: Arc::default(), changes: watch::Sender::default() }
     }
 }
 
@@ -245,7 +245,7 @@ impl Keys {
     /// # Errors
     /// A sentence where they cannot be read.
     pub fn open(file: KeyFile, always: bool) -> Result<Self, String> {
-        let keys = Self { required: AtomicBool::new(always), file: Some(file), ..Self::default() };
+        let keys = Self { required: Arc::new(AtomicBool::new(always)), file: Some(file), ..Self::default() };
         keys.read()?;
         Ok(keys)
     }
@@ -253,6 +253,11 @@ impl Keys {
     /// Whether a key is asked for.
     pub fn required(&self) -> bool {
         self.required.load(Ordering::Acquire)
+    }
+
+    /// The same for who does not know keys.
+    pub(crate) fn requires(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.required)
     }
 
     /// Whether there is one that is good.

@@ -2,11 +2,14 @@
 //! names. Does not know whether there is such a user.
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
+use comfyd_folders::Kind;
 use comfyd_jobs::Queue;
+use comfyd_node::{Acting, Actor, acting_for};
 
 use crate::app::App;
 use crate::error::ApiError;
@@ -57,6 +60,21 @@ impl Principal {
     /// Whether it gets to see the jobs of this owner.
     pub(crate) fn sees(&self, owner: &str) -> bool {
         self.only().is_none_or(|only| *only == *owner)
+    }
+
+    /// Has this thread find and write the files that are its own.
+    pub(crate) fn act(&self) -> Acting {
+        acting_for(
+            self.caller().map_or_else(Actor::default, |caller| Actor { owner: Arc::clone(&caller.user), all: self.only().is_none() }),
+        )
+    }
+
+    /// The folders of its files, and whose they are for a bound on their space; nobody's where nobody is told apart.
+    pub(crate) fn files(&self, app: &App) -> (Arc<str>, Vec<PathBuf>) {
+        let Some(caller) = self.caller() else { return Default::default() };
+        let _acting = self.act();
+        let own = [Kind::Input, Kind::Output, Kind::Temp].map(|kind| app.folders.own(kind));
+        (Arc::clone(&caller.user), own.into_iter().chain(app.users.folder(&caller.user)).collect())
     }
 
     /// The jobs in the queue that it gets to see.

@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 use axum::Router;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
-use axum::http::uri::PathAndQuery;
 use axum::http::request::Parts;
+use axum::http::uri::PathAndQuery;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -118,7 +118,7 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
             let wanted = wanted(&permissions, &parts);
             app.gate.admit(&mut parts, wanted).map_err(|answer| *answer)?;
         }
-        record = app.options.audit.is_some().then(|| begun(&app, &parts)).flatten();
+        record = app.gate.audit().and_then(|_| begun(&app, &parts));
         let request = body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await;
         request.map_err(IntoResponse::into_response)
     };
@@ -128,7 +128,7 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
         Ok(request) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
         Ok(request) => next.run(request).await,
     };
-    if let (Some(record), Some(audit)) = (record, &app.options.audit) {
+    if let (Some(record), Some(audit)) = (record, app.gate.audit()) {
         let what = response.extensions_mut().remove::<Concerns>().map(|Concerns(what)| what).unwrap_or_default();
         audit.tell(Record { what, status: Some(response.status().as_u16()), ..record });
     }

@@ -168,12 +168,7 @@ fn render(entries: &[Arc<HistoryEntry>], shape: ApiShape) -> Result<Bytes, ApiEr
     }
 }
 
-async fn one(
-    State(app): State<App>,
-    shape: ApiShape,
-    principal: Principal,
-    Path(prompt_id): Path<String>,
-) -> Result<Response, ApiError> {
+async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
     let entry = app.store.history_entry(&prompt_id).await?.filter(|entry| principal.sees(&entry.job.owner));
     let none = move || ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running"));
     let render = move || match shape {

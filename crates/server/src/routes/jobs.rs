@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use axum::{Extension, Json};
 use axum::extract::{Path, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
 use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
