@@ -209,7 +209,7 @@ mod tests {
             title: None,
         };
         let bar = Bar::new();
-        let emit = |kind| bar.emit(Event { prompt_id: "p".into(), client_id: None, kind });
+        let emit = |kind| bar.emit(Event { prompt_id: "p".into(), owner: "".into(), client_id: None, kind });
         emit(EventKind::Executing(node.clone()));
         assert_eq!(bar.0.message(), "KSampler");
         emit(EventKind::Progress { node: node.clone(), value: 3.0, max: 20.0 });

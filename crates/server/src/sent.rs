@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Clone, Default)]
 pub(crate) struct Sent {
     left: Arc<Mutex<Vec<Box<dyn Any + Send>>>>,
+    /// Who is at the other end of the connection.
+    pub peer: Option<IpAddr>,
 }
 
 impl Sent {
@@ -46,8 +49,8 @@ pub(crate) struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    pub(crate) fn new(socket: S) -> Self {
-        Self { socket, sent: Sent::default() }
+    pub(crate) fn new(socket: S, peer: IpAddr) -> Self {
+        Self { socket, sent: Sent { peer: Some(peer), ..Sent::default() } }
     }
 
     /// What its requests are given.
