@@ -17,6 +17,7 @@ mod harness;
 mod holders;
 mod lists;
 mod model;
+mod owners;
 pub mod sink;
 
 pub use self::harness::{Harness, job, outcome, snapshot, worker};
@@ -31,6 +32,7 @@ pub async fn run(harness: &dyn Harness) {
     numbers(harness).await;
     duplicates(harness).await;
     full(harness).await;
+    owners::run(harness).await;
     removal(harness).await;
     life_cycle(harness).await;
     requeue(harness).await;

@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use comfyd_node::{Catalog, Input, Schema};
-use comfyd_server::{Installation, Stage, listen};
+use comfyd_server::{Hearer, Installation, Stage, listen};
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use serde_json::{Value, json};

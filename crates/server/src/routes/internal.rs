@@ -133,6 +133,6 @@ mod tests {
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
         }
         std::fs::create_dir(dir.path().join("folder")).unwrap();
-        assert_eq!(newest_first(dir.path()), ["b", "c", "d", "a"]);
+        assert_eq!(newest_first(&[dir.path().to_owned()]), ["b", "c", "d", "a"]);
     }
 }
