@@ -262,7 +262,7 @@ async fn each_user_has_his_own_files() {
         ("made.png%20[output]", "users/bob", "temp"),
     ] {
         let (status, body) = view(&server.ann, name, subfolder, kind).await;
-        assert!((400..500).contains(&status) && body != bobs, "{name} {subfolder}: {status}");
+        assert!((400..500).contains(&status) || body == anns, "{name} {subfolder}: {status}");
     }
     assert_eq!(view(&server.admin, "made.png", "users/bob", "output").await, (200, bobs.clone()));
     assert_eq!(view(&server.bob, "made.png", "", "output").await, (200, bobs.clone()));
