@@ -321,7 +321,7 @@ mod tests {
             request = request.header(*name, *value);
         }
         let (mut parts, ()) = request.body(()).unwrap().into_parts();
-        parts.extensions.insert(ConnectInfo(Sent { peer: Some(peer.parse().unwrap()), ..Sent::default() }));
+        parts.extensions.insert(ConnectInfo(Sent::by(peer.parse().unwrap())));
         parts
     }
 

@@ -227,7 +227,7 @@ impl Hub {
     }
 
     /// Whose prompt runs, if one does: what custom nodes say meanwhile is of it.
-    fn running_owner(&self) -> Option<Arc<str>> {
+    pub(crate) fn running_owner(&self) -> Option<Arc<str>> {
         let current = self.inner.current.lock();
         let mut owners = current.values().map(|current| &current.owner);
         let first = owners.next().filter(|owner| !owner.is_empty())?;

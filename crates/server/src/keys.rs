@@ -256,7 +256,7 @@ impl Keys {
     }
 
     /// The same for who does not know keys.
-    pub(crate) fn requires(&self) -> Arc<AtomicBool> {
+    pub fn requires(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.required)
     }
 

@@ -23,6 +23,11 @@ pub(crate) struct Sent {
 }
 
 impl Sent {
+    /// Of a connection with this address at its other end.
+    pub(crate) fn by(peer: IpAddr) -> Self {
+        Self { peer: Some(peer), ..Self::default() }
+    }
+
     /// Keeps something until then. To be called when nothing is awaited any more: the socket may be flushed at every pause.
     pub(crate) fn keep(&self, thing: impl Send + 'static) {
         self.left.lock().push(Box::new(thing));
@@ -50,7 +55,7 @@ pub(crate) struct Watched<S> {
 
 impl<S> Watched<S> {
     pub(crate) fn new(socket: S, peer: IpAddr) -> Self {
-        Self { socket, sent: Sent { peer: Some(peer), ..Sent::default() } }
+        Self { socket, sent: Sent::by(peer) }
     }
 
     /// What its requests are given.
