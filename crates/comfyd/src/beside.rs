@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
@@ -54,13 +55,15 @@ impl Known {
 }
 
 impl Beside {
-    /// The workers of the configuration, if it names a ComfyUI. None is started. `address` is where packs reach the server.
+    /// The workers of the configuration, if it names a ComfyUI. None is started. `address` is where packs reach the
+    /// server, `apart` whether each user has files of its own.
     pub(crate) fn new(
         config: &Config,
         native: Catalog,
         folders: &Arc<Folders>,
         address: &str,
         outlet: &Arc<dyn Outlet>,
+        apart: &Arc<AtomicBool>,
     ) -> Result<Self, String> {
         let mut workers = Vec::new();
         let python = config.python.as_ref();
@@ -70,8 +73,8 @@ impl Beside {
             std::fs::create_dir_all(&packs).map_err(|error| format!("the folder {} cannot be made: {error}", packs.display()))?;
         }
         for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
-            workers
-                .push(Worker::new(settings(config, python, &environment, address), Arc::clone(outlet)).map_err(|error| error.to_string())?);
+            let settings = Settings { apart: Arc::clone(apart), ..settings(config, python, &environment, address) };
+            workers.push(Worker::new(settings, Arc::clone(outlet)).map_err(|error| error.to_string())?);
         }
         let beside = Self {
             workers,
@@ -254,6 +257,7 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
             kill: python.kill_timeout,
             ..Patience::default()
         },
+        apart: Arc::default(),
         max_blob: config.memory_budget_bytes.unwrap_or(Settings::default().max_blob),
     }
 }

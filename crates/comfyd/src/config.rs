@@ -16,9 +16,12 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use comfyd_folders::Roots;
-use comfyd_server::{HostRule, OriginRule};
+use comfyd_server::keys::Scope;
+use comfyd_server::{HostRule, OriginRule, Quotas};
 
-use self::args::{Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs};
+use self::args::{
+    Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
+};
 use self::layers::Section;
 pub use self::python::{DEFAULT_ENVIRONMENT, DeviceMemory, Environment, Network, Placement, Python, PythonStart};
 
@@ -117,6 +120,19 @@ pub enum Action {
     },
     /// Look after the database.
     Db(DbAction),
+    /// Manage the keys.
+    Key(KeyAction),
+}
+
+/// What is to be done with the keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum KeyAction {
+    /// Make one for a user.
+    Add { user: String, scope: Scope, lasts: Option<Duration> },
+    /// List all.
+    List,
+    /// Revoke one by its id, or all of a user.
+    Revoke(String),
 }
 
 /// What is to be done with the database. Paths are absolute.
@@ -191,6 +207,14 @@ pub struct Config {
     pub allow_origins: Vec<OriginRule>,
     /// Hosts that the server answers to besides its own.
     pub allow_hosts: Vec<HostRule>,
+    /// Whether no key is asked for, wherever it listens.
+    pub insecure: bool,
+    /// Proxies whose word is taken for who asks.
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Most prompts of one user that may wait and run.
+    pub user_prompts: Option<usize>,
+    /// What else each user may have.
+    pub quotas: Quotas,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
     /// Most connections at once.
@@ -340,6 +364,14 @@ pub fn parse(
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
+        CliCommand::Key(command) => {
+            let (action, common) = match command {
+                KeyCommand::Add { name, scope, expires, common } => (KeyAction::Add { user: name, scope, lasts: expires }, common),
+                KeyCommand::List { common } => (KeyAction::List, common),
+                KeyCommand::Revoke { name, common } => (KeyAction::Revoke(name), common),
+            };
+            places.config(Action::Key(action), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
         CliCommand::Db(command) => {
             let absolute = |file: PathBuf| current_dir.join(file);
             let (action, common) = match command {
@@ -410,6 +442,14 @@ impl Places<'_> {
             port: server.port,
             allow_origins: server.allow_origin.into_iter().chain(server.enable_cors_header).collect(),
             allow_hosts: server.allow_host,
+            insecure: server.insecure,
+            trusted_proxies: server.trusted_proxy,
+            user_prompts: server.user_prompts.map(|most| most as usize),
+            quotas: Quotas {
+                prompts_per_minute: server.user_prompts_per_minute,
+                disk_bytes: server.user_disk,
+                prompt_pixels: server.user_pixels,
+            },
             max_upload_bytes: (server.max_upload_size * 1024.0 * 1024.0) as usize,
             max_connections: server.max_connections as usize,
             tls,

@@ -6,6 +6,7 @@ mod beside;
 mod config;
 mod db;
 mod frontend;
+mod key;
 mod nodes;
 mod python;
 mod run;
@@ -64,6 +65,7 @@ fn act() -> Result<(), Failure> {
         Action::CheckPython { json } => python::check(&config, *json),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
         Action::Db(action) => db::act(&config, action),
+        Action::Key(action) => key::act(&config, action),
         Action::InstallFrontEnd { version, docs, templates } => {
             let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
             let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();

@@ -23,7 +23,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let engine = assemble::engine(config, &folders, &account)?;
     let native = assemble::native(config, &folders, &engine);
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
-    let beside = Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet)?);
+    let beside = Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default())?);
     assemble::count_beside(&account, &beside);
     for worker in beside.workers() {
         worker.known()?;
@@ -211,7 +211,7 @@ mod tests {
             title: None,
         };
         let bar = Bar::new();
-        let emit = |kind| bar.emit(Event { prompt_id: "p".into(), client_id: None, kind });
+        let emit = |kind| bar.emit(Event { prompt_id: "p".into(), owner: "".into(), client_id: None, kind });
         emit(EventKind::Executing(node.clone()));
         assert_eq!(bar.0.message(), "KSampler");
         emit(EventKind::Progress { node: node.clone(), value: 3.0, max: 20.0 });

@@ -12,7 +12,9 @@ use comfyd_engine::Engine;
 use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart, Recovered, WorkerId};
 use comfyd_python::Outlet;
-use comfyd_server::{ApiShape, App, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router};
+use comfyd_server::{
+    ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router,
+};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
@@ -20,7 +22,7 @@ use tokio::sync::watch;
 use crate::assemble::{self, Failure};
 use crate::beside::{self, Beside, Served};
 use crate::config::{self, Config, Verbosity};
-use crate::{frontend, said};
+use crate::{frontend, key, said};
 
 /// The job store's file in the user folder.
 pub(crate) const STORE_FILE: &str = "comfyd.db";
@@ -84,6 +86,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let database = Lock::database(&config.roots.user.join(STORE_FILE))?;
     let _temp = Lock::folder(&config.roots.temp)?;
     let listeners = bind(&config)?;
+    let (keys, first_key) = key::of_server(&config)?;
 
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
@@ -93,22 +96,20 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let native = assemble::native(&config, &folders, &engine);
     let (mouth, ears) = said::channel();
     let outlet: Arc<dyn Outlet> = Arc::new(mouth.clone());
-    let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet)?);
+    let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet, &keys.requires())?);
     assemble::count_beside(&account, &beside);
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();
     folders.remove_unfinished();
     let front_end = front_end(&config, beside.workers().first());
-    let urls: Vec<String> = listeners
-        .iter()
-        .filter_map(|l| l.local_addr().ok())
-        .map(|a| format!("{}://{a}", if tls.is_some() { "https" } else { "http" }))
-        .collect();
+    let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
+    let scheme = if tls.is_some() { "https" } else { "http" };
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let worker_id = WorkerId::new(&engine.device_name());
     runtime.block_on(recover(&config, &*store, &worker_id))?;
-    let options = server_options(&config, front_end);
+    let audit = Arc::new(Audit::start(config.roots.user.clone())?);
+    let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
     let bounds = listen::Bounds::of(options.max_connections);
     let hub = Hub::new(options.ws_queue, options.preview_size, &account);
     mouth.speak_to(hub.clone());
@@ -153,14 +154,18 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         let signal = shutdown_signal()?;
         tokio::spawn(app.clone().announce_changes());
         tokio::spawn(watch_store(watched));
+        tokio::spawn(keys.follow());
         tokio::spawn(ears.listen(app.clone(), Arc::clone(&beside)));
         if config.python.as_ref().is_some_and(|python| python.start == config::PythonStart::Eager) {
             beside.workers().iter().for_each(comfyd_python::Worker::start);
         }
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(listen::serve(router(app), listeners, tls, bounds, stopped));
-        for url in &urls {
-            tracing::info!("ready at {url}");
+        for address in &addresses {
+            tracing::info!("ready at {scheme}://{address}");
+        }
+        if let Some(token) = &first_key {
+            key::show(token, scheme, &addresses);
         }
         let mut server = server;
         tokio::select! {
@@ -236,6 +241,9 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         listen: config.listen.clone(),
         allow_hosts: config.allow_hosts.clone(),
         allow_origins: config.allow_origins.clone(),
+        tls: config.tls.is_some(),
+        trusted_proxies: config.trusted_proxies.clone(),
+        quotas: config.quotas,
         max_upload_bytes: config.max_upload_bytes,
         max_connections: connections(config.max_connections),
         multi_user: config.multi_user,
@@ -314,6 +322,7 @@ fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
     let options = comfyd_store_sqlite::Options {
         max_pending: config.queue_limit,
         max_pending_bytes: config.queue_bytes,
+        max_of_owner: config.user_prompts.unwrap_or(usize::MAX),
         max_history: config.history_limit,
         durability: match config.durability {
             config::Durability::Normal => Durability::Normal,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use comfyd_graph::{Graph, Placement, PlacementMode, Placing};
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
 use comfyd_memory::Account;
-use comfyd_node::{CancellationToken, Catalog, Hidden, OptionSource, SharedCatalog};
+use comfyd_node::{Actor, CancellationToken, Catalog, Hidden, OptionSource, SharedCatalog, acting_for};
 use indexmap::IndexSet;
 use parking_lot::Mutex;
 use serde_json::value::RawValue;
@@ -94,8 +94,10 @@ impl Executor {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
-        let progress = Arc::new(Progress::new(sink, prompt_id.clone(), job.client_id.clone(), self.options.max_progress_nodes));
+        let progress = Arc::new(Progress::new(sink, prompt_id.clone(), job, self.options.max_progress_nodes));
 
+        // What nodes read and save is its owner's.
+        let _acting = acting_for(Actor { owner: job.owner.clone(), all: false });
         let started_ms = now_ms();
         let mut messages = Vec::new();
         let mut tell = |message: Message| {

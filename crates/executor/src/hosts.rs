@@ -33,6 +33,11 @@ impl<'a> Hosts<'a> {
         Self { job, hidden, reporter, cancel, watch, told: Vec::new(), interrupted: false, unloads: false }
     }
 
+    /// Whose prompt it is.
+    pub fn owner(&self) -> &str {
+        &self.job.owner
+    }
+
     /// Tells a host of the prompt, if it was not yet. One that failed once is not asked again: its start may have taken minutes.
     pub fn begin(&mut self, host: &Arc<dyn Host>) -> Result<()> {
         if let Some(told) = self.told.iter().find(|told| same(&told.host, host)) {

@@ -88,6 +88,8 @@ fn fingerprint(graph: &Graph, index: NodeIndex, hosts: &mut Hosts<'_>) -> Finger
         Code::Hosted(class) => hosted_fingerprint(graph, index, &**class, hosts),
     });
     match fingerprint {
+        // What it saves is one user's.
+        Ok(fingerprint) if node.entry.schema.output_node => of_owner(fingerprint, hosts.owner()),
         Ok(fingerprint) => fingerprint,
         // Nothing runs any more.
         Err(NodeError::Interrupted) => Fingerprint::Always,
@@ -95,6 +97,15 @@ fn fingerprint(graph: &Graph, index: NodeIndex, hosts: &mut Hosts<'_>) -> Finger
             tracing::warn!(node = %node.id, class = %node.class_type, %error, "the node could not be compared with its last run");
             Fingerprint::Always
         }
+    }
+}
+
+fn of_owner(fingerprint: Fingerprint, owner: &str) -> Fingerprint {
+    match fingerprint {
+        fingerprint if owner.is_empty() => fingerprint,
+        Fingerprint::Inputs => Fingerprint::Text(format!("of {owner}")),
+        Fingerprint::Text(text) => Fingerprint::Text(format!("of {owner}: {text}")),
+        Fingerprint::Always => Fingerprint::Always,
     }
 }
 

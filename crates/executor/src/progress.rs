@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_graph::{Graph, NodeIndex};
 use comfyd_jobs::event::{NodeProgress, NodeState};
-use comfyd_jobs::{Event, EventKind, EventSink, NodeRef};
+use comfyd_jobs::{Event, EventKind, EventSink, Job, NodeRef};
 use comfyd_node::{PreviewImage, Reporter};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
@@ -12,6 +12,7 @@ use parking_lot::Mutex;
 pub(crate) struct Progress {
     sink: Arc<dyn EventSink>,
     prompt_id: Arc<str>,
+    owner: Arc<str>,
     client_id: Option<Arc<str>>,
     max_nodes: usize,
     nodes: Mutex<Nodes>,
@@ -26,12 +27,14 @@ struct Nodes {
 }
 
 impl Progress {
-    pub fn new(sink: Arc<dyn EventSink>, prompt_id: Arc<str>, client_id: Option<Arc<str>>, max_nodes: usize) -> Self {
-        Self { sink, prompt_id, client_id, max_nodes: max_nodes.max(1), nodes: Mutex::default() }
+    pub fn new(sink: Arc<dyn EventSink>, prompt_id: Arc<str>, job: &Job, max_nodes: usize) -> Self {
+        let (owner, client_id) = (job.owner.clone(), job.client_id.clone());
+        Self { sink, prompt_id, owner, client_id, max_nodes: max_nodes.max(1), nodes: Mutex::default() }
     }
 
     pub fn emit(&self, kind: EventKind) {
-        self.sink.emit(Event { prompt_id: self.prompt_id.clone(), client_id: self.client_id.clone(), kind });
+        let (prompt_id, owner, client_id) = (self.prompt_id.clone(), self.owner.clone(), self.client_id.clone());
+        self.sink.emit(Event { prompt_id, owner, client_id, kind });
     }
 
     pub fn start(&self, node: &NodeRef) {

@@ -196,6 +196,7 @@ struct Begun {
 #[derive(Clone)]
 struct Addressee {
     prompt_id: Arc<str>,
+    owner: Arc<str>,
     client_id: Option<Arc<str>>,
 }
 
@@ -388,7 +389,7 @@ impl Device {
             let names = job.secrets.lost_names().join(", ");
             tracing::warn!(prompt_id = %job.id, names, "keys that came with this prompt were not kept over the restart: it runs without them");
         }
-        let to = Addressee { prompt_id: job.id.as_str().into(), client_id: job.client_id.clone() };
+        let to = Addressee { prompt_id: job.id.as_str().into(), owner: job.owner.clone(), client_id: job.client_id.clone() };
         self.seat.registry.announce(&to, self.seat.registry.figures(None));
         *self.begun.lock() = Some(Begun { claim: claim.clone(), to: to.clone(), started_ms: now_ms() });
         self.watch.begin(&cancel);
@@ -569,7 +570,8 @@ impl Registry {
 
     fn announce(&self, to: &Addressee, kinds: impl IntoIterator<Item = EventKind>) {
         for kind in kinds {
-            self.sink.emit(Event { prompt_id: to.prompt_id.clone(), client_id: to.client_id.clone(), kind });
+            let Addressee { prompt_id, owner, client_id } = to.clone();
+            self.sink.emit(Event { prompt_id, owner, client_id, kind });
         }
     }
 
@@ -578,10 +580,8 @@ impl Registry {
         let version = self.store.versions().borrow().queue;
         match self.runtime.block_on(self.store.counts()) {
             Ok(mut counts) => {
-                if let Some(at) = claimed.and_then(|job| counts.running_ids.iter().position(|id| *id == job.id)) {
-                    counts.running_ids.remove(at);
-                    counts.running -= 1;
-                    counts.pending += 1;
+                if let Some(job) = claimed {
+                    counts.as_waiting(job);
                 }
                 Some(EventKind::Queue { version, counts })
             }

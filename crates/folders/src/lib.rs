@@ -6,13 +6,14 @@ mod extra;
 mod listing;
 mod names;
 mod options;
+mod own;
 mod save;
 mod version;
 pub mod whole;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, RwLock};
 
@@ -108,6 +109,8 @@ pub struct Folders {
     listings: RwLock<std::collections::HashMap<PathBuf, Arc<Listing>>>,
     generation: AtomicU64,
     counters: Arc<Mutex<save::Counters>>,
+    /// Whether users are kept apart.
+    apart: OnceLock<Arc<AtomicBool>>,
 }
 
 impl Folders {
@@ -125,7 +128,15 @@ impl Folders {
         }
         let models = default_model_folders(&roots.base);
         let listed = RwLock::new(Arc::new(models.clone()));
-        Ok(Self { roots, models, listed, listings: RwLock::default(), generation: AtomicU64::new(1), counters: Arc::default() })
+        Ok(Self {
+            roots,
+            models,
+            listed,
+            listings: RwLock::default(),
+            generation: AtomicU64::new(1),
+            counters: Arc::default(),
+            apart: OnceLock::new(),
+        })
     }
 
     /// The roots, as absolute paths.
@@ -282,17 +293,15 @@ impl Folders {
     /// the file need not exist.
     pub fn annotated_path(&self, name: &str, default: Kind) -> Result<PathBuf> {
         let (name, kind) = split_annotation(name);
-        self.inside(kind.unwrap_or(default), Path::new(name))
-    }
-
-    /// The path `relative` inside a client's folder, `..` resolved by name. Fails if it leads outside.
-    pub fn inside(&self, kind: Kind, relative: &Path) -> Result<PathBuf> {
-        join_inside(self.directory(kind), relative)
+        self.found(kind.unwrap_or(default), Path::new(name))
     }
 
     /// Where a node saves files named by a prefix such as `renders/%width%x%height%`; the pixel sizes fill the variables.
     pub fn save_target(&self, kind: Kind, prefix: &str, width: usize, height: usize) -> Result<SaveTarget> {
-        save::target(self.directory(kind), kind, prefix, (width, height), Arc::clone(&self.counters))
+        let (folder, prefix) = (self.own(kind), self.own_prefix(prefix)?);
+        let mut target = save::target(&folder, kind, prefix, (width, height), Arc::clone(&self.counters))?;
+        target.subfolder = self.told(kind, &target.dir, &target.subfolder);
+        Ok(target)
     }
 
     /// A message in which files have the names that clients know, such as `input/x.png` and `models/vae/y.safetensors`, in place of those

@@ -2,6 +2,8 @@
 
 use comfyd_node::{FileSource, OptionSource};
 
+use crate::listing::Listing;
+use crate::own::USERS;
 use crate::{Folders, Kind, extension};
 
 /// Tiny autoencoders that can be chosen without a file of their own in `vae`.
@@ -12,10 +14,10 @@ impl OptionSource for Folders {
         match source {
             FileSource::Models(folder) => self.model_files(folder).unwrap_or_default(),
             FileSource::InputFiles(endings) => {
-                let listing = self.listing(self.directory(Kind::Input));
-                listing.files.iter().filter(|file| !file.contains('/') && endings.contains(&extension(file))).cloned().collect()
+                let shown = |file: &&String| !file.contains('/') && endings.contains(&extension(file));
+                self.of_inputs(|listing| listing.files.iter().filter(shown).cloned().collect())
             }
-            FileSource::InputFolders => self.listing(self.directory(Kind::Input)).folders.clone(),
+            FileSource::InputFolders => self.of_inputs(|listing| listing.folders.clone()),
             FileSource::Autoencoders => self.autoencoders(),
             FileSource::DiffusersFolders => self.diffusers_folders(),
         }
@@ -23,6 +25,18 @@ impl OptionSource for Folders {
 }
 
 impl Folders {
+    /// What is picked from the listings of all folders with inputs that one gets to see.
+    fn of_inputs(&self, pick: impl Fn(&Listing) -> Vec<String>) -> Vec<String> {
+        let folders = self.seen(Kind::Input);
+        let mut names: Vec<String> = folders.iter().flat_map(|folder| pick(&self.listing(folder))).collect();
+        if folders.len() > 1 {
+            names.retain(|name| name.split('/').next() != Some(USERS));
+            names.sort_unstable();
+            names.dedup();
+        }
+        names
+    }
+
     /// What can be chosen as an autoencoder: the files of `vae`, the tiny autoencoders of which both halves are in `vae_approx`, and
     /// `pixel_space`, which does nothing.
     fn autoencoders(&self) -> Vec<String> {

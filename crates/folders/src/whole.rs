@@ -36,11 +36,17 @@ pub struct Unfinished {
 impl Unfinished {
     /// Begins a file in this folder, which must be there, with the permissions of any new file.
     pub fn begin(folder: &Path) -> Result<Self> {
+        // What a file is made with by default; the process's mask takes its share away.
+        Self::with_mode(folder, 0o666)
+    }
+
+    fn with_mode(folder: &Path, mode: u32) -> Result<Self> {
         let mut builder = tempfile::Builder::new();
         builder.prefix(".").suffix(ENDING).rand_bytes(RANDOM);
-        // What a file is made with by default; the process's mask takes its share away.
         #[cfg(unix)]
-        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(mode));
+        #[cfg(not(unix))]
+        let _ = mode;
         let (file, path) = builder.tempfile_in(folder)?.into_parts();
         // Tells other servers that it is no left-over. Where the file system knows no locks, only this server's own lock does.
         drop(file.try_lock());
@@ -82,9 +88,18 @@ impl Unfinished {
 
 /// Writes a file, making its folders. Whether it was put in its place: `false` only where there is one already that is not to be replaced.
 pub fn write(path: &Path, bytes: &[u8], replace: Replace) -> Result<bool> {
+    write_with_mode(path, bytes, replace, 0o666)
+}
+
+/// The same for a file that other users of the machine may not read, where the system knows such.
+pub fn write_private(path: &Path, bytes: &[u8], replace: Replace) -> Result<bool> {
+    write_with_mode(path, bytes, replace, 0o600)
+}
+
+fn write_with_mode(path: &Path, bytes: &[u8], replace: Replace, mode: u32) -> Result<bool> {
     let folder = path.parent().ok_or(ErrorKind::InvalidFilename)?;
     fs::create_dir_all(folder)?;
-    let mut unfinished = Unfinished::begin(folder)?;
+    let mut unfinished = Unfinished::with_mode(folder, mode)?;
     unfinished.file.write_all(bytes)?;
     unfinished.put(path, replace)
 }

@@ -17,6 +17,7 @@ mod harness;
 mod holders;
 mod lists;
 mod model;
+mod owners;
 pub mod sink;
 
 pub use self::harness::{Harness, job, outcome, snapshot, worker};
@@ -32,6 +33,7 @@ pub async fn run(harness: &dyn Harness) {
     duplicates(harness).await;
     full(harness).await;
     full_in_bytes(harness).await;
+    owners::run(harness).await;
     removal(harness).await;
     life_cycle(harness).await;
     requeue(harness).await;

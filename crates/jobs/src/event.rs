@@ -14,6 +14,8 @@ use crate::store::Counts;
 pub struct Event {
     /// The prompt.
     pub prompt_id: Arc<str>,
+    /// Whose it is; empty where nobody is told apart.
+    pub owner: Arc<str>,
     /// The client that submitted it, if it gave an id: events go there only, unless [`EventKind::broadcast`] says otherwise.
     pub client_id: Option<Arc<str>>,
     /// What happened.
@@ -99,7 +101,7 @@ pub enum EventKind {
 }
 
 impl Event {
-    /// Whether it goes to all clients, not only to the one that submitted the prompt. Of a prompt without a client everybody sees the
+    /// Whether it goes to all clients that get to see its owner's prompts, not only to the one that submitted the prompt. Of a prompt without a client everybody sees the
     /// progress and the pictures, as in the reference.
     pub fn broadcast(&self) -> bool {
         match &self.kind {

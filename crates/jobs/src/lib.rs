@@ -11,6 +11,7 @@ pub mod memory;
 pub mod message;
 pub mod secrets;
 mod store;
+mod waiting;
 
 pub use crate::event::{Event, EventKind, EventSink};
 pub use crate::message::{Failure, Interruption, Message, NodeRef};

@@ -1,52 +1,22 @@
 //! The line of waiting and running jobs: order, ids and numbers. Pure: it knows no clock, no lock and no storage, so that every store
 //! that keeps its queue in memory (as such or as a mirror of what is on disk) orders it in the same way.
 
-use std::cmp::Ordering;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::store::{Claim, Counts, Error, Job, NewJob, OnRestart, Outcome, Position, Queue, Recovered, Result, Token, WorkerId};
+pub use crate::waiting::Place;
+use crate::waiting::Waiting;
 
-/// A job's place in the line: the order in which jobs are claimed.
-#[derive(Debug, Clone, Copy)]
-pub struct Place {
-    /// 0 for ordinary jobs; negative for those that the server was running when it stopped, which come first.
-    pub rank: i64,
-    /// The job's number; never NaN.
-    pub number: f64,
-    /// Grows with every job that arrives: ties of the number run in this order. Unique.
-    pub arrival: i64,
-    /// How often the job was running when whoever ran it ended without warning. Takes no part in the order.
-    pub crashes: u32,
-}
-
-impl Ord for Place {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.rank.cmp(&other.rank).then(self.number.total_cmp(&other.number)).then(self.arrival.cmp(&other.arrival))
-    }
-}
-
-impl PartialOrd for Place {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
-}
-
-impl PartialEq for Place {
-    fn eq(&self, other: &Self) -> bool {
-        self.cmp(other) == Ordering::Equal
-    }
-}
-
-impl Eq for Place {}
-
-/// How much may wait.
+/// How many jobs may be in the line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Room {
-    /// How many jobs.
-    pub jobs: usize,
-    /// How many bytes their texts have together.
+pub struct Bounds {
+    /// Waiting, of all owners.
+    pub pending: usize,
+    /// Bytes that the texts of those have together.
     pub bytes: usize,
+    /// Waiting and running, of one owner; nobody in particular has no such bound.
+    pub of_owner: usize,
 }
 
 /// A job that runs.
@@ -88,9 +58,7 @@ pub struct Restarted {
 /// Waiting and running jobs.
 #[derive(Debug, Clone, Default)]
 pub struct Line {
-    pending: BTreeMap<Place, Arc<Job>>,
-    /// What the texts of those have together.
-    pending_bytes: usize,
+    pending: Waiting,
     /// In the order in which they were claimed; as short as there are devices.
     running: Vec<Running>,
     places: HashMap<String, Place>,
@@ -152,16 +120,23 @@ impl Line {
     /// Takes a new job in and gives it its number.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`] and [`Error::FullBytes`] when there is no room. None uses up a number.
-    pub fn admit(&mut self, new: &NewJob, room: Room, created_ms: i64) -> Result<(Place, Arc<Job>)> {
+    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`], [`Error::FullBytes`] and [`Error::OwnerFull`] at the bounds. None uses
+    /// up a number.
+    pub fn admit(&mut self, new: &NewJob, bounds: Bounds, created_ms: i64) -> Result<(Place, Arc<Job>)> {
         if self.contains(&new.id) {
             return Err(Error::Duplicate(new.id.clone()));
         }
-        if self.pending.len() >= room.jobs {
-            return Err(Error::Full(room.jobs));
+        if self.pending.len() >= bounds.pending {
+            return Err(Error::Full(bounds.pending));
         }
-        if self.pending_bytes.saturating_add(new.prompt.get().len() + new.extra_data.get().len()) > room.bytes {
-            return Err(Error::FullBytes(room.bytes));
+        if self.pending.bytes().saturating_add(new.prompt.get().len() + new.extra_data.get().len()) > bounds.bytes {
+            return Err(Error::FullBytes(bounds.bytes));
+        }
+        if !new.owner.is_empty() {
+            let running = self.running.iter().filter(|running| running.job.owner == new.owner).count();
+            if running + self.pending.of(&new.owner) >= bounds.of_owner {
+                return Err(Error::OwnerFull(bounds.of_owner));
+            }
         }
         let (number, next_number) = number(new.position, self.next_number);
         let place = Place { rank: 0, number, arrival: self.next_arrival, crashes: 0 };
@@ -189,7 +164,6 @@ impl Line {
     }
 
     fn wait(&mut self, place: Place, job: Arc<Job>) {
-        self.pending_bytes += bytes(&job);
         self.places.insert(job.id.clone(), place);
         self.pending.insert(place, job);
     }
@@ -203,8 +177,7 @@ impl Line {
 
     /// Marks the first waiting job as running, held by this worker. Its place comes along.
     pub fn claim(&mut self, worker: &WorkerId, claimed_ms: i64) -> Option<(Place, Claim)> {
-        let (place, job) = self.pending.pop_first()?;
-        self.pending_bytes -= bytes(&job);
+        let (place, job) = self.pending.pop_next()?;
         self.places.remove(&job.id);
         let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim: self.next_claim };
         self.insert_running(Running { place, job: job.clone(), claimed_ms, claim: token.claim, holder: Some(worker.clone()) });
@@ -233,7 +206,7 @@ impl Line {
     /// Removes a waiting job.
     pub fn remove(&mut self, id: &str) -> Option<Place> {
         let place = self.places.remove(id)?;
-        self.pending_bytes -= self.pending.remove(&place).map_or(0, |job| bytes(&job));
+        self.pending.remove(&place);
         Some(place)
     }
 
@@ -241,7 +214,6 @@ impl Line {
     pub fn clear(&mut self) -> usize {
         let removed = self.pending.len();
         self.pending.clear();
-        self.pending_bytes = 0;
         self.places.clear();
         removed
     }
@@ -266,19 +238,22 @@ impl Line {
 
     /// Running and waiting jobs.
     pub fn queue(&self) -> Queue {
-        Queue {
-            running: self.running.iter().map(|running| running.job.clone()).collect(),
-            pending: self.pending.values().cloned().collect(),
-        }
+        Queue { running: self.running.iter().map(|running| running.job.clone()).collect(), pending: self.pending.in_order() }
     }
 
     /// The figures.
     pub fn counts(&self) -> Counts {
-        Counts {
-            running: self.running.len(),
-            pending: self.pending.len(),
-            running_ids: self.running.iter().map(|running| running.job.id.clone()).collect(),
+        let mut counts = Counts { pending: self.pending.len(), ..Counts::default() };
+        for (owner, pending) in self.pending.owners().filter(|(owner, _)| !owner.is_empty()) {
+            counts.owners.insert(Arc::clone(owner), Counts { pending, ..Counts::default() });
         }
+        for Running { job, .. } in &self.running {
+            counts.of_running(&job.owner, |counts| {
+                counts.running += 1;
+                counts.running_ids.push(job.id.clone());
+            });
+        }
+        counts
     }
 
     fn give_precedence(&mut self, stopped: Vec<Running>) -> Vec<(Place, Arc<Job>)> {
@@ -287,10 +262,8 @@ impl Line {
         }
         let mut first: Vec<(Place, Arc<Job>)> = stopped.into_iter().map(|running| (running.place, running.job)).collect();
         // Those with precedence from an earlier restart that have not run yet stay behind the ones that have.
-        while let Some(entry) = self.pending.first_entry().filter(|entry| entry.key().rank < 0) {
-            let (place, job) = entry.remove_entry();
-            self.pending_bytes -= bytes(&job);
-            first.push((place, job));
+        while let Some(entry) = self.pending.pop_with_precedence() {
+            first.push(entry);
         }
         let mut rank = 0;
         for (place, _) in first.iter_mut().rev() {
@@ -302,11 +275,6 @@ impl Line {
         }
         first
     }
-}
-
-/// What a job's texts have.
-fn bytes(job: &Job) -> usize {
-    job.prompt.get().len() + job.extra_data.get().len()
 }
 
 /// The number for a position, and the counter afterwards.

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::event::{Event, EventKind, EventSink};
 use crate::index::{Found, Index};
-use crate::line::{Line, Room};
+use crate::line::{Bounds, Line};
 use crate::store::{
     Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Page, Queue, Recovered, Result, Ticket, Token,
     Versions, WorkerId, now_ms,
@@ -22,6 +22,8 @@ pub struct Options {
     pub max_pending: usize,
     /// How many bytes their texts may have together.
     pub max_pending_bytes: usize,
+    /// How many jobs of one owner may wait and run.
+    pub max_of_owner: usize,
     /// How many finished jobs are kept; the oldest go first.
     pub max_history: usize,
     /// How many bytes of JSON one outcome may have.
@@ -29,15 +31,16 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each; 512 MiB that wait, and 64 MiB an outcome.
+    /// 10,000 of each, no bound of one owner, 512 MiB that wait, and 64 MiB an outcome.
     fn default() -> Self {
-        Self { max_pending: 10_000, max_pending_bytes: 512 << 20, max_history: 10_000, max_outcome_bytes: 64 << 20 }
+        let (max_pending_bytes, max_outcome_bytes) = (512 << 20, 64 << 20);
+        Self { max_pending: 10_000, max_pending_bytes, max_of_owner: usize::MAX, max_history: 10_000, max_outcome_bytes }
     }
 }
 
 impl Options {
-    fn room(&self) -> Room {
-        Room { jobs: self.max_pending, bytes: self.max_pending_bytes }
+    fn bounds(&self) -> Bounds {
+        Bounds { pending: self.max_pending, bytes: self.max_pending_bytes, of_owner: self.max_of_owner }
     }
 }
 
@@ -114,7 +117,7 @@ impl JobStore for MemoryStore {
             if state.index.key(&job.id).is_some() {
                 return Err(crate::Error::Duplicate(job.id));
             }
-            state.line.admit(&job, self.options.room(), now_ms())?.0.number
+            state.line.admit(&job, self.options.bounds(), now_ms())?.0.number
         };
         self.publish(Touched { queue: true, history: false });
         Ok(Ticket { id: job.id, number })

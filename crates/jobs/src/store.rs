@@ -1,5 +1,6 @@
 //! The job model and the store's contract.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use std::{fmt, io};
@@ -32,6 +33,9 @@ pub enum Error {
         .0 >> 20
     )]
     FullBytes(usize),
+    /// The bound of one owner's prompts is reached.
+    #[error("{0} prompts of yours wait or run, which is all that a user may have: wait until some are done, or take some back")]
+    OwnerFull(usize),
     /// No such running job (it was finished or removed meanwhile).
     #[error("prompt '{0}' is not running")]
     NotRunning(String),
@@ -60,7 +64,7 @@ pub enum Error {
     Storage(String),
 }
 
-/// Where a new job goes.
+/// Where a new job goes: before and after which others of its owner. Owners take turns.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Position {
     /// After all others: the next number.
@@ -390,6 +394,34 @@ pub struct Counts {
     pub pending: usize,
     /// The ids of those that run.
     pub running_ids: Vec<String>,
+    /// The same of each owner that has any; not of nobody in particular.
+    pub owners: HashMap<Arc<str>, Counts>,
+}
+
+impl Counts {
+    /// Those of one owner.
+    pub fn of(&self, owner: &str) -> Self {
+        self.owners.get(owner).cloned().unwrap_or_default()
+    }
+
+    /// Counts a job that was claimed, but of whose start nobody was told yet, as waiting.
+    pub fn as_waiting(&mut self, job: &Job) {
+        self.of_running(&job.owner, |counts| {
+            if let Some(at) = counts.running_ids.iter().position(|id| *id == job.id) {
+                counts.running_ids.remove(at);
+                counts.running -= 1;
+                counts.pending += 1;
+            }
+        });
+    }
+
+    /// Changes all figures that a running job of this owner is in.
+    pub(crate) fn of_running(&mut self, owner: &Arc<str>, change: impl Fn(&mut Self)) {
+        change(self);
+        if !owner.is_empty() {
+            change(self.owners.entry(Arc::clone(owner)).or_default());
+        }
+    }
 }
 
 /// What becomes of prompts that were running when the server stopped without warning.

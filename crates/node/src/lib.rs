@@ -1,6 +1,7 @@
 //! What a node is: the [`Node`] trait, input and output schemas, the opaque [`Value`] that travels along links, and the [`Catalog`] of
 //! node classes. This crate does not know what a tensor means, how a graph is ordered, or that HTTP exists.
 
+mod acting;
 mod catalog;
 mod context;
 mod error;
@@ -12,6 +13,7 @@ mod value;
 /// Tells running work that its prompt was interrupted.
 pub use tokio_util::sync::CancellationToken;
 
+pub use crate::acting::{Acting, Actor, acting_for, actor};
 pub use crate::catalog::{Catalog, Code, Entry, Provider};
 pub use crate::context::{Context, Hidden, PreviewImage, Reporter, SilentReporter};
 pub use crate::error::{Error, Raised, Result};

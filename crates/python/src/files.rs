@@ -18,6 +18,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     ("comfyd_worker/reports.py", include_str!("../worker/comfyd_worker/reports.py")),
     ("comfyd_worker/seams.py", include_str!("../worker/comfyd_worker/seams.py")),
     ("comfyd_worker/service.py", include_str!("../worker/comfyd_worker/service.py")),
+    ("comfyd_worker/users.py", include_str!("../worker/comfyd_worker/users.py")),
     ("comfyd_worker/values.py", include_str!("../worker/comfyd_worker/values.py")),
 ];
 

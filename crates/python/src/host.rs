@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use comfyd_node::{CancellationToken, Error as NodeError, Host, HostedPrompt, Reporter, Result as NodeResult};
+use comfyd_node::{CancellationToken, Error as NodeError, Host, HostedPrompt, Reporter, Result as NodeResult, actor};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use serde_json::Value as Json;
 
@@ -180,6 +181,11 @@ impl Shared {
             .field("prompt", &*prompt.hidden.prompt)
             .field("extra", &extra)
             .field("outputs", prompt.outputs);
+        let owner = actor().owner;
+        let message = match self.settings.apart.load(Ordering::Acquire) {
+            true => message.field("owner", &*owner),
+            false => message,
+        };
         objects.link.begin(message, cancel).map(drop)
     }
 }

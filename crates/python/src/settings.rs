@@ -1,6 +1,8 @@
 //! What a worker is made of, and who hears what it says. Nothing here is read from the surroundings: whoever makes the settings does that.
 
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use serde_json::Value as Json;
@@ -60,6 +62,8 @@ pub struct Settings {
     pub network: Network,
     /// How long it may take.
     pub patience: Patience,
+    /// Whether users are told apart, and each has files of its own.
+    pub apart: Arc<AtomicBool>,
     /// The largest value that may come from it, in bytes.
     pub max_blob: u64,
 }
@@ -78,6 +82,7 @@ impl Default for Settings {
             address: "127.0.0.1:8188".into(),
             network: Network::Allow,
             patience: Patience::default(),
+            apart: Arc::default(),
             max_blob: 4 << 30,
         }
     }

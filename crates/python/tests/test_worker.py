@@ -9,10 +9,11 @@ import struct
 import sys
 import tempfile
 import time
+import types
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from host import STUB, Worker, link
+from host import HERE, STUB, Worker, link
 
 OPTIONS = argparse.Namespace(comfyui=None, python=sys.executable)
 LINUX = sys.platform.startswith("linux")
@@ -413,6 +414,36 @@ class Interruption(Case):
         self.worker.ask("describe", classes=["StubAdd"])
         self.assertLess(time.monotonic() - began, 2.5)
         call.get(timeout=10)
+
+
+class Users(unittest.TestCase):
+    def test_files_of_users_are_apart(self):
+        sys.path.insert(0, os.path.join(os.path.dirname(HERE), "worker"))
+        from comfyd_worker import prompt, users
+        root = tempfile.mkdtemp(prefix="comfyd-users-")
+        self.addCleanup(shutil.rmtree, root)
+        module = types.ModuleType("folder_paths")
+        for kind in ("input", "output", "temp"):
+            setattr(module, f"get_{kind}_directory", lambda folder=os.path.join(root, kind): folder)
+        module.get_save_image_path = lambda prefix, folder, width=0: (prefix, folder, width)
+        module.get_annotated_filepath = lambda name, folder=None: os.path.join(folder or os.path.join(root, "input"), name)
+        users.install(module)
+        output, own = os.path.join(root, "output"), os.path.join(root, "input", "users", "ann", "a.png")
+        os.makedirs(os.path.dirname(own))
+        open(own, "w").close()
+        self.assertEqual(module.get_save_image_path("x", output), ("x", output, 0))
+        prompt.State.owner = "ann"
+        self.addCleanup(setattr, prompt.State, "owner", "")
+        self.assertEqual(module.get_save_image_path("x/", output, width=1), ("users/ann/x/", output, 1))
+        self.assertEqual(module.get_save_image_path("users/ann/x", output)[0], "users/ann/x")
+        self.assertEqual(module.get_save_image_path("x", "/elsewhere")[0], "x")
+        self.assertRaisesRegex(ValueError, "leads out", module.get_save_image_path, "../bob/x", output)
+        self.assertEqual(module.get_annotated_filepath("a.png"), own)
+        self.assertEqual(module.get_annotated_filepath("users/ann/a.png"), own)
+        self.assertEqual(module.get_annotated_filepath("b.png"), os.path.join(root, "input", "b.png"))
+        self.assertEqual(module.get_annotated_filepath("b.png", output), os.path.join(output, "users", "ann", "b.png"))
+        for name in ("users/bob/a.png", "x/../users/bob/a.png", "Users/bob/a.png"):
+            self.assertRaisesRegex(ValueError, "another user", module.get_annotated_filepath, name)
 
 
 class BadFrames(Case):

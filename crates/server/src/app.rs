@@ -14,6 +14,7 @@ use crate::caches::Rendered;
 use crate::devices::Devices;
 use crate::error::ApiError;
 use crate::frames::QueueStatus;
+use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::installations::Installations;
 use crate::options::{ApiShape, Options};
@@ -21,8 +22,11 @@ use crate::room::Room;
 use crate::services::download::{Downloads, Policy};
 use crate::services::log::Log;
 use crate::services::machine::Machine;
+use crate::services::quotas::Usage;
 use crate::services::users::Users;
 
+/// Renderings of `/object_info` that are kept.
+const MAX_OBJECT_INFOS: usize = 8;
 /// Lists of the history that are kept, and the largest one that is.
 const MAX_HISTORIES: usize = 4;
 pub(crate) const MAX_HISTORY_BYTES: usize = 16 << 20;
@@ -66,6 +70,8 @@ pub struct Inner {
     /// Settings.
     pub options: Options,
     parts: Parts,
+    pub(crate) gate: Gate,
+    pub(crate) usage: Usage,
     pub(crate) users: Users,
     pub(crate) downloads: Downloads,
     pub(crate) machine: Machine,
@@ -75,8 +81,8 @@ pub struct Inner {
     pub(crate) answers: Room,
     /// Those who may read parts of the history at once.
     pub(crate) readers: Semaphore,
-    /// `/object_info` of a generation of the folders and a version of the catalog.
-    pub(crate) object_info: Rendered<ApiShape>,
+    /// `/object_info` of a generation of the folders and a version of the catalog, as each user gets it.
+    pub(crate) object_info: Rendered<(ApiShape, Arc<str>)>,
     /// `/history` of a version of the history; nothing where it is too long to be kept.
     pub(crate) history: Rendered<(HistoryQuery, ApiShape)>,
     /// The OpenAPI document. The router makes it: its routes cannot change while the server runs.
@@ -86,15 +92,18 @@ pub struct Inner {
 impl App {
     /// Puts a server together.
     pub fn new(parts: Parts, options: Options) -> Self {
+        parts.folders.keep_apart(options.keys.requires());
         let inner = Inner {
-            users: Users::new(parts.folders.roots().user.clone(), options.multi_user),
+            gate: Gate::new(&options),
+            users: Users::new(parts.folders.roots().user.clone(), options.multi_user, Arc::clone(&options.keys)),
             downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
             machine: Machine::default(),
             // Bodies of the allowed size must fit, and what is read of them.
             room: Room::new(parts.memory.part(options.request_memory_bytes.max(options.max_upload_bytes.saturating_mul(8)) as u64)),
             answers: Room::new(parts.memory.part(MAX_ANSWERS_BYTES)),
             readers: Semaphore::new(MAX_READERS),
-            object_info: Rendered::new(2, usize::MAX),
+            object_info: Rendered::new(MAX_OBJECT_INFOS, usize::MAX),
+            usage: Usage::new(options.quotas),
             history: Rendered::new(MAX_HISTORIES, MAX_HISTORY_BYTES),
             document: OnceLock::new(),
             parts,
@@ -103,9 +112,10 @@ impl App {
         Self { inner: Arc::new(inner) }
     }
 
-    /// The queue's figures as clients get them.
-    pub(crate) async fn status(&self) -> Result<QueueStatus, ApiError> {
-        Ok(QueueStatus::from(&self.store.counts().await?))
+    /// The queue's figures as clients get them, of all prompts or of one owner's.
+    pub(crate) async fn status(&self, only: Option<&str>) -> Result<QueueStatus, ApiError> {
+        let counts = self.store.counts().await?;
+        Ok(only.map_or_else(|| QueueStatus::from(&counts), |owner| QueueStatus::from(&counts.of(owner))))
     }
 
     /// Tells all clients the queue's figures after a request changed them.

@@ -364,12 +364,12 @@ impl Check {
         // The worker that took the prompt that runs says so.
         let store = &server.app.store;
         let kind = EventKind::Queue { version: store.versions().borrow().queue, counts: store.counts().await.unwrap() };
-        server.app.hub.emit(Event { prompt_id: "running".into(), client_id: None, kind });
+        server.app.hub.emit(Event { prompt_id: "running".into(), owner: "".into(), client_id: None, kind });
         client.json("status").await;
         server.post("/prompt", json!({"prompt": {"1": {"class_type": "Show", "inputs": {"value": 1}}}})).await;
         assert_eq!(client.json("status").await["status"]["exec_info"]["queue_pending"], 2, "sent when it changes");
 
-        let emit = |kind| server.app.hub.emit(Event { prompt_id: "p".into(), client_id: Some("me".into()), kind });
+        let emit = |kind| server.app.hub.emit(Event { prompt_id: "p".into(), owner: "".into(), client_id: Some("me".into()), kind });
         let node = || NodeRef {
             id: "3".into(),
             display_id: "3".into(),

@@ -101,6 +101,11 @@ impl ApiError {
         self.status
     }
 
+    /// The sentence.
+    pub(crate) fn message(&self) -> &str {
+        &self.body.error.message
+    }
+
     /// Adds to the details.
     pub(crate) fn add_details(mut self, more: &str) -> Self {
         let details = &mut self.body.error.details;
@@ -181,6 +186,7 @@ impl From<comfyd_jobs::Error> for ApiError {
         let (status, kind) = match &error {
             comfyd_jobs::Error::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_prompt_id"),
             comfyd_jobs::Error::Full(_) | comfyd_jobs::Error::FullBytes(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+            comfyd_jobs::Error::OwnerFull(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_prompts"),
             comfyd_jobs::Error::NotRunning(_) => (StatusCode::CONFLICT, "not_running"),
             comfyd_jobs::Error::NotHeld(_) => (StatusCode::CONFLICT, "not_held"),
             comfyd_jobs::Error::Unstorable(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),

@@ -20,8 +20,8 @@ mod picture;
 
 use self::gate::Gates;
 pub use self::gate::Held;
-pub use self::mailbox::Mailbox;
-use self::mailbox::{Body, Closed, Kind, Queued};
+use self::mailbox::{Body, Kind, Queued};
+pub use self::mailbox::{Closed, Hearer, Mailbox};
 use self::missed::Missed;
 use self::picture::Picture;
 
@@ -30,8 +30,16 @@ const MAX_WAITING_BYTES: u64 = 512 << 20;
 /// Smaller messages are not counted: their number is bounded.
 const LARGE_BYTES: usize = 16 << 10;
 
-/// What a prompt is at: its client and the node of its last `executing` event.
-type Current = (Option<Arc<str>>, NodeRef);
+/// What a prompt is at.
+struct Current {
+    owner: Arc<str>,
+    client: Option<Arc<str>>,
+    /// That of its last `executing` event.
+    node: NodeRef,
+}
+
+/// The connections of one client's id. There is one, but where users are told apart: each may have chosen the same.
+type Namesakes = Vec<Arc<Mailbox>>;
 
 /// All connections. Clones share them.
 #[derive(Clone)]
@@ -44,11 +52,13 @@ pub struct Hub {
 struct LastStatus {
     version: u64,
     status: Option<QueueStatus>,
+    /// Those of owners who were told their own.
+    owners: HashMap<Arc<str>, QueueStatus>,
     running: Vec<String>,
 }
 
 struct Inner {
-    clients: RwLock<HashMap<String, Arc<Mailbox>>>,
+    clients: RwLock<HashMap<String, Namesakes>>,
     limit: usize,
     preview_size: u32,
     current: Mutex<HashMap<Arc<str>, Current>>,
@@ -77,23 +87,26 @@ impl Hub {
     }
 
     /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and, if nothing of this tells
-    /// it, at which node its prompt is. An older connection with the same id is closed, and what it was not sent goes to the new one. `None`
-    /// when too many are connected.
-    pub fn connect(&self, client_id: &str, first: Option<Message>) -> Option<Arc<Mailbox>> {
-        let mailbox = Arc::new(Mailbox::new(self.inner.limit));
+    /// it, at which node its prompt is. An older connection of the same one with the same id is closed, and what it was not sent goes to the
+    /// new one. `None` when too many are connected.
+    pub fn connect(&self, client_id: &str, who: Hearer, first: Option<Message>) -> Option<Arc<Mailbox>> {
+        let mailbox = Arc::new(Mailbox::new(self.inner.limit, who));
+        let who = mailbox.who();
         let mut clients = self.inner.clients.write();
         if clients.len() >= self.inner.max_clients {
             return None;
         }
         first.into_iter().for_each(|message| mailbox.push(Queued::new(message, Kind::Passing)));
         // Nobody adds to either meanwhile: whoever emits holds the clients.
-        let mut missed = self.inner.missed.lock().take(client_id);
-        if let Some(old) = clients.insert(client_id.to_owned(), Arc::clone(&mailbox)) {
+        let mut missed = self.inner.missed.lock().take(client_id, who);
+        let namesakes = clients.entry(client_id.to_owned()).or_default();
+        for old in namesakes.extract_if(.., |known| known.who().owner == who.owner) {
             old.close(Closed::TakenOver);
             missed.extend(old.leave());
         }
+        namesakes.push(Arc::clone(&mailbox));
         if missed.is_empty()
-            && let Some(executing) = self.executing_for(client_id)
+            && let Some(executing) = self.executing_for(client_id, who)
         {
             mailbox.push(Queued::new(executing, Kind::Passing));
         }
@@ -109,10 +122,16 @@ impl Hub {
     /// Forgets a connection, unless a newer one has taken the id over. What it was not sent waits for the client to come again.
     pub fn disconnect(&self, client_id: &str, mailbox: &Mailbox) {
         let mut clients = self.inner.clients.write();
-        if clients.get(client_id).is_some_and(|known| std::ptr::eq(&**known, mailbox)) {
+        let Some(namesakes) = clients.get_mut(client_id) else { return };
+        let known = namesakes.len();
+        namesakes.retain(|known| !std::ptr::eq(&**known, mailbox));
+        if namesakes.len() < known {
+            let (client_id, owner) = (client_id.into(), mailbox.who().owner.clone().unwrap_or_default());
+            let mut missed = self.inner.missed.lock();
+            mailbox.leave().into_iter().for_each(|queued| missed.keep(&client_id, &owner, queued));
+        }
+        if namesakes.is_empty() {
             clients.remove(client_id);
-            let (client_id, mut missed) = (client_id.into(), self.inner.missed.lock());
-            mailbox.leave().into_iter().for_each(|queued| missed.keep(&client_id, queued));
         }
     }
 
@@ -126,13 +145,15 @@ impl Hub {
         self.len() == 0
     }
 
-    /// Sends an event to everybody.
+    /// Sends an event that is no prompt's to everybody who gets to see everything.
     pub fn broadcast(&self, event: &str, data: &impl Serialize) {
-        self.push_to(None, Queued::new(text(event, data), Kind::Passing));
+        if let Some(queued) = self.weighed(Queued::new(text(event, data), Kind::Passing)) {
+            self.push_to_some(&queued, |who| who.all);
+        }
     }
 
-    fn push_to_all(&self, queued: &Queued) {
-        for mailbox in self.inner.clients.read().values() {
+    fn push_to_some(&self, queued: &Queued, wanted: impl Fn(&Hearer) -> bool) {
+        for mailbox in self.inner.clients.read().values().flatten().filter(|mailbox| wanted(mailbox.who())) {
             mailbox.push(queued.clone());
         }
     }
@@ -147,15 +168,28 @@ impl Hub {
         }
     }
 
-    /// Broadcasts figures unless newer ones, or the same, were told already. The lock keeps two callers in order.
+    /// Broadcasts figures unless newer ones, or the same, were told already; to who gets to see one owner's prompts only, that one's. The
+    /// lock keeps two callers in order.
     fn tell(&self, last: &mut LastStatus, version: u64, counts: &Counts, prompt_id: Option<&str>) {
         let status = QueueStatus::from(counts);
-        if version < last.version || last.status.as_ref() == Some(&status) {
+        let owners: HashMap<Arc<str>, QueueStatus> =
+            counts.owners.iter().map(|(owner, counts)| (Arc::clone(owner), QueueStatus::from(counts))).collect();
+        if version < last.version || last.status.as_ref() == Some(&status) && last.owners == owners {
             return;
         }
-        let queued = Queued::new(text("status", &Status { status: &status, sid: None }), Kind::Figures);
-        self.push_to_all(&Queued { gate: prompt_id.and_then(|id| self.inner.gates.of(id)), ..queued });
-        *last = LastStatus { version, status: Some(status), running: counts.running_ids.clone() };
+        let gate = prompt_id.and_then(|id| self.inner.gates.of(id));
+        let queued = |status| Queued { gate: gate.clone(), ..Queued::new(text("status", &Status { status, sid: None }), Kind::Figures) };
+        if last.status.as_ref() != Some(&status) {
+            self.push_to_some(&queued(&status), |who| who.all);
+        }
+        let none = QueueStatus::from(&Counts::default());
+        for owner in owners.keys().chain(last.owners.keys().filter(|owner| !owners.contains_key(*owner))) {
+            let own = owners.get(owner).unwrap_or(&none);
+            if last.owners.get(owner).unwrap_or(&none) != own {
+                self.push_to_some(&queued(own), |who| !who.all && who.is(owner));
+            }
+        }
+        *last = LastStatus { version, status: Some(status), owners, running: counts.running_ids.clone() };
     }
 
     /// Sends what a custom node says to a client that is connected, or to all.
@@ -171,9 +205,11 @@ impl Hub {
 
     fn push_to(&self, client_id: Option<&str>, queued: Queued) {
         let Some(queued) = self.weighed(queued) else { return };
-        let Some(client_id) = client_id else { return self.push_to_all(&queued) };
-        if let Some(mailbox) = self.inner.clients.read().get(client_id) {
-            mailbox.push(queued);
+        let owner = self.running_owner();
+        let concerns = |who: &Hearer| owner.as_ref().is_none_or(|owner| who.hears(owner));
+        let Some(client_id) = client_id else { return self.push_to_some(&queued, concerns) };
+        for mailbox in self.inner.clients.read().get(client_id).into_iter().flatten().filter(|mailbox| concerns(mailbox.who())) {
+            mailbox.push(queued.clone());
         }
     }
 
@@ -190,21 +226,30 @@ impl Hub {
         Some(Queued { _lease: Some(Arc::new(self.inner.memory.count(bytes as u64))), tight, ..queued })
     }
 
+    /// Whose prompt runs, if one does: what custom nodes say meanwhile is of it.
+    pub(crate) fn running_owner(&self) -> Option<Arc<str>> {
+        let current = self.inner.current.lock();
+        let mut owners = current.values().map(|current| &current.owner);
+        let first = owners.next().filter(|owner| !owner.is_empty())?;
+        owners.all(|owner| owner == first).then(|| Arc::clone(first))
+    }
+
     /// Sends an event to one connection.
     pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
         mailbox.push(Queued::new(text(event, data), Kind::Passing));
     }
 
     /// What a client that reconnects in the middle of its prompt must be told: `executing`.
-    fn executing_for(&self, client_id: &str) -> Option<Message> {
+    fn executing_for(&self, client_id: &str, who: &Hearer) -> Option<Message> {
         let current = self.inner.current.lock();
-        let (prompt_id, (_, node)) = current.iter().find(|(_, (client, _))| client.as_deref() == Some(client_id))?;
+        let own = |current: &Current| current.client.as_deref() == Some(client_id) && who.is(&current.owner);
+        let (prompt_id, Current { node, .. }) = current.iter().find(|(_, current)| own(current))?;
         Some(frames::executing(prompt_id, node))
     }
 
     /// Disconnects everybody once what waits for them is sent.
     pub fn shutdown(&self) {
-        for mailbox in self.inner.clients.read().values() {
+        for mailbox in self.inner.clients.read().values().flatten() {
             mailbox.close(Closed::Shutdown);
         }
     }
@@ -219,7 +264,8 @@ impl Hub {
     fn remember(&self, event: &Event) {
         let mut current = self.inner.current.lock();
         if let EventKind::Executing(node) = &event.kind {
-            current.insert(Arc::clone(&event.prompt_id), (event.client_id.clone(), node.clone()));
+            let (owner, client, node) = (Arc::clone(&event.owner), event.client_id.clone(), node.clone());
+            current.insert(Arc::clone(&event.prompt_id), Current { owner, client, node });
         } else if let EventKind::Idle = event.kind {
             current.remove(&event.prompt_id);
         }
@@ -259,17 +305,18 @@ impl EventSink for Hub {
         if !self.concerns_anybody(&event) {
             return;
         }
-        let (to_all, lasting, own) = (event.broadcast(), event.lasting(), event.client_id.clone());
+        let (to_all, lasting, owner, client) = (event.broadcast(), event.lasting(), Arc::clone(&event.owner), event.client_id.clone());
         let Some(queued) = self.queued(event) else { return };
         // Who comes meanwhile comes before this or behind it.
         let clients = self.inner.clients.read();
         if to_all {
-            clients.values().for_each(|mailbox| mailbox.push(queued.clone()));
+            let hears = |mailbox: &&Arc<Mailbox>| mailbox.who().hears(&owner);
+            clients.values().flatten().filter(hears).for_each(|mailbox| mailbox.push(queued.clone()));
         }
-        let Some(own) = own else { return };
-        match clients.get(&*own) {
+        let Some(client) = client else { return };
+        match clients.get(&*client).and_then(|known| known.iter().find(|mailbox| mailbox.who().is(&owner))) {
             Some(mailbox) if !to_all => mailbox.push(queued),
-            None if lasting => self.inner.missed.lock().keep(&own, queued),
+            None if lasting => self.inner.missed.lock().keep(&client, &owner, queued),
             Some(_) | None => {}
         }
     }

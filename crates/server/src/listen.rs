@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -116,7 +116,7 @@ async fn accept(listener: TcpListener, connections: Arc<Connections>, server: Se
             Ok((stream, peer)) => {
                 prepare(&stream);
                 match connections.admit(stream, peer.ip(), server.tls.is_some()) {
-                    Ok(stream) => drop(tokio::spawn(server.clone().connection(stream))),
+                    Ok(stream) => drop(tokio::spawn(server.clone().connection(stream, peer.ip()))),
                     // As much as fits; who speaks TLS would not understand it.
                     Err(stream) if server.tls.is_none() => drop(stream.try_write(NO_PLACE)),
                     Err(_) => {}
@@ -148,22 +148,22 @@ fn prepare(stream: &TcpStream) {
 }
 
 impl Server {
-    async fn connection(self, stream: Guarded<TcpStream>) {
+    async fn connection(self, stream: Guarded<TcpStream>, peer: IpAddr) {
         let requests = stream.requests();
         match &self.tls {
-            None => self.http(stream, requests).await,
+            None => self.http(stream, peer, requests).await,
             Some(tls) => {
                 // Who takes too long is closed with the connection.
                 if let Ok(stream) = tls.accept(stream).await {
                     requests.expected();
-                    self.http(stream, requests).await;
+                    self.http(stream, peer, requests).await;
                 }
             }
         }
     }
 
-    async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, socket: S, requests: Requests) {
-        let socket = Watched::new(socket);
+    async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, socket: S, peer: IpAddr, requests: Requests) {
+        let socket = Watched::new(socket, peer);
         let sent = socket.sent();
         let service = service_fn(move |request: Request<Incoming>| {
             let answering = requests.begun();

@@ -2,12 +2,15 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use comfyd_graph::Placing;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::audit::Audit;
+use crate::keys::Keys;
 use crate::origins::{HostRule, OriginRule};
 
 /// In which of two shapes answers come where the API document and ComfyUI's wire differ.
@@ -32,6 +35,17 @@ pub enum FrontEnd {
     None,
 }
 
+/// What each user may have at most; `None` is no bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Quotas {
+    /// Prompts that it sends in one minute.
+    pub prompts_per_minute: Option<u32>,
+    /// Bytes of its files.
+    pub disk_bytes: Option<u64>,
+    /// Pixels that one prompt asks for, as far as its graph says so with plain numbers.
+    pub prompt_pixels: Option<u64>,
+}
+
 /// The server's settings. Every bound of the HTTP side is here.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -45,6 +59,16 @@ pub struct Options {
     pub allow_hosts: Vec<HostRule>,
     /// Origins whose pages may ask, besides its own.
     pub allow_origins: Vec<OriginRule>,
+    /// Who may ask at all.
+    pub keys: Arc<Keys>,
+    /// Whether it answers over TLS itself.
+    pub tls: bool,
+    /// Proxies whose word is taken for who asks (`X-Forwarded-For`) and how (`X-Forwarded-Proto`).
+    pub trusted_proxies: Vec<IpAddr>,
+    /// Where it is written down what was changed, and who tried to get in.
+    pub audit: Option<Arc<Audit>>,
+    /// What each user may have, where users are told apart.
+    pub quotas: Quotas,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
     /// Connections at once; three quarters of them may be websockets.
@@ -81,6 +105,11 @@ impl Default for Options {
             listen: vec![IpAddr::V4(Ipv4Addr::LOCALHOST)],
             allow_hosts: Vec::new(),
             allow_origins: Vec::new(),
+            keys: Arc::default(),
+            tls: false,
+            trusted_proxies: Vec::new(),
+            audit: None,
+            quotas: Quotas::default(),
             max_upload_bytes: 100 * 1024 * 1024,
             max_connections: 4096,
             request_memory_bytes: 1 << 30,

@@ -16,6 +16,7 @@ use serde_json::{Map, Value};
 use crate::error::ApiError;
 use crate::json::{invalid, is_set, number};
 use crate::options::Options;
+use crate::services::quotas::pixels;
 
 /// Longest prompt id that is taken, and longest id of a workflow that is kept: the history's index has both in memory.
 const MAX_ID_BYTES: usize = 256;
@@ -112,6 +113,7 @@ impl PromptRequest {
             extra_text = extra_text.filter(|_| extra_data.get("client_id").is_none()).map(|text| with_client(&text, &client_id));
             extra_data["client_id"] = client_id;
         }
+        pixels(&prompt, &options.quotas, &owner)?;
         let secrets = Secrets::take(&mut extra_data, &options.secret_names);
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &options.placing)?;

@@ -14,7 +14,9 @@ impl App {
     /// Puts a prompt into the queue: ComfyUI's tuple of its number, its id, the graph, `extra_data` and the outputs, and perhaps what is
     /// secret of it. The error is a sentence.
     pub async fn enqueue(&self, item: Value) -> Result<(), String> {
-        let job = job(item, &self.options.secret_names)?;
+        let mut job = job(item, &self.options.secret_names)?;
+        // A node does so while its prompt runs.
+        job.owner = self.hub.running_owner().unwrap_or_default();
         self.store.enqueue(job).await.map_err(|error| error.to_string())?;
         self.announce().await;
         Ok(())

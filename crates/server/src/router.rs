@@ -1,13 +1,15 @@
 //! The whole router: every route under `/` and `/api`, bounds, JSON errors for what is not there.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Request, State};
-use axum::http::header::{CONTENT_LENGTH, CONTENT_TYPE};
+use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
+use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
-use axum::http::{Extensions, HeaderMap, Method, StatusCode, Uri, Version};
+use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::OnUpgrade;
@@ -17,9 +19,13 @@ use tower_http::compression::CompressionLayer;
 use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 
 use crate::app::App;
+use crate::audit::{Concerns, Record};
 use crate::body;
 use crate::doors::Doors;
 use crate::error::{self, ApiError};
+use crate::keys::Caller;
+use crate::openapi::Operation;
+use crate::permission::Permission;
 use crate::principal::Principal;
 use crate::query::Query;
 use crate::routes::{self, frontend, packs};
@@ -28,6 +34,8 @@ use crate::services::proxy::Forwarded;
 
 /// Answers smaller than this are not worth compressing.
 const COMPRESS_ABOVE_BYTES: u16 = 1024;
+/// What browsers are told with every answer: to take it for what it says it is, and to tell no other site where they were.
+const SAFE: [(HeaderName, &str); 2] = [(X_CONTENT_TYPE_OPTIONS, "nosniff"), (REFERRER_POLICY, "same-origin")];
 /// Longest text of an error of the framework.
 const MAX_PLAIN_ERROR_BYTES: usize = 16 * 1024;
 
@@ -38,6 +46,7 @@ pub fn router(app: App) -> Router {
     let compress = SizeAbove::new(COMPRESS_ABOVE_BYTES).and(NotForContentType::IMAGES).and(own);
     let doors = Arc::new(Doors::new(&app.options));
     let table = routes::all();
+    let permissions = Arc::new(permissions(&table.operations));
     app.document.get_or_init(|| table.document(&app.options.api_version).to_string().into());
     let routes = Router::new()
         .merge(table.into_router())
@@ -51,10 +60,32 @@ pub fn router(app: App) -> Router {
         None => routes,
     };
     // Layers cost each request time: what can be done in one place is.
-    let entrance = Entrance { app: app.clone(), doors, routes: Arc::default() };
+    let entrance = Entrance { app: app.clone(), doors, permissions, routes: Arc::default() };
     let again = Arc::clone(&entrance.routes);
     let routes = routes.layer(CatchPanicLayer::custom(panicked)).layer(middleware::from_fn_with_state(entrance, enter)).with_state(app);
     again.get_or_init(|| routes).clone()
+}
+
+/// What each method of each route needs.
+type Permissions = HashMap<String, Vec<(Method, Permission)>>;
+
+fn permissions(operations: &[Operation]) -> Permissions {
+    let mut permissions = Permissions::new();
+    for Operation { method, path, permission, .. } in operations {
+        let Ok(method) = method.to_ascii_uppercase().parse::<Method>() else { continue };
+        for path in [(*path).to_owned(), format!("/api{path}")] {
+            permissions.entry(path).or_default().push((method.clone(), *permission));
+        }
+    }
+    permissions
+}
+
+/// What a request needs. What no route takes may be a file of the front end, or concerns custom nodes, whose routes may do what prompts do.
+fn wanted(permissions: &Permissions, request: &Parts) -> Permission {
+    let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
+    let route = request.extensions.get::<MatchedPath>().and_then(|path| permissions.get(path.as_str()));
+    let known = route.and_then(|methods| methods.iter().find(|(known, _)| known == method));
+    known.map_or(if *method == Method::GET { Permission::Read } else { Permission::Run }, |(_, permission)| *permission)
 }
 
 /// What every request passes.
@@ -62,6 +93,7 @@ pub fn router(app: App) -> Router {
 struct Entrance {
     app: App,
     doors: Arc<Doors>,
+    permissions: Arc<Permissions>,
     /// All routes, for requests whose path must be spelled otherwise first: layers come after the route was chosen.
     routes: Arc<OnceLock<Router>>,
 }
@@ -69,7 +101,7 @@ struct Entrance {
 /// Lets a request in, and gives errors the shape that it asked for: whoever failed, a handler, a layer or the framework, knows nothing of
 /// shapes.
 async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Next) -> Response {
-    let Entrance { app, doors, routes } = entrance;
+    let Entrance { app, doors, permissions, routes } = entrance;
     if let (Some(plain), Some(routes)) = (plain_path(request.uri()), routes.get()) {
         *request.uri_mut() = plain;
         // What the first choice of a route left must not reach the second; what the connection gave must.
@@ -78,21 +110,53 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
         return routes.clone().oneshot(request).await.into_response();
     }
     let shape = Query::read(&mut request, app.options.shape);
+    let mut record = None;
     let let_in = async {
-        let (parts, body) = request.into_parts();
-        doors.check(&parts)?;
-        let mut request = body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await?;
+        let (mut parts, body) = request.into_parts();
+        doors.check(&parts).map_err(IntoResponse::into_response)?;
+        if app.gate.is_shut() {
+            let wanted = wanted(&permissions, &parts);
+            app.gate.admit(&mut parts, wanted).map_err(|answer| *answer)?;
+        }
+        record = app.gate.audit().and_then(|_| begun(&app, &parts));
+        let request = body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await;
+        let mut request = request.map_err(IntoResponse::into_response)?;
         // What it takes is taken until it is answered.
         let work = body::counted(&app.room, &mut request);
-        Ok::<_, ApiError>((request, work))
+        Ok::<_, Response>((request, work))
     };
-    let response = match let_in.await {
-        Err(error) => error.into_response(),
+    let mut response = match let_in.await {
+        Err(answer) => answer,
         // Where no other origin is allowed, nobody needs to be told more.
         Ok((request, _)) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
         Ok((request, _work)) => next.run(request).await,
     };
+    if let (Some(record), Some(audit)) = (record, app.gate.audit()) {
+        let what = response.extensions_mut().remove::<Concerns>().map(|Concerns(what)| what).unwrap_or_default();
+        audit.tell(Record { what, status: Some(response.status().as_u16()), ..record });
+    }
+    for (name, value) in SAFE {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if app.gate.is_shut() {
+        // What one user gets no cache may give to another, nor to the next one of the same browser.
+        response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("private, no-cache"));
+    }
     error::in_shape(shape, response)
+}
+
+/// What the audit log is told of a request that may change something.
+fn begun(app: &App, request: &Parts) -> Option<Record> {
+    if matches!(request.method, Method::GET | Method::HEAD | Method::OPTIONS) {
+        return None;
+    }
+    let caller = request.extensions.get::<Arc<Caller>>();
+    Some(Record {
+        user: caller.map(|caller| Arc::clone(&caller.user)).unwrap_or_default(),
+        key: caller.map(|caller| caller.id.clone()).unwrap_or_default(),
+        address: app.gate.address(request),
+        ..Record::of(format!("{} {}", request.method, request.uri.path()))
+    })
 }
 
 fn of_connection(mut extensions: Extensions) -> Extensions {
@@ -113,7 +177,7 @@ fn of_connection(mut extensions: Extensions) -> Extensions {
 async fn page_or_unknown(State(app): State<App>, principal: Principal, request: Request) -> Result<Response, ApiError> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     if reads {
-        if let Some(page) = frontend::file(&app, principal, request.uri(), request.headers()).await? {
+        if let Some(page) = frontend::file(&app, principal.clone(), request.uri(), request.headers()).await? {
             return Ok(page);
         }
         if let Some(script) = packs::script(&app, request.uri(), request.headers()).await? {
@@ -121,6 +185,7 @@ async fn page_or_unknown(State(app): State<App>, principal: Principal, request: 
         }
     }
     if let Some(site) = packs::owner(&app, request.method(), request.uri()) {
+        principal.caller().map_or(Ok(()), |caller| Permission::Run.ask(caller))?;
         return packs::forwarded(&app, &site, request).await;
     }
     let (method, path) = (request.method(), request.uri().path());

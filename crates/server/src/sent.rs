@@ -4,6 +4,7 @@
 use std::any::Any;
 use std::convert::Infallible;
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -17,9 +18,16 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 #[derive(Clone, Default)]
 pub(crate) struct Sent {
     left: Arc<Mutex<Vec<Box<dyn Any + Send>>>>,
+    /// Who is at the other end of the connection.
+    pub peer: Option<IpAddr>,
 }
 
 impl Sent {
+    /// Of a connection with this address at its other end.
+    pub(crate) fn by(peer: IpAddr) -> Self {
+        Self { peer: Some(peer), ..Self::default() }
+    }
+
     /// Keeps something until then. To be called when nothing is awaited any more: the socket may be flushed at every pause.
     pub(crate) fn keep(&self, thing: impl Send + 'static) {
         self.left.lock().push(Box::new(thing));
@@ -46,8 +54,8 @@ pub(crate) struct Watched<S> {
 }
 
 impl<S> Watched<S> {
-    pub(crate) fn new(socket: S) -> Self {
-        Self { socket, sent: Sent::default() }
+    pub(crate) fn new(socket: S, peer: IpAddr) -> Self {
+        Self { socket, sent: Sent::by(peer) }
     }
 
     /// What its requests are given.

@@ -17,7 +17,7 @@ use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
 use comfyd_node::{Catalog, Input, Schema};
-use comfyd_server::{Installation, Stage, listen};
+use comfyd_server::{Hearer, Installation, Stage, listen};
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -380,7 +380,10 @@ async fn translations_of_packs_are_theirs_once_their_process_runs() {
 #[tokio::test]
 async fn what_packs_say_goes_to_a_client_or_to_all_in_order() {
     let server = beside(&Double::new(Some(json!({}))));
-    let (one, other) = (server.app.hub.connect("one", None).unwrap(), server.app.hub.connect("other", None).unwrap());
+    let (one, other) = (
+        server.app.hub.connect("one", Hearer::default(), None).unwrap(),
+        server.app.hub.connect("other", Hearer::default(), None).unwrap(),
+    );
     server.app.hub.event("pack.event", &json!({"a": 1}), Some("one"));
     server.app.hub.binary(77, b"bytes", None);
     server.app.hub.event("pack.all", &json!([]), None);

@@ -169,7 +169,7 @@ async fn a_socket_that_was_taken_over_and_reads_nothing_ends_and_the_new_one_get
         NodeRef { id: "1".into(), display_id: "1".into(), real_id: "1".into(), parent_id: None, class_type: "A".into(), title: None };
     let event = |number: usize| {
         let kind = comfyd_jobs::EventKind::Text { node: node.clone(), text: format!("{number} {big}").into() };
-        comfyd_jobs::Event { prompt_id: "p".into(), client_id: Some("c".into()), kind }
+        comfyd_jobs::Event { prompt_id: "p".into(), owner: "".into(), client_id: Some("c".into()), kind }
     };
     for number in 0..40 {
         server.inner.app.hub.emit(event(number));

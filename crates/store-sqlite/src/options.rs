@@ -17,6 +17,8 @@ pub struct Options {
     pub max_pending: usize,
     /// How many bytes their texts may have together.
     pub max_pending_bytes: usize,
+    /// How many jobs of one owner may wait and run.
+    pub max_of_owner: usize,
     /// How many finished jobs are kept; the oldest go first. Each costs about 400 bytes of memory, besides the cache.
     pub max_history: usize,
     /// How much of the history is kept in memory, in bytes.
@@ -28,11 +30,12 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each, 512 MiB that wait, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
+    /// 10,000 of each, no bound of one owner, 512 MiB that wait, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
     fn default() -> Self {
         Self {
             max_pending: 10_000,
             max_pending_bytes: 512 << 20,
+            max_of_owner: usize::MAX,
             max_history: 10_000,
             cache_bytes: 32 << 20,
             max_outcome_bytes: 64 << 20,

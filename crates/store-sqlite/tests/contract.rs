@@ -25,6 +25,7 @@ impl Sqlite {
         let options = Options {
             max_pending: limits.max_pending,
             max_pending_bytes: limits.max_pending_bytes,
+            max_of_owner: limits.max_of_owner,
             max_history: limits.max_history,
             max_outcome_bytes: limits.max_outcome_bytes,
             cache_bytes: self.cache_bytes,

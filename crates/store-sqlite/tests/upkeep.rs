@@ -175,7 +175,8 @@ async fn a_backup_takes_the_place_of_the_database_which_is_kept() {
             assert!(!check(&kept).unwrap().structure.is_empty());
         } else {
             let kept = open(&kept);
-            assert_eq!(kept.counts().await.unwrap(), comfyd_jobs::Counts { running: 1, pending: 2, running_ids: vec!["runs".into()] });
+            let counts = kept.counts().await.unwrap();
+            assert_eq!((counts.running, counts.pending, counts.running_ids), (1, 2, vec!["runs".to_owned()]));
         }
     }
     // Where there was none; and what cannot be read changes nothing.

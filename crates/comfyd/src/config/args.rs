@@ -3,8 +3,10 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
@@ -72,6 +74,42 @@ pub enum CliCommand {
     /// Look after the database of the queue and the history.
     #[command(subcommand)]
     Db(DbCommand),
+    /// Manage the keys that the server asks for where it is reached from other machines, and from when there is one.
+    #[command(subcommand)]
+    Key(KeyCommand),
+}
+
+/// The subcommands of `key`. A running server heeds them at once.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Make a key for a user and print it, once: only its hash is kept. A user may have several.
+    #[command(after_help = AFTER_HELP)]
+    Add {
+        /// The user: a-z, 0-9, - and _. Queue, history and files are each user's own.
+        name: String,
+        /// What it allows. read: looking; run: prompts and files; admin: everything, and everybody's.
+        #[arg(long, value_name = "SCOPE", default_value = "run", value_parser = scope)]
+        scope: Scope,
+        /// When it ends: 30d, 12h, 45m or 90s from now [default: never].
+        #[arg(long, value_name = "TIME", value_parser = lasts)]
+        expires: Option<Duration>,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// List the keys.
+    #[command(after_help = AFTER_HELP)]
+    List {
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Revoke a key by its id, or all of a user. What is connected with it is disconnected.
+    #[command(after_help = AFTER_HELP)]
+    Revoke {
+        /// The user, or the key's id.
+        name: String,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
 }
 
 /// The subcommands of `db`.
@@ -275,6 +313,25 @@ pub struct ServerArgs {
     /// and repeatable.
     #[arg(long, value_name = "HOST", num_args = 1.., action = ArgAction::Append, value_delimiter = ',')]
     pub allow_host: Vec<HostRule>,
+    /// Ask for no key although other machines reach the server: everybody who does has everything.
+    #[arg(long)]
+    pub insecure: bool,
+    /// Address of a proxy whose X-Forwarded-For and X-Forwarded-Proto are believed; repeatable. Keys are asked for then, as beyond loopback.
+    #[arg(long, value_name = "IP", action = ArgAction::Append, value_delimiter = ',')]
+    pub trusted_proxy: Vec<IpAddr>,
+    /// Most prompts of one user that may wait and run [default: no bound of its own].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub user_prompts: Option<u32>,
+    /// Most prompts that one user may send in a minute [default: no bound].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub user_prompts_per_minute: Option<u32>,
+    /// Most disk space for the files of one user with a key, in bytes or with K, M, G or T [default: no bound].
+    #[arg(long, value_name = "BYTES", value_parser = bytes)]
+    pub user_disk: Option<u64>,
+    /// Most pixels that the empty pictures and latents of one prompt of a user may have, as far as its graph says so in plain numbers
+    /// [default: no bound].
+    #[arg(long, value_name = "N")]
+    pub user_pixels: Option<u64>,
     /// Largest request body, in megabytes.
     #[arg(long, value_name = "MB", default_value = "100", value_parser = megabytes)]
     pub max_upload_size: f64,
@@ -398,6 +455,20 @@ fn front_end_version(text: &str) -> Result<String, String> {
     } else {
         Err("write a version such as 1.27.10, `latest`, or Comfy-Org/ComfyUI_frontend@1.27.10".into())
     }
+}
+
+fn scope(text: &str) -> Result<Scope, String> {
+    let scopes = [Scope::Read, Scope::Run, Scope::Admin];
+    scopes.into_iter().find(|scope| scope.to_string() == text).ok_or_else(|| "write read, run or admin".to_owned())
+}
+
+/// A number of days, hours, minutes or seconds.
+fn lasts(text: &str) -> Result<Duration, String> {
+    let help = || format!("`{text}` is not a time from now; write 30d, 12h, 45m or 90s");
+    let units = [('d', 86_400), ('h', 3_600), ('m', 60), ('s', 1)];
+    let (number, seconds) = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(*unit)?, seconds))).ok_or_else(help)?;
+    let number: u32 = number.parse().ok().filter(|number| *number > 0).ok_or_else(help)?;
+    Ok(Duration::from_secs(u64::from(number) * seconds))
 }
 
 /// `NODE.INPUT=VALUE`. The node's id ends at the first dot, since names of inputs may hold dots.

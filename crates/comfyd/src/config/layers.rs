@@ -88,7 +88,7 @@ fn deepest(matches: &ArgMatches) -> (usize, Vec<String>, &ArgMatches) {
 fn options(command: &Command) -> Vec<&Arg> {
     command
         .get_arguments()
-        .filter(|arg| arg.get_long().is_some_and(|long| !["help", "version", "set", "output", "force"].contains(&long)))
+        .filter(|arg| arg.get_long().is_some_and(|long| !["help", "version", "set", "output", "force", "scope", "expires"].contains(&long)))
         .collect()
 }
 

@@ -82,7 +82,7 @@ pub(super) fn node(id: &str) -> NodeRef {
 }
 
 fn event(prompt: &str, client: Option<&str>, kind: EventKind) -> Event {
-    Event { prompt_id: prompt.into(), client_id: client.map(Into::into), kind }
+    Event { prompt_id: prompt.into(), owner: "".into(), client_id: client.map(Into::into), kind }
 }
 
 fn progress(step: usize, steps: usize) -> EventKind {
@@ -96,7 +96,7 @@ fn image(lossless: bool) -> EventKind {
 
 fn queue(version: u64, running: usize, pending: usize) -> EventKind {
     let running_ids = (0..running).map(|n| format!("r{n}")).collect();
-    EventKind::Queue { version, counts: Counts { running, pending, running_ids } }
+    EventKind::Queue { version, counts: Counts { running, pending, running_ids, ..Counts::default() } }
 }
 
 /// The kind that comes after another in a prompt with one of each: a new kind must find its place here.

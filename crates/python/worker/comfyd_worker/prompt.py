@@ -19,6 +19,7 @@ OWN_FILES = __file__.rpartition("/")[0] or __file__.rpartition("\\")[0]
 class State:
     """What is known of the running prompt. One runs at a time."""
     id, dyn, extra, models, collected = "", None, {}, None, time.monotonic()
+    owner = ""              # whose files it saves and reads, where users are told apart
     executed = set()
     instances = {}          # (node, class) -> (its object, the node of the prompt that it came from)
     calls = {}              # node -> the call that `execute` is to make
@@ -95,6 +96,7 @@ async def begin(message):
     nodes.interrupt_processing(False)
     _set_preview_method(extra.get("preview_method"))
     State.id, State.extra, State.dyn, State.executed = message["prompt_id"], extra, graph.DynamicPrompt(prompt), set()
+    State.owner = message.get("owner") or ""
     State.calls.clear()
     _leave_client(server)
     server.client_id, server.last_prompt_id, server.last_node_id = extra.get("client_id"), State.id, None

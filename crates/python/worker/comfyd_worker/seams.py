@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 
-from . import executor, facade, frames, manifest, modules, prompt, reports, service
+from . import executor, facade, frames, manifest, modules, prompt, reports, service, users
 
 BOOT = time.perf_counter()
 FUNCTIONS = ("execute", "get_output_data", "_async_map_node_over_list")
@@ -84,7 +84,7 @@ def _database(module):
     module.init_db = init_db
 
 
-PATCHES = {"execution": _execution, "server": _server, "nodes": modules.watch, "app.database.db": _database}
+PATCHES = {"execution": _execution, "server": _server, "nodes": modules.watch, "folder_paths": users.install, "app.database.db": _database}
 
 
 class Finder(importlib.abc.MetaPathFinder):

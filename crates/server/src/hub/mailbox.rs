@@ -32,6 +32,8 @@ pub enum Closed {
     TooSlow,
     /// The server stops.
     Shutdown,
+    /// Its key does not open any more, or one is asked for now.
+    ShutOut,
 }
 
 impl Closed {
@@ -41,8 +43,30 @@ impl Closed {
             Self::TakenOver => (1000, "another connection uses this clientId"),
             Self::TooSlow => (1008, "too slow: too many messages were waiting"),
             Self::Shutdown => (1001, "the server stops"),
+            Self::ShutOut => (1008, "the key was revoked or has ended, or one is asked for now"),
         };
         CloseFrame { code, reason: reason.into() }
+    }
+}
+
+/// Who is connected.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Hearer {
+    /// Whose prompts it sends; `None` where nobody is told apart.
+    pub owner: Option<Arc<str>>,
+    /// Whether it is told of those of others too.
+    pub all: bool,
+}
+
+impl Hearer {
+    /// Whether it is who sent this owner's prompts.
+    pub(super) fn is(&self, owner: &str) -> bool {
+        self.owner.as_ref().is_none_or(|own| **own == *owner)
+    }
+
+    /// Whether it is told of this owner's prompts.
+    pub(super) fn hears(&self, owner: &str) -> bool {
+        self.all || self.is(owner)
     }
 }
 
@@ -97,6 +121,7 @@ pub(super) enum Kind {
 
 /// One connection's outgoing queue.
 pub struct Mailbox {
+    who: Hearer,
     limit: usize,
     waiting: Mutex<Waiting>,
     closed: Mutex<Option<Closed>>,
@@ -148,9 +173,9 @@ impl Waiting {
 
 impl Mailbox {
     /// For a connection of whose messages `limit` may wait.
-    pub(super) fn new(limit: usize) -> Self {
+    pub(super) fn new(limit: usize, who: Hearer) -> Self {
         let (waiting, closed, abilities) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { limit, waiting, closed, wake: Arc::default(), given_up: Notify::new(), abilities }
+        Self { who, limit, waiting, closed, wake: Arc::default(), given_up: Notify::new(), abilities }
     }
 
     pub(super) fn push(&self, queued: Queued) {
@@ -188,7 +213,7 @@ impl Mailbox {
         self.wake.notify_one();
     }
 
-    pub(super) fn close(&self, why: Closed) {
+    pub(crate) fn close(&self, why: Closed) {
         let why = *self.closed.lock().get_or_insert(why);
         self.wake.notify_one();
         if why != Closed::Shutdown {
@@ -226,7 +251,7 @@ impl Mailbox {
 
     async fn next_body(&self) -> Result<Body, Closed> {
         loop {
-            if let Some(why @ (Closed::TooSlow | Closed::TakenOver)) = *self.closed.lock() {
+            if let Some(why @ (Closed::TooSlow | Closed::TakenOver | Closed::ShutOut)) = *self.closed.lock() {
                 return Err(why);
             }
             let closed_until = {
@@ -249,6 +274,11 @@ impl Mailbox {
             }
             self.wake.notified().await;
         }
+    }
+
+    /// Who is connected.
+    pub(super) fn who(&self) -> &Hearer {
+        &self.who
     }
 
     /// Remembers what the client understands.

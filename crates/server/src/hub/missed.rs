@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::mailbox::Queued;
+use super::mailbox::{Hearer, Queued};
 
 /// How long a message waits for its client.
 const KEPT: Duration = Duration::from_secs(10);
@@ -16,6 +16,7 @@ const MAX_BYTES: usize = 8 << 20;
 struct Entry {
     at: Instant,
     client: Arc<str>,
+    owner: Arc<str>,
     queued: Queued,
 }
 
@@ -26,10 +27,10 @@ pub(super) struct Missed {
 }
 
 impl Missed {
-    pub(super) fn keep(&mut self, client: &Arc<str>, queued: Queued) {
+    pub(super) fn keep(&mut self, client: &Arc<str>, owner: &Arc<str>, queued: Queued) {
         let now = Instant::now();
         self.bytes += queued.bytes();
-        self.entries.push_back(Entry { at: now, client: Arc::clone(client), queued });
+        self.entries.push_back(Entry { at: now, client: Arc::clone(client), owner: Arc::clone(owner), queued });
         while let Some(oldest) = self.entries.front()
             && (self.entries.len() > MAX_MESSAGES || self.bytes > MAX_BYTES || now - oldest.at > KEPT)
         {
@@ -39,14 +40,14 @@ impl Missed {
     }
 
     /// What a client that comes now has missed, in order.
-    pub(super) fn take(&mut self, client: &str) -> Vec<Queued> {
+    pub(super) fn take(&mut self, client: &str, who: &Hearer) -> Vec<Queued> {
         let now = Instant::now();
         let (mut taken, mut left) = (Vec::new(), VecDeque::with_capacity(self.entries.len()));
         for entry in self.entries.drain(..) {
             if now - entry.at > KEPT {
                 continue;
             }
-            if &*entry.client == client { taken.push(entry.queued) } else { left.push_back(entry) }
+            if &*entry.client == client && who.is(&entry.owner) { taken.push(entry.queued) } else { left.push_back(entry) }
         }
         self.bytes = left.iter().map(|entry| entry.queued.bytes()).sum();
         self.entries = left;

@@ -15,7 +15,9 @@ use parking_lot::Mutex;
 use serde_json::Value;
 
 use super::mailbox::{Kind, Queued};
-use super::{Hub, Mailbox};
+use super::{Hearer, Hub, Mailbox};
+
+const ALL: Hearer = Hearer { owner: None, all: true };
 
 const ROOM: usize = 256;
 
@@ -28,7 +30,7 @@ struct Clients {
 impl Harness for Clients {
     async fn fresh(&self, clients: &[&str]) -> Arc<dyn EventSink> {
         let hub = Hub::new(ROOM, 8, &Account::unbounded());
-        let connected = clients.iter().map(|client| ((*client).to_owned(), hub.connect(client, None).unwrap()));
+        let connected = clients.iter().map(|client| ((*client).to_owned(), hub.connect(client, ALL, None).unwrap()));
         *self.mailboxes.lock() = connected.collect();
         Arc::new(hub)
     }
@@ -109,7 +111,7 @@ async fn contract() {
 #[test]
 fn a_slow_client_is_told_why_it_is_disconnected() {
     let hub = Hub::new(8, 8, &Account::unbounded());
-    let mailbox = hub.connect("slow", None).unwrap();
+    let mailbox = hub.connect("slow", ALL, None).unwrap();
     for _ in 0..9 {
         hub.broadcast("tick", &Value::Null);
     }
@@ -120,8 +122,8 @@ fn a_slow_client_is_told_why_it_is_disconnected() {
 #[test]
 fn who_is_behind_gets_the_newest_figures_only() {
     let hub = Hub::new(16, 8, &Account::unbounded());
-    let (idle, busy) = (hub.connect("idle", None).unwrap(), hub.connect("busy", None).unwrap());
-    let counts = |pending| Counts { running: 0, pending, running_ids: vec![] };
+    let (idle, busy) = (hub.connect("idle", ALL, None).unwrap(), hub.connect("busy", ALL, None).unwrap());
+    let counts = |pending| Counts { pending, ..Counts::default() };
     for n in 1..1_000 {
         hub.status(n as u64, &counts(n));
         if n % 100 == 0 {
@@ -145,13 +147,13 @@ fn preview(bytes: usize) -> Event {
     let node =
         NodeRef { id: "3".into(), display_id: "3".into(), real_id: "3".into(), parent_id: None, class_type: "A".into(), title: None };
     let image = PreviewImage { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![7; bytes]), lossless: false, max_size: None };
-    Event { prompt_id: "p".into(), client_id: None, kind: EventKind::Image { node, image } }
+    Event { prompt_id: "p".into(), owner: "".into(), client_id: None, kind: EventKind::Image { node, image } }
 }
 
 #[tokio::test]
 async fn a_picture_is_encoded_once_for_each_form_and_when_it_is_sent() {
     let hub = Hub::new(8, 16, &Account::unbounded());
-    let [one, two, raw] = ["one", "two", "raw"].map(|id| hub.connect(id, None).unwrap());
+    let [one, two, raw] = ["one", "two", "raw"].map(|id| hub.connect(id, ALL, None).unwrap());
     hub.emit(preview(6));
     // Nothing is decided before it is sent.
     raw.set_abilities(|abilities| abilities.raw_previews = true);
@@ -167,7 +169,7 @@ async fn a_picture_is_encoded_once_for_each_form_and_when_it_is_sent() {
 #[tokio::test]
 async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_order() {
     let hub = Hub::new(64, 8, &Account::unbounded());
-    let mailbox = hub.connect("slow", None).unwrap();
+    let mailbox = hub.connect("slow", ALL, None).unwrap();
     for n in 0..4 {
         hub.emit(preview(16 << 20));
         hub.broadcast("tick", &n);
@@ -195,7 +197,7 @@ fn results_wait_as_they_are_sent() {
         }
         hub.emit(Event { client_id: Some("late".into()), ..event });
     }
-    let late = hub.connect("late", None).unwrap();
+    let late = hub.connect("late", ALL, None).unwrap();
     let frames: Vec<_> = std::iter::from_fn(|| late.next().now_or_never()).collect();
     assert_eq!(frames.len(), 6);
     assert!(frames.iter().all(|frame| matches!(frame, Ok(Message::Binary(png)) if png.len() < 1 << 20)));

@@ -94,6 +94,10 @@ impl Table {
             // A rest of the path (`{*name}`) is a parameter as any other.
             let path = path.replace("{*", "{");
             let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission});
+            // The document's own requirement is any of the keys.
+            if *permission == Permission::Anybody {
+                operation["security"] = json!([]);
+            }
             if let Some(description) = doc.description {
                 operation["description"] = description.into();
             }
@@ -124,17 +128,25 @@ impl Table {
             "schema": {"type": "string", "enum": ["wire", "documented"]},
             "description": "ComfyUI's shape, or the API document's where the two differ; without it, what the server was started with.",
         });
+        let keys = json!({
+            "bearer": {"type": "http", "scheme": "bearer", "description": "A key that `comfyd key add` made."},
+            "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
+            "cookie": {"type": "apiKey", "in": "cookie", "name": "comfyd_key", "description": "Set by /login; with the port behind _."},
+            "query": {"type": "apiKey", "in": "query", "name": "token", "description": "For /ws, and for the first visit to a page."},
+        });
         json!({
             "openapi": "3.1.0",
             "info": {
                 "title": "comfyd",
                 "version": api_version,
                 "description": "ComfyUI's prompt server API. Every path is served below /api too. Bodies are read as JSON whatever their \
-                    content type says. Where an answer differs from the API document's, ?shape=documented gives the document's form.",
+                    content type says. Where the server asks for keys, x-permission is the scope that a call needs: read, run or admin, \
+                    where each has those before it. Without a key the answer is 401, with one that does not allow it 403. Where an answer differs from the API document's, ?shape=documented gives the document's form.",
             },
             "servers": [{"url": "/"}, {"url": "/api"}],
+            "security": [{}, {"bearer": []}, {"header": []}, {"cookie": []}, {"query": []}],
             "paths": paths,
-            "components": {"parameters": {"shape": shape}, "schemas": schemas},
+            "components": {"parameters": {"shape": shape}, "schemas": schemas, "securitySchemes": keys},
         })
     }
 }
@@ -176,6 +188,11 @@ impl Doc {
     /// A JSON body with the schema of that name.
     pub(crate) fn body(self, schema: &str) -> Self {
         self.content(JSON, named(schema))
+    }
+
+    /// An URL-encoded body with the schema of that name.
+    pub(crate) fn urlencoded(self, schema: &str) -> Self {
+        self.content("application/x-www-form-urlencoded", named(schema))
     }
 
     /// A body of any bytes.

@@ -15,6 +15,7 @@ use crate::answer::types::Object;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::installations::Stage;
+use crate::login;
 use crate::openapi::{Doc, Table};
 use crate::options::FrontEnd;
 use crate::permission::Permission::Read;
@@ -71,12 +72,14 @@ async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Bo
             Ok(page)
         }
         FrontEnd::Builtin => {
+            let media = "img-src 'self' blob: data:; media-src 'self' blob:; connect-src 'self' ws: wss:; form-action 'none'";
+            let policy = format!("{}; {media}", login::policy(BUILTIN));
             let headers = [
                 (header::CONTENT_TYPE, "text/html; charset=utf-8"),
                 (header::CACHE_CONTROL, "no-cache"),
                 (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             ];
-            Ok((headers, BUILTIN).into_response())
+            Ok((headers, [(header::CONTENT_SECURITY_POLICY, policy)], BUILTIN).into_response())
         }
         FrontEnd::None => Err(ApiError::not_found("this server has no page: its API is under /api")),
     }

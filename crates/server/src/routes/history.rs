@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -17,15 +18,20 @@ use utoipa::ToSchema;
 
 use crate::answer::{blocking, json_text, leased, written};
 use crate::app::{App, MAX_HISTORY_BYTES};
+use crate::audit::Concerns;
 use crate::error::ApiError;
 use crate::json::{LenientJson, Plain, whole};
 use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::{Read, Run};
+use crate::principal::Principal;
 use crate::query::Query;
 use crate::reading::{self, Part, Parts};
 use crate::routes::item::{HistoryStatus, ListChange, QueueItem};
+
+/// Entries of one owner that are removed at once: each is read for it.
+const CLEARED_AT_ONCE: usize = 100;
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -141,12 +147,12 @@ fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
     whole(text).ok_or_else(|| ApiError::bad_request(format!("'{name}' must be a whole number, it is '{text}'")))
 }
 
-async fn list(State(app): State<App>, shape: ApiShape, query: Query) -> Result<Response, ApiError> {
+async fn list(State(app): State<App>, shape: ApiShape, principal: Principal, query: Query) -> Result<Response, ApiError> {
     let bound = |name| bound(name, query.get(name));
     let (limit, offset) = (bound("max_items")?, bound("offset")?);
     // Without an offset the newest are meant; the oldest stands first all the same.
     let newest = limit.filter(|_| offset.is_none());
-    let mut wanted = HistoryQuery { limit, offset: offset.unwrap_or(0), ..HistoryQuery::default() };
+    let mut wanted = HistoryQuery { owner: principal.only(), limit, offset: offset.unwrap_or(0), ..HistoryQuery::default() };
     let key = (HistoryQuery { descending: newest.is_some(), ..wanted.clone() }, shape);
     let version = app.store.versions().borrow().history;
     let known = app.history.get(version, &key);
@@ -154,7 +160,7 @@ async fn list(State(app): State<App>, shape: ApiShape, query: Query) -> Result<R
         return Ok(json_text(body));
     }
     if let Some(newest) = newest {
-        let none = HistoryQuery { limit: Some(0), ..HistoryQuery::default() };
+        let none = HistoryQuery { limit: Some(0), ..wanted.clone() };
         wanted.offset = app.store.history(&none).await?.total.saturating_sub(newest);
     }
     let mut writing = Writing { parts: Parts::new(&app, wanted), shape, opened: false, any: false };
@@ -222,8 +228,8 @@ fn write(entries: &[Arc<HistoryEntry>], shape: ApiShape, before: Option<u8>, beh
     Ok(text)
 }
 
-async fn one(State(app): State<App>, shape: ApiShape, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
-    let entry = app.store.history_entry(&prompt_id).await?;
+async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
+    let entry = app.store.history_entry(&prompt_id).await?.filter(|entry| principal.sees(&entry.job.owner));
     let none = move || ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running"));
     let leases = reading::room_for(&app, entry.as_deref()).await?;
     let render = move || match shape {
@@ -233,13 +239,47 @@ async fn one(State(app): State<App>, shape: ApiShape, Path(prompt_id): Path<Stri
     blocking(render).await.map(|text| json_text(leased(text, leases)))
 }
 
-async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
-    let ListChange { clear, delete } = ListChange::read(&body)?;
-    if clear {
-        app.store.clear_history().await?;
+async fn change(
+    State(app): State<App>,
+    principal: Principal,
+    LenientJson(body): LenientJson,
+) -> Result<(Extension<Concerns>, StatusCode), ApiError> {
+    let ListChange { clear, mut delete } = ListChange::read(&body)?;
+    match principal.only() {
+        Some(owner) => {
+            if clear {
+                clear_of(&app, &owner).await?;
+            }
+            let mut own = Vec::new();
+            for id in delete {
+                if app.store.history_entry(&id).await?.is_some_and(|entry| entry.job.owner == owner) {
+                    own.push(id);
+                }
+            }
+            delete = own;
+        }
+        None if clear => drop(app.store.clear_history().await?),
+        None => {}
     }
     if !delete.is_empty() {
         app.store.delete_history(&delete).await?;
     }
-    Ok(StatusCode::OK)
+    if clear {
+        delete.push("all".to_owned());
+    }
+    Ok((Extension(Concerns(delete)), StatusCode::OK))
+}
+
+/// Removes all entries of an owner.
+async fn clear_of(app: &App, owner: &Arc<str>) -> Result<(), ApiError> {
+    let mut query = HistoryQuery { owner: Some(Arc::clone(owner)), limit: Some(CLEARED_AT_ONCE), ..HistoryQuery::default() };
+    loop {
+        let page = app.store.history(&query).await?;
+        let ids: Vec<String> = page.entries.iter().map(|entry| entry.job.id.clone()).collect();
+        app.store.delete_history(&ids).await?;
+        if page.next.is_none() {
+            return Ok(());
+        }
+        query.after = page.next;
+    }
 }

@@ -1,6 +1,6 @@
 //! What the front end asks of the server beside prompts: its log, its folders.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::SystemTime;
 
 use axum::Json;
@@ -19,6 +19,7 @@ use crate::error::ApiError;
 use crate::json::LenientJson;
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::{Admin, Read};
+use crate::principal::Principal;
 use crate::services::log::Line;
 use crate::services::paths::parse_kind;
 
@@ -92,14 +93,18 @@ async fn folder_paths(State(app): State<App>) -> Json<FolderPaths> {
     Json(FolderPaths(app.folders.model_folders().into_iter().map(paths).collect()))
 }
 
-async fn files(State(app): State<App>, UrlPath(kind): UrlPath<String>) -> Result<Json<Names>, ApiError> {
+async fn files(State(app): State<App>, principal: Principal, UrlPath(kind): UrlPath<String>) -> Result<Json<Names>, ApiError> {
     let kind = parse_kind(&kind)?;
-    blocking(move || Ok(Json(Names(newest_first(app.folders.directory(kind)))))).await
+    blocking(move || {
+        let _acting = principal.act();
+        Ok(Json(Names(newest_first(&app.folders.seen(kind)))))
+    })
+    .await
 }
 
-/// The names of the files directly in a folder.
-fn newest_first(folder: &Path) -> Vec<String> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
+/// The names of the files directly in some folders.
+fn newest_first(folders: &[PathBuf]) -> Vec<String> {
+    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
     let mut files: Vec<(SystemTime, String)> = entries
         .flatten()
         .take(MAX_FILES)
@@ -128,6 +133,6 @@ mod tests {
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
         }
         std::fs::create_dir(dir.path().join("folder")).unwrap();
-        assert_eq!(newest_first(dir.path()), ["b", "c", "d", "a"]);
+        assert_eq!(newest_first(&[dir.path().to_owned()]), ["b", "c", "d", "a"]);
     }
 }

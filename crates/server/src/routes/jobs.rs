@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
+use axum::{Extension, Json};
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Queue, Status};
 use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
@@ -18,11 +18,13 @@ use utoipa::ToSchema;
 use crate::answer::types::Names;
 use crate::answer::{blocking, json_text, leased, written};
 use crate::app::App;
+use crate::audit::Concerns;
 use crate::error::ApiError;
 use crate::json::{LenientJson, Plain, whole};
 use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::{Read, Run};
+use crate::principal::Principal;
 use crate::query::Query;
 use crate::reading::{self, Part, Parts};
 use crate::routes::item::HistoryStatus;
@@ -277,15 +279,15 @@ impl Wanted {
     }
 }
 
-async fn list(State(app): State<App>, query: Query) -> Result<Response, ApiError> {
+async fn list(State(app): State<App>, principal: Principal, query: Query) -> Result<Response, ApiError> {
     let wanted = Wanted::parse(&query)?;
-    let queue = app.store.queue().await?;
+    let queue = principal.queue(&app).await?;
     let active = active(&queue, &wanted);
     // So many entries are on earlier pages wherever the queue's jobs stand among them.
     let passed = wanted.offset.saturating_sub(active.len());
     let (mut ended, mut total) = (Vec::new(), active.len());
     if let Some(query) = wanted.history(passed) {
-        let mut parts = Parts::new(&app, query);
+        let mut parts = Parts::new(&app, HistoryQuery { owner: principal.only(), ..query });
         let by_duration = wanted.by_duration;
         while let Some(Part { entries, lease, .. }) = parts.next().await? {
             ended.extend(
@@ -387,43 +389,55 @@ fn preview(node: &str, media: &str, item: &Value) -> Option<Value> {
     Some(preview)
 }
 
-async fn one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Response, ApiError> {
-    let queue = app.store.queue().await?;
+async fn one(State(app): State<App>, principal: Principal, Path(job_id): Path<String>) -> Result<Response, ApiError> {
+    let queue = principal.queue(&app).await?;
     if let Some((job, stage)) = in_queue(&queue).find(|(job, _)| job.id == job_id) {
         return written(&JobAnswer::of(&job, stage).with_workflow(&job)).map(json_text);
     }
-    let entry = app.store.history_entry(&job_id).await?.ok_or_else(|| no_job(&job_id))?;
+    let entry = ended(&app, &principal, &job_id).await?.ok_or_else(|| no_job(&job_id))?;
     let leases = reading::room_for(&app, Some(&entry)).await?;
     blocking(move || written(&JobAnswer::whole(&entry)).map(|text| json_text(leased(text, leases)))).await
+}
+
+/// A job in the history that the caller gets to see.
+async fn ended(app: &App, principal: &Principal, id: &str) -> Result<Option<Arc<HistoryEntry>>, ApiError> {
+    Ok(app.store.history_entry(id).await?.filter(|entry| principal.sees(&entry.job.owner)))
 }
 
 fn no_job(id: &str) -> ApiError {
     ApiError::not_found("Job not found").details(id)
 }
 
-async fn cancel_one(State(app): State<App>, Path(job_id): Path<String>) -> Result<Json<Cancelled>, ApiError> {
-    if cancel(&app, &job_id).await? {
+async fn cancel_one(State(app): State<App>, principal: Principal, Path(job_id): Path<String>) -> Result<Json<Cancelled>, ApiError> {
+    if cancel(&app, &principal, &job_id).await? {
         return Ok(Json(Cancelled { cancelled: Names(vec![job_id]) }));
     }
     // A job that ended meanwhile is where the client wants it.
-    app.store.history_entry(&job_id).await?.map(|_| Json(Cancelled { cancelled: Names::default() })).ok_or_else(|| no_job(&job_id))
+    ended(&app, &principal, &job_id).await?.map(|_| Json(Cancelled { cancelled: Names::default() })).ok_or_else(|| no_job(&job_id))
 }
 
-async fn cancel_many(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Cancelled>, ApiError> {
+async fn cancel_many(
+    State(app): State<App>,
+    principal: Principal,
+    LenientJson(body): LenientJson,
+) -> Result<(Extension<Concerns>, Json<Cancelled>), ApiError> {
     let bad = || ApiError::bad_request(format!("'job_ids' must be a list of at most {MAX_CANCELLED} job ids"));
     let ids = body.get("job_ids").and_then(Value::as_array).filter(|ids| ids.len() <= MAX_CANCELLED).ok_or_else(bad)?;
     let mut cancelled = Vec::new();
     for id in ids {
         let id = id.as_str().ok_or_else(bad)?;
-        if cancel(&app, id).await? {
+        if cancel(&app, &principal, id).await? {
             cancelled.push(id.to_owned());
         }
     }
-    Ok(Json(Cancelled { cancelled: Names(cancelled) }))
+    Ok((Extension(Concerns(cancelled.clone())), Json(Cancelled { cancelled: Names(cancelled) })))
 }
 
 /// Takes a job out of the queue, or interrupts it. Whether it was in either.
-async fn cancel(app: &App, id: &str) -> Result<bool, ApiError> {
+async fn cancel(app: &App, principal: &Principal, id: &str) -> Result<bool, ApiError> {
+    if principal.only().is_some() && !in_queue(&principal.queue(app).await?).any(|(job, _)| job.id == id) {
+        return Ok(false);
+    }
     if app.store.remove_pending(&[id.to_owned()]).await? > 0 {
         return Ok(true);
     }

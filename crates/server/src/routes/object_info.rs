@@ -1,5 +1,7 @@
 //! `/object_info`: the catalog as clients get it, rendered again only when a folder that combos list has changed.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
@@ -13,6 +15,7 @@ use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::Read;
+use crate::principal::Principal;
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -25,11 +28,11 @@ pub(super) fn routes() -> Table {
         )
 }
 
-async fn all(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiError> {
+async fn all(State(app): State<App>, shape: ApiShape, principal: Principal) -> Result<Response, ApiError> {
     // Listing folders and rendering hundreds of classes takes milliseconds; to find out whether a folder has changed, the disk is asked.
     await_classes(&app).await;
     app.installations.refresh().await;
-    blocking(move || Ok(json_text(render(&app, shape)))).await
+    blocking(move || Ok(json_text(render(&app, shape, &principal)))).await
 }
 
 /// Waits for the classes of a ComfyUI that never started before. Where it does not start, the others are told.
@@ -39,15 +42,18 @@ async fn await_classes(app: &App) {
     }
 }
 
-fn render(app: &App, shape: ApiShape) -> Bytes {
+fn render(app: &App, shape: ApiShape, principal: &Principal) -> Bytes {
+    // Combos list the user's own files too.
+    let _acting = principal.act();
+    let key = (shape, principal.caller().map(|caller| Arc::clone(&caller.user)).unwrap_or_default());
     let generation = app.folders.generation() + app.catalog.version();
-    if let Some(body) = app.object_info.get(generation, &shape) {
+    if let Some(body) = app.object_info.get(generation, &key) {
         return body;
     }
     let classes: Map<String, Value> = app.catalog.current().iter().map(|e| (e.schema.class.clone(), told(app, &e.schema, shape))).collect();
     let body = Bytes::from(with_wholes(Value::Object(classes).to_string()));
     // Listing may have noticed a change: what was rendered shows at least the generation read before.
-    app.object_info.put(generation, shape, &body);
+    app.object_info.put(generation, key, &body);
     body
 }
 
@@ -63,11 +69,12 @@ fn told(app: &App, schema: &Schema, shape: ApiShape) -> Value {
     info
 }
 
-async fn one(State(app): State<App>, shape: ApiShape, Path(node_class): Path<String>) -> Result<Response, ApiError> {
+async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path(node_class): Path<String>) -> Result<Response, ApiError> {
     if app.catalog.current().get(&node_class).is_none() {
         await_classes(&app).await;
     }
     blocking(move || {
+        let _acting = principal.act();
         let catalog = app.catalog.current();
         let entry = catalog.get(&node_class);
         let classes: Map<String, Value> = entry.into_iter().map(|entry| (node_class.clone(), told(&app, &entry.schema, shape))).collect();

@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use comfyd_graph::{NodeErrors, PlacementMode};
 use comfyd_jobs::NewJob;
+use comfyd_node::{Actor, acting_for};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
 use crate::answer::blocking;
 use crate::app::App;
+use crate::audit::Concerns;
 use crate::body;
 use crate::error::{ApiError, listed};
 use crate::frames::QueueStatus;
@@ -62,30 +64,46 @@ struct DocumentedPromptAccepted {
     node_errors: Value,
 }
 
-async fn info(State(app): State<App>) -> Result<Json<QueueStatus>, ApiError> {
-    app.status().await.map(Json)
+async fn info(State(app): State<App>, principal: Principal) -> Result<Json<QueueStatus>, ApiError> {
+    app.status(principal.only().as_deref()).await.map(Json)
 }
 
 async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: Principal, request: Request) -> Result<Response, ApiError> {
     let body = body::text(request, &()).await?;
-    let (job, node_errors) = checked(&app, body, principal.owner()).await?;
+    let (job, node_errors) = checked(&app, body, &principal).await?;
+    app.usage.prompt(&job.owner)?;
+    if app.usage.bounds_disk(&job.owner) {
+        let app = app.clone();
+        blocking(move || {
+            let (owner, folders) = principal.files(&app);
+            app.usage.room(&owner, &folders, 0)
+        })
+        .await?;
+    }
     // Its events must not overtake the answer: clients could not tell whose they are.
     let held = app.hub.hold(&job.id);
     let ticket = app.store.enqueue(job).await?;
     app.announce().await;
     sent.keep(held);
+    let concerns = Extension(Concerns(vec![ticket.id.clone()]));
     let (prompt_id, number, node_errors) = (ticket.id, Plain(ticket.number), node_errors.to_json());
     Ok(match shape {
-        ApiShape::Wire => Json(PromptAccepted { prompt_id, number, node_errors }).into_response(),
-        ApiShape::Documented => Json(DocumentedPromptAccepted { prompt_id, number, node_errors: listed(&node_errors) }).into_response(),
+        ApiShape::Wire => (concerns, Json(PromptAccepted { prompt_id, number, node_errors })).into_response(),
+        ApiShape::Documented => {
+            (concerns, Json(DocumentedPromptAccepted { prompt_id, number, node_errors: listed(&node_errors) })).into_response()
+        }
     })
 }
 
 /// The job of a body, and what is wrong with outputs that are left out. To hand work to another thread costs as much as to read and check a
 /// small graph: where no folder is listed and no class checks its inputs itself, that is done here.
-async fn checked(app: &App, body: Bytes, owner: Arc<str>) -> Result<(NewJob, NodeErrors), ApiError> {
-    let checking = app.clone();
-    let check = move |request: PromptRequest| request.check(&checking.catalog.current(), &*checking.folders, &checking.options, owner);
+async fn checked(app: &App, body: Bytes, principal: &Principal) -> Result<(NewJob, NodeErrors), ApiError> {
+    let (checking, principal) = (app.clone(), principal.clone());
+    let check = move |request: PromptRequest| {
+        // Files that it names are its owner's.
+        let _acting = acting_for(Actor { owner: principal.owner(), all: false });
+        request.check(&checking.catalog.current(), &*checking.folders, &checking.options, principal.owner())
+    };
     if !app.installations.is_empty() {
         return checked_beside(app, body, check).await;
     }

@@ -4,11 +4,11 @@ use std::convert::Infallible;
 use std::iter;
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
+use axum::{Extension, Json};
 use bytes::Bytes;
 use comfyd_jobs::Job;
 use futures_util::stream;
@@ -19,11 +19,13 @@ use utoipa::ToSchema;
 
 use crate::answer::{blocking, json_text, written};
 use crate::app::App;
+use crate::audit::Concerns;
 use crate::error::ApiError;
 use crate::json::{LenientJson, OptionalJson, Plain, is_set};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::{Admin, Read, Run};
+use crate::principal::Principal;
 use crate::routes::item::{ListChange, QueueItem};
 
 /// A queue with more bytes is sent in pieces.
@@ -53,12 +55,13 @@ struct DocumentedQueue {
     queue_pending: usize,
 }
 
-async fn list(State(app): State<App>, shape: ApiShape) -> Result<Response, ApiError> {
+async fn list(State(app): State<App>, shape: ApiShape, principal: Principal) -> Result<Response, ApiError> {
     if shape == ApiShape::Documented {
         let counts = app.store.counts().await?;
+        let counts = principal.only().map_or_else(|| counts.clone(), |owner| counts.of(&owner));
         return Ok(Json(DocumentedQueue { queue_running: counts.running, queue_pending: counts.pending }).into_response());
     }
-    let queue = app.store.queue().await?;
+    let queue = principal.queue(&app).await?;
     let bytes: usize = queue.running.iter().chain(&queue.pending).map(|job| texts(job)).sum();
     if bytes > MAX_WHOLE_BYTES {
         return Ok(json_text(Body::from_stream(stream::iter(pieces(queue).map(Ok::<_, Infallible>)))));
@@ -103,25 +106,38 @@ fn items(jobs: &[Arc<Job>]) -> Vec<QueueItem<'_>> {
     jobs.iter().map(|job| QueueItem::of(job)).collect()
 }
 
-async fn change(State(app): State<App>, LenientJson(body): LenientJson) -> Result<StatusCode, ApiError> {
-    let ListChange { clear, delete } = ListChange::read(&body)?;
-    if clear {
+async fn change(
+    State(app): State<App>,
+    principal: Principal,
+    LenientJson(body): LenientJson,
+) -> Result<(Extension<Concerns>, StatusCode), ApiError> {
+    let ListChange { clear, mut delete } = ListChange::read(&body)?;
+    if principal.only().is_some() {
+        let own = principal.queue(&app).await?.pending;
+        delete = own.iter().filter(|job| clear || delete.contains(&job.id)).map(|job| job.id.clone()).collect();
+    } else if clear {
         app.store.clear_pending().await?;
     }
     if !delete.is_empty() {
         app.store.remove_pending(&delete).await?;
     }
     app.announce().await;
-    Ok(StatusCode::OK)
+    let what = if clear && delete.is_empty() { vec!["all".to_owned()] } else { delete };
+    Ok((Extension(Concerns(what)), StatusCode::OK))
 }
 
-/// Interrupts what runs, or only the prompt that is named. Ids are texts, so that a prompt with another value for an id never runs; a value
+/// Interrupts what runs and is the caller's, or only the prompt that is named. Ids are texts, so that a prompt with another value for an id never runs; a value
 /// that is false in Python names none.
-async fn interrupt(State(app): State<App>, OptionalJson(body): OptionalJson) -> Result<StatusCode, ApiError> {
+async fn interrupt(State(app): State<App>, principal: Principal, OptionalJson(body): OptionalJson) -> Result<StatusCode, ApiError> {
     let Value::Object(body) = body else { return Err(ApiError::bad_request("the body must be a JSON object, or missing")) };
     match body.get("prompt_id").filter(|id| is_true(id)) {
-        None => drop(app.devices.interrupt(None).await),
-        Some(Value::String(id)) => drop(app.devices.interrupt(Some(id)).await),
+        Some(Value::String(id)) if principal.runs(&app, id).await? => drop(app.devices.interrupt(Some(id)).await),
+        None if principal.only().is_none() => drop(app.devices.interrupt(None).await),
+        None => {
+            for job in principal.queue(&app).await?.running {
+                app.devices.interrupt(Some(&job.id)).await;
+            }
+        }
         Some(_) => {}
     }
     Ok(StatusCode::OK)

@@ -1,11 +1,10 @@
 //! `/upload/image` and `/upload/mask`: files from clients into the input, output and temp folders.
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::extract::State;
 use bytes::Bytes;
 use comfyd_folders::Kind;
+use comfyd_node::Acting;
 
 use crate::answer::blocking;
 use crate::app::App;
@@ -14,6 +13,7 @@ use crate::form::Form;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::Run;
+use crate::principal::Principal;
 use crate::services::pictures::{Measured, with_alpha_of};
 use crate::services::uploads::{Upload, Uploaded, original_path, store};
 
@@ -32,31 +32,44 @@ pub(super) fn routes() -> Table {
     )
 }
 
-async fn image(State(app): State<App>, form: Form) -> Result<Json<Uploaded>, ApiError> {
+async fn image(State(app): State<App>, principal: Principal, form: Form) -> Result<Json<Uploaded>, ApiError> {
     let upload = read(&form)?;
-    blocking(move || store(&app.folders, upload, Ok).map(Json)).await
+    blocking(move || {
+        let _acting = begin(&app, &principal, &upload)?;
+        store(&app.folders, upload, Ok).map(Json)
+    })
+    .await
 }
 
-async fn mask(State(app): State<App>, shape: ApiShape, form: Form) -> Result<Json<Uploaded>, ApiError> {
+async fn mask(State(app): State<App>, shape: ApiShape, principal: Principal, form: Form) -> Result<Json<Uploaded>, ApiError> {
     let mut upload = read(&form)?;
     if shape == ApiShape::Documented {
         upload.kind.get_or_insert_with(|| Kind::Output.as_str().to_owned());
     }
     let mask = upload.file.as_ref().map_or_else(Bytes::new, |(_, file)| file.clone());
-    let folders = Arc::clone(&app.folders);
-    let (upload, original, mask) = blocking(move || {
-        let original = original_path(&folders, upload.original_ref.as_deref())?;
+    let asked = app.clone();
+    let (principal, upload, original, mask) = blocking(move || {
+        let _acting = begin(&asked, &principal, &upload)?;
+        let original = original_path(&asked.folders, upload.original_ref.as_deref())?;
         let original = std::fs::read(original).map_err(|e| ApiError::internal(format!("cannot read the original picture: {e}")))?;
-        Ok((upload, Measured::new(original), Measured::new(mask)))
+        Ok((principal, upload, Measured::new(original), Measured::new(mask)))
     })
     .await?;
     let lease = app.room.take(original.memory() + mask.memory()).await?;
     blocking(move || {
+        let _acting = principal.act();
         let stored = store(&app.folders, upload, |_| with_alpha_of(&original, &mask).map(Bytes::from)).map(Json);
         drop(lease);
         stored
     })
     .await
+}
+
+/// Has this thread write into the caller's folders, if there is room.
+fn begin(app: &App, principal: &Principal, upload: &Upload) -> Result<Acting, ApiError> {
+    let (owner, folders) = principal.files(app);
+    app.usage.room(&owner, &folders, upload.file.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64))?;
+    Ok(principal.act())
 }
 
 fn read(form: &Form) -> Result<Upload, ApiError> {

@@ -263,6 +263,8 @@ async fn write(
 ) -> Result<Json<UserFile>, ApiError> {
     let body = body::bytes(request, &()).await?;
     blocking(move || {
+        let (owner, folders) = principal.files(&app);
+        app.usage.room(&owner, &folders, body.len() as u64)?;
         let base = app.users.folder(principal.user())?;
         let path = userdata::store(&base, &name, &body, replacing(&query))?;
         told(&base, &path, &query)

@@ -13,6 +13,7 @@ use crate::app::App;
 use crate::error::ApiError;
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::Read;
+use crate::principal::Principal;
 use crate::query::Query;
 use crate::services::models::safetensors_header;
 use crate::services::paths::shown_file;
@@ -46,10 +47,13 @@ pub(super) fn routes() -> Table {
         )
 }
 
-async fn view(State(app): State<App>, query: Query, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
+async fn view(State(app): State<App>, principal: Principal, query: Query, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let filename = query.get("filename").ok_or_else(|| ApiError::not_found("no file is named: add ?filename=..."))?;
     let (kind, subfolder) = (query.get("type").unwrap_or("output"), query.get("subfolder").unwrap_or_default());
-    let (path, name) = shown_file(&app.folders, filename, kind, subfolder)?;
+    let (path, name) = {
+        let _acting = principal.act();
+        shown_file(&app.folders, filename, kind, subfolder)?
+    };
     match Shape::asked(query.get("preview"), query.get("channel").unwrap_or_default()) {
         Some(shape) => {
             let make = async |file| made(&app.room, file, move |picture| shape.encode(picture)).await;

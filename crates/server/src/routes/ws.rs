@@ -12,10 +12,12 @@ use serde_json::Value;
 use crate::app::App;
 use crate::error::ApiError;
 use crate::frames::{self, Status};
-use crate::hub::Mailbox;
+use crate::hub::{Closed, Hearer, Mailbox};
+use crate::keys::Caller;
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::Read;
+use crate::principal::Principal;
 use crate::query::Query;
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
@@ -47,6 +49,7 @@ pub(super) fn routes() -> Table {
 async fn connect(
     State(app): State<App>,
     shape: ApiShape,
+    principal: Principal,
     Query(mut query): Query,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
@@ -55,9 +58,9 @@ async fn connect(
         return Err(too_many());
     }
     let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
-    let status = app.status().await?;
+    let status = app.status(principal.only().as_deref()).await?;
     let first = frames::text("status", &Status { status: &status, sid: Some(&client_id) });
-    let mailbox = app.hub.connect(&client_id, Some(first)).ok_or_else(too_many)?;
+    let mailbox = app.hub.connect(&client_id, hearer(&principal), Some(first)).ok_or_else(too_many)?;
     mailbox.set_abilities(|a| {
         a.raw_previews = query.get("preview").is_some_and(|format| format == "raw");
         a.documented = shape == ApiShape::Documented;
@@ -72,7 +75,8 @@ async fn connect(
         .read_buffer_size(READ_BUFFER_BYTES)
         .write_buffer_size(0)
         .on_failed_upgrade(failed);
-    Ok(upgrade.on_upgrade(move |socket| serve(app, socket, client_id, mailbox)))
+    let caller = principal.caller().cloned();
+    Ok(upgrade.on_upgrade(move |socket| serve(app, socket, client_id, mailbox, caller)))
 }
 
 fn too_many() -> ApiError {
@@ -80,7 +84,12 @@ fn too_many() -> ApiError {
     ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_clients", what)
 }
 
-async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mailbox>) {
+/// Whose events it is told. Without keys the header that names users does not come with websockets: all are told to all then.
+fn hearer(principal: &Principal) -> Hearer {
+    Hearer { owner: principal.caller().map(|caller| Arc::clone(&caller.user)), all: principal.only().is_none() }
+}
+
+async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mailbox>, caller: Option<Arc<Caller>>) {
     let (mut out, mut incoming) = socket.split();
     let send = async {
         let why = loop {
@@ -107,7 +116,13 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
             }
         }
     };
-    tokio::select! { () = send => {}, () = receive => {}, () = mailbox.given_up() => {} }
+    let shut_out = async {
+        app.options.keys.shut_out(caller.as_deref()).await;
+        mailbox.close(Closed::ShutOut);
+        // It is told why, if it takes it.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! { () = send => {}, () = receive => {}, () = shut_out => {}, () = mailbox.given_up() => {} }
     app.hub.disconnect(&client_id, &mailbox);
 }
 

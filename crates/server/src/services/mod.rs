@@ -10,6 +10,7 @@ pub(crate) mod pages;
 pub(crate) mod paths;
 pub(crate) mod pictures;
 pub(crate) mod proxy;
+pub(crate) mod quotas;
 pub(crate) mod stored;
 pub(crate) mod uploads;
 pub(crate) mod userdata;

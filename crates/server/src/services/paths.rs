@@ -27,9 +27,8 @@ pub(crate) fn shown_file<'a>(folders: &Folders, filename: &'a str, kind: &str, s
         return Err(ApiError::bad_request("the file name must be a plain name: put its folder in 'subfolder'").details(filename));
     }
     let kind = annotated.map_or_else(|| parse_kind(kind), Ok)?;
-    let folder = folders
-        .inside(kind, Path::new(subfolder))
-        .map_err(|_| ApiError::forbidden("the subfolder leads outside: give a relative one").details(subfolder))?;
+    let outside = |_| ApiError::forbidden("the subfolder leads outside: give a relative one").details(subfolder);
+    folders.found(kind, Path::new(subfolder)).map_err(outside)?;
     let name = filename.rsplit('/').next().unwrap_or(filename);
-    Ok((join_inside(&folder, Path::new(name))?, name))
+    Ok((folders.found(kind, &Path::new(subfolder).join(name))?, name))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use comfyd_folders::whole::{Replace, is_unfinished};
-use comfyd_folders::{Folders, Kind, join_inside, split_annotation};
+use comfyd_folders::{Folders, Kind, split_annotation};
 use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -61,7 +61,8 @@ pub(crate) fn store(folders: &Folders, form: Upload, change: impl FnOnce(Bytes) 
     let name = file_name(&name)?;
     let kind = form.kind.as_deref().map_or(Ok(Kind::Input), parse_kind)?;
     let folder = folders.inside(kind, Path::new(&form.subfolder))?;
-    let stored = |name: String| Ok(Uploaded { name, subfolder: form.subfolder.clone(), kind: kind.into() });
+    let subfolder = folders.told(kind, &folder, &form.subfolder);
+    let stored = |name: String| Ok(Uploaded { name, subfolder: subfolder.clone(), kind: kind.into() });
     if !form.overwrite && std::fs::read(folder.join(&name)).is_ok_and(|old| old == bytes) {
         return stored(name);
     }
@@ -119,8 +120,8 @@ pub(crate) fn original_path(folders: &Folders, reference: Option<&str>) -> Resul
         None => parse_kind(reference.get("type").and_then(Value::as_str).unwrap_or("output"))?,
     };
     let subfolder = reference.get("subfolder").and_then(Value::as_str).unwrap_or_default();
-    let folder = folders.inside(kind, Path::new(subfolder)).map_err(|e| ApiError::forbidden(e.to_string()))?;
-    let path = join_inside(&folder, Path::new(name))?;
+    folders.found(kind, Path::new(subfolder)).map_err(|e| ApiError::forbidden(e.to_string()))?;
+    let path = folders.found(kind, &Path::new(subfolder).join(name))?;
     if !path.is_file() {
         return Err(ApiError::not_found("the original picture of the mask is not there: upload it first").details(name));
     }

@@ -1,6 +1,7 @@
 //! The users and their folders, and what each has set. Whoever asks is a name here; where there is one user only, all have its folder.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use comfyd_folders::whole::Replace;
@@ -8,6 +9,7 @@ use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
+use crate::keys::Keys;
 use crate::services::paths::inside;
 use crate::services::stored::{stored_object, write_file};
 
@@ -23,18 +25,23 @@ const SETTINGS: &str = "comfy.settings.json";
 pub(crate) struct Users {
     root: PathBuf,
     several: bool,
+    /// Where keys are asked for, each is somebody's, whose name is his folder's.
+    keys: Arc<Keys>,
     /// Held while a file is read, changed and written, so that two changes at once both survive.
     changing: Mutex<()>,
 }
 
 impl Users {
-    /// The users whose folders are in `root`; several of them, or one.
-    pub(crate) fn new(root: PathBuf, several: bool) -> Self {
-        Self { root, several, changing: Mutex::default() }
+    /// The users whose folders are in `root`; several of them, or one, unless these keys tell whose they are.
+    pub(crate) fn new(root: PathBuf, several: bool, keys: Arc<Keys>) -> Self {
+        Self { root, several, keys, changing: Mutex::default() }
     }
 
     /// The folder of a user. 401 if there is no such user.
     pub(crate) fn folder(&self, user: &str) -> Result<PathBuf, ApiError> {
+        if self.keys.required() {
+            return inside(&self.root, user);
+        }
         if !self.several {
             return Ok(self.root.join(DEFAULT_USER));
         }
@@ -47,7 +54,7 @@ impl Users {
 
     /// The users' names by their ids; `None` where there is one only.
     pub(crate) fn names(&self) -> Result<Option<Map<String, Value>>, ApiError> {
-        self.several.then(|| self.known()).transpose()
+        (self.several && !self.keys.required()).then(|| self.known()).transpose()
     }
 
     /// Whether the one user has a folder.
