@@ -100,7 +100,7 @@ pub(crate) struct Call<'a, 'c> {
     pub(crate) cx: &'a mut Context<'c>,
     pub(crate) inputs: &'a Inputs,
     /// What it may allocate, until it is over: then what it gave is counted.
-    room: Mutex<Lease>,
+    room: Arc<Mutex<Lease>>,
 }
 
 impl<'a, 'c> Call<'a, 'c> {
@@ -108,7 +108,7 @@ impl<'a, 'c> Call<'a, 'c> {
     fn new(state: &'a State, cx: &'a mut Context<'c>, inputs: &'a Inputs) -> Result<Self> {
         let given: usize = inputs.iter().map(|(_, value)| value.size_bytes()).sum();
         let room = state.services.engine.account().reserve(given as u64).map_err(Error::out_of_memory)?;
-        Ok(Self { state, cx, inputs, room: Mutex::new(room) })
+        Ok(Self { state, cx, inputs, room: Arc::new(Mutex::new(room)) })
     }
 
     /// An object of the engine, such as a model.
@@ -212,7 +212,16 @@ impl<'a, 'c> Call<'a, 'c> {
         values: usize,
         work: impl FnOnce() -> comfyd_imaging::Result<T> + Send + 'static,
     ) -> Result<T> {
-        apart(self.cx.cancel_token(), values, work)?.map_err(Error::other)
+        self.aside(values, work)?.map_err(Error::other)
+    }
+
+    /// The same for work that cannot fail. What the call may allocate stays taken until it is over, though it was left behind.
+    pub(crate) fn aside<T: Send + 'static>(&self, values: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let room = Arc::clone(&self.room);
+        apart(self.cx.cancel_token(), values, move || {
+            let _room = room;
+            work()
+        })
     }
 
     /// Room for so many bytes more, until the call is over. Fails if memory is short.
@@ -232,7 +241,7 @@ impl<'a, 'c> Call<'a, 'c> {
         }
         let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
         let limit = limit >> 20;
-        Err(Error::msg(format!(
+        Err(Error::out_of_memory(format!(
             "the result would have {shape} values, more than the limit of {limit} MiB; make it smaller or raise the limit"
         )))
     }
@@ -246,7 +255,9 @@ impl<'a, 'c> Call<'a, 'c> {
             let more = room.bytes().max(2 * bytes as u64);
             return room.resize(more).map_err(Error::out_of_memory);
         }
-        Err(Error::msg(format!("the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit")))
+        Err(Error::out_of_memory(format!(
+            "the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit"
+        )))
     }
 }
 
