@@ -1,5 +1,6 @@
 //! How a node class is declared here: a schema, a function, and for some a check and a fingerprint.
 
+use comfyd_imaging::decode::Limits;
 use comfyd_imaging::resize::{Crop, Method};
 use std::sync::Arc;
 
@@ -18,6 +19,11 @@ pub(crate) const MAX_RESOLUTION: i64 = 16384;
 
 /// Pixels per cell, on each side, of the latents that nodes make or change without a model: Stable Diffusion's.
 pub(crate) const CELL: usize = SD_LATENTS.factor;
+
+/// Bytes of decoded pictures, as f32 RGB, for which there is room at first, and how often a picture is there until it is decoded: as it was
+/// stored, and as its mask.
+const DECODED: u64 = 64 << 20;
+const DECODED_COPIES: u64 = 2;
 
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
@@ -224,6 +230,35 @@ impl<'a, 'c> Call<'a, 'c> {
         })
     }
 
+    /// What `decode` makes of a file. How large it becomes is in the file: it is tried with as much room as most need, and again with as much
+    /// as it says, until there is no more.
+    pub(crate) fn decoded<T: Send + 'static>(
+        &self,
+        file: Vec<u8>,
+        decode: impl Fn(&[u8], &Limits) -> comfyd_imaging::Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let file = Arc::new(file);
+        let most = self.state.services.limits.max_tensor_bytes;
+        let mut limits = Limits { max_bytes: most.min(DECODED), ..Limits::default() };
+        loop {
+            self.room_of(limits.max_bytes.saturating_mul(DECODED_COPIES))?;
+            let (bytes, within, decode) = (Arc::clone(&file), limits.clone(), decode.clone());
+            match self.aside(usize::MAX, move || decode(&bytes, &within))? {
+                Err(comfyd_imaging::Error::TooLarge { found, limit, .. }) if limit == limits.max_bytes && limit < most => {
+                    limits.max_bytes = found.max(2 * limit).min(most);
+                }
+                done => return done.map_err(Error::other),
+            }
+        }
+    }
+
+    /// Room for so many bytes, what was asked for before included.
+    fn room_of(&self, bytes: u64) -> Result<()> {
+        let mut room = self.room.lock();
+        let bytes = bytes.max(room.bytes());
+        room.resize(bytes).map_err(Error::out_of_memory)
+    }
+
     /// Room for so many bytes more, until the call is over. Fails if memory is short.
     pub(crate) fn room(&self, bytes: u64) -> Result<()> {
         let mut room = self.room.lock();
@@ -250,10 +285,8 @@ impl<'a, 'c> Call<'a, 'c> {
     pub(crate) fn reserve_text(&self, bytes: usize) -> Result<()> {
         let limit = self.state.services.limits.max_text_bytes;
         if bytes as u64 <= limit {
-            let mut room = self.room.lock();
             // It is grown in steps, and copied once as a whole.
-            let more = room.bytes().max(2 * bytes as u64);
-            return room.resize(more).map_err(Error::out_of_memory);
+            return self.room_of(2 * bytes as u64);
         }
         Err(Error::out_of_memory(format!(
             "the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit"
