@@ -193,6 +193,8 @@ pub struct Config {
     pub allow_hosts: Vec<HostRule>,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
+    /// Most connections at once.
+    pub max_connections: usize,
     /// Key and certificate for HTTPS.
     pub tls: Option<Tls>,
     /// Which page to serve.
@@ -209,6 +211,8 @@ pub struct Config {
     pub history_limit: usize,
     /// Most prompts that may wait.
     pub queue_limit: usize,
+    /// Most bytes that waiting prompts may have together.
+    pub queue_bytes: usize,
     /// What becomes of a prompt that was running when the server stopped.
     pub on_restart: OnRestart,
     /// How often a prompt may be running when the server ends without warning; 0 is no limit.
@@ -407,6 +411,7 @@ impl Places<'_> {
             allow_origins: server.allow_origin.into_iter().chain(server.enable_cors_header).collect(),
             allow_hosts: server.allow_host,
             max_upload_bytes: (server.max_upload_size * 1024.0 * 1024.0) as usize,
+            max_connections: server.max_connections as usize,
             tls,
             front_end: server.front_end,
             front_end_root: server.front_end_root.map(|path| self.absolute(path)),
@@ -415,6 +420,7 @@ impl Places<'_> {
             api_shape: server.api_shape,
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,
+            queue_bytes: (server.queue_size * 1024.0 * 1024.0) as usize,
             on_restart: server.on_restart,
             max_crashes: server.max_crashes,
             durability: server.durability,

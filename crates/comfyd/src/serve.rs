@@ -34,6 +34,10 @@ const STORE_CHECK: Duration = Duration::from_secs(1);
 #[cfg(unix)]
 const LEAST_FILES: usize = 64;
 
+/// Files that the server may have open beside its connections: the store's, those that are read and written, those of Python's processes.
+#[cfg(unix)]
+const OTHER_FILES: usize = 256;
+
 /// How many threads the server needs beside those that answer requests and those that compute, of which there are as many as processors.
 const LEAST_THREADS: usize = 16;
 
@@ -105,7 +109,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let worker_id = WorkerId::new(&engine.device_name());
     runtime.block_on(recover(&config, &*store, &worker_id))?;
     let options = server_options(&config, front_end);
-    let hub = Hub::new(options.ws_queue, options.preview_size);
+    let bounds = listen::Bounds::of(options.max_connections);
+    let hub = Hub::new(options.ws_queue, options.preview_size, &account);
     mouth.speak_to(hub.clone());
     let spare = assemble::executors(&config, &beside, &engine, &folders);
     let executor = spare();
@@ -138,6 +143,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
+        memory: account,
     };
     let app = App::new(parts, options);
 
@@ -152,7 +158,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             beside.workers().iter().for_each(comfyd_python::Worker::start);
         }
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
+        let server = tokio::spawn(listen::serve(router(app), listeners, tls, bounds, stopped));
         for url in &urls {
             tracing::info!("ready at {url}");
         }
@@ -201,6 +207,24 @@ async fn recover(config: &Config, store: &dyn JobStore, worker: &WorkerId) -> Re
     Ok(())
 }
 
+/// As many connections as are wanted and as the limit on open files allows: some must be left for all else.
+fn connections(wanted: usize) -> usize {
+    #[cfg(unix)]
+    {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+        let possible = files.saturating_sub(OTHER_FILES).max(files / 2);
+        if possible < wanted {
+            tracing::info!(
+                "at most {possible} connections at once, since so few files may be open: raise the limit (`ulimit -n`) for more"
+            );
+        }
+        wanted.min(possible)
+    }
+    #[cfg(not(unix))]
+    wanted
+}
+
 fn server_options(config: &Config, front_end: FrontEnd) -> Options {
     let defaults = Options::default();
     Options {
@@ -213,6 +237,7 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         allow_hosts: config.allow_hosts.clone(),
         allow_origins: config.allow_origins.clone(),
         max_upload_bytes: config.max_upload_bytes,
+        max_connections: connections(config.max_connections),
         multi_user: config.multi_user,
         preview_size: config.preview_size,
         placing: assemble::placing(config),
@@ -288,6 +313,7 @@ fn bind(config: &Config) -> Result<Vec<TcpListener>, Failure> {
 fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
     let options = comfyd_store_sqlite::Options {
         max_pending: config.queue_limit,
+        max_pending_bytes: config.queue_bytes,
         max_history: config.history_limit,
         durability: match config.durability {
             config::Durability::Normal => Durability::Normal,

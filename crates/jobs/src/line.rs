@@ -40,6 +40,15 @@ impl PartialEq for Place {
 
 impl Eq for Place {}
 
+/// How much may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// How many jobs.
+    pub jobs: usize,
+    /// How many bytes their texts have together.
+    pub bytes: usize,
+}
+
 /// A job that runs.
 #[derive(Debug, Clone)]
 pub struct Running {
@@ -80,6 +89,8 @@ pub struct Restarted {
 #[derive(Debug, Clone, Default)]
 pub struct Line {
     pending: BTreeMap<Place, Arc<Job>>,
+    /// What the texts of those have together.
+    pending_bytes: usize,
     /// In the order in which they were claimed; as short as there are devices.
     running: Vec<Running>,
     places: HashMap<String, Place>,
@@ -141,13 +152,16 @@ impl Line {
     /// Takes a new job in and gives it its number.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`] when `max_pending` jobs wait. Neither uses up a number.
-    pub fn admit(&mut self, new: &NewJob, max_pending: usize, created_ms: i64) -> Result<(Place, Arc<Job>)> {
+    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`] and [`Error::FullBytes`] when there is no room. None uses up a number.
+    pub fn admit(&mut self, new: &NewJob, room: Room, created_ms: i64) -> Result<(Place, Arc<Job>)> {
         if self.contains(&new.id) {
             return Err(Error::Duplicate(new.id.clone()));
         }
-        if self.pending.len() >= max_pending {
-            return Err(Error::Full(max_pending));
+        if self.pending.len() >= room.jobs {
+            return Err(Error::Full(room.jobs));
+        }
+        if self.pending_bytes.saturating_add(new.prompt.get().len() + new.extra_data.get().len()) > room.bytes {
+            return Err(Error::FullBytes(room.bytes));
         }
         let (number, next_number) = number(new.position, self.next_number);
         let place = Place { rank: 0, number, arrival: self.next_arrival, crashes: 0 };
@@ -171,6 +185,11 @@ impl Line {
     pub fn insert(&mut self, place: Place, job: Arc<Job>, next_number: u64) {
         self.next_number = next_number;
         self.next_arrival = self.next_arrival.max(place.arrival + 1);
+        self.wait(place, job);
+    }
+
+    fn wait(&mut self, place: Place, job: Arc<Job>) {
+        self.pending_bytes += bytes(&job);
         self.places.insert(job.id.clone(), place);
         self.pending.insert(place, job);
     }
@@ -185,6 +204,7 @@ impl Line {
     /// Marks the first waiting job as running, held by this worker. Its place comes along.
     pub fn claim(&mut self, worker: &WorkerId, claimed_ms: i64) -> Option<(Place, Claim)> {
         let (place, job) = self.pending.pop_first()?;
+        self.pending_bytes -= bytes(&job);
         self.places.remove(&job.id);
         let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim: self.next_claim };
         self.insert_running(Running { place, job: job.clone(), claimed_ms, claim: token.claim, holder: Some(worker.clone()) });
@@ -206,15 +226,14 @@ impl Line {
     /// [`Error::NotRunning`] and [`Error::NotHeld`].
     pub fn requeue(&mut self, token: &Token) -> Result<Place> {
         let Running { place, job, .. } = self.take_held(token)?;
-        self.places.insert(job.id.clone(), place);
-        self.pending.insert(place, job);
+        self.wait(place, job);
         Ok(place)
     }
 
     /// Removes a waiting job.
     pub fn remove(&mut self, id: &str) -> Option<Place> {
         let place = self.places.remove(id)?;
-        self.pending.remove(&place);
+        self.pending_bytes -= self.pending.remove(&place).map_or(0, |job| bytes(&job));
         Some(place)
     }
 
@@ -222,6 +241,7 @@ impl Line {
     pub fn clear(&mut self) -> usize {
         let removed = self.pending.len();
         self.pending.clear();
+        self.pending_bytes = 0;
         self.places.clear();
         removed
     }
@@ -268,7 +288,9 @@ impl Line {
         let mut first: Vec<(Place, Arc<Job>)> = stopped.into_iter().map(|running| (running.place, running.job)).collect();
         // Those with precedence from an earlier restart that have not run yet stay behind the ones that have.
         while let Some(entry) = self.pending.first_entry().filter(|entry| entry.key().rank < 0) {
-            first.push(entry.remove_entry());
+            let (place, job) = entry.remove_entry();
+            self.pending_bytes -= bytes(&job);
+            first.push((place, job));
         }
         let mut rank = 0;
         for (place, _) in first.iter_mut().rev() {
@@ -276,11 +298,15 @@ impl Line {
             place.rank = rank;
         }
         for (place, job) in &first {
-            self.places.insert(job.id.clone(), *place);
-            self.pending.insert(*place, job.clone());
+            self.wait(*place, job.clone());
         }
         first
     }
+}
+
+/// What a job's texts have.
+fn bytes(job: &Job) -> usize {
+    job.prompt.get().len() + job.extra_data.get().len()
 }
 
 /// The number for a position, and the counter afterwards.

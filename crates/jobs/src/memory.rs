@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use crate::event::{Event, EventKind, EventSink};
 use crate::index::{Found, Index};
-use crate::line::Line;
+use crate::line::{Line, Room};
 use crate::store::{
     Claim, Counts, HistoryEntry, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Page, Queue, Recovered, Result, Ticket, Token,
     Versions, WorkerId, now_ms,
@@ -20,6 +20,8 @@ use crate::store::{
 pub struct Options {
     /// How many jobs may wait.
     pub max_pending: usize,
+    /// How many bytes their texts may have together.
+    pub max_pending_bytes: usize,
     /// How many finished jobs are kept; the oldest go first.
     pub max_history: usize,
     /// How many bytes of JSON one outcome may have.
@@ -27,9 +29,15 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each, and 64 MiB.
+    /// 10,000 of each; 512 MiB that wait, and 64 MiB an outcome.
     fn default() -> Self {
-        Self { max_pending: 10_000, max_history: 10_000, max_outcome_bytes: 64 << 20 }
+        Self { max_pending: 10_000, max_pending_bytes: 512 << 20, max_history: 10_000, max_outcome_bytes: 64 << 20 }
+    }
+}
+
+impl Options {
+    fn room(&self) -> Room {
+        Room { jobs: self.max_pending, bytes: self.max_pending_bytes }
     }
 }
 
@@ -106,7 +114,7 @@ impl JobStore for MemoryStore {
             if state.index.key(&job.id).is_some() {
                 return Err(crate::Error::Duplicate(job.id));
             }
-            state.line.admit(&job, self.options.max_pending, now_ms())?.0.number
+            state.line.admit(&job, self.options.room(), now_ms())?.0.number
         };
         self.publish(Touched { queue: true, history: false });
         Ok(Ticket { id: job.id, number })

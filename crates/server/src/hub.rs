@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::extract::ws::Message;
 use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
+use comfyd_memory::Account;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
@@ -23,6 +24,11 @@ pub use self::mailbox::Mailbox;
 use self::mailbox::{Body, Closed, Kind, Queued};
 use self::missed::Missed;
 use self::picture::Picture;
+
+/// How many bytes wait for all clients together at most.
+const MAX_WAITING_BYTES: u64 = 512 << 20;
+/// Smaller messages are not counted: their number is bounded.
+const LARGE_BYTES: usize = 16 << 10;
 
 /// What a prompt is at: its client and the node of its last `executing` event.
 type Current = (Option<Arc<str>>, NodeRef);
@@ -48,13 +54,14 @@ struct Inner {
     current: Mutex<HashMap<Arc<str>, Current>>,
     max_clients: usize,
     status: Mutex<LastStatus>,
+    memory: Account,
     gates: Gates,
     missed: Mutex<Missed>,
 }
 
 impl Hub {
-    /// A hub whose clients may have `limit` messages waiting; previews are reduced to `preview_size` pixels.
-    pub fn new(limit: usize, preview_size: u32) -> Self {
+    /// A hub whose clients may have `limit` messages waiting, with memory of this account; previews are reduced to `preview_size` pixels.
+    pub fn new(limit: usize, preview_size: u32, memory: &Account) -> Self {
         let inner = Inner {
             clients: RwLock::default(),
             limit: limit.max(8),
@@ -62,6 +69,7 @@ impl Hub {
             current: Mutex::default(),
             max_clients: 100_000,
             status: Mutex::default(),
+            memory: memory.part(MAX_WAITING_BYTES),
             gates: Gates::default(),
             missed: Mutex::default(),
         };
@@ -69,25 +77,27 @@ impl Hub {
     }
 
     /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and, if nothing of this tells
-    /// it, at which node its prompt is. An older connection with the same id is closed. `None` when too many are connected.
+    /// it, at which node its prompt is. An older connection with the same id is closed, and what it was not sent goes to the new one. `None`
+    /// when too many are connected.
     pub fn connect(&self, client_id: &str, first: Option<Message>) -> Option<Arc<Mailbox>> {
         let mailbox = Arc::new(Mailbox::new(self.inner.limit));
         let mut clients = self.inner.clients.write();
         if clients.len() >= self.inner.max_clients {
             return None;
         }
-        first.into_iter().for_each(|message| mailbox.push(Queued::new(message, Kind::Needed)));
+        first.into_iter().for_each(|message| mailbox.push(Queued::new(message, Kind::Passing)));
         // Nobody adds to either meanwhile: whoever emits holds the clients.
-        let missed = self.inner.missed.lock().take(client_id);
+        let mut missed = self.inner.missed.lock().take(client_id);
+        if let Some(old) = clients.insert(client_id.to_owned(), Arc::clone(&mailbox)) {
+            old.close(Closed::TakenOver);
+            missed.extend(old.leave());
+        }
         if missed.is_empty()
             && let Some(executing) = self.executing_for(client_id)
         {
-            mailbox.push(Queued::new(executing, Kind::Needed));
+            mailbox.push(Queued::new(executing, Kind::Passing));
         }
         missed.into_iter().for_each(|queued| mailbox.push(queued));
-        if let Some(old) = clients.insert(client_id.to_owned(), Arc::clone(&mailbox)) {
-            old.close(Closed::TakenOver);
-        }
         Some(mailbox)
     }
 
@@ -96,11 +106,13 @@ impl Hub {
         self.inner.gates.close(prompt_id)
     }
 
-    /// Forgets a connection, unless a newer one has taken the id over.
+    /// Forgets a connection, unless a newer one has taken the id over. What it was not sent waits for the client to come again.
     pub fn disconnect(&self, client_id: &str, mailbox: &Mailbox) {
         let mut clients = self.inner.clients.write();
         if clients.get(client_id).is_some_and(|known| std::ptr::eq(&**known, mailbox)) {
             clients.remove(client_id);
+            let (client_id, mut missed) = (client_id.into(), self.inner.missed.lock());
+            mailbox.leave().into_iter().for_each(|queued| missed.keep(&client_id, queued));
         }
     }
 
@@ -116,7 +128,7 @@ impl Hub {
 
     /// Sends an event to everybody.
     pub fn broadcast(&self, event: &str, data: &impl Serialize) {
-        self.push_to_all(&Queued::new(text(event, data), Kind::Needed));
+        self.push_to(None, Queued::new(text(event, data), Kind::Passing));
     }
 
     fn push_to_all(&self, queued: &Queued) {
@@ -148,26 +160,39 @@ impl Hub {
 
     /// Sends what a custom node says to a client that is connected, or to all.
     pub fn event(&self, event: &str, data: &impl Serialize, client_id: Option<&str>) {
-        self.push_to(client_id, &Queued::new(text(event, data), Kind::Needed));
+        self.push_to(client_id, Queued::new(text(event, data), Kind::Passing));
     }
 
     /// The same with bytes behind the number of a binary event. They are pictures as a rule: a client that is slow may lose some.
     pub fn binary(&self, event: u32, bytes: &[u8], client_id: Option<&str>) {
         let frame = [&event.to_be_bytes()[..], bytes].concat();
-        self.push_to(client_id, &Queued::new(Message::Binary(frame.into()), Kind::Droppable));
+        self.push_to(client_id, Queued::new(Message::Binary(frame.into()), Kind::Droppable));
     }
 
-    fn push_to(&self, client_id: Option<&str>, queued: &Queued) {
-        let Some(client_id) = client_id else { return self.push_to_all(queued) };
-        let mailbox = self.inner.clients.read().get(client_id).cloned();
-        if let Some(mailbox) = mailbox {
-            mailbox.push(queued.clone());
+    fn push_to(&self, client_id: Option<&str>, queued: Queued) {
+        let Some(queued) = self.weighed(queued) else { return };
+        let Some(client_id) = client_id else { return self.push_to_all(&queued) };
+        if let Some(mailbox) = self.inner.clients.read().get(client_id) {
+            mailbox.push(queued);
         }
+    }
+
+    /// Counts what is large, once for all who are sent it. Where there is no memory left, previews are left out.
+    fn weighed(&self, queued: Queued) -> Option<Queued> {
+        let bytes = queued.bytes();
+        if bytes < LARGE_BYTES {
+            return Some(queued);
+        }
+        let tight = !self.inner.memory.has(bytes as u64);
+        if tight && queued.kind == Kind::Droppable {
+            return None;
+        }
+        Some(Queued { _lease: Some(Arc::new(self.inner.memory.count(bytes as u64))), tight, ..queued })
     }
 
     /// Sends an event to one connection.
     pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
-        mailbox.push(Queued::new(text(event, data), Kind::Needed));
+        mailbox.push(Queued::new(text(event, data), Kind::Passing));
     }
 
     /// What a client that reconnects in the middle of its prompt must be told: `executing`.
@@ -200,22 +225,20 @@ impl Hub {
         }
     }
 
-    /// Who is told, and the client that should be, but is not there.
-    fn receivers<'a>(&self, event: &'a Event) -> (Vec<Arc<Mailbox>>, Option<&'a Arc<str>>) {
+    /// Whether anybody is told, now or when its client comes.
+    fn concerns_anybody(&self, event: &Event) -> bool {
         let clients = self.inner.clients.read();
-        let own = event.client_id.as_ref().map(|id| (id, clients.get(&**id)));
-        let absent = own.filter(|(_, mailbox)| mailbox.is_none() && event.lasting()).map(|(id, _)| id);
-        let told = if event.broadcast() {
-            clients.values().collect()
-        } else {
-            own.and_then(|(_, mailbox)| mailbox).into_iter().collect::<Vec<_>>()
-        };
-        (told.into_iter().cloned().collect(), absent)
+        let own = event.client_id.as_deref();
+        event.broadcast() && !clients.is_empty() || own.is_some_and(|id| event.lasting() || clients.contains_key(id))
     }
 
     /// What is queued of an event; `None` for what is told otherwise.
     fn queued(&self, event: Event) -> Option<Queued> {
-        let kind = if event.kind.droppable() { Kind::Droppable } else { Kind::Needed };
+        let kind = match event.kind.droppable() {
+            true => Kind::Droppable,
+            false if event.lasting() => Kind::Needed,
+            false => Kind::Passing,
+        };
         let gate = self.inner.gates.of(&event.prompt_id);
         let body = match event.kind {
             EventKind::Image { node, image } => {
@@ -223,7 +246,7 @@ impl Hub {
             }
             _ => Body::Message(frames::message(&event)?),
         };
-        Some(Queued { body, kind, gate })
+        self.weighed(Queued { body, kind, gate, _lease: None, tight: false })
     }
 }
 
@@ -233,20 +256,21 @@ impl EventSink for Hub {
             return self.tell(&mut self.inner.status.lock(), *version, counts, Some(&event.prompt_id));
         }
         self.remember(&event);
-        let (receivers, absent) = self.receivers(&event);
-        if receivers.is_empty() && absent.is_none() {
+        if !self.concerns_anybody(&event) {
             return;
         }
-        let absent = absent.cloned();
+        let (to_all, lasting, own) = (event.broadcast(), event.lasting(), event.client_id.clone());
         let Some(queued) = self.queued(event) else { return };
-        for mailbox in &receivers {
-            mailbox.push(queued.clone());
+        // Who comes meanwhile comes before this or behind it.
+        let clients = self.inner.clients.read();
+        if to_all {
+            clients.values().for_each(|mailbox| mailbox.push(queued.clone()));
         }
-        let Some(client) = absent else { return };
-        match self.inner.clients.read().get(&*client) {
-            // It has come meanwhile, and nothing later was told yet.
-            Some(mailbox) => mailbox.push(queued),
-            None => self.inner.missed.lock().keep(&client, queued),
+        let Some(own) = own else { return };
+        match clients.get(&*own) {
+            Some(mailbox) if !to_all => mailbox.push(queued),
+            None if lasting => self.inner.missed.lock().keep(&own, queued),
+            Some(_) | None => {}
         }
     }
 }

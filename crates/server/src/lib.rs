@@ -9,6 +9,7 @@ mod answer;
 mod app;
 mod body;
 mod caches;
+mod connections;
 mod devices;
 #[cfg(test)]
 mod document_tests;
@@ -27,7 +28,9 @@ mod permission;
 mod principal;
 mod prompt_request;
 mod query;
+mod reading;
 mod requeue;
+mod room;
 mod router;
 mod routes;
 mod sent;

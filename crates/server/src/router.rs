@@ -81,13 +81,16 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
     let let_in = async {
         let (parts, body) = request.into_parts();
         doors.check(&parts)?;
-        body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await
+        let mut request = body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await?;
+        // What it takes is taken until it is answered.
+        let work = body::counted(&app.room, &mut request);
+        Ok::<_, ApiError>((request, work))
     };
     let response = match let_in.await {
         Err(error) => error.into_response(),
         // Where no other origin is allowed, nobody needs to be told more.
-        Ok(request) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
-        Ok(request) => next.run(request).await,
+        Ok((request, _)) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
+        Ok((request, _work)) => next.run(request).await,
     };
     error::in_shape(shape, response)
 }

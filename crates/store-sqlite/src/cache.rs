@@ -83,14 +83,14 @@ fn size(entry: &HistoryEntry) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use comfyd_jobs::line::Line;
+    use comfyd_jobs::line::{Line, Room};
     use comfyd_jobs::{Status, contract};
 
     use super::*;
 
     fn entry(id: &str) -> Arc<HistoryEntry> {
         let new = contract::job(id, comfyd_jobs::Position::Back);
-        let (_, job) = Line::default().admit(&new, 1, 0).unwrap();
+        let (_, job) = Line::default().admit(&new, Room { jobs: 1, bytes: usize::MAX }, 0).unwrap();
         let job = job.as_ref().clone();
         Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success), usize::MAX).unwrap())
     }

@@ -15,6 +15,8 @@ pub enum Durability {
 pub struct Options {
     /// How many jobs may wait. They are kept in memory too.
     pub max_pending: usize,
+    /// How many bytes their texts may have together.
+    pub max_pending_bytes: usize,
     /// How many finished jobs are kept; the oldest go first. Each costs about 400 bytes of memory, besides the cache.
     pub max_history: usize,
     /// How much of the history is kept in memory, in bytes.
@@ -26,10 +28,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
+    /// 10,000 of each, 512 MiB that wait, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
     fn default() -> Self {
         Self {
             max_pending: 10_000,
+            max_pending_bytes: 512 << 20,
             max_history: 10_000,
             cache_bytes: 32 << 20,
             max_outcome_bytes: 64 << 20,

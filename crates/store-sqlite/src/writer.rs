@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use comfyd_jobs::line::Place;
+use comfyd_jobs::line::{Place, Room};
 use comfyd_jobs::{Error as JobError, HistoryEntry, NewJob, OnRestart, Result as JobResult, Ticket, Token, WorkerId, now_ms};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode, OptionalExtension as _, params};
@@ -407,7 +407,8 @@ impl Writer {
         if self.state.history.key(&new.id).is_some() {
             return Ok(Err(JobError::Duplicate(new.id.clone())));
         }
-        let (place, job) = match self.state.line.admit(new, self.options.max_pending, now_ms()) {
+        let room = Room { jobs: self.options.max_pending, bytes: self.options.max_pending_bytes };
+        let (place, job) = match self.state.line.admit(new, room, now_ms()) {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(Err(refused)),
         };

@@ -278,6 +278,9 @@ pub struct ServerArgs {
     /// Largest request body, in megabytes.
     #[arg(long, value_name = "MB", default_value = "100", value_parser = megabytes)]
     pub max_upload_size: f64,
+    /// Most connections at once, as far as the limit on open files allows; three quarters of them may be websockets.
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u32).range(8..))]
+    pub max_connections: u32,
     /// Private key (PEM) for HTTPS; goes with --tls-certfile.
     #[arg(long, value_name = "FILE")]
     pub tls_keyfile: Option<PathBuf>,
@@ -305,6 +308,9 @@ pub struct ServerArgs {
     /// Most prompts that may wait.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_limit: u32,
+    /// Most megabytes that waiting prompts may have together.
+    #[arg(long, value_name = "MB", default_value = "512", value_parser = megabytes)]
+    pub queue_size: f64,
     /// What becomes of a prompt that was running when the server stopped.
     #[arg(long, value_name = "WHAT", default_value = "rerun")]
     pub on_restart: OnRestart,

@@ -16,7 +16,7 @@ use crate::permission::Permission::Read;
 use crate::query::Query;
 use crate::services::models::safetensors_header;
 use crate::services::paths::shown_file;
-use crate::services::pictures::{Shape, decode};
+use crate::services::pictures::{Shape, made};
 
 /// Longest JSON header of a safetensors file that `/view_metadata` reads, in bytes.
 const MAX_METADATA: u64 = 1024 * 1024;
@@ -52,8 +52,8 @@ async fn view(State(app): State<App>, query: Query, headers: HeaderMap) -> Resul
     let (path, name) = shown_file(&app.folders, filename, kind, subfolder)?;
     match Shape::asked(query.get("preview"), query.get("channel").unwrap_or_default()) {
         Some(shape) => {
-            let make = move |bytes: Vec<u8>| shape.encode(&decode(&bytes)?);
-            send_made(&path, name, &headers, (&shape.variant(), shape.mime()), make).await
+            let make = async |file| made(&app.room, file, move |picture| shape.encode(picture)).await;
+            send_made(&path, name, &headers, (&shape.variant(), shape.mime()), &app.room, make).await
         }
         None => send_file(&path, name, &headers, Disposition::Inline).await,
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -18,7 +19,7 @@ use crate::permission::Permission::Read;
 use crate::query::Query;
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
-const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
+const MAX_CLIENT_MESSAGE_BYTES: usize = 64 << 10;
 /// What is read from a client at once. Thousands of clients that say next to nothing must not each hold the default of 128 KiB.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
@@ -49,16 +50,14 @@ async fn connect(
     Query(mut query): Query,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
+    // Others must find a connection too.
+    if app.hub.len() >= app.options.max_connections - app.options.max_connections / 4 {
+        return Err(too_many());
+    }
     let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let status = app.status().await?;
     let first = frames::text("status", &Status { status: &status, sid: Some(&client_id) });
-    let Some(mailbox) = app.hub.connect(&client_id, Some(first)) else {
-        return Err(ApiError::new(
-            axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_clients",
-            "too many websocket clients are connected",
-        ));
-    };
+    let mailbox = app.hub.connect(&client_id, Some(first)).ok_or_else(too_many)?;
     mailbox.set_abilities(|a| {
         a.raw_previews = query.get("preview").is_some_and(|format| format == "raw");
         a.documented = shape == ApiShape::Documented;
@@ -74,6 +73,11 @@ async fn connect(
         .write_buffer_size(0)
         .on_failed_upgrade(failed);
     Ok(upgrade.on_upgrade(move |socket| serve(app, socket, client_id, mailbox)))
+}
+
+fn too_many() -> ApiError {
+    let what = "too many websocket clients are connected: close some, or raise --max-connections";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_clients", what)
 }
 
 async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mailbox>) {
@@ -103,7 +107,7 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
             }
         }
     };
-    tokio::select! { () = send => {}, () = receive => {} }
+    tokio::select! { () = send => {}, () = receive => {}, () = mailbox.given_up() => {} }
     app.hub.disconnect(&client_id, &mailbox);
 }
 
