@@ -111,7 +111,10 @@ impl Executor {
         let ended = self.attempt(job, &progress, hosts, &mut |nodes| tell(cached(nodes)));
         progress.close();
         let ended_ms = now_ms();
-        let (status, end, Shown { outputs, nodes }) = ended.message(prompt_id, ended_ms);
+        let (status, mut end, Shown { outputs, nodes }) = ended.message(prompt_id, ended_ms);
+        if let Message::Failed(failure) = &mut end {
+            job.secrets.hide_in(failure);
+        }
         messages.push(end);
         Outcome { status, messages, outputs: Json::Object(outputs), meta: nodes, started_ms, ended_ms }
     }

@@ -6,8 +6,15 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value as Json};
 
+use crate::message::Failure;
+
 /// The names in `extra_data` that are secrets in any case: those under which ComfyUI's front end sends the user's account.
 pub const NAMES: [&str; 2] = ["api_key_comfy_org", "auth_token_comfy_org"];
+
+/// What stands in a secret's place in what is told of a failure.
+const HIDDEN: &str = "[secret]";
+/// Shorter secrets are left in texts: hiding them would make these unreadable.
+const LEAST_HIDDEN: usize = 6;
 
 /// The secrets of one job. They are never written, answered or printed; only their names are.
 #[derive(Clone, Default)]
@@ -66,6 +73,31 @@ impl Secrets {
         self.kept.as_ref().map(|kept| Arc::clone(&kept.values)).unwrap_or_default()
     }
 
+    /// Takes the values out of what a failure tells: code that was given them may show them there.
+    pub fn hide_in(&self, failure: &mut Failure) {
+        let values = self.values();
+        let values: Vec<&str> = values.values().filter_map(Json::as_str).filter(|value| value.len() >= LEAST_HIDDEN).collect();
+        if values.is_empty() {
+            return;
+        }
+        let hide = |text: &mut String| {
+            for value in values.iter().filter(|value| text.contains(**value)).collect::<Vec<_>>() {
+                *text = text.replace(value, HIDDEN);
+            }
+        };
+        hide(&mut failure.exception_message);
+        failure.traceback.iter_mut().for_each(hide);
+        let mut rest = vec![&mut failure.current_inputs];
+        while let Some(value) = rest.pop() {
+            match value {
+                Json::String(text) => hide(text),
+                Json::Object(fields) => rest.extend(fields.values_mut()),
+                Json::Array(items) => rest.extend(items),
+                Json::Null | Json::Bool(_) | Json::Number(_) => {}
+            }
+        }
+    }
+
     /// The names of those that the job came with.
     pub fn names(&self) -> Vec<String> {
         self.kept.iter().flat_map(|kept| kept.values.keys().chain(&kept.lost)).cloned().collect()
@@ -103,5 +135,25 @@ mod tests {
         assert_eq!(secrets.values().get("API_key_comfy_org"), Some(&json!("S1")));
         assert_eq!(format!("{secrets:?}"), "Secrets([\"API_key_comfy_org\"])");
         assert!(Secrets::take(&mut json!(["api_key_comfy_org"]), &names).is_none());
+    }
+
+    #[test]
+    fn failures_do_not_tell_them() {
+        let secrets = Secrets::take(&mut json!({"api_key_comfy_org": "S-123456"}), &NAMES.map(str::to_owned)).unwrap_or_default();
+        let mut failure = Failure {
+            prompt_id: "p".into(),
+            node_id: "1".into(),
+            node_type: "Any".into(),
+            executed: Vec::new(),
+            exception_message: "S-123456 was refused".into(),
+            exception_type: "ValueError".into(),
+            traceback: vec!["raise ValueError('S-123456')".into()],
+            current_inputs: json!({"key": ["S-123456"], "other": [{"deep": "a S-123456"}, 5]}),
+            current_outputs: Vec::new(),
+            timestamp_ms: None,
+        };
+        secrets.hide_in(&mut failure);
+        let told = serde_json::to_string(&failure).unwrap_or_default();
+        assert_eq!((told.matches("S-123456").count(), told.matches(HIDDEN).count()), (0, 4), "{told}");
     }
 }

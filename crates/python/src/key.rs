@@ -14,6 +14,10 @@ const ADDRESS: [&str; 2] = ["--listen", "--port"];
 /// So many packs and, in each, so many files are looked at.
 const MAX_PACKS: usize = 4_096;
 const MAX_FILES: usize = 512;
+/// Folders of packs that are large and hold no code of theirs.
+const NOT_PYTHON: [&str; 3] = [".git", "__pycache__", "node_modules"];
+/// How deep packs are looked into.
+const MAX_DEPTH: usize = 3;
 
 /// The key of an installation as it is now.
 pub(crate) fn key(settings: &Settings, python: &Path) -> String {
@@ -94,7 +98,8 @@ fn packs(comfyui: &Path, base: Option<&Path>) -> Vec<(String, String)> {
             if name == "__pycache__" {
                 continue;
             }
-            let state = if path.is_dir() { commit(&path).unwrap_or_else(|| newest(&path)) } else { modified(&path) };
+            // Changes are not always committed, and a commit may bring older files.
+            let state = if path.is_dir() { format!("{} {}", commit(&path).unwrap_or_default(), newest(&path)) } else { modified(&path) };
             found.push((format!("{}/{name}", root.display()), state));
         }
     }
@@ -102,7 +107,7 @@ fn packs(comfyui: &Path, base: Option<&Path>) -> Vec<(String, String)> {
     found
 }
 
-/// The commit that is checked out in a folder. Changes that were not committed do not show.
+/// The commit that is checked out in a folder.
 fn commit(folder: &Path) -> Option<String> {
     let mut git = folder.join(".git");
     if git.is_file() {
@@ -126,12 +131,12 @@ fn commit(folder: &Path) -> Option<String> {
     packed.lines().find_map(|line| line.strip_suffix(name)?.strip_suffix(' ').map(str::to_owned))
 }
 
-/// The newest time of a Python file, two folders deep.
+/// How many Python files and folders there are, some folders deep, and the newest time of one.
 fn newest(folder: &Path) -> String {
     let mut left = MAX_FILES;
     let mut newest = 0;
-    visit(folder, 2, &mut left, &mut newest);
-    newest.to_string()
+    visit(folder, MAX_DEPTH, &mut left, &mut newest);
+    format!("{} {newest}", MAX_FILES - left)
 }
 
 fn visit(folder: &Path, depth: usize, left: &mut usize, newest: &mut u128) {
@@ -143,7 +148,8 @@ fn visit(folder: &Path, depth: usize, left: &mut usize, newest: &mut u128) {
         if path.extension().is_some_and(|ending| ending == "py") {
             *left = rest;
             *newest = (*newest).max(time(&path));
-        } else if depth > 1 && path.is_dir() {
+        } else if depth > 1 && !NOT_PYTHON.iter().any(|name| path.ends_with(name)) && path.is_dir() {
+            *left = rest;
             visit(&path, depth - 1, left, newest);
         }
     }
@@ -197,6 +203,8 @@ mod tests {
         write(&at("elsewhere/HEAD"), "3333\n");
         write(&at("ComfyUI/custom_nodes/pack/.git"), "gitdir: ../../../elsewhere\n");
         check("a pack's commit", &settings);
+        write(&at("ComfyUI/custom_nodes/pack/a/b/deep.py"), "");
+        check("a change that is not committed", &settings);
         write(&at("base/custom_nodes/single.py"), "");
         settings.args = vec!["--base-directory".into(), at("base").display().to_string()];
         check("another base folder", &settings);

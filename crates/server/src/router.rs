@@ -187,13 +187,13 @@ fn of_connection(mut extensions: Extensions) -> Extensions {
 /// Behind the front end's files come those of custom node packs, and their routes.
 async fn page_or_unknown(State(app): State<App>, principal: Principal, request: Request) -> Result<Response, ApiError> {
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-    if reads {
-        if let Some(page) = frontend::file(&app, principal.clone(), request.uri(), request.headers()).await? {
-            return Ok(page);
-        }
-        if let Some(script) = packs::script(&app, request.uri(), request.headers()).await? {
-            return Ok(script);
-        }
+    if reads && let Some(page) = frontend::file(&app, principal.clone(), request.uri(), request.headers()).await? {
+        return Ok(page);
+    }
+    // At the first start of a ComfyUI nobody knows yet what its packs have.
+    app.installations.known().await;
+    if reads && let Some(script) = packs::script(&app, request.uri(), request.headers()).await? {
+        return Ok(script);
     }
     if let Some(site) = packs::owner(&app, request.method(), request.uri()) {
         principal.caller().map_or(Ok(()), |caller| Permission::Run.ask(caller))?;

@@ -5,6 +5,7 @@ A call of a coroutine leaves the loop free for the next one. What keeps the loop
 import asyncio
 import ctypes
 import functools
+import os
 import threading
 import time
 
@@ -12,6 +13,8 @@ from . import frames, prompt, values
 
 # How long the loop has to show that it is free, before an exception is thrown into the thread.
 ANSWER_S = 0.05
+# So often within a second the loop may fail before it counts as broken, as where a node closed what is not its own.
+FAILURES_MAX = 50
 # Garbage is collected when no prompt has run for a moment, and between two prompts where that never happens.
 IDLE_S, COLLECT_S = 1.0, 60.0
 
@@ -32,12 +35,19 @@ class Executor:
         asyncio.set_event_loop(self._loop)
         with torch.inference_mode():
             self.started.set()
+            failures, since = 0, time.monotonic()
             while True:
                 try:
                     self._loop.run_forever()
                 except BaseException as error:
                     # A node that calls `exit()`, or an exception that was thrown in after its call had ended. Calls answer by themselves.
                     print(f"comfyd: the prompt's thread goes on after {error!r}", flush=True)
+                if time.monotonic() - since > 1.0:
+                    failures, since = 0, time.monotonic()
+                failures += 1
+                if failures > FAILURES_MAX:
+                    print("comfyd: the prompt's thread cannot go on", flush=True)
+                    os._exit(1)
 
     def post(self, function, *arguments):
         """Has the thread call something, after what it was given before."""

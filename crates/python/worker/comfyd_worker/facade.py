@@ -1,7 +1,5 @@
 """ComfyUI's queue as packs see it. It stays the object that ComfyUI made: what runs is in it, and what packs put in until it runs.
-comfyd's own queue is elsewhere, and is told of every change."""
-import heapq
-
+comfyd's own queue is elsewhere, and is told of every change. Items are kept sorted by their numbers, which is a heap too."""
 from . import frames
 
 MIRROR_MAX = 1000
@@ -34,16 +32,15 @@ def install(queue_class, get):
 
 
 def _put(self, item):
+    if not isinstance(item, (tuple, list)) or len(item) < 5 or not isinstance(item[0], (int, float)) or not isinstance(item[1], str):
+        raise TypeError("an item of the queue is (number, prompt id, prompt, extra data, outputs to run)")
     told = list(item[:5])
     if len(item) > 5 and isinstance(item[5], dict) and isinstance(told[3], dict):
         told[3] = {**told[3], **item[5]}                   # secrets, which comfyd takes out again at its own door
     with self.mutex:
-        try:
-            heapq.heappush(self.queue, item)
-        except TypeError:                                  # two items of the same number and id
-            self.queue.append(item)
-        if len(self.queue) > MIRROR_MAX:
-            self.queue.remove(max(self.queue, key=lambda other: other[0]))
+        self.queue.append(item)
+        self.queue.sort(key=lambda other: other[0])
+        del self.queue[MIRROR_MAX:]
     frames.event("enqueue", item=told)
 
 
@@ -59,7 +56,6 @@ def _delete_queue_item(self, function):
         if found is None:
             return False
         self.queue.remove(found)
-        heapq.heapify(self.queue)
     frames.event("remove", ids=[found[1]])
     return True
 
@@ -70,7 +66,6 @@ def begin(queue, item):
         queue.currently_running = {queue.task_counter: item}
         queue.task_counter += 1
         queue.queue = [other for other in queue.queue if other[1] != item[1]]
-        heapq.heapify(queue.queue)
 
 
 def end(queue):

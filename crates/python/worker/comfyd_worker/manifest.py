@@ -31,11 +31,17 @@ async def ask(server, path, **match):
 
 async def _infos(server, names):
     if names is None:
-        return await ask(server, "/object_info")
+        try:
+            return await ask(server, "/object_info")
+        except Exception:                                  # one class that is no JSON takes all others along
+            import nodes
+            names = list(nodes.NODE_CLASS_MAPPINGS)
     infos = {}
     for name in names:
-        with contextlib.suppress(Exception):               # a class whose INPUT_TYPES fails is not listed, as in ComfyUI
+        try:
             infos.update(await ask(server, "/object_info/{node_class}", node_class=name))
+        except Exception as error:                         # it is not listed, as in ComfyUI where INPUT_TYPES fails
+            print(f"comfyd: the class {name} cannot be told of: {error!r}", file=sys.stderr)
     return infos
 
 

@@ -54,6 +54,8 @@ def watch(nodes):
     async def load_custom_node(module_path, *arguments, **named):
         before = dict(nodes.NODE_CLASS_MAPPINGS)
         LISTENER.heard.clear()
+        # The last line of a process that hangs or ends here says which pack it was.
+        print(f"comfyd: {os.path.basename(os.path.abspath(module_path))} is loaded", file=sys.stderr, flush=True)
         began = time.perf_counter()
         loaded = load(module_path, *arguments, **named)
         loaded = await loaded if inspect.isawaitable(loaded) else loaded

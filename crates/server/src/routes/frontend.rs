@@ -41,10 +41,11 @@ pub(super) fn routes() -> Table {
         )
 }
 
-/// What custom nodes have of it: while no process answers, what was told at its last start. To ask for it starts and waits for none: every
-/// page does.
+/// What custom nodes have of it: while no process answers, what was told at its last start. To ask for it starts and waits for none, but for the
+/// first start of all: every page does.
 async fn of_packs(State(app): State<App>, request: Request) -> Response<Body> {
     let Some(site) = app.installations.sites().first() else { return Json(Object::default()).into_response() };
+    app.installations.known().await;
     let path = request.uri().path();
     let kept = site.manifest().and_then(|manifest| manifest.answers.get(path.strip_prefix("/api").unwrap_or(path)).cloned());
     if site.installation.stage() == Stage::Ready

@@ -123,6 +123,8 @@ async fn files_with_paths(State(app): State<App>, UrlPath(folder): UrlPath<Strin
 }
 
 async fn extensions(State(app): State<App>) -> Result<Json<Names>, ApiError> {
+    // A page that is told too few has no packs until it is loaded again.
+    app.installations.known().await;
     blocking(move || {
         let mut names = scripts(&app.options.front_end);
         for manifest in app.installations.manifests() {

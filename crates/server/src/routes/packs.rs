@@ -32,7 +32,9 @@ pub(crate) async fn script(app: &App, uri: &Uri, headers: &HeaderMap) -> Result<
     let found = blocking(move || {
         let files = manifests.iter().filter_map(|manifest| {
             let (folder, rest) = manifest.web_file(&path)?;
-            inside(folder, rest).ok()
+            // Links that lead out of a pack's folder are not followed: what is served must be what the pack brought.
+            let (folder, file) = (folder.canonicalize().ok()?, inside(folder, rest).ok()?.canonicalize().ok()?);
+            file.starts_with(folder).then_some(file)
         });
         Ok(files.into_iter().find(|file| file.is_file()))
     });
