@@ -189,8 +189,10 @@ pub struct Config {
     pub cache: Cache,
     /// Most bytes of kept results.
     pub cache_memory_bytes: Option<u64>,
-    /// Most bytes of models and results together.
+    /// Most bytes of models, results and all else that is large together.
     pub memory_budget_bytes: Option<u64>,
+    /// How long a node may run.
+    pub node_timeout: Option<Duration>,
     /// Whether saved files leave out the workflow.
     pub disable_metadata: bool,
     /// The ComfyUI whose nodes run beside the program.
@@ -215,6 +217,8 @@ pub struct Config {
     pub quotas: Quotas,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
+    /// Most connections at once.
+    pub max_connections: usize,
     /// Key and certificate for HTTPS.
     pub tls: Option<Tls>,
     /// Which page to serve.
@@ -231,6 +235,8 @@ pub struct Config {
     pub history_limit: usize,
     /// Most prompts that may wait.
     pub queue_limit: usize,
+    /// Most bytes that waiting prompts may have together.
+    pub queue_bytes: usize,
     /// What becomes of a prompt that was running when the server stopped.
     pub on_restart: OnRestart,
     /// How often a prompt may be running when the server ends without warning; 0 is no limit.
@@ -430,6 +436,7 @@ impl Places<'_> {
             cache,
             cache_memory_bytes: runner.cache_memory,
             memory_budget_bytes: runner.memory_budget,
+            node_timeout: (server.node_timeout > 0).then(|| Duration::from_secs(server.node_timeout.into())),
             disable_metadata: runner.disable_metadata,
             listen,
             port: server.port,
@@ -444,6 +451,7 @@ impl Places<'_> {
                 prompt_pixels: server.user_pixels,
             },
             max_upload_bytes: (server.max_upload_size * 1024.0 * 1024.0) as usize,
+            max_connections: server.max_connections as usize,
             tls,
             front_end: server.front_end,
             front_end_root: server.front_end_root.map(|path| self.absolute(path)),
@@ -452,6 +460,7 @@ impl Places<'_> {
             api_shape: server.api_shape,
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,
+            queue_bytes: (server.queue_size * 1024.0 * 1024.0) as usize,
             on_restart: server.on_restart,
             max_crashes: server.max_crashes,
             durability: server.durability,

@@ -1,11 +1,13 @@
 //! `comfyd nodes [CLASS]`: lists node classes, or tells one.
 
+use comfyd_memory::Account;
+
 use crate::assemble::{self, Failure};
 use crate::config::Config;
 
 pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
-    let engine = assemble::engine(config, &folders)?;
+    let engine = assemble::engine(config, &folders, &Account::unbounded())?;
     let catalog = assemble::native(config, &folders, &engine);
     let text = match class {
         Some(class) => {

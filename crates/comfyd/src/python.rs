@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use comfyd_memory::Account;
 use comfyd_node::Catalog;
 use comfyd_python::{Outlet, Report, Worker};
 use serde_json::{Value as Json, json};
@@ -28,7 +29,7 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), Failure> {
         return Err("name the folder of a ComfyUI with --comfyui".into());
     }
     let folders = assemble::folders(config)?;
-    let engine = assemble::engine(config, &folders)?;
+    let engine = assemble::engine(config, &folders, &Account::unbounded())?;
     let native = assemble::native(config, &folders, &engine);
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
     let beside = Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default())?;

@@ -36,6 +36,10 @@ const STORE_CHECK: Duration = Duration::from_secs(1);
 #[cfg(unix)]
 const LEAST_FILES: usize = 64;
 
+/// Files that the server may have open beside its connections: the store's, those that are read and written, those of Python's processes.
+#[cfg(unix)]
+const OTHER_FILES: usize = 256;
+
 /// How many threads the server needs beside those that answer requests and those that compute, of which there are as many as processors.
 const LEAST_THREADS: usize = 16;
 
@@ -54,7 +58,13 @@ struct EngineDevice {
 impl Device for EngineDevice {
     fn state(&self) -> DeviceState {
         let memory = self.engine.memory();
-        DeviceState { name: self.engine.device_name(), memory: memory.total, free: memory.free, models: memory.held }
+        DeviceState {
+            name: self.engine.device_name(),
+            memory: memory.total,
+            free: memory.free,
+            models: memory.held,
+            stuck_threads: self.worker.stuck(),
+        }
     }
 
     async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
@@ -80,12 +90,14 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
 
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
-    let engine = assemble::engine(&config, &folders)?;
+    let account = assemble::account(&config);
+    let engine = assemble::engine(&config, &folders, &account)?;
     tracing::info!(device = engine.device_name(), "the engine is ready");
     let native = assemble::native(&config, &folders, &engine);
     let (mouth, ears) = said::channel();
     let outlet: Arc<dyn Outlet> = Arc::new(mouth.clone());
     let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet, &keys.requires())?);
+    assemble::count_beside(&account, &beside);
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();
     folders.remove_unfinished();
@@ -98,9 +110,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     runtime.block_on(recover(&config, &*store, &worker_id))?;
     let audit = Arc::new(Audit::start(config.roots.user.clone())?);
     let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
-    let hub = Hub::new(options.ws_queue, options.preview_size);
+    let bounds = listen::Bounds::of(options.max_connections);
+    let hub = Hub::new(options.ws_queue, options.preview_size, &account);
     mouth.speak_to(hub.clone());
-    let executor = assemble::executor(&config, &beside, &engine, &folders);
+    let spare = assemble::executors(&config, &beside, &engine, &folders);
+    let executor = spare();
     let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
     let drop_all = Arc::new(AtomicBool::new(false));
     let drops_all = Arc::clone(&drop_all);
@@ -108,7 +122,17 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         unloaded.free(true, true);
         unloaded_beside.free(true, drops_all.swap(false, Ordering::AcqRel));
     };
-    let worker_options = WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(unload)), ..WorkerOptions::default() };
+    let defaults = WorkerOptions::default();
+    // Python's nodes have a patience of their own.
+    let python = config.python.as_ref().map_or(Duration::ZERO, |python| python.kill_timeout);
+    let worker_options = WorkerOptions {
+        id: worker_id,
+        on_unload_models: Some(Box::new(unload)),
+        node_timeout: config.node_timeout,
+        spare: Some(Box::new(spare)),
+        patience: defaults.patience + python,
+        ..defaults
+    };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
     let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine, drop_all });
     let devices = Devices::new([device]);
@@ -120,6 +144,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
+        memory: account,
     };
     let app = App::new(parts, options);
 
@@ -135,7 +160,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             beside.workers().iter().for_each(comfyd_python::Worker::start);
         }
         let (stop, stopped) = watch::channel(false);
-        let server = tokio::spawn(listen::serve(router(app), listeners, tls, stopped));
+        let server = tokio::spawn(listen::serve(router(app), listeners, tls, bounds, stopped));
         for address in &addresses {
             tracing::info!("ready at {scheme}://{address}");
         }
@@ -187,6 +212,24 @@ async fn recover(config: &Config, store: &dyn JobStore, worker: &WorkerId) -> Re
     Ok(())
 }
 
+/// As many connections as are wanted and as the limit on open files allows: some must be left for all else.
+fn connections(wanted: usize) -> usize {
+    #[cfg(unix)]
+    {
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let files = files.and_then(|files| usize::try_from(files).ok()).unwrap_or(usize::MAX);
+        let possible = files.saturating_sub(OTHER_FILES).max(files / 2);
+        if possible < wanted {
+            tracing::info!(
+                "at most {possible} connections at once, since so few files may be open: raise the limit (`ulimit -n`) for more"
+            );
+        }
+        wanted.min(possible)
+    }
+    #[cfg(not(unix))]
+    wanted
+}
+
 fn server_options(config: &Config, front_end: FrontEnd) -> Options {
     let defaults = Options::default();
     Options {
@@ -202,6 +245,7 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         trusted_proxies: config.trusted_proxies.clone(),
         quotas: config.quotas,
         max_upload_bytes: config.max_upload_bytes,
+        max_connections: connections(config.max_connections),
         multi_user: config.multi_user,
         preview_size: config.preview_size,
         placing: assemble::placing(config),
@@ -277,6 +321,7 @@ fn bind(config: &Config) -> Result<Vec<TcpListener>, Failure> {
 fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
     let options = comfyd_store_sqlite::Options {
         max_pending: config.queue_limit,
+        max_pending_bytes: config.queue_bytes,
         max_of_owner: config.user_prompts.unwrap_or(usize::MAX),
         max_history: config.history_limit,
         durability: match config.durability {

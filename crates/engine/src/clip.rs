@@ -18,6 +18,9 @@ use crate::{CondEntry, Conditioning, Engine, Error, Result, lora};
 
 pub use comfyd_models::text_encoding::Tokens;
 
+/// What a text takes while it is cut into tokens, per byte of it.
+const BYTES_PER_LETTER: u64 = 64;
+
 /// `CLIP`.
 #[derive(Clone)]
 pub struct Clip {
@@ -74,6 +77,7 @@ impl Clip {
 
     /// A prompt's tokens.
     pub fn tokenize(&self, text: &str) -> Result<Tokens> {
+        let _room = self.engine.account().reserve((text.len() as u64).saturating_mul(BYTES_PER_LETTER))?;
         Ok(text_encoding::tokenize(self.stack, text, &Finder(&self.engine.options().embeddings))?)
     }
 
@@ -121,6 +125,7 @@ impl Clip {
 
     fn encode_plain(&self, cx: &Context<'_>, tokens: &Tokens) -> Result<CondEntry> {
         let check = crate::engine::cancel_check(cx);
+        let _room = self.engine.account().reserve(encoded_bytes(tokens))?;
         let options = ClipOptions { clip_layer: self.layer, ..ClipOptions::default() };
         let encoded = self.encoder()?.encode(tokens, &options, &check)?;
         if encoded.left_out > 0 {
@@ -164,6 +169,12 @@ impl Clip {
     pub fn encoders(&self) -> Vec<&'static str> {
         self.parts.iter().map(|(kind, _)| kind.name()).collect()
     }
+}
+
+/// What encoded tokens take, at the widths of the largest encoders: as single windows, joined, and beside those of another encoder.
+fn encoded_bytes(tokens: &Tokens) -> u64 {
+    let count = [&tokens.l, &tokens.h, &tokens.g].into_iter().flatten().map(Vec::len).sum::<usize>();
+    (count as u64).saturating_mul(3 * 1280 * 4)
 }
 
 /// Finds the files of embeddings through the options' callback.

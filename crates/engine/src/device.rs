@@ -1,6 +1,7 @@
 //! The device that models run on, and its memory. The only file that names CUDA.
 
 use candle_core::Device;
+use comfyd_memory::machine;
 
 use crate::{DeviceChoice, Error, Result};
 
@@ -70,7 +71,7 @@ pub(crate) fn name(device: &Device) -> String {
 
 /// The device's memory in bytes: all, and what is free.
 pub(crate) fn memory(device: &Device) -> (u64, u64) {
-    cuda_memory(device).unwrap_or_else(system_memory)
+    cuda_memory(device).unwrap_or_else(|| (machine::total(), machine::free()))
 }
 
 #[cfg(feature = "cuda")]
@@ -85,16 +86,4 @@ fn cuda_memory(device: &Device) -> Option<(u64, u64)> {
 #[cfg(not(feature = "cuda"))]
 fn cuda_memory(_: &Device) -> Option<(u64, u64)> {
     None
-}
-
-/// The computer's memory in bytes: all, and what is free, a container's limit included.
-fn system_memory() -> (u64, u64) {
-    let mut system = sysinfo::System::new();
-    system.refresh_memory();
-    match system.cgroup_limits() {
-        Some(limits) if limits.total_memory > 0 && limits.total_memory < system.total_memory() => {
-            (limits.total_memory, limits.free_memory.min(system.available_memory()))
-        }
-        Some(_) | None => (system.total_memory(), system.available_memory()),
-    }
 }

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use candle_core::Device;
+use comfyd_memory::{Account, Lease, OutOfMemory};
 use comfyd_node::Context;
 
 use crate::files::Files;
-use crate::residency::Residency;
+use crate::residency::{Residency, Short};
 use crate::{EngineOptions, Result, device};
 
 /// Memory of the device, in bytes.
@@ -29,27 +30,57 @@ pub struct Engine {
 struct Inner {
     options: EngineOptions,
     device: Device,
-    residency: Residency,
+    residency: Arc<Residency>,
     files: Files,
 }
 
-/// Of the device's memory, what models may take if the options say nothing.
+/// Of a card's memory, what models may take if the options say nothing.
 const DEFAULT_BUDGET: f64 = 0.8;
+/// What stays free beside the models on a card, for what they compute.
+const RESERVE_BYTES: u64 = 1 << 30;
 
 impl Engine {
     /// An engine; fails if the device that the options name is not there.
     pub fn new(options: EngineOptions) -> Result<Self> {
         let device = device::open(options.device)?;
-        let (total, _) = device::memory(&device);
-        let budget = options.memory_budget_bytes.unwrap_or((total as f64 * DEFAULT_BUDGET) as u64);
-        let of = device.clone();
-        let residency = Residency::new(budget, move || device::memory(&of).1);
+        let residency = if device.is_cpu() {
+            Residency::new(&options.account, Short::Fails)
+        } else {
+            let (total, _) = device::memory(&device);
+            let budget = options.memory_budget_bytes.unwrap_or((total as f64 * DEFAULT_BUDGET) as u64);
+            let of = device.clone();
+            Residency::new(&Account::of_device(budget, RESERVE_BYTES, move || device::memory(&of).1), Short::Goes)
+        };
         Ok(Self { inner: Arc::new(Inner { options, device, residency, files: Files::default() }) })
     }
 
     /// The options.
     pub fn options(&self) -> &EngineOptions {
         &self.inner.options
+    }
+
+    /// The memory of this process.
+    pub fn account(&self) -> &Account {
+        &self.inner.options.account
+    }
+
+    /// Room for work on the device that takes so many bytes. A card says itself when its memory has run out.
+    pub(crate) fn room(&self, bytes: u64) -> Result<Lease, OutOfMemory> {
+        if self.inner.device.is_cpu() { self.account().reserve(bytes) } else { Ok(self.account().count(0)) }
+    }
+
+    /// The same, where there is another way if it does not fit: a card is asked as well.
+    pub(crate) fn roomy(&self, bytes: u64) -> Result<Lease, OutOfMemory> {
+        let Memory { total, free, .. } = self.memory();
+        if !self.inner.device.is_cpu() && bytes > free {
+            return Err(OutOfMemory { wanted: bytes, free, budget: Some(total) });
+        }
+        self.room(bytes)
+    }
+
+    /// Whether so many bytes of work fit on the device beside all that is there.
+    pub(crate) fn fits(&self, bytes: u64) -> bool {
+        if self.inner.device.is_cpu() { self.account().has(bytes) } else { bytes < self.memory().free }
     }
 
     pub(crate) fn device(&self) -> &Device {

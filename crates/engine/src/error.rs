@@ -14,6 +14,9 @@ pub enum Error {
     /// Any other reason, as a sentence that says what to do.
     #[error("{0}")]
     Message(String),
+    /// There is too little memory for it.
+    #[error(transparent)]
+    OutOfMemory(#[from] comfyd_memory::OutOfMemory),
     /// A file that cannot be used, and why.
     #[error("{}: {reason}", path.display())]
     File {
@@ -51,7 +54,7 @@ impl Error {
     /// Names the file that the error is about.
     pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
         match self {
-            Self::Interrupted | Self::File { .. } => self,
+            Self::Interrupted | Self::OutOfMemory(_) | Self::File { .. } => self,
             Self::Weights(ref error) if error.path().is_some() => self,
             Self::Message(_)
             | Self::Weights(_)
@@ -118,6 +121,7 @@ impl From<Error> for comfyd_node::Error {
         match error {
             Error::Interrupted => Self::Interrupted,
             Error::Node(error) => error,
+            Error::OutOfMemory(refused) => Self::out_of_memory(refused),
             error => Self::other(error),
         }
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use comfyd_memory::Account;
+
 /// Which previews are shown while sampling.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PreviewMethod {
@@ -38,8 +40,10 @@ pub type FileLookup = Arc<dyn Fn(&str) -> Option<PathBuf> + Send + Sync>;
 pub struct EngineOptions {
     /// Where models run.
     pub device: DeviceChoice,
-    /// Bytes that loaded models may take together; `None`: four fifths of the device's memory.
+    /// Bytes that loaded models may take together on a card; `None`: four fifths of its memory.
     pub memory_budget_bytes: Option<u64>,
+    /// The memory of this process, of which models on the CPU are a part.
+    pub account: Account,
     /// Which previews are shown.
     pub preview: PreviewMethod,
     /// Longer side of a preview in pixels.
@@ -55,6 +59,7 @@ impl Default for EngineOptions {
         Self {
             device: DeviceChoice::Auto,
             memory_budget_bytes: None,
+            account: Account::unbounded(),
             preview: PreviewMethod::None,
             preview_size: 512,
             embeddings: Arc::new(|_| None),

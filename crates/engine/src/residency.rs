@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::sync::{Arc, Weak};
 
+use comfyd_memory::{Account, Lease};
 use parking_lot::Mutex;
 
 use crate::part::{Part, Weights};
@@ -33,26 +34,39 @@ impl Slot {
 struct State {
     slots: Vec<Slot>,
     clock: u64,
+    /// The parts of the model that is being built: they lose no tensors.
+    building: Vec<Arc<Part>>,
 }
 
-/// Tells the device's free memory in bytes; others use it too.
-type FreeBytes = Box<dyn Fn() -> u64 + Send + Sync>;
-
-/// What stays free beside the models, for what they compute.
-const RESERVE_BYTES: u64 = 1 << 30;
+/// What becomes of a model for which there is too little memory, though all others that are not in use were unloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Short {
+    /// It is an error: memory that runs out would end the process.
+    Fails,
+    /// It is built: the device says itself when its memory has run out.
+    Goes,
+}
 
 /// The models in memory.
 pub(crate) struct Residency {
-    budget_bytes: u64,
-    free_bytes: FreeBytes,
+    account: Account,
+    short: Short,
+    /// What the models hold.
+    held: Mutex<Lease>,
     state: Mutex<State>,
     /// Held while a model is built, so that two threads do not build the same one.
     building: Mutex<()>,
 }
 
 impl Residency {
-    pub(crate) fn new(budget_bytes: u64, free_bytes: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
-        Self { budget_bytes, free_bytes: Box::new(free_bytes), state: Mutex::default(), building: Mutex::default() }
+    /// Models in the memory of this account, for which others that are not in use give way.
+    pub(crate) fn new(account: &Account, short: Short) -> Arc<Self> {
+        let held = Mutex::new(account.count(0));
+        let residency = Arc::new(Self { account: account.clone(), short, held, state: Mutex::default(), building: Mutex::default() });
+        let giver = Arc::downgrade(&residency);
+        // Results are sooner made again.
+        account.gives_way(1, move |_| giver.upgrade().is_some_and(|residency| residency.give_way()));
+        residency
     }
 
     /// The model of these weights, built if it is not there. Others are unloaded, those that were not used for longest first, until it
@@ -67,9 +81,11 @@ impl Residency {
         let own_bytes = weights.iter().map(|w| w.patched_bytes()).sum();
         let parts: Vec<Arc<Part>> = weights.iter().map(|w| Arc::clone(&w.part)).collect();
         let missing: u64 = parts.iter().map(|part| part.total_bytes().saturating_sub(part.loaded_bytes())).sum();
-        self.make_room(missing + own_bytes, &parts);
-        let object = match build() {
-            Ok(object) => Arc::new(object),
+        self.state.lock().building.clone_from(&parts);
+        let built = self.room(missing + own_bytes).and_then(|room| Ok((room, Arc::new(build()?))));
+        self.state.lock().building.clear();
+        let (room, object) = match built {
+            Ok(built) => built,
             Err(error) => {
                 self.unload_unused(&parts);
                 let file = parts.iter().map(|part| part.weights.origin()).find(|path| !path.as_os_str().is_empty());
@@ -79,11 +95,30 @@ impl Residency {
                 });
             }
         };
-        let mut state = self.state.lock();
-        state.clock += 1;
-        let last_used = state.clock;
-        state.slots.push(Slot { ids, parts, own_bytes, object: object.clone(), last_used });
+        {
+            let mut state = self.state.lock();
+            state.clock += 1;
+            let last_used = state.clock;
+            state.slots.push(Slot { ids, parts, own_bytes, object: object.clone(), last_used });
+        }
+        drop(room);
+        self.settle();
         Ok(object)
+    }
+
+    /// Room for a model of so many bytes beside the others.
+    fn room(&self, bytes: u64) -> Result<Lease> {
+        match (self.account.reserve(bytes), self.short) {
+            (Ok(room), _) => Ok(room),
+            (Err(_), Short::Goes) => Ok(self.account.count(bytes)),
+            (Err(refused), Short::Fails) => Err(refused.into()),
+        }
+    }
+
+    /// Tells the account what the models hold now.
+    fn settle(&self) {
+        let bytes = self.bytes(&self.state.lock());
+        self.held.lock().set(bytes);
     }
 
     fn find(&self, ids: &[Weak<()>]) -> Option<Arc<dyn Any + Send + Sync>> {
@@ -95,30 +130,26 @@ impl Residency {
         Some(Arc::clone(&slot.object))
     }
 
-    /// Unloads models until so many bytes fit beside the others, into the budget and into the memory that is free. Those of `keep` lose no shared tensors.
-    fn make_room(&self, bytes: u64, keep: &[Arc<Part>]) {
-        loop {
-            let fits_budget = self.held_bytes().saturating_add(bytes) <= self.budget_bytes;
-            if fits_budget && bytes.saturating_add(RESERVE_BYTES) <= (self.free_bytes)() {
-                return;
-            }
-            let mut state = self.state.lock();
-            let idle = state.slots.iter().enumerate().filter(|(_, slot)| Arc::strong_count(&slot.object) == 1);
-            let Some((index, _)) = idle.min_by_key(|(_, slot)| slot.last_used) else { return };
-            let slot = state.slots.remove(index);
-            drop(state);
-            let parts: Vec<Arc<Part>> = slot.parts.iter().filter(|p| !keep.iter().any(|k| Arc::ptr_eq(k, p))).cloned().collect();
-            tracing::debug!("unloaded a model of {} parts to make room for {bytes} bytes", slot.parts.len());
-            drop(slot);
-            self.unload_unused(&parts);
-        }
+    /// Memory is short: unloads the model that was not used for longest. Whether there was one that is not in use.
+    fn give_way(&self) -> bool {
+        let mut state = self.state.lock();
+        let idle = state.slots.iter().enumerate().filter(|(_, slot)| Arc::strong_count(&slot.object) == 1);
+        let Some((index, _)) = idle.min_by_key(|(_, slot)| slot.last_used) else { return false };
+        let Slot { parts, object, .. } = state.slots.remove(index);
+        drop(state);
+        tracing::debug!("unloaded a model of {} parts to make room", parts.len());
+        drop(object);
+        self.unload_unused(&parts);
+        self.settle();
+        true
     }
 
     /// Forgets the tensors of parts that no model uses.
     fn unload_unused(&self, parts: &[Arc<Part>]) {
         let state = self.state.lock();
         for part in parts {
-            if !state.slots.iter().flat_map(|slot| &slot.parts).any(|used| Arc::ptr_eq(used, part)) {
+            let mut used = state.slots.iter().flat_map(|slot| &slot.parts).chain(&state.building);
+            if !used.any(|used| Arc::ptr_eq(used, part)) {
                 part.unload();
             }
         }
@@ -140,14 +171,20 @@ impl Residency {
         state.slots = kept;
         drop(state);
         let parts: Vec<Arc<Part>> = unloaded.iter().flat_map(|slot| slot.parts.clone()).collect();
-        drop(unloaded);
-        self.unload_unused(&parts);
+        if !unloaded.is_empty() {
+            drop(unloaded);
+            self.unload_unused(&parts);
+            self.settle();
+        }
     }
 
     /// Bytes of all models that can still be asked for.
     pub(crate) fn held_bytes(&self) -> u64 {
         self.unload_orphans();
-        let state = self.state.lock();
+        self.bytes(&self.state.lock())
+    }
+
+    fn bytes(&self, state: &State) -> u64 {
         let mut parts: Vec<&Arc<Part>> = Vec::new();
         for part in state.slots.iter().flat_map(|slot| &slot.parts) {
             if !parts.iter().any(|seen| Arc::ptr_eq(seen, part)) {
@@ -185,7 +222,7 @@ mod tests {
 
     #[test]
     fn patched_models_go_with_the_last_value_that_names_them() {
-        let residency = Residency::new(1 << 20, || u64::MAX);
+        let residency = Residency::new(&Account::of_device(1 << 20, 0, || u64::MAX), Short::Goes);
         let base = weights();
         load(&residency, &base);
         assert_eq!(residency.held_bytes(), (32 + 8) * 4);
@@ -206,7 +243,7 @@ mod tests {
 
     #[test]
     fn the_model_used_longest_ago_makes_room() {
-        let residency = Residency::new(2 * 40 * 4, || u64::MAX);
+        let residency = Residency::new(&Account::of_device(2 * 40 * 4, 0, || u64::MAX), Short::Goes);
         let [first, second, third] = [weights(), weights(), weights()];
         load(&residency, &first);
         load(&residency, &second);
@@ -218,10 +255,27 @@ mod tests {
 
     #[test]
     fn models_make_room_when_the_memory_is_short_though_the_budget_is_not() {
-        let residency = Residency::new(u64::MAX, || 0);
+        let residency = Residency::new(&Account::of_device(u64::MAX, 0, || 0), Short::Goes);
         let [first, second] = [weights(), weights()];
         load(&residency, &first);
         load(&residency, &second);
         assert!(first.part.loaded_bytes() == 0 && second.part.loaded_bytes() > 0);
+    }
+
+    #[test]
+    fn a_model_that_does_not_fit_fails_where_nothing_else_would_say_so() {
+        let account = Account::new(2 * 40 * 4);
+        let residency = Residency::new(&account, Short::Fails);
+        let [first, second] = [weights(), weights()];
+        load(&residency, &first);
+        let results = account.reserve(40 * 4).unwrap();
+        load(&residency, &second);
+        assert_eq!((first.part.loaded_bytes(), account.held()), (0, 2 * 40 * 4), "the first one gave way");
+        let _more = account.reserve(40 * 4).unwrap();
+        assert_eq!(second.part.loaded_bytes(), 0, "models give way for others too");
+        let refused = residency.get(&[&first], || Ok(())).unwrap_err();
+        assert!(matches!(refused, Error::OutOfMemory(_)));
+        drop(results);
+        load(&residency, &first);
     }
 }

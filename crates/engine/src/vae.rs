@@ -15,6 +15,11 @@ use crate::part::{Part, Weights};
 use crate::precision::Precision;
 use crate::{Engine, Error, Result};
 
+/// The reference's estimates of what an autoencoder takes have room to spare: one part of so many is what it takes at least.
+const LEAST_PART: u64 = 2;
+/// Pictures are joined, turned, and taken over.
+const PICTURE_COPIES: u64 = 3;
+
 /// `VAE`.
 #[derive(Clone)]
 pub struct Vae {
@@ -51,12 +56,14 @@ impl Vae {
         let (batch, _, h, w) = latent.dims4().map_err(|_| wrong_latent(latent))?;
         let Some(config) = &self.config else { return pixels_of(latent) };
         let model = self.model(config)?;
-        let free = self.engine.memory().free;
-        let bytes = model.decode_memory_bytes(h, w);
-        if bytes > free {
-            tracing::warn!("decoding in one piece would take {bytes} bytes of {free} that are free; decoding in tiles");
-            return self.decode_in(cx, latent, DECODE_TILE);
-        }
+        let _pictures = self.engine.account().reserve(self.pictures_bytes(batch, h, w))?;
+        let _room = match self.engine.roomy(model.decode_memory_bytes(h, w)) {
+            Ok(room) => room,
+            Err(refused) => {
+                tracing::warn!(%refused, "a latent is decoded in tiles");
+                return self.decode_in(cx, latent, DECODE_TILE);
+            }
+        };
         let pixels =
             (0..batch).map(|i| Ok(model.decode(&self.here(&latent.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
         to_pictures(&Tensor::cat(&pixels, 0)?)
@@ -64,13 +71,17 @@ impl Vae {
 
     /// [`Vae::decode`] in tiles of `tile` cells of the latent that overlap by `overlap` cells. Reports progress per tile.
     pub fn decode_tiled(&self, cx: &Context<'_>, latent: &Tensor, tile: usize, overlap: usize) -> Result<Tensor> {
-        latent.dims4().map_err(|_| wrong_latent(latent))?;
+        let (batch, _, h, w) = latent.dims4().map_err(|_| wrong_latent(latent))?;
+        let _pictures = self.engine.account().reserve(self.pictures_bytes(batch, h, w))?;
         self.decode_in(cx, latent, Tile { x: tile, y: tile, overlap })
     }
 
     fn decode_in(&self, cx: &Context<'_>, latent: &Tensor, tile: Tile) -> Result<Tensor> {
         let Some(config) = &self.config else { return pixels_of(latent) };
-        let pixels = self.model(config)?.decode_tiled(&self.here(latent)?, tile, &cancel_check(cx), &mut tile_progress(cx))?;
+        let model = self.model(config)?;
+        let (_, _, h, w) = latent.dims4()?;
+        let _room = self.engine.room(model.decode_memory_bytes(tile.y.min(h), tile.x.min(w)) / LEAST_PART)?;
+        let pixels = model.decode_tiled(&self.here(latent)?, tile, &cancel_check(cx), &mut tile_progress(cx))?;
         to_pictures(&pixels)
     }
 
@@ -80,12 +91,13 @@ impl Vae {
         let (batch, _, h, w) = pixels.dims4()?;
         let Some(config) = &self.config else { return Ok(pixels.affine(2.0, -1.0)?) };
         let model = self.model(config)?;
-        let free = self.engine.memory().free;
-        let bytes = model.encode_memory_bytes(h, w);
-        if bytes > free {
-            tracing::warn!("encoding in one piece would take {bytes} bytes of {free} that are free; encoding in tiles");
-            return self.encode_in(cx, &pixels, ENCODE_TILE);
-        }
+        let _room = match self.engine.roomy(model.encode_memory_bytes(h, w)) {
+            Ok(room) => room,
+            Err(refused) => {
+                tracing::warn!(%refused, "a picture is encoded in tiles");
+                return self.encode_in(cx, &pixels, ENCODE_TILE);
+            }
+        };
         let latents =
             (0..batch).map(|i| Ok(model.encode(&self.here(&pixels.narrow(0, i, 1)?)?, &cancel_check(cx))?)).collect::<Result<Vec<_>>>()?;
         Ok(Tensor::cat(&latents, 0)?)
@@ -98,7 +110,16 @@ impl Vae {
 
     fn encode_in(&self, cx: &Context<'_>, pixels: &Tensor, tile: Tile) -> Result<Tensor> {
         let Some(config) = &self.config else { return Ok(pixels.affine(2.0, -1.0)?) };
-        Ok(self.model(config)?.encode_tiled(&self.here(pixels)?, tile, &cancel_check(cx), &mut tile_progress(cx))?)
+        let model = self.model(config)?;
+        let (_, _, h, w) = pixels.dims4()?;
+        let _room = self.engine.room(model.encode_memory_bytes(tile.y.min(h), tile.x.min(w)) / LEAST_PART)?;
+        Ok(model.encode_tiled(&self.here(pixels)?, tile, &cancel_check(cx), &mut tile_progress(cx))?)
+    }
+
+    /// Bytes of the pictures that latents of this size become, as often as they are there before the last of them is whole.
+    fn pictures_bytes(&self, batch: usize, height: usize, width: usize) -> u64 {
+        let cell = self.compression();
+        [batch, height, width, cell, cell, 3].iter().fold(4 * PICTURE_COPIES, |bytes, axis| bytes.saturating_mul(*axis as u64))
     }
 
     fn here(&self, tensor: &Tensor) -> Result<Tensor> {

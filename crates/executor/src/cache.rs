@@ -4,22 +4,14 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use comfyd_graph::Signature;
-use comfyd_node::Value;
-use serde_json::Value as Json;
 
 use crate::options::CachePolicy;
+use crate::results::{NodeResult, address};
 
 /// Bytes accounted for a result beside its values: the entry itself and its bookkeeping.
 const ENTRY_BYTES: usize = 256;
-
-/// What a node gave.
-#[derive(Debug, Default)]
-pub(crate) struct NodeResult {
-    /// Output slot → its values, one per call.
-    pub outputs: Vec<Arc<Vec<Value>>>,
-    /// What the client is shown.
-    pub ui: Option<Arc<Json>>,
-}
+/// Smaller results are kept when memory is short: dropping them would give back next to nothing.
+const WORTH_DROPPING: usize = 64 << 10;
 
 /// Where a node of an expansion stands: its results stay while the node that it expanded from is in the prompt.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,7 +40,18 @@ struct Entry {
 impl Entry {
     /// Whether its values can still be used: those of a process that ended cannot.
     fn alive(&self) -> bool {
-        !self.objects || self.result.outputs.iter().flat_map(|values| values.iter()).all(alive)
+        let mut alive = true;
+        if self.objects {
+            self.result.each_object(&mut |object| alive &= object.alive());
+        }
+        alive
+    }
+
+    /// All bytes that it may hold, of shared objects too.
+    fn bytes(&self) -> usize {
+        let mut bytes = self.own_bytes;
+        self.result.each_object(&mut |object| bytes += object.size_bytes());
+        bytes
     }
 }
 
@@ -118,8 +121,8 @@ impl Cache {
     }
 
     /// Gives a result without counting it as used.
-    pub fn peek(&self, signature: &Signature) -> Option<&NodeResult> {
-        self.entries.get(signature).filter(|e| e.alive()).map(|e| &*e.result)
+    pub fn peek(&self, signature: &Signature) -> Option<Arc<NodeResult>> {
+        self.entries.get(signature).filter(|e| e.alive()).map(|e| e.result.clone())
     }
 
     /// Gives a result and notes its use.
@@ -152,6 +155,22 @@ impl Cache {
             let Some((_, oldest)) = self.by_use.pop_first() else { return };
             self.remove(&oldest);
         }
+    }
+
+    /// Memory is short: drops what was used longest ago and is not in use, about so many bytes of it. Whether there was any.
+    pub fn give_way(&mut self, missing: u64) -> bool {
+        let mut given = 0;
+        let mut dropped = Vec::new();
+        for signature in self.by_use.values() {
+            let Some(entry) = self.entries.get(signature).filter(|entry| Arc::strong_count(&entry.result) == 1) else { continue };
+            let bytes = entry.bytes();
+            if bytes >= WORTH_DROPPING && given < missing {
+                given = given.saturating_add(bytes as u64);
+                dropped.push(*signature);
+            }
+        }
+        dropped.iter().for_each(|signature| self.remove(signature));
+        !dropped.is_empty()
     }
 
     pub fn clear(&mut self) {
@@ -196,12 +215,12 @@ impl Cache {
         let Some(entry) = self.entries.remove(signature) else { return };
         self.by_use.remove(&entry.tick);
         self.bytes -= entry.own_bytes;
-        for_each_object(&entry.result, &mut |address, _| {
-            if let Some(shared) = self.objects.get_mut(&address) {
+        entry.result.each_object(&mut |object| {
+            if let Some(shared) = self.objects.get_mut(&address(object)) {
                 shared.entries -= 1;
                 if shared.entries == 0 {
                     self.bytes -= shared.bytes;
-                    self.objects.remove(&address);
+                    self.objects.remove(&address(object));
                 }
             }
         });
@@ -210,49 +229,14 @@ impl Cache {
     /// Accounts a result's objects; gives the bytes of the rest, and whether there are objects.
     fn hold(&mut self, result: &NodeResult) -> (usize, bool) {
         let mut objects = false;
-        for_each_object(result, &mut |address, bytes| {
+        result.each_object(&mut |object| {
             objects = true;
-            let shared = self.objects.entry(address).or_insert(Shared { entries: 0, bytes });
+            let shared = self.objects.entry(address(object)).or_insert_with(|| Shared { entries: 0, bytes: object.size_bytes() });
             if shared.entries == 0 {
                 self.bytes += shared.bytes;
             }
             shared.entries += 1;
         });
-        let plain: usize = result.outputs.iter().flat_map(|v| v.iter()).map(plain_bytes).sum();
-        let ui = result.ui.as_ref().map_or(0, |ui| ui.to_string().len());
-        (ENTRY_BYTES + plain + ui, objects)
-    }
-}
-
-/// Calls back with the address and size of each object, as often as it occurs.
-fn for_each_object(result: &NodeResult, callback: &mut dyn FnMut(usize, usize)) {
-    for value in result.outputs.iter().flat_map(|values| values.iter()) {
-        object(value, callback);
-    }
-}
-
-fn object(value: &Value, callback: &mut dyn FnMut(usize, usize)) {
-    match value {
-        Value::Object(object) => callback(Arc::as_ptr(object).cast::<()>() as usize, object.size_bytes()),
-        Value::List(values) => values.iter().for_each(|v| object(v, callback)),
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => {}
-    }
-}
-
-fn alive(value: &Value) -> bool {
-    match value {
-        Value::Object(object) => object.alive(),
-        Value::List(values) => values.iter().all(alive),
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => true,
-    }
-}
-
-fn plain_bytes(value: &Value) -> usize {
-    match value {
-        Value::Object(_) => size_of::<Value>(),
-        Value::List(values) => values.iter().map(plain_bytes).sum(),
-        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => {
-            size_of::<Value>() + value.size_bytes()
-        }
+        (ENTRY_BYTES + result.plain_bytes, objects)
     }
 }

@@ -7,7 +7,7 @@ use comfyd_node::{Argument, Arguments, Error, HostedCall, Inputs, NodeOutput, Re
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};
 
-use crate::cache::NodeResult;
+use crate::results::NodeResult;
 
 /// All values of one input.
 #[derive(Debug)]

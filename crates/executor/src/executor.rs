@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use comfyd_graph::{Graph, Placement, PlacementMode, Placing};
 use comfyd_jobs::{EventKind, EventSink, Failure, Interruption, Job, Message, Outcome, Status, now_ms};
+use comfyd_memory::Account;
 use comfyd_node::{Actor, CancellationToken, Catalog, Hidden, OptionSource, SharedCatalog, acting_for};
 use indexmap::IndexSet;
+use parking_lot::Mutex;
 use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
@@ -14,8 +16,10 @@ use crate::hosts::Hosts;
 use crate::options::ExecutorOptions;
 use crate::places::{BeforeNode, Places};
 use crate::progress::Progress;
+use crate::results::Ledger;
 use crate::run::{Run, Shown};
 use crate::stop::{Failed, Halt, Stop};
+use crate::watch::Watch;
 
 /// What is told of a failure besides its message when a device's memory ran out.
 const OUT_OF_MEMORY: &str = "The device has too little memory for this: make the batch or the picture smaller, or use fewer models.";
@@ -30,14 +34,23 @@ pub struct Executor {
     files: Option<Arc<dyn OptionSource>>,
     before: Option<Arc<BeforeNode>>,
     learn: Option<Arc<Learn>>,
-    cache: Cache,
+    cache: Arc<Mutex<Cache>>,
+    ledger: Arc<Ledger>,
 }
 
 impl Executor {
     /// An executor with an empty cache. Each prompt runs with the catalog that there is at its start.
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
-        Self { catalog: catalog.into(), options, files: None, before: None, learn: None, cache }
+        let (cache, ledger) = (Arc::new(Mutex::new(cache)), Ledger::new(Account::unbounded()));
+        Self { catalog: catalog.into(), options, files: None, before: None, learn: None, cache, ledger }
+    }
+
+    /// The same with an account of memory that is told of results, and for which results of earlier prompts give way.
+    pub fn with_account(self, account: &Account) -> Self {
+        let cache = Arc::downgrade(&self.cache);
+        account.gives_way(0, move |missing| cache.upgrade().is_some_and(|cache| cache.lock().give_way(missing)));
+        Self { ledger: Ledger::new(account.clone()), ..self }
     }
 
     /// The same with the files that combos list: a node whose file this process does not list may run in another one that does.
@@ -73,6 +86,11 @@ impl Executor {
     /// Emits every event but the last ones: the outcome's last message is to be told once the outcome is stored, so that clients which
     /// are told of the end find it in the history.
     pub fn run(&mut self, job: &Job, cancel: &CancellationToken, sink: Arc<dyn EventSink>) -> Outcome {
+        self.run_watched(job, cancel, sink, &Watch::default())
+    }
+
+    /// The same, told of to whoever watches.
+    pub(crate) fn run_watched(&mut self, job: &Job, cancel: &CancellationToken, sink: Arc<dyn EventSink>, watch: &Watch) -> Outcome {
         let stored = |text: &RawValue| Arc::new(comfyd_wire::json::read(text.get().as_bytes()).unwrap_or_default());
         let (prompt, extra_data) = (stored(&job.prompt), stored(&job.extra_data));
         let prompt_id: Arc<str> = job.id.as_str().into();
@@ -89,7 +107,7 @@ impl Executor {
         tell(Message::Start { prompt_id: prompt_id.clone(), timestamp_ms: started_ms });
         let cached = |nodes| Message::Cached { nodes, prompt_id: prompt_id.clone(), timestamp_ms: now_ms() };
         let hidden = Hidden { prompt_id: prompt_id.clone(), prompt, extra_data, secrets: job.secrets.values() };
-        let hosts = Hosts::new(job, hidden, progress.clone(), cancel);
+        let hosts = Hosts::new(job, hidden, progress.clone(), cancel, watch);
         let ended = self.attempt(job, &progress, hosts, &mut |nodes| tell(cached(nodes)));
         progress.close();
         let ended_ms = now_ms();
@@ -111,7 +129,7 @@ impl Executor {
                 return Ended { halt: Some(halt), executed: IndexSet::new(), prompt_ids: Vec::new(), shown: Shown::default() };
             }
         };
-        let mut run = Run::new(&catalog, &self.options, &places, &mut self.cache, progress, hosts, graph);
+        let mut run = Run::new(&catalog, &self.options, &places, &self.cache, &self.ledger, progress, hosts, graph);
         tell_cached(run.begin());
         let ended = Ended::of(&mut run, &job.outputs);
         hosts = run.end();
@@ -123,7 +141,7 @@ impl Executor {
         match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok((other, graph)) if other != placement => {
                 tracing::info!(prompt_id = job.id, "a value cannot leave its process: the prompt's nodes are placed anew");
-                let run = Run::new(&catalog, &self.options, &places, &mut self.cache, progress, hosts, graph);
+                let run = Run::new(&catalog, &self.options, &places, &self.cache, &self.ledger, progress, hosts, graph);
                 let mut run = run.after(ended.executed);
                 run.begin();
                 let ended = Ended::of(&mut run, &job.outputs);
@@ -136,12 +154,12 @@ impl Executor {
 
     /// Drops all cached results.
     pub fn clear(&mut self) {
-        self.cache.clear();
+        self.cache.lock().clear();
     }
 
     /// How many results are cached, and the bytes that they are accounted with.
     pub fn cache_usage(&self) -> (usize, usize) {
-        self.cache.usage()
+        self.cache.lock().usage()
     }
 }
 

@@ -7,6 +7,7 @@ use comfyd_jobs::Job;
 use comfyd_node::{CancellationToken, Error, Hidden, Host, HostedPrompt, Reporter, Result};
 
 use crate::guard::guarded;
+use crate::watch::Watch;
 
 /// The hosts of one prompt. Dropped, it tells them that the prompt is over.
 pub(crate) struct Hosts<'a> {
@@ -14,6 +15,7 @@ pub(crate) struct Hosts<'a> {
     pub hidden: Hidden,
     reporter: Arc<dyn Reporter>,
     pub cancel: &'a CancellationToken,
+    pub watch: &'a Watch,
     told: Vec<Told>,
     interrupted: bool,
     unloads: bool,
@@ -27,8 +29,8 @@ struct Told {
 }
 
 impl<'a> Hosts<'a> {
-    pub fn new(job: &'a Job, hidden: Hidden, reporter: Arc<dyn Reporter>, cancel: &'a CancellationToken) -> Self {
-        Self { job, hidden, reporter, cancel, told: Vec::new(), interrupted: false, unloads: false }
+    pub fn new(job: &'a Job, hidden: Hidden, reporter: Arc<dyn Reporter>, cancel: &'a CancellationToken, watch: &'a Watch) -> Self {
+        Self { job, hidden, reporter, cancel, watch, told: Vec::new(), interrupted: false, unloads: false }
     }
 
     /// Whose prompt it is.
@@ -87,6 +89,10 @@ impl<'a> Hosts<'a> {
 
 impl Drop for Hosts<'_> {
     fn drop(&mut self) {
+        // Another prompt may run there by now; when it began, this one was ended.
+        if self.watch.is_left() {
+            return;
+        }
         self.each(|host| host.end());
         if self.unloads {
             self.each(|host| host.free(true, false));

@@ -5,14 +5,17 @@ use std::sync::Arc;
 
 use comfyd_graph::{Graph, InputSource, NodeIndex, Signature, Signatures, Surroundings};
 use comfyd_node::{CancellationToken, Code, Error as NodeError, Fingerprint, HostedNode, Inputs, Node, Result};
+use parking_lot::Mutex;
 
-use crate::cache::{Cache, NodeResult};
+use crate::cache::Cache;
 use crate::calls;
 use crate::guard::guarded;
 use crate::hosts::Hosts;
+use crate::results::{Ledger, NodeResult};
 
 pub(crate) struct Known<'a, 'p> {
-    pub cache: &'a mut Cache,
+    pub cache: &'a Mutex<Cache>,
+    pub ledger: &'a Arc<Ledger>,
     pub hosts: Hosts<'p>,
     signatures: Signatures,
     /// Results that nodes of this run still need.
@@ -24,8 +27,16 @@ pub(crate) struct Known<'a, 'p> {
 }
 
 impl<'a, 'p> Known<'a, 'p> {
-    pub fn new(cache: &'a mut Cache, hosts: Hosts<'p>) -> Self {
-        Self { cache, hosts, signatures: Signatures::new(), results: HashMap::new(), inspected: HashSet::new(), failed: HashMap::new() }
+    pub fn new(cache: &'a Mutex<Cache>, ledger: &'a Arc<Ledger>, hosts: Hosts<'p>) -> Self {
+        Self {
+            cache,
+            ledger,
+            hosts,
+            signatures: Signatures::new(),
+            results: HashMap::new(),
+            inspected: HashSet::new(),
+            failed: HashMap::new(),
+        }
     }
 
     pub fn signature(&mut self, graph: &Graph, node: NodeIndex) -> Option<Signature> {
@@ -37,7 +48,7 @@ impl<'a, 'p> Known<'a, 'p> {
         if self.results.contains_key(&node) {
             return true;
         }
-        let Some(result) = self.signature(graph, node).and_then(|s| self.cache.get(&s)) else { return false };
+        let Some(result) = self.signature(graph, node).and_then(|s| self.cache.lock().get(&s)) else { return false };
         self.results.insert(node, result);
         true
     }

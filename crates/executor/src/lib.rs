@@ -11,8 +11,10 @@ mod options;
 mod outside;
 mod places;
 mod progress;
+mod results;
 mod run;
 mod stop;
+mod watch;
 pub mod worker;
 
 pub use crate::executor::{Executor, Learn};

@@ -10,9 +10,10 @@ use comfyd_node::{
     NodeOutput, Returned, Source, Value,
 };
 use indexmap::IndexSet;
+use parking_lot::Mutex;
 use serde_json::{Map, Value as Json, json};
 
-use crate::cache::{Cache, NodeResult, Scope};
+use crate::cache::{Cache, Scope};
 use crate::calls::{self, Given};
 use crate::guard::guarded;
 use crate::hosts::Hosts;
@@ -21,7 +22,9 @@ use crate::options::ExecutorOptions;
 use crate::outside::Outside;
 use crate::places::Places;
 use crate::progress::{Progress, node_ref};
+use crate::results::Ledger;
 use crate::stop::{Failed, Halt, Stop};
+use crate::watch::{Timer, Watch};
 
 /// What one step of a node led to.
 enum Step {
@@ -47,6 +50,9 @@ pub(crate) struct Run<'a, 'p> {
     options: &'a ExecutorOptions,
     places: &'a Places<'a>,
     cancel: &'p CancellationToken,
+    watch: &'p Watch,
+    /// Calls that hosts have not answered.
+    timers: HashMap<NodeIndex, Timer<'p>>,
     progress: &'a Progress,
     hidden: Hidden,
     graph: Graph,
@@ -71,22 +77,25 @@ impl<'a, 'p> Run<'a, 'p> {
         catalog: &'a Catalog,
         options: &'a ExecutorOptions,
         places: &'a Places<'a>,
-        cache: &'a mut Cache,
+        cache: &'a Mutex<Cache>,
+        ledger: &'a Arc<Ledger>,
         progress: &'a Progress,
         hosts: Hosts<'p>,
         graph: Graph,
     ) -> Self {
-        let (cancel, hidden) = (hosts.cancel, hosts.hidden.clone());
+        let (cancel, watch, hidden) = (hosts.cancel, hosts.watch, hosts.hidden.clone());
         Self {
             catalog,
             options,
             places,
             cancel,
+            watch,
+            timers: HashMap::new(),
             progress,
             hidden,
             graph,
             list: ExecutionList::new(),
-            known: Known::new(cache, hosts),
+            known: Known::new(cache, ledger, hosts),
             outside: Outside::new(),
             uses: Vec::new(),
             asked: HashMap::new(),
@@ -110,10 +119,11 @@ impl<'a, 'p> Run<'a, 'p> {
         let used: HashSet<Signature> = signatures.iter().flatten().copied().collect();
         let graph = &self.graph;
         let lives = |scope: &Scope| graph.find(&scope.root).is_some_and(|i| graph.node(i).class_type == scope.class);
-        self.known.cache.begin(&used, &lives);
+        let mut cache = self.known.cache.lock();
+        cache.begin(&used, &lives);
         let mut cached = Vec::new();
         for (index, signature) in signatures.iter().enumerate() {
-            if signature.is_some_and(|s| self.known.cache.contains(&s)) {
+            if signature.is_some_and(|s| cache.contains(&s)) {
                 cached.push(self.graph.node(index).id.clone());
             }
         }
@@ -162,7 +172,7 @@ impl<'a, 'p> Run<'a, 'p> {
             let mut ui = self.ui.get(&index).cloned();
             if ui.is_none() && index < prompt_len {
                 let signature = self.known.signature(&self.graph, index);
-                ui = signature.and_then(|s| self.known.cache.peek(&s)).and_then(|r| r.ui.clone());
+                ui = signature.and_then(|s| self.known.cache.lock().peek(&s)).and_then(|r| r.ui.clone());
             }
             let Some(ui) = ui else { continue };
             let node = node_ref(&self.graph, index);
@@ -174,8 +184,12 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Ends the run: the cache forgets what earlier expansions of the same nodes left. Gives the hosts back.
     pub fn end(self) -> Hosts<'p> {
-        self.known.cache.end(&self.expanded);
-        self.known.hosts
+        let Known { cache, ledger, hosts, results, .. } = self.known;
+        cache.lock().end(&self.expanded);
+        // What was needed until now may be too much to be kept.
+        drop(results);
+        ledger.relieve();
+        hosts
     }
 
     /// Ids of the nodes that ran, in order.
@@ -290,6 +304,7 @@ impl<'a, 'p> Run<'a, 'p> {
             return Ok(calls::blocked(&node.entry.schema));
         }
         let inputs = given.call(call);
+        let _timer = self.watch.node(&node.id, &node.class_type);
         self.caught(|| {
             let mut context = Context::new(&node.id, &self.hidden, self.cancel, self.progress, call);
             class.run(&mut context, inputs)
@@ -310,6 +325,8 @@ impl<'a, 'p> Run<'a, 'p> {
         if self.ask_hosted(index, class, &call)? {
             return Ok(Step::Waiting);
         }
+        let node = self.graph.node(index);
+        self.timers.insert(index, self.watch.node(&node.id, &node.class_type));
         self.caught(|| {
             self.outside.start(index, class, call);
             Ok(())
@@ -336,6 +353,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Takes a host's answer.
     fn answered(&mut self, index: NodeIndex, answer: comfyd_node::Result<HostedOutput>) -> Result<Step, Stop> {
+        self.timers.remove(&index);
         let HostedOutput { returned, ui, blocked } = self.caught(|| answer)?;
         for message in &blocked {
             self.tell_blocked(index, message);
@@ -502,7 +520,7 @@ impl<'a, 'p> Run<'a, 'p> {
 
     /// Keeps a node's result for the nodes that use it, and for later prompts.
     fn store(&mut self, index: NodeIndex, outputs: Vec<Arc<Vec<Value>>>) {
-        let result = Arc::new(NodeResult { outputs, ui: self.ui.get(&index).cloned() });
+        let result = Arc::new(self.known.ledger.result(outputs, self.ui.get(&index).cloned()));
         if let Some(signature) = self.known.signature(&self.graph, index) {
             let node = self.graph.node(index);
             let root = self.graph.node(node.real);
@@ -511,9 +529,10 @@ impl<'a, 'p> Run<'a, 'p> {
                 class: root.class_type.clone(),
                 parent: self.graph.node(parent).id.clone(),
             });
-            self.known.cache.put(signature, result.clone(), scope);
+            self.known.cache.lock().put(signature, result.clone(), scope);
         }
         self.known.results.insert(index, result);
+        self.known.ledger.relieve();
     }
 
     /// Adds a node to be run, with all that it needs.
@@ -578,6 +597,9 @@ impl<'a, 'p> Run<'a, 'p> {
     /// The report of what happened at a node, in the name of the prompt's node that it comes from.
     fn halt(&mut self, index: NodeIndex, mut stop: Stop, inputs: Json) -> Box<Halt> {
         let real = self.graph.node(self.graph.node(index).real);
+        if let (Stop::Interrupted, Some(reason)) = (&stop, self.watch.timed_out()) {
+            stop = Stop::Failed(Failed::new("TimeoutError", reason));
+        }
         if let Stop::Failed(failed) = &mut stop {
             tracing::warn!(node = %real.id, class = %real.class_type, kind = %failed.kind, failed.message, "a node failed");
             failed.inputs.get_or_insert(inputs);

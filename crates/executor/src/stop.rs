@@ -55,12 +55,14 @@ impl From<NodeError> for Stop {
             NodeError::MissingInput(_)
             | NodeError::WrongType { .. }
             | NodeError::CannotCross(_)
+            | NodeError::OutOfMemory(_)
             | NodeError::Failed(_)
             | NodeError::Io(_)
             | NodeError::Other(_) => error,
         };
         let mut failed = Failed::new(error.kind().to_owned(), error.to_string());
         failed.cannot_cross = matches!(error, NodeError::CannotCross(_));
+        failed.out_of_memory = matches!(error, NodeError::OutOfMemory(_));
         let mut source = std::error::Error::source(&error);
         while let Some(cause) = source {
             failed.traceback.push(format!("caused by: {cause}\n"));

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use crate::executor::Executor;
 use crate::guard::panic_text;
+use crate::watch::{Voice, Watch};
 
 /// How long the thread waits before it asks a store that failed again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -26,15 +27,32 @@ pub struct WorkerOptions {
     /// Under which name it claims jobs; the thread is named after it.
     pub id: WorkerId,
     /// Called on the device thread when models shall be unloaded (`POST /free`).
-    pub on_unload_models: Option<Box<dyn Fn() + Send>>,
+    pub on_unload_models: Option<Box<dyn Fn() + Send + Sync>>,
     /// Bytes of outcomes that wait in memory while the store fails. Once there are more, no further prompt begins.
     pub max_unstored_bytes: usize,
+    /// How long a node may run: then it is interrupted, and its prompt fails. `None`: as long as it takes.
+    pub node_timeout: Option<Duration>,
+    /// Makes another executor where a node goes on though it was interrupted: the thread is left behind, and another one goes on. `None`: it
+    /// is waited for.
+    pub spare: Option<Box<dyn Fn() -> Executor + Send + Sync>>,
+    /// How long after its interruption a node may go on until then.
+    pub patience: Duration,
+    /// How many threads may be left behind at a time. Each keeps what its node holds.
+    pub max_stuck: usize,
 }
 
 impl Default for WorkerOptions {
-    /// The name `0`, nothing to unload, 64 MiB.
+    /// The name `0`, nothing to unload, 64 MiB, no bound on time; 10 s and 4 threads where there are spare executors.
     fn default() -> Self {
-        Self { id: WorkerId::new("0"), on_unload_models: None, max_unstored_bytes: 64 << 20 }
+        Self {
+            id: WorkerId::new("0"),
+            on_unload_models: None,
+            max_unstored_bytes: 64 << 20,
+            node_timeout: None,
+            spare: None,
+            patience: Duration::from_secs(10),
+            max_stuck: 4,
+        }
     }
 }
 
@@ -62,11 +80,9 @@ impl Worker {
         options: WorkerOptions,
     ) -> io::Result<Handle> {
         let shared = Arc::new(Shared::default());
-        let name = format!("device-{}", options.id);
         let registry = Registry { store, sink, runtime, shared: shared.clone() };
-        let device = Device { executor, options, registry };
-        let thread = std::thread::Builder::new().name(name).spawn(move || device.work())?;
-        Ok(Handle { shared, thread: Arc::new(Mutex::new(Some(thread))) })
+        Seat { registry, options: Arc::new(options) }.occupy(executor)?;
+        Ok(Handle { shared })
     }
 }
 
@@ -74,7 +90,6 @@ impl Worker {
 #[derive(Clone)]
 pub struct Handle {
     shared: Arc<Shared>,
-    thread: Arc<Mutex<Option<JoinHandle<()>>>>,
 }
 
 impl Handle {
@@ -88,6 +103,7 @@ impl Handle {
         };
         if let Some(prompt) = asked {
             prompt.cancel.cancel();
+            state.watch.ring();
             return true;
         }
         let Some(ended) = state.unstored.iter_mut().find(|ended| prompt_id.is_none_or(|id| ended.claim.job.id == id)) else { return false };
@@ -106,6 +122,11 @@ impl Handle {
         self.shared.wake.notify_one();
     }
 
+    /// Threads that were left behind, since a node did not end when it was interrupted, and that still run.
+    pub fn stuck(&self) -> usize {
+        self.shared.state.lock().stuck
+    }
+
     /// The id of the prompt that runs now.
     pub fn running(&self) -> Option<String> {
         self.shared.state.lock().running.as_ref().map(|r| r.id.clone())
@@ -115,13 +136,14 @@ impl Handle {
     pub fn shutdown(&self, how: Shutdown) {
         let mut state = self.shared.state.lock();
         state.stop = Some(how);
+        state.watch.close();
         if let (Shutdown::Requeue, Some(running)) = (how, &state.running) {
             running.cancel.cancel();
         }
         drop(state);
         self.shared.wake.notify_one();
         self.shared.retry.notify_all();
-        let thread = self.thread.lock().take();
+        let thread = self.shared.thread.lock().take();
         if thread.is_some_and(|t| t.join().is_err()) {
             tracing::error!("the device thread ended with a panic");
         }
@@ -136,6 +158,8 @@ struct Shared {
     retry: Condvar,
     /// Held while they are, so that two threads do not offer the same.
     settling: Mutex<()>,
+    /// The device thread.
+    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 #[derive(Default)]
@@ -150,11 +174,22 @@ struct State {
     unload_models: bool,
     free_memory: bool,
     stop: Option<Shutdown>,
+    /// What the device thread is at.
+    watch: Arc<Watch>,
+    /// Threads that were left behind.
+    stuck: usize,
 }
 
 struct Running {
     id: String,
     cancel: CancellationToken,
+}
+
+/// A prompt that runs, for whoever has to end it in place of its thread.
+struct Begun {
+    claim: Claim,
+    to: Addressee,
+    started_ms: i64,
 }
 
 /// Whom a prompt's events concern.
@@ -201,10 +236,20 @@ impl Ended {
     }
 }
 
+/// Where a device thread sits: another one can take its place.
+#[derive(Clone)]
+struct Seat {
+    registry: Registry,
+    options: Arc<WorkerOptions>,
+}
+
 struct Device {
     executor: Executor,
-    options: WorkerOptions,
-    registry: Registry,
+    seat: Seat,
+    watch: Arc<Watch>,
+    /// All that is said while prompts run.
+    voice: Arc<Voice>,
+    begun: Arc<Mutex<Option<Begun>>>,
 }
 
 /// Stores how prompts ended and announces it.
@@ -216,17 +261,78 @@ struct Registry {
     shared: Arc<Shared>,
 }
 
+impl Seat {
+    /// Starts a device thread, and one that watches it if there is anything to be done then.
+    fn occupy(self, executor: Executor) -> io::Result<()> {
+        let watch = Watch::new(self.options.node_timeout);
+        let shared = self.registry.shared.clone();
+        let voice = Arc::new(Voice { sink: self.registry.sink.clone(), watch: watch.clone() });
+        let begun = Arc::new(Mutex::new(None));
+        let device = Device { executor, seat: self.clone(), watch: watch.clone(), voice, begun: begun.clone() };
+        let name = format!("device-{}", self.options.id);
+        // Both are there or none.
+        let (go, may_go) = std::sync::mpsc::sync_channel::<()>(1);
+        let work = move || {
+            if may_go.recv().is_ok() {
+                device.work();
+            }
+        };
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(work)?;
+        {
+            let mut state = shared.state.lock();
+            if state.stop.is_some() {
+                watch.close();
+            }
+            state.watch = watch.clone();
+        }
+        if self.options.spare.is_some() || self.options.node_timeout.is_some() {
+            std::thread::Builder::new().name(format!("{name}-watch")).spawn(move || self.watch(&watch, &begun))?;
+        }
+        *shared.thread.lock() = Some(thread);
+        // It waits for this.
+        let _ = go.send(());
+        Ok(())
+    }
+
+    /// Watches a device thread, and puts another one into its place if it is stuck.
+    fn watch(self, watch: &Watch, begun: &Mutex<Option<Begun>>) {
+        let Some(left) = watch.watch(self.options.patience, || self.may_leave()) else { return };
+        let (node, class) = left.node.unzip();
+        let (node, class) = (node.unwrap_or_default(), class.unwrap_or_default());
+        tracing::error!(%node, %class, "a node goes on though it was interrupted: its thread is left behind, and another one goes on");
+        let shared = &self.registry.shared;
+        shared.state.lock().stuck += 1;
+        drop(shared.thread.lock().take());
+        let (Some(begun), Some(spare)) = (begun.lock().take(), &self.options.spare) else { return };
+        let Begun { claim, to, started_ms } = begun;
+        let outcome = given_up(&claim.job, left.timed_out.as_deref(), started_ms);
+        self.registry.finish(Ended::new(claim, to, outcome), false);
+        while let Err(error) = self.clone().occupy(spare()) {
+            tracing::error!(%error, "no thread could be started in place of the one that was left behind");
+            std::thread::sleep(STORE_RETRY);
+        }
+    }
+
+    fn may_leave(&self) -> bool {
+        let state = self.registry.shared.state.lock();
+        self.options.spare.is_some() && state.stop.is_none() && state.stuck < self.options.max_stuck
+    }
+}
+
 impl Device {
     fn work(mut self) {
         let mut next: Option<Claim> = None;
         let mut attempts = Attempts::new("a prompt could not be claimed: it is tried until it succeeds");
         loop {
+            if self.watch.is_left() {
+                return;
+            }
             self.free_if_asked();
-            if self.registry.shared.state.lock().stop.is_some() {
+            if self.seat.registry.shared.state.lock().stop.is_some() {
                 if let Some(claim) = next {
                     self.put_back(&claim.token);
                 }
-                self.registry.settle_at_last();
+                self.seat.registry.settle_at_last();
                 return;
             }
             if let Some(claim) = next.take().or_else(|| self.wait(&mut attempts)) {
@@ -237,16 +343,16 @@ impl Device {
 
     /// Waits for a job; `None` if something else wants a look first.
     fn wait(&self, attempts: &mut Attempts) -> Option<Claim> {
-        let Registry { store, runtime, shared, .. } = &self.registry;
-        self.registry.settle_by_thread();
+        let Registry { store, runtime, shared, .. } = &self.seat.registry;
+        self.seat.registry.settle_by_thread();
         let unstored: Vec<usize> = shared.state.lock().unstored.iter().map(|ended| ended.bytes).collect();
-        if unstored.iter().sum::<usize>() > self.options.max_unstored_bytes {
+        if unstored.iter().sum::<usize>() > self.seat.options.max_unstored_bytes {
             self.pause();
             return None;
         }
         let claimed = runtime.block_on(async {
             tokio::select! {
-                claimed = store.next_job(&self.options.id) => Some(claimed),
+                claimed = store.next_job(&self.seat.options.id) => Some(claimed),
                 () = shared.wake.notified() => None,
                 // The thread that stores them may not have been startable.
                 () = tokio::time::sleep(STORE_RETRY), if !unstored.is_empty() => None,
@@ -268,7 +374,7 @@ impl Device {
     /// Runs one job and gives the next one, if it was claimed along with this one's end.
     fn run(&mut self, claim: Claim) -> Option<Claim> {
         let job = &claim.job;
-        let Registry { shared, sink, .. } = self.registry.clone();
+        let shared = self.seat.registry.shared.clone();
         let cancel;
         {
             let mut state = shared.state.lock();
@@ -284,8 +390,16 @@ impl Device {
             tracing::warn!(prompt_id = %job.id, names, "keys that came with this prompt were not kept over the restart: it runs without them");
         }
         let to = Addressee { prompt_id: job.id.as_str().into(), owner: job.owner.clone(), client_id: job.client_id.clone() };
-        self.registry.announce(&to, self.registry.figures(None));
-        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run(job, &cancel, sink.clone())));
+        self.seat.registry.announce(&to, self.seat.registry.figures(None));
+        *self.begun.lock() = Some(Begun { claim: claim.clone(), to: to.clone(), started_ms: now_ms() });
+        self.watch.begin(&cancel);
+        let run = catch_unwind(AssertUnwindSafe(|| self.executor.run_watched(job, &cancel, self.voice.clone(), &self.watch)));
+        if !self.watch.end() {
+            tracing::info!(prompt_id = %job.id, "a node ended at last whose thread was left behind");
+            shared.state.lock().stuck -= 1;
+            return None;
+        }
+        self.begun.lock().take();
         let outcome = run.unwrap_or_else(|panic| {
             // The cache may be half written.
             let _ = catch_unwind(AssertUnwindSafe(|| self.executor.clear()));
@@ -299,26 +413,26 @@ impl Device {
         }
         let took_ms = outcome.ended_ms - outcome.started_ms;
         tracing::debug!(prompt_id = %job.id, status = ?outcome.status, took_ms, "a prompt ended");
-        self.registry.finish(Ended::new(claim, to, outcome), stop.is_none())
+        self.seat.registry.finish(Ended::new(claim, to, outcome), stop.is_none())
     }
 
     /// A job that did not end goes back into the queue.
     fn put_back(&self, token: &Token) {
-        if let Err(error) = self.registry.runtime.block_on(self.registry.store.requeue(token)) {
+        if let Err(error) = self.seat.registry.runtime.block_on(self.seat.registry.store.requeue(token)) {
             tracing::error!(%error, prompt_id = token.prompt_id, "the prompt could not be put back; it is found again at the next start");
         }
     }
 
     fn free_if_asked(&mut self) {
         let (unload_models, free_memory) = {
-            let mut state = self.registry.shared.state.lock();
+            let mut state = self.seat.registry.shared.state.lock();
             (std::mem::take(&mut state.unload_models), std::mem::take(&mut state.free_memory))
         };
         // Results first: they may hold models.
         if free_memory {
             self.executor.clear();
         }
-        if let (true, Some(unload)) = (unload_models, &self.options.on_unload_models)
+        if let (true, Some(unload)) = (unload_models, &self.seat.options.on_unload_models)
             && catch_unwind(AssertUnwindSafe(unload)).is_err()
         {
             tracing::error!("unloading the models panicked");
@@ -326,8 +440,8 @@ impl Device {
     }
 
     fn pause(&self) {
-        let wake = &self.registry.shared.wake;
-        self.registry.runtime.block_on(async {
+        let wake = &self.seat.registry.shared.wake;
+        self.seat.registry.runtime.block_on(async {
             let _ = tokio::time::timeout(STORE_RETRY, wake.notified()).await;
         });
     }
@@ -501,6 +615,17 @@ impl Attempts {
     fn succeeded(&mut self) {
         self.told = None;
     }
+}
+
+/// How a prompt ends whose node does not.
+fn given_up(job: &Job, timed_out: Option<&str>, started_ms: i64) -> Outcome {
+    let now = now_ms();
+    let mut outcome = match timed_out {
+        Some(reason) => Outcome::failed(&job.id, "TimeoutError", &format!("{reason}\n"), started_ms, now),
+        None => Outcome::interrupted(&job.id, started_ms, now),
+    };
+    outcome.messages.insert(0, Message::Start { prompt_id: job.id.as_str().into(), timestamp_ms: started_ms });
+    outcome
 }
 
 /// Any panic of the executor itself, which has caught those of nodes.

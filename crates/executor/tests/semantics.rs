@@ -5,6 +5,7 @@ mod common;
 
 use comfyd_executor::{CachePolicy, ExecutorOptions};
 use comfyd_jobs::{HistoryEntry, Message, Status};
+use comfyd_memory::Account;
 use comfyd_node::CancellationToken;
 use proptest::prelude::*;
 use serde_json::json;
@@ -237,6 +238,33 @@ fn the_budget_drops_what_was_used_longest_ago() {
     let ran = bench.run("b:Blob value=1 bytes=1000000\ns:Same value=@b\nout:Show value=@s");
     succeeded(&ran);
     assert!(bench.executor.cache_usage().1 <= 10_000);
+}
+
+#[test]
+fn results_count_in_the_account_and_give_way() {
+    let options = ExecutorOptions { cache: CachePolicy::Lru(100), ..ExecutorOptions::default() };
+    let mut bench = Bench::new(options);
+    let account = Account::new(1_000_000);
+    bench.executor = bench.executor.with_account(&account);
+    let blob = |n: usize| format!("b{n}:Blob value={n} bytes=400000\ns{n}:Same value=@b{n}\nout{n}:Show value=@s{n}");
+    bench.run(&blob(1));
+    let held = account.held();
+    assert!((400_000..500_000).contains(&held), "an object that two nodes hold counts once: {held}");
+    bench.run(&blob(2));
+    assert!(!bench.run(&blob(1)).ran("b1"), "both fit");
+    bench.run(&blob(3));
+    assert!(account.held() <= 1_000_000);
+    assert!(!bench.run(&blob(1)).ran("b1"), "it was used after the second one");
+    // Others need it.
+    let lease = account.reserve(500_000).unwrap();
+    assert!(account.held() <= 1_000_000);
+    assert!(!bench.run(&blob(1)).ran("b1") && bench.run(&blob(3)).ran("b3"), "what was used last stays");
+    drop(lease);
+    // What is in use stays, and counts.
+    succeeded(&bench.run("b:Blob value=1 bytes=3000000\ns:Same value=@b\nout:Show value=@s"));
+    assert!(account.held() <= 1_000_000);
+    bench.executor.clear();
+    assert_eq!(account.held(), 0);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use serde_json::json;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 
-use common::{catalog, lines, prompt};
+use common::{DEAF, catalog, lines, prompt};
 
 /// Why a store does not take an outcome, if it does not.
 type Refusal = fn(&Outcome) -> Option<Error>;
@@ -156,6 +156,10 @@ impl Scene {
     }
 
     fn with(max_unstored_bytes: usize) -> Self {
+        Self::with_options(WorkerOptions { max_unstored_bytes, ..WorkerOptions::default() })
+    }
+
+    fn with_options(options: WorkerOptions) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let store = Arc::new(Failing::default());
         let sink = Arc::new(Sink {
@@ -171,7 +175,7 @@ impl Scene {
             on_unload_models: Some(Box::new(move || {
                 counter.fetch_add(1, Ordering::Relaxed);
             })),
-            max_unstored_bytes,
+            ..options
         };
         let executor = Executor::new(Arc::new(catalog()), ExecutorOptions::default());
         let handle = Worker::spawn(store.clone(), executor, sink.clone(), runtime.handle().clone(), options).unwrap();
@@ -506,4 +510,66 @@ fn a_stop_tries_once_more_and_leaves_the_prompt_to_the_next_start() {
     scene.handle.shutdown(Shutdown::Requeue);
     assert_eq!(scene.status("p"), Some(Status::Success));
     assert_eq!(scene.ends(), 2, "the end, and that nothing runs any more");
+}
+
+#[test]
+fn a_node_that_takes_too_long_fails_its_prompt() {
+    let scene = Scene::with_options(WorkerOptions { node_timeout: Some(Duration::from_millis(300)), ..WorkerOptions::default() });
+    scene.enqueue("p", "1:Wait value=1\nout:Show value=@1");
+    scene.until_idle(1);
+    assert_eq!(scene.status("p"), Some(Status::Error));
+    let events = lines(&scene.sink.kept);
+    assert!(events.contains("error \"1\" \"the node ran for longer than 0.3 s"), "{events}");
+    // One that is interrupted has not failed, and the next prompt is not touched.
+    scene.enqueue("q", "1:Wait value=1\nout:Show value=@1");
+    scene.until("the start", || scene.handle.running().as_deref() == Some("q"));
+    scene.handle.interrupt(None);
+    scene.until_idle(1);
+    assert_eq!(scene.status("q"), Some(Status::Interrupted));
+    scene.enqueue("r", "1:Num value=1\nout:Show value=@1");
+    scene.until_idle(2);
+    assert_eq!(scene.status("r"), Some(Status::Success));
+    scene.handle.shutdown(Shutdown::Requeue);
+}
+
+#[test]
+fn a_thread_whose_node_does_not_end_is_left_behind_and_another_goes_on() {
+    let spare = || Executor::new(Arc::new(catalog()), ExecutorOptions::default());
+    let scene = Scene::with_options(WorkerOptions {
+        node_timeout: Some(Duration::from_secs(2)),
+        spare: Some(Box::new(spare)),
+        patience: Duration::from_millis(50),
+        max_stuck: 2,
+        ..WorkerOptions::default()
+    });
+    let run = |id: &str, class: &str| scene.enqueue(id, &format!("1:{class} value=1\nout:Show value=@1"));
+    let interrupted = |id: &str, begun: usize| {
+        scene.until("the start", || scene.handle.running().as_deref() == Some(id));
+        scene.until("the node", || scene.count(|kind| matches!(kind, EventKind::Executing(_))) == begun);
+        assert!(scene.handle.interrupt(Some(id)));
+    };
+    run("p", "Deaf");
+    interrupted("p", 1);
+    scene.until_idle(1);
+    assert_eq!((scene.status("p"), scene.handle.stuck()), (Some(Status::Interrupted), 1));
+    run("q", "Num");
+    scene.until_idle(2);
+    assert_eq!(scene.status("q"), Some(Status::Success));
+    // The second one runs into its time limit.
+    run("r", "Deaf");
+    scene.until_idle(3);
+    assert_eq!((scene.status("r"), scene.handle.stuck()), (Some(Status::Error), 2));
+    // There are no more than so many: this one is waited for.
+    run("s", "Deaf");
+    interrupted("s", 5);
+    std::thread::sleep(Duration::from_millis(200));
+    assert_eq!((scene.status("s"), scene.handle.stuck()), (None, 2));
+    DEAF.store(false, Ordering::Relaxed);
+    scene.until("the others to end", || scene.handle.stuck() == 0);
+    scene.until_idle(4);
+    assert_eq!(scene.status("s"), Some(Status::Interrupted));
+    assert_eq!(scene.running(), Vec::<String>::new());
+    let events = lines(&scene.sink.kept);
+    assert_eq!(events.matches("executed").count(), 1, "nothing is told of a thread that was left behind: {events}");
+    scene.handle.shutdown(Shutdown::Requeue);
 }

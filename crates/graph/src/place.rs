@@ -131,6 +131,14 @@ fn is_portable(ty: &str) -> bool {
     ty.split(',').all(|member| PORTABLE.contains(&member.trim()))
 }
 
+/// Whether an output gives numbers or texts.
+fn is_plain(output: &OutputType) -> bool {
+    match output {
+        OutputType::Choices(_) => true,
+        OutputType::Named(ty) => ["INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"].contains(&ty.as_str()),
+    }
+}
+
 /// Whether what an output gives an input cannot leave the process that made it.
 fn is_opaque(output: &OutputType, input: Option<&str>) -> bool {
     match output {
@@ -306,8 +314,12 @@ impl<'a> Placer<'a> {
                 }
                 Given::Link { node, slot } => {
                     let output = self.places.get(node).and_then(|&from| self.output(from, *slot));
-                    if output.is_some_and(|output| !check::accepts(&output, input, schema.generation)) {
+                    if output.as_ref().is_some_and(|output| !check::accepts(output, input, schema.generation)) {
                         return Some(format!("its input '{name}' takes other types"));
+                    }
+                    // What takes anything shows it, and objects look otherwise there.
+                    if input.type_name() == "*" && output.is_none_or(|output| !is_plain(&output)) {
+                        return Some(format!("its input '{name}' may get an object, which that process shows in its own way"));
                     }
                 }
                 Given::Object(_) => {}

@@ -32,6 +32,7 @@ pub async fn run(harness: &dyn Harness) {
     numbers(harness).await;
     duplicates(harness).await;
     full(harness).await;
+    full_in_bytes(harness).await;
     owners::run(harness).await;
     removal(harness).await;
     life_cycle(harness).await;
@@ -139,6 +140,29 @@ async fn full(harness: &dyn Harness) {
     assert_eq!(enqueue(store, CHECK, "c", Position::Back).await, 2.0, "{CHECK}: running jobs don't count, refused ones use no number");
     store.requeue(&claimed.token).await.unwrap();
     expect(store, CHECK, "a job that was accepted can always go back", "running | pending a@0 b@1 c@2 | history").await;
+}
+
+async fn full_in_bytes(harness: &dyn Harness) {
+    const CHECK: &str = "full in bytes";
+    let one = job("a", Position::Back);
+    let bytes = one.prompt.get().len() + one.extra_data.get().len();
+    let store = harness.fresh(Limits { max_pending_bytes: 2 * bytes, ..LIMITS }).await;
+    let store = store.as_ref();
+    enqueue(store, CHECK, "a", Position::Back).await;
+    enqueue(store, CHECK, "b", Position::Back).await;
+    let refused = async |id| matches!(store.enqueue(job(id, Position::Back)).await, Err(Error::FullBytes(limit)) if limit == 2 * bytes);
+    assert!(refused("c").await, "{CHECK}: the third of two");
+    let claimed = claim(store, CHECK).await;
+    assert_eq!(enqueue(store, CHECK, "c", Position::Back).await, 2.0, "{CHECK}: running jobs don't count, refused ones use no number");
+    store.requeue(&claimed.token).await.unwrap();
+    assert!(refused("d").await, "{CHECK}: what went back counts again");
+    store.remove_pending(&ids(&["a", "c"])).await.unwrap();
+    enqueue(store, CHECK, "d", Position::Back).await;
+    assert!(refused("e").await, "{CHECK}: two wait again");
+    store.clear_pending().await.unwrap();
+    enqueue(store, CHECK, "e", Position::Back).await;
+    enqueue(store, CHECK, "f", Position::Back).await;
+    assert!(refused("g").await, "{CHECK}: two wait once more");
 }
 
 async fn removal(harness: &dyn Harness) {

@@ -13,6 +13,8 @@ use crate::waiting::Waiting;
 pub struct Bounds {
     /// Waiting, of all owners.
     pub pending: usize,
+    /// Bytes that the texts of those have together.
+    pub bytes: usize,
     /// Waiting and running, of one owner; nobody in particular has no such bound.
     pub of_owner: usize,
 }
@@ -118,13 +120,17 @@ impl Line {
     /// Takes a new job in and gives it its number.
     ///
     /// # Errors
-    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`] and [`Error::OwnerFull`] at the bounds. None uses up a number.
+    /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`], [`Error::FullBytes`] and [`Error::OwnerFull`] at the bounds. None uses
+    /// up a number.
     pub fn admit(&mut self, new: &NewJob, bounds: Bounds, created_ms: i64) -> Result<(Place, Arc<Job>)> {
         if self.contains(&new.id) {
             return Err(Error::Duplicate(new.id.clone()));
         }
         if self.pending.len() >= bounds.pending {
             return Err(Error::Full(bounds.pending));
+        }
+        if self.pending.bytes().saturating_add(new.prompt.get().len() + new.extra_data.get().len()) > bounds.bytes {
+            return Err(Error::FullBytes(bounds.bytes));
         }
         if !new.owner.is_empty() {
             let running = self.running.iter().filter(|running| running.job.owner == new.owner).count();
@@ -154,6 +160,10 @@ impl Line {
     pub fn insert(&mut self, place: Place, job: Arc<Job>, next_number: u64) {
         self.next_number = next_number;
         self.next_arrival = self.next_arrival.max(place.arrival + 1);
+        self.wait(place, job);
+    }
+
+    fn wait(&mut self, place: Place, job: Arc<Job>) {
         self.places.insert(job.id.clone(), place);
         self.pending.insert(place, job);
     }
@@ -189,8 +199,7 @@ impl Line {
     /// [`Error::NotRunning`] and [`Error::NotHeld`].
     pub fn requeue(&mut self, token: &Token) -> Result<Place> {
         let Running { place, job, .. } = self.take_held(token)?;
-        self.places.insert(job.id.clone(), place);
-        self.pending.insert(place, job);
+        self.wait(place, job);
         Ok(place)
     }
 
@@ -262,8 +271,7 @@ impl Line {
             place.rank = rank;
         }
         for (place, job) in &first {
-            self.places.insert(job.id.clone(), *place);
-            self.pending.insert(*place, job.clone());
+            self.wait(*place, job.clone());
         }
         first
     }

@@ -20,6 +20,8 @@ use crate::store::{
 pub struct Options {
     /// How many jobs may wait.
     pub max_pending: usize,
+    /// How many bytes their texts may have together.
+    pub max_pending_bytes: usize,
     /// How many jobs of one owner may wait and run.
     pub max_of_owner: usize,
     /// How many finished jobs are kept; the oldest go first.
@@ -29,15 +31,16 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each, no bound of one owner, and 64 MiB.
+    /// 10,000 of each, no bound of one owner, 512 MiB that wait, and 64 MiB an outcome.
     fn default() -> Self {
-        Self { max_pending: 10_000, max_of_owner: usize::MAX, max_history: 10_000, max_outcome_bytes: 64 << 20 }
+        let (max_pending_bytes, max_outcome_bytes) = (512 << 20, 64 << 20);
+        Self { max_pending: 10_000, max_pending_bytes, max_of_owner: usize::MAX, max_history: 10_000, max_outcome_bytes }
     }
 }
 
 impl Options {
     fn bounds(&self) -> Bounds {
-        Bounds { pending: self.max_pending, of_owner: self.max_of_owner }
+        Bounds { pending: self.max_pending, bytes: self.max_pending_bytes, of_owner: self.max_of_owner }
     }
 }
 

@@ -26,6 +26,13 @@ pub enum Error {
     /// The queue's bound is reached.
     #[error("the queue is full ({0} prompts): wait until some are done, or raise the limit")]
     Full(usize),
+    /// The queue's bound in bytes is reached.
+    #[error(
+        "the prompts that wait would have more than {} MiB together: wait until some are done, send less in each, or raise the limit with \
+         --queue-size",
+        .0 >> 20
+    )]
+    FullBytes(usize),
     /// The bound of one owner's prompts is reached.
     #[error("{0} prompts of yours wait or run, which is all that a user may have: wait until some are done, or take some back")]
     OwnerFull(usize),

@@ -46,6 +46,8 @@ impl Eq for Place {}
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Waiting {
     jobs: BTreeMap<Place, Arc<Job>>,
+    /// What their texts have together.
+    bytes: usize,
     /// How many jobs of each owner wait.
     owners: HashMap<Arc<str>, usize>,
     turns: Turns,
@@ -69,9 +71,18 @@ impl Turns {
     }
 }
 
+fn bytes(job: &Job) -> usize {
+    job.prompt.get().len() + job.extra_data.get().len()
+}
+
 impl Waiting {
     pub fn len(&self) -> usize {
         self.jobs.len()
+    }
+
+    /// How many bytes the texts of all have together.
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// How many of this owner's jobs wait.
@@ -86,11 +97,13 @@ impl Waiting {
 
     pub fn insert(&mut self, place: Place, job: Arc<Job>) {
         *self.owners.entry(Arc::clone(&job.owner)).or_default() += 1;
+        self.bytes += bytes(&job);
         self.jobs.insert(place, job);
     }
 
     pub fn remove(&mut self, place: &Place) -> Option<Arc<Job>> {
         let job = self.jobs.remove(place)?;
+        self.bytes -= bytes(&job);
         if let Some(count) = self.owners.get_mut(&job.owner) {
             *count -= 1;
             if *count == 0 {
@@ -102,6 +115,7 @@ impl Waiting {
 
     pub fn clear(&mut self) {
         self.jobs.clear();
+        self.bytes = 0;
         self.owners.clear();
     }
 

@@ -19,7 +19,7 @@ use self::esrgan::{Esrgan, EsrganConfig};
 /// The tiles of the reference's upscaling, in pixels of the input.
 pub const TILE: Tile = Tile { x: 512, y: 512, overlap: 32 };
 /// Smaller tiles are not tried when memory runs out.
-const MIN_TILE: usize = 128;
+pub const MIN_TILE: usize = 128;
 
 /// What kind of network a file holds.
 #[derive(Debug, Clone)]

@@ -45,6 +45,9 @@ pub enum Error {
     /// A value that another host made and that cannot leave it.
     #[error("{0}")]
     CannotCross(String),
+    /// There is too little memory for it: a sentence that says how much.
+    #[error("{0}")]
+    OutOfMemory(String),
     /// Anything else, as a sentence that says what to do.
     #[error("{0}")]
     Failed(String),
@@ -67,6 +70,11 @@ impl Error {
         Self::Other(Box::new(error))
     }
 
+    /// Of the refusal of an account of memory.
+    pub fn out_of_memory(refused: impl std::fmt::Display) -> Self {
+        Self::OutOfMemory(refused.to_string())
+    }
+
     /// The name under which clients see the error's kind (ComfyUI puts the exception's class there).
     pub fn kind(&self) -> &str {
         match self {
@@ -74,6 +82,8 @@ impl Error {
             Self::Interrupted => "InterruptProcessingException",
             Self::MissingInput(_) => "TypeError",
             Self::WrongType { .. } => "ValueError",
+            // PyTorch's, which clients know.
+            Self::OutOfMemory(_) => "torch.OutOfMemoryError",
             Self::Failed(_) | Self::CannotCross(_) | Self::Other(_) => "RuntimeError",
             Self::Io(_) => "OSError",
         }

@@ -1,12 +1,15 @@
 //! How a node class is declared here: a schema, a function, and for some a check and a fingerprint.
 
+use comfyd_imaging::decode::Limits;
 use comfyd_imaging::resize::{Crop, Method};
 use std::sync::Arc;
 
 use comfyd_engine::patches::ModelPatch;
 use comfyd_engine::{Engine, Model, SD_LATENTS};
+use comfyd_memory::Lease;
 use comfyd_node::{CancellationToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent, Mask};
+use parking_lot::Mutex;
 
 use crate::apart::apart;
 use crate::services::State;
@@ -16,6 +19,11 @@ pub(crate) const MAX_RESOLUTION: i64 = 16384;
 
 /// Pixels per cell, on each side, of the latents that nodes make or change without a model: Stable Diffusion's.
 pub(crate) const CELL: usize = SD_LATENTS.factor;
+
+/// Bytes of decoded pictures, as f32 RGB, for which there is room at first, and how often a picture is there until it is decoded: as it was
+/// stored, and as its mask.
+const DECODED: u64 = 64 << 20;
+const DECODED_COPIES: u64 = 2;
 
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
@@ -87,7 +95,7 @@ impl Node for Bound {
     }
 
     fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
-        let done = (self.class.run)(&mut Call { state: &self.state, cx, inputs: &inputs });
+        let done = Call::new(&self.state, cx, &inputs).and_then(|mut call| (self.class.run)(&mut call));
         done.map_err(|error| self.state.for_clients(error))
     }
 }
@@ -97,9 +105,18 @@ pub(crate) struct Call<'a, 'c> {
     pub(crate) state: &'a State,
     pub(crate) cx: &'a mut Context<'c>,
     pub(crate) inputs: &'a Inputs,
+    /// What it may allocate, until it is over: then what it gave is counted.
+    room: Arc<Mutex<Lease>>,
 }
 
-impl Call<'_, '_> {
+impl<'a, 'c> Call<'a, 'c> {
+    /// A call has room for as much as it is given, which is about what classes need that do not ask for more.
+    fn new(state: &'a State, cx: &'a mut Context<'c>, inputs: &'a Inputs) -> Result<Self> {
+        let given: usize = inputs.iter().map(|(_, value)| value.size_bytes()).sum();
+        let room = state.services.engine.account().reserve(given as u64).map_err(Error::out_of_memory)?;
+        Ok(Self { state, cx, inputs, room: Arc::new(Mutex::new(room)) })
+    }
+
     /// An object of the engine, such as a model.
     pub(crate) fn object<T: Opaque>(&self, name: &str) -> Result<Arc<T>> {
         if matches!(self.inputs.value(name)?, Value::Null) {
@@ -201,31 +218,79 @@ impl Call<'_, '_> {
         values: usize,
         work: impl FnOnce() -> comfyd_imaging::Result<T> + Send + 'static,
     ) -> Result<T> {
-        apart(self.cx.cancel_token(), values, work)?.map_err(Error::other)
+        self.aside(values, work)?.map_err(Error::other)
     }
 
-    /// Fails if an array of this shape, four bytes per value, is larger than the limit. Called before every allocation whose size the
-    /// inputs decide.
+    /// The same for work that cannot fail. What the call may allocate stays taken until it is over, though it was left behind.
+    pub(crate) fn aside<T: Send + 'static>(&self, values: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let room = Arc::clone(&self.room);
+        apart(self.cx.cancel_token(), values, move || {
+            let _room = room;
+            work()
+        })
+    }
+
+    /// What `decode` makes of a file. How large it becomes is in the file: it is tried with as much room as most need, and again with as much
+    /// as it says, until there is no more.
+    pub(crate) fn decoded<T: Send + 'static>(
+        &self,
+        file: Vec<u8>,
+        decode: impl Fn(&[u8], &Limits) -> comfyd_imaging::Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let file = Arc::new(file);
+        let most = self.state.services.limits.max_tensor_bytes;
+        let mut limits = Limits { max_bytes: most.min(DECODED), ..Limits::default() };
+        loop {
+            self.room_of(limits.max_bytes.saturating_mul(DECODED_COPIES))?;
+            let (bytes, within, decode) = (Arc::clone(&file), limits.clone(), decode.clone());
+            match self.aside(usize::MAX, move || decode(&bytes, &within))? {
+                Err(comfyd_imaging::Error::TooLarge { found, limit, .. }) if limit == limits.max_bytes && limit < most => {
+                    limits.max_bytes = found.max(2 * limit).min(most);
+                }
+                done => return done.map_err(Error::other),
+            }
+        }
+    }
+
+    /// Room for so many bytes, what was asked for before included.
+    fn room_of(&self, bytes: u64) -> Result<()> {
+        let mut room = self.room.lock();
+        let bytes = bytes.max(room.bytes());
+        room.resize(bytes).map_err(Error::out_of_memory)
+    }
+
+    /// Room for so many bytes more, until the call is over. Fails if memory is short.
+    pub(crate) fn room(&self, bytes: u64) -> Result<()> {
+        let mut room = self.room.lock();
+        let more = room.bytes().saturating_add(bytes);
+        room.resize(more).map_err(Error::out_of_memory)
+    }
+
+    /// Room for an array of this shape, four bytes per value. Fails if it is larger than the limit, or if memory is short. Called before every
+    /// allocation whose size the inputs decide.
     pub(crate) fn reserve(&self, shape: &[usize]) -> Result<()> {
         let limit = self.state.services.limits.max_tensor_bytes;
         let bytes = shape.iter().try_fold(4u64, |bytes, axis| bytes.checked_mul(*axis as u64));
-        if bytes.is_some_and(|bytes| bytes <= limit) {
-            return Ok(());
+        if let Some(bytes) = bytes.filter(|bytes| *bytes <= limit) {
+            return self.room(bytes);
         }
         let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
         let limit = limit >> 20;
-        Err(Error::msg(format!(
+        Err(Error::out_of_memory(format!(
             "the result would have {shape} values, more than the limit of {limit} MiB; make it smaller or raise the limit"
         )))
     }
 
-    /// Fails if a text of this many bytes is longer than the limit.
+    /// Room for a text of this many bytes, instead of what was asked for another one before. Fails if it is longer than the limit.
     pub(crate) fn reserve_text(&self, bytes: usize) -> Result<()> {
         let limit = self.state.services.limits.max_text_bytes;
         if bytes as u64 <= limit {
-            return Ok(());
+            // It is grown in steps, and copied once as a whole.
+            return self.room_of(2 * bytes as u64);
         }
-        Err(Error::msg(format!("the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit")))
+        Err(Error::out_of_memory(format!(
+            "the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit"
+        )))
     }
 }
 

@@ -8,6 +8,7 @@ use std::process::{Child, Command, ExitStatus};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use anstream::adapter::strip_str;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
@@ -193,16 +194,16 @@ fn listen(pipe: File, name: String, output: Arc<Output>) -> io::Result<()> {
     let read = move || {
         let mut line = Vec::new();
         while let Ok(1..) = pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
-            // Bars of progress write over themselves: what is seen at last counts.
+            // Bars of progress write over themselves: what is seen at last counts. Colours would be told as signs.
             let shown = String::from_utf8_lossy(&line);
-            let text = shown.trim_end().rsplit('\r').next().unwrap_or_default();
+            let text = strip_str(shown.trim_end().rsplit('\r').next().unwrap_or_default()).to_string();
             if !text.is_empty() {
                 tracing::info!(target: "python", worker = %name, "{text}");
                 let mut state = output.state.lock();
                 if state.0.len() == KEPT_LINES {
                     state.0.pop_front();
                 }
-                state.0.push_back(text.to_owned());
+                state.0.push_back(text);
             }
             line.clear();
         }

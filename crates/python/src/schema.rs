@@ -78,8 +78,14 @@ fn input(name: &str, config: &Json, required: bool, generation: Generation, fact
         lazy: flag("lazy"),
         raw_link: flag("rawLink"),
         accepts: facts.accepts.get(name).cloned().unwrap_or_default(),
-        options: options.cloned(),
+        options: options.map(checked),
     }
+}
+
+/// Options as values are checked against: with numbers in place of texts that stand for some.
+fn checked(options: &Map<String, Json>) -> Map<String, Json> {
+    let number = |value: &Json| value.as_str().and_then(comfyd_wire::json::whole).map(Json::from);
+    options.iter().map(|(name, value)| (name.clone(), number(value).unwrap_or_else(|| value.clone()))).collect()
 }
 
 fn kind(name: &str, ty: &Json, options: Option<&Map<String, Json>>, generation: Generation, facts: &Facts) -> InputKind {

@@ -6,7 +6,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore};
+use comfyd_memory::Account;
 use comfyd_node::SharedCatalog;
+use tokio::sync::Semaphore;
 
 use crate::caches::Rendered;
 use crate::devices::Devices;
@@ -16,6 +18,7 @@ use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::installations::Installations;
 use crate::options::{ApiShape, Options};
+use crate::room::Room;
 use crate::services::download::{Downloads, Policy};
 use crate::services::log::Log;
 use crate::services::machine::Machine;
@@ -26,7 +29,12 @@ use crate::services::users::Users;
 const MAX_OBJECT_INFOS: usize = 8;
 /// Lists of the history that are kept, and the largest one that is.
 const MAX_HISTORIES: usize = 4;
-const MAX_HISTORY_BYTES: usize = 16 << 20;
+pub(crate) const MAX_HISTORY_BYTES: usize = 16 << 20;
+
+/// Memory that long answers take together, in bytes.
+const MAX_ANSWERS_BYTES: u64 = 512 << 20;
+/// Those who may read parts of the history at once.
+const MAX_READERS: usize = 2;
 
 /// How long changes of the queue are gathered that nobody announced.
 const BETWEEN_ANNOUNCEMENTS: Duration = Duration::from_millis(20);
@@ -53,6 +61,8 @@ pub struct Parts {
     pub hub: Hub,
     /// The log that clients see.
     pub log: Log,
+    /// The account of memory that requests ask.
+    pub memory: Account,
 }
 
 /// The services inside an [`App`].
@@ -65,9 +75,15 @@ pub struct Inner {
     pub(crate) users: Users,
     pub(crate) downloads: Downloads,
     pub(crate) machine: Machine,
+    /// Memory that requests take together.
+    pub(crate) room: Room,
+    /// Memory that long answers take together, apart, so that who does not read his holds up no request.
+    pub(crate) answers: Room,
+    /// Those who may read parts of the history at once.
+    pub(crate) readers: Semaphore,
     /// `/object_info` of a generation of the folders and a version of the catalog, as each user gets it.
     pub(crate) object_info: Rendered<(ApiShape, Arc<str>)>,
-    /// `/history` of a version of the history.
+    /// `/history` of a version of the history; nothing where it is too long to be kept.
     pub(crate) history: Rendered<(HistoryQuery, ApiShape)>,
     /// The OpenAPI document. The router makes it: its routes cannot change while the server runs.
     pub(crate) document: OnceLock<Bytes>,
@@ -82,6 +98,10 @@ impl App {
             users: Users::new(parts.folders.roots().user.clone(), options.multi_user, Arc::clone(&options.keys)),
             downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
             machine: Machine::default(),
+            // Bodies of the allowed size must fit, and what is read of them.
+            room: Room::new(parts.memory.part(options.request_memory_bytes.max(options.max_upload_bytes.saturating_mul(8)) as u64)),
+            answers: Room::new(parts.memory.part(MAX_ANSWERS_BYTES)),
+            readers: Semaphore::new(MAX_READERS),
             object_info: Rendered::new(MAX_OBJECT_INFOS, usize::MAX),
             usage: Usage::new(options.quotas),
             history: Rendered::new(MAX_HISTORIES, MAX_HISTORY_BYTES),

@@ -3,26 +3,119 @@
 
 use std::borrow::Cow;
 use std::error::Error;
+use std::fmt;
 use std::io;
 use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use async_compression::tokio::bufread::{DeflateDecoder, GzipDecoder, ZlibDecoder};
+use axum::RequestExt;
 use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use encoding_rs::Encoding;
-use futures_util::TryStreamExt;
-use http_body_util::{LengthLimitError, Limited};
+use futures_util::{Stream, TryStreamExt};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Frame, Incoming, SizeHint};
+use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
+use tokio::time::Sleep;
 use tokio_util::io::{ReaderStream, StreamReader};
 
+use crate::answer::blocking;
 use crate::error::ApiError;
+use crate::room::{Refused, Room, Work};
 
 /// Codings that may lie on each other.
 const MAX_CODINGS: usize = 3;
 /// What is decoded at once, in bytes.
 const CHUNK_BYTES: usize = 64 << 10;
+/// Shorter bodies are not counted: so many as there are connections take little.
+pub(crate) const SMALL_BYTES: usize = 64 << 10;
+
+/// A body as it comes from a connection, which fails where its sender takes too long: for so long he may keep the server waiting in all, and
+/// a second more for each so many bytes that came.
+pub(crate) struct Paced {
+    body: Incoming,
+    grace: Duration,
+    bytes_per_second: u64,
+    came: u64,
+    waited: Duration,
+    /// Since when it waits, and until when it may.
+    waits: Option<(Instant, Pin<Box<Sleep>>)>,
+}
+
+impl Paced {
+    pub(crate) fn new(body: Incoming, (grace, bytes_per_second): (Duration, u64)) -> Self {
+        Self { body, grace, bytes_per_second, came: 0, waited: Duration::ZERO, waits: None }
+    }
+}
+
+impl HttpBody for Paced {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            if let Some((since, _)) = self.waits.take() {
+                self.waited += since.elapsed();
+            }
+            let bytes = frame.as_ref().and_then(|frame| frame.as_ref().ok()).and_then(Frame::data_ref).map_or(0, Bytes::len);
+            self.came += bytes as u64;
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        let left = (self.grace + Duration::from_secs(self.came / self.bytes_per_second.max(1))).saturating_sub(self.waited);
+        let (_, until) = self.waits.get_or_insert_with(|| (Instant::now(), Box::pin(tokio::time::sleep(left))));
+        until.as_mut().poll(cx).map(|()| Some(Err(TooSlow.into())))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A body came too slowly.
+#[derive(Debug)]
+struct TooSlow;
+
+impl fmt::Display for TooSlow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the body comes too slowly: send it again over a faster connection")
+    }
+}
+
+impl Error for TooSlow {}
+
+/// Makes who reads a request's body take room for it, unless it is small.
+pub(crate) fn counted(room: &Room, request: &mut Request) -> Option<Work> {
+    let length = request.body().size_hint().exact();
+    if length.is_some_and(|length| length <= SMALL_BYTES as u64) {
+        return None;
+    }
+    let work = Work::new(room);
+    request.extensions_mut().insert(work.clone());
+    Some(work)
+}
+
+/// The parts of a request's body, bounded, for which room is taken as they come: twice, since they are put together.
+pub(crate) fn parts(request: Request) -> impl Stream<Item = Result<Bytes, axum::Error>> {
+    let work = request.extensions().get::<Work>().cloned();
+    request.with_limited_body().into_body().into_data_stream().and_then(move |part| {
+        let work = work.clone();
+        async move {
+            if let Some(work) = work {
+                work.more(2 * part.len() as u64).await.map_err(axum::Error::new)?;
+            }
+            Ok(part)
+        }
+    })
+}
 
 /// Decodes a request's body, of which at most `max_bytes` are read. The route's own bound then holds for what comes out.
 pub(crate) async fn decoded(max_bytes: usize, mut request: Request) -> Result<Request, ApiError> {
@@ -31,7 +124,7 @@ pub(crate) async fn decoded(max_bytes: usize, mut request: Request) -> Result<Re
     if !codings.is_empty() && !request.body().is_end_stream() {
         // Endless codes for nothing must end as well.
         let encoded = Limited::new(std::mem::take(request.body_mut()), max_bytes);
-        let stream = Body::new(encoded).into_data_stream().map_err(io::Error::other);
+        let stream = TryStreamExt::map_err(Body::new(encoded).into_data_stream(), io::Error::other);
         *request.body_mut() = decode(Box::pin(StreamReader::new(stream)), &codings).await.map_err(|e| unreadable(&e))?;
         request.headers_mut().remove(CONTENT_LENGTH);
     }
@@ -90,26 +183,64 @@ async fn decode(mut source: Source, codings: &[Coding]) -> io::Result<Body> {
 
 /// The bytes of a body.
 pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    Bytes::from_request(request, state).await.map_err(|error| unreadable(&error))
+    if request.extensions().get::<Work>().is_none() {
+        return Bytes::from_request(request, state).await.map_err(|error| unreadable(&error));
+    }
+    let whole = Body::from_stream(parts(request)).collect().await;
+    whole.map(|body| body.to_bytes()).map_err(|error| unreadable(&error))
 }
 
-/// The text of a body in UTF-8. Without a charset it is taken as that, and may not be: who reads it finds out.
+/// The text of a JSON body in UTF-8, with room for what is read of it. Without a charset it is taken as UTF-8, and may not be: who reads it
+/// finds out.
 pub(crate) async fn text<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
+    let work = request.extensions().get::<Work>().cloned();
     let charset = request.headers().get(CONTENT_TYPE).and_then(|value| parameter(&parameters(&text_of(value)).1, "charset"));
     let bytes = bytes(request, state).await?;
     let charset = charset.as_deref().map(|name| name.trim_matches(['\'', ' '])).filter(|name| !name.is_empty()).unwrap_or("utf-8");
-    if Encoding::for_bom(&bytes).is_none() && label(charset) == "utf-8" {
-        return Ok(bytes);
+    let text = if Encoding::for_bom(&bytes).is_none() && label(charset) == "utf-8" {
+        bytes
+    } else {
+        Bytes::from(to_text(charset, &bytes)?.into_owned())
+    };
+    let Some(work) = work else { return Ok(text) };
+    let (bytes, text) = blocking(move || Ok((json_bytes(&text), text))).await?;
+    work.more(bytes as u64).await?;
+    Ok(text)
+}
+
+/// How much memory a JSON text takes at most when it is read: its texts, and its values, for which lists have twice the place that they need
+/// while they grow, and four places when they begin.
+fn json_bytes(text: &[u8]) -> usize {
+    const VALUE: usize = size_of::<Value>();
+    const MEMBER: usize = size_of::<(String, Value)>() + 2 * size_of::<usize>();
+    let (mut bytes, mut quoted, mut escaped) = (2 * text.len(), false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b',' => bytes += 2 * VALUE,
+            b':' => bytes += 2 * (MEMBER - VALUE),
+            b'[' => bytes += 4 * VALUE,
+            b'{' => bytes += 4 * MEMBER,
+            _ => {}
+        }
     }
-    to_text(charset, &bytes).map(|text| Bytes::from(text.into_owned()))
+    bytes
 }
 
 /// Why a body could not be read to its end.
 pub(crate) fn unreadable(error: &(dyn Error + 'static)) -> ApiError {
+    let cause = cause(error);
     if over_limit(error) {
         ApiError::too_large("the body is over the limit: raise --max-upload-size")
+    } else if let Some(refused) = cause.downcast_ref::<Refused>() {
+        (*refused).into()
+    } else if cause.is::<TooSlow>() {
+        ApiError::new(StatusCode::REQUEST_TIMEOUT, "too_slow", cause.to_string())
     } else {
-        ApiError::bad_request("the body could not be read: send it again as its headers say").details(cause(error).to_string())
+        ApiError::bad_request("the body could not be read: send it again as its headers say").details(cause.to_string())
     }
 }
 

@@ -185,7 +185,7 @@ impl From<comfyd_jobs::Error> for ApiError {
     fn from(error: comfyd_jobs::Error) -> Self {
         let (status, kind) = match &error {
             comfyd_jobs::Error::Duplicate(_) => (StatusCode::CONFLICT, "duplicate_prompt_id"),
-            comfyd_jobs::Error::Full(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
+            comfyd_jobs::Error::Full(_) | comfyd_jobs::Error::FullBytes(_) => (StatusCode::SERVICE_UNAVAILABLE, "queue_full"),
             comfyd_jobs::Error::OwnerFull(_) => (StatusCode::TOO_MANY_REQUESTS, "too_many_prompts"),
             comfyd_jobs::Error::NotRunning(_) => (StatusCode::CONFLICT, "not_running"),
             comfyd_jobs::Error::NotHeld(_) => (StatusCode::CONFLICT, "not_held"),

@@ -1,7 +1,6 @@
 //! `multipart/form-data`, read as ComfyUI's framework does: extended names (`filename*`) before plain ones, transfer codings and charsets
 //! of the parts. Does not know what the parts are for.
 
-use axum::RequestExt;
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -11,7 +10,7 @@ use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
 use multer::Multipart;
 
-use crate::body::{parameter, parameters, text_of, to_text, unreadable};
+use crate::body::{self, parameter, parameters, text_of, to_text, unreadable};
 use crate::error::ApiError;
 
 /// Parts that one form may have.
@@ -55,7 +54,7 @@ impl<S: Send + Sync> FromRequest<S> for Form {
         let (kind, found) = request.headers().get(CONTENT_TYPE).map(|value| parameters(&text_of(value))).unwrap_or_default();
         let boundary = parameter(&found, "boundary").filter(|boundary| !boundary.is_empty() && kind == "multipart/form-data");
         let boundary = boundary.ok_or_else(|| ApiError::bad_request("send the file as multipart/form-data with a boundary"))?;
-        let mut form = Multipart::new(request.with_limited_body().into_body().into_data_stream(), boundary);
+        let mut form = Multipart::new(body::parts(request), boundary);
         let mut parts = Vec::new();
         let mut charset = "utf-8".to_owned();
         for count in 0.. {

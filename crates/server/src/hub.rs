@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use axum::extract::ws::Message;
 use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
+use comfyd_memory::Account;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 
@@ -23,6 +24,11 @@ use self::mailbox::{Body, Kind, Queued};
 pub use self::mailbox::{Closed, Hearer, Mailbox};
 use self::missed::Missed;
 use self::picture::Picture;
+
+/// How many bytes wait for all clients together at most.
+const MAX_WAITING_BYTES: u64 = 512 << 20;
+/// Smaller messages are not counted: their number is bounded.
+const LARGE_BYTES: usize = 16 << 10;
 
 /// What a prompt is at.
 struct Current {
@@ -58,13 +64,14 @@ struct Inner {
     current: Mutex<HashMap<Arc<str>, Current>>,
     max_clients: usize,
     status: Mutex<LastStatus>,
+    memory: Account,
     gates: Gates,
     missed: Mutex<Missed>,
 }
 
 impl Hub {
-    /// A hub whose clients may have `limit` messages waiting; previews are reduced to `preview_size` pixels.
-    pub fn new(limit: usize, preview_size: u32) -> Self {
+    /// A hub whose clients may have `limit` messages waiting, with memory of this account; previews are reduced to `preview_size` pixels.
+    pub fn new(limit: usize, preview_size: u32, memory: &Account) -> Self {
         let inner = Inner {
             clients: RwLock::default(),
             limit: limit.max(8),
@@ -72,6 +79,7 @@ impl Hub {
             current: Mutex::default(),
             max_clients: 100_000,
             status: Mutex::default(),
+            memory: memory.part(MAX_WAITING_BYTES),
             gates: Gates::default(),
             missed: Mutex::default(),
         };
@@ -79,7 +87,8 @@ impl Hub {
     }
 
     /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and, if nothing of this tells
-    /// it, at which node its prompt is. An older connection of the same one with the same id is closed. `None` when too many are connected.
+    /// it, at which node its prompt is. An older connection of the same one with the same id is closed, and what it was not sent goes to the
+    /// new one. `None` when too many are connected.
     pub fn connect(&self, client_id: &str, who: Hearer, first: Option<Message>) -> Option<Arc<Mailbox>> {
         let mailbox = Arc::new(Mailbox::new(self.inner.limit, who));
         let who = mailbox.who();
@@ -87,20 +96,21 @@ impl Hub {
         if clients.len() >= self.inner.max_clients {
             return None;
         }
-        first.into_iter().for_each(|message| mailbox.push(Queued::new(message, Kind::Needed)));
+        first.into_iter().for_each(|message| mailbox.push(Queued::new(message, Kind::Passing)));
         // Nobody adds to either meanwhile: whoever emits holds the clients.
-        let missed = self.inner.missed.lock().take(client_id, who);
-        if missed.is_empty()
-            && let Some(executing) = self.executing_for(client_id, who)
-        {
-            mailbox.push(Queued::new(executing, Kind::Needed));
-        }
-        missed.into_iter().for_each(|queued| mailbox.push(queued));
+        let mut missed = self.inner.missed.lock().take(client_id, who);
         let namesakes = clients.entry(client_id.to_owned()).or_default();
         for old in namesakes.extract_if(.., |known| known.who().owner == who.owner) {
             old.close(Closed::TakenOver);
+            missed.extend(old.leave());
         }
         namesakes.push(Arc::clone(&mailbox));
+        if missed.is_empty()
+            && let Some(executing) = self.executing_for(client_id, who)
+        {
+            mailbox.push(Queued::new(executing, Kind::Passing));
+        }
+        missed.into_iter().for_each(|queued| mailbox.push(queued));
         Some(mailbox)
     }
 
@@ -109,14 +119,19 @@ impl Hub {
         self.inner.gates.close(prompt_id)
     }
 
-    /// Forgets a connection, unless a newer one has taken the id over.
+    /// Forgets a connection, unless a newer one has taken the id over. What it was not sent waits for the client to come again.
     pub fn disconnect(&self, client_id: &str, mailbox: &Mailbox) {
         let mut clients = self.inner.clients.write();
-        if let Some(namesakes) = clients.get_mut(client_id) {
-            namesakes.retain(|known| !std::ptr::eq(&**known, mailbox));
-            if namesakes.is_empty() {
-                clients.remove(client_id);
-            }
+        let Some(namesakes) = clients.get_mut(client_id) else { return };
+        let known = namesakes.len();
+        namesakes.retain(|known| !std::ptr::eq(&**known, mailbox));
+        if namesakes.len() < known {
+            let (client_id, owner) = (client_id.into(), mailbox.who().owner.clone().unwrap_or_default());
+            let mut missed = self.inner.missed.lock();
+            mailbox.leave().into_iter().for_each(|queued| missed.keep(&client_id, &owner, queued));
+        }
+        if namesakes.is_empty() {
+            clients.remove(client_id);
         }
     }
 
@@ -132,7 +147,9 @@ impl Hub {
 
     /// Sends an event that is no prompt's to everybody who gets to see everything.
     pub fn broadcast(&self, event: &str, data: &impl Serialize) {
-        self.push_to_some(&Queued::new(text(event, data), Kind::Needed), |who| who.all);
+        if let Some(queued) = self.weighed(Queued::new(text(event, data), Kind::Passing)) {
+            self.push_to_some(&queued, |who| who.all);
+        }
     }
 
     fn push_to_some(&self, queued: &Queued, wanted: impl Fn(&Hearer) -> bool) {
@@ -177,22 +194,36 @@ impl Hub {
 
     /// Sends what a custom node says to a client that is connected, or to all.
     pub fn event(&self, event: &str, data: &impl Serialize, client_id: Option<&str>) {
-        self.push_to(client_id, &Queued::new(text(event, data), Kind::Needed));
+        self.push_to(client_id, Queued::new(text(event, data), Kind::Passing));
     }
 
     /// The same with bytes behind the number of a binary event. They are pictures as a rule: a client that is slow may lose some.
     pub fn binary(&self, event: u32, bytes: &[u8], client_id: Option<&str>) {
         let frame = [&event.to_be_bytes()[..], bytes].concat();
-        self.push_to(client_id, &Queued::new(Message::Binary(frame.into()), Kind::Droppable));
+        self.push_to(client_id, Queued::new(Message::Binary(frame.into()), Kind::Droppable));
     }
 
-    fn push_to(&self, client_id: Option<&str>, queued: &Queued) {
+    fn push_to(&self, client_id: Option<&str>, queued: Queued) {
+        let Some(queued) = self.weighed(queued) else { return };
         let owner = self.running_owner();
         let concerns = |who: &Hearer| owner.as_ref().is_none_or(|owner| who.hears(owner));
-        let Some(client_id) = client_id else { return self.push_to_some(queued, concerns) };
+        let Some(client_id) = client_id else { return self.push_to_some(&queued, concerns) };
         for mailbox in self.inner.clients.read().get(client_id).into_iter().flatten().filter(|mailbox| concerns(mailbox.who())) {
             mailbox.push(queued.clone());
         }
+    }
+
+    /// Counts what is large, once for all who are sent it. Where there is no memory left, previews are left out.
+    fn weighed(&self, queued: Queued) -> Option<Queued> {
+        let bytes = queued.bytes();
+        if bytes < LARGE_BYTES {
+            return Some(queued);
+        }
+        let tight = !self.inner.memory.has(bytes as u64);
+        if tight && queued.kind == Kind::Droppable {
+            return None;
+        }
+        Some(Queued { _lease: Some(Arc::new(self.inner.memory.count(bytes as u64))), tight, ..queued })
     }
 
     /// Whose prompt runs, if one does: what custom nodes say meanwhile is of it.
@@ -205,7 +236,7 @@ impl Hub {
 
     /// Sends an event to one connection.
     pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
-        mailbox.push(Queued::new(text(event, data), Kind::Needed));
+        mailbox.push(Queued::new(text(event, data), Kind::Passing));
     }
 
     /// What a client that reconnects in the middle of its prompt must be told: `executing`.
@@ -240,23 +271,20 @@ impl Hub {
         }
     }
 
-    /// Who is told, and the client that should be, but is not there.
-    fn receivers<'a>(&self, event: &'a Event) -> (Vec<Arc<Mailbox>>, Option<&'a Arc<str>>) {
+    /// Whether anybody is told, now or when its client comes.
+    fn concerns_anybody(&self, event: &Event) -> bool {
         let clients = self.inner.clients.read();
-        let own = |id: &str| clients.get(id)?.iter().find(|mailbox| mailbox.who().is(&event.owner));
-        let own = event.client_id.as_ref().map(|id| (id, own(id)));
-        let absent = own.filter(|(_, mailbox)| mailbox.is_none() && event.lasting()).map(|(id, _)| id);
-        let told = if event.broadcast() {
-            clients.values().flatten().filter(|mailbox| mailbox.who().hears(&event.owner)).collect()
-        } else {
-            own.and_then(|(_, mailbox)| mailbox).into_iter().collect::<Vec<_>>()
-        };
-        (told.into_iter().cloned().collect(), absent)
+        let own = event.client_id.as_deref();
+        event.broadcast() && !clients.is_empty() || own.is_some_and(|id| event.lasting() || clients.contains_key(id))
     }
 
     /// What is queued of an event; `None` for what is told otherwise.
     fn queued(&self, event: Event) -> Option<Queued> {
-        let kind = if event.kind.droppable() { Kind::Droppable } else { Kind::Needed };
+        let kind = match event.kind.droppable() {
+            true => Kind::Droppable,
+            false if event.lasting() => Kind::Needed,
+            false => Kind::Passing,
+        };
         let gate = self.inner.gates.of(&event.prompt_id);
         let body = match event.kind {
             EventKind::Image { node, image } => {
@@ -264,7 +292,7 @@ impl Hub {
             }
             _ => Body::Message(frames::message(&event)?),
         };
-        Some(Queued { body, kind, gate })
+        self.weighed(Queued { body, kind, gate, _lease: None, tight: false })
     }
 }
 
@@ -274,21 +302,22 @@ impl EventSink for Hub {
             return self.tell(&mut self.inner.status.lock(), *version, counts, Some(&event.prompt_id));
         }
         self.remember(&event);
-        let (receivers, absent) = self.receivers(&event);
-        if receivers.is_empty() && absent.is_none() {
+        if !self.concerns_anybody(&event) {
             return;
         }
-        let (absent, owner) = (absent.cloned(), Arc::clone(&event.owner));
+        let (to_all, lasting, owner, client) = (event.broadcast(), event.lasting(), Arc::clone(&event.owner), event.client_id.clone());
         let Some(queued) = self.queued(event) else { return };
-        for mailbox in &receivers {
-            mailbox.push(queued.clone());
-        }
-        let Some(client) = absent else { return };
+        // Who comes meanwhile comes before this or behind it.
         let clients = self.inner.clients.read();
+        if to_all {
+            let hears = |mailbox: &&Arc<Mailbox>| mailbox.who().hears(&owner);
+            clients.values().flatten().filter(hears).for_each(|mailbox| mailbox.push(queued.clone()));
+        }
+        let Some(client) = client else { return };
         match clients.get(&*client).and_then(|known| known.iter().find(|mailbox| mailbox.who().is(&owner))) {
-            // It has come meanwhile, and nothing later was told yet.
-            Some(mailbox) => mailbox.push(queued),
-            None => self.inner.missed.lock().keep(&client, &owner, queued),
+            Some(mailbox) if !to_all => mailbox.push(queued),
+            None if lasting => self.inner.missed.lock().keep(&client, &owner, queued),
+            Some(_) | None => {}
         }
     }
 }

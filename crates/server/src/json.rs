@@ -2,10 +2,12 @@
 
 use axum::extract::{FromRequest, Request};
 use axum::http::StatusCode;
+use bytes::Bytes;
 use comfyd_wire::{json, python};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
+use crate::answer::blocking;
 use crate::body;
 use crate::error::ApiError;
 
@@ -21,7 +23,7 @@ impl<S: Send + Sync> FromRequest<S> for LenientJson {
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = body::text(req, state).await?;
-        json::read(&bytes).map(Self).map_err(|error| invalid(&error))
+        read(bytes).await?.0.map(Self).map_err(|error| invalid(&error))
     }
 }
 
@@ -30,12 +32,19 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
 
     async fn from_request(req: Request, state: &S) -> Result<Self, ApiError> {
         let bytes = body::text(req, state).await?;
-        match json::read(&bytes) {
+        let (read, bytes) = read(bytes).await?;
+        match read {
             Ok(value) => Ok(Self(value)),
             Err(error) if error.is_too_deep() || std::str::from_utf8(&bytes).is_err() => Err(invalid(&error)),
             Err(_) => Ok(Self(serde_json::json!({}))),
         }
     }
+}
+
+/// Reads a text: one that is long not on a thread that serves others.
+async fn read(text: Bytes) -> Result<(Result<Value, json::Error>, Bytes), ApiError> {
+    let read = |text: Bytes| (json::read(&text), text);
+    if text.len() <= body::SMALL_BYTES { Ok(read(text)) } else { blocking(move || Ok(read(text))).await }
 }
 
 /// The error of a body that is no JSON.

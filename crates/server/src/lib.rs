@@ -10,6 +10,7 @@ mod app;
 mod audit;
 mod body;
 mod caches;
+mod connections;
 mod devices;
 #[cfg(test)]
 mod document_tests;
@@ -31,7 +32,9 @@ mod permission;
 mod principal;
 mod prompt_request;
 mod query;
+mod reading;
 mod requeue;
+mod room;
 mod router;
 mod routes;
 mod sent;

@@ -1,34 +1,48 @@
-//! Sockets: several addresses, optionally TLS, and a shutdown that lets requests finish.
+//! Sockets: several addresses, optionally TLS, bounds on what connections take, and a shutdown that lets requests finish.
 
-use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdListener};
+use std::net::{IpAddr, SocketAddr, TcpListener as StdListener};
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::connect_info::Connected;
-use axum::serve::{IncomingStream, Listener};
-use socket2::{Domain, Protocol, Socket, Type};
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
+use tower::Service;
 
+use crate::body::Paced;
+pub use crate::connections::Bounds;
+use crate::connections::{Connections, Guarded, Requests};
 use crate::sent::{Sent, Watched};
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1024;
-/// A client that has not finished its TLS handshake by then is dropped.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// TLS handshakes at once.
-const MAX_HANDSHAKES: usize = 256;
-/// TLS connections that may wait to be served.
-const TLS_WAITING: usize = 256;
 /// After this, requests that still run when the server stops are cut off.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nothing is accepted after the system refused to, since it has no files left.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+/// When the system asks a client that says nothing whether it is still there, and how often.
+const ASK_AFTER: Duration = Duration::from_secs(60);
+const ASK_EVERY: Duration = Duration::from_secs(20);
+/// What is read or written of a connection at once, in bytes; a request's head must fit.
+const BUFFER_BYTES: usize = 128 << 10;
+/// What who finds no place is told.
+const NO_PLACE: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: 179\r\n\r\n\
+    {\"error\": {\"type\": \"too_many_connections\", \"message\": \"too many connections are open: close some, or raise \
+    --max-connections\", \"details\": \"\", \"extra_info\": {}}, \"node_errors\": {}}";
 
 /// Binds all addresses. Port 0 takes a free port.
 pub fn bind(addresses: &[SocketAddr]) -> io::Result<Vec<StdListener>> {
@@ -56,150 +70,121 @@ pub async fn serve(
     router: Router,
     listeners: Vec<StdListener>,
     tls: Option<Arc<rustls::ServerConfig>>,
+    bounds: Bounds,
     stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let mut servers = JoinSet::new();
+    let connections = Arc::new(Connections::new(bounds));
+    let mut tasks = JoinSet::new();
+    tasks.spawn(Arc::clone(&connections).watch());
+    // Open as long as a connection is.
+    let (open, mut none_open) = mpsc::channel(1);
     for listener in listeners {
-        let (router, mut stopped) = (router.clone(), stop.clone());
         let listener = TcpListener::from_std(listener)?;
-        // An error means that the sender is gone: stop then too.
-        let signal = async move { drop(stopped.wait_for(|stop| *stop).await) };
-        match &tls {
-            None => servers.spawn(
-                axum::serve(NoDelay(listener), router.into_make_service_with_connect_info::<Sent>())
-                    .with_graceful_shutdown(signal)
-                    .into_future(),
-            ),
-            Some(config) => {
-                let listener = TlsListener::start(listener, TlsAcceptor::from(Arc::clone(config)))?;
-                servers.spawn(
-                    axum::serve(listener, router.into_make_service_with_connect_info::<Sent>())
-                        .with_graceful_shutdown(signal)
-                        .into_future(),
-                )
-            }
+        let tls = tls.clone().map(TlsAcceptor::from);
+        let server = Server { router: router.clone(), tls, bounds, stop: stop.clone(), _open: open.clone() };
+        tasks.spawn(accept(listener, Arc::clone(&connections), server));
+    }
+    drop(open);
+    let mut stopped = stop;
+    // An error means that the sender is gone: stop then too.
+    drop(stopped.wait_for(|stop| *stop).await);
+    // When it is over, whoever still runs is cut off; an error says that nobody does.
+    drop(tokio::time::timeout(DRAIN_TIMEOUT, none_open.recv()).await);
+    Ok(())
+}
+
+/// What each connection is served with.
+#[derive(Clone)]
+struct Server {
+    router: Router,
+    tls: Option<TlsAcceptor>,
+    bounds: Bounds,
+    stop: watch::Receiver<bool>,
+    _open: mpsc::Sender<Infallible>,
+}
+
+/// Accepts connections until the server stops. Each is a task of its own, so that none holds up another.
+async fn accept(listener: TcpListener, connections: Arc<Connections>, server: Server) {
+    let mut stop = server.stop.clone();
+    let mut stopped = pin!(stop.wait_for(|stop| *stop));
+    loop {
+        let accepted = tokio::select! {
+            _ = &mut stopped => return,
+            accepted = listener.accept() => accepted,
         };
-    }
-    let mut stopped = stop.clone();
-    let drained = async {
-        while let Some(result) = servers.join_next().await {
-            result.map_err(io::Error::other)??;
-        }
-        Ok(())
-    };
-    let cut_off = async {
-        drop(stopped.wait_for(|stop| *stop).await);
-        tokio::time::sleep(DRAIN_TIMEOUT).await;
-    };
-    tokio::select! { result = drained => result, () = cut_off => Ok(()) }
-}
-
-/// Small websocket messages must not wait for the peer's acknowledgement.
-struct NoDelay(TcpListener);
-
-impl NoDelay {
-    async fn accept_plain(&mut self) -> (TcpStream, SocketAddr) {
-        let (stream, address) = Listener::accept(&mut self.0).await;
-        // Only a matter of speed.
-        drop(stream.set_nodelay(true));
-        (stream, address)
-    }
-}
-
-impl Listener for NoDelay {
-    type Io = Watched<TcpStream>;
-    type Addr = SocketAddr;
-
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        let (stream, address) = self.accept_plain().await;
-        (Watched::new(stream, address.ip()), address)
-    }
-
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        self.0.local_addr()
-    }
-}
-
-impl Connected<IncomingStream<'_, NoDelay>> for Sent {
-    fn connect_info(stream: IncomingStream<'_, NoDelay>) -> Self {
-        stream.io().sent()
-    }
-}
-
-impl Connected<IncomingStream<'_, TlsListener>> for Sent {
-    fn connect_info(stream: IncomingStream<'_, TlsListener>) -> Self {
-        stream.io().sent()
-    }
-}
-
-/// Handshakes run beside each other, so that one slow client holds up nobody. Their number is bounded: where one too many comes, the oldest
-/// goes that has said nothing yet, or else the oldest.
-struct TlsListener {
-    address: SocketAddr,
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-}
-
-/// A connection whose handshake has not ended.
-struct Handshake {
-    task: AbortHandle,
-    /// Whether the client has sent anything.
-    spoke: Arc<AtomicBool>,
-}
-
-impl TlsListener {
-    fn start(listener: TcpListener, acceptor: TlsAcceptor) -> io::Result<Self> {
-        let address = listener.local_addr()?;
-        let (send, ready) = mpsc::channel(TLS_WAITING);
-        tokio::spawn(async move {
-            let mut listener = NoDelay(listener);
-            let (mut tasks, mut handshakes) = (JoinSet::new(), VecDeque::<Handshake>::new());
-            loop {
-                tokio::select! {
-                    // The server has stopped.
-                    () = send.closed() => return,
-                    Some(_) = tasks.join_next() => handshakes.retain(|handshake| !handshake.task.is_finished()),
-                    (stream, peer) = listener.accept_plain() => {
-                        if handshakes.len() >= MAX_HANDSHAKES {
-                            let silent = handshakes.iter().position(|handshake| !handshake.spoke.load(Ordering::Relaxed));
-                            if let Some(dropped) = handshakes.remove(silent.unwrap_or(0)) {
-                                dropped.task.abort();
-                            }
-                        }
-                        let (acceptor, send, spoke) = (acceptor.clone(), send.clone(), Arc::new(AtomicBool::new(false)));
-                        let heard = Arc::clone(&spoke);
-                        let task = tasks.spawn(async move {
-                            let handshake = async {
-                                let heard_bytes = stream.peek(&mut [0]).await.ok()?;
-                                heard.store(heard_bytes > 0, Ordering::Relaxed);
-                                acceptor.accept(stream).await.ok()
-                            };
-                            if let Ok(Some(stream)) = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake).await {
-                                // An error means that the server has stopped.
-                                drop(send.send((stream, peer)).await);
-                            }
-                        });
-                        handshakes.push_back(Handshake { task, spoke });
-                    }
+        match accepted {
+            Ok((stream, peer)) => {
+                prepare(&stream);
+                match connections.admit(stream, peer.ip(), server.tls.is_some()) {
+                    Ok(stream) => drop(tokio::spawn(server.clone().connection(stream, peer.ip()))),
+                    // As much as fits; who speaks TLS would not understand it.
+                    Err(stream) if server.tls.is_none() => drop(stream.try_write(NO_PLACE)),
+                    Err(_) => {}
                 }
             }
-        });
-        Ok(Self { address, ready })
+            Err(error) if is_of_one(&error) => {}
+            Err(error) => {
+                tracing::error!(%error, "no connection can be accepted: raise the limit on open files (`ulimit -n`)");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
     }
 }
 
-impl Listener for TlsListener {
-    type Io = Watched<TlsStream<TcpStream>>;
-    type Addr = SocketAddr;
+/// Whether an error concerns only the connection that was to be accepted.
+fn is_of_one(error: &io::Error) -> bool {
+    use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset};
+    matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset)
+}
 
-    async fn accept(&mut self) -> (Self::Io, SocketAddr) {
-        match self.ready.recv().await {
-            Some((stream, peer)) => (Watched::new(stream, peer.ip()), peer),
-            // The accepting task never ends before this listener does.
-            None => std::future::pending().await,
+/// Small websocket messages must not wait for the peer's acknowledgement, and a peer that is gone without a word must be noticed.
+fn prepare(stream: &TcpStream) {
+    // Only a matter of speed.
+    drop(stream.set_nodelay(true));
+    let asked = SockRef::from(stream).set_tcp_keepalive(&TcpKeepalive::new().with_time(ASK_AFTER).with_interval(ASK_EVERY));
+    if let Err(error) = asked {
+        tracing::debug!(%error, "the system does not look after connections");
+    }
+}
+
+impl Server {
+    async fn connection(self, stream: Guarded<TcpStream>, peer: IpAddr) {
+        let requests = stream.requests();
+        match &self.tls {
+            None => self.http(stream, peer, requests).await,
+            Some(tls) => {
+                // Who takes too long is closed with the connection.
+                if let Ok(stream) = tls.accept(stream).await {
+                    requests.expected();
+                    self.http(stream, peer, requests).await;
+                }
+            }
         }
     }
 
-    fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.address)
+    async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(&self, socket: S, peer: IpAddr, requests: Requests) {
+        let socket = Watched::new(socket, peer);
+        let sent = socket.sent();
+        let service = service_fn(move |request: Request<Incoming>| {
+            let answering = requests.begun();
+            let mut request = request.map(|body| Body::new(Paced::new(body, self.bounds.body)));
+            request.extensions_mut().insert(ConnectInfo::<Sent>(sent.clone()));
+            let answer = self.router.clone().call(request);
+            async move { answer.await.map(|response| answering.with(response)) }
+        });
+        let connection = http1::Builder::new().max_buf_size(BUFFER_BYTES).serve_connection(TokioIo::new(socket), service).with_upgrades();
+        let (mut connection, mut stop) = (pin!(connection), self.stop.clone());
+        // The lock in what it gives must not be held while something is awaited.
+        let stopped = async { drop(stop.wait_for(|stop| *stop).await) };
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = stopped => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::trace!(%error, "a connection broke");
+        }
     }
 }

@@ -71,6 +71,10 @@ pub struct Options {
     pub quotas: Quotas,
     /// Largest request body, in bytes.
     pub max_upload_bytes: usize,
+    /// Connections at once; three quarters of them may be websockets.
+    pub max_connections: usize,
+    /// Memory that bodies, and pictures and answers in work, take together, in bytes; at least eight bodies' of the largest size.
+    pub request_memory_bytes: usize,
     /// Several users, told apart by the `comfy-user` header.
     pub multi_user: bool,
     /// Longer side of previews, in pixels, unless the node says otherwise.
@@ -107,6 +111,8 @@ impl Default for Options {
             audit: None,
             quotas: Quotas::default(),
             max_upload_bytes: 100 * 1024 * 1024,
+            max_connections: 4096,
+            request_memory_bytes: 1 << 30,
             multi_user: false,
             preview_size: 512,
             ws_queue: 512,

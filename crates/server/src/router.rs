@@ -131,13 +131,16 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
         }
         record = app.gate.audit().and_then(|_| begun(&app, &parts));
         let request = body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await;
-        request.map_err(IntoResponse::into_response)
+        let mut request = request.map_err(IntoResponse::into_response)?;
+        // What it takes is taken until it is answered.
+        let work = body::counted(&app.room, &mut request);
+        Ok::<_, Response>((request, work))
     };
     let mut response = match let_in.await {
         Err(answer) => answer,
         // Where no other origin is allowed, nobody needs to be told more.
-        Ok(request) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
-        Ok(request) => next.run(request).await,
+        Ok((request, _)) if request.method() == Method::OPTIONS && !doors.has_cors() => StatusCode::OK.into_response(),
+        Ok((request, _work)) => next.run(request).await,
     };
     if let (Some(record), Some(audit)) = (record, app.gate.audit()) {
         let what = response.extensions_mut().remove::<Concerns>().map(|Concerns(what)| what).unwrap_or_default();

@@ -157,7 +157,7 @@ fn serve(server: &Server) -> (SocketAddr, watch::Sender<bool>) {
     let listeners = listen::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
     let address = listeners[0].local_addr().unwrap();
     let (stop, stopped) = watch::channel(false);
-    tokio::spawn(listen::serve(server.router.clone(), listeners, None, stopped));
+    tokio::spawn(listen::serve(server.router.clone(), listeners, None, listen::Bounds::default(), stopped));
     (address, stop)
 }
 

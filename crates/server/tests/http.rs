@@ -62,7 +62,7 @@ impl Server {
         let listeners = listen::bind(&["127.0.0.1:0".parse().unwrap()]).unwrap();
         let address = listeners[0].local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
-        tokio::spawn(listen::serve(inner.router.clone(), listeners, tls, stopped));
+        tokio::spawn(listen::serve(inner.router.clone(), listeners, tls, listen::Bounds::default(), stopped));
         Self { inner, address, _stop: stop }
     }
 

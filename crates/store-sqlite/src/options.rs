@@ -15,6 +15,8 @@ pub enum Durability {
 pub struct Options {
     /// How many jobs may wait. They are kept in memory too.
     pub max_pending: usize,
+    /// How many bytes their texts may have together.
+    pub max_pending_bytes: usize,
     /// How many jobs of one owner may wait and run.
     pub max_of_owner: usize,
     /// How many finished jobs are kept; the oldest go first. Each costs about 400 bytes of memory, besides the cache.
@@ -28,10 +30,11 @@ pub struct Options {
 }
 
 impl Default for Options {
-    /// 10,000 of each, no bound of one owner, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
+    /// 10,000 of each, no bound of one owner, 512 MiB that wait, 32 MiB of cache, 64 MiB an outcome, [`Durability::Normal`].
     fn default() -> Self {
         Self {
             max_pending: 10_000,
+            max_pending_bytes: 512 << 20,
             max_of_owner: usize::MAX,
             max_history: 10_000,
             cache_bytes: 32 << 20,

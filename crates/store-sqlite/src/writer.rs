@@ -407,8 +407,8 @@ impl Writer {
         if self.state.history.key(&new.id).is_some() {
             return Ok(Err(JobError::Duplicate(new.id.clone())));
         }
-        let bounds = Bounds { pending: self.options.max_pending, of_owner: self.options.max_of_owner };
-        let (place, job) = match self.state.line.admit(new, bounds, now_ms()) {
+        let Options { max_pending: pending, max_pending_bytes: bytes, max_of_owner: of_owner, .. } = self.options;
+        let (place, job) = match self.state.line.admit(new, Bounds { pending, bytes, of_owner }, now_ms()) {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(Err(refused)),
         };

@@ -24,6 +24,7 @@ impl Sqlite {
     fn open(&self, limits: memory::Options) -> Arc<dyn JobStore> {
         let options = Options {
             max_pending: limits.max_pending,
+            max_pending_bytes: limits.max_pending_bytes,
             max_of_owner: limits.max_of_owner,
             max_history: limits.max_history,
             max_outcome_bytes: limits.max_outcome_bytes,

@@ -243,7 +243,8 @@ pub struct RunnerArgs {
     /// Most memory for kept results, in bytes or with K, M, G or T [default: no bound of its own].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub cache_memory: Option<u64>,
-    /// Most memory for models and results, in bytes or with K, M, G or T [default: what the machine has].
+    /// Most memory for models, results, what nodes compute with and what clients send, in bytes or with K, M, G or T [default: four fifths of
+    /// what the machine and the limits of the process give].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory_budget: Option<u64>,
     /// Do not write the workflow into saved files.
@@ -334,6 +335,9 @@ pub struct ServerArgs {
     /// Largest request body, in megabytes.
     #[arg(long, value_name = "MB", default_value = "100", value_parser = megabytes)]
     pub max_upload_size: f64,
+    /// Most connections at once, as far as the limit on open files allows; three quarters of them may be websockets.
+    #[arg(long, value_name = "N", default_value = "4096", value_parser = clap::value_parser!(u32).range(8..))]
+    pub max_connections: u32,
     /// Private key (PEM) for HTTPS; goes with --tls-certfile.
     #[arg(long, value_name = "FILE")]
     pub tls_keyfile: Option<PathBuf>,
@@ -361,6 +365,9 @@ pub struct ServerArgs {
     /// Most prompts that may wait.
     #[arg(long, value_name = "N", default_value = "10000", value_parser = clap::value_parser!(u32).range(1..))]
     pub queue_limit: u32,
+    /// Most megabytes that waiting prompts may have together.
+    #[arg(long, value_name = "MB", default_value = "512", value_parser = megabytes)]
+    pub queue_size: f64,
     /// What becomes of a prompt that was running when the server stopped.
     #[arg(long, value_name = "WHAT", default_value = "rerun")]
     pub on_restart: OnRestart,
@@ -368,6 +375,9 @@ pub struct ServerArgs {
     /// run it again.
     #[arg(long, value_name = "N", default_value = "2")]
     pub max_crashes: u32,
+    /// Seconds that a node may run before it is interrupted and its prompt fails; 0: as long as it takes.
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    pub node_timeout: u32,
     /// What accepted prompts survive: normal, a crash of the program; full, a crash of the machine too.
     #[arg(long, value_name = "LEVEL", default_value = "normal")]
     pub durability: Durability,

@@ -23,7 +23,8 @@ use crate::patches::{ModelPatch, Sampling};
 use crate::{Conditioning, Engine, Error, Guider, LatentSpec, Model, Result};
 
 /// The reference's estimate of a pass: so many bytes per cell of the latent, and half of that to spare.
-const BYTES_PER_CELL: f64 = 4.0 * 0.01 * 1024.0 * 1024.0 * 1.5;
+const BYTES_PER_CELL: f64 = 4.0 * 0.01 * 1024.0 * 1024.0;
+const TO_SPARE: f64 = 1.5;
 
 impl Engine {
     /// KSampler and KSamplerAdvanced. Reports progress and previews at every step.
@@ -128,7 +129,9 @@ fn run(
         Ok(resolve(&[role])?.into_iter().flatten().collect())
     };
     let controls = ControlRun::new(&lists, model, schedule.as_ref())?;
-    let fits = |cells: usize| (cells as f64 * BYTES_PER_CELL) < engine.memory().free as f64;
+    // The model is there, so that what is left is for its passes.
+    let room = engine.room(((b * h * w) as f64 * BYTES_PER_CELL) as u64)?;
+    let fits = |cells: usize| engine.fits(((cells as f64 * BYTES_PER_CELL * TO_SPARE) as u64).saturating_sub(room.bytes()));
     let predictor = Predictor { backbone, schedule: Arc::clone(&schedule), controls, hooked: HookRun::new(model, sigmas), fits: &fits };
     let sampling = Sampling { schedule: schedule.as_ref(), sigmas, latents: options.latents, seed, numbers: b * c * h * w };
     let mut patches: Vec<Box<dyn ModelPatch>> = options.patches.iter().map(|patch| patch()).collect();

@@ -2,7 +2,7 @@
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use comfyd_executor::{Executor, ExecutorOptions};
 use comfyd_jobs::memory::MemorySink;
@@ -12,6 +12,9 @@ use comfyd_node::{
     Result, Schema, Source, Value,
 };
 use serde_json::{Value as Json, json};
+
+/// Whether nodes of the class `Deaf` go on.
+pub static DEAF: AtomicBool = AtomicBool::new(true);
 
 type RunFn = Box<dyn Fn(&mut Context<'_>, Inputs) -> Result<NodeOutput> + Send + Sync>;
 type NeededFn = fn(&Inputs) -> Result<Vec<String>>;
@@ -164,6 +167,15 @@ pub fn catalog() -> Catalog {
         }
     });
     add(wait, None, None, run);
+
+    let deaf = Schema::new("Deaf").input(Input::int("value")).output("INT");
+    let run: RunFn = Box::new(|_, i| {
+        while DEAF.load(Ordering::Relaxed) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(NodeOutput::one(i.int("value")?))
+    });
+    add(deaf, None, None, run);
 
     let blob = Schema::new("Blob").input(Input::int("value")).input(Input::int("bytes")).output("BLOB");
     add(blob, None, None, Box::new(|_, i| Ok(NodeOutput::one(Value::object(Blob(i.int_as("bytes")?))))));

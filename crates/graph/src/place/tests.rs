@@ -27,6 +27,8 @@ fn catalog() -> Catalog {
     let reads = Hosted { introspects: true, ..Hosted::default() };
     add(Schema::new("Reads").input(Input::link("image", "IMAGE")).output("IMAGE"), reads);
     add(Schema::new("Any").input(Input::link("value", "*")).output("*"), Hosted::default());
+    let show = || Schema::new("Show").input(Input::link("value", "*")).output_node();
+    add(show(), Hosted::default());
     there(
         &mut catalog,
         "other",
@@ -38,6 +40,8 @@ fn catalog() -> Catalog {
     here(&mut catalog, load(), Some("flux"));
     here(&mut catalog, sampler(&["euler"]), None);
     here(&mut catalog, decode(), None);
+    here(&mut catalog, show(), None);
+    here(&mut catalog, Schema::new("Number").output("INT"), None);
     here(&mut catalog, Schema::new("Save").input(Input::link("images", "IMAGE")).output_node(), None);
     here(&mut catalog, Schema::new("OwnPatch").input(Input::link("model", "MODEL")).output("MODEL"), None);
     catalog
@@ -112,6 +116,8 @@ fn a_node_fits_this_process_or_runs_elsewhere() {
     assert_eq!(auto(&CHAIN.replace("file=sd", "file=flux")), "l:default s:default d:- o:-", "it declines");
     assert_eq!(auto(&CHAIN.replace("euler", "own")), "l:default s:default d:- o:-", "a choice of another process");
     assert_eq!(auto(&CHAIN.replace("euler", "euler new=1")), "l:default s:default d:- o:-", "an input of another process");
+    assert_eq!(auto(&CHAIN.replace("o:Save images", "o:Show value")), "l:- s:- d:- o:default", "it shows objects in its own way");
+    assert_eq!(auto("n:Number; o:Show value=@n"), "n:- o:-");
 }
 
 #[test]
@@ -256,7 +262,7 @@ proptest! {
         // The types of a class's slots are the same everywhere, but what this process takes of links is checked on its own.
         let fits = |node: usize| links.iter().filter(|(_, to)| *to == node).all(|(from, to)| {
             let (output, input) = (TYPES[classes[class(*from)].3], TYPES[classes[class(*to)].2]);
-            output == "*" || input == "*" || output == input
+            input != "*" && (output == "*" || output == input)
         });
         let able = |node: usize| {
             let hosts = classes[class(node)].0;

@@ -103,7 +103,8 @@ pub(super) fn status_name(status: Status) -> &'static str {
     }
 }
 
-pub(super) const LIMITS: Limits = Limits { max_pending: 100, max_of_owner: usize::MAX, max_history: 100, max_outcome_bytes: 1 << 20 };
+pub(super) const LIMITS: Limits =
+    Limits { max_pending: 100, max_pending_bytes: usize::MAX, max_of_owner: usize::MAX, max_history: 100, max_outcome_bytes: 1 << 20 };
 
 /// The store after a restart; for stores that keep nothing, itself.
 pub(super) async fn restarted(harness: &dyn Harness, store: Arc<dyn JobStore>) -> Arc<dyn JobStore> {

@@ -6,7 +6,8 @@ use super::harness::{Harness, forged, job, outcome, snapshot, status_name};
 use crate::memory::Options as Limits;
 use crate::store::{Claim, Error, JobStore, OnRestart, Position, Status, Token, WorkerId};
 
-const LIMITS: Limits = Limits { max_pending: 8, max_of_owner: usize::MAX, max_history: 6, max_outcome_bytes: 1 << 20 };
+const LIMITS: Limits =
+    Limits { max_pending: 8, max_pending_bytes: usize::MAX, max_of_owner: usize::MAX, max_history: 6, max_outcome_bytes: 1 << 20 };
 
 const MAX_CRASHES: u32 = 2;
 

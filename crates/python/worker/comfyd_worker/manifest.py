@@ -316,6 +316,17 @@ def _hidden(inputs):
     return {str.__str__(kind) for kind in kinds if isinstance(kind, str)}
 
 
+def _told(value):
+    """As it is, but for integers beyond 64 bits, which JSON readers make floats of: texts stand for them."""
+    if isinstance(value, dict):
+        return {key: _told(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_told(item) for item in value]
+    if isinstance(value, int) and not -1 << 63 <= value < 1 << 64:
+        return f"\0int:{value}"
+    return value
+
+
 def _class(name, cls, info, types, lists):
     inputs, templates, dirs = _part(name, "the lists", (info["input"], {}, []), lists.describe, cls, info)
     hidden = _part(name, "the hidden inputs", set(), _hidden, inputs)
@@ -324,7 +335,7 @@ def _class(name, cls, info, types, lists):
     wild, any_slot = _part(name, "the outputs", ([], False), _outputs, cls)
     raw = _part(name, "the options", False, lambda: any(option.get("rawLink") for option in _options(inputs)))
     return {
-        "info": info,
+        "info": _told(info),
         "async": inspect.iscoroutinefunction(getattr(cls, str(getattr(cls, "FUNCTION", "")), None)),
         "list": bool(getattr(cls, "INPUT_IS_LIST", False)),
         "lazy": prompt.override(cls, "check_lazy_status", "check_lazy_status")[1] is not None,

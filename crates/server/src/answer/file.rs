@@ -15,8 +15,8 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tokio::io::{AsyncReadExt, AsyncSeekExt};
 use tokio_util::io::ReaderStream;
 
-use crate::answer::blocking::blocking;
 use crate::error::ApiError;
+use crate::room::Room;
 
 /// Largest file that something is made of, in bytes.
 const MAX_SOURCE: u64 = 1 << 30;
@@ -79,7 +79,8 @@ pub(crate) async fn send_made(
     name: &str,
     request: &HeaderMap,
     (variant, mime): (&str, &'static str),
-    make: impl FnOnce(Vec<u8>) -> Result<Vec<u8>, ApiError> + Send + 'static,
+    room: &Room,
+    make: impl AsyncFnOnce(Vec<u8>) -> Result<Vec<u8>, ApiError>,
 ) -> Result<Response<Body>, ApiError> {
     let meta = regular(path, name).await?;
     let etag = etag(&meta, variant)?;
@@ -91,8 +92,9 @@ pub(crate) async fn send_made(
     if meta.len() > MAX_SOURCE {
         return Err(ApiError::too_large("the file is too large for a preview: ask for it without 'preview' and 'channel'"));
     }
+    let _lease = room.take(meta.len()).await?;
     let bytes = tokio::fs::read(path).await.map_err(|_| ApiError::not_found("there is no such file").details(name))?;
-    let made = blocking(move || make(bytes)).await?;
+    let made = make(bytes).await?;
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(mime));
     Ok((headers, made).into_response())
 }

@@ -7,4 +7,4 @@ mod json;
 pub(crate) mod types;
 
 pub(crate) use self::blocking::blocking;
-pub(crate) use self::json::{json_text, written};
+pub(crate) use self::json::{json_text, leased, written};

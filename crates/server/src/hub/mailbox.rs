@@ -1,10 +1,12 @@
-//! What waits for one websocket client. A slow one gets the queue's newest figures only, loses previews, and then its connection; it never
-//! slows another. It does not know whom events are for.
+//! What waits for one websocket client, bounded in messages and in bytes. A slow one gets the queue's newest figures only, loses previews,
+//! and then its connection; it never slows another. It does not know whom events are for.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message};
+use comfyd_memory::Lease;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
@@ -14,6 +16,12 @@ use crate::frames::Abilities;
 
 /// How many bytes of previews wait for a client at most, as pixels, which take more room than what is sent of them; the oldest go first.
 const MAX_PREVIEW_BYTES: usize = 32 << 20;
+/// How many bytes of all wait for a client at most.
+const MAX_BYTES: usize = 128 << 20;
+/// Whose messages have more bytes is disconnected where there is no memory for all that waits for clients.
+const FAIR_BYTES: usize = 1 << 20;
+/// How long a client that is disconnected has to take the reason.
+const FAREWELL: Duration = Duration::from_secs(5);
 
 /// Why a client was disconnected by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +77,10 @@ pub(super) struct Queued {
     pub(super) kind: Kind,
     /// What it waits for.
     pub(super) gate: Option<Arc<Gate>>,
+    /// The memory that it takes, if that is much, wherever it waits.
+    pub(super) _lease: Option<Arc<Lease>>,
+    /// Whether there was less memory than that.
+    pub(super) tight: bool,
 }
 
 /// What is sent.
@@ -81,7 +93,7 @@ pub(super) enum Body {
 
 impl Queued {
     pub(super) fn new(message: Message, kind: Kind) -> Self {
-        Self { body: Body::Message(message), kind, gate: None }
+        Self { body: Body::Message(message), kind, gate: None, _lease: None, tight: false }
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -97,8 +109,10 @@ impl Queued {
 /// What becomes of a message when its client is behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    /// It reaches the client, or the client is disconnected.
+    /// It reaches the client, be it on its next connection, if that comes soon.
     Needed,
+    /// It reaches the client, or the client is disconnected.
+    Passing,
     /// Figures that newer ones make worthless.
     Figures,
     /// It may be left out.
@@ -109,17 +123,59 @@ pub(super) enum Kind {
 pub struct Mailbox {
     who: Hearer,
     limit: usize,
-    queue: Mutex<VecDeque<Queued>>,
+    waiting: Mutex<Waiting>,
     closed: Mutex<Option<Closed>>,
     wake: Arc<Notify>,
+    given_up: Notify,
     abilities: Mutex<Abilities>,
+}
+
+#[derive(Default)]
+struct Waiting {
+    queue: VecDeque<Queued>,
+    /// What the queue's messages have together.
+    bytes: usize,
+    /// What was handed out last: the client may have it or not.
+    sending: Option<Queued>,
+}
+
+impl Waiting {
+    fn push(&mut self, queued: Queued) {
+        self.bytes += queued.bytes();
+        self.queue.push_back(queued);
+    }
+
+    fn remove(&mut self, at: usize) -> bool {
+        let removed = self.queue.remove(at);
+        self.bytes -= removed.as_ref().map_or(0, Queued::bytes);
+        removed.is_some()
+    }
+
+    /// Leaves the oldest preview out.
+    fn drop_preview(&mut self) -> bool {
+        let oldest = self.queue.iter().position(|q| q.kind == Kind::Droppable);
+        oldest.is_some_and(|oldest| self.remove(oldest))
+    }
+
+    fn preview_bytes(&self) -> usize {
+        self.queue.iter().filter(|q| q.kind == Kind::Droppable).map(Queued::bytes).sum()
+    }
+
+    /// Hands the first message out.
+    fn next(&mut self) -> Option<Body> {
+        let first = self.queue.pop_front()?;
+        self.bytes -= first.bytes();
+        let body = first.body.clone();
+        self.sending = (first.kind == Kind::Needed).then_some(first);
+        Some(body)
+    }
 }
 
 impl Mailbox {
     /// For a connection of whose messages `limit` may wait.
     pub(super) fn new(limit: usize, who: Hearer) -> Self {
-        let (queue, closed, abilities) = (Mutex::default(), Mutex::default(), Mutex::default());
-        Self { who, limit, queue, closed, wake: Arc::default(), abilities }
+        let (waiting, closed, abilities) = (Mutex::default(), Mutex::default(), Mutex::default());
+        Self { who, limit, waiting, closed, wake: Arc::default(), given_up: Notify::new(), abilities }
     }
 
     pub(super) fn push(&self, queued: Queued) {
@@ -127,42 +183,54 @@ impl Mailbox {
         if let Some(gate) = &queued.gate {
             gate.wakes(&self.wake);
         }
-        let mut queue = self.queue.lock();
+        let mut waiting = self.waiting.lock();
         if kind == Kind::Droppable {
-            let waiting = |queue: &VecDeque<Queued>| queue.iter().filter(|q| q.kind == Kind::Droppable).map(Queued::bytes).sum::<usize>();
-            while waiting(&queue) + queued.bytes() > MAX_PREVIEW_BYTES
-                && let Some(oldest) = queue.iter().position(|q| q.kind == Kind::Droppable)
-            {
-                queue.remove(oldest);
-            }
+            while waiting.preview_bytes() + queued.bytes() > MAX_PREVIEW_BYTES && waiting.drop_preview() {}
         }
         if kind == Kind::Figures
-            && queue.len() >= self.limit / 4
-            && let Some(older) = queue.iter().rposition(|q| q.kind == Kind::Figures)
+            && waiting.queue.len() >= self.limit / 4
+            && let Some(older) = waiting.queue.iter().rposition(|q| q.kind == Kind::Figures)
         {
-            queue.remove(older);
+            waiting.remove(older);
         }
-        if queue.len() >= self.limit {
+        let is_full = |waiting: &Waiting| {
+            waiting.queue.len() >= self.limit
+                || !waiting.queue.is_empty() && waiting.bytes + queued.bytes() > MAX_BYTES
+                || queued.tight && waiting.bytes > FAIR_BYTES
+        };
+        while is_full(&waiting) {
             if kind == Kind::Droppable {
                 return;
             }
             // Makes room by the oldest preview; without one the client is hopelessly behind.
-            match queue.iter().position(|q| q.kind == Kind::Droppable) {
-                Some(at) => drop(queue.remove(at)),
-                None => {
-                    drop(queue);
-                    return self.close(Closed::TooSlow);
-                }
+            if !waiting.drop_preview() {
+                drop(waiting);
+                return self.close(Closed::TooSlow);
             }
         }
-        queue.push_back(queued);
-        drop(queue);
+        waiting.push(queued);
+        drop(waiting);
         self.wake.notify_one();
     }
 
     pub(crate) fn close(&self, why: Closed) {
-        self.closed.lock().get_or_insert(why);
+        let why = *self.closed.lock().get_or_insert(why);
         self.wake.notify_one();
+        if why != Closed::Shutdown {
+            self.given_up.notify_one();
+        }
+    }
+
+    /// Waits until the client was disconnected and had time to take the reason.
+    pub async fn given_up(&self) {
+        self.given_up.notified().await;
+        tokio::time::sleep(FAREWELL).await;
+    }
+
+    /// Empties it: what its client must be told when it comes again.
+    pub(super) fn leave(&self) -> Vec<Queued> {
+        let Waiting { queue, sending, .. } = std::mem::take(&mut *self.waiting.lock());
+        sending.into_iter().chain(queue.into_iter().filter(|queued| queued.kind == Kind::Needed)).collect()
     }
 
     /// The next message to send, or why to stop. Pictures are encoded here, on a blocking thread. Who drops this while it waits loses the
@@ -187,9 +255,10 @@ impl Mailbox {
                 return Err(why);
             }
             let closed_until = {
-                let mut queue = self.queue.lock();
-                match queue.front().map(|first| first.gate.as_ref().and_then(|gate| gate.closed_until())) {
-                    Some(None) => return queue.pop_front().map(|first| first.body).ok_or(Closed::Shutdown),
+                let mut waiting = self.waiting.lock();
+                waiting.sending = None;
+                match waiting.queue.front().map(|first| first.gate.as_ref().and_then(|gate| gate.closed_until())) {
+                    Some(None) => return waiting.next().ok_or(Closed::Shutdown),
                     Some(until) => until,
                     None => None,
                 }

@@ -8,6 +8,7 @@ use async_trait::async_trait;
 use axum::extract::ws::Message;
 use comfyd_jobs::contract::sink::{self, Harness};
 use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
+use comfyd_memory::Account;
 use comfyd_node::PreviewImage;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
@@ -28,7 +29,7 @@ struct Clients {
 #[async_trait]
 impl Harness for Clients {
     async fn fresh(&self, clients: &[&str]) -> Arc<dyn EventSink> {
-        let hub = Hub::new(ROOM, 8);
+        let hub = Hub::new(ROOM, 8, &Account::unbounded());
         let connected = clients.iter().map(|client| ((*client).to_owned(), hub.connect(client, ALL, None).unwrap()));
         *self.mailboxes.lock() = connected.collect();
         Arc::new(hub)
@@ -109,7 +110,7 @@ async fn contract() {
 
 #[test]
 fn a_slow_client_is_told_why_it_is_disconnected() {
-    let hub = Hub::new(8, 8);
+    let hub = Hub::new(8, 8, &Account::unbounded());
     let mailbox = hub.connect("slow", ALL, None).unwrap();
     for _ in 0..9 {
         hub.broadcast("tick", &Value::Null);
@@ -120,7 +121,7 @@ fn a_slow_client_is_told_why_it_is_disconnected() {
 
 #[test]
 fn who_is_behind_gets_the_newest_figures_only() {
-    let hub = Hub::new(16, 8);
+    let hub = Hub::new(16, 8, &Account::unbounded());
     let (idle, busy) = (hub.connect("idle", ALL, None).unwrap(), hub.connect("busy", ALL, None).unwrap());
     let counts = |pending| Counts { pending, ..Counts::default() };
     for n in 1..1_000 {
@@ -151,7 +152,7 @@ fn preview(bytes: usize) -> Event {
 
 #[tokio::test]
 async fn a_picture_is_encoded_once_for_each_form_and_when_it_is_sent() {
-    let hub = Hub::new(8, 16);
+    let hub = Hub::new(8, 16, &Account::unbounded());
     let [one, two, raw] = ["one", "two", "raw"].map(|id| hub.connect(id, ALL, None).unwrap());
     hub.emit(preview(6));
     // Nothing is decided before it is sent.
@@ -167,7 +168,7 @@ async fn a_picture_is_encoded_once_for_each_form_and_when_it_is_sent() {
 
 #[tokio::test]
 async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_order() {
-    let hub = Hub::new(64, 8);
+    let hub = Hub::new(64, 8, &Account::unbounded());
     let mailbox = hub.connect("slow", ALL, None).unwrap();
     for n in 0..4 {
         hub.emit(preview(16 << 20));
@@ -187,7 +188,7 @@ async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_or
 
 #[test]
 fn results_wait_as_they_are_sent() {
-    let hub = Hub::new(64, 8);
+    let hub = Hub::new(64, 8, &Account::unbounded());
     // As pixels they would have more bytes than may wait.
     for _ in 0..6 {
         let mut event = preview(3 << 22);

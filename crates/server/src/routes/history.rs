@@ -1,19 +1,23 @@
-//! `/history`: read from the store, rendered once per change and range.
+//! `/history`: read from the store, rendered once per change and range; what is long is sent in parts, as far as the client takes it.
 
+use std::io;
 use std::sync::Arc;
 
 use axum::Extension;
+use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use bytes::Bytes;
 use comfyd_jobs::{HistoryEntry, HistoryQuery};
+use comfyd_memory::Lease;
+use futures_util::{StreamExt, stream};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
-use crate::answer::{blocking, json_text, written};
-use crate::app::App;
+use crate::answer::{blocking, json_text, leased, written};
+use crate::app::{App, MAX_HISTORY_BYTES};
 use crate::audit::Concerns;
 use crate::error::ApiError;
 use crate::json::{LenientJson, Plain, whole};
@@ -23,6 +27,7 @@ use crate::options::ApiShape;
 use crate::permission::Permission::{Read, Run};
 use crate::principal::Principal;
 use crate::query::Query;
+use crate::reading::{self, Part, Parts};
 use crate::routes::item::{HistoryStatus, ListChange, QueueItem};
 
 /// Entries of one owner that are removed at once: each is read for it.
@@ -146,36 +151,92 @@ async fn list(State(app): State<App>, shape: ApiShape, principal: Principal, que
     let bound = |name| bound(name, query.get(name));
     let (limit, offset) = (bound("max_items")?, bound("offset")?);
     // Without an offset the newest are meant; the oldest stands first all the same.
-    let descending = limit.is_some() && offset.is_none();
-    let key = (HistoryQuery { owner: principal.only(), limit, offset: offset.unwrap_or(0), descending, ..HistoryQuery::default() }, shape);
+    let newest = limit.filter(|_| offset.is_none());
+    let mut wanted = HistoryQuery { owner: principal.only(), limit, offset: offset.unwrap_or(0), ..HistoryQuery::default() };
+    let key = (HistoryQuery { descending: newest.is_some(), ..wanted.clone() }, shape);
     let version = app.store.versions().borrow().history;
-    if let Some(body) = app.history.get(version, &key) {
+    let known = app.history.get(version, &key);
+    if let Some(body) = known.clone().filter(|body| !body.is_empty()) {
         return Ok(json_text(body));
     }
-    let mut entries = app.store.history(&key.0).await?.entries;
-    if descending {
-        entries.reverse();
+    if let Some(newest) = newest {
+        let none = HistoryQuery { limit: Some(0), ..wanted.clone() };
+        wanted.offset = app.store.history(&none).await?.total.saturating_sub(newest);
     }
-    let body = blocking(move || render(&entries, shape)).await?;
+    let mut writing = Writing { parts: Parts::new(&app, wanted), shape, opened: false, any: false };
+    let most = if known.is_some() { 0 } else { MAX_HISTORY_BYTES };
+    let (mut text, mut leases) = (Vec::new(), Vec::new());
+    while let Some((more, lease)) = writing.next().await? {
+        text.extend(more);
+        leases.push(lease);
+        if text.len() > most {
+            app.history.put(version, key, &Bytes::new());
+            let rest = stream::try_unfold(writing, async |mut writing| {
+                let next = writing.next().await.map_err(|error| {
+                    tracing::warn!(?error, "an answer with the history broke off");
+                    io::Error::other("the history could not be read on")
+                })?;
+                Ok::<_, io::Error>(next.map(|(text, lease)| (leased(text, vec![lease]), writing)))
+            });
+            return Ok(json_text(Body::from_stream(stream::once(async { Ok(leased(text, leases)) }).chain(rest))));
+        }
+    }
+    let body = Bytes::from(text);
     app.history.put(version, key, &body);
     Ok(json_text(body))
 }
 
-fn render(entries: &[Arc<HistoryEntry>], shape: ApiShape) -> Result<Bytes, ApiError> {
-    match shape {
-        ApiShape::Wire => written(&History(entries)),
-        ApiShape::Documented => written(&DocumentedHistory(entries.iter().map(|entry| DocumentedHistoryEntry::of(entry)).collect())),
+/// A list of the history that is being written.
+struct Writing {
+    parts: Parts,
+    shape: ApiShape,
+    opened: bool,
+    /// Whether an entry stands in it.
+    any: bool,
+}
+
+impl Writing {
+    /// What is written of the next entries, with the memory that it takes; `None` behind the list's end.
+    async fn next(&mut self) -> Result<Option<(Vec<u8>, Lease)>, ApiError> {
+        let Some(Part { entries, lease, last }) = self.parts.next().await? else { return Ok(None) };
+        let [open, close] = match self.shape {
+            ApiShape::Wire => *b"{}",
+            ApiShape::Documented => *b"[]",
+        };
+        let before = match (self.opened, self.any && !entries.is_empty()) {
+            (false, _) => Some(open),
+            (true, true) => Some(b','),
+            (true, false) => None,
+        };
+        (self.opened, self.any) = (true, self.any || !entries.is_empty());
+        let (shape, behind) = (self.shape, last.then_some(close));
+        blocking(move || Ok(Some((write(&entries, shape, before, behind)?, lease)))).await
     }
+}
+
+/// Entries of a list, and what stands before and behind them.
+fn write(entries: &[Arc<HistoryEntry>], shape: ApiShape, before: Option<u8>, behind: Option<u8>) -> Result<Vec<u8>, ApiError> {
+    let list = match shape {
+        ApiShape::Wire => serde_json::to_vec(&History(entries)),
+        ApiShape::Documented => serde_json::to_vec(&DocumentedHistory(entries.iter().map(|e| DocumentedHistoryEntry::of(e)).collect())),
+    };
+    let mut text = list.map_err(|e| ApiError::internal(format!("the answer cannot be written: {e}")))?;
+    // Its own brackets go.
+    text.pop();
+    text.splice(..1, before);
+    text.extend(behind);
+    Ok(text)
 }
 
 async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path(prompt_id): Path<String>) -> Result<Response, ApiError> {
     let entry = app.store.history_entry(&prompt_id).await?.filter(|entry| principal.sees(&entry.job.owner));
     let none = move || ApiError::not_found(format!("there is no history entry '{prompt_id}': the prompt may be waiting or running"));
+    let leases = reading::room_for(&app, entry.as_deref()).await?;
     let render = move || match shape {
         ApiShape::Wire => written(&History(entry.as_slice())),
         ApiShape::Documented => written(&DocumentedHistoryEntry::of(entry.as_deref().ok_or_else(none)?)),
     };
-    blocking(render).await.map(json_text)
+    blocking(render).await.map(|text| json_text(leased(text, leases)))
 }
 
 async fn change(

@@ -8,15 +8,15 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
-use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Page, Queue, Status};
+use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Queue, Status};
 use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::answer::types::Names;
-use crate::answer::{blocking, json_text, written};
+use crate::answer::{blocking, json_text, leased, written};
 use crate::app::App;
 use crate::audit::Concerns;
 use crate::error::ApiError;
@@ -26,6 +26,7 @@ use crate::openapi::{Doc, Table};
 use crate::permission::Permission::{Read, Run};
 use crate::principal::Principal;
 use crate::query::Query;
+use crate::reading::{self, Part, Parts};
 use crate::routes::item::HistoryStatus;
 
 /// Jobs that one answer has unless the request says otherwise, and at most.
@@ -49,7 +50,7 @@ pub(super) fn routes() -> Table {
                 .query("sort_order", "string", "asc or desc.")
                 .query("limit", "integer", "At most so many.")
                 .query("offset", "integer", "Skips so many.")
-                .json::<Jobs<'_>>(),
+                .json::<Jobs>(),
         )
         .post("/jobs/cancel", Run, cancel_many, Doc::new("jobs", "Cancels jobs.").body("JobIds").json::<Cancelled>())
         .get("/jobs/{job_id}", Read, one, Doc::new("jobs", "One job in full.").json::<JobAnswer<'_>>())
@@ -85,8 +86,9 @@ impl Stage {
 
 /// A page of jobs.
 #[derive(Debug, Serialize, ToSchema)]
-struct Jobs<'a> {
-    jobs: Vec<JobAnswer<'a>>,
+struct Jobs {
+    #[schema(value_type = Vec<JobAnswer<'static>>)]
+    jobs: Vec<Box<RawValue>>,
     #[schema(inline)]
     pagination: Pagination,
 }
@@ -283,11 +285,23 @@ async fn list(State(app): State<App>, principal: Principal, query: Query) -> Res
     let active = active(&queue, &wanted);
     // So many entries are on earlier pages wherever the queue's jobs stand among them.
     let passed = wanted.offset.saturating_sub(active.len());
-    let history = match wanted.history(passed) {
-        Some(query) => app.store.history(&HistoryQuery { owner: principal.only(), ..query }).await?,
-        None => Page::default(),
-    };
-    blocking(move || written(&merged(&active, &history, passed, &wanted)).map(json_text)).await
+    let (mut ended, mut total) = (Vec::new(), active.len());
+    if let Some(query) = wanted.history(passed) {
+        let mut parts = Parts::new(&app, HistoryQuery { owner: principal.only(), ..query });
+        let by_duration = wanted.by_duration;
+        while let Some(Part { entries, lease, .. }) = parts.next().await? {
+            ended.extend(
+                blocking(move || {
+                    let told = entries.iter().map(|entry| Found::ended(entry, by_duration)).collect::<Result<Vec<_>, _>>();
+                    drop(lease);
+                    told
+                })
+                .await?,
+            );
+        }
+        total += parts.total;
+    }
+    blocking(move || written(&merged(active, ended, total, passed, &wanted)?).map(json_text)).await
 }
 
 /// A waiting or running job, and which of both.
@@ -307,44 +321,43 @@ fn active(queue: &Queue, wanted: &Wanted) -> Vec<Active> {
     jobs
 }
 
-/// A job of either list.
-enum Found<'a> {
-    Active(&'a Active),
-    Ended(&'a HistoryEntry),
+/// A job of either list: what it is sorted by, and what is told of it.
+struct Found {
+    key: i64,
+    told: Box<RawValue>,
 }
 
-impl<'a> Found<'a> {
-    fn key(&self, by_duration: bool) -> i64 {
-        match self {
-            Self::Active(_) if by_duration => 0,
-            Self::Active((job, _)) => job.created_ms,
-            Self::Ended(entry) if by_duration => entry.ended_ms - entry.started_ms,
-            Self::Ended(entry) => entry.job.created_ms,
-        }
+impl Found {
+    fn active((job, stage): &Active, by_duration: bool) -> Result<Self, ApiError> {
+        Ok(Self { key: if by_duration { 0 } else { job.created_ms }, told: raw(&JobAnswer::of(job, *stage))? })
     }
 
-    fn answer(self) -> JobAnswer<'a> {
-        match self {
-            Self::Active((job, stage)) => JobAnswer::of(job, *stage),
-            Self::Ended(entry) => JobAnswer::ended(entry),
-        }
+    fn ended(entry: &HistoryEntry, by_duration: bool) -> Result<Self, ApiError> {
+        let key = if by_duration { entry.ended_ms - entry.started_ms } else { entry.job.created_ms };
+        Ok(Self { key, told: raw(&JobAnswer::ended(entry))? })
     }
 }
 
-/// The page of queue and history; so many entries of the history are passed over already.
-fn merged<'a>(active: &'a [Active], history: &'a Page, passed: usize, wanted: &Wanted) -> Jobs<'a> {
-    let total = active.len() + history.total;
-    let (active, ended) = (active.iter().map(Found::Active), history.entries.iter().map(|entry| Found::Ended(entry)));
+fn raw(answer: &JobAnswer<'_>) -> Result<Box<RawValue>, ApiError> {
+    to_raw_value(answer).map_err(|e| ApiError::internal(format!("the answer cannot be written: {e}")))
+}
+
+/// The page of queue and history, which have so many jobs; so many entries of the history are passed over already.
+fn merged(active: Vec<Active>, mut ended: Vec<Found>, total: usize, passed: usize, wanted: &Wanted) -> Result<Jobs, ApiError> {
+    let mut found = active.iter().map(|active| Found::active(active, wanted.by_duration)).collect::<Result<Vec<_>, _>>()?;
     // Among equal ones, those of the queue count as the newer ones.
-    let mut found: Vec<Found<'_>> = if wanted.ascending { ended.chain(active).collect() } else { active.chain(ended).collect() };
     if wanted.ascending {
-        found.sort_by_key(|found| found.key(wanted.by_duration));
-    } else {
-        found.sort_by_key(|found| Reverse(found.key(wanted.by_duration)));
+        std::mem::swap(&mut found, &mut ended);
     }
-    let jobs: Vec<_> = found.into_iter().skip(wanted.offset - passed).take(wanted.limit).map(Found::answer).collect();
+    found.extend(ended);
+    if wanted.ascending {
+        found.sort_by_key(|found| found.key);
+    } else {
+        found.sort_by_key(|found| Reverse(found.key));
+    }
+    let jobs: Vec<_> = found.into_iter().skip(wanted.offset - passed).take(wanted.limit).map(|found| found.told).collect();
     let has_more = wanted.offset.saturating_add(jobs.len()) < total;
-    Jobs { jobs, pagination: Pagination { offset: wanted.offset, limit: wanted.limit, total, has_more } }
+    Ok(Jobs { jobs, pagination: Pagination { offset: wanted.offset, limit: wanted.limit, total, has_more } })
 }
 
 /// How many results there are, and the one that stands for all: a saved one if there is one, else a temporary one.
@@ -382,7 +395,8 @@ async fn one(State(app): State<App>, principal: Principal, Path(job_id): Path<St
         return written(&JobAnswer::of(&job, stage).with_workflow(&job)).map(json_text);
     }
     let entry = ended(&app, &principal, &job_id).await?.ok_or_else(|| no_job(&job_id))?;
-    blocking(move || written(&JobAnswer::whole(&entry)).map(json_text)).await
+    let leases = reading::room_for(&app, Some(&entry)).await?;
+    blocking(move || written(&JobAnswer::whole(&entry)).map(|text| json_text(leased(text, leases)))).await
 }
 
 /// A job in the history that the caller gets to see.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use comfyd_folders::{MODEL_EXTENSIONS, extension};
 use serde::Serialize;
@@ -21,7 +21,7 @@ use crate::services::manifest::Manifest;
 use crate::services::models::picture;
 use crate::services::pages::{scripts, scripts_below};
 use crate::services::paths::inside;
-use crate::services::pictures::{decode, encode_webp};
+use crate::services::pictures::{encode_webp, made};
 use crate::services::userdata::times;
 
 /// WebP quality of previews.
@@ -134,15 +134,17 @@ async fn extensions(State(app): State<App>) -> Result<Json<Names>, ApiError> {
 }
 
 async fn preview(State(app): State<App>, UrlPath((folder, index, name)): UrlPath<(String, String, String)>) -> Result<Response, ApiError> {
-    blocking(move || {
-        let none = || ApiError::not_found("there is no preview of that model").details(&name);
+    let none = |name: &str| ApiError::not_found("there is no preview of that model").details(name);
+    let room = app.room.clone();
+    let (file, name) = blocking(move || {
         let paths = app.folders.model_paths(&folder).ok_or_else(|| no_folder(&folder))?;
         let index =
             whole(&index).flatten().ok_or_else(|| ApiError::bad_request("the path index must be a whole number").details(&index))?;
-        let model = inside(paths.get(index).ok_or_else(none)?, &name)?;
-        let picture = picture(&model).ok_or_else(none)?;
-        let webp = encode_webp(&decode(&picture).map_err(|_| none())?, PREVIEW_QUALITY, false)?;
-        Ok(([(header::CONTENT_TYPE, "image/webp"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], webp).into_response())
+        let model = inside(paths.get(index).ok_or_else(|| none(&name))?, &name)?;
+        Ok((picture(&model).ok_or_else(|| none(&name))?, name))
     })
-    .await
+    .await?;
+    let webp = made(&room, file, |picture| encode_webp(&picture, PREVIEW_QUALITY, false)).await;
+    let webp = webp.map_err(|error| if error.status() == StatusCode::BAD_REQUEST { none(&name) } else { error })?;
+    Ok(([(header::CONTENT_TYPE, "image/webp"), (header::X_CONTENT_TYPE_OPTIONS, "nosniff")], webp).into_response())
 }

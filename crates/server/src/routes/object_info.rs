@@ -6,6 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
 use comfyd_node::Schema;
+use comfyd_wire::json::with_wholes;
 use serde_json::{Map, Value, json};
 
 use crate::answer::{blocking, json_text};
@@ -50,7 +51,7 @@ fn render(app: &App, shape: ApiShape, principal: &Principal) -> Bytes {
         return body;
     }
     let classes: Map<String, Value> = app.catalog.current().iter().map(|e| (e.schema.class.clone(), told(app, &e.schema, shape))).collect();
-    let body = Bytes::from(Value::Object(classes).to_string());
+    let body = Bytes::from(with_wholes(Value::Object(classes).to_string()));
     // Listing may have noticed a change: what was rendered shows at least the generation read before.
     app.object_info.put(generation, key, &body);
     body
@@ -77,7 +78,7 @@ async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path
         let catalog = app.catalog.current();
         let entry = catalog.get(&node_class);
         let classes: Map<String, Value> = entry.into_iter().map(|entry| (node_class.clone(), told(&app, &entry.schema, shape))).collect();
-        Ok(json_text(Value::Object(classes).to_string()))
+        Ok(json_text(with_wholes(Value::Object(classes).to_string())))
     })
     .await
 }

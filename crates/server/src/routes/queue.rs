@@ -1,26 +1,35 @@
 //! `/queue`, `/interrupt` and `/free`.
 
+use std::convert::Infallible;
+use std::iter;
 use std::sync::Arc;
 
+use axum::body::Body;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
+use bytes::Bytes;
 use comfyd_jobs::Job;
+use futures_util::stream;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
 use utoipa::ToSchema;
 
 use crate::answer::{blocking, json_text, written};
 use crate::app::App;
 use crate::audit::Concerns;
 use crate::error::ApiError;
-use crate::json::{LenientJson, OptionalJson, is_set};
+use crate::json::{LenientJson, OptionalJson, Plain, is_set};
 use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::{Admin, Read, Run};
 use crate::principal::Principal;
 use crate::routes::item::{ListChange, QueueItem};
+
+/// A queue with more bytes is sent in pieces.
+const MAX_WHOLE_BYTES: usize = 4 << 20;
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -53,7 +62,44 @@ async fn list(State(app): State<App>, shape: ApiShape, principal: Principal) -> 
         return Ok(Json(DocumentedQueue { queue_running: counts.running, queue_pending: counts.pending }).into_response());
     }
     let queue = principal.queue(&app).await?;
+    let bytes: usize = queue.running.iter().chain(&queue.pending).map(|job| texts(job)).sum();
+    if bytes > MAX_WHOLE_BYTES {
+        return Ok(json_text(Body::from_stream(stream::iter(pieces(queue).map(Ok::<_, Infallible>)))));
+    }
     blocking(move || written(&Queue { queue_running: items(&queue.running), queue_pending: items(&queue.pending) }).map(json_text)).await
+}
+
+/// What a job's texts have.
+fn texts(job: &Job) -> usize {
+    job.prompt.get().len() + job.extra_data.get().len()
+}
+
+/// A long queue as it is sent: what is stored is not copied for each who asks.
+fn pieces(queue: comfyd_jobs::Queue) -> impl Iterator<Item = Bytes> {
+    let list = |jobs: Vec<Arc<Job>>| jobs.into_iter().enumerate().flat_map(|(at, job)| item(at > 0, &job));
+    let running = iter::once(Bytes::from_static(b"{\"queue_running\":[")).chain(list(queue.running));
+    let pending = iter::once(Bytes::from_static(b"],\"queue_pending\":[")).chain(list(queue.pending));
+    running.chain(pending).chain(iter::once(Bytes::from_static(b"]}")))
+}
+
+/// [`QueueItem`] in pieces.
+fn item(behind_another: bool, job: &Job) -> [Bytes; 5] {
+    struct Text(Arc<RawValue>);
+
+    impl AsRef<[u8]> for Text {
+        fn as_ref(&self) -> &[u8] {
+            self.0.get().as_bytes()
+        }
+    }
+
+    let comma = if behind_another { "," } else { "" };
+    [
+        format!("{comma}[{},{},", json!(Plain(job.number)), json!(job.id)).into(),
+        Bytes::from_owner(Text(Arc::clone(&job.prompt))),
+        Bytes::from_static(b","),
+        Bytes::from_owner(Text(Arc::clone(&job.extra_data))),
+        format!(",{}]", json!(job.outputs)).into(),
+    ]
 }
 
 fn items(jobs: &[Arc<Job>]) -> Vec<QueueItem<'_>> {

@@ -14,7 +14,7 @@ use crate::openapi::{Doc, Table};
 use crate::options::ApiShape;
 use crate::permission::Permission::Run;
 use crate::principal::Principal;
-use crate::services::pictures::with_alpha_of;
+use crate::services::pictures::{Measured, with_alpha_of};
 use crate::services::uploads::{Upload, Uploaded, original_path, store};
 
 /// The routes of this module. The bound on bodies is the router's.
@@ -46,10 +46,21 @@ async fn mask(State(app): State<App>, shape: ApiShape, principal: Principal, for
     if shape == ApiShape::Documented {
         upload.kind.get_or_insert_with(|| Kind::Output.as_str().to_owned());
     }
+    let mask = upload.file.as_ref().map_or_else(Bytes::new, |(_, file)| file.clone());
+    let asked = app.clone();
+    let (principal, upload, original, mask) = blocking(move || {
+        let _acting = begin(&asked, &principal, &upload)?;
+        let original = original_path(&asked.folders, upload.original_ref.as_deref())?;
+        let original = std::fs::read(original).map_err(|e| ApiError::internal(format!("cannot read the original picture: {e}")))?;
+        Ok((principal, upload, Measured::new(original), Measured::new(mask)))
+    })
+    .await?;
+    let lease = app.room.take(original.memory() + mask.memory()).await?;
     blocking(move || {
-        let _acting = begin(&app, &principal, &upload)?;
-        let original = original_path(&app.folders, upload.original_ref.as_deref())?;
-        store(&app.folders, upload, |bytes| with_alpha_of(&original, &bytes).map(Bytes::from)).map(Json)
+        let _acting = principal.act();
+        let stored = store(&app.folders, upload, |_| with_alpha_of(&original, &mask).map(Bytes::from)).map(Json);
+        drop(lease);
+        stored
     })
     .await
 }

@@ -17,7 +17,7 @@ use crate::principal::Principal;
 use crate::query::Query;
 use crate::services::models::safetensors_header;
 use crate::services::paths::shown_file;
-use crate::services::pictures::{Shape, decode};
+use crate::services::pictures::{Shape, made};
 
 /// Longest JSON header of a safetensors file that `/view_metadata` reads, in bytes.
 const MAX_METADATA: u64 = 1024 * 1024;
@@ -56,8 +56,8 @@ async fn view(State(app): State<App>, principal: Principal, query: Query, header
     };
     match Shape::asked(query.get("preview"), query.get("channel").unwrap_or_default()) {
         Some(shape) => {
-            let make = move |bytes: Vec<u8>| shape.encode(&decode(&bytes)?);
-            send_made(&path, name, &headers, (&shape.variant(), shape.mime()), make).await
+            let make = async |file| made(&app.room, file, move |picture| shape.encode(picture)).await;
+            send_made(&path, name, &headers, (&shape.variant(), shape.mime()), &app.room, make).await
         }
         None => send_file(&path, name, &headers, Disposition::Inline).await,
     }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::extract::ws::{Message, WebSocket, WebSocketUpgrade};
+use axum::http::StatusCode;
 use axum::response::Response;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::Value;
@@ -20,7 +21,7 @@ use crate::principal::Principal;
 use crate::query::Query;
 
 /// Messages from clients are small (feature flags); a larger one ends the connection.
-const MAX_CLIENT_MESSAGE_BYTES: usize = 1 << 20;
+const MAX_CLIENT_MESSAGE_BYTES: usize = 64 << 10;
 /// What is read from a client at once. Thousands of clients that say next to nothing must not each hold the default of 128 KiB.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
@@ -52,16 +53,14 @@ async fn connect(
     Query(mut query): Query,
     upgrade: WebSocketUpgrade,
 ) -> Result<Response, ApiError> {
+    // Others must find a connection too.
+    if app.hub.len() >= app.options.max_connections - app.options.max_connections / 4 {
+        return Err(too_many());
+    }
     let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let status = app.status(principal.only().as_deref()).await?;
     let first = frames::text("status", &Status { status: &status, sid: Some(&client_id) });
-    let Some(mailbox) = app.hub.connect(&client_id, hearer(&principal), Some(first)) else {
-        return Err(ApiError::new(
-            axum::http::StatusCode::SERVICE_UNAVAILABLE,
-            "too_many_clients",
-            "too many websocket clients are connected",
-        ));
-    };
+    let mailbox = app.hub.connect(&client_id, hearer(&principal), Some(first)).ok_or_else(too_many)?;
     mailbox.set_abilities(|a| {
         a.raw_previews = query.get("preview").is_some_and(|format| format == "raw");
         a.documented = shape == ApiShape::Documented;
@@ -78,6 +77,11 @@ async fn connect(
         .on_failed_upgrade(failed);
     let caller = principal.caller().cloned();
     Ok(upgrade.on_upgrade(move |socket| serve(app, socket, client_id, mailbox, caller)))
+}
+
+fn too_many() -> ApiError {
+    let what = "too many websocket clients are connected: close some, or raise --max-connections";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_clients", what)
 }
 
 /// Whose events it is told. Without keys the header that names users does not come with websockets: all are told to all then.
@@ -118,7 +122,7 @@ async fn serve(app: App, socket: WebSocket, client_id: String, mailbox: Arc<Mail
         // It is told why, if it takes it.
         std::future::pending::<()>().await;
     };
-    tokio::select! { () = send => {}, () = receive => {}, () = shut_out => {} }
+    tokio::select! { () = send => {}, () = receive => {}, () = shut_out => {}, () = mailbox.given_up() => {} }
     app.hub.disconnect(&client_id, &mailbox);
 }
 

@@ -1,18 +1,24 @@
 //! Pictures as they are shown: read as the nodes read them, turned into what a client asks for, given a mask's alpha.
 
 use std::io::Cursor;
-use std::path::Path;
 
 use comfyd_imaging::decode::Limits;
-use image::{DynamicImage, ImageFormat};
+use image::{DynamicImage, ImageFormat, ImageReader};
 
+use crate::answer::blocking;
 use crate::error::ApiError;
 use crate::json::whole;
+use crate::room::Room;
 
 /// Largest side that WebP can hold, in pixels.
 const MAX_WEBP_SIDE: u32 = 16_383;
 /// WebP and JPEG quality unless the request says otherwise.
 const QUALITY: u8 = 90;
+
+/// What a picture takes a pixel while it is decoded and turned into another: channels of 16 bits, or its pixels three times.
+const PIXEL_BYTES: u64 = 12;
+/// Pixels that are allowed for where a file's beginning does not tell their number.
+const MAX_UNKNOWN_PIXELS: u64 = 1 << 25;
 
 /// What a picture is turned into before it is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,18 +64,18 @@ impl Shape {
         format!("-{self:?}").replace(|c: char| !c.is_ascii_alphanumeric() && c != '-', "")
     }
 
-    pub(crate) fn encode(self, picture: &DynamicImage) -> Result<Vec<u8>, ApiError> {
+    pub(crate) fn encode(self, picture: DynamicImage) -> Result<Vec<u8>, ApiError> {
         match self {
-            Self::Webp { quality, opaque } => encode_webp(picture, quality, opaque),
+            Self::Webp { quality, opaque } => encode_webp(&picture, quality, opaque),
             Self::Jpeg { quality } => {
                 let mut out = Vec::new();
                 let encoder = image::codecs::jpeg::JpegEncoder::new_with_quality(&mut out, quality);
-                picture.to_rgb8().write_with_encoder(encoder).map_err(encoding)?;
+                picture.into_rgb8().write_with_encoder(encoder).map_err(encoding)?;
                 Ok(out)
             }
-            Self::Rgb => png(&DynamicImage::ImageRgb8(picture.to_rgb8())),
+            Self::Rgb => png(&DynamicImage::ImageRgb8(picture.into_rgb8())),
             Self::Alpha => {
-                let mut pixels = picture.to_rgba8();
+                let mut pixels = picture.into_rgba8();
                 for pixel in pixels.pixels_mut() {
                     pixel.0 = [0, 0, 0, pixel.0[3]];
                 }
@@ -106,9 +112,51 @@ fn encoding(error: image::ImageError) -> ApiError {
     ApiError::internal(format!("cannot encode the picture: {error}"))
 }
 
-/// Decodes a picture within bounds of size and memory, as the nodes do.
-pub(crate) fn decode(bytes: &[u8]) -> Result<DynamicImage, ApiError> {
-    let raster = comfyd_imaging::decode::raster(bytes, &Limits::default()).map_err(|e| ApiError::bad_request(e.to_string()))?;
+/// A picture's file of which is known how much memory it takes at most.
+pub(crate) struct Measured<B> {
+    file: B,
+    pixels: u64,
+}
+
+impl<B: AsRef<[u8]>> Measured<B> {
+    /// Looks at the file's beginning.
+    pub(crate) fn new(file: B) -> Self {
+        let reader = ImageReader::new(Cursor::new(file.as_ref())).with_guessed_format().ok();
+        let size = reader.filter(|reader| reader.format().is_some()).and_then(|reader| reader.into_dimensions().ok());
+        let pixels = size.map_or(MAX_UNKNOWN_PIXELS, |(width, height)| u64::from(width) * u64::from(height));
+        Self { file, pixels: pixels.min(Limits::default().max_pixels) }
+    }
+
+    /// How many bytes it takes to decode it and to turn it into another.
+    pub(crate) fn memory(&self) -> u64 {
+        self.pixels * PIXEL_BYTES
+    }
+
+    /// Decodes it as the nodes do.
+    pub(crate) fn decode(&self) -> Result<DynamicImage, ApiError> {
+        decode(self.file.as_ref(), self.pixels)
+    }
+}
+
+/// Makes something of a file's picture, once there is memory for it.
+pub(crate) async fn made<T: Send + 'static>(
+    room: &Room,
+    file: Vec<u8>,
+    make: impl FnOnce(DynamicImage) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let picture = blocking(move || Ok(Measured::new(file))).await?;
+    let lease = room.take(picture.memory()).await?;
+    blocking(move || {
+        let made = picture.decode().and_then(make);
+        drop(lease);
+        made
+    })
+    .await
+}
+
+fn decode(file: &[u8], max_pixels: u64) -> Result<DynamicImage, ApiError> {
+    let limits = Limits { max_pixels, ..Limits::default() };
+    let raster = comfyd_imaging::decode::raster(file, &limits).map_err(|e| ApiError::bad_request(e.to_string()))?;
     let (width, height, alpha) = (raster.width() as u32, raster.height() as u32, raster.has_alpha());
     let pixels = raster.into_data();
     let picture = match alpha {
@@ -119,10 +167,9 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<DynamicImage, ApiError> {
 }
 
 /// The original as PNG with the alpha of `mask` and, if it was a PNG, with its texts.
-pub(crate) fn with_alpha_of(original: &Path, mask: &[u8]) -> Result<Vec<u8>, ApiError> {
-    let bytes = std::fs::read(original).map_err(|e| ApiError::internal(format!("cannot read the original picture: {e}")))?;
-    let mut picture = decode(&bytes)?.into_rgba8();
-    let mask = decode(mask)?.into_rgba8();
+pub(crate) fn with_alpha_of<B: AsRef<[u8]>, M: AsRef<[u8]>>(original: &Measured<B>, mask: &Measured<M>) -> Result<Vec<u8>, ApiError> {
+    let mut picture = original.decode()?.into_rgba8();
+    let mask = mask.decode()?.into_rgba8();
     if picture.dimensions() != mask.dimensions() {
         let ((w, h), (mw, mh)) = (picture.dimensions(), mask.dimensions());
         return Err(ApiError::bad_request(format!("the mask is {mw}x{mh} but the picture {w}x{h}: send a mask of the picture's size")));
@@ -135,7 +182,7 @@ pub(crate) fn with_alpha_of(original: &Path, mask: &[u8]) -> Result<Vec<u8>, Api
     let mut encoder = png::Encoder::new(&mut out, picture.width(), picture.height());
     encoder.set_color(png::ColorType::Rgba);
     encoder.set_depth(png::BitDepth::Eight);
-    for (key, text) in png_texts(&bytes) {
+    for (key, text) in png_texts(original.file.as_ref()) {
         // tEXt holds Latin-1 only.
         if text.chars().all(|c| u32::from(c) < 256) {
             encoder.add_text_chunk(key, text).map_err(failed)?;
@@ -190,11 +237,9 @@ mod tests {
 
     #[test]
     fn a_mask_replaces_alpha_and_keeps_texts() {
-        let dir = tempfile::tempdir().unwrap();
-        let original = dir.path().join("o.png");
-        std::fs::write(&original, sample(255, &[("prompt", "{}"), ("note", "日本")])).unwrap();
-        let out = with_alpha_of(&original, &sample(7, &[])).unwrap();
-        assert_eq!(decode(&out).unwrap().into_rgba8().into_raw(), [1, 2, 3, 7, 4, 5, 6, 7]);
+        let original = Measured::new(sample(255, &[("prompt", "{}"), ("note", "日本")]));
+        let out = with_alpha_of(&original, &Measured::new(sample(7, &[]))).unwrap();
+        assert_eq!(Measured::new(&out).decode().unwrap().into_rgba8().into_raw(), [1, 2, 3, 7, 4, 5, 6, 7]);
         assert_eq!(png_texts(&out), [("prompt".to_owned(), "{}".to_owned()), ("note".to_owned(), "日本".to_owned())]);
     }
 }

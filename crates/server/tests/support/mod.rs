@@ -11,6 +11,7 @@ use axum::http::{HeaderMap, Request, StatusCode};
 use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Position, Status, contract};
+use comfyd_memory::Account;
 use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Schema};
 use comfyd_server::{App, Device, DeviceState, Devices, Hub, Installation, Installations, Log, Options, Parts, router};
 use parking_lot::Mutex;
@@ -30,7 +31,7 @@ pub struct Idle {
 #[async_trait]
 impl Device for Idle {
     fn state(&self) -> DeviceState {
-        DeviceState { name: "cpu".into(), memory: 1 << 30, free: 1 << 29, models: 0 }
+        DeviceState { name: "cpu".into(), memory: 1 << 30, free: 1 << 29, models: 0, stuck_threads: 0 }
     }
 
     async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
@@ -125,8 +126,9 @@ impl Server {
             store: Arc::new(MemoryStore::default()),
             installations: Installations::new(installations),
             devices: Devices::new([Arc::clone(&device) as Arc<dyn Device>]),
-            hub: Hub::new(64, 512),
+            hub: Hub::new(64, 512, &Account::unbounded()),
             log: Log::default(),
+            memory: Account::unbounded(),
         };
         let app = App::new(parts, options);
         Self { dir, device, router: router(app.clone()), app }
@@ -148,7 +150,7 @@ impl Server {
         }
         let response = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
         let (status, headers) = (response.status(), response.headers().clone());
-        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 24).await.unwrap().to_vec() }
+        Answer { status, headers, body: to_bytes(response.into_body(), 1 << 26).await.unwrap().to_vec() }
     }
 
     pub async fn get(&self, path: &str) -> Answer {

@@ -449,7 +449,7 @@ class StubAsyncRaise:
 @node(["INT"], {"status": INT})
 class StubExit:
     def run(self, status):
-        print("the stub ends the process", flush=True)
+        print("\033[31mthe stub\033[0m ends the process", flush=True)
         os._exit(status)
 
 
