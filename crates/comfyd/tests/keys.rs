@@ -128,7 +128,7 @@ async fn two_users_each_see_their_own() {
 #[tokio::test]
 async fn revoked_and_ended_keys_open_nothing_at_once() {
     let base = tempfile::tempdir().unwrap();
-    let (ann, short) = (key(base.path(), &["add", "ann"]), key(base.path(), &["add", "bob", "--expires", "4s"]));
+    let (ann, short) = (key(base.path(), &["add", "ann"]), key(base.path(), &["add", "bob", "--expires", "6s"]));
     let (begun, server) = (Instant::now(), Server::start_in(base, &[]).await);
     let (mut of_ann, mut of_bob) = (connect(&server, &ann, "a").await.unwrap(), connect(&server, &short, "b").await.unwrap());
     told(&mut of_ann, "").await;

@@ -110,7 +110,10 @@ impl Gate {
         if place == Place::Query && !is_websocket(request) {
             return Err(Box::new(self.welcome(request, key, &caller)));
         }
-        wanted.ask(&caller).map_err(|error| Box::new(error.into_response()))?;
+        if let Err(error) = wanted.ask(&caller) {
+            self.record(request, &caller, &format!("{} {}", request.method, request.uri.path()), Some(error.status().as_u16()));
+            return Err(Box::new(error.into_response()));
+        }
         hide(&mut request.headers);
         request.extensions.insert(caller);
         Ok(())
@@ -120,7 +123,7 @@ impl Gate {
     pub(crate) fn try_key(&self, request: &Parts, key: &str) -> Result<Arc<Caller>, ApiError> {
         let found = self.keys.find(key);
         if let Some(caller) = &found {
-            self.record(request, caller, "login");
+            self.record(request, caller, "login", None);
         }
         found.ok_or_else(|| self.wrong_key(request))
     }
@@ -174,7 +177,7 @@ impl Gate {
 
     /// Sends a browser that came with the key in its address to the same place without it, with a cookie.
     fn welcome(&self, request: &Parts, key: &str, caller: &Caller) -> Response {
-        self.record(request, caller, "login");
+        self.record(request, caller, "login", None);
         let rest = form_urlencoded::parse(request.uri.query().unwrap_or_default().as_bytes()).filter(|(name, _)| name != "token");
         let rest = form_urlencoded::Serializer::new(String::new()).extend_pairs(rest).finish();
         let mark = if rest.is_empty() { "" } else { "?" };
@@ -194,10 +197,10 @@ impl Gate {
         format!("{}={key}; Path=/; HttpOnly; SameSite=Strict; Max-Age={age}{secure}", cookie_name(&request.headers))
     }
 
-    fn record(&self, request: &Parts, caller: &Caller, action: &str) {
+    fn record(&self, request: &Parts, caller: &Caller, action: &str, status: Option<u16>) {
         if let Some(audit) = self.audit() {
             let (user, key) = (Arc::clone(&caller.user), caller.id.clone());
-            audit.tell(Record { user, key, address: self.address(request), ..Record::of(action) });
+            audit.tell(Record { user, key, address: self.address(request), status, ..Record::of(action) });
         }
     }
 

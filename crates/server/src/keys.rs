@@ -49,7 +49,7 @@ pub enum Scope {
 
 impl fmt::Display for Scope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Read => "read",
             Self::Run => "run",
             Self::Admin => "admin",
