@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use comfyd_memory::Account;
 use serde_json::Value as Json;
 
 /// Whether a worker's process reaches the network.
@@ -62,6 +63,8 @@ pub struct Settings {
     pub patience: Patience,
     /// The largest value that may come from it, in bytes.
     pub max_blob: u64,
+    /// The memory of this process, which values that come from it take.
+    pub account: Account,
 }
 
 impl Default for Settings {
@@ -79,6 +82,7 @@ impl Default for Settings {
             network: Network::Allow,
             patience: Patience::default(),
             max_blob: 4 << 30,
+            account: Account::unbounded(),
         }
     }
 }
