@@ -8,6 +8,7 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
 use comfyd_folders::{AddedFolder, Folders};
+use comfyd_memory::Account;
 use comfyd_node::{CancellationToken, Catalog, Entry, SharedCatalog};
 use comfyd_python::{Outlet, Patience, Settings, State, Worker};
 use comfyd_server::{Installation, Stage};
@@ -64,6 +65,7 @@ impl Beside {
         address: &str,
         outlet: &Arc<dyn Outlet>,
         apart: &Arc<AtomicBool>,
+        account: &Account,
     ) -> Result<Self, String> {
         let mut workers = Vec::new();
         let python = config.python.as_ref();
@@ -73,7 +75,7 @@ impl Beside {
             std::fs::create_dir_all(&packs).map_err(|error| format!("the folder {} cannot be made: {error}", packs.display()))?;
         }
         for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
-            let settings = Settings { apart: Arc::clone(apart), ..settings(config, python, &environment, address) };
+            let settings = Settings { apart: Arc::clone(apart), ..settings(config, python, &environment, address, account) };
             workers.push(Worker::new(settings, Arc::clone(outlet)).map_err(|error| error.to_string())?);
         }
         let beside = Self {
@@ -231,7 +233,7 @@ fn installed(folders: &[PathBuf]) -> Vec<String> {
     packs
 }
 
-fn settings(config: &Config, python: &Python, environment: &Environment, address: &str) -> Settings {
+fn settings(config: &Config, python: &Python, environment: &Environment, address: &str, account: &Account) -> Settings {
     let mut variables = Vec::new();
     if let Device::Cuda(number) = config.device {
         variables.push(("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()));
@@ -259,6 +261,7 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
         },
         apart: Arc::default(),
         max_blob: config.memory_budget_bytes.unwrap_or(Settings::default().max_blob),
+        account: account.clone(),
     }
 }
 
@@ -458,7 +461,7 @@ mod tests {
         let config = config(&["--cuda-device", "1"]);
         let python = config.python.as_ref().unwrap();
         let folders = Folders::new(Roots::under(tempfile::tempdir().unwrap().path())).unwrap();
-        let settings = settings(&config, python, &environments(python, &folders)[0], "127.0.0.1:9");
+        let settings = settings(&config, python, &environments(python, &folders)[0], "127.0.0.1:9", &Account::unbounded());
         assert_eq!(settings.variables, [("CUDA_VISIBLE_DEVICES".to_owned(), "1".to_owned())]);
     }
 

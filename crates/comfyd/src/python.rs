@@ -32,7 +32,8 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), Failure> {
     let engine = assemble::engine(config, &folders, &Account::unbounded())?;
     let native = assemble::native(config, &folders, &engine);
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
-    let beside = Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default())?;
+    let beside =
+        Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default(), &Account::unbounded())?;
     let mut told = Vec::new();
     let mut failed = Vec::new();
     for worker in beside.workers() {

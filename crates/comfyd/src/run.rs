@@ -23,7 +23,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     let engine = assemble::engine(config, &folders, &account)?;
     let native = assemble::native(config, &folders, &engine);
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
-    let beside = Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default())?);
+    let beside =
+        Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default(), &account)?);
     assemble::count_beside(&account, &beside);
     for worker in beside.workers() {
         worker.known()?;

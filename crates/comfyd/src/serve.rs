@@ -96,7 +96,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let native = assemble::native(&config, &folders, &engine);
     let (mouth, ears) = said::channel();
     let outlet: Arc<dyn Outlet> = Arc::new(mouth.clone());
-    let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet, &keys.requires())?);
+    let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet, &keys.requires(), &account)?);
     assemble::count_beside(&account, &beside);
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();

@@ -13,6 +13,7 @@ use serde_json::{Value as Json, json};
 
 use crate::cache::Cache;
 use crate::hosts::Hosts;
+use crate::known::Known;
 use crate::options::ExecutorOptions;
 use crate::places::{BeforeNode, Places};
 use crate::progress::Progress;
@@ -132,7 +133,7 @@ impl Executor {
                 return Ended { halt: Some(halt), executed: IndexSet::new(), prompt_ids: Vec::new(), shown: Shown::default() };
             }
         };
-        let mut run = Run::new(&catalog, &self.options, &places, &self.cache, &self.ledger, progress, hosts, graph);
+        let mut run = Run::new(&catalog, &self.options, &places, Known::new(&self.cache, &self.ledger, hosts), progress, graph);
         tell_cached(run.begin());
         let ended = Ended::of(&mut run, &job.outputs);
         hosts = run.end();
@@ -144,7 +145,7 @@ impl Executor {
         match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok((other, graph)) if other != placement => {
                 tracing::info!(prompt_id = job.id, "a value cannot leave its process: the prompt's nodes are placed anew");
-                let run = Run::new(&catalog, &self.options, &places, &self.cache, &self.ledger, progress, hosts, graph);
+                let run = Run::new(&catalog, &self.options, &places, Known::new(&self.cache, &self.ledger, hosts), progress, graph);
                 let mut run = run.after(ended.executed);
                 run.begin();
                 let ended = Ended::of(&mut run, &job.outputs);

@@ -10,10 +10,9 @@ use comfyd_node::{
     NodeOutput, Returned, Source, Value,
 };
 use indexmap::IndexSet;
-use parking_lot::Mutex;
 use serde_json::{Map, Value as Json, json};
 
-use crate::cache::{Cache, Scope};
+use crate::cache::Scope;
 use crate::calls::{self, Given};
 use crate::guard::guarded;
 use crate::hosts::Hosts;
@@ -22,7 +21,6 @@ use crate::options::ExecutorOptions;
 use crate::outside::Outside;
 use crate::places::Places;
 use crate::progress::{Progress, node_ref};
-use crate::results::Ledger;
 use crate::stop::{Failed, Halt, Stop};
 use crate::watch::{Timer, Watch};
 
@@ -77,13 +75,11 @@ impl<'a, 'p> Run<'a, 'p> {
         catalog: &'a Catalog,
         options: &'a ExecutorOptions,
         places: &'a Places<'a>,
-        cache: &'a Mutex<Cache>,
-        ledger: &'a Arc<Ledger>,
+        known: Known<'a, 'p>,
         progress: &'a Progress,
-        hosts: Hosts<'p>,
         graph: Graph,
     ) -> Self {
-        let (cancel, watch, hidden) = (hosts.cancel, hosts.watch, hosts.hidden.clone());
+        let (cancel, watch, hidden) = (known.hosts.cancel, known.hosts.watch, known.hosts.hidden.clone());
         Self {
             catalog,
             options,
@@ -95,7 +91,7 @@ impl<'a, 'p> Run<'a, 'p> {
             hidden,
             graph,
             list: ExecutionList::new(),
-            known: Known::new(cache, ledger, hosts),
+            known,
             outside: Outside::new(),
             uses: Vec::new(),
             asked: HashMap::new(),

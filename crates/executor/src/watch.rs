@@ -57,6 +57,9 @@ impl Watch {
     pub fn begin(&self, cancel: &CancellationToken) {
         let prompt = Prompt { cancel: cancel.clone(), cancelled_at: None, nodes: Vec::new(), timed_out: false };
         self.state.lock().prompt = Some(prompt);
+        if cancel.is_cancelled() {
+            self.ring();
+        }
     }
 
     /// It is over. Whether it is still this thread's to say so.
@@ -98,6 +101,8 @@ impl Watch {
 
     /// Something was interrupted.
     pub fn ring(&self) {
+        // Whoever watches looks and falls asleep under this lock: it is not between the two now.
+        drop(self.state.lock());
         self.bell.notify_all();
     }
 

@@ -299,7 +299,8 @@ impl Account {
     /// The most that may be held here, without what others hold beside this process.
     fn most(&self) -> u64 {
         let beside = if self.0.whole.is_some() { 0 } else { self.0.shared.beside_bytes.load(Ordering::Acquire) };
-        self.0.budget.saturating_sub(beside)
+        // One that takes all must not end all work here.
+        self.0.budget - beside.min(self.0.budget / 4 * 3)
     }
 
     /// What processes beside this one hold now.

@@ -67,11 +67,16 @@ impl Class {
 pub(crate) struct Bound {
     class: Class,
     state: Arc<State>,
+    /// Whether it makes arrays or files of what it is given.
+    makes: bool,
 }
 
 impl Bound {
     pub(crate) fn new(class: Class, state: Arc<State>) -> Self {
-        Self { class, state }
+        let schema = (class.schema)();
+        let arrays = |ty: &str| ["IMAGE", "LATENT", "MASK"].contains(&ty);
+        let makes = schema.output_node || schema.outputs.iter().any(|output| arrays(&output.ty));
+        Self { class, state, makes }
     }
 }
 
@@ -95,7 +100,7 @@ impl Node for Bound {
     }
 
     fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
-        let done = Call::new(&self.state, cx, &inputs).and_then(|mut call| (self.class.run)(&mut call));
+        let done = Call::new(&self.state, cx, &inputs, self.makes).and_then(|mut call| (self.class.run)(&mut call));
         done.map_err(|error| self.state.for_clients(error))
     }
 }
@@ -110,9 +115,9 @@ pub(crate) struct Call<'a, 'c> {
 }
 
 impl<'a, 'c> Call<'a, 'c> {
-    /// A call has room for as much as it is given, which is about what classes need that do not ask for more.
-    fn new(state: &'a State, cx: &'a mut Context<'c>, inputs: &'a Inputs) -> Result<Self> {
-        let given: usize = inputs.iter().map(|(_, value)| value.size_bytes()).sum();
+    /// A call of a class that `makes` something has room for as much as it is given, which is about what classes need that do not ask for more.
+    fn new(state: &'a State, cx: &'a mut Context<'c>, inputs: &'a Inputs, makes: bool) -> Result<Self> {
+        let given: usize = if makes { inputs.iter().map(|(_, value)| value.size_bytes()).sum() } else { 0 };
         let room = state.services.engine.account().reserve(given as u64).map_err(Error::out_of_memory)?;
         Ok(Self { state, cx, inputs, room: Arc::new(Mutex::new(room)) })
     }

@@ -7,8 +7,9 @@
 
 use std::io::{self, Read, Write};
 
+use comfyd_memory::{Account, Lease, OutOfMemory};
 use serde::Serialize;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::portable::{Piece, Tensors, places};
 
@@ -56,10 +57,21 @@ pub(crate) struct Frame {
     pub json: Json,
     /// What it brought along.
     pub blob: Blob,
+    /// What that takes of this process's memory.
+    _room: Option<Lease>,
 }
 
-/// Reads the next frame; waits for it.
-pub(crate) fn read(stream: &mut impl Read, max_blob: u64) -> Result<Frame, Error> {
+impl Frame {
+    /// What stands in place of an answer for which there was too little memory; a message that answers nothing is `None`.
+    fn refused(json: &Json, refused: &OutOfMemory) -> Option<Self> {
+        let error = json!({"type": "torch.OutOfMemoryError", "message": refused.to_string(), "oom": true});
+        let json = json!({"re": json.get("re")?, "error": error});
+        Some(Self { json, blob: Blob::Bytes(Vec::new()), _room: None })
+    }
+}
+
+/// Reads the next frame; waits for it. An answer for which there is too little memory becomes an error that says so.
+pub(crate) fn read(stream: &mut impl Read, max_blob: u64, account: &Account) -> Result<Frame, Error> {
     let mut head = [0; HEAD];
     stream.read_exact(&mut head)?;
     let [a, b, c, d, e, f, g, h] = head;
@@ -76,6 +88,13 @@ pub(crate) fn read(stream: &mut impl Read, max_blob: u64) -> Result<Frame, Error
     if !json.is_object() {
         return Err(Error::Bad("its JSON is not an object".into()));
     }
+    let room = match account.reserve(blob_len) {
+        Ok(room) => room,
+        Err(refused) => {
+            skip(stream, blob_len)?;
+            return Frame::refused(&json, &refused).ok_or_else(|| Error::Bad(refused.to_string()));
+        }
+    };
     let blob = match json.get("p") {
         Some(portable) => Blob::Tensors(tensors(stream, portable, blob_len)?),
         None => {
@@ -84,7 +103,7 @@ pub(crate) fn read(stream: &mut impl Read, max_blob: u64) -> Result<Frame, Error
             Blob::Bytes(bytes)
         }
     };
-    Ok(Frame { json, blob })
+    Ok(Frame { json, blob, _room: Some(room) })
 }
 
 /// Reads each tensor into memory of its own.
@@ -188,7 +207,6 @@ mod tests {
 
     use comfyd_node::Value;
     use comfyd_values::Mask;
-    use serde_json::json;
 
     use super::*;
     use crate::portable::pack;
@@ -207,7 +225,7 @@ mod tests {
         let message = Message::new("put").field("p", &portable).field("n", &1.0).pieces(pieces);
         message.check().unwrap();
         message.send(&mut sent, Some(7), &[3, 4]).unwrap();
-        let frame = read(&mut sent.as_slice(), 1 << 20).unwrap();
+        let frame = read(&mut sent.as_slice(), 1 << 20, &Account::unbounded()).unwrap();
         assert_eq!(frame.json["id"], json!(7));
         assert_eq!(frame.json["release"], json!([3, 4]));
         assert!(String::from_utf8_lossy(&sent).contains("\"n\":1.0"), "a float stays one");
@@ -219,7 +237,7 @@ mod tests {
     #[test]
     fn what_is_no_frame_is_told() {
         let check = |bytes: &[u8], expected: &str| {
-            let error = read(&mut &*bytes, 16).unwrap_err().to_string();
+            let error = read(&mut &*bytes, 16, &Account::unbounded()).unwrap_err().to_string();
             assert!(error.contains(expected), "{error}");
         };
         check(b"", "ended");
@@ -232,6 +250,16 @@ mod tests {
         check(&bytes(&text, &[0; 8]), "overlap");
         let text = json!({"p": {"tensors": {"a": tensor(6, 4)}}}).to_string();
         check(&bytes(&text, &[0; 8]), "outside");
-        assert!(read(&mut bytes("{\"a\": NaN}", &[1]).as_slice(), 16).is_ok(), "as Python writes it");
+        assert!(read(&mut bytes("{\"a\": NaN}", &[1]).as_slice(), 16, &Account::unbounded()).is_ok(), "as Python writes it");
+    }
+
+    #[test]
+    fn an_answer_that_does_not_fit_is_an_error_and_the_next_is_read() {
+        let sent = [bytes("{\"re\": 7}", &[0; 64]), bytes("{\"re\": 8}", &[0; 8])].concat();
+        let (mut stream, account) = (sent.as_slice(), Account::new(20));
+        let frame = read(&mut stream, 1 << 20, &account).unwrap();
+        assert_eq!((&frame.json["re"], &frame.json["error"]["oom"]), (&json!(7), &json!(true)));
+        let frame = read(&mut stream, 1 << 20, &account).unwrap();
+        assert_eq!((&frame.json, account.held()), (&json!({"re": 8}), 8));
     }
 }

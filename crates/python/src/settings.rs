@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use comfyd_memory::Account;
 use serde_json::Value as Json;
 
 /// Whether a worker's process reaches the network.
@@ -66,6 +67,8 @@ pub struct Settings {
     pub apart: Arc<AtomicBool>,
     /// The largest value that may come from it, in bytes.
     pub max_blob: u64,
+    /// The memory of this process, which values that come from it take.
+    pub account: Account,
 }
 
 impl Default for Settings {
@@ -84,6 +87,7 @@ impl Default for Settings {
             patience: Patience::default(),
             apart: Arc::default(),
             max_blob: 4 << 30,
+            account: Account::unbounded(),
         }
     }
 }

@@ -135,7 +135,7 @@ fn read(shared: &Arc<Shared>, objects: &Arc<Objects>, stream: Stream) -> String 
     // Large values go past the buffer, into the memory in which they stay.
     let mut stream = BufReader::with_capacity(16 << 10, stream);
     loop {
-        match frame::read(&mut stream, shared.settings.max_blob) {
+        match frame::read(&mut stream, shared.settings.max_blob, &shared.settings.account) {
             Ok(frame) => {
                 objects.link.hear();
                 if catch_unwind(AssertUnwindSafe(|| take(shared, objects, frame))).is_err() {

@@ -168,7 +168,7 @@ async fn a_socket_that_was_taken_over_and_reads_nothing_ends_and_the_new_one_get
     let node =
         NodeRef { id: "1".into(), display_id: "1".into(), real_id: "1".into(), parent_id: None, class_type: "A".into(), title: None };
     let event = |number: usize| {
-        let kind = comfyd_jobs::EventKind::Text { node: node.clone(), text: format!("{number} {big}").into() };
+        let kind = comfyd_jobs::EventKind::Text { node: node.clone(), text: format!("{number} {big}") };
         comfyd_jobs::Event { prompt_id: "p".into(), owner: "".into(), client_id: Some("c".into()), kind }
     };
     for number in 0..40 {
@@ -197,7 +197,7 @@ async fn what_a_client_says_is_bounded_before_it_has_come() {
     let head = [&[0x81, 0xff][..], &(15u64 << 20).to_be_bytes(), &[0; 4], &[b'x'; 1000]].concat();
     socket.get_mut().write_all(&head).await.unwrap();
     let start = Instant::now();
-    while server.inner.app.hub.len() > 0 {
+    while !server.inner.app.hub.is_empty() {
         assert!(start.elapsed() < LONG, "it waits for the rest");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
