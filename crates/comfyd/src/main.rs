@@ -24,7 +24,30 @@ use crate::config::Action;
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// Whether the allocator takes address space in advance and keeps it. It reads this when the process starts.
+#[cfg(target_os = "linux")]
+const KEEPS_NONE: (&str, &str) = ("MIMALLOC_DISALLOW_ARENA_ALLOC", "1");
+
+/// Where the address space is bounded (`ulimit -v`), begins anew with an allocator that gives back what it does not use: otherwise what was
+/// large once has no place for other sizes. Where that cannot be had, the program goes on as it is.
+#[cfg(target_os = "linux")]
+fn spare_address_space() {
+    use std::os::unix::process::CommandExt as _;
+    let (name, value) = KEEPS_NONE;
+    if std::env::var_os(name).is_none()
+        && comfyd_memory::machine::address_space().is_some()
+        && let Ok(program) = std::env::current_exe()
+    {
+        let mut arguments = std::env::args_os();
+        let name_of_it = arguments.next().unwrap_or_default();
+        // It returns only if it failed.
+        let _error = std::process::Command::new(program).arg0(name_of_it).args(arguments).env(name, value).exec();
+    }
+}
+
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    spare_address_space();
     // What panics on this thread ends the program, and becomes a sentence. Other threads have their panics caught and told of.
     let default = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
