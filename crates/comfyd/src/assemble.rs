@@ -13,7 +13,7 @@ use comfyd_nodes::{Builtin, Limits, Services};
 use parking_lot::Mutex;
 
 use crate::beside::{Beside, implied_paths};
-use crate::config::{self, Cache, Config};
+use crate::config::{self, Cache, Config, Python};
 
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -75,17 +75,37 @@ pub(crate) fn account(config: &Config) -> Account {
     account
 }
 
-/// What runs prompts.
-pub(crate) fn executor(config: &Config, beside: &Arc<Beside>, engine: &Engine, folders: &Arc<Folders>) -> Executor {
-    let executor = Executor::new(beside.catalog().clone(), executor_options(config))
-        .with_files(Arc::clone(folders) as Arc<dyn OptionSource>)
-        .with_account(engine.account());
-    let Some(python) = &config.python else { return executor };
-    let learning = Arc::clone(beside);
-    let executor = executor.with_learning(Arc::new(move |cancel| learning.learn(cancel)));
+/// The processes beside this one count in its account too.
+pub(crate) fn count_beside(account: &Account, beside: &Arc<Beside>) {
+    let beside = Arc::downgrade(beside);
+    account.beside_is(move || beside.upgrade().map_or(0, |beside| beside.workers().iter().map(comfyd_python::Worker::memory).sum()));
+}
+
+/// Makes what runs prompts, as often as one is needed.
+pub(crate) fn executors(
+    config: &Config,
+    beside: &Arc<Beside>,
+    engine: &Engine,
+    folders: &Arc<Folders>,
+) -> impl Fn() -> Executor + Send + Sync + 'static {
+    let options = executor_options(config);
     // On the processor both use the machine's memory, of which there is enough or not whoever holds it.
-    let exclusive = python.memory.map_or(engine.device_name().starts_with("cuda"), |memory| memory == config::DeviceMemory::Exclusive);
-    if exclusive { executor.with_before(turns(beside, engine)) } else { executor }
+    let on_card = engine.device_name().starts_with("cuda");
+    let exclusive = |python: &Python| python.memory.map_or(on_card, |memory| memory == config::DeviceMemory::Exclusive);
+    let turns = config.python.as_ref().is_some_and(exclusive).then(|| turns(beside, engine));
+    let learns = config.python.is_some();
+    let (beside, folders, account) = (Arc::clone(beside), Arc::clone(folders), engine.account().clone());
+    move || {
+        let executor = Executor::new(beside.catalog().clone(), options.clone())
+            .with_files(Arc::clone(&folders) as Arc<dyn OptionSource>)
+            .with_account(&account);
+        let learning = Arc::clone(&beside);
+        let executor = if learns { executor.with_learning(Arc::new(move |cancel| learning.learn(cancel))) } else { executor };
+        match &turns {
+            Some(turns) => executor.with_before(Arc::clone(turns)),
+            None => executor,
+        }
+    }
 }
 
 /// Has one side at a time hold models: the others unload theirs before one of a side runs.

@@ -189,8 +189,10 @@ pub struct Config {
     pub cache: Cache,
     /// Most bytes of kept results.
     pub cache_memory_bytes: Option<u64>,
-    /// Most bytes of models and results together.
+    /// Most bytes of models, results and all else that is large together.
     pub memory_budget_bytes: Option<u64>,
+    /// How long a node may run.
+    pub node_timeout: Option<Duration>,
     /// Whether saved files leave out the workflow.
     pub disable_metadata: bool,
     /// The ComfyUI whose nodes run beside the program.
@@ -434,6 +436,7 @@ impl Places<'_> {
             cache,
             cache_memory_bytes: runner.cache_memory,
             memory_budget_bytes: runner.memory_budget,
+            node_timeout: (server.node_timeout > 0).then(|| Duration::from_secs(server.node_timeout.into())),
             disable_metadata: runner.disable_metadata,
             listen,
             port: server.port,

@@ -19,10 +19,12 @@ use crate::python::Deaf;
 
 pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
-    let engine = assemble::engine(config, &folders, &assemble::account(config))?;
+    let account = assemble::account(config);
+    let engine = assemble::engine(config, &folders, &account)?;
     let native = assemble::native(config, &folders, &engine);
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
     let beside = Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default())?);
+    assemble::count_beside(&account, &beside);
     for worker in beside.workers() {
         worker.known()?;
     }
@@ -67,7 +69,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         .spawn(move || serve_ctrl_c(&stop))
         .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
     let bar = Arc::new(Bar::new());
-    let outcome = assemble::executor(config, &beside, &engine, &folders).run(&job, &cancel, bar.clone());
+    let outcome = assemble::executors(config, &beside, &engine, &folders)().run(&job, &cancel, bar.clone());
     bar.0.finish_and_clear();
     beside.shutdown();
     report(&folders, &outcome)

@@ -58,7 +58,13 @@ struct EngineDevice {
 impl Device for EngineDevice {
     fn state(&self) -> DeviceState {
         let memory = self.engine.memory();
-        DeviceState { name: self.engine.device_name(), memory: memory.total, free: memory.free, models: memory.held }
+        DeviceState {
+            name: self.engine.device_name(),
+            memory: memory.total,
+            free: memory.free,
+            models: memory.held,
+            stuck_threads: self.worker.stuck(),
+        }
     }
 
     async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
@@ -91,6 +97,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let (mouth, ears) = said::channel();
     let outlet: Arc<dyn Outlet> = Arc::new(mouth.clone());
     let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet, &keys.requires())?);
+    assemble::count_beside(&account, &beside);
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();
     folders.remove_unfinished();
@@ -106,7 +113,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let bounds = listen::Bounds::of(options.max_connections);
     let hub = Hub::new(options.ws_queue, options.preview_size, &account);
     mouth.speak_to(hub.clone());
-    let executor = assemble::executor(&config, &beside, &engine, &folders);
+    let spare = assemble::executors(&config, &beside, &engine, &folders);
+    let executor = spare();
     let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
     let drop_all = Arc::new(AtomicBool::new(false));
     let drops_all = Arc::clone(&drop_all);
@@ -114,7 +122,17 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         unloaded.free(true, true);
         unloaded_beside.free(true, drops_all.swap(false, Ordering::AcqRel));
     };
-    let worker_options = WorkerOptions { id: worker_id, on_unload_models: Some(Box::new(unload)), ..WorkerOptions::default() };
+    let defaults = WorkerOptions::default();
+    // Python's nodes have a patience of their own.
+    let python = config.python.as_ref().map_or(Duration::ZERO, |python| python.kill_timeout);
+    let worker_options = WorkerOptions {
+        id: worker_id,
+        on_unload_models: Some(Box::new(unload)),
+        node_timeout: config.node_timeout,
+        spare: Some(Box::new(spare)),
+        patience: defaults.patience + python,
+        ..defaults
+    };
     let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
     let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine, drop_all });
     let devices = Devices::new([device]);

@@ -73,7 +73,7 @@ impl Engine {
     pub(crate) fn roomy(&self, bytes: u64) -> Result<Lease, OutOfMemory> {
         let Memory { total, free, .. } = self.memory();
         if !self.inner.device.is_cpu() && bytes > free {
-            return Err(OutOfMemory { wanted: bytes, free, budget: total });
+            return Err(OutOfMemory { wanted: bytes, free, budget: Some(total) });
         }
         self.room(bytes)
     }

@@ -26,17 +26,30 @@ type Figure = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// There is not enough memory for what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "out of memory: {} are needed, and {} of the {} that may be used are free; make it smaller, or raise the limit with --memory-budget if there is more",
-    Size(*.wanted), Size(*.free), Size(*.budget)
-)]
+#[error("out of memory: {} are needed, and {}", Size(*.wanted), Rest { free: *.free, budget: *.budget })]
 pub struct OutOfMemory {
     /// What was asked for, in bytes.
     pub wanted: u64,
     /// What there would have been.
     pub free: u64,
-    /// Of how much.
-    pub budget: u64,
+    /// Of how much; `None` where there is a budget for it, but the machine has no more.
+    pub budget: Option<u64>,
+}
+
+/// What there is instead, for people.
+struct Rest {
+    free: u64,
+    budget: Option<u64>,
+}
+
+impl fmt::Display for Rest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let free = Size(self.free);
+        match self.budget {
+            Some(budget) => write!(f, "{free} of {} are free: make it smaller, or raise --memory-budget if there is more", Size(budget)),
+            None => write!(f, "the machine has {free} left for this: make it smaller, or end other programs"),
+        }
+    }
 }
 
 /// A number of bytes, for people.
@@ -95,7 +108,8 @@ impl Account {
 
     /// An account of this budget, or of four fifths of the memory that this process may use, which never gives more than is free.
     pub fn of_machine(budget: Option<u64>) -> Self {
-        let total = machine::total();
+        // What is taken of the address space by now is not to be had any more.
+        let total = machine::total().min(machine::address_space().unwrap_or(u64::MAX));
         let shared = Shared {
             free: Some(Arc::new(machine::free)),
             large: LARGE,
@@ -248,7 +262,7 @@ impl Account {
         self.take_counted(bytes)?;
         let refuse = |free: u64| {
             self.give_back(bytes);
-            Err(OutOfMemory { wanted: bytes, free, budget: self.0.budget })
+            Err(OutOfMemory { wanted: bytes, free, budget: None })
         };
         if !large {
             return Ok(());
@@ -271,7 +285,7 @@ impl Account {
         held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).map_err(|held| OutOfMemory {
             wanted: bytes,
             free: most.saturating_sub(held),
-            budget: *budget,
+            budget: Some(*budget),
         })?;
         if let Some(whole) = whole
             && let Err(refused) = whole.take_counted(bytes)

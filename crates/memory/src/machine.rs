@@ -8,11 +8,10 @@ use sysinfo::{MemoryRefreshKind, System};
 /// Where control groups are.
 const GROUPS: &str = "/sys/fs/cgroup";
 
-/// All memory that this process may use, in bytes.
+/// All memory that the machine and its control groups give, in bytes.
 pub fn total() -> u64 {
     let machine = system().total_memory();
-    let groups = Group::all().into_iter().filter_map(|group| group.limit()).min();
-    [groups, address_space()].into_iter().flatten().fold(machine, u64::min)
+    Group::all().into_iter().filter_map(|group| group.limit()).fold(machine, u64::min)
 }
 
 /// What is free of it. The address space is not looked at: only the allocator knows what still has a place there.

@@ -13,7 +13,7 @@ use crate::{Account, OutOfMemory};
 fn what_does_not_fit_is_refused_and_changes_nothing() {
     let account = Account::new(100);
     let first = account.reserve(60).unwrap();
-    assert_eq!(account.reserve(41).unwrap_err(), OutOfMemory { wanted: 41, free: 40, budget: 100 });
+    assert_eq!(account.reserve(41).unwrap_err(), OutOfMemory { wanted: 41, free: 40, budget: Some(100) });
     let mut second = account.reserve(40).unwrap();
     assert!(second.resize(41).is_err());
     assert_eq!((account.held(), second.bytes()), (100, 40));
@@ -30,11 +30,11 @@ fn parts_count_in_the_whole() {
     let part = whole.part(30);
     let lease = part.reserve(30).unwrap();
     assert_eq!((part.held(), whole.held()), (30, 30));
-    assert_eq!(part.reserve(1).unwrap_err().budget, 30);
+    assert_eq!(part.reserve(1).unwrap_err().budget, Some(30));
     let other = whole.reserve(70).unwrap();
     drop(lease);
     let _all = whole.reserve(30).unwrap();
-    assert_eq!(part.reserve(1).unwrap_err().budget, 100);
+    assert_eq!(part.reserve(1).unwrap_err().budget, Some(100));
     assert_eq!(part.held(), 0);
     drop(other);
 }
@@ -103,7 +103,7 @@ async fn who_waits_gets_what_is_given_back() {
 
 #[test]
 fn the_refusal_says_how_much_is_missing() {
-    let error = OutOfMemory { wanted: 3 << 30, free: 700 << 20, budget: 2 << 30 };
-    let text = error.to_string();
-    assert!(text.starts_with("out of memory: 3.0 GiB are needed, and 700.0 MiB of the 2.0 GiB that may be used are free"), "{text}");
+    let told = |budget| OutOfMemory { wanted: 3 << 30, free: 700 << 20, budget }.to_string();
+    assert!(told(Some(2 << 30)).starts_with("out of memory: 3.0 GiB are needed, and 700.0 MiB of 2.0 GiB are free"));
+    assert!(told(None).starts_with("out of memory: 3.0 GiB are needed, and the machine has 700.0 MiB left"));
 }

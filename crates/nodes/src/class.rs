@@ -1,5 +1,6 @@
 //! How a node class is declared here: a schema, a function, and for some a check and a fingerprint.
 
+use comfyd_imaging::decode::Limits;
 use comfyd_imaging::resize::{Crop, Method};
 use std::sync::Arc;
 
@@ -18,6 +19,11 @@ pub(crate) const MAX_RESOLUTION: i64 = 16384;
 
 /// Pixels per cell, on each side, of the latents that nodes make or change without a model: Stable Diffusion's.
 pub(crate) const CELL: usize = SD_LATENTS.factor;
+
+/// Bytes of decoded pictures, as f32 RGB, for which there is room at first, and how often a picture is there until it is decoded: as it was
+/// stored, and as its mask.
+const DECODED: u64 = 64 << 20;
+const DECODED_COPIES: u64 = 2;
 
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
@@ -100,7 +106,7 @@ pub(crate) struct Call<'a, 'c> {
     pub(crate) cx: &'a mut Context<'c>,
     pub(crate) inputs: &'a Inputs,
     /// What it may allocate, until it is over: then what it gave is counted.
-    room: Mutex<Lease>,
+    room: Arc<Mutex<Lease>>,
 }
 
 impl<'a, 'c> Call<'a, 'c> {
@@ -108,7 +114,7 @@ impl<'a, 'c> Call<'a, 'c> {
     fn new(state: &'a State, cx: &'a mut Context<'c>, inputs: &'a Inputs) -> Result<Self> {
         let given: usize = inputs.iter().map(|(_, value)| value.size_bytes()).sum();
         let room = state.services.engine.account().reserve(given as u64).map_err(Error::out_of_memory)?;
-        Ok(Self { state, cx, inputs, room: Mutex::new(room) })
+        Ok(Self { state, cx, inputs, room: Arc::new(Mutex::new(room)) })
     }
 
     /// An object of the engine, such as a model.
@@ -212,7 +218,45 @@ impl<'a, 'c> Call<'a, 'c> {
         values: usize,
         work: impl FnOnce() -> comfyd_imaging::Result<T> + Send + 'static,
     ) -> Result<T> {
-        apart(self.cx.cancel_token(), values, work)?.map_err(Error::other)
+        self.aside(values, work)?.map_err(Error::other)
+    }
+
+    /// The same for work that cannot fail. What the call may allocate stays taken until it is over, though it was left behind.
+    pub(crate) fn aside<T: Send + 'static>(&self, values: usize, work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        let room = Arc::clone(&self.room);
+        apart(self.cx.cancel_token(), values, move || {
+            let _room = room;
+            work()
+        })
+    }
+
+    /// What `decode` makes of a file. How large it becomes is in the file: it is tried with as much room as most need, and again with as much
+    /// as it says, until there is no more.
+    pub(crate) fn decoded<T: Send + 'static>(
+        &self,
+        file: Vec<u8>,
+        decode: impl Fn(&[u8], &Limits) -> comfyd_imaging::Result<T> + Clone + Send + 'static,
+    ) -> Result<T> {
+        let file = Arc::new(file);
+        let most = self.state.services.limits.max_tensor_bytes;
+        let mut limits = Limits { max_bytes: most.min(DECODED), ..Limits::default() };
+        loop {
+            self.room_of(limits.max_bytes.saturating_mul(DECODED_COPIES))?;
+            let (bytes, within, decode) = (Arc::clone(&file), limits.clone(), decode.clone());
+            match self.aside(usize::MAX, move || decode(&bytes, &within))? {
+                Err(comfyd_imaging::Error::TooLarge { found, limit, .. }) if limit == limits.max_bytes && limit < most => {
+                    limits.max_bytes = found.max(2 * limit).min(most);
+                }
+                done => return done.map_err(Error::other),
+            }
+        }
+    }
+
+    /// Room for so many bytes, what was asked for before included.
+    fn room_of(&self, bytes: u64) -> Result<()> {
+        let mut room = self.room.lock();
+        let bytes = bytes.max(room.bytes());
+        room.resize(bytes).map_err(Error::out_of_memory)
     }
 
     /// Room for so many bytes more, until the call is over. Fails if memory is short.
@@ -232,7 +276,7 @@ impl<'a, 'c> Call<'a, 'c> {
         }
         let shape = shape.iter().map(usize::to_string).collect::<Vec<_>>().join(" x ");
         let limit = limit >> 20;
-        Err(Error::msg(format!(
+        Err(Error::out_of_memory(format!(
             "the result would have {shape} values, more than the limit of {limit} MiB; make it smaller or raise the limit"
         )))
     }
@@ -241,12 +285,12 @@ impl<'a, 'c> Call<'a, 'c> {
     pub(crate) fn reserve_text(&self, bytes: usize) -> Result<()> {
         let limit = self.state.services.limits.max_text_bytes;
         if bytes as u64 <= limit {
-            let mut room = self.room.lock();
             // It is grown in steps, and copied once as a whole.
-            let more = room.bytes().max(2 * bytes as u64);
-            return room.resize(more).map_err(Error::out_of_memory);
+            return self.room_of(2 * bytes as u64);
         }
-        Err(Error::msg(format!("the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit")))
+        Err(Error::out_of_memory(format!(
+            "the text would have {bytes} bytes, more than the limit of {limit}; make it shorter or raise the limit"
+        )))
     }
 }
 

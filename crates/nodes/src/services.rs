@@ -11,7 +11,6 @@ use std::time::SystemTime;
 
 use comfyd_engine::Engine;
 use comfyd_folders::{FileVersion, Folders, Kind};
-use comfyd_imaging::decode;
 use comfyd_node::{CancellationToken, Error, Result};
 use parking_lot::Mutex;
 
@@ -104,11 +103,6 @@ impl State {
             return Ok(path);
         }
         Err(Error::msg(format!("there is no file '{name}' in the {} folder; upload it or choose another one", default.as_str())))
-    }
-
-    /// Bounds for decoding a picture.
-    pub(crate) fn decode_limits(&self) -> decode::Limits {
-        decode::Limits { max_bytes: self.services.limits.max_tensor_bytes, ..decode::Limits::default() }
     }
 
     /// A file's bytes, if they are not too many.

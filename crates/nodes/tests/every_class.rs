@@ -7,7 +7,8 @@
 mod common;
 
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use comfyd_engine::EngineOptions;
 use comfyd_executor::{CachePolicy, Executor};
@@ -89,6 +90,27 @@ impl EventSink for Patience {
         {
             self.cancel.cancel();
         }
+    }
+}
+
+/// Interrupts the class under test a while after it began.
+struct Impatience {
+    cancel: CancellationToken,
+    after: Duration,
+    cancelled: Arc<Mutex<Option<Instant>>>,
+}
+
+impl EventSink for Impatience {
+    fn emit(&self, event: Event) {
+        if !matches!(&event.kind, EventKind::Executing(node) if &*node.id == "it") {
+            return;
+        }
+        let (cancel, after, cancelled) = (self.cancel.clone(), self.after, self.cancelled.clone());
+        std::thread::spawn(move || {
+            std::thread::sleep(after);
+            *cancelled.lock().unwrap() = Some(Instant::now());
+            cancel.cancel();
+        });
     }
 }
 
@@ -257,6 +279,19 @@ impl Runner {
         json!([id, described["slot"]])
     }
 
+    /// Runs a graph and interrupts the class in it. The error tells how long it went on.
+    fn interrupt(&mut self, graph: Json) -> Ran {
+        if !self.done.insert(graph.to_string()) {
+            return Ok(false);
+        }
+        let cancel = CancellationToken::default();
+        let cancelled = Arc::new(Mutex::new(None));
+        let sink = Impatience { cancel: cancel.clone(), after: Duration::from_millis(100), cancelled: cancelled.clone() };
+        let _any = self.bench.execute(&mut self.executor, graph, &cancel, Arc::new(sink));
+        let went_on = cancelled.lock().unwrap().map(|at: Instant| at.elapsed()).unwrap_or_default();
+        if went_on > SLOWEST { Err(format!("it went on for {went_on:?}")) } else { Ok(true) }
+    }
+
     /// Runs a graph that holds the class as the node `it`. `Ok(false)` if it ran before.
     fn run(&mut self, schema: &Schema, graph: Json) -> Ran {
         if !self.done.insert(graph.to_string()) {
@@ -274,6 +309,9 @@ impl Runner {
         Ok(true)
     }
 }
+
+/// How long after it was interrupted a class may go on. It is a second where nothing else runs and the program is optimised.
+const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
 fn fits(got: &str, declared: &str) -> bool {
@@ -394,4 +432,19 @@ fn with_pictures_of_one_pixel() {
         schema.inputs.iter().any(takes).then(|| runner.graph(schema, Widgets::First, &[], false)).into_iter().collect()
     };
     run_all(Runner { side: 1, ..Runner::new(Limits::default(), f64::INFINITY) }, cases, does_not_panic);
+}
+
+#[test]
+fn an_interruption_is_heeded_at_any_size() {
+    let limits = Limits { max_tensor_bytes: 1 << 29, ..Limits::default() };
+    let mut runner = Runner { side: 2048, ..Runner::new(limits, f64::INFINITY) };
+    let mut wrong = Vec::new();
+    for schema in runner.classes() {
+        if let Err(problem) = runner.interrupt(runner.graph(&schema, Widgets::First, &[], false)) {
+            wrong.push(format!("{}: {problem}", schema.class));
+        }
+        // Large results of one class are of no use to the next.
+        runner.executor.clear();
+    }
+    assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }

@@ -128,6 +128,12 @@ impl Worker {
         self.shared().core().state.clone()
     }
 
+    /// What its process holds of the machine's memory, in bytes.
+    pub fn memory(&self) -> u64 {
+        let pid = self.shared().core().objects.as_ref().map(|objects| objects.link.pid());
+        pid.and_then(comfyd_memory::machine::held_by).unwrap_or(0)
+    }
+
     /// The Unix socket on which its HTTP routes are served once it is ready.
     pub fn http(&self) -> PathBuf {
         self.shared().folder.http()

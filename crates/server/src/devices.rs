@@ -28,6 +28,8 @@ pub struct DeviceState {
     pub free: u64,
     /// What loaded models take.
     pub models: u64,
+    /// Threads that were left behind, since their node does not end.
+    pub stuck_threads: usize,
 }
 
 /// All devices of a server.

@@ -85,7 +85,18 @@ fn wanted(permissions: &Permissions, request: &Parts) -> Permission {
     let method = if request.method == Method::HEAD { &Method::GET } else { &request.method };
     let route = request.extensions.get::<MatchedPath>().and_then(|path| permissions.get(path.as_str()));
     let known = route.and_then(|methods| methods.iter().find(|(known, _)| known == method));
-    known.map_or(if *method == Method::GET { Permission::Read } else { Permission::Run }, |(_, permission)| *permission)
+    match known {
+        Some((_, permission)) => *permission,
+        None if *method != Method::GET => Permission::Run,
+        None if route.is_none() && is_manifest(request.uri.path()) => Permission::Anybody,
+        None => Permission::Read,
+    }
+}
+
+/// Browsers show no cookie with the one file of the front end that names its icon.
+fn is_manifest(path: &str) -> bool {
+    let name = path.strip_prefix("/assets/manifest").and_then(|rest| rest.strip_suffix(".json"));
+    name.is_some_and(|name| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)))
 }
 
 /// What every request passes.

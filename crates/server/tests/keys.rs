@@ -110,6 +110,8 @@ async fn no_route_is_open_and_each_wants_its_scope() {
     {
         assert_eq!(server.server.send(method, path, &[], "").await.status.as_u16(), 401, "{method} {path}");
     }
+    assert_eq!(server.server.get("/assets/manifest-a_B9.json").await.status.as_u16(), 404, "browsers show no cookie with it");
+    assert_eq!(server.server.get("/assets/manifest-a/../x.json").await.status.as_u16(), 401);
     assert_eq!(server.server.send("OPTIONS", "/queue", &[], "").await.status.as_u16(), 200);
 }
 

@@ -243,7 +243,8 @@ pub struct RunnerArgs {
     /// Most memory for kept results, in bytes or with K, M, G or T [default: no bound of its own].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub cache_memory: Option<u64>,
-    /// Most memory for models and results, in bytes or with K, M, G or T [default: what the machine has].
+    /// Most memory for models, results, what nodes compute with and what clients send, in bytes or with K, M, G or T [default: four fifths of
+    /// what the machine and the limits of the process give].
     #[arg(long, value_name = "BYTES", value_parser = bytes)]
     pub memory_budget: Option<u64>,
     /// Do not write the workflow into saved files.
@@ -374,6 +375,9 @@ pub struct ServerArgs {
     /// run it again.
     #[arg(long, value_name = "N", default_value = "2")]
     pub max_crashes: u32,
+    /// Seconds that a node may run before it is interrupted and its prompt fails; 0: as long as it takes.
+    #[arg(long, value_name = "SECONDS", default_value = "0")]
+    pub node_timeout: u32,
     /// What accepted prompts survive: normal, a crash of the program; full, a crash of the machine too.
     #[arg(long, value_name = "LEVEL", default_value = "normal")]
     pub durability: Durability,

@@ -121,13 +121,13 @@ pub(crate) const CLASSES: &[Class] = &[
 fn empty_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (batch, height, width) = (call.count("batch_size", 1)?, call.count("height", 1)?, call.count("width", 1)?);
     call.reserve(&[batch, height, width, 3])?;
-    Ok(NodeOutput::one(Image::solid(batch, height, width, call.int::<u32>("color")?)))
+    let color = call.int::<u32>("color")?;
+    Ok(NodeOutput::one(call.aside(batch * height * width, move || Image::solid(batch, height, width, color))?))
 }
 
 fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let mut image = call.image("image")?;
-    image.0.mapv_inplace(|value| 1.0 - value);
-    Ok(NodeOutput::one(image))
+    let image = call.image("image")?;
+    Ok(NodeOutput::one(call.aside(image.0.len(), move || Image::new(image.0.mapv(|value| 1.0 - value)))?))
 }
 
 fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -103,12 +103,14 @@ fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
     let amount = call.count("amount", 1)?;
     call.reserve(&[image.batch().saturating_mul(amount), image.height(), image.width(), image.channels()])?;
-    Ok(NodeOutput::one(Image(transform::repeat(&image.0, amount).map_err(Error::other)?)))
+    let values = image.0.len() * amount;
+    Ok(NodeOutput::one(call.apart(values, move || transform::repeat(&image.0, amount).map(Image))?))
 }
 
 fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (start, length) = (call.count("batch_index", 0)?, call.count("length", 1)?);
-    Ok(NodeOutput::one(transform::from_batch(&call.image("image")?, start, length).map_err(Error::other)?))
+    let image = call.image("image")?;
+    Ok(NodeOutput::one(call.apart(image.0.len(), move || transform::from_batch(&image, start, length))?))
 }
 
 fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -136,8 +138,12 @@ fn join(call: &Call<'_, '_>, images: &[Image]) -> Result<Image> {
         return Err(Error::msg(format!("pictures of {} and of {} cannot be joined; make them equal first", size(first), size(other))));
     }
     call.reserve(&[images.len(), first.height(), first.width(), first.channels()])?;
-    let views: Vec<_> = images.iter().map(|image| image.0.view()).collect();
-    Ok(Image::new(concatenate(Axis(0), &views).map_err(Error::other)?))
+    let images = images.to_vec();
+    let joined = call.aside(images.len() * first.0.len(), move || {
+        let views: Vec<_> = images.iter().map(|image| image.0.view()).collect();
+        concatenate(Axis(0), &views)
+    })?;
+    Ok(Image::new(joined.map_err(Error::other)?))
 }
 
 fn rgb_to_yuv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

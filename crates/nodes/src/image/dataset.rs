@@ -45,7 +45,11 @@ fn load_folder(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     for (index, name) in names.iter().enumerate() {
         call.cx.check_cancelled()?;
         let bytes = call.state.read(&path.join(name))?;
-        let picture = decode::raster(&bytes, &call.state.decode_limits()).map_err(|e| Error::msg(format!("{name}: {e}")))?.to_rgb();
+        let decoded = call.decoded(bytes, |bytes, limits| decode::raster(bytes, limits).map(|raster| raster.to_rgb()));
+        let picture = decoded.map_err(|error| match error {
+            Error::Other(reason) => Error::msg(format!("{name}: {reason}")),
+            error => error,
+        })?;
         if out.is_none() {
             let shape = [names.len(), picture.height(), picture.width(), 3];
             call.reserve(&shape)?;

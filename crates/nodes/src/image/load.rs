@@ -2,7 +2,7 @@
 
 use comfyd_folders::Kind;
 use comfyd_imaging::decode;
-use comfyd_node::{CancellationToken, Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
+use comfyd_node::{CancellationToken, FileSource, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
 use serde_json::json;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
@@ -119,7 +119,7 @@ fn pictures() -> FileSource {
 
 fn load_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let bytes = call.state.read(&call.state.input_file(call.text("image")?)?)?;
-    let loaded = decode::load_image(&bytes, &call.state.decode_limits()).map_err(Error::other)?;
+    let loaded = call.decoded(bytes, decode::load_image)?;
     Ok(NodeOutput::values([loaded.image.into(), loaded.mask.into()]))
 }
 
@@ -132,7 +132,7 @@ fn load_mask(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         other => return Err(unknown_choice("channel", other)),
     };
     let bytes = call.state.read(&call.state.input_file(call.text("image")?)?)?;
-    Ok(NodeOutput::one(decode::load_mask(&bytes, channel, &call.state.decode_limits()).map_err(Error::other)?))
+    Ok(NodeOutput::one(call.decoded(bytes, move |bytes, limits| decode::load_mask(bytes, channel, limits))?))
 }
 
 /// The picture must be there (ComfyUI's words, which clients show).

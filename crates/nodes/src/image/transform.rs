@@ -106,12 +106,14 @@ pub(crate) const CLASSES: &[Class] = &[
 fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
-    Ok(NodeOutput::one(transform::crop(&call.image("image")?, x, y, width, height).map_err(Error::other)?))
+    let image = call.image("image")?;
+    Ok(NodeOutput::one(call.apart(image.0.len(), move || transform::crop(&image, x, y, width, height))?))
 }
 
 fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let turns = quarter_turns(call)?;
-    Ok(NodeOutput::one(Image(transform::rotate(&call.image("image")?.0, turns, ROWS, COLUMNS))))
+    let image = call.image("image")?;
+    Ok(NodeOutput::one(call.aside(image.0.len(), move || Image(transform::rotate(&image.0, turns, ROWS, COLUMNS)))?))
 }
 
 /// Clockwise, from the choice `rotation`.
@@ -127,7 +129,8 @@ pub(crate) fn quarter_turns(call: &Call<'_, '_>) -> Result<usize> {
 
 fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let axis = flip_axis(call, ROWS, COLUMNS)?;
-    Ok(NodeOutput::one(Image(transform::flip(&call.image("image")?.0, axis))))
+    let image = call.image("image")?;
+    Ok(NodeOutput::one(call.aside(image.0.len(), move || Image(transform::flip(&image.0, axis)))?))
 }
 
 /// The axis to mirror, from the choice `flip_method`.

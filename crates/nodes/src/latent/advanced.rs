@@ -127,20 +127,23 @@ fn pair(call: &Call<'_, '_>) -> Result<(Latent, Samples)> {
 
 fn add(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut first, second) = pair(call)?;
-    first.samples = (first.samples + second).into_shared();
+    let samples = first.samples.clone();
+    first.samples = call.aside(samples.len(), move || (samples + second).into_shared())?;
     Ok(NodeOutput::one(first))
 }
 
 fn subtract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut first, second) = pair(call)?;
-    first.samples = (first.samples - second).into_shared();
+    let samples = first.samples.clone();
+    first.samples = call.aside(samples.len(), move || (samples - second).into_shared())?;
     Ok(NodeOutput::one(first))
 }
 
 fn multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     let factor = call.float("multiplier")? as f32;
-    latent.samples.mapv_inplace(|value| value * factor);
+    let samples = latent.samples.clone();
+    latent.samples = call.aside(samples.len(), move || samples.mapv(|value| value * factor).into_shared())?;
     Ok(NodeOutput::one(latent))
 }
 
@@ -152,7 +155,13 @@ fn interpolate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut first, second) = pair(call)?;
     let ratio = call.float("ratio")? as f32;
     let rest = (1.0 - call.float("ratio")?) as f32;
-    let mut out = first.samples.to_owned();
+    let samples = first.samples.clone();
+    first.samples = call.aside(samples.len(), move || interpolated(samples, &second, ratio, rest))?;
+    Ok(NodeOutput::one(first))
+}
+
+fn interpolated(samples: Samples, second: &Samples, ratio: f32, rest: f32) -> Samples {
+    let mut out = samples.into_owned();
     Zip::from(out.lanes_mut(Axis(1))).and(second.lanes(Axis(1))).for_each(|mut a, b| {
         let length = |values: &mut dyn Iterator<Item = f32>| values.map(|v| v * v).sum::<f32>().sqrt();
         let (length_a, length_b) = (length(&mut a.iter().copied()), length(&mut b.iter().copied()));
@@ -162,8 +171,7 @@ fn interpolate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         let wanted = length_a * ratio + length_b * rest;
         a.mapv_inplace(|value| unit(value, mixed) * wanted);
     });
-    first.samples = out.into_shared();
-    Ok(NodeOutput::one(first))
+    out.into_shared()
 }
 
 /// The axis that a choice names, counted from the end.
@@ -193,6 +201,6 @@ fn cut(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let side = latent.samples.shape()[axis];
     let (index, amount) = (call.int::<i64>("index")?, call.count("amount", 1)?);
     let start = if index >= 0 { (index as usize).min(side - 1) } else { side.saturating_sub(index.unsigned_abs() as usize) };
-    latent.samples = narrow(&latent.samples, axis, start, amount.min(side - start));
+    latent.samples = narrow(call, &latent.samples, axis, start, amount.min(side - start))?;
     Ok(NodeOutput::one(latent))
 }

@@ -22,8 +22,12 @@ pub(crate) fn join(call: &Call<'_, '_>, parts: &[&Samples], axis: usize) -> Resu
         shape[axis] += part.shape()[axis];
     }
     call.reserve(&shape)?;
-    let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
-    Ok(concatenate(Axis(axis), &views).map_err(Error::other)?.into_shared())
+    let parts: Vec<Samples> = parts.iter().copied().cloned().collect();
+    let joined = call.aside(shape.iter().product(), move || {
+        let views: Vec<_> = parts.iter().map(|part| part.view()).collect();
+        concatenate(Axis(axis), &views)
+    })?;
+    Ok(joined.map_err(Error::other)?.into_shared())
 }
 
 /// The whole array `times` times behind itself along the first axis.
@@ -31,7 +35,8 @@ pub(crate) fn repeat(call: &Call<'_, '_>, samples: &Samples, times: usize) -> Re
     let mut shape = samples.shape().to_vec();
     shape[0] = shape[0].saturating_mul(times);
     call.reserve(&shape)?;
-    transform::repeat(samples, times).map_err(Error::other)
+    let samples = samples.clone();
+    call.apart(shape.iter().product(), move || transform::repeat(&samples, times))
 }
 
 /// Cuts or repeats along the first axis until there are `batch`.
@@ -39,15 +44,17 @@ pub(crate) fn fit_batch(call: &Call<'_, '_>, samples: &Samples, batch: usize) ->
     let mut shape = samples.shape().to_vec();
     shape[0] = batch;
     call.reserve(&shape)?;
-    transform::repeat_to_batch(samples, batch).map_err(Error::other)
+    let samples = samples.clone();
+    call.apart(shape.iter().product(), move || transform::repeat_to_batch(&samples, batch))
 }
 
 /// `length` entries of an axis from `start` on; the caller knows that they are there.
-pub(crate) fn narrow(samples: &Samples, axis: usize, start: usize, length: usize) -> Samples {
+pub(crate) fn narrow(call: &Call<'_, '_>, samples: &Samples, axis: usize, start: usize, length: usize) -> Result<Samples> {
     if start == 0 && length == samples.shape()[axis] {
-        return samples.clone();
+        return Ok(samples.clone());
     }
-    samples.slice_axis(Axis(axis), Slice::from(start..start + length)).to_shared()
+    let samples = samples.clone();
+    call.aside(samples.len(), move || samples.slice_axis(Axis(axis), Slice::from(start..start + length)).to_shared())
 }
 
 /// Fails for what is no picture latent (B, C, H, W).

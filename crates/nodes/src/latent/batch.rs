@@ -115,11 +115,11 @@ fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if let Some(mask) = latent.noise_mask.take() {
         let mask = match mask.shape()[0] {
             1 => mask,
-            known => narrow(&fit_batch(call, &mask, known.max(batch))?, 0, start, length),
+            known => narrow(call, &fit_batch(call, &mask, known.max(batch))?, 0, start, length)?,
         };
         latent.noise_mask = Some(mask);
     }
-    latent.samples = narrow(&latent.samples, 0, start, length);
+    latent.samples = narrow(call, &latent.samples, 0, start, length)?;
     latent.batch_index = Some(match &latent.batch_index {
         Some(places) => places.iter().skip(start).take(length).copied().collect(),
         None => places(start as i64, length),
@@ -174,7 +174,7 @@ fn trim_video(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if amount >= frames {
         return Err(Error::msg(format!("the latent has {frames} frames; input 'trim_amount' must leave at least one, it is {amount}")));
     }
-    latent.samples = narrow(&latent.samples, 2, amount, frames - amount);
+    latent.samples = narrow(call, &latent.samples, 2, amount, frames - amount)?;
     Ok(NodeOutput::one(latent))
 }
 
@@ -208,13 +208,13 @@ impl Piece {
     }
 
     /// As many as there are of `length` samples from `start` on.
-    fn slice(&self, start: usize, length: usize) -> Self {
+    fn slice(&self, call: &Call<'_, '_>, start: usize, length: usize) -> Result<Self> {
         let cut = |samples: &Samples| {
             let start = start.min(samples.shape()[0]);
-            narrow(samples, 0, start, length.min(samples.shape()[0] - start))
+            narrow(call, samples, 0, start, length.min(samples.shape()[0] - start))
         };
         let places = self.places.iter().skip(start).take(length).copied().collect();
-        Self { samples: cut(&self.samples), mask: cut(&self.mask), places }
+        Ok(Self { samples: cut(&self.samples)?, mask: cut(&self.mask)?, places })
     }
 
     fn join(&self, call: &Call<'_, '_>, next: &Self) -> Result<Self> {
@@ -249,7 +249,7 @@ fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         let mut piece = match current.take() {
             Some(piece) if piece.samples.shape()[2..] == next.samples.shape()[2..] => piece.join(call, &next)?,
             Some(piece) => {
-                out.push(piece.slice(0, size).into_value());
+                out.push(piece.slice(call, 0, size)?.into_value());
                 next
             }
             None => next,
@@ -257,12 +257,16 @@ fn rebatch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         // A piece of exactly the size waits, as in the reference: what is cut off here is never empty.
         if piece.len() > size {
             let full = piece.len() / size;
-            out.extend((0..full).map(|i| piece.slice(i * size, size).into_value()));
-            piece = piece.slice(full * size, size);
+            for index in 0..full {
+                out.push(piece.slice(call, index * size, size)?.into_value());
+            }
+            piece = piece.slice(call, full * size, size)?;
         }
         current = Some(piece).filter(|piece| piece.len() > 0);
     }
-    out.extend(current.map(|piece| piece.slice(0, size).into_value()));
+    if let Some(piece) = current {
+        out.push(piece.slice(call, 0, size)?.into_value());
+    }
     Ok(NodeOutput::one(Value::list(out)))
 }
 

@@ -81,7 +81,7 @@ fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         // What begins outside changes nothing.
         place[i] = (call.count(name, 0)? / CELL).min(side);
         let length = from.shape()[i + 2].min(side - place[i]);
-        from = narrow(&from, i + 2, 0, length);
+        from = narrow(call, &from, i + 2, 0, length)?;
     }
     if from.is_empty() {
         return Ok(NodeOutput::one(to));
@@ -92,15 +92,18 @@ fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     // An edge is soft where it does not lie on the destination's edge.
     let soft = [y != 0, y + height < to.samples.shape()[2], x != 0, x + width < to.samples.shape()[3]];
     let weights = [weights(height, feather, soft[0], soft[1]), weights(width, feather, soft[2], soft[3])];
-    let mut samples = to.samples.to_owned();
-    let mut target = samples.view_mut();
-    target.slice_axis_inplace(Axis(2), (y..y + height).into());
-    target.slice_axis_inplace(Axis(3), (x..x + width).into());
-    for (index, value) in target.indexed_iter_mut() {
-        let weight = weights[0][index[2]] * weights[1][index[3]];
-        *value = from[&index] * weight + *value * (1.0 - weight);
-    }
-    to.samples = samples.into_shared();
+    let samples = to.samples.clone();
+    to.samples = call.aside(samples.len(), move || {
+        let mut samples = samples.into_owned();
+        let mut target = samples.view_mut();
+        target.slice_axis_inplace(Axis(2), (y..y + height).into());
+        target.slice_axis_inplace(Axis(3), (x..x + width).into());
+        for (index, value) in target.indexed_iter_mut() {
+            let weight = weights[0][index[2]] * weights[1][index[3]];
+            *value = from[&index] * weight + *value * (1.0 - weight);
+        }
+        samples.into_shared()
+    })?;
     Ok(NodeOutput::one(to))
 }
 
@@ -136,8 +139,10 @@ fn composite_masked(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     expect_picture(&destination.samples, "destination")?;
     expect_picture(&source.samples, "source")?;
     let mask = call.mask_optional("mask")?;
-    let paste = paste(call, mask.as_ref())?;
-    destination.samples = blend::paste_latent(&destination.samples, &source.samples, &paste).map_err(Error::other)?;
+    let Paste { x, y, resize_source, .. } = paste(call, None)?;
+    let (onto, values) = (destination.samples.clone(), destination.samples.len() + source.samples.len());
+    let pasted = move || blend::paste_latent(&onto, &source.samples, &Paste { x, y, resize_source, mask: mask.as_ref() });
+    destination.samples = call.apart(values, pasted)?;
     Ok(NodeOutput::one(destination))
 }
 
@@ -157,7 +162,11 @@ fn blend(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         second = fit_batch_of_one(call, &second, &first.samples)?;
     }
     let (share, rest) = (factor as f32, (1.0 - factor) as f32);
-    first.samples.zip_mut_with(&second, |a, b| *a = *a * share + b * rest);
+    let mut samples = first.samples.clone();
+    first.samples = call.aside(samples.len(), move || {
+        samples.zip_mut_with(&second, |a, b| *a = *a * share + b * rest);
+        samples
+    })?;
     Ok(NodeOutput::one(first))
 }
 

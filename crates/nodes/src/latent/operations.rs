@@ -69,8 +69,8 @@ pub(crate) const CLASSES: &[Class] = &[
 fn apply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
-    call.cx.check_cancelled()?;
-    latent.samples = call.inputs.get::<LatentOperation>("operation")?.apply(&latent.samples)?;
+    let (operation, samples) = (call.inputs.get::<LatentOperation>("operation")?, latent.samples.clone());
+    latent.samples = call.aside(samples.len(), move || operation.apply(&samples))??;
     Ok(NodeOutput::one(latent))
 }
 

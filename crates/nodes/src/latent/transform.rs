@@ -60,14 +60,16 @@ pub(crate) const CLASSES: &[Class] = &[
 fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
-    latent.samples = transform::rotate(&latent.samples, quarter_turns(call)?, ROWS, COLUMNS);
+    let (samples, turns) = (latent.samples.clone(), quarter_turns(call)?);
+    latent.samples = call.aside(samples.len(), move || transform::rotate(&samples, turns, ROWS, COLUMNS))?;
     Ok(NodeOutput::one(latent))
 }
 
 fn flip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
-    latent.samples = transform::flip(&latent.samples, flip_axis(call, ROWS, COLUMNS)?);
+    let (samples, axis) = (latent.samples.clone(), flip_axis(call, ROWS, COLUMNS)?);
+    latent.samples = call.aside(samples.len(), move || transform::flip(&samples, axis))?;
     Ok(NodeOutput::one(latent))
 }
 
@@ -81,7 +83,7 @@ fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         }
         let start = (call.count(start, 0)? / CELL).min(side - MIN_SIDE);
         let length = (call.count(length, CELL)? / CELL).min(side - start);
-        latent.samples = narrow(&latent.samples, axis, start, length);
+        latent.samples = narrow(call, &latent.samples, axis, start, length)?;
     }
     Ok(NodeOutput::one(latent))
 }

@@ -75,7 +75,8 @@ fn porter_duff(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn split_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (image, mask) = blend::split_alpha(&call.image("image")?);
+    let image = call.image("image")?;
+    let (image, mask) = call.aside(image.0.len(), move || blend::split_alpha(&image))?;
     Ok(NodeOutput::values([image.into(), mask.into()]))
 }
 

@@ -1,7 +1,7 @@
 //! Between masks and pictures.
 
 use comfyd_imaging::mask;
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_node::{Input, NodeOutput, Result, Schema};
 use comfyd_values::{Image, Mask};
 
 use crate::class::{Call, Class, unknown_choice};
@@ -61,7 +61,8 @@ fn to_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 /// A mask as pictures with three equal channels.
 pub(crate) fn grey(call: &Call<'_, '_>, mask: &Mask) -> Result<Image> {
     call.reserve(&[mask.batch(), mask.height(), mask.width(), 3])?;
-    Ok(mask::to_image(mask))
+    let mask = mask.clone();
+    call.aside(mask.0.len(), move || mask::to_image(&mask))
 }
 
 fn from_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -72,9 +73,11 @@ fn from_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         "alpha" => 3,
         other => return Err(unknown_choice("channel", other)),
     };
-    Ok(NodeOutput::one(mask::from_channel(&call.image("image")?, channel).map_err(Error::other)?))
+    let image = call.image("image")?;
+    Ok(NodeOutput::one(call.apart(image.0.len(), move || mask::from_channel(&image, channel))?))
 }
 
 fn from_color(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(mask::from_color(&call.image("image")?, call.int("color")?).map_err(Error::other)?))
+    let (image, color) = (call.image("image")?, call.int("color")?);
+    Ok(NodeOutput::one(call.apart(image.0.len(), move || mask::from_color(&image, color))?))
 }

@@ -122,30 +122,35 @@ pub(crate) const CLASSES: &[Class] = &[
 fn solid(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
     call.reserve(&[height, width])?;
-    Ok(NodeOutput::one(Mask::solid(1, height, width, call.float("value")? as f32)))
+    let value = call.float("value")? as f32;
+    Ok(NodeOutput::one(call.aside(height * width, move || Mask::solid(1, height, width, value))?))
 }
 
 fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(mask::invert(&call.mask("mask")?)))
+    let mask = call.mask("mask")?;
+    Ok(NodeOutput::one(call.aside(mask.0.len(), move || mask::invert(&mask))?))
 }
 
 fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
-    Ok(NodeOutput::one(mask::crop(&call.mask("mask")?, x, y, width, height).map_err(Error::other)?))
+    let mask = call.mask("mask")?;
+    Ok(NodeOutput::one(call.apart(mask.0.len(), move || mask::crop(&mask, x, y, width, height))?))
 }
 
 fn composite(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (destination, source) = (call.mask("destination")?, call.mask("source")?);
     let operation: mask::Operation = call.text("operation")?.parse().map_err(Error::other)?;
     let (x, y) = (call.count("x", 0)?, call.count("y", 0)?);
-    Ok(NodeOutput::one(mask::combine(&destination, &source, x, y, operation).map_err(Error::other)?))
+    let values = destination.0.len() + source.0.len();
+    Ok(NodeOutput::one(call.apart(values, move || mask::combine(&destination, &source, x, y, operation))?))
 }
 
 fn feather(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mask = call.mask("mask")?;
     let [left, top, right, bottom] = ["left", "top", "right", "bottom"].map(|side| call.count(side, 0));
-    Ok(NodeOutput::one(mask::feather(&mask, left?, top?, right?, bottom?)))
+    let (left, top, right, bottom) = (left?, top?, right?, bottom?);
+    Ok(NodeOutput::one(call.aside(mask.0.len(), move || mask::feather(&mask, left, top, right, bottom))?))
 }
 
 fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -157,7 +162,8 @@ fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(mask::threshold(&call.mask("mask")?, call.float("value")? as f32)))
+    let (mask, value) = (call.mask("mask")?, call.float("value")? as f32);
+    Ok(NodeOutput::one(call.aside(mask.0.len(), move || mask::threshold(&mask, value))?))
 }
 
 fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

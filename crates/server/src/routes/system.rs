@@ -91,6 +91,8 @@ struct DeviceStats {
     utilization: Option<Plain>,
     /// Bytes of loaded models.
     models_bytes: u64,
+    /// Threads that were left behind with a node that does not end.
+    stuck_threads: usize,
 }
 
 #[derive(Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -141,7 +143,10 @@ async fn python_stats(app: &App) -> Value {
 fn joined(mut devices: Vec<DeviceStats>, own: Vec<DeviceStats>) -> Vec<DeviceStats> {
     for device in own {
         match devices.iter_mut().find(|other| other.kind == device.kind && other.index == device.index) {
-            Some(other) => (other.utilization, other.models_bytes) = (device.utilization, device.models_bytes),
+            Some(other) => {
+                (other.utilization, other.models_bytes) = (device.utilization, device.models_bytes);
+                other.stuck_threads = device.stuck_threads;
+            }
             None => devices.push(device),
         }
     }
@@ -194,13 +199,14 @@ impl DeviceStats {
                 torch_vram_free: bytes("torch_vram_free"),
                 utilization: None,
                 models_bytes: 0,
+                stuck_threads: 0,
             })
         };
         devices.as_array().into_iter().flatten().filter_map(of).collect()
     }
 
     fn of(device: DeviceState, machine: &Machine, figures: &Figures) -> Self {
-        let DeviceState { name, memory, free, models } = device;
+        let DeviceState { name, memory, free, models, stuck_threads } = device;
         let index = name.strip_prefix("cuda:").and_then(|number| number.parse().ok());
         let card = index.and_then(|index| machine.card(index));
         let on_card = index.is_some();
@@ -215,6 +221,7 @@ impl DeviceStats {
             torch_vram_total: if on_card { 0 } else { memory },
             torch_vram_free: if on_card { 0 } else { free },
             models_bytes: models,
+            stuck_threads,
         }
     }
 }

@@ -31,7 +31,7 @@ pub struct Idle {
 #[async_trait]
 impl Device for Idle {
     fn state(&self) -> DeviceState {
-        DeviceState { name: "cpu".into(), memory: 1 << 30, free: 1 << 29, models: 0 }
+        DeviceState { name: "cpu".into(), memory: 1 << 30, free: 1 << 29, models: 0, stuck_threads: 0 }
     }
 
     async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
