@@ -72,7 +72,8 @@ async fn pictures_are_turned_into_others_within_bounds_however_many_at_once() {
     for query in ["bomb.png&channel=a", "bomb.png&preview=jpeg"] {
         let (status, body) = view(query.to_owned()).await;
         let text = String::from_utf8_lossy(&body);
-        assert!([400, 413].contains(&status) && text.contains("1073741824"), "{status} {text}");
+        // What it would take in memory is known before its pixels are counted.
+        assert!([400, 413].contains(&status) && (text.contains("1073741824") || text.contains("too_large")), "{status} {text}");
     }
     let reference = json!({"filename": "bomb.png", "type": "input"}).to_string();
     let part = |name, bytes| Part { name, filename: None, content_type: "text/plain", bytes };
