@@ -8,24 +8,13 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use support::Server;
+use support::{Server, long_workflow};
 
 fn workflow(color: u32) -> Value {
     json!({
         "1": {"class_type": "EmptyImage", "inputs": {"width": 16, "height": 16, "batch_size": 1, "color": color}},
         "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     })
-}
-
-/// A prompt that takes a while: blurs of a large picture.
-fn long_workflow() -> Value {
-    let mut graph = json!({"0": {"class_type": "EmptyImage", "inputs": {"width": 2048, "height": 2048, "batch_size": 1, "color": 7}}});
-    for n in 1..40 {
-        graph[n.to_string()] =
-            json!({"class_type": "ImageBlur", "inputs": {"image": [(n - 1).to_string(), 0], "blur_radius": 31, "sigma": 10.0}});
-    }
-    graph["40"] = json!({"class_type": "PreviewImage", "inputs": {"images": ["39", 0]}});
-    graph
 }
 
 fn db(base: &Path, arguments: &[&str]) -> Output {

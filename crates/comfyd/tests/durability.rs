@@ -8,7 +8,7 @@ use std::path::Path;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use support::{Server, run_in_shell};
+use support::{Server, long_workflow, run_in_shell};
 use tokio_tungstenite::tungstenite::Message;
 
 fn workflow(color: u32) -> Value {
@@ -38,17 +38,6 @@ async fn prompts_and_history_survive_a_kill() {
     // A known id is refused, also after a restart.
     let (status, answer) = server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": ids[0]})).await;
     assert_eq!((status, &answer["error"]["type"]), (409, &json!("duplicate_prompt_id")));
-}
-
-/// A prompt that takes a while: blurs of a large picture.
-fn long_workflow() -> Value {
-    let mut graph = json!({"0": {"class_type": "EmptyImage", "inputs": {"width": 2048, "height": 2048, "batch_size": 1, "color": 7}}});
-    for n in 1..40 {
-        graph[n.to_string()] =
-            json!({"class_type": "ImageBlur", "inputs": {"image": [(n - 1).to_string(), 0], "blur_radius": 31, "sigma": 10.0}});
-    }
-    graph["40"] = json!({"class_type": "PreviewImage", "inputs": {"images": ["39", 0]}});
-    graph
 }
 
 #[cfg(unix)]

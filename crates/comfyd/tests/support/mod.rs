@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub struct Server {
     pub base: tempfile::TempDir,
@@ -145,4 +145,15 @@ pub fn multipart(parts: &[Part<'_>]) -> (Vec<u8>, String) {
     }
     body.extend(format!("--{boundary}--\r\n").bytes());
     (body, format!("multipart/form-data; boundary={boundary}"))
+}
+
+/// A prompt that takes a while: blurs of a large picture.
+pub fn long_workflow() -> Value {
+    let mut graph = json!({"0": {"class_type": "EmptyImage", "inputs": {"width": 2048, "height": 2048, "batch_size": 1, "color": 7}}});
+    for n in 1..40 {
+        graph[n.to_string()] =
+            json!({"class_type": "ImageBlur", "inputs": {"image": [(n - 1).to_string(), 0], "blur_radius": 31, "sigma": 10.0}});
+    }
+    graph["40"] = json!({"class_type": "PreviewImage", "inputs": {"images": ["39", 0]}});
+    graph
 }
