@@ -1,5 +1,6 @@
 //! The ComfyUIs beside the program: their workers' settings, and the catalog that has their classes and the native ones.
 
+use std::any::Any;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,22 +37,21 @@ pub(crate) struct Beside {
 /// What a worker says of itself, as far as the catalog shows it.
 #[derive(Clone, Default)]
 struct Known {
+    edition: Option<Arc<dyn Any + Send + Sync>>,
     manifest: Option<Arc<Json>>,
-    entries: Vec<Entry>,
 }
 
 impl Known {
     fn of(worker: &Worker) -> Self {
-        Self { manifest: worker.manifest(), entries: worker.entries() }
+        // The edition first: what comes between makes it an old one, and the catalog is made once more.
+        Self { edition: worker.edition(), manifest: worker.manifest() }
     }
 
     fn is(&self, other: &Self) -> bool {
-        let manifests = match (&self.manifest, &other.manifest) {
+        match (&self.edition, &other.edition) {
             (Some(one), Some(other)) => Arc::ptr_eq(one, other),
             (one, other) => one.is_none() && other.is_none(),
-        };
-        let same = |(one, other): (&Entry, &Entry)| Arc::ptr_eq(&one.schema, &other.schema);
-        manifests && self.entries.len() == other.entries.len() && self.entries.iter().zip(&other.entries).all(same)
+        }
     }
 }
 
@@ -146,19 +146,19 @@ impl Beside {
         }
         let added: Vec<AddedFolder> = known.iter().flat_map(|known| known.manifest.iter().flat_map(|manifest| added(manifest))).collect();
         self.folders.set_added(&added);
-        self.catalog.replace(Arc::new(self.merged(&known)));
+        self.catalog.replace(Arc::new(self.merged()));
         *made_of = Some(known);
     }
 
     /// All classes, each with all its implementations, the one before that clients are told of.
-    fn merged(&self, known: &[Known]) -> Catalog {
+    fn merged(&self) -> Catalog {
         let native = || self.native.iter().map(|entry| ("native", entry.clone()));
         let hosted = || {
-            let of = |(worker, known): (&'_ Worker, &Known)| {
+            let of = |worker: &Worker| {
                 let name = worker.name().to_owned();
-                known.entries.iter().map(move |entry| (name.clone(), entry.clone())).collect::<Vec<_>>()
+                worker.entries().into_iter().map(move |entry| (name.clone(), entry))
             };
-            self.workers.iter().zip(known).flat_map(of)
+            self.workers.iter().flat_map(of)
         };
         let mut classes: IndexMap<String, Vec<(String, Entry)>> = IndexMap::new();
         let mut add = |place: String, entry: Entry| classes.entry(entry.schema.class.clone()).or_default().push((place, entry));

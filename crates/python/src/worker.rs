@@ -1,5 +1,6 @@
 //! A ComfyUI beside comfyd, for those who serve and compose.
 
+use std::any::Any;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -108,6 +109,11 @@ impl Worker {
     pub fn report(&self) -> Option<Report> {
         let manifest = self.shared().core().manifest.clone()?;
         Some(Report::new(&manifest))
+    }
+
+    /// Another object whenever the manifest or the classes have become others; to be compared by its address.
+    pub fn edition(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.shared().core().manifest.clone().map(|manifest| manifest as Arc<dyn Any + Send + Sync>)
     }
 
     /// Its classes, as far as they are known.
