@@ -48,11 +48,8 @@ impl OutputType {
     /// The type of a class's output; `None` if it has no such output.
     pub fn of(schema: &Schema, slot: usize) -> Option<Self> {
         let output = schema.outputs.get(slot)?;
-        let told = schema.hosted.as_ref().and_then(|hosted| hosted.info.get("output")?.get(slot));
-        match told {
-            Some(choices @ Json::Array(_)) => Some(Self::Choices(choices.clone())),
-            Some(_) | None => Some(Self::Named(output.ty.clone())),
-        }
+        let choices = schema.hosted.as_ref().and_then(|hosted| hosted.choices.iter().find(|(of, _)| *of == slot));
+        Some(choices.map_or_else(|| Self::Named(output.ty.clone()), |(_, choices)| Self::Choices(choices.clone())))
     }
 
     /// As Python prints it.

@@ -1,5 +1,6 @@
 //! The declaration of a node class: inputs with their types, ranges and choices, and outputs.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
@@ -353,8 +354,16 @@ pub struct Schema {
 /// What is to be known of a class whose code runs in another process, beyond its inputs and outputs.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Hosted {
-    /// What clients are told of it, word for word but for the choices of combos that list files ([`Choices::Parts`]).
-    pub info: Json,
+    /// What clients are told of it: JSON, word for word but for the gaps. Read, those of a large installation take a hundred megabytes.
+    pub info: Box<str>,
+    /// Where the choices of inputs stand in it that list files ([`Choices::Parts`]), in this order.
+    pub gaps: Vec<(Range<usize>, String)>,
+    /// Outputs whose type is a list of choices.
+    pub choices: Vec<(usize, Json)>,
+    /// Whether a value at one of its links could not leave its process before: what is linked to it runs where it does, if that can be.
+    pub stays: bool,
+    /// Whether clients are not told of it, though it runs: its own process cannot tell of it either.
+    pub unlisted: bool,
     /// Whether it has a check of its own.
     pub validates: bool,
     /// Whether that check is about all inputs.
@@ -482,10 +491,23 @@ impl Schema {
         self.inputs.iter().find(|i| i.name == name)
     }
 
-    /// The class as `/object_info` tells it.
+    /// Whether `/object_info` tells of the class.
+    pub fn is_listed(&self) -> bool {
+        self.hosted.as_ref().is_none_or(|hosted| !hosted.unlisted)
+    }
+
+    /// The class as `/object_info` tells it, as text: that of a class of another process needs not be read for it.
+    pub fn object_info_text(&self, source: &dyn OptionSource) -> String {
+        match &self.hosted {
+            Some(hosted) => self.hosted_info(hosted, source),
+            None => self.object_info(source).to_string(),
+        }
+    }
+
+    /// The class as `/object_info` tells it. Whole numbers beyond 64 bits, which classes of other processes may have, are rounded.
     pub fn object_info(&self, source: &dyn OptionSource) -> Json {
         if let Some(hosted) = &self.hosted {
-            return self.hosted_info(hosted, source);
+            return serde_json::from_str(&self.hosted_info(hosted, source)).unwrap_or_default();
         }
         let mut input = Map::new();
         let mut order = Map::new();
@@ -528,22 +550,20 @@ impl Schema {
         info
     }
 
-    fn hosted_info(&self, hosted: &Hosted, source: &dyn OptionSource) -> Json {
-        let mut info = hosted.info.clone();
-        for input in &self.inputs {
-            let InputKind::Combo(Choices::Parts(_)) = &input.kind else { continue };
-            let group = if input.required { "required" } else { "optional" };
-            let place = match self.generation {
-                Generation::Classic => info.pointer_mut("/input").and_then(|i| i.get_mut(group)?.get_mut(&input.name)?.get_mut(0)),
-                Generation::Schema => {
-                    info.pointer_mut("/input").and_then(|i| i.get_mut(group)?.get_mut(&input.name)?.get_mut(1)?.get_mut("options"))
-                }
-            };
-            if let (Some(place), Some(choices)) = (place, input.choices(source)) {
-                *place = Json::Array(choices);
+    fn hosted_info(&self, hosted: &Hosted, source: &dyn OptionSource) -> String {
+        let told = &*hosted.info;
+        let mut text = String::with_capacity(told.len());
+        let mut at = 0;
+        for (gap, name) in &hosted.gaps {
+            let choices = self.find_input(name).and_then(|input| input.choices(source));
+            if let (Some(choices), Some(before)) = (choices, told.get(at..gap.start)) {
+                text.push_str(before);
+                text.push_str(&Json::Array(choices).to_string());
+                at = gap.end;
             }
         }
-        info
+        text.push_str(told.get(at..).unwrap_or_default());
+        text
     }
 
     fn hidden_config(&self, kind: HiddenKind) -> Json {

@@ -37,6 +37,10 @@ pub(crate) struct Facts {
     pub accepts: IndexMap<String, Vec<String>>,
     /// Combo → its parts, where some are the files of a folder.
     pub lists: IndexMap<String, Vec<Part>>,
+    /// Its part of `object_info` was made by the worker: ComfyUI itself fails at it, though it runs the class.
+    pub unlisted: bool,
+    /// A value at one of its links could not leave its process before. The worker does not know of it.
+    pub stays: bool,
     /// The folders that were read while it declared itself.
     pub dirs: Vec<PathBuf>,
 }

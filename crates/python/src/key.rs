@@ -8,7 +8,7 @@ use crate::interpreter::packages;
 use crate::settings::{Network, Settings};
 
 /// Raised when a manifest is made or kept in another way.
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 /// Where it listens has no part in which classes there are.
 const ADDRESS: [&str; 2] = ["--listen", "--port"];
 /// So many packs and, in each, so many files are looked at.

@@ -42,7 +42,7 @@ struct Kept {
 struct Keeping<'a> {
     key: &'a str,
     rest: &'a Json,
-    classes: IndexMap<&'a str, (&'a Json, &'a Facts)>,
+    classes: IndexMap<&'a str, (&'a RawValue, &'a Facts)>,
     read: &'a HashMap<PathBuf, String>,
 }
 
@@ -53,12 +53,13 @@ impl Manifest {
         let mut classes = IndexMap::new();
         if let Some(Json::Object(told)) = told {
             for (name, mut json) in told {
-                let info = json.get_mut("info").map(Json::take).unwrap_or_default();
-                let facts = serde_json::from_value(json).unwrap_or_else(|error| {
-                    tracing::warn!("what the Python worker tells of the class '{name}' is not understood: {error}");
-                    Facts::default()
-                });
-                classes.insert(name.clone(), Class::new(&name, info, facts));
+                let info = json.get_mut("info").map(Json::take);
+                let read = serde_json::from_value(json)
+                    .and_then(|facts| Class::new(&name, info.as_ref().and_then(Json::as_str).unwrap_or_default(), facts));
+                match read {
+                    Ok(class) => drop(classes.insert(name, class)),
+                    Err(error) => tracing::warn!("what the Python worker tells of the class '{name}' is not understood: {error}"),
+                }
             }
         }
         if let Some(map) = json.as_object_mut() {
@@ -97,6 +98,16 @@ impl Manifest {
         manifest
     }
 
+    /// This, with what was learnt of the same classes when prompts ran.
+    pub fn learnt(mut self, before: &Self) -> Self {
+        for (name, _) in before.classes.iter().filter(|(_, class)| class.facts.stays) {
+            if let Some(class) = self.classes.get_mut(name).filter(|class| !class.facts.stays) {
+                *class = class.staying();
+            }
+        }
+        self
+    }
+
     /// Whether clients would see no difference.
     pub fn same(&self, other: &Self) -> bool {
         let equal = |name: &String, class: &Class| {
@@ -128,14 +139,12 @@ impl Manifest {
 
     /// Keeps it as a file, whole or not at all.
     pub fn write(&self, path: &Path, key: &str) -> std::io::Result<()> {
-        let info = |class: &'_ Class| class.schema.hosted.clone();
-        let infos: Vec<_> = self.classes.values().map(info).collect();
-        let empty = Json::Null;
-        let classes = self.classes.iter().zip(&infos).map(|((name, class), hosted)| {
-            let info = hosted.as_ref().map_or(&empty, |hosted| &hosted.info);
-            (name.as_str(), (info, class.facts.as_ref()))
+        let classes = self.classes.iter().map(|(name, class)| {
+            let info = class.schema.hosted.as_ref().map_or("null", |hosted| &*hosted.info);
+            Ok((name.as_str(), (serde_json::from_str(info)?, class.facts.as_ref())))
         });
-        let keeping = Keeping { key, rest: &self.rest, classes: classes.collect(), read: &self.read };
+        let classes = classes.collect::<serde_json::Result<_>>()?;
+        let keeping = Keeping { key, rest: &self.rest, classes, read: &self.read };
         let folder = path.parent().unwrap_or(Path::new("."));
         std::fs::create_dir_all(folder)?;
         let mut file = tempfile::Builder::new().prefix(".python-").tempfile_in(folder)?;
@@ -151,8 +160,8 @@ impl Manifest {
 /// Reads the classes, which are most of the file, on several threads: the catalog is wanted soon after the start.
 fn classes(texts: &IndexMap<String, Box<RawValue>>) -> serde_json::Result<IndexMap<String, Class>> {
     let read = |name: &String, text: &RawValue| {
-        let (info, facts) = serde_json::from_str::<(Json, Facts)>(text.get())?;
-        Ok((name.clone(), Class::new(name, info, facts)))
+        let (info, facts) = serde_json::from_str::<(&RawValue, Facts)>(text.get())?;
+        Ok((name.clone(), Class::new(name, info.get(), facts)?))
     };
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
     let share = texts.len().div_ceil(threads).max(1);
@@ -184,7 +193,10 @@ mod tests {
     #[test]
     fn what_is_kept_is_what_was_told() {
         let folder = tempfile::tempdir().unwrap();
-        let class = |index: usize| json!({"info": {"input": {"required": {"n": ["INT", {"default": index}]}}}, "once": true, "dirs": [folder.path()]});
+        let class = |index: usize| {
+            let info = json!({"input": {"required": {"n": ["INT", {"default": index}]}}}).to_string();
+            json!({"info": info, "once": true, "dirs": [folder.path()]})
+        };
         let told: serde_json::Map<_, _> = (0..101).map(|index| (format!("Class{index}"), class(index))).collect();
         let manifest = Manifest::new(json!({"re": 3, "format": 1, "classes": told, "on_prompt": 2}));
         assert_eq!(*manifest.rest, json!({"format": 1, "on_prompt": 2}));

@@ -1,8 +1,13 @@
 //! A class's declaration, from what clients are told of it and what else the worker knows.
 
+use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use comfyd_node::{ChoicePart, Choices, FileSource, Generation, HiddenKind, Hosted, Input, InputKind, Output, Schema};
+use indexmap::IndexMap;
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value as Json};
 
 use crate::facts::{Facts, Part, Validate};
@@ -17,13 +22,58 @@ pub(crate) struct Class {
 }
 
 impl Class {
-    /// A class of that name; `info` is its part of `object_info`.
-    pub fn new(name: &str, info: Json, facts: Facts) -> Self {
-        Self { schema: Arc::new(schema(name, info, &facts)), facts: Arc::new(facts) }
+    /// A class of that name; `told` is its part of `object_info`, a JSON text.
+    pub fn new(name: &str, told: &str, facts: Facts) -> serde_json::Result<Self> {
+        Ok(Self { schema: Arc::new(schema(name, told, &facts)?), facts: Arc::new(facts) })
     }
 }
 
-fn schema(name: &str, info: Json, facts: &Facts) -> Schema {
+impl Class {
+    /// The same, which could not let go of a value.
+    pub fn staying(&self) -> Self {
+        let mut class = self.clone();
+        Arc::make_mut(&mut class.facts).stays = true;
+        if let Some(hosted) = &mut Arc::make_mut(&mut class.schema).hosted {
+            Arc::make_mut(hosted).stays = true;
+        }
+        class
+    }
+}
+
+/// Where the inputs stand in what is told of a class.
+#[derive(Deserialize)]
+struct Places<'a> {
+    #[serde(borrow, default)]
+    input: IndexMap<Cow<'a, str>, IndexMap<Cow<'a, str>, &'a RawValue>>,
+}
+
+/// Where the choices of inputs that list files stand in what is told of a class, in this order.
+fn gaps(told: &str, generation: Generation, facts: &Facts) -> Vec<(Range<usize>, String)> {
+    if facts.lists.is_empty() {
+        return Vec::new();
+    }
+    let place = |part: &RawValue| {
+        let start = part.get().as_ptr().addr() - told.as_ptr().addr();
+        start..start + part.get().len()
+    };
+    let choices = |input: &RawValue| match generation {
+        Generation::Classic => Some(place(serde_json::from_str::<Vec<&RawValue>>(input.get()).ok()?.first()?)),
+        Generation::Schema => {
+            let parts: Vec<&RawValue> = serde_json::from_str(input.get()).ok()?;
+            let options: IndexMap<Cow<'_, str>, &RawValue> = serde_json::from_str(parts.get(1)?.get()).ok()?;
+            Some(place(options.get("options")?))
+        }
+    };
+    let groups = serde_json::from_str::<Places<'_>>(told).map(|places| places.input).unwrap_or_default();
+    let listed = groups.iter().filter(|(group, _)| ["required", "optional"].contains(&&***group)).flat_map(|(_, inputs)| inputs);
+    let found = listed.filter(|(name, _)| facts.lists.contains_key(&***name));
+    let mut gaps: Vec<_> = found.filter_map(|(name, input)| Some((choices(input)?, name.to_string()))).collect();
+    gaps.sort_by_key(|(gap, _)| gap.start);
+    gaps
+}
+
+fn schema(name: &str, told: &str, facts: &Facts) -> serde_json::Result<Schema> {
+    let info: Json = serde_json::from_str(told)?;
     let text = |field: &str| info.get(field).and_then(Json::as_str).unwrap_or_default().to_owned();
     let flag = |field: &str| info.get(field).and_then(Json::as_bool);
     let generation = if facts.v3 { Generation::Schema } else { Generation::Classic };
@@ -34,7 +84,9 @@ fn schema(name: &str, info: Json, facts: &Facts) -> Schema {
         }
     }
     let hidden = members(&info, "hidden").filter_map(|(name, kind)| Some((name.clone(), hidden_kind(kind)?))).collect();
-    Schema {
+    let types = info.get("output").and_then(Json::as_array);
+    let choices = types.into_iter().flatten().enumerate().filter(|(_, ty)| ty.is_array()).map(|(slot, ty)| (slot, ty.clone()));
+    Ok(Schema {
         class: name.into(),
         display_name: info.get("display_name").and_then(Json::as_str).map(str::to_owned),
         category: text("category"),
@@ -57,9 +109,13 @@ fn schema(name: &str, info: Json, facts: &Facts) -> Schema {
             is_async: facts.is_async,
             unique: facts.once,
             introspects: facts.introspects,
-            info,
+            info: told.into(),
+            gaps: gaps(told, generation, facts),
+            choices: choices.collect(),
+            unlisted: facts.unlisted,
+            stays: facts.stays,
         })),
-    }
+    })
 }
 
 fn members<'a>(info: &'a Json, group: &str) -> impl Iterator<Item = (&'a String, &'a Json)> {
@@ -78,14 +134,8 @@ fn input(name: &str, config: &Json, required: bool, generation: Generation, fact
         lazy: flag("lazy"),
         raw_link: flag("rawLink"),
         accepts: facts.accepts.get(name).cloned().unwrap_or_default(),
-        options: options.map(checked),
+        options: options.cloned(),
     }
-}
-
-/// Options as values are checked against: with numbers in place of texts that stand for some.
-fn checked(options: &Map<String, Json>) -> Map<String, Json> {
-    let number = |value: &Json| value.as_str().and_then(comfyd_wire::json::whole).map(Json::from);
-    options.iter().map(|(name, value)| (name.clone(), number(value).unwrap_or_else(|| value.clone()))).collect()
 }
 
 fn kind(name: &str, ty: &Json, options: Option<&Map<String, Json>>, generation: Generation, facts: &Facts) -> InputKind {
@@ -140,7 +190,9 @@ fn hidden_kind(kind: &Json) -> Option<HiddenKind> {
 
 fn outputs(info: &Json) -> Vec<Output> {
     let entry = |field: &str, slot: usize| info.get(field).and_then(|list| list.get(slot));
-    let types = info.get("output").and_then(Json::as_array);
+    // A text in place of a tuple, as where its comma was forgotten, is one of its letters to Python.
+    let letters = info.get("output").and_then(Json::as_str).map(|text| text.chars().map(|c| Json::from(c.to_string())).collect());
+    let types = letters.as_ref().or_else(|| info.get("output")?.as_array());
     let output = |(slot, ty): (usize, &Json)| {
         // A list of choices, as combos had it before they had a name.
         let ty = ty.as_str().unwrap_or("COMBO");
@@ -189,7 +241,7 @@ mod tests {
             "lists": {"lora": [{"v": "None"}, {"folder": "loras"}]}, "later": 1,
         }))
         .unwrap();
-        let schema = schema("Mine", info.clone(), &facts);
+        let schema = schema("Mine", &info.to_string(), &facts).unwrap();
         let kind = |name: &str| schema.find_input(name).unwrap().kind.clone();
         assert_eq!(kind("n"), InputKind::Int);
         assert_eq!(kind("any"), InputKind::Other("*".into()));
@@ -216,7 +268,7 @@ mod tests {
             "c": ["COMBO", {"options": ["old"]}],
         }}});
         let facts = serde_json::from_value(json!({"v3": true, "lists": {"c": [{"folder": "loras"}, {"v": "x"}]}})).unwrap();
-        let schema = schema("New", info, &facts);
+        let schema = schema("New", &info.to_string(), &facts).unwrap();
         assert_eq!(schema.generation, Generation::Schema);
         assert_eq!(schema.find_input("a").unwrap().kind, InputKind::Combo(Choices::Fixed(vec![json!("x")])));
         assert_eq!(schema.find_input("b").unwrap().kind, InputKind::Combo(Choices::Remote));

@@ -13,25 +13,6 @@ use serde_json::{Map, Number, Value};
 use crate::python;
 
 /// Arrays and objects in each other. The reader needs no stack for them, but to copy, to write and to drop a value does: so many fit a
-/// Begins a text that stands for a whole number beyond 64 bits, in what another program told and what is told on word for word.
-const WHOLE: &str = "\0int:";
-
-/// The number for which a text stands, as far as a float holds it; `None` if it stands for none.
-pub fn whole(text: &str) -> Option<f64> {
-    text.strip_prefix(WHOLE)?.parse().ok()
-}
-
-/// JSON with the numbers in place of the texts that stand for them.
-pub fn with_wholes(json: String) -> String {
-    const WRITTEN: &str = "\"\\u0000int:";
-    let mut parts = json.split(WRITTEN);
-    let Some(first) = parts.next().filter(|first| first.len() < json.len()) else { return json };
-    parts.fold(first.to_owned(), |told, part| {
-        let (digits, rest) = part.split_once('"').unwrap_or((part, ""));
-        told + digits + rest
-    })
-}
-
 /// thread of 2 MiB in a debug build.
 pub const MAX_DEPTH: usize = 1_024;
 
@@ -395,19 +376,5 @@ impl<'t> Reader<'t> {
         let line = before.bytes().filter(|b| *b == b'\n').count() + 1;
         let column = before.rsplit('\n').next().unwrap_or(before).chars().count() + 1;
         Error { too_deep: false, what: what.into(), line, column }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn texts_that_stand_for_whole_numbers_become_these() {
-        let value = serde_json::json!({"min": "\0int:-18446744073709551615", "max": ["\0int:36893488147419103232", "int:5", 5]});
-        let told = r#"{"min":-18446744073709551615,"max":[36893488147419103232,"int:5",5]}"#;
-        assert_eq!(with_wholes(value.to_string()), told);
-        assert_eq!(with_wholes(told.to_owned()), told);
-        assert_eq!((whole("\0int:-18446744073709551615"), whole("5")), (Some(-18_446_744_073_709_551_615.0), None));
     }
 }

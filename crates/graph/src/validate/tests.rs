@@ -649,9 +649,8 @@ fn hosted_catalog() -> Catalog {
     let grown = Input::link("grown", "COMFY_AUTOGROW_V3").option("template", template);
     let schema = Schema::new("Newer").input(accepting).input(several).input(parts).input(grown).output_node().schema_generation();
     there(&mut catalog, "default", schema, Hosted::default(), anything);
-    let info = json!({"output": [["x", "y"], "COMBO"]});
     let schema = Schema::new("Lists").input(Input::int("n")).output("COMBO").output("COMBO");
-    there(&mut catalog, "default", schema, Hosted { info, ..Hosted::default() }, anything);
+    there(&mut catalog, "default", schema, Hosted { choices: vec![(0, json!(["x", "y"]))], ..Hosted::default() }, anything);
     let schema = Schema::new("Chooses").input(Input::combo("c", ["x", "y"])).input(Input::combo("d", ["x"]).optional()).output_node();
     there(&mut catalog, "default", schema, Hosted::default(), anything);
     catalog

@@ -6,8 +6,7 @@ use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
 use comfyd_node::Schema;
-use comfyd_wire::json::with_wholes;
-use serde_json::{Map, Value, json};
+use serde_json::json;
 
 use crate::answer::{blocking, json_text};
 use crate::app::App;
@@ -50,23 +49,38 @@ fn render(app: &App, shape: ApiShape, principal: &Principal) -> Bytes {
     if let Some(body) = app.object_info.get(generation, &key) {
         return body;
     }
-    let classes: Map<String, Value> = app.catalog.current().iter().map(|e| (e.schema.class.clone(), told(app, &e.schema, shape))).collect();
-    let body = Bytes::from(with_wholes(Value::Object(classes).to_string()));
+    let body = Bytes::from(told(app, app.catalog.current().iter().map(|entry| &*entry.schema), shape));
     // Listing may have noticed a change: what was rendered shows at least the generation read before.
     app.object_info.put(generation, key, &body);
     body
 }
 
-/// One class. In the API document's shape every field is always there: a class without a name that is shown has its own.
-fn told(app: &App, schema: &Schema, shape: ApiShape) -> Value {
-    let mut info = schema.object_info(&*app.folders);
-    if shape == ApiShape::Documented {
-        info["display_name"] = json!(schema.display_name.as_ref().unwrap_or(&schema.class));
-        for (key, value) in [("deprecated", schema.deprecated), ("experimental", schema.experimental)] {
-            info[key] = json!(value.unwrap_or(false));
+/// An object of classes by their names.
+fn told<'a>(app: &App, classes: impl Iterator<Item = &'a Schema>, shape: ApiShape) -> String {
+    let mut text = String::from("{");
+    for schema in classes.filter(|schema| schema.is_listed()) {
+        if text.len() > 1 {
+            text.push(',');
         }
+        text.push_str(&json!(schema.class).to_string());
+        text.push(':');
+        text.push_str(&info(app, schema, shape));
     }
-    info
+    text.push('}');
+    text
+}
+
+/// One class. In the API document's shape every field is always there: a class without a name that is shown has its own.
+fn info(app: &App, schema: &Schema, shape: ApiShape) -> String {
+    if shape == ApiShape::Wire {
+        return schema.object_info_text(&*app.folders);
+    }
+    let mut info = schema.object_info(&*app.folders);
+    info["display_name"] = json!(schema.display_name.as_ref().unwrap_or(&schema.class));
+    for (key, value) in [("deprecated", schema.deprecated), ("experimental", schema.experimental)] {
+        info[key] = json!(value.unwrap_or(false));
+    }
+    info.to_string()
 }
 
 async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path(node_class): Path<String>) -> Result<Response, ApiError> {
@@ -76,9 +90,7 @@ async fn one(State(app): State<App>, shape: ApiShape, principal: Principal, Path
     blocking(move || {
         let _acting = principal.act();
         let catalog = app.catalog.current();
-        let entry = catalog.get(&node_class);
-        let classes: Map<String, Value> = entry.into_iter().map(|entry| (node_class.clone(), told(&app, &entry.schema, shape))).collect();
-        Ok(json_text(with_wholes(Value::Object(classes).to_string())))
+        Ok(json_text(told(&app, catalog.get(&node_class).into_iter().map(|entry| &*entry.schema), shape)))
     })
     .await
 }
