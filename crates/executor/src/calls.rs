@@ -191,6 +191,11 @@ fn localized_list(values: &[Value]) -> Result<Option<Vec<Value>>> {
     Ok(local)
 }
 
+/// Whether one of these values cannot be brought here.
+pub(crate) fn stuck(values: &[Value]) -> bool {
+    matches!(localized_list(values), Err(Error::CannotCross(_)))
+}
+
 /// The inputs of a hosted node: in the prompt's order, with the constants that its class does not declare. `result` gives what a node left.
 pub(crate) fn arguments(
     graph: &Graph,

@@ -38,6 +38,13 @@ impl<'a> Hosts<'a> {
         &self.job.owner
     }
 
+    /// A text for the log, without what is secret of the prompt.
+    pub fn for_the_log(&self, text: &str) -> String {
+        let mut text = text.to_owned();
+        self.job.secrets.hide(&mut text);
+        text
+    }
+
     /// Tells a host of the prompt, if it was not yet. One that failed once is not asked again: its start may have taken minutes.
     pub fn begin(&mut self, host: &Arc<dyn Host>) -> Result<()> {
         if let Some(told) = self.told.iter().find(|told| same(&told.host, host)) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature};
 use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
 use comfyd_node::{
-    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Expansion, Hidden, HostedCall, HostedNode, HostedOutput, Node,
+    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Expansion, Hidden, Host, HostedCall, HostedNode, HostedOutput, Node,
     NodeOutput, Returned, Source, Value,
 };
 use indexmap::IndexSet;
@@ -590,6 +590,29 @@ impl<'a, 'p> Run<'a, 'p> {
         &mut self.uses[node]
     }
 
+    /// The classes at whose links something could not cross: those that gave a node what cannot be brought here, or what may be anything, else
+    /// its own.
+    fn crossed(&self, index: NodeIndex) -> Vec<Arc<dyn HostedNode>> {
+        let here = self.graph.node(index).entry.host();
+        let name = |host: &Option<Arc<dyn Host>>| host.as_ref().map(|host| host.name().to_owned());
+        let mut found = Vec::new();
+        for input in &self.graph.node(index).inputs {
+            let InputSource::Link(link) = &input.source else { continue };
+            let Some(from) = link.target.filter(|from| name(&self.graph.node(*from).entry.host()) != name(&here)) else { continue };
+            let stuck = match &here {
+                None => self.known.results.get(&from).and_then(|r| r.outputs.get(link.slot)).is_some_and(|values| calls::stuck(values)),
+                Some(_) => self.graph.node(from).entry.schema.outputs.get(link.slot).is_none_or(|output| output.ty == "*"),
+            };
+            if let (true, Code::Hosted(class)) = (stuck, &self.graph.node(from).entry.code) {
+                found.push(class.clone());
+            }
+        }
+        if let (true, Code::Hosted(class)) = (found.is_empty(), &self.graph.node(index).entry.code) {
+            found.push(class.clone());
+        }
+        found
+    }
+
     /// The report of what happened at a node, in the name of the prompt's node that it comes from.
     fn halt(&mut self, index: NodeIndex, mut stop: Stop, inputs: Json) -> Box<Halt> {
         let real = self.graph.node(self.graph.node(index).real);
@@ -597,8 +620,12 @@ impl<'a, 'p> Run<'a, 'p> {
             stop = Stop::Failed(Failed::new("TimeoutError", reason));
         }
         if let Stop::Failed(failed) = &mut stop {
-            tracing::warn!(node = %real.id, class = %real.class_type, kind = %failed.kind, failed.message, "a node failed");
+            let message = self.known.hosts.for_the_log(&failed.message);
+            tracing::warn!(node = %real.id, class = %real.class_type, kind = %failed.kind, message, "a node failed");
             failed.inputs.get_or_insert(inputs);
+            if failed.cannot_cross {
+                self.crossed(index).iter().for_each(|class| class.stay());
+            }
             if failed.out_of_memory {
                 self.known.hosts.unload();
             }

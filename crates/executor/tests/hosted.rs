@@ -163,6 +163,10 @@ impl HostedNode for Class {
         }
     }
 
+    fn stay(&self) {
+        self.host.note(format!("stay {}", self.name));
+    }
+
     fn run(&self, call: HostedCall, done: Done) {
         self.host.note(format!("run {}", call.node));
         if self.name == "Panics" {
@@ -523,6 +527,8 @@ fn a_prompt_whose_value_cannot_cross_is_placed_anew_once() {
     assert_eq!((ran.events.matches("start").count(), ran.events.matches("cached").count()), (1, 1), "{}", ran.events);
     assert_eq!((ran.events.matches("executing r ").count(), ran.events.matches("executing b ").count()), (1, 2), "{}", ran.events);
     assert_eq!((hosting.host.count("begin"), hosting.host.count("end")), (1, 1), "the host is told of one prompt");
+    let stay: Vec<_> = hosting.host.taken().into_iter().filter(|line| line.starts_with("stay")).collect();
+    assert_eq!(stay, ["stay Make"], "the class that gave the value remembers");
     // An expansion's node is placed by what it is given.
     let ran = hosting.run("x:IntoBoth value=3\nout:Show value=@x");
     assert_eq!(*ran.shown("out"), json!([103]), "{}", ran.events);

@@ -16,7 +16,9 @@ use crate::python;
 use crate::report::Unplaceable;
 
 /// Types whose values have a form that every process reads.
-const PORTABLE: [&str; 9] = ["IMAGE", "MASK", "LATENT", "SIGMAS", "INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"];
+const PORTABLE: [&str; 10] = ["AUDIO", "BOOLEAN", "COMBO", "FLOAT", "IMAGE", "INT", "LATENT", "MASK", "SIGMAS", "STRING"];
+/// Types whose values have one among other processes, where they have to cross: as far as only tensors and plain values are in them.
+const CARRIED: [&str; 1] = ["CONDITIONING"];
 /// Processes that are told apart, this one included; classes of further ones are not used.
 const HOSTS_MAX: usize = 64;
 /// The name of the process that runs what no other is named for.
@@ -222,6 +224,9 @@ impl<'a> Placer<'a> {
                 self.join_above(item)?;
             }
         }
+        for item in 0..self.items.len() {
+            self.keep_near(item);
+        }
         let mut placement = Placement::default();
         let chosen = self.choose();
         for (item, host) in chosen.into_iter().enumerate() {
@@ -400,6 +405,25 @@ impl<'a> Placer<'a> {
         Ok(())
     }
 
+    /// Joins a node with what gives it something, where one of both could not let go of it before and one process can run both.
+    fn keep_near(&mut self, place: usize) {
+        let stays = |item: &Item<'_>| item.entries.iter().any(|e| e.schema.hosted.as_ref().is_some_and(|hosted| hosted.stays));
+        let near = |(_, given): &(&str, Given<'_>)| match given {
+            Given::Link { node, slot } => {
+                let from = *self.places.get(node)?;
+                let object = self.output(from, *slot).is_none_or(|output| !is_plain(&output));
+                (object && (stays(&self.items[from]) || stays(&self.items[place]))).then_some(from)
+            }
+            Given::Constant(_) | Given::Object(_) => None,
+        };
+        for from in self.items[place].gets.iter().filter_map(near).collect::<Vec<_>>() {
+            if self.able[self.root(from)] & self.able[self.root(place)] != 0 {
+                // It was just looked whether that can be done.
+                let _ = self.join(from, place, "");
+            }
+        }
+    }
+
     fn linked(&self, given: &Given<'_>) -> Option<usize> {
         match given {
             Given::Link { node, .. } => self.places.get(node).copied(),
@@ -427,6 +451,11 @@ impl<'a> Placer<'a> {
     fn join(&mut self, from: usize, to: usize, ty: &str) -> Result<(), Box<Unplaceable>> {
         let (a, b) = (self.find(from), self.find(to));
         if self.able[a] & self.able[b] == 0 {
+            let elsewhere = [self.able[a] & !1, self.able[b] & !1];
+            if CARRIED.contains(&ty) && !elsewhere.contains(&0) {
+                [self.able[a], self.able[b]] = elsewhere;
+                return Ok(());
+            }
             return Err(self.unplaceable(from, to, ty));
         }
         let (first, other) = (a.min(b), a.max(b));

@@ -136,6 +136,9 @@ pub trait HostedNode: Send + Sync {
     /// The inputs that are needed now. Asked before each run; a class that never asks for any answers at once.
     fn needed(&self, call: &HostedCall, cancel: &CancellationToken) -> Result<Vec<String>>;
 
+    /// A value at one of its links could not leave its process: from now on its schema says so.
+    fn stay(&self) {}
+
     /// Begins a call, and returns at once. The result goes to `done`, whatever happens: also when the host ends.
     fn run(&self, call: HostedCall, done: Done);
 }

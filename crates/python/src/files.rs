@@ -10,6 +10,7 @@ pub(crate) const FILES: &[(&str, &str)] = &[
     ("comfyd_worker/boot.py", include_str!("../worker/comfyd_worker/boot.py")),
     ("comfyd_worker/executor.py", include_str!("../worker/comfyd_worker/executor.py")),
     ("comfyd_worker/facade.py", include_str!("../worker/comfyd_worker/facade.py")),
+    ("comfyd_worker/guard.py", include_str!("../worker/comfyd_worker/guard.py")),
     ("comfyd_worker/frames.py", include_str!("../worker/comfyd_worker/frames.py")),
     ("comfyd_worker/manifest.py", include_str!("../worker/comfyd_worker/manifest.py")),
     ("comfyd_worker/modules.py", include_str!("../worker/comfyd_worker/modules.py")),

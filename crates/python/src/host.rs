@@ -170,6 +170,7 @@ impl Shared {
     }
 
     fn begin_in(&self, objects: &Arc<Objects>, prompt: &HostedPrompt<'_>, cancel: &CancellationToken) -> Result<(), Failure> {
+        objects.link.hide(prompt.hidden.secrets.values().filter_map(Json::as_str));
         let mut extra = prompt.hidden.extra_data.as_object().cloned().unwrap_or_default();
         extra.extend(prompt.hidden.secrets.iter().map(|(name, secret)| (name.clone(), secret.clone())));
         if let Some(client) = prompt.client_id {

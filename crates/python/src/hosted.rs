@@ -14,6 +14,7 @@ use crate::host::Shared;
 use crate::link::About;
 use crate::remote::Objects;
 use crate::schema::Class;
+use crate::supervisor;
 use crate::wire;
 
 /// How long a class may take to check its inputs.
@@ -118,6 +119,10 @@ impl HostedNode for Node {
         let frame = objects.link.wait_in_prompt(message, self.about(call), cancel)?;
         let names = frame.json.get("needed").and_then(Json::as_array);
         Ok(names.into_iter().flatten().filter_map(|name| name.as_str().map(str::to_owned)).collect())
+    }
+
+    fn stay(&self) {
+        supervisor::remember(&self.shared, self.name());
     }
 
     fn run(&self, call: HostedCall, done: Done) {

@@ -25,5 +25,5 @@ mod worker;
 pub use crate::error::Error;
 pub use crate::host::State;
 pub use crate::report::{Pack, Report};
-pub use crate::settings::{Network, Outlet, Patience, Settings};
+pub use crate::settings::{HistoryWanted, Network, Outlet, Patience, Settings, Tell};
 pub use crate::worker::Worker;

@@ -123,6 +123,11 @@ impl Link {
         self.process.pid
     }
 
+    /// Keeps these out of what is told of the process's output.
+    pub fn hide<'a>(&self, secrets: impl Iterator<Item = &'a str>) {
+        self.process.hide(secrets);
+    }
+
     /// Whether it has not ended.
     pub fn alive(&self) -> bool {
         self.alive.load(Ordering::Acquire)

@@ -2,7 +2,7 @@
 //! a tensor is told in a frame, not how frames travel.
 //!
 //! `{"tensors": {name: {dtype, shape, at, len}}, "meta": {…}}`: a tensor alone has the empty name; a latent's have the names of its keys, and
-//! its other keys are the meta.
+//! its other keys are the meta. Deeper ones have a `tree`, which only workers read.
 
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub(crate) enum Piece {
     Array(ArcArray<f32, IxDyn>),
     /// Noise levels.
     Levels(Arc<Vec<f32>>),
+    /// Another worker's tensor.
+    Bytes(Arc<Vec<u8>>),
 }
 
 impl Piece {
@@ -35,6 +37,7 @@ impl Piece {
         match self {
             Self::Array(array) => bytemuck::cast_slice(array.as_slice().unwrap_or_default()),
             Self::Levels(levels) => bytemuck::cast_slice(levels),
+            Self::Bytes(bytes) => bytes,
         }
     }
 
@@ -42,6 +45,7 @@ impl Piece {
         match self {
             Self::Array(array) => array.shape().to_vec(),
             Self::Levels(levels) => vec![levels.len()],
+            Self::Bytes(bytes) => vec![bytes.len()],
         }
     }
 }
@@ -49,6 +53,9 @@ impl Piece {
 /// An object of this process as others take it: its description, whose tensors lie in the blob from `at` on, and its pieces. `None` where it
 /// cannot leave.
 pub(crate) fn pack(object: &Value, at: u64) -> Option<(Json, Vec<Piece>)> {
+    if let Some(carried) = object.downcast::<Carried>() {
+        return Some(carried.at(at));
+    }
     let mut meta = Map::new();
     let mut parts: Vec<(&str, Piece)> = Vec::new();
     if let Some(image) = object.downcast::<Image>() {
@@ -175,23 +182,85 @@ fn place(name: &str, tensor: &Json) -> Option<Place> {
 
 /// The tensors of a portable value that came, by name.
 #[derive(Debug, Default)]
-pub(crate) struct Tensors(IndexMap<String, ArrayD<f32>>);
+pub(crate) struct Tensors(IndexMap<String, Tensor>);
+
+/// A tensor that came.
+#[derive(Debug)]
+enum Tensor {
+    Floats(ArrayD<f32>),
+    /// Numbers of another kind, as they came.
+    Other { kind: Kind, shape: Vec<usize>, bytes: Vec<u8> },
+}
+
+impl Tensor {
+    /// As native nodes compute with it.
+    fn floats(self) -> ArrayD<f32> {
+        match self {
+            Self::Floats(array) => array,
+            // The length was compared with the shape when the place was read.
+            Self::Other { kind, shape, bytes } => ArrayD::from_shape_vec(IxDyn(&shape), kind.floats(&bytes)).unwrap_or_default(),
+        }
+    }
+
+    fn piece(self) -> Piece {
+        match self {
+            Self::Floats(array) => Piece::Array(array.into_shared()),
+            Self::Other { bytes, .. } => Piece::Bytes(Arc::new(bytes)),
+        }
+    }
+}
+
+/// A value of one worker on its way to another: what that said of it, and its tensors, whatever they mean.
+pub(crate) struct Carried {
+    portable: Json,
+    /// In the order in which the description names them.
+    pieces: Vec<Piece>,
+}
+
+impl Carried {
+    /// What came.
+    pub fn new(portable: Json, tensors: Tensors) -> Self {
+        let mut tensors = tensors.0;
+        let names = portable.get("tensors").and_then(Json::as_object).into_iter().flatten().map(|(name, _)| name);
+        let pieces = names.filter_map(|name| tensors.swap_remove(name)).map(Tensor::piece).collect();
+        Self { portable, pieces }
+    }
+
+    /// The same with its tensors from there on in the blob.
+    fn at(&self, mut at: u64) -> (Json, Vec<Piece>) {
+        let mut portable = self.portable.clone();
+        let tensors = portable.get_mut("tensors").and_then(Json::as_object_mut).into_iter().flatten();
+        for ((_, tensor), piece) in tensors.zip(&self.pieces) {
+            tensor["at"] = at.into();
+            at += piece.bytes().len() as u64;
+        }
+        (portable, self.pieces.clone())
+    }
+}
+
+impl Opaque for Carried {
+    fn type_name(&self) -> &str {
+        "*"
+    }
+
+    fn size_bytes(&self) -> usize {
+        self.pieces.iter().map(|piece| piece.bytes().len()).sum()
+    }
+}
 
 impl Tensors {
     /// Reads one: `fill` fills memory with the blob's next bytes. That of `f32` becomes the array as it is.
     pub fn read<E>(&mut self, place: Place, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
-        let floats = if place.kind == Kind::F32 {
-            let mut floats = vec![0_f32; (place.len / 4) as usize];
+        let Place { name, kind, shape, len, .. } = place;
+        if kind == Kind::F32 {
+            let mut floats = vec![0_f32; (len / 4) as usize];
             fill(bytemuck::cast_slice_mut(&mut floats))?;
-            floats
+            // The length was compared with the shape when the place was read.
+            self.0.extend(ArrayD::from_shape_vec(IxDyn(&shape), floats).ok().map(|array| (name, Tensor::Floats(array))));
         } else {
-            let mut bytes = vec![0_u8; place.len as usize];
+            let mut bytes = vec![0_u8; len as usize];
             fill(&mut bytes)?;
-            place.kind.floats(&bytes)
-        };
-        // The length was compared with the shape when the place was read.
-        if let Ok(array) = ArrayD::from_shape_vec(IxDyn(&place.shape), floats) {
-            self.0.insert(place.name, array);
+            self.0.insert(name, Tensor::Other { kind, shape, bytes });
         }
         Ok(())
     }
@@ -202,15 +271,18 @@ impl Tensors {
 pub(crate) fn unpack(portable: &Json, tensors: Tensors, declared: &str) -> Result<Arc<dyn Opaque>, String> {
     let mut tensors = tensors.0;
     if let Some(tensor) = tensors.swap_remove("") {
-        return alone(tensor, declared);
+        return alone(tensor.floats(), declared);
+    }
+    if portable.get("tree").is_some() {
+        return Err(format!("a structure of {} tensors", tensors.len()));
     }
     let mut extra = portable.get("meta").and_then(Json::as_object).cloned().unwrap_or_default();
     let names = || tensors.keys().cloned().collect::<Vec<_>>().join(", ");
     if !tensors.contains_key("samples") || tensors.keys().any(|name| name != "samples" && name != "noise_mask") {
         return Err(format!("a dict with the tensors {}", names()));
     }
-    let samples = tensors.swap_remove("samples").unwrap_or_default().into_shared();
-    let noise_mask = tensors.swap_remove("noise_mask").map(ArrayD::into_shared);
+    let mut taken = |name: &str| tensors.swap_remove(name).map(|tensor| tensor.floats().into_shared());
+    let (samples, noise_mask) = (taken("samples").unwrap_or_default(), taken("noise_mask"));
     let index = extra.get("batch_index").and_then(Json::as_array);
     let batch_index = index.and_then(|index| index.iter().map(Json::as_i64).collect::<Option<Vec<_>>>());
     if batch_index.is_some() {

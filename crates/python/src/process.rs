@@ -1,7 +1,7 @@
 //! A worker's process: how it is started, what it writes, how it ended. Knows no message.
 
 use std::collections::VecDeque;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus};
@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anstream::adapter::strip_str;
+use comfyd_jobs::secrets::hide;
 use parking_lot::{Condvar, Mutex};
 
 use crate::error::Error;
@@ -29,6 +30,8 @@ const KEPT_LINES: usize = 200;
 const TOLD_LINES: usize = 10;
 /// The longest line, in bytes; a longer one is cut into several.
 const MAX_LINE: u64 = 4_096;
+/// So many secrets of prompts are kept out of the log: what prints one may do so long after its prompt.
+const MAX_SECRETS: usize = 256;
 /// How long the last lines are waited for after a process ended: another process that it began may hold its output.
 const LAST_LINES: Duration = Duration::from_millis(300);
 
@@ -37,6 +40,8 @@ const LAST_LINES: Duration = Duration::from_millis(300);
 struct Output {
     state: Mutex<(VecDeque<String>, bool)>,
     ended: Condvar,
+    /// Values of which it was told and which nobody is to read.
+    secrets: Mutex<VecDeque<String>>,
 }
 
 /// A process, running or ended.
@@ -48,22 +53,42 @@ pub(crate) struct Process {
     verdict: Mutex<Option<String>>,
 }
 
+/// What the names of workers' folders begin with.
+const PREFIX: &str = "comfyd-python-";
+/// The file in such a folder that is locked for as long as its owner lives.
+const OWNER: &str = "owner";
+
 /// The private folder of a worker's files.
-pub(crate) struct Folder(tempfile::TempDir);
+pub(crate) struct Folder {
+    folder: tempfile::TempDir,
+    /// Held: tells others that the folder has an owner.
+    _owner: File,
+}
 
 impl Folder {
     /// A folder that only this user can look into, with the worker's files.
     pub fn new() -> io::Result<Self> {
+        let temp = std::env::temp_dir();
+        match Self::new_in(&temp)? {
+            folder if folder.http().as_os_str().len() <= MAX_SOCKET => Ok(folder),
+            _ => Self::new_in(Path::new("/tmp")),
+        }
+    }
+
+    fn new_in(parent: &Path) -> io::Result<Self> {
         let mut builder = tempfile::Builder::new();
-        builder.prefix("comfyd-python-");
+        builder.prefix(PREFIX);
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
-        let mut folder = Self(builder.tempdir()?);
-        if folder.http().as_os_str().len() > MAX_SOCKET {
-            folder = Self(builder.tempdir_in("/tmp")?);
-        }
+        let folder = builder.tempdir_in(parent)?;
+        // Where others see it, it is locked.
+        let unseen = folder.path().join("new");
+        let owner = File::create(&unseen)?;
+        owner.lock()?;
+        std::fs::rename(unseen, folder.path().join(OWNER))?;
         files::write(folder.path())?;
-        Ok(folder)
+        sweep(parent, folder.path());
+        Ok(Self { folder, _owner: owner })
     }
 
     /// Removes it: the process is over, though classes in catalogs may still hold what belongs to it.
@@ -75,12 +100,12 @@ impl Folder {
 
     /// The socket of its HTTP routes.
     pub fn http(&self) -> PathBuf {
-        self.0.path().join("http")
+        self.path().join("http")
     }
 
     /// Where Manager, told that a command line tool watches over ComfyUI, leaves its wish to be started anew.
     fn session(&self) -> PathBuf {
-        self.0.path().join("session")
+        self.path().join("session")
     }
 
     /// Whether Manager left that wish; forgets it.
@@ -89,7 +114,32 @@ impl Folder {
     }
 
     fn path(&self) -> &Path {
-        self.0.path()
+        self.folder.path()
+    }
+}
+
+/// Removes the folders beside `own` whose owners were killed: of this user only, and none whose lock is held or that has none.
+fn sweep(parent: &Path, own: &Path) {
+    let user = |path: &Path| {
+        let metadata = path.symlink_metadata().ok().filter(std::fs::Metadata::is_dir)?;
+        #[cfg(unix)]
+        return Some(std::os::unix::fs::MetadataExt::uid(&metadata));
+        #[cfg(not(unix))]
+        return Some(metadata.is_dir());
+    };
+    let ours = user(own);
+    for entry in parent.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path == own || !entry.file_name().to_string_lossy().starts_with(PREFIX) || ours.is_none() || user(&path) != ours {
+            continue;
+        }
+        let owner = OpenOptions::new().read(true).open(path.join(OWNER));
+        if let Ok(owner) = owner
+            && owner.try_lock().is_ok()
+            && let Err(error) = std::fs::remove_dir_all(&path)
+        {
+            tracing::debug!("{} of a process that has ended is not removed: {error}", path.display());
+        }
     }
 }
 
@@ -138,6 +188,18 @@ impl Process {
         self.verdict.lock().get_or_insert_with(|| reason.to_owned());
         // It fails where the process has ended.
         let _ = self.child.lock().kill();
+    }
+
+    /// Keeps these out of what is told of its output.
+    pub fn hide<'a>(&self, secrets: impl Iterator<Item = &'a str>) {
+        let mut hidden = self.output.secrets.lock();
+        for secret in secrets {
+            if !hidden.iter().any(|known| known == secret) {
+                hidden.push_back(secret.to_owned());
+            }
+        }
+        let surplus = hidden.len().saturating_sub(MAX_SECRETS);
+        hidden.drain(..surplus);
     }
 
     /// Whether it has ended.
@@ -196,7 +258,8 @@ fn listen(pipe: File, name: String, output: Arc<Output>) -> io::Result<()> {
         while let Ok(1..) = pipe.by_ref().take(MAX_LINE).read_until(b'\n', &mut line) {
             // Bars of progress write over themselves: what is seen at last counts. Colours would be told as signs.
             let shown = String::from_utf8_lossy(&line);
-            let text = strip_str(shown.trim_end().rsplit('\r').next().unwrap_or_default()).to_string();
+            let mut text = strip_str(shown.trim_end().rsplit('\r').next().unwrap_or_default()).to_string();
+            output.secrets.lock().iter().for_each(|secret| hide(&mut text, secret));
             if !text.is_empty() {
                 tracing::info!(target: "python", worker = %name, "{text}");
                 let mut state = output.state.lock();
@@ -231,5 +294,36 @@ fn ended_how(status: ExitStatus) -> String {
     match status.code() {
         Some(code) => format!("it exited with status {code}"),
         None => "it ended".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn folders_of_those_that_were_killed_are_removed_and_no_others() {
+        let parent = tempfile::tempdir().unwrap();
+        let made = |name: &str, owner: bool| {
+            let folder = parent.path().join(name);
+            std::fs::create_dir_all(folder.join("comfyd_worker")).unwrap();
+            if owner {
+                std::fs::write(folder.join(OWNER), "").unwrap();
+            }
+            folder
+        };
+        let lives = Folder::new_in(parent.path()).unwrap();
+        let (dead, unknown, other) = (made("comfyd-python-dead", true), made("comfyd-python-old", false), made("another-program", true));
+        #[cfg(unix)]
+        std::os::unix::fs::symlink(&other, parent.path().join("comfyd-python-link")).unwrap();
+        let own = Folder::new_in(parent.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(lives.path().exists() && own.path().exists() && unknown.exists() && other.exists());
+        let (gone, next) = (own.path().to_owned(), Folder::new_in(parent.path()).unwrap());
+        assert!(gone.exists());
+        drop(own);
+        assert!(!gone.exists() && next.path().exists());
     }
 }

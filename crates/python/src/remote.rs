@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use comfyd_node::{Error, Opaque, Result, Value};
 use parking_lot::Mutex;
+use serde_json::Value as Json;
 
 use crate::frame::{Blob, Message};
 use crate::link::Link;
-use crate::portable;
+use crate::portable::{self, Carried, Tensors};
 
 /// How long an object may take to come: it may lie on a busy device.
 const FETCH: Duration = Duration::from_secs(120);
@@ -65,6 +66,13 @@ pub(crate) struct Remote {
     ty: OnceLock<Box<str>>,
     /// It as a native value, while that is used.
     local: Mutex<Option<Weak<dyn Opaque>>>,
+}
+
+/// An object that came.
+enum Fetched {
+    Plain(Value),
+    /// A description, and its tensors.
+    Tensors(Json, Tensors),
 }
 
 impl Objects {
@@ -151,23 +159,27 @@ impl Remote {
         (!self.alive()).then(|| format!("{} is lost: {}", self.describe(), self.objects.link.gone()))
     }
 
-    fn fetch(&self) -> Result<Value> {
+    fn fetch(&self) -> Result<Fetched> {
+        if let Some(why) = self.lost() {
+            return Err(Error::Failed(why));
+        }
         let message = Message::new("fetch").field("h", &self.told.handle);
-        let frame = self.objects.link.wait(message, FETCH)?;
-        if let (Some(portable), Blob::Tensors(tensors)) = (frame.json.get("p"), frame.blob) {
-            let object = portable::unpack(portable, tensors, self.type_name()).map_err(|what| {
-                Error::CannotCross(format!(
-                    "{what} of type {} cannot leave the Python worker '{}'",
-                    self.type_name(),
-                    self.objects.link.name
-                ))
-            })?;
-            return Ok(Value::Object(object));
+        let mut frame = self.objects.link.wait(message, FETCH)?;
+        if let (Some(portable), Blob::Tensors(tensors)) = (frame.json.get_mut("p").map(Json::take), frame.blob) {
+            return Ok(Fetched::Tensors(portable, tensors));
         }
         match frame.json.get("j") {
-            Some(json) => Ok(Value::from(json)),
+            Some(json) => Ok(Fetched::Plain(Value::from(json))),
             None => Err(Error::CannotCross(format!("{} cannot leave it", self.describe()))),
         }
+    }
+
+    /// It as another worker takes it.
+    pub fn carried(&self) -> Result<Value> {
+        Ok(match self.fetch()? {
+            Fetched::Plain(value) => value,
+            Fetched::Tensors(portable, tensors) => Value::object(Carried::new(portable, tensors)),
+        })
     }
 }
 
@@ -190,19 +202,21 @@ impl Opaque for Remote {
     }
 
     fn localize(&self) -> Result<Option<Value>> {
-        if let Some(why) = self.lost() {
-            return Err(Error::Failed(why));
-        }
         // Held while it comes, so that it comes once.
         let mut local = self.local.lock();
-        if let Some(object) = local.as_ref().and_then(Weak::upgrade) {
+        if let Some(object) = local.as_ref().and_then(Weak::upgrade).filter(|_| self.alive()) {
             return Ok(Some(Value::Object(object)));
         }
-        let value = self.fetch()?;
-        if let Value::Object(object) = &value {
-            *local = Some(Arc::downgrade(object));
-        }
-        Ok(Some(value))
+        let (portable, tensors) = match self.fetch()? {
+            Fetched::Plain(value) => return Ok(Some(value)),
+            Fetched::Tensors(portable, tensors) => (portable, tensors),
+        };
+        let object = portable::unpack(&portable, tensors, self.type_name()).map_err(|what| {
+            let (ty, place) = (self.type_name(), &self.objects.link.name);
+            Error::CannotCross(format!("{what} of type {ty} cannot leave the Python worker '{place}'"))
+        })?;
+        *local = Some(Arc::downgrade(&object));
+        Ok(Some(Value::Object(object)))
     }
 
     fn alive(&self) -> bool {

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use comfyd_memory::Account;
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 /// Whether a worker's process reaches the network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -100,6 +101,22 @@ impl Settings {
     }
 }
 
+/// What a pack wants to see of the history.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct HistoryWanted {
+    /// One prompt's entry.
+    pub prompt_id: Option<String>,
+    /// At most so many: the newest ones, unless there is an offset.
+    pub max_items: Option<usize>,
+    /// Without so many, counted from the oldest.
+    pub offset: Option<usize>,
+    /// Whose prompt runs, where users are told apart.
+    pub owner: String,
+}
+
+/// Takes what a pack asked for, a JSON text, or a sentence that says why it cannot be had; on any thread that may wait.
+pub type Tell = Box<dyn FnOnce(Result<Box<RawValue>, String>) + Send>;
+
 /// Who hears what workers say besides answers and reports of nodes. Called from a worker's own thread: it must return soon, and must not
 /// wait for the worker.
 pub trait Outlet: Send + Sync {
@@ -111,6 +128,10 @@ pub trait Outlet: Send + Sync {
     fn enqueue(&self, item: Json);
     /// A pack takes prompts out of the queue; `None` for all.
     fn remove(&self, ids: Option<Vec<String>>);
+    /// A pack wants to see the history: entries by the ids of their prompts, as `GET /history` has them.
+    fn history(&self, wanted: HistoryWanted, tell: Tell);
+    /// A pack removes entries of the history; `None` for all. `owner` as for [`Outlet::history`].
+    fn forget(&self, ids: Option<Vec<String>>, owner: String);
     /// The worker is another than it was (new classes, ready, ended): [`crate::Worker::entries`] and [`crate::Worker::state`] tell.
     fn changed(&self);
 }

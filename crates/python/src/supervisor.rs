@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use comfyd_node::PreviewImage;
 use serde_json::Value as Json;
+use serde_json::value::RawValue;
 
 use crate::error::Error;
 use crate::frame::{self, Blob, Frame, Message};
@@ -16,6 +17,7 @@ use crate::link::{About, Link};
 use crate::manifest::Manifest;
 use crate::process::{Process, Stream};
 use crate::remote::Objects;
+use crate::settings::{HistoryWanted, Tell};
 
 /// The longest pause between two starts.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
@@ -183,15 +185,48 @@ fn take(shared: &Arc<Shared>, objects: &Arc<Objects>, frame: Frame) {
                 outlet.binary(u32::try_from(kind).unwrap_or(u32::MAX), bytes, client);
             }
         }
+        "history" => outlet.history(
+            HistoryWanted {
+                prompt_id: json.get("prompt_id").and_then(Json::as_str).map(str::to_owned),
+                max_items: count(json, "max_items"),
+                offset: count(json, "offset"),
+                owner: text("owner").to_owned(),
+            },
+            answer_to(objects, json.get("ask").cloned().unwrap_or_default()),
+        ),
+        "forget" => outlet.forget(ids(json), text("owner").to_owned()),
         "enqueue" => outlet.enqueue(json.get("item").cloned().unwrap_or_default()),
-        "remove" => {
-            let ids = json.get("ids").and_then(Json::as_array);
-            outlet.remove(Some(ids.into_iter().flatten().filter_map(|id| id.as_str().map(str::to_owned)).collect()));
-        }
+        "remove" => outlet.remove(Some(ids(json).unwrap_or_default())),
         "wipe" => outlet.remove(None),
         "restart" => restart(shared, objects),
         other => tracing::debug!("the Python worker '{}' says '{other}', which is not understood", shared.settings.name),
     }
+}
+
+/// The ids of prompts that a message names, if it names any.
+fn ids(json: &Json) -> Option<Vec<String>> {
+    let ids = json.get("ids").and_then(Json::as_array)?;
+    Some(ids.iter().filter_map(|id| id.as_str().map(str::to_owned)).collect())
+}
+
+/// A number of things; one below zero is none.
+fn count(json: &Json, name: &str) -> Option<usize> {
+    json.get(name).and_then(Json::as_u64).and_then(|count| usize::try_from(count).ok())
+}
+
+/// Tells the process what it asked for.
+fn answer_to(objects: &Arc<Objects>, number: Json) -> Tell {
+    let objects = objects.clone();
+    Box::new(move |answer| {
+        let told = |name: &str, value: &RawValue| Message::new("told").field("ask", &number).field(name, value);
+        let refused = |why: &str| Message::new("told").field("ask", &number).field("error", why);
+        let message = match &answer {
+            Ok(json) => told("json", json),
+            Err(why) => refused(why),
+        };
+        let message = message.check().err().map_or(message, |_| refused("this is too much of the history for one answer: ask for less of it"));
+        objects.link.tell(message);
+    })
 }
 
 fn preview(shared: &Shared, frame: Frame) {
@@ -234,9 +269,27 @@ fn ready(shared: &Arc<Shared>, objects: &Arc<Objects>) {
     });
 }
 
+/// Keeps in mind that a class could not let go of a value, also for the next start.
+pub(crate) fn remember(shared: &Shared, name: &str) {
+    let known = shared.core().manifest.clone();
+    let Some((known, class)) = known.as_ref().and_then(|known| Some((known, known.classes.get(name)?))) else { return };
+    if class.facts.stays {
+        return;
+    }
+    tracing::info!("the class '{name}' of the Python worker '{}' runs from now on where what is linked to it does", shared.settings.name);
+    let mut manifest = Manifest::clone(known);
+    manifest.classes.insert(name.to_owned(), class.staying());
+    adopt(shared, manifest);
+    publish(shared);
+}
+
 /// Takes what was told, and keeps it for the next start.
 pub(crate) fn adopt(shared: &Shared, manifest: Manifest) {
-    let manifest = Arc::new(manifest);
+    let known = shared.core().manifest.clone();
+    let manifest = Arc::new(match &known {
+        Some(known) => manifest.learnt(known),
+        None => manifest,
+    });
     let (key, same) = shared.change(|core| {
         let same = core.manifest.as_ref().is_some_and(|known| known.same(&manifest));
         core.manifest = Some(manifest.clone());

@@ -91,37 +91,41 @@ impl<'a> Outgoing<'a> {
     fn object(&mut self, value: &Value, object: &Arc<dyn Opaque>) -> Result<Form> {
         let refused = |why: &str| Error::CannotCross(format!("{} of type {} {why}", object.describe(), object.type_name()));
         let Some(objects) = self.objects else { return Err(refused("is no constant")) };
-        if let Some(remote) = value.downcast::<Remote>()
-            && remote.lies_in(objects)
-        {
+        let remote = value.downcast::<Remote>();
+        if let Some(remote) = remote.as_ref().filter(|remote| remote.lies_in(objects)) {
             return match remote.lost() {
                 Some(why) => Err(Error::Failed(why)),
                 None => Ok(Form::Handle(remote.handle())),
             };
         }
-        match object.localize()? {
-            Some(Value::Object(local)) => self.portable(&local, object),
-            Some(plain) => self.form(&plain),
-            None => self.portable(object, object),
-        }
-    }
-
-    /// `local` is `object` as this process has it.
-    fn portable(&mut self, local: &Arc<dyn Opaque>, object: &Arc<dyn Opaque>) -> Result<Form> {
-        let Some(objects) = self.objects else { return Err(Error::msg("an object is no constant")) };
-        let same = |(_, known): &&(Option<u64>, Arc<dyn Opaque>)| Arc::ptr_eq(known, local);
-        let crossed = self.crossing.iter().rev().find(same).map(|(number, _)| *number).or_else(|| objects.crossed(local));
+        // Whether and as what an object went there before is known by what holds it here.
+        let same = |(_, known): &&(Option<u64>, Arc<dyn Opaque>)| Arc::ptr_eq(known, object);
+        let crossed = self.crossing.iter().rev().find(same).map(|(number, _)| *number).or_else(|| objects.crossed(object));
         if let Some(Some(number)) = crossed {
             return Ok(Form::Kept(number));
         }
+        let local = match &remote {
+            Some(remote) => Some(remote.carried()?),
+            None => object.localize()?,
+        };
+        match local {
+            Some(Value::Object(local)) => self.portable(&local, object, crossed.is_some()),
+            Some(plain) => self.form(&plain),
+            None => self.portable(object, object, crossed.is_some()),
+        }
+    }
+
+    /// `local` is `object` as this process has it; whether it went there before.
+    fn portable(&mut self, local: &Arc<dyn Opaque>, object: &Arc<dyn Opaque>, again: bool) -> Result<Form> {
+        let Some(objects) = self.objects else { return Err(Error::msg("an object is no constant")) };
         let Some((description, pieces)) = portable::pack(&Value::Object(local.clone()), self.len) else {
             let (what, ty, place) = (object.describe(), object.type_name(), &objects.link.name);
             return Err(Error::CannotCross(format!("{what} of type {ty} cannot go to the Python worker '{place}'")));
         };
         self.len += pieces.iter().map(|piece| piece.bytes().len() as u64).sum::<u64>();
         self.pieces.extend(pieces);
-        let number = crossed.and_then(|_| objects.new_put(local));
-        self.crossing.push((number, local.clone()));
+        let number = if again { objects.new_put(object) } else { None };
+        self.crossing.push((number, object.clone()));
         Ok(Form::Portable(Arc::new(description), number))
     }
 }

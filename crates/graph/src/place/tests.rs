@@ -37,12 +37,25 @@ fn catalog() -> Catalog {
         anything,
     );
     there(&mut catalog, "other", load(), Hosted::default(), anything);
+    let encode = || Schema::new("Encode").input(Input::text("text")).output("CONDITIONING");
+    there(&mut catalog, "default", encode(), Hosted::default(), anything);
+    there(
+        &mut catalog,
+        "other",
+        Schema::new("OtherStyle").input(Input::link("style", "CONDITIONING")).output("CONDITIONING"),
+        Hosted::default(),
+        anything,
+    );
+    let stays = Hosted { stays: true, ..Hosted::default() };
+    there(&mut catalog, "default", Schema::new("Odd").input(Input::link("value", "*")).output("*"), stays, anything);
+    here(&mut catalog, encode(), None);
     here(&mut catalog, load(), Some("flux"));
     here(&mut catalog, sampler(&["euler"]), None);
     here(&mut catalog, decode(), None);
     here(&mut catalog, show(), None);
     here(&mut catalog, Schema::new("Number").output("INT"), None);
     here(&mut catalog, Schema::new("Save").input(Input::link("images", "IMAGE")).output_node(), None);
+    here(&mut catalog, Schema::new("OwnSave").input(Input::link("images", "IMAGE")).output_node(), None);
     here(&mut catalog, Schema::new("OwnPatch").input(Input::link("model", "MODEL")).output("MODEL"), None);
     catalog
 }
@@ -109,6 +122,20 @@ fn what_cannot_cross_keeps_its_nodes_together() {
     );
     let graph = CHAIN.replace("o:Save images=@d", "r:Reads image=@d; o:Save images=@r");
     assert_eq!(auto(&graph), "l:default s:default d:default r:default o:-", "it reads the graph above it");
+}
+
+#[test]
+fn conditions_cross_between_other_processes_where_they_must() {
+    assert_eq!(auto("e:Encode text=a"), "e:-");
+    assert_eq!(auto("e:Encode text=a; s:OtherStyle style=@e"), "e:default s:other");
+    assert_eq!(auto("e:Encode text=a; s:OtherStyle style=@e; t:OtherStyle style=@s"), "e:default s:other t:other");
+}
+
+#[test]
+fn what_could_not_let_go_of_a_value_is_kept_near_where_that_can_be() {
+    assert_eq!(auto(&CHAIN.replace("o:Save images=@d", "a:Any value=@d; o:Save images=@a")), "l:- s:- d:- a:default o:-");
+    assert_eq!(auto(&CHAIN.replace("o:Save images=@d", "a:Odd value=@d; o:Save images=@a")), "l:- s:- d:default a:default o:default");
+    assert_eq!(auto("n:Number; a:Odd value=@n; o:OwnSave images=@a"), "n:- a:default o:-", "no process runs both");
 }
 
 #[test]
