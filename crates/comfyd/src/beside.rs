@@ -15,7 +15,7 @@ use comfyd_python::{Outlet, Patience, Settings, State, Worker};
 use comfyd_server::{Installation, Stage};
 use indexmap::IndexMap;
 use parking_lot::Mutex;
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use crate::config::{Config, DEFAULT_ENVIRONMENT, Device, Environment, Network, Placement, PreviewMethod, Python, Verbosity};
 
@@ -135,6 +135,33 @@ impl Beside {
             }
         }
         self.rebuild();
+    }
+
+    /// A graph as packs' handlers of requests change it, and the `extra_data` that they give it: those of every worker that has one of its
+    /// classes, or puts others in their place.
+    pub(crate) fn handled(&self, mut graph: Json) -> Result<(Json, Json), String> {
+        let mut extra_data = Json::Object(serde_json::Map::new());
+        for worker in &self.workers {
+            let Some(manifest) = worker.manifest() else { continue };
+            let catalog = self.catalog.current();
+            let replaced = manifest.get("replaced").and_then(Json::as_array);
+            let concerns = |class: &str| {
+                let hosted = |entry: &Entry| entry.host().is_some_and(|host| host.name() == worker.name());
+                let handled = manifest.get("on_prompt").and_then(Json::as_u64) > Some(0) && catalog.all(class).iter().any(hosted);
+                handled || replaced.into_iter().flatten().any(|name| name == class)
+            };
+            let mut classes = graph.as_object().into_iter().flatten().filter_map(|(_, node)| node.get("class_type")?.as_str());
+            if !classes.any(concerns) {
+                continue;
+            }
+            let request = json!({"prompt": graph, "extra_data": extra_data});
+            let mut changed = worker.on_prompt(request).map_err(|error| format!("packs' handlers of prompts failed: {error}"))?;
+            (graph, extra_data) = (changed["prompt"].take(), changed["extra_data"].take());
+        }
+        if !extra_data.is_object() {
+            return Err("packs' handlers of prompts made something else of `extra_data` than an object".to_owned());
+        }
+        Ok((graph, extra_data))
     }
 
     /// Makes the catalog anew if a worker says something else of itself than when it was made.
@@ -413,8 +440,6 @@ mod tests {
     use std::ffi::OsString;
 
     use comfyd_folders::Roots;
-    use serde_json::json;
-
     use super::*;
     use crate::config;
 

@@ -357,8 +357,8 @@ pub fn parse(
         CliCommand::Python(PythonCommand::Check { json, common, runner, python }) => {
             places.config(Action::CheckPython { json }, common, runner, Some(*python), defaults::<ServerArgs>()?)
         }
-        CliCommand::Nodes { class, common } => {
-            places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        CliCommand::Nodes { class, common, runner, python } => {
+            places.config(Action::Nodes { class }, common, runner, Some(*python), defaults::<ServerArgs>()?)
         }
         CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, common }) => {
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };

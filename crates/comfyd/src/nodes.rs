@@ -1,14 +1,28 @@
-//! `comfyd nodes [CLASS]`: lists node classes, or tells one.
+//! `comfyd nodes [CLASS]`: lists node classes, or tells one; with a ComfyUI, its classes too.
+
+use std::sync::Arc;
 
 use comfyd_memory::Account;
+use comfyd_python::Outlet;
 
 use crate::assemble::{self, Failure};
+use crate::beside::Beside;
 use crate::config::Config;
+use crate::python::Deaf;
 
 pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
-    let engine = assemble::engine(config, &folders, &Account::unbounded())?;
-    let catalog = assemble::native(config, &folders, &engine);
+    let account = Account::unbounded();
+    let engine = assemble::engine(config, &folders, &account)?;
+    let native = assemble::native(config, &folders, &engine);
+    let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
+    let beside = Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default(), &account)?;
+    // What is kept of a ComfyUI is enough; one that nothing is known of is started.
+    let known = beside.workers().iter().try_for_each(comfyd_python::Worker::known);
+    beside.rebuild();
+    let catalog = beside.catalog().current();
+    beside.shutdown();
+    known?;
     let text = match class {
         Some(class) => {
             let entry = catalog.get(class).ok_or_else(|| format!("there is no node class '{class}': run `comfyd nodes` for the list"))?;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use comfyd_memory::Account;
 use comfyd_node::Catalog;
-use comfyd_python::{Outlet, Report, Worker};
+use comfyd_python::{HistoryWanted, Outlet, Report, Tell, Worker};
 use serde_json::{Value as Json, json};
 
 use crate::assemble::{self, Failure};
@@ -21,6 +21,10 @@ impl Outlet for Deaf {
         tracing::warn!("a custom node puts a prompt into the queue, but no server runs that has one");
     }
     fn remove(&self, _: Option<Vec<String>>) {}
+    fn history(&self, _: HistoryWanted, tell: Tell) {
+        tell(serde_json::value::to_raw_value(&json!({})).map_err(|error| error.to_string()));
+    }
+    fn forget(&self, _: Option<Vec<String>>, _: String) {}
     fn changed(&self) {}
 }
 

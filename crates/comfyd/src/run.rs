@@ -44,6 +44,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     for change in changes {
         set(&mut graph, change)?;
     }
+    let (graph, mut extra_data) = beside.handled(graph)?;
+    let secrets = Secrets::take(&mut extra_data, &secret_names(config)).unwrap_or_default();
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
     let validated = comfyd_graph::validate(&catalog.current(), &*folders, prompt, None, &assemble::placing(config))
         .map_err(|rejected| format!("{:#}", rejected.to_json()))?;
@@ -57,8 +59,8 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         client_id: None,
         workflow_id: None,
         prompt: Arc::from(to_raw_value(&validated.prompt.into_json())?),
-        extra_data: Arc::from(to_raw_value(&serde_json::json!({}))?),
-        secrets: Secrets::default(),
+        extra_data: Arc::from(to_raw_value(&extra_data)?),
+        secrets,
         outputs: validated.outputs,
         created_ms: now_ms(),
     };
@@ -74,6 +76,11 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     bar.0.finish_and_clear();
     beside.shutdown();
     report(&folders, &outcome)
+}
+
+/// What handlers of packs may put into a request and nothing may keep.
+fn secret_names(config: &Config) -> Vec<String> {
+    comfyd_jobs::secrets::NAMES.iter().map(|name| (*name).to_owned()).chain(config.secret_names.iter().cloned()).collect()
 }
 
 fn serve_ctrl_c(cancel: &CancellationToken) {

@@ -3,8 +3,8 @@
 
 use std::sync::{Arc, OnceLock};
 
-use comfyd_python::Outlet;
-use comfyd_server::{App, Hub};
+use comfyd_python::{HistoryWanted, Outlet, Tell};
+use comfyd_server::{App, Hub, PacksQuery};
 use serde_json::Value as Json;
 use tokio::sync::{Notify, mpsc};
 
@@ -17,26 +17,34 @@ const MAX_WAITING: usize = 1024;
 enum Change {
     Enqueue(Json),
     Remove(Option<Vec<String>>),
+    Forget(Option<Vec<String>>, String),
 }
+
+/// What a custom node wants to see of the history, and who tells it.
+type Question = (HistoryWanted, Tell);
 
 /// Where processes say it.
 #[derive(Clone)]
 pub(crate) struct Mouth {
     hub: Arc<OnceLock<Hub>>,
     changes: mpsc::Sender<Change>,
+    questions: mpsc::Sender<Question>,
     changed: Arc<Notify>,
 }
 
 /// Where it is heard.
 pub(crate) struct Ears {
     changes: mpsc::Receiver<Change>,
+    questions: mpsc::Receiver<Question>,
     changed: Arc<Notify>,
 }
 
 pub(crate) fn channel() -> (Mouth, Ears) {
     let (sender, changes) = mpsc::channel(MAX_WAITING);
+    let (asks, questions) = mpsc::channel(MAX_WAITING);
     let changed = Arc::new(Notify::new());
-    (Mouth { hub: Arc::default(), changes: sender, changed: Arc::clone(&changed) }, Ears { changes, changed })
+    let mouth = Mouth { hub: Arc::default(), changes: sender, questions: asks, changed: Arc::clone(&changed) };
+    (mouth, Ears { changes, questions, changed })
 }
 
 impl Mouth {
@@ -73,6 +81,17 @@ impl Outlet for Mouth {
         self.change(Change::Remove(ids));
     }
 
+    fn history(&self, wanted: HistoryWanted, tell: Tell) {
+        if let Err(error) = self.questions.try_send((wanted, tell)) {
+            let (_, tell) = error.into_inner();
+            tell(Err("custom nodes ask for the history faster than it can be read: ask again later".into()));
+        }
+    }
+
+    fn forget(&self, ids: Option<Vec<String>>, owner: String) {
+        self.change(Change::Forget(ids, owner));
+    }
+
     fn changed(&self) {
         self.changed.notify_one();
     }
@@ -81,7 +100,7 @@ impl Outlet for Mouth {
 impl Ears {
     /// Obeys for good.
     pub(crate) async fn listen(self, app: App, beside: Arc<Beside>) {
-        let Self { mut changes, changed } = self;
+        let Self { mut changes, mut questions, changed } = self;
         let rebuilding = async {
             loop {
                 changed.notified().await;
@@ -96,12 +115,20 @@ impl Ears {
                 let done = match change {
                     Change::Enqueue(item) => app.enqueue(item).await,
                     Change::Remove(ids) => app.take_out(ids.as_deref()).await,
+                    Change::Forget(ids, owner) => app.forget(ids.as_deref(), &owner).await,
                 };
                 if let Err(error) = done {
                     tracing::error!(error, "a custom node could not change the queue");
                 }
             }
         };
-        tokio::join!(rebuilding, obeying);
+        let answering = async {
+            while let Some((HistoryWanted { prompt_id, max_items, offset, owner }, tell)) = questions.recv().await {
+                let told = app.history_for_packs(PacksQuery { prompt_id, max_items, offset, owner }).await;
+                // Whoever asked may be slow to take it.
+                drop(tokio::task::spawn_blocking(move || tell(told)).await);
+            }
+        };
+        tokio::join!(rebuilding, obeying, answering);
     }
 }

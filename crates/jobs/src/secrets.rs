@@ -16,6 +16,13 @@ const HIDDEN: &str = "[secret]";
 /// Shorter secrets are left in texts: hiding them would make these unreadable.
 const LEAST_HIDDEN: usize = 6;
 
+/// Takes a secret's value out of a text, unless it is too short for that.
+pub fn hide(text: &mut String, value: &str) {
+    if value.len() >= LEAST_HIDDEN && text.contains(value) {
+        *text = text.replace(value, HIDDEN);
+    }
+}
+
 /// The secrets of one job. They are never written, answered or printed; only their names are.
 #[derive(Clone, Default)]
 pub struct Secrets {
@@ -73,18 +80,19 @@ impl Secrets {
         self.kept.as_ref().map(|kept| Arc::clone(&kept.values)).unwrap_or_default()
     }
 
+    /// Takes the values out of a text.
+    pub fn hide(&self, text: &mut String) {
+        if let Some(kept) = &self.kept {
+            kept.values.values().filter_map(Json::as_str).for_each(|value| hide(text, value));
+        }
+    }
+
     /// Takes the values out of what a failure tells: code that was given them may show them there.
     pub fn hide_in(&self, failure: &mut Failure) {
-        let values = self.values();
-        let values: Vec<&str> = values.values().filter_map(Json::as_str).filter(|value| value.len() >= LEAST_HIDDEN).collect();
-        if values.is_empty() {
+        if self.kept.is_none() {
             return;
         }
-        let hide = |text: &mut String| {
-            for value in values.iter().filter(|value| text.contains(**value)).collect::<Vec<_>>() {
-                *text = text.replace(value, HIDDEN);
-            }
-        };
+        let hide = |text: &mut String| self.hide(text);
         hide(&mut failure.exception_message);
         failure.traceback.iter_mut().for_each(hide);
         let mut rest = vec![&mut failure.current_inputs];

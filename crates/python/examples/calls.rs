@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use comfyd_node::{
     Argument, CancellationToken, Code, Hidden, HostedCall, HostedNode, HostedOutput, HostedPrompt, Returned, SilentReporter, Value,
 };
-use comfyd_python::{Outlet, Settings, Worker};
+use comfyd_python::{HistoryWanted, Outlet, Settings, Tell, Worker};
 use comfyd_values::Image;
 use serde_json::{Value as Json, json};
 
@@ -20,6 +20,10 @@ impl Outlet for Deaf {
     fn binary(&self, _: u32, _: Vec<u8>, _: Option<&str>) {}
     fn enqueue(&self, _: Json) {}
     fn remove(&self, _: Option<Vec<String>>) {}
+    fn history(&self, _: HistoryWanted, tell: Tell) {
+        tell(Err("there is no history".into()));
+    }
+    fn forget(&self, _: Option<Vec<String>>, _: String) {}
     fn changed(&self) {}
 }
 

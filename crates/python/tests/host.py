@@ -29,6 +29,7 @@ class Worker:
             self.process = subprocess.Popen([python, WORKER, comfyui, *arguments], env={**os.environ, **own, **(environment or {})},
                                             stdin=theirs, stdout=log, stderr=subprocess.STDOUT)
         theirs.close()
+        self.history, self.asked = {"json": {}}, []             # what it is told of the history, and what it asked
         self.numbers, self.waiting, self.events, self.blobs = 0, {}, [], {}
         self.lock, self.heard, self.gone, self.ready = threading.Lock(), threading.Condition(), threading.Event(), None
         threading.Thread(target=self._read, daemon=True).start()
@@ -67,6 +68,9 @@ class Worker:
                 message["blob"] = self._exactly(size) if size else b""
                 if "re" in message:
                     self.waiting.pop(message["re"]).put(message)
+                elif message["ev"] == "history":
+                    self.tell("told", ask=message["ask"], **self.history)
+                    self.asked.append(message)
                 elif message["ev"] == "ready":
                     self.ready = message
                 else:

@@ -124,6 +124,15 @@ class Values(Case):
         back = self.value("StubEcho", {"value": link("1", 0, put)}, blob=bytes(12))
         self.assertEqual(self.worker.ask("fetch", h=back["h"])["p"]["meta"], {"kind": "native"})
 
+    def test_structures_of_tensors_cross(self):
+        for name, shown in (("StubAudio", "{'waveform': 'torch.float32 [1, 1, 2] [0.5, 0.5]', 'sample_rate': 8000}"),
+                            ("StubTree", "[['torch.float32 [2] [0.5, 1.5]', {'pooled': 'torch.int64 [2] [1, 1099511627776]', "
+                                         "'sizes': (1, 2.5, inf), 3: None}]]")):
+            made = self.value(name, {"length": 2} if name == "StubAudio" else {})
+            got = self.worker.ask("fetch", h=made["h"])
+            back = link("1", 0, {"p": got["p"]})
+            self.assertEqual(self.value("StubShape", {"value": back}, blob=bytes(got["blob"])), shown)
+
     def test_what_cannot_cross_says_so(self):
         for name, inputs in (("StubObject", {"name": "a"}), ("StubBytes", {"megabytes": 1})):
             made = self.value(name, inputs)
@@ -254,6 +263,24 @@ class Results(Case):
         self.assertIn("memory", memory["tips"])
         self.assertEqual(self.value("StubAdd", {"a": 1, "b": 2}), 3)
 
+    def test_code_that_ends_the_process_fails_its_node(self):
+        named, pid = {"class": "StubExits"}, self.worker.process.pid
+        for where in ("run", "later"):
+            error = self.run_node("StubExits", {"where": where, "value": link("2")})["error"]
+            self.assertEqual((error["type"], error["message"]), ("SystemExit", f"in {where}"))
+            self.assertEqual(error["inputs"], {"where": [where], "value": [None]})
+            self.assertIn("sys.exit", error["traceback"][-1])
+            self.assertFalse([line for line in error["traceback"] if "comfyd_worker" in line])
+        error = self.worker.ask("lazy", node="1", **named, inputs=[["where", "lazy"], ["value", link("2")]])["error"]
+        self.assertEqual((error["type"], error["inputs"]), ("SystemExit", {"where": ["lazy"], "value": [None]}))
+        for where in ("validate", "validate later"):
+            error = self.worker.ask("validate", node="1", **named, inputs=[["where", where]], types={})["error"]
+            self.assertEqual((error["type"], error["message"]), ("SystemExit", f"in {where}"))
+        self.assertTrue(self.worker.ask("changed", node="1", **named, inputs=[["where", "changed"]])["always"])
+        self.assertEqual(self.worker.ask("changed", node="1", **named, inputs=[["where", "run"]])["text"], "[1]")
+        self.assertEqual(self.worker.ask("validate", node="1", **named, inputs=[["where", "run"]], types={})["refused"], [])
+        self.assertEqual((self.value("StubAdd", {"a": 1, "b": 2}), self.worker.process.poll()), (3, None))
+
     def test_inputs_of_a_failure_are_texts(self):
         made = self.value("StubTensor", {"height": 1, "width": 1, "value": 1.0})
         answer = self.run_node("StubAdd", {"a": link("1", 0, made), "b": 1})["error"]
@@ -341,6 +368,19 @@ class Queue(Case):
         told = json.loads(self.value("StubQueue", node="5", display="shown"))
         self.assertEqual(told, {"running": ["seen"], "secrets": [["api_key_comfy_org"]], "waiting": [], "remaining": 1, "client": "me",
                                 "node": "shown", "prompt": "seen", "history": {}, "address": "127.0.0.1", "port": 18188})
+
+    def test_the_history_is_comfyds(self):
+        entry = {"prompt": [3, "p0", {}, {}, []], "outputs": {"9": {}}}
+        self.worker.history = {"json": {"p0": entry}}
+        told = json.loads(self.value("StubHistory", {"id": "p0"}))
+        self.assertEqual(told, {"one": {"p0": entry}, "newest": ["p0"], "attribute": ["p0"], "tuple": True})
+        asked = [{key: value for key, value in message.items() if key not in ("ev", "ask", "blob")} for message in self.worker.asked[-3:]]
+        none = {"prompt_id": None, "max_items": None, "offset": -1, "owner": ""}
+        self.assertEqual(asked, [{**none, "prompt_id": "p0"}, {**none, "max_items": 2}, none])
+        self.assertEqual(self.worker.event("forget", ids=["p0"])["owner"], "")
+        self.worker.history = {"error": "not today"}
+        self.assertIn("not today", self.run_node("StubHistory", {"id": "p0"})["error"]["message"])
+        self.worker.history = {"json": {}}
 
     def test_what_packs_put_in_and_take_out(self):
         self.begin(prompt_id="first", extra={"client_id": "me", "api_key_comfy_org": "k"}, outputs=["1"], number=100)
@@ -485,7 +525,7 @@ class Manifest(unittest.TestCase):
         open(os.path.join(cls.stubs, name), "w").close()
 
     def test_info_is_what_comfyui_answers(self):
-        info = {name: told["info"] for name, told in self.manifest["classes"].items()}
+        info = {name: json.loads(told["info"]) for name, told in self.manifest["classes"].items()}
         self.assertEqual(info, json.loads(self.worker.request("GET", "/object_info")[1]))
         self.assertEqual(list(info), self.manifest["order"])
 
@@ -498,7 +538,7 @@ class Manifest(unittest.TestCase):
             self.assertEqual(told[name], flags, name)
         checks = {name: (entry["validate"], entry["validates"]) for name, entry in self.manifest["classes"].items() if entry["validate"]}
         self.assertEqual(checks, {"StubChecked": ("names", ["number"]), "StubCheckedTypes": ("names", ["input_types"]),
-                                  "StubCheckedAll": ("all", [])})
+                                  "StubCheckedAll": ("all", []), "StubExits": ("names", ["where"])})
         wild = {name: entry["wild"] for name, entry in self.manifest["classes"].items() if entry["wild"] or entry["any_slot"]}
         self.assertEqual(wild, {"StubWild": [0]})
         self.assertEqual(self.manifest["classes"]["StubAny"]["accepts"], {"value": ["*"], "number": ["INT"]})
@@ -513,14 +553,15 @@ class Manifest(unittest.TestCase):
         self.touch("three.stub")
         again = self.worker.ask("describe", classes=["StubFiles", "Nobody"])["classes"]
         self.assertEqual(list(again), ["StubFiles"])
-        self.assertEqual(again["StubFiles"]["info"]["input"]["required"]["ending"], [["one.stub", "three.stub"]])
+        self.assertEqual(json.loads(again["StubFiles"]["info"])["input"]["required"]["ending"], [["one.stub", "three.stub"]])
 
     def test_packs(self):
         packs = {pack["name"]: pack for pack in self.manifest["modules"]}
         self.assertIn("a_module_that_nobody_has", packs["stub_broken"]["error"])
         self.assertIn("no startup today", packs["stub_broken"]["error"])
+        self.assertIn("this pack wants a restart", packs["stub_leaves"]["error"])
         self.assertIn("Traceback", packs["stub_broken"]["error"])
-        self.assertEqual(packs["stub_queue"]["classes"], ["StubEvent", "StubEnqueue", "StubRemove", "StubQueue", "StubFlag"])
+        self.assertEqual(packs["stub_queue"]["classes"], ["StubEvent", "StubEnqueue", "StubRemove", "StubQueue", "StubHistory", "StubFlag"])
         self.assertIsNone(packs["stub_queue"]["error"])
         self.assertGreater(packs["stub_nodes"]["seconds"], 0)
         self.assertEqual(self.manifest["web"], {"stub_web": os.path.join(STUB, "custom_nodes", "stub_web", "js")})
@@ -534,10 +575,27 @@ class Manifest(unittest.TestCase):
         stats = self.worker.ask("stats")
         self.assertEqual((stats["devices"][0]["vram_total"], stats["ram_total"], stats["pytorch"]), (1000, 1000, "stub"))
 
+    def test_routes_know_who_asks(self):
+        self.assertEqual(self.worker.request("GET", "/stub/who", headers="X-Comfyd-Remote: 10.1.2.3\r\n"), (200, b"10.1.2.3"))
+
     def test_routes_are_served(self):
         self.assertEqual(self.worker.request("GET", "/stub/hello/you?x=1"), (200, b'{"hello": "you", "query": {"x": "1"}}'))
         self.assertEqual(self.worker.request("POST", "/stub/echo", b"abc"), (200, b"abc"))
         self.assertEqual(self.worker.request("GET", "/stub/nothing")[0], 404)
+
+
+class Odd(unittest.TestCase):
+    def test_classes_of_which_comfyui_cannot_tell(self):
+        worker = Worker(environment={"STUB_ODD": "1"})
+        self.addCleanup(worker.end)
+        classes = worker.ask("describe")["classes"]
+        told = {name: (entry["unlisted"], json.loads(entry["info"])["output"]) for name, entry in classes.items() if "stub/odd" in entry["info"]}
+        self.assertEqual(told, {"StubNoTypes": (True, []), "StubNoJson": (True, ["INT"]), "StubNoComma": (False, "IMAGE")})
+        self.assertFalse(classes["StubAdd"]["unlisted"])
+        worker.begin({"1": {"class_type": "StubNoTypes", "inputs": {}}})
+        answer = worker.run("StubNoTypes", inputs={"value": 5})
+        self.assertEqual((answer["ui"], answer["outputs"]), ({"text": ["5"]}, []))
+        self.assertEqual(worker.run("StubNoJson", inputs={"value": 5})["outputs"], [[2]])
 
 
 class Process(unittest.TestCase):
@@ -670,7 +728,7 @@ class Real(unittest.TestCase):
 
     def test_the_manifest_has_what_comfyui_answers(self):
         manifest = self.worker.ask("describe")
-        info = {name: told["info"] for name, told in manifest["classes"].items()}
+        info = {name: json.loads(told["info"]) for name, told in manifest["classes"].items() if not told["unlisted"]}
         self.assertEqual(info, json.loads(self.worker.request("GET", "/object_info")[1]))
         packs = {pack["name"]: pack for pack in manifest["modules"]}
         self.assertIn("nothing_that_exists", packs["broken.py"]["error"])

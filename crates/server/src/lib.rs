@@ -49,4 +49,5 @@ pub use crate::installations::{Installation, Installations, Stage};
 pub use crate::options::{ApiShape, FrontEnd, Options, Quotas};
 pub use crate::origins::{HostRule, Origin, OriginRule};
 pub use crate::router::router;
+pub use crate::routes::history::PacksQuery;
 pub use crate::services::log::Log;

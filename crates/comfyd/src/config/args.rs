@@ -64,6 +64,10 @@ pub enum CliCommand {
         class: Option<String>,
         #[command(flatten)]
         common: CommonArgs,
+        #[command(flatten)]
+        runner: RunnerArgs,
+        #[command(flatten)]
+        python: Box<PythonArgs>,
     },
     /// Manage the official web front end.
     #[command(subcommand)]

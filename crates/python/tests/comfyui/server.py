@@ -29,7 +29,13 @@ class PromptServer:
         @self.routes.get("/object_info")
         async def all_classes(request):
             with folder_paths.cache_helper:
-                return web.json_response({name: info(name, cls) for name, cls in nodes.NODE_CLASS_MAPPINGS.items()})
+                told = {}
+                for name, cls in nodes.NODE_CLASS_MAPPINGS.items():
+                    try:
+                        told[name] = info(name, cls)
+                    except Exception:
+                        logging.error(traceback.format_exc())
+                return web.json_response(told)
 
         @self.routes.get("/object_info/{node_class}")
         async def one_class(request):

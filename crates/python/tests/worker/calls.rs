@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comfyd_node::{Error, Fingerprint, Inspected, NodeOutput, Returned, Source, Value};
+use comfyd_python::HistoryWanted;
 use comfyd_values::{Image, Latent, LatentOperation, Mask, Sigmas};
 use ndarray::{Array, IxDyn};
 use serde_json::{Map, json};
@@ -147,6 +148,22 @@ fn what_cannot_cross_is_told() {
     let size = [("height", is(1)), ("width", is(1)), ("value", is(2.0))];
     let tensor = rig.value("StubTensor", &size).unwrap();
     assert_eq!(json_of(&other.value("StubTensorSum", &[("image", link([tensor]))]).unwrap()), json!(6.0));
+    let shape = |rig: &Rig, value: &Value| json_of(&rig.value("StubShape", &[("value", link([value.clone()]))]).unwrap());
+    for (made, shown) in [
+        (rig.value("StubAudio", &[("length", is(2))]), "{'waveform': 'torch.float32 [1, 1, 2] [0.5, 0.5]', 'sample_rate': 8000}"),
+        (
+            rig.value("StubTree", &[]),
+            "[['torch.float32 [2] [0.5, 1.5]', {'pooled': 'torch.int64 [2] [1, 1099511627776]', 'sizes': (1, 2.5, inf), 3: None}]]",
+        ),
+    ] {
+        let made = made.unwrap();
+        assert_eq!(shape(&rig, &made), json!(shown));
+        for _ in 0..3 {
+            assert_eq!(shape(&other, &made), json!(shown), "also one that is kept there");
+        }
+        let Value::Object(object) = made else { panic!("no object") };
+        assert!(matches!(object.localize(), Err(Error::CannotCross(_))), "it is nothing that is known here");
+    }
     assert_eq!(json_of(&rig.value("StubUseObject", &[("object", link([Value::Object(thing)]))]).unwrap()), json!("n"));
     rig.worker.host().end();
     other.worker.host().end();
@@ -328,7 +345,7 @@ fn nodes_report() {
     let hidden = rig.value("StubHidden", &[("text", is("t"))]).unwrap();
     let Value::Text(hidden) = hidden else { panic!("{hidden:?}") };
     let hidden: serde_json::Value = serde_json::from_str(&hidden).unwrap();
-    assert_eq!((&hidden["node"], &hidden["token"], &hidden["png"]), (&json!("1"), &json!("secret"), &json!({"workflow": {"x": 1}})));
+    assert_eq!((&hidden["node"], &hidden["token"], &hidden["png"]), (&json!("1"), &json!("secret-token"), &json!({"workflow": {"x": 1}})));
     rig.run("StubEnqueue", &[("times", is(1))]).unwrap();
     let item = rig.heard.enqueued.lock()[0].clone();
     assert_eq!((&item[2]["1"]["class_type"], &item[3]["client_id"], &item[4]), (&json!("StubText"), &json!("me"), &json!(["1"])));
@@ -363,4 +380,21 @@ fn a_native_value_that_is_used_again_stays_there_until_the_prompt_ends() {
     assert!(!Arc::ptr_eq(&second, &fourth), "another prompt has a copy of its own");
     assert_eq!(fourth.localize().unwrap().unwrap().downcast::<Image>(), image.downcast::<Image>());
     rig.worker.host().end();
+}
+
+#[test]
+fn packs_see_the_history() {
+    if !python() {
+        return;
+    }
+    let rig = rig();
+    rig.begin().unwrap();
+    let told = json_of(&rig.value("StubHistory", &[("id", is("p0"))]).unwrap());
+    let told: serde_json::Value = serde_json::from_str(told.as_str().unwrap()).unwrap();
+    let entry = json!({"prompt": [1, "p0", {}, {}, []], "outputs": {"9": {"text": ["ä"]}}});
+    assert_eq!((&told["one"]["p0"], &told["attribute"]), (&entry, &json!(["p0"])));
+    let wanted = HistoryWanted { prompt_id: Some("p0".into()), ..HistoryWanted::default() };
+    let newest = HistoryWanted { max_items: Some(2), ..HistoryWanted::default() };
+    assert_eq!(*rig.heard.wanted.lock(), [wanted, newest, HistoryWanted::default()]);
+    until("it is told what to forget", || *rig.heard.forgotten.lock() == [Some(vec!["p0".to_owned()])]);
 }

@@ -330,3 +330,36 @@ fn the_process_ends_with_the_worker() {
     drop((host, entries));
     assert!(heard.upgrade().is_none(), "nothing holds what is over");
 }
+
+#[test]
+fn code_that_ends_the_process_fails_its_prompt() {
+    if !python() {
+        return;
+    }
+    let rig = rig();
+    rig.begin().unwrap();
+    let pid = rig.pid();
+    let raised = |error: Error| match error {
+        Error::Raised(raised) => (raised.kind.clone(), raised.inputs.clone()),
+        other => panic!("{other:?}"),
+    };
+    let class = rig.class("StubExits");
+    let asked = call("1", &[("where", is("lazy")), ("value", unknown())]);
+    let (kind, inputs) = raised(class.needed(&asked, &rig.cancel).unwrap_err());
+    assert_eq!((kind.as_str(), inputs), ("SystemExit", Some(json!({"where": ["lazy"], "value": [null]}))));
+    let checked = class.validate("1", &arguments(&[("where", is("validate"))]), &serde_json::Map::new());
+    assert_eq!(raised(checked.unwrap_err()).0, "SystemExit");
+    assert_eq!(raised(rig.run("StubExits", &[("where", is("later"))]).unwrap_err()).0, "SystemExit");
+    assert_eq!(rig.pid(), pid);
+}
+
+#[test]
+fn secrets_that_a_node_prints_are_told_to_nobody() {
+    if !python() {
+        return;
+    }
+    let rig = rig();
+    rig.begin().unwrap();
+    let why = failed(rig.run("StubExit", &[("status", is(0)), ("said", is("the key is secret-token, so"))]).unwrap_err());
+    assert!(why.contains("the key is [secret], so") && !why.contains("secret-token"), "{why}");
+}

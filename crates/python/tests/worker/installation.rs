@@ -69,6 +69,48 @@ fn a_manifest_is_kept_until_the_installation_changes() {
 }
 
 #[test]
+fn classes_that_could_not_let_go_of_a_value_are_kept_in_mind() {
+    if !python() {
+        return;
+    }
+    let data = Arc::new(tempfile::tempdir().unwrap());
+    let mut first = cold_in(data.clone(), |_| {});
+    first.worker.ready().unwrap();
+    first.learn();
+    let stays = |rig: &Rig| {
+        let entries = rig.worker.entries();
+        let staying = entries.iter().filter(|entry| entry.schema.hosted.as_ref().unwrap().stays);
+        staying.map(|entry| entry.schema.class.clone()).collect::<Vec<_>>()
+    };
+    assert!(stays(&first).is_empty());
+    let changes = *first.heard.changes.lock();
+    first.class("StubEcho").stay();
+    assert_eq!(stays(&first), ["StubEcho"]);
+    assert_eq!(*first.heard.changes.lock(), changes + 1, "the catalog is made anew");
+    drop(first);
+    let second = cold_in(data, |_| {});
+    assert_eq!(stays(&second), ["StubEcho"]);
+    second.worker.ready().unwrap();
+    assert_eq!(stays(&second), ["StubEcho"], "though the process does not know of it");
+}
+
+#[test]
+fn classes_of_which_comfyui_cannot_tell_are_there_all_the_same() {
+    if !python() {
+        return;
+    }
+    let rig = ready(|settings| settings.variables.push(("STUB_ODD".into(), "1".into())));
+    let listed = |name: &str| rig.entries[name].schema.is_listed();
+    assert_eq!(["StubNoTypes", "StubNoJson", "StubNoComma"].map(listed), [false, false, true]);
+    assert!(!rig.entries.contains_key("StubNeverDeclared"));
+    let types: Vec<_> = rig.entries["StubNoComma"].schema.outputs.iter().map(|output| output.ty.as_str()).collect();
+    assert_eq!(types.concat(), "IMAGE");
+    rig.begin().unwrap();
+    let ran = rig.run("StubNoTypes", &[("value", is(5))]).unwrap();
+    assert_eq!(ran.ui.unwrap()["text"], json!(["5"]));
+}
+
+#[test]
 fn packs_are_told_with_their_failures() {
     if !python() {
         return;
@@ -76,8 +118,10 @@ fn packs_are_told_with_their_failures() {
     let rig = rig();
     let report = rig.worker.report().unwrap();
     let broken: Vec<_> = report.failed().collect();
+    let leaves = broken.iter().find(|pack| pack.name == "stub_leaves").unwrap();
+    assert!(leaves.error.as_ref().unwrap().contains("this pack wants a restart"), "{leaves:?}");
+    let broken: Vec<_> = broken.into_iter().filter(|pack| pack.name == "stub_broken").collect();
     assert_eq!(broken.len(), 1);
-    assert_eq!(broken[0].name, "stub_broken");
     assert!(broken[0].error.as_ref().unwrap().contains("a_module_that_nobody_has"), "{broken:?}");
     let nodes = report.packs.iter().find(|pack| pack.name == "stub_nodes").unwrap();
     assert!(nodes.error.is_none() && nodes.classes.contains(&"StubEcho".to_owned()));

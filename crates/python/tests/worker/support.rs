@@ -10,7 +10,7 @@ use comfyd_node::{
     Argument, Arguments, CancellationToken, Code, Entry, Hidden, HostedCall, HostedNode, HostedOutput, HostedPrompt, PreviewImage,
     Reporter, Result, Returned, Value,
 };
-use comfyd_python::{Outlet, Settings, State, Worker};
+use comfyd_python::{HistoryWanted, Outlet, Settings, State, Tell, Worker};
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
@@ -38,6 +38,8 @@ pub struct Heard {
     pub binary: Mutex<Vec<Binary>>,
     pub enqueued: Mutex<Vec<Json>>,
     pub removed: Mutex<Vec<Option<Vec<String>>>>,
+    pub wanted: Mutex<Vec<HistoryWanted>>,
+    pub forgotten: Mutex<Vec<Option<Vec<String>>>>,
     pub changes: Mutex<usize>,
     pub progress: Mutex<Vec<(String, f64, f64)>>,
     pub images: Mutex<Vec<(String, PreviewImage)>>,
@@ -56,6 +58,14 @@ impl Outlet for Heard {
     }
     fn remove(&self, ids: Option<Vec<String>>) {
         self.removed.lock().push(ids);
+    }
+    fn history(&self, wanted: HistoryWanted, tell: Tell) {
+        self.wanted.lock().push(wanted);
+        let entry = json!({"p0": {"prompt": [1, "p0", {}, {}, []], "outputs": {"9": {"text": ["ä"]}}}});
+        std::thread::spawn(move || tell(serde_json::value::to_raw_value(&entry).map_err(|error| error.to_string())));
+    }
+    fn forget(&self, ids: Option<Vec<String>>, _: String) {
+        self.forgotten.lock().push(ids);
     }
     fn changed(&self) {
         *self.changes.lock() += 1;
@@ -144,7 +154,7 @@ impl Rig {
     }
 
     pub fn begin_with(&self, prompt: Json) -> Result<()> {
-        let secrets = json!({"auth_token_comfy_org": "secret"});
+        let secrets = json!({"auth_token_comfy_org": "secret-token"});
         let hidden = Hidden {
             prompt_id: "p1".into(),
             prompt: Arc::new(prompt),

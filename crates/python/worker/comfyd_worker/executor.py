@@ -9,7 +9,7 @@ import os
 import threading
 import time
 
-from . import frames, prompt, values
+from . import frames, guard, prompt, values
 
 # How long the loop has to show that it is free, before an exception is thrown into the thread.
 ANSWER_S = 0.05
@@ -33,6 +33,7 @@ class Executor:
         import torch
         self._loop, self._thread = asyncio.new_event_loop(), threading.get_ident()
         asyncio.set_event_loop(self._loop)
+        self._loop.set_task_factory(guard.tasks)
         with torch.inference_mode():
             self.started.set()
             failures, since = 0, time.monotonic()
@@ -40,7 +41,7 @@ class Executor:
                 try:
                     self._loop.run_forever()
                 except BaseException as error:
-                    # A node that calls `exit()`, or an exception that was thrown in after its call had ended. Calls answer by themselves.
+                    # An exception that was thrown in after its call had ended. Calls answer by themselves.
                     print(f"comfyd: the prompt's thread goes on after {error!r}", flush=True)
                 if time.monotonic() - since > 1.0:
                     failures, since = 0, time.monotonic()

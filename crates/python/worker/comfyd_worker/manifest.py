@@ -8,7 +8,7 @@ import sys
 import threading
 import types
 
-from . import modules, prompt
+from . import frames, guard, modules, prompt
 
 PROBE = "\x00probe"
 FIRST, LAST = "\x01", "\U0010ffff"         # sort before and behind all names of files
@@ -33,16 +33,32 @@ async def _infos(server, names):
     if names is None:
         try:
             return await ask(server, "/object_info")
-        except Exception:                                  # one class that is no JSON takes all others along
+        except guard.ANY:                                  # one class that is no JSON takes all others along
             import nodes
             names = list(nodes.NODE_CLASS_MAPPINGS)
     infos = {}
     for name in names:
-        try:
+        with contextlib.suppress(*guard.ANY):
             infos.update(await ask(server, "/object_info/{node_class}", node_class=name))
-        except Exception as error:                         # it is not listed, as in ComfyUI where INPUT_TYPES fails
-            print(f"comfyd: the class {name} cannot be told of: {error!r}", file=sys.stderr)
     return infos
+
+
+def _own_info(name, cls):
+    """As much as comfyd needs of a class that runs, but of which ComfyUI fails to tell: it has no outputs where a tuple of types is wanted,
+    or options that are no JSON."""
+    inputs = cls.INPUT_TYPES()
+    groups = {group: inputs.get(group) or {} for group in ("required", "optional", "hidden")}
+    plain = {group: {str.__str__(key): _plain(spec) for key, spec in dict.items(members)} for group, members in groups.items()}
+    kinds = _plain(getattr(cls, "RETURN_TYPES", None) or ())
+    is_list = getattr(cls, "OUTPUT_IS_LIST", None) or [False] * len(kinds)
+    return {"input": plain, "output": kinds, "output_is_list": [bool(each) for each in is_list], "name": name, "display_name": name,
+            "python_module": getattr(cls, "RELATIVE_PYTHON_MODULE", "nodes"), "category": str(getattr(cls, "CATEGORY", "sd")),
+            "output_node": getattr(cls, "OUTPUT_NODE", False) is True}
+
+
+def _plain(value):
+    """A value as JSON: what has no form there becomes a text."""
+    return json.loads(json.dumps(value, default=repr, skipkeys=True))
 
 
 # ---- what INPUT_TYPES looks at ----------------------------------------------------------------------------------------------------------
@@ -112,7 +128,7 @@ class _Lists:
             with WATCH as watch:
                 try:
                     inputs = cls.INPUT_TYPES()
-                except Exception:
+                except guard.ANY:
                     inputs = None
         finally:
             self.helper.cache, self.helper.active = kept, active
@@ -134,7 +150,7 @@ class _Lists:
         with self.helper:
             try:
                 return json.loads(json.dumps(cls.INPUT_TYPES())) == info["input"]
-            except Exception:
+            except guard.ANY:
                 return False
 
     def _templates(self, inputs, info, asked):
@@ -214,7 +230,7 @@ def _output_types():
     import nodes
     found = {}
     for cls in list(nodes.NODE_CLASS_MAPPINGS.values()):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(*guard.ANY):
             found.update((str.__str__(kind), None) for kind in cls.RETURN_TYPES if isinstance(kind, str))
     found.pop("*", None)                                   # fits everywhere by its text
     return list(found)
@@ -312,7 +328,7 @@ def _part(name, what, default, function, *arguments):
     """Some of what is told of a class. Where the class is too odd for that it is told of anyway, with a line in the log."""
     try:
         return function(*arguments)
-    except Exception as error:
+    except guard.ANY as error:
         print(f"comfyd: {what} of the class {name} cannot be told: {error!r}", file=sys.stderr)
         return default
 
@@ -322,18 +338,7 @@ def _hidden(inputs):
     return {str.__str__(kind) for kind in kinds if isinstance(kind, str)}
 
 
-def _told(value):
-    """As it is, but for integers beyond 64 bits, which JSON readers make floats of: texts stand for them."""
-    if isinstance(value, dict):
-        return {key: _told(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_told(item) for item in value]
-    if isinstance(value, int) and not -1 << 63 <= value < 1 << 64:
-        return f"\0int:{value}"
-    return value
-
-
-def _class(name, cls, info, types, lists):
+def _class(name, cls, info, unlisted, types, lists):
     inputs, templates, dirs = _part(name, "the lists", (info["input"], {}, []), lists.describe, cls, info)
     hidden = _part(name, "the hidden inputs", set(), _hidden, inputs)
     validate, validates, wants_types = _part(name, "the check", (False, [], False), _validation, cls)
@@ -341,7 +346,7 @@ def _class(name, cls, info, types, lists):
     wild, any_slot = _part(name, "the outputs", ([], False), _outputs, cls)
     raw = _part(name, "the options", False, lambda: any(option.get("rawLink") for option in _options(inputs)))
     return {
-        "info": _told(info),
+        "info": frames.text(info).decode(), "unlisted": unlisted,
         "async": inspect.iscoroutinefunction(getattr(cls, str(getattr(cls, "FUNCTION", "")), None)),
         "list": bool(getattr(cls, "INPUT_IS_LIST", False)),
         "lazy": prompt.override(cls, "check_lazy_status", "check_lazy_status")[1] is not None,
@@ -382,7 +387,7 @@ def versions():
     torch = getattr(sys.modules.get("torch"), "__version__", None)
     if torch is not None:
         told["pytorch"] = str(torch)
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(*guard.ANY):
         from importlib.metadata import version
         told["frontend"] = version("comfyui_frontend_package")
     return told
@@ -408,7 +413,7 @@ async def _answers(server):
     """What pages ask for at once, so that they need not wait for a process."""
     told = {}
     for path in ("/i18n", "/workflow_templates", "/global_subgraphs"):
-        with contextlib.suppress(Exception):
+        with contextlib.suppress(*guard.ANY):
             told[path] = await ask(server, path)
     return told
 
@@ -419,11 +424,12 @@ async def describe(server, names=None):
     import nodes
     infos = await _infos(server, names)
     types, lists, classes = _Types(), _Lists(), {}
-    for name, info in infos.items():
-        cls = nodes.NODE_CLASS_MAPPINGS.get(name)
+    for name in nodes.NODE_CLASS_MAPPINGS if names is None else names:
+        cls, info = nodes.NODE_CLASS_MAPPINGS.get(name), infos.get(name)
         try:
-            classes[name] = _class(name, cls, info, types, lists)
-        except Exception as error:
+            if cls is not None:
+                classes[name] = _class(name, cls, info or _own_info(name, cls), info is None, types, lists)
+        except guard.ANY as error:
             print(f"comfyd: the class {name} cannot be described: {error!r}", file=sys.stderr)
     folders = {name: [[os.path.abspath(str(path)) for path in entry[0]], sorted(entry[1])]
                for name, entry in folder_paths.folder_names_and_paths.items()}

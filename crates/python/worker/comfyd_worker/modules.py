@@ -7,6 +7,8 @@ import time
 import traceback
 import sys
 
+from . import guard
+
 TEXT_MAX = 20000
 RECORDS = []            # what the manifest tells of each, in the order of import
 
@@ -57,8 +59,12 @@ def watch(nodes):
         # The last line of a process that hangs or ends here says which pack it was.
         print(f"comfyd: {os.path.basename(os.path.abspath(module_path))} is loaded", file=sys.stderr, flush=True)
         began = time.perf_counter()
-        loaded = load(module_path, *arguments, **named)
-        loaded = await loaded if inspect.isawaitable(loaded) else loaded
+        try:
+            loaded = load(module_path, *arguments, **named)
+            loaded = await loaded if inspect.isawaitable(loaded) else loaded
+        except guard.ENDS:
+            logging.warning("%sCannot import %s: it wants to end the process", traceback.format_exc(), module_path)
+            loaded = False
         seconds = time.perf_counter() - began
         parent = named.get("module_parent", arguments[1] if len(arguments) > 1 else "custom_nodes")
         error = None if loaded else _reason(module_path)

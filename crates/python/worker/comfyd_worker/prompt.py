@@ -11,7 +11,7 @@ import traceback
 import types
 from collections.abc import Mapping, Sequence
 
-from . import facade, reports, values
+from . import facade, guard, reports, values
 
 OWN_FILES = __file__.rpartition("/")[0] or __file__.rpartition("\\")[0]
 
@@ -287,6 +287,17 @@ class Failed(Exception):
         self.call = call
 
 
+def _failed(call, error):
+    """Notes and logs why a call failed."""
+    call.error = error
+    if is_interrupt(error):
+        logging.info("Processing interrupted")
+    else:
+        logging.error("!!! Exception during processing !!! %s", error)
+        logging.error(traceback.format_exc())
+    return Failed(call)
+
+
 async def execute(server, dynprompt, caches, current_item, extra_data, *rest, **more):
     """Stands in for `execution.execute`: the one node, and nothing of what it depends on."""
     import comfy.model_management as memory
@@ -301,13 +312,10 @@ async def execute(server, dynprompt, caches, current_item, extra_data, *rest, **
             State.models.add(list(call.came.values()))
         call.reply = await _produce(call, cls, _instance(call, cls), data, v3)
     except memory.InterruptProcessingException as error:
-        logging.info("Processing interrupted")
-        call.error = error
+        _failed(call, error)
         return execution.ExecutionResult.FAILURE, {"node_id": dynprompt.get_real_node_id(call.node)}, error
-    except Exception as error:
-        logging.error("!!! Exception during processing !!! %s", error)
-        logging.error(traceback.format_exc())
-        call.error = error
+    except guard.ANY as error:
+        _failed(call, error)
         told = {"node_id": dynprompt.get_real_node_id(call.node), "exception_message": _said(error),
                 "exception_type": _type_name(type(error)), "traceback": traceback.format_tb(error.__traceback__), "current_inputs": {}}
         return execution.ExecutionResult.FAILURE, told, error
@@ -394,7 +402,10 @@ async def lazy(message):
     obj = _instance(call, cls)
     if isinstance(v3, dict) and is_v3(cls):
         v3 = {**v3, "create_dynamic_tuple": True}          # they are asked for by the names that the prompt uses
-    results = await _mapped(call, obj, data, "check_lazy_status", v3, interruptible=True)
+    try:
+        results = await _mapped(call, obj, data, "check_lazy_status", v3, interruptible=True)
+    except guard.ANY as error:
+        raise _failed(call, error) from None
     asked = [name for result in results if isinstance(result, list) for name in result if isinstance(name, str)]
     return {"needed": list(dict.fromkeys(name for name in asked if name not in data or name in missing))}
 
@@ -432,7 +443,7 @@ async def changed(message):
         return {"text": _stable([None if isinstance(result, ExecutionBlocker) else result for result in results])}
     except Unstable:
         return {"always": True}
-    except Exception as error:
+    except guard.ANY as error:
         logging.warning("WARNING: %s", error)
         return {"always": True}
 
@@ -510,7 +521,7 @@ def _shown(call):
         return {}
     shown = {}
     for name, given in call.data.items():
-        with contextlib.suppress(Exception):               # an object whose `__str__` fails is left out
+        with contextlib.suppress(*guard.ANY):              # an object whose `__str__` fails is left out
             shown[name] = [execution.format_value(value) for value in given]
     return shown
 
@@ -525,6 +536,8 @@ def failure(error):
     """A failed answer."""
     call = error.call if isinstance(error, Failed) else None
     error = call.error if call is not None else error
+    if isinstance(error, guard.Ended):
+        error = error.__cause__
     if is_interrupt(error):
         return {"interrupted": True}
     memory = sys.modules.get("comfy.model_management")
@@ -549,7 +562,7 @@ def failure(error):
 def _said(error):
     try:
         return str(error)
-    except Exception:
+    except guard.ANY:
         return type(error).__name__
 
 

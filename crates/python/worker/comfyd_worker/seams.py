@@ -9,9 +9,11 @@ import sys
 import threading
 import time
 
-from . import executor, facade, frames, manifest, modules, prompt, reports, service, users
+from . import executor, facade, frames, guard, manifest, modules, prompt, reports, service, users
 
 BOOT = time.perf_counter()
+# The header in which comfyd tells the client's address.
+REMOTE = "X-Comfyd-Remote"
 FUNCTIONS = ("execute", "get_output_data", "_async_map_node_over_list")
 
 
@@ -26,7 +28,7 @@ def _execution(module):
     prompt.State.advice = [text for text in module.execute.__code__.co_consts if isinstance(text, str) and "TIPS" in text]
     module.execute = prompt.execute
     facade.install(module.PromptQueue, executor.EXECUTOR.serve)
-    facade.watch(_flags)
+    facade.watch(_flags, lambda: prompt.State.owner)
 
 
 def _flags():
@@ -47,6 +49,9 @@ def _server(module):
 
 async def _start(self, addresses=(), call_on_start=None, verbose=True):
     """Stands in for `PromptServer.start_multi_address`: the app is served on a Unix socket, and comfyd is told that all is up."""
+    loop = asyncio.get_running_loop()
+    if loop.get_task_factory() is None:
+        loop.set_task_factory(guard.tasks)
     await _serve(self.app, os.environ["COMFYD_HTTP"])
     host, _, port = os.environ.get("COMFYD_ADDRESS", "127.0.0.1:8188").rpartition(":")
     self.address, self.port = host, int(port) if port.isdigit() else 8188
@@ -59,6 +64,14 @@ async def _start(self, addresses=(), call_on_start=None, verbose=True):
 
 async def _serve(app, path):
     from aiohttp import web
+
+    @web.middleware
+    async def from_client(request, handler):
+        """The socket cannot tell who asks: comfyd does."""
+        remote = request.headers.get(REMOTE)
+        return await handler(request if remote is None else request.clone(remote=remote))
+
+    app.middlewares.insert(0, from_client)
     runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     await web.UnixSite(runner, path).start()

@@ -5,7 +5,7 @@ import os
 import sys
 import threading
 
-from . import executor, frames, manifest, prompt, values
+from . import executor, facade, frames, guard, manifest, prompt, values
 
 STATE = prompt.State
 
@@ -49,7 +49,7 @@ MAIN = {"validate": prompt.validate, "inspect": prompt.inspect_links, "describe"
 def _fetch(message):
     try:
         fields, blobs = values.pack(message["object"])
-    except Exception as error:
+    except guard.ANY as error:
         fields, blobs = prompt.failure(error), ()
     executor.respond(message["id"], fields, blobs)
 
@@ -72,6 +72,8 @@ def _handle(message, blob):
             threading.Thread(target=_fetch, args=(message,), daemon=True).start()
         else:
             _fetch(message)
+    elif operation == "told":
+        facade.ASKED.answer(message)
     elif operation == "ping":
         executor.respond(message["id"], {})
     elif operation == "interrupt":
@@ -89,6 +91,7 @@ def _handle(message, blob):
 
 def read():
     """Reads and hands on what comfyd sends, for good. A message that makes no sense is answered if it can be, and never ends this."""
+    guard.ASKED.set(True)
     while True:
         message, blob = frames.receive()
         if message is None:

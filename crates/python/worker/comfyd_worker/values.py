@@ -182,6 +182,8 @@ def unpack(told, blob):
         if at % 16:
             memory = memoryview(bytearray(memory))         # torch wants its numbers at whole multiples of their size
         parts[name] = torch.frombuffer(memory, dtype=dtype).reshape(shape)
+    if "tree" in told:
+        return _from_tree(told["tree"], parts)
     return parts[""] if "" in parts else {**parts, **told.get("meta", {})}
 
 
@@ -214,6 +216,37 @@ def is_heavy(value):
     return isinstance(value, Mapping) and type(value) is not dict
 
 
+def _tree(value, tensors, depth=32):
+    """A structure with names of tensors in their places, which are collected in `tensors`. Raises `CannotCross`."""
+    kind = type(value)
+    if isinstance(value, _tensor_type()):
+        name = str(len(tensors))
+        tensors[name] = value
+        return {"t": name}
+    if depth and kind in (list, tuple):
+        return {"L" if kind is list else "T": [_tree(item, tensors, depth - 1) for item in value]}
+    if depth and kind is dict:
+        return {"D": [[_tree(key, tensors, 0), _tree(item, tensors, depth - 1)] for key, item in value.items()]}
+    if value is None or kind in (bool, int, str) and (kind is not int or value.bit_length() < 127) or kind is float:
+        return encode(value)
+    raise CannotCross(_stays(value))
+
+
+def _from_tree(tree, tensors):
+    """The structure."""
+    if not isinstance(tree, dict):
+        return tree
+    if "t" in tree:
+        return tensors[tree["t"]]
+    if "L" in tree:
+        return [_from_tree(item, tensors) for item in tree["L"]]
+    if "T" in tree:
+        return tuple(_from_tree(item, tensors) for item in tree["T"])
+    if "D" in tree:
+        return {_from_tree(key, tensors): _from_tree(item, tensors) for key, item in tree["D"]}
+    return decode(tree, b"")
+
+
 def pack(value):
     """What of an object leaves this process: fields of the answer, and the memory of its tensors. Raises `CannotCross`."""
     tensor_type = _tensor_type()
@@ -226,13 +259,25 @@ def pack(value):
         parts = {key: item for key, item in value.items() if isinstance(key, str) and isinstance(item, tensor_type)}
         meta = {key: item for key, item in value.items() if key not in parts}
         if not parts or "" in parts or not is_json(meta):
-            raise CannotCross(_stays(value))
+            return _pack(*_structure(value))
+    elif isinstance(value, (list, tuple)):
+        return _pack(*_structure(value))
     elif isinstance(value, str):
         return {"j": str.__str__(value)}, []               # members of enumerations, which keep their class while they stay
     elif isinstance(value, int):
         return {"j": int.__pos__(value)}, []
     else:
         raise CannotCross(_stays(value))
+    return _pack(parts, {"meta": meta})
+
+
+def _structure(value):
+    parts = {}
+    tree = _tree(value, parts)
+    return parts, {"tree": tree}
+
+
+def _pack(parts, rest):
     import torch
     tensors, blobs, at = {}, [], 0
     for name, tensor in parts.items():
@@ -243,7 +288,7 @@ def pack(value):
         at += len(memory) + gap
     if blobs:
         blobs.pop()
-    return {"p": {"tensors": tensors, "meta": meta}}, blobs
+    return {"p": {"tensors": tensors, **rest}}, blobs
 
 
 def _stays(value):

@@ -54,6 +54,9 @@ pub(super) fn routes() -> Table {
         )
 }
 
+/// The longest text of the history that custom nodes are told.
+const MAX_FOR_PACKS: usize = 48 << 20;
+
 /// Prompt id to entry, in the order in which they ended.
 #[derive(ToSchema)]
 #[schema(value_type = HashMap<String, WireEntry>)]
@@ -150,19 +153,16 @@ fn bound(name: &str, text: Option<&str>) -> Result<Option<usize>, ApiError> {
 async fn list(State(app): State<App>, shape: ApiShape, principal: Principal, query: Query) -> Result<Response, ApiError> {
     let bound = |name| bound(name, query.get(name));
     let (limit, offset) = (bound("max_items")?, bound("offset")?);
-    // Without an offset the newest are meant; the oldest stands first all the same.
-    let newest = limit.filter(|_| offset.is_none());
-    let mut wanted = HistoryQuery { owner: principal.only(), limit, offset: offset.unwrap_or(0), ..HistoryQuery::default() };
-    let key = (HistoryQuery { descending: newest.is_some(), ..wanted.clone() }, shape);
+    // By what is asked for, not by what that is at the moment.
+    let newest = limit.is_some() && offset.is_none();
+    let asked = HistoryQuery { owner: principal.only(), limit, offset: offset.unwrap_or(0), ..HistoryQuery::default() };
+    let key = (HistoryQuery { descending: newest, ..asked }, shape);
     let version = app.store.versions().borrow().history;
     let known = app.history.get(version, &key);
     if let Some(body) = known.clone().filter(|body| !body.is_empty()) {
         return Ok(json_text(body));
     }
-    if let Some(newest) = newest {
-        let none = HistoryQuery { limit: Some(0), ..wanted.clone() };
-        wanted.offset = app.store.history(&none).await?.total.saturating_sub(newest);
-    }
+    let wanted = page(&app, principal.only(), limit, offset).await?;
     let mut writing = Writing { parts: Parts::new(&app, wanted), shape, opened: false, any: false };
     let most = if known.is_some() { 0 } else { MAX_HISTORY_BYTES };
     let (mut text, mut leases) = (Vec::new(), Vec::new());
@@ -244,11 +244,80 @@ async fn change(
     principal: Principal,
     LenientJson(body): LenientJson,
 ) -> Result<(Extension<Concerns>, StatusCode), ApiError> {
-    let ListChange { clear, mut delete } = ListChange::read(&body)?;
-    match principal.only() {
+    let ListChange { clear, delete } = ListChange::read(&body)?;
+    let mut delete = remove(&app, principal.only(), clear, delete).await?;
+    if clear {
+        delete.push("all".to_owned());
+    }
+    Ok((Extension(Concerns(delete)), StatusCode::OK))
+}
+
+/// What custom nodes see of the history.
+#[derive(Debug, Clone, Default)]
+pub struct PacksQuery {
+    /// One prompt's entry.
+    pub prompt_id: Option<String>,
+    /// At most so many: the newest ones, unless there is an offset.
+    pub max_items: Option<usize>,
+    /// Without so many, counted from the oldest.
+    pub offset: Option<usize>,
+    /// Whose prompt runs, where users are told apart.
+    pub owner: String,
+}
+
+impl App {
+    /// The history as custom nodes see it: a JSON object of entries by the ids of their prompts. Where users are told apart, those of the
+    /// user whose prompt runs. The error is a sentence.
+    pub async fn history_for_packs(&self, wanted: PacksQuery) -> Result<Box<RawValue>, String> {
+        let owner = self.gate.is_shut().then(|| Arc::from(wanted.owner.as_str()));
+        let text = self.history_text(&wanted, owner).await.map_err(|error| error.message().to_owned())?;
+        String::from_utf8(text).map_err(|e| e.to_string()).and_then(|text| RawValue::from_string(text).map_err(|e| e.to_string()))
+    }
+
+    async fn history_text(&self, wanted: &PacksQuery, owner: Option<Arc<str>>) -> Result<Vec<u8>, ApiError> {
+        if owner.as_ref().is_some_and(|owner| owner.is_empty()) {
+            return Ok(b"{}".to_vec());
+        }
+        if let Some(id) = &wanted.prompt_id {
+            let entry = self.store.history_entry(id).await?.filter(|entry| owner.as_ref().is_none_or(|owner| entry.job.owner == *owner));
+            return blocking(move || written(&History(entry.as_slice()))).await.map(Vec::from);
+        }
+        let query = page(self, owner, wanted.max_items, wanted.offset).await?;
+        let mut writing = Writing { parts: Parts::new(self, query), shape: ApiShape::Wire, opened: false, any: false };
+        let (mut text, mut leases) = (Vec::new(), Vec::new());
+        while let Some((more, lease)) = writing.next().await? {
+            text.extend(more);
+            leases.push(lease);
+            if text.len() > MAX_FOR_PACKS {
+                return Err(ApiError::bad_request("this is too much of the history for one answer: ask for less of it"));
+            }
+        }
+        Ok(text)
+    }
+
+    /// Removes entries for custom nodes; all, where no ids are given. Where users are told apart, those of the user whose prompt runs.
+    pub async fn forget(&self, ids: Option<&[String]>, owner: &str) -> Result<(), String> {
+        let only = self.gate.is_shut().then(|| Arc::from(owner));
+        remove(self, only, ids.is_none(), ids.unwrap_or_default().to_vec()).await.map(drop).map_err(|error| error.message().to_owned())
+    }
+}
+
+/// The entries that a page of the history has. Without an offset the newest are meant; the oldest stands first all the same.
+async fn page(app: &App, owner: Option<Arc<str>>, limit: Option<usize>, offset: Option<usize>) -> Result<HistoryQuery, ApiError> {
+    let mut wanted = HistoryQuery { owner, limit, offset: offset.unwrap_or(0), ..HistoryQuery::default() };
+    if let (Some(newest), None) = (limit, offset) {
+        let none = HistoryQuery { limit: Some(0), ..wanted.clone() };
+        wanted.offset = app.store.history(&none).await?.total.saturating_sub(newest);
+    }
+    Ok(wanted)
+}
+
+/// Removes entries, or all; only those of an owner where one is given. The ids of those that were named.
+async fn remove(app: &App, only: Option<Arc<str>>, clear: bool, mut delete: Vec<String>) -> Result<Vec<String>, ApiError> {
+    match only {
         Some(owner) => {
             if clear {
-                clear_of(&app, &owner).await?;
+                clear_of(app, &owner).await?;
             }
             let mut own = Vec::new();
             for id in delete {
@@ -264,10 +333,7 @@ async fn change(
     if !delete.is_empty() {
         app.store.delete_history(&delete).await?;
     }
-    if clear {
-        delete.push("all".to_owned());
-    }
-    Ok((Extension(Concerns(delete)), StatusCode::OK))
+    Ok(delete)
 }
 
 /// Removes all entries of an owner.

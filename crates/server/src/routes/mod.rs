@@ -2,7 +2,7 @@
 
 pub(crate) mod download;
 pub(crate) mod frontend;
-mod history;
+pub(crate) mod history;
 mod internal;
 mod item;
 mod jobs;

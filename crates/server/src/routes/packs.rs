@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use axum::extract::Request;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 use axum::response::Response;
 use percent_encoding::percent_decode_str;
 
@@ -15,6 +15,9 @@ use crate::error::ApiError;
 use crate::installations::{Site, Stage};
 use crate::services::paths::inside;
 use crate::services::proxy::{Bounds, forward};
+
+/// Tells the process the client's address, which a Unix socket does not.
+const REMOTE: HeaderName = HeaderName::from_static("x-comfyd-remote");
 
 /// The decoded path of an address that may name a file; `None` for hidden files and what no client should name.
 pub(super) fn file_path(uri: &Uri) -> Option<String> {
@@ -59,6 +62,12 @@ pub(crate) async fn forwarded(app: &App, site: &Site, request: Request) -> Resul
         let installation = Arc::clone(&site.installation);
         app.installations.wait(move || installation.ready().map_err(not_ready)).await?;
     }
+    let (mut parts, body) = request.into_parts();
+    let address = app.gate.address(&parts).and_then(|address| HeaderValue::from_str(&address.to_string()).ok());
+    // Nobody else may say it.
+    parts.headers.remove(REMOTE);
+    parts.headers.extend(address.map(|address| (REMOTE, address)));
+    let request = Request::from_parts(parts, body);
     let bounds = Bounds { body: app.options.max_upload_bytes, first_byte: app.options.python_timeout };
     let socket = site.installation.socket();
     forward(Path::new(&socket), request, bounds).await

@@ -1,5 +1,7 @@
 """Routes, answers, and a small server of them on a Unix socket."""
 import asyncio
+import copy
+import functools
 import json
 import os
 import re
@@ -18,11 +20,23 @@ def json_response(data, status=200):
     return Response(json.dumps(data), status, "application/json")
 
 
+class Headers(dict):
+    """Names in any case."""
+
+    def get(self, name, default=None):
+        return super().get(name.lower(), default)
+
+
 class Request:
     def __init__(self, method, target, headers, body, match):
         url = urlsplit(target)
-        self.method, self.path, self.query, self.headers = method, url.path, dict(parse_qsl(url.query)), headers
-        self.body, self.match_info = body, match
+        self.method, self.path, self.query, self.headers = method, url.path, dict(parse_qsl(url.query)), Headers(headers)
+        self.body, self.match_info, self.remote = body, match, ""
+
+    def clone(self, remote):
+        other = copy.copy(self)
+        other.remote = remote
+        return other
 
     async def json(self):
         return json.loads(self.body)
@@ -91,9 +105,13 @@ class Router:
         return None, {}
 
 
+def middleware(function):
+    return function
+
+
 class Application:
     def __init__(self, **options):
-        self.router = Router()
+        self.router, self.middlewares = Router(), []
 
     def add_routes(self, routes):
         self.router.defined.extend(routes)
@@ -135,6 +153,8 @@ class UnixSite:
         answer = Response("not found", 404)
         if handler is not None:
             try:
+                for around in reversed(self.app.middlewares):
+                    handler = functools.partial(around, handler=handler)
                 answer = await handler(Request(method, target, headers, body, match))
             except Exception as error:
                 answer = Response(str(error), 500)

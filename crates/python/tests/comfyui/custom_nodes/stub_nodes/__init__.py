@@ -15,6 +15,9 @@ values
     StubTensor     height INT, width INT, value FLOAT -> IMAGE      (1, height, width, 3) of float32
     StubTensorSum  image IMAGE -> FLOAT
     StubLatent     length INT -> LATENT                     {"samples": tensor, "kind": "stub"}
+    StubAudio      length INT -> AUDIO                      {"waveform": tensor, "sample_rate": 8000}
+    StubTree       -> CONDITIONING                          [[tensor, {"pooled": tensor of int64, "sizes": (1, 2.5, infinity)}]]
+    StubShape      value * -> STRING                        its structure, tensors as their types and numbers
     StubOdd        -> FLOAT, FLOAT, STRING, INT, *          infinity, 1.0, a subclass of str, 2 ** 70, [1, "two"]
     StubCount      value * -> INT                           how often this instance was called (NOT_IDEMPOTENT)
 inputs
@@ -42,7 +45,8 @@ running
 failing
     StubRaise      message STRING, kind COMBO: ValueError, memory, interrupt, exit, own -> INT
     StubAsyncRaise message STRING -> INT (async)
-    StubExit       status INT -> INT                        os._exit
+    StubExits      where COMBO: run, later, lazy, changed, validate, value INT (lazy) -> INT      sys.exit there
+    StubExit       status INT, said STRING (optional) -> INT        prints it, and os._exit
     StubSegfault   -> INT
     StubRestart    -> INT                                   os.execv
 checks
@@ -184,6 +188,33 @@ class StubTensorSum:
 class StubLatent:
     def run(self, length):
         return ({"samples": torch.tensor([0.5] * length, shape=(1, length)), "kind": "stub"},)
+
+
+@node(["AUDIO"], {"length": INT})
+class StubAudio:
+    def run(self, length):
+        return ({"waveform": torch.tensor([0.5] * length, shape=(1, 1, length)), "sample_rate": 8000},)
+
+
+@node(["CONDITIONING"], {})
+class StubTree:
+    def run(self):
+        pooled = torch.tensor([1, 2 ** 40], torch.int64)
+        return ([[torch.tensor([0.5, 1.5]), {"pooled": pooled, "sizes": (1, 2.5, float("inf")), 3: None}]],)
+
+
+def structure(value):
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {list(value.shape)} {value.tolist()}"
+    if isinstance(value, dict):
+        return {key: structure(part) for key, part in value.items()}
+    return type(value)(map(structure, value)) if isinstance(value, (list, tuple)) else value
+
+
+@node(["STRING"], {"value": ANY})
+class StubShape:
+    def run(self, value):
+        return (repr(structure(value)),)
 
 
 class OwnText(str):
@@ -446,9 +477,40 @@ class StubAsyncRaise:
         raise ValueError(message)
 
 
-@node(["INT"], {"status": INT})
+@node(["INT"], {"where": (["run", "later", "lazy", "changed", "validate", "validate later"],), "value": ("INT", {"lazy": True})})
+class StubExits:
+    @classmethod
+    async def VALIDATE_INPUTS(cls, where):
+        if where == "validate later":
+            await asyncio.sleep(0.01)
+        StubExits.leave(where, "validate", "validate later")
+        return True
+
+    @classmethod
+    def IS_CHANGED(cls, where):
+        StubExits.leave(where, "changed")
+        return 1
+
+    def check_lazy_status(self, where, value=None):
+        StubExits.leave(where, "lazy")
+        return []
+
+    async def run(self, where, value=None):
+        if where == "later":
+            await asyncio.sleep(0.01)
+        StubExits.leave(where, "run", "later")
+        return (1,)
+
+    @staticmethod
+    def leave(where, *here):
+        if where in here:
+            sys.exit(f"in {where}")
+
+
+@node(["INT"], {"status": INT}, {"said": TEXT})
 class StubExit:
-    def run(self, status):
+    def run(self, status, said=""):
+        print(said)
         print("\033[31mthe stub\033[0m ends the process", flush=True)
         os._exit(status)
 

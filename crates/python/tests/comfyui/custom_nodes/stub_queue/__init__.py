@@ -4,6 +4,7 @@
     StubEnqueue  times INT -> INT   puts the running prompt into the queue again, `times` times
     StubRemove   id STRING -> BOOLEAN   takes a prompt that StubEnqueue put in out of the queue; "" takes all
     StubQueue    -> STRING   what the queue looks like from inside, as JSON
+    StubHistory  id STRING -> STRING   what it sees of the history, as JSON; removes that prompt's entry
     StubFlag     value * -> *   asks for memory to be freed
 The handler of prompts adds {"stub": true} to `extra_data` where that has "stub_handler".
 """
@@ -87,6 +88,20 @@ class StubQueue(Base):
         return (json.dumps(told),)
 
 
+class StubHistory(Base):
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"id": ("STRING", {})}}
+
+    def run(self, id):
+        queue = PromptServer.instance.prompt_queue
+        one = queue.get_history(prompt_id=id)
+        told = {"one": one, "newest": list(queue.get_history(max_items=2)), "attribute": list(queue.history),
+                "tuple": all(isinstance(entry["prompt"], tuple) for entry in one.values())}
+        queue.delete_history_item(id)
+        return (json.dumps(told),)
+
+
 class StubFlag(Base):
     RETURN_TYPES = ("*",)
 
@@ -99,4 +114,4 @@ class StubFlag(Base):
         return (value,)
 
 
-NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (StubEvent, StubEnqueue, StubRemove, StubQueue, StubFlag)}
+NODE_CLASS_MAPPINGS = {cls.__name__: cls for cls in (StubEvent, StubEnqueue, StubRemove, StubQueue, StubHistory, StubFlag)}

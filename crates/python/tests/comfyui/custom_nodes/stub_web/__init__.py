@@ -1,5 +1,5 @@
-"""A pack with scripts for the front end and with routes: `/stub/hello/{name}`, `/stub/files/{path:.*}`, `POST /stub/echo`, and
-`/stub/socket`, which switches protocols and echoes bytes."""
+"""A pack with scripts for the front end and with routes: `/stub/hello/{name}`, `/stub/files/{path:.*}`, `POST /stub/echo`, `/stub/who`,
+which tells who asks, and `/stub/socket`, which switches protocols and echoes bytes."""
 from aiohttp import web
 
 from server import PromptServer
@@ -22,6 +22,11 @@ async def files(request):
 @routes.post("/stub/echo")
 async def echo(request):
     return web.Response(body=request.body, content_type=request.headers.get("content-type", "application/octet-stream"))
+
+
+@routes.get("/stub/who")
+async def who(request):
+    return web.Response(request.remote)
 
 
 @routes.get("/stub/socket")
