@@ -126,6 +126,8 @@ async fn what_packs_have_besides_classes_is_served() {
     assert_eq!(classes["StubAdd"]["python_module"], "custom_nodes.stub_nodes");
     assert!(classes["KSampler"].is_object(), "native classes are there too");
     assert_eq!(server.get("/stub/hello/you?a=1").await, json!({"hello": "you", "query": {"a": "1"}}));
+    let who = reqwest::get(format!("{}/stub/who", server.url)).await.unwrap().text().await.unwrap();
+    assert_eq!(who, "127.0.0.1", "the client's address, though there is a socket without any between");
     let echoed = reqwest::Client::new().post(format!("{}/stub/echo", server.url)).body("bytes").send().await.unwrap();
     assert_eq!(echoed.text().await.unwrap(), "bytes");
     assert_eq!(server.get("/extensions").await, json!(["/extensions/stub_web/stub.js"]));
@@ -148,6 +150,20 @@ async fn what_packs_have_besides_classes_is_served() {
         history.as_object().unwrap().values().filter(|entry| entry["prompt"][2]["1"]["class_type"] == "StubEnqueue").count() >= 2
     })
     .await;
+}
+
+#[tokio::test]
+async fn packs_see_the_history_and_remove_from_it() {
+    let server = start(&[]).await;
+    let first = submit(&server, sum(1, 2)).await;
+    server.finished(&first).await;
+    let looks = json!({"1": node("StubHistory", json!({"id": first})), "2": node("StubOutput", json!({"value": ["1", 0]}))});
+    let told = run(&server, looks).await;
+    let told: Value = serde_json::from_str(told["outputs"]["2"]["text"][0].as_str().unwrap()).unwrap();
+    let entry = &told["one"][&first];
+    assert_eq!((&entry["outputs"]["2"], &entry["prompt"][1]), (&json!({"text": ["3"]}), &json!(first)));
+    assert_eq!((&told["newest"], &told["tuple"]), (&json!([first]), &json!(true)));
+    eventually("the entry is removed", async || server.get(&format!("/history/{first}")).await == json!({})).await;
 }
 
 #[tokio::test]
@@ -239,6 +255,14 @@ async fn the_command_line_runs_and_checks_without_a_server() {
     };
     let (done, said, errors) = comfyd(&["run", workflow.to_str().unwrap()]);
     assert!(done && said.contains("2 text: 23"), "{said}{errors}");
+    let handled = json!({"1": node("StubText", json!({"text": "handle me"})), "2": node("StubOutput", json!({"value": ["1", 0]}))});
+    std::fs::write(&workflow, handled.to_string()).unwrap();
+    let (done, said, errors) = comfyd(&["run", workflow.to_str().unwrap()]);
+    assert!(done && said.contains("2 text: handled"), "a handler of prompts changes it: {said}{errors}");
+    let (done, said, errors) = comfyd(&["nodes"]);
+    assert!(done && said.contains("StubAdd ") && said.contains("KSampler "), "{said}{errors}");
+    let (done, said, _) = comfyd(&["nodes", "StubAdd"]);
+    assert!(done && said.contains("\"python_module\": \"custom_nodes.stub_nodes\""), "{said}");
     let (done, said, errors) = comfyd(&["python", "check", "--json"]);
     assert!(done, "{errors}");
     let told: Value = serde_json::from_str(&said).unwrap();

@@ -8,6 +8,7 @@ import functools
 import os
 import threading
 import time
+import types
 
 from . import frames, guard, prompt, values
 
@@ -59,8 +60,20 @@ class Executor:
         self.post(self._start, operation, message)
 
     def _start(self, operation, message):
-        task = self._loop.create_task(operation(message))
-        task.add_done_callback(functools.partial(answer, message))
+        """Most calls end without waiting for anything: they need no task, which costs some turns of the loop."""
+        coroutine = operation(message)
+        try:
+            waits_for = coroutine.send(None)
+        except StopIteration as end:
+            reply = end.value or {}
+        except BaseException as error:
+            reply = prompt.failure(error)
+        else:
+            task = self._loop.create_task(_go_on(coroutine, waits_for))
+            task.add_done_callback(functools.partial(answer, message))
+            return
+        if "id" in message:
+            respond(message["id"], reply)
 
     def end(self):
         """The prompt is over: calls that are still under way are given up."""
@@ -93,6 +106,29 @@ class Executor:
         if not free.wait(ANSWER_S):
             kind = ctypes.py_object(memory.InterruptProcessingException)
             ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(self._thread), kind)
+
+
+@types.coroutine
+def _resumed(coroutine, waits_for):
+    """A coroutine that waits for something."""
+    while True:
+        try:
+            sent = yield waits_for
+        except GeneratorExit:
+            coroutine.close()
+            raise
+        except BaseException as error:
+            step = functools.partial(coroutine.throw, error)
+        else:
+            step = functools.partial(coroutine.send, sent)
+        try:
+            waits_for = step()
+        except StopIteration as end:
+            return end.value
+
+
+async def _go_on(coroutine, waits_for):
+    return await _resumed(coroutine, waits_for)
 
 
 def answer(message, task):

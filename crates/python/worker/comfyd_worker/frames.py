@@ -11,7 +11,9 @@ HEAD = struct.Struct("<II")
 TEXT_MAX = 64 << 20
 # Up to here a frame is joined and leaves in one call, which an exception that is thrown into the calling thread cannot tear apart.
 JOIN_MAX = 8 << 20
-BUFFER = 256 << 10
+BUFFER = 1 << 20
+# What is read at once: a message without tensors, in one call.
+AHEAD = 64 << 10
 WHOLE = getattr(socket, "MSG_WAITALL", 0)
 
 POOL_MAX = 32 << 20
@@ -19,6 +21,7 @@ POOL_MAX = 32 << 20
 _lock = threading.Lock()
 _pool = []
 _socket = None
+_ahead, _ahead_at, _ahead_end = bytearray(AHEAD), 0, 0    # what was read and belongs to nobody yet
 
 
 def connect():
@@ -124,9 +127,32 @@ def _memory(size):
     return memory
 
 
+def _small(size):
+    """The next bytes, read with what comes behind them."""
+    global _ahead_at, _ahead_end
+    if size > AHEAD:
+        return bytes(_exactly(size))
+    if _ahead_end - _ahead_at < size:
+        left = _ahead_end - _ahead_at
+        _ahead[:left] = _ahead[_ahead_at:_ahead_end]
+        _ahead_at, _ahead_end = 0, left
+        with memoryview(_ahead) as view:
+            while _ahead_end < size:
+                count = _socket.recv_into(view[_ahead_end:])
+                if not count:
+                    os._exit(0)                            # comfyd is gone
+                _ahead_end += count
+    _ahead_at += size
+    return bytes(_ahead[_ahead_at - size:_ahead_at])
+
+
 def _exactly(size):
+    """The next bytes, in memory that stays."""
+    global _ahead_at
     view = memoryview(_memory(size))
-    got = 0
+    got = min(size, _ahead_end - _ahead_at)
+    view[:got] = _ahead[_ahead_at:_ahead_at + got]
+    _ahead_at += got
     while got < size:
         count = _socket.recv_into(view[got:], 0, WHOLE)
         if not count:
@@ -138,11 +164,11 @@ def _exactly(size):
 def receive():
     """The next message, or `None` for one that is no JSON object, and its bytes. Ends the process where there is no connection."""
     try:
-        length, size = HEAD.unpack(_exactly(HEAD.size))
+        length, size = HEAD.unpack(_small(HEAD.size))
         if length > TEXT_MAX:
             print(f"comfyd: a frame announces {length} bytes of JSON: the connection cannot be used any more", file=sys.stderr)
             os._exit(1)
-        encoded, blob = bytes(_exactly(length)), _exactly(size) if size else b""
+        encoded, blob = _small(length), _exactly(size) if size else b""
     except OSError:
         os._exit(0)
     except MemoryError as error:

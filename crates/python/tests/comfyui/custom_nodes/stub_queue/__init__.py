@@ -6,7 +6,7 @@
     StubQueue    -> STRING   what the queue looks like from inside, as JSON
     StubHistory  id STRING -> STRING   what it sees of the history, as JSON; removes that prompt's entry
     StubFlag     value * -> *   asks for memory to be freed
-The handler of prompts adds {"stub": true} to `extra_data` where that has "stub_handler".
+The handler of prompts adds {"stub": true} to `extra_data` where that has "stub_handler", and makes "handled" of the text "handle me".
 """
 import json
 import uuid
@@ -17,6 +17,9 @@ from server import PromptServer
 def handler(data):
     if "stub_handler" in data.get("extra_data", {}):
         data["extra_data"]["stub"] = True
+    for node in data["prompt"].values():
+        if node["inputs"].get("text") == "handle me":
+            node["inputs"]["text"] = "handled"
     return data
 
 
