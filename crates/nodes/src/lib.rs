@@ -19,6 +19,7 @@ mod conditioning;
 mod image;
 mod latent;
 mod loaders;
+mod logic;
 mod mask;
 mod model;
 mod preview_3d;
@@ -74,7 +75,7 @@ fn families() -> Vec<&'static [Class]> {
         mask::families(),
         latent::families(),
         string::families(),
-        vec![primitive::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
+        vec![primitive::CLASSES, logic::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
     ]
     .concat()
 }
