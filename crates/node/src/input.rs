@@ -492,6 +492,9 @@ impl Input {
                 json!(self.type_name())
             }
         };
+        if (&self.kind, generation) == (&InputKind::Text, Generation::Schema) {
+            options.get_or_insert_default().entry("multiline").or_insert(Json::Bool(false));
+        }
         match (options, generation) {
             (Some(options), Generation::Classic) => json!([ty, options]),
             (None, Generation::Classic) => json!([ty]),
