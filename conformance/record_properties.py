@@ -4,10 +4,11 @@ import asyncio
 import inspect
 import json
 import sys
+import tempfile
 
 root, known = sys.argv[1], json.load(open(sys.argv[2]))
 sys.path.insert(0, root)
-sys.argv = ["main.py", "--cpu", "--base-directory", root]
+sys.argv = ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp()]
 
 import comfy.options  # noqa: E402
 

@@ -4,7 +4,7 @@
 //!
 //! 1. Choose the folder that bears the name of the node's menu (`image/`, `mask/`, `latent/`, `string/`, …) and in it the file of its
 //!    family.
-//! 2. Add a line to that file's `CLASSES`: `Class::new(|| Schema::new("ImageInvert")…, invert)`. The schema must equal the reference's
+//! 2. Add a line to that file's `CLASSES`: `Class::new(|| Schema::new("ImageInvert").display("Invert Image Colors")…, invert)`. The schema must equal the reference's
 //!    `/object_info` (a test compares every class); the descriptions and tooltips are our own words.
 //! 3. Write the function: `fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput>`. It takes inputs from the call, computes with
 //!    `comfyd_imaging`, and wraps the result. What it allocates it announces first with `call.reserve(shape)`, long
@@ -19,6 +19,7 @@ mod conditioning;
 mod image;
 mod latent;
 mod loaders;
+mod logic;
 mod mask;
 mod model;
 mod preview_3d;
@@ -74,7 +75,7 @@ fn families() -> Vec<&'static [Class]> {
         mask::families(),
         latent::families(),
         string::families(),
-        vec![primitive::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
+        vec![primitive::CLASSES, logic::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
     ]
     .concat()
 }

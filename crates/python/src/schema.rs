@@ -115,6 +115,8 @@ fn schema(name: &str, told: &str, facts: &Facts) -> serde_json::Result<Schema> {
             unlisted: facts.unlisted,
             stays: facts.stays,
         })),
+        // Clients are told of the rest as the class tells it.
+        ..Schema::default()
     })
 }
 
@@ -200,6 +202,7 @@ fn outputs(info: &Json) -> Vec<Output> {
             ty: ty.into(),
             name: entry("output_name", slot).and_then(Json::as_str).unwrap_or(ty).into(),
             is_list: entry("output_is_list", slot).and_then(Json::as_bool).unwrap_or(false),
+            matches: None,
         }
     };
     types.into_iter().flatten().enumerate().map(output).collect()

@@ -11,7 +11,8 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ConditioningCombine")
                 .display("Conditioning (Combine)")
-                .category("conditioning")
+                .category("model/conditioning/transform")
+                .essentials("Image Generation")
                 .description("Puts two conditionings side by side: the model runs with each, and the predictions are averaged.")
                 .input(Input::link("conditioning_1", "CONDITIONING"))
                 .input(Input::link("conditioning_2", "CONDITIONING"))
@@ -22,7 +23,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ConditioningAverage")
-                .category("conditioning")
+                .display("Conditioning (Average)")
+                .category("model/conditioning/transform")
                 .description("Mixes two conditionings into one.")
                 .input(Input::link("conditioning_to", "CONDITIONING"))
                 .input(Input::link("conditioning_from", "CONDITIONING"))
@@ -42,7 +44,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ConditioningConcat")
                 .display("Conditioning (Concat)")
-                .category("conditioning")
+                .category("model/conditioning/transform")
                 .description("Appends the tokens of one conditioning to another, as if the prompts were one.")
                 .input(Input::link("conditioning_to", "CONDITIONING"))
                 .input(Input::link("conditioning_from", "CONDITIONING"))
@@ -54,7 +56,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ConditioningSetArea")
                 .display("Conditioning (Set Area)")
-                .category("conditioning")
+                .category("model/conditioning/transform")
                 .description("Confines a conditioning to a rectangle.")
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::int("width").default(64).min(64).max(16384).step(8).tooltip("Width."))
@@ -72,7 +74,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ConditioningSetAreaPercentage")
                 .display("Conditioning (Set Area with Percentage)")
-                .category("conditioning")
+                .category("model/conditioning/transform")
                 .description("Confines a conditioning to a rectangle given in parts of the picture.")
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::float("width").default(1.0).min(0).max(1.0).step(0.01).tooltip("Width."))
@@ -87,7 +89,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ConditioningSetAreaStrength")
-                .category("conditioning")
+                .display("Conditioning (Set Area Strength)")
+                .category("model/conditioning/transform")
                 .description("Sets the weight of a conditioning.")
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::float("strength").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("How strong the effect is."))
@@ -99,7 +102,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ConditioningSetMask")
                 .display("Conditioning (Set Mask)")
-                .category("conditioning")
+                .category("model/conditioning/transform")
                 .description("Confines a conditioning to a mask.")
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::link("mask", "MASK"))
@@ -112,7 +115,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ConditioningZeroOut")
-                .category("advanced/conditioning")
+                .display("Conditioning Zero Out")
+                .category("model/conditioning/transform")
                 .description("Replaces a conditioning by zeros, which some models take as no prompt at all.")
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .output("CONDITIONING")
@@ -122,7 +126,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ConditioningSetTimestepRange")
-                .category("advanced/conditioning")
+                .category("model/conditioning/transform")
                 .description("Confines a conditioning to a part of the sampling.")
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(

@@ -12,8 +12,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageBatch")
-                .display("Batch Images")
-                .category("image")
+                .display("Batch Images (DEPRECATED)")
+                .deprecated()
+                .category("image/batch")
                 .description("Puts two batches of pictures behind each other. The second gets the size of the first.")
                 .input(Input::link("image1", "IMAGE"))
                 .input(Input::link("image2", "IMAGE"))
@@ -24,8 +25,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("RepeatImageBatch")
+                .display("Repeat Image Batch")
                 .category("image/batch")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Repeats a batch of pictures.")
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::int("amount").default(1).min(1).max(4096).tooltip("How often."))
@@ -36,11 +39,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageFromBatch")
+                .display("Get Image from Batch")
                 .category("image/batch")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Takes some consecutive pictures out of a batch.")
                 .input(Input::link("image", "IMAGE"))
-                .input(Input::int("batch_index").default(0).min(0).max(4095).tooltip("The first one to take, counted from 0."))
+                .input(Input::int("batch_index").default(0).min(-16384).max(16384).tooltip("The first one to take, counted from 0."))
                 .input(Input::int("length").default(1).min(1).max(4096).tooltip("How many to take."))
                 .output("IMAGE")
         },
@@ -64,8 +69,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageRGBToYUV")
-                .no_display()
-                .category("image/batch")
+                .display("Image RGB to YUV")
+                .category("image/color")
                 .module("comfy_extras.nodes_morphology")
                 .schema_generation()
                 .description("Splits pictures into brightness (Y) and two colour differences (U, V).")
@@ -79,8 +84,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageYUVToRGB")
-                .no_display()
-                .category("image/batch")
+                .display("Image YUV to RGB")
+                .category("image/color")
                 .module("comfy_extras.nodes_morphology")
                 .schema_generation()
                 .description("Puts brightness and colour differences together to pictures again.")

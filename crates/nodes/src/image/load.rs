@@ -14,6 +14,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("LoadImage")
                 .display("Load Image")
                 .category("image")
+                .essentials("Basics")
                 .description(
                     "Reads a picture from the input folder; every frame of an animation becomes one image of the \
                      batch. The mask is what is transparent.",
@@ -35,7 +36,8 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LoadImageMask")
                 .display("Load Image (as Mask)")
-                .category("mask")
+                .category("image")
+                .essentials("Image Tools")
                 .description(
                     "Reads one channel of a picture as a mask. Alpha is inverted, so that what is transparent is \
                      masked.",
@@ -58,6 +60,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("LoadImageOutput")
                 .display("Load Image (from Outputs)")
                 .category("image")
+                .essentials("Basics")
                 .experimental()
                 .description("Reads a picture that was saved to the output folder before, to go on working with it.")
                 .input(
@@ -83,6 +86,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("WebcamCapture")
                 .display("Webcam Capture")
                 .category("image")
+                .essentials("Basics")
                 .module("comfy_extras.nodes_webcam")
                 .description("Takes a picture with the browser's camera.")
                 .input(Input::link("image", "WEBCAM").tooltip("The camera's picture."))

@@ -12,8 +12,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageBlend")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Blend Images")
+                .category("image/filters")
+                .essentials("Image Tools")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Mixes two pictures the way layers of a paint program do.")
@@ -38,8 +39,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageBlur")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Blur Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Blurs pictures with a Gaussian bell.")
@@ -53,8 +54,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageQuantize")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Quantize Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Reduces pictures to a few colours chosen from them.")
@@ -71,17 +72,23 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageSharpen")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Sharpen Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Sharpens pictures.")
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
-                .input(Input::int("sharpen_radius").default(1).min(1).max(31).step(1).tooltip("Reach in pixels."))
+                .input(Input::int("sharpen_radius").default(1).min(1).max(31).step(1).tooltip("Reach in pixels.").advanced())
                 .input(
-                    Input::float("sigma").default(1.0).min(0.1).max(10.0).step(0.01).tooltip("Width of the bell, in parts of the reach."),
+                    Input::float("sigma")
+                        .default(1.0)
+                        .min(0.1)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Width of the bell, in parts of the reach.")
+                        .advanced(),
                 )
-                .input(Input::float("alpha").default(1.0).min(0.0).max(5.0).step(0.01).tooltip("Strength."))
+                .input(Input::float("alpha").default(1.0).min(0.0).max(5.0).step(0.01).tooltip("Strength.").advanced())
                 .output("IMAGE")
         },
         sharpen,
@@ -89,8 +96,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("Morphology")
-                .display("ImageMorphology")
-                .category("image/postprocessing")
+                .display("Apply Morphology")
+                .category("image/filters")
                 .module("comfy_extras.nodes_morphology")
                 .schema_generation()
                 .description("Grows and shrinks bright areas, and what is made of that: opening, closing, outlines.")
@@ -114,8 +121,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("Canny")
-                .no_display()
-                .category("image/preprocessors")
+                .display("Detect Edges (Canny)")
+                .category("image/filters")
+                .essentials("Image Tools")
                 .module("comfy_extras.nodes_canny")
                 .schema_generation()
                 .description("Draws the edges in pictures as white lines on black (Canny's method).")

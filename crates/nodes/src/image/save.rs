@@ -15,6 +15,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("SaveImage")
                 .display("Save Image")
                 .category("image")
+                .essentials("Basics")
                 .description(
                     "Saves pictures as PNG in the output folder, with the workflow inside so that the picture can \
                      be opened as a workflow again.",
@@ -25,6 +26,7 @@ pub(crate) const CLASSES: &[Class] = &[
                      %hour%, %minute%, %second% and %batch_num% are filled in.",
                 ))
                 .hidden_metadata()
+                .output_named("IMAGE", "images")
                 .output_node()
         },
         save_image,
@@ -34,9 +36,11 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("PreviewImage")
                 .display("Preview Image")
                 .category("image")
+                .essentials("Basics")
                 .description("Shows pictures without keeping them: they go to the temp folder.")
                 .input(Input::link("images", "IMAGE"))
                 .hidden_metadata()
+                .output_named("IMAGE", "images")
                 .output_node()
         },
         preview_image,
@@ -44,7 +48,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SaveImageWebsocket")
-                .category("api/image")
+                .display("Save Image (Websocket)")
+                .category("image")
                 .module("custom_nodes.websocket_image_save")
                 .description("Sends pictures losslessly over the websocket and writes no file.")
                 .input(Input::link("images", "IMAGE"))

@@ -16,9 +16,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageCrop")
-                .display("Image Crop")
+                .display("Crop Image (DEPRECATED)")
+                .deprecated()
                 .category("image/transform")
+                .essentials("Image Tools")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Cuts a rectangle out of pictures; what lies outside the picture is left away.")
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
@@ -32,9 +35,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageStitch")
-                .display("Image Stitch")
+                .display("Stitch Images")
                 .category("image/transform")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description(
                     "Puts a second picture beside, above or below the first, with a gap if wanted. Without a \
                      second picture the first is passed on.",
@@ -48,11 +52,12 @@ pub(crate) const CLASSES: &[Class] = &[
                         .default(true)
                         .tooltip("Resizes the second picture to fit the first; off fills the smaller one up."),
                 )
-                .input(Input::int("spacing_width").default(0).min(0).max(1024).step(2).tooltip("Pixels between the two."))
+                .input(Input::int("spacing_width").default(0).min(0).max(1024).step(2).tooltip("Pixels between the two.").advanced())
                 .input(
                     Input::combo("spacing_color", ["white", "black", "red", "green", "blue"])
                         .default("white")
-                        .tooltip("Colour of the gap."),
+                        .tooltip("Colour of the gap.")
+                        .advanced(),
                 )
                 .input(Input::link("image2", "IMAGE").optional())
                 .output("IMAGE")
@@ -62,8 +67,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ResizeAndPadImage")
+                .display("Resize And Pad Image")
                 .category("image/transform")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description(
                     "Resizes pictures to fit into a size with their proportions kept and fills the rest with one \
                      colour.",
@@ -71,8 +78,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::int("target_width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
                 .input(Input::int("target_height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
-                .input(Input::combo("padding_color", ["white", "black"]))
-                .input(Input::combo("interpolation", ["area", "bicubic", "nearest-exact", "bilinear", "lanczos"]))
+                .input(Input::combo("padding_color", ["white", "black"]).advanced())
+                .input(Input::combo("interpolation", ["area", "bicubic", "nearest-exact", "bilinear", "lanczos"]).advanced())
                 .output("IMAGE")
         },
         resize_and_pad,
@@ -80,8 +87,11 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageRotate")
+                .display("Rotate Image")
                 .category("image/transform")
+                .essentials("Image Tools")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Turns pictures clockwise in steps of a quarter.")
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("rotation", ["none", "90 degrees", "180 degrees", "270 degrees"]))
@@ -92,8 +102,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageFlip")
+                .display("Flip Image")
                 .category("image/transform")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Mirrors pictures.")
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("flip_method", ["x-axis: vertically", "y-axis: horizontally"]))

@@ -14,7 +14,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("UpscaleModelLoader")
                 .display("Load Upscale Model")
-                .category("loaders")
+                .category("model/loaders")
                 .module("comfy_extras.nodes_upscale_model")
                 .schema_generation()
                 .description("Loads a model that enlarges pictures.")

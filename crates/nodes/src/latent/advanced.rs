@@ -13,7 +13,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentAdd")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Adds two latents.")
@@ -27,7 +27,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentSubtract")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Subtracts the second latent from the first.")
@@ -41,7 +41,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentMultiply")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Multiplies a latent by a number.")
@@ -55,7 +55,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentInterpolate")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description(
@@ -73,7 +73,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentConcat")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Joins two latents along an axis.")
@@ -91,7 +91,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentCut")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Takes a slice of a latent along an axis.")

@@ -14,14 +14,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LatentFromBatch")
-                .display("Latent From Batch")
-                .category("latent/batch")
+                .display("Get Latent From Batch")
+                .category("model/latent/batch")
                 .description(
                     "Takes some consecutive latents out of a batch; they keep the noise that they had in the \
                      batch.",
                 )
                 .input(Input::link("samples", "LATENT"))
-                .input(Input::int("batch_index").default(0).min(0).max(63).tooltip("The first one to take, counted from 0."))
+                .input(Input::int("batch_index").default(0).min(-16384).max(16384).tooltip("The first one to take, counted from 0."))
                 .input(Input::int("length").default(1).min(1).max(64).tooltip("How many to take."))
                 .output("LATENT")
         },
@@ -31,7 +31,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("RepeatLatentBatch")
                 .display("Repeat Latent Batch")
-                .category("latent/batch")
+                .category("model/latent/batch")
                 .description("Repeats a batch of latents.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::int("amount").default(1).min(1).max(64).tooltip("How often."))
@@ -42,8 +42,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LatentBatch")
-                .no_display()
-                .category("latent/batch")
+                .display("Batch Latents (DEPRECATED)")
+                .deprecated()
+                .category("model/latent/batch")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Puts two batches of latents behind each other. The second gets the size of the first.")
@@ -57,7 +58,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("RebatchLatents")
                 .display("Rebatch Latents")
-                .category("latent/batch")
+                .category("model/latent/batch")
                 .module("comfy_extras.nodes_rebatch")
                 .schema_generation()
                 .description("Regroups latents into batches of another size.")
@@ -72,7 +73,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentBatchSeedBehavior")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Decides whether the latents of a batch get different noise or all the same.")
@@ -89,8 +90,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("TrimVideoLatent")
-                .no_display()
-                .category("latent/video")
+                .display("Trim Video Latent")
+                .category("model/latent")
                 .module("comfy_extras.nodes_wan")
                 .schema_generation()
                 .description("Drops frames at the beginning of a video latent.")
@@ -110,7 +111,11 @@ fn places(start: i64, count: usize) -> Vec<i64> {
 fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     let batch = latent.samples.shape()[0];
-    let start = call.count("batch_index", 0)?.min(batch - 1);
+    let start = match call.int::<i64>("batch_index")? {
+        // Counted from the end.
+        index @ ..0 => batch.saturating_sub(index.unsigned_abs() as usize),
+        index => (index as usize).min(batch - 1),
+    };
     let length = call.count("length", 1)?.min(batch - start);
     if let Some(mask) = latent.noise_mask.take() {
         let mask = match mask.shape()[0] {

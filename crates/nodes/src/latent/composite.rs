@@ -15,7 +15,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentComposite")
                 .display("Latent Composite")
-                .category("latent")
+                .category("model/latent")
                 .description("Pastes one latent onto another, with soft edges if wanted.")
                 .input(Input::link("samples_to", "LATENT"))
                 .input(Input::link("samples_from", "LATENT"))
@@ -29,8 +29,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LatentCompositeMasked")
-                .category("latent")
+                .display("Latent Composite Masked")
+                .category("model/latent")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Pastes one latent onto another, through a mask if there is one.")
                 .input(Input::link("destination", "LATENT"))
                 .input(Input::link("source", "LATENT"))
@@ -46,7 +48,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentBlend")
                 .display("Latent Blend")
-                .category("_for_testing")
+                .category("experimental")
                 .description("Mixes two latents.")
                 .input(Input::link("samples1", "LATENT"))
                 .input(Input::link("samples2", "LATENT"))
@@ -59,7 +61,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SetLatentNoiseMask")
                 .display("Set Latent Noise Mask")
-                .category("latent/inpaint")
+                .category("model/latent")
                 .description("Limits sampling to the masked area: the rest stays as it is.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::link("mask", "MASK"))

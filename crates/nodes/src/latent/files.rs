@@ -19,7 +19,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LoadLatent")
-                .category("_for_testing")
+                .display("Load Latent")
+                .category("model/latent")
                 .description("Reads a latent from the input folder.")
                 .input(Input::files("latent", FileSource::InputFiles(vec![".latent".into()])))
                 .output("LATENT")
@@ -32,7 +33,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SaveLatent")
-                .category("_for_testing")
+                .display("Save Latent")
+                .category("model/latent")
                 .description("Saves latents in the output folder, with the workflow inside.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::text("filename_prefix").default("latents/ComfyUI").tooltip(
@@ -40,6 +42,7 @@ pub(crate) const CLASSES: &[Class] = &[
                      %hour%, %minute%, %second% and %batch_num% are filled in.",
                 ))
                 .hidden_metadata()
+                .output_named("LATENT", "samples")
                 .output_node()
         },
         save,
@@ -69,7 +72,7 @@ fn save(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let metadata = (!call.state.services.disable_metadata).then(|| saving::metadata(call));
     let bytes = safetensors::to_bytes(&tensors, metadata.as_deref()).map_err(Error::other)?;
     let saved = target.save(0, "latent", &bytes).map_err(Error::other)?;
-    Ok(NodeOutput::default().with_ui("latents", vec![saved.to_json()]))
+    Ok(NodeOutput::one(latent.clone()).with_ui("latents", vec![saved.to_json()]))
 }
 
 fn validate(state: &State, inputs: &Inputs) -> std::result::Result<(), String> {

@@ -13,7 +13,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentApplyOperation")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
@@ -28,7 +28,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentOperationTonemapReinhard")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
@@ -52,14 +52,22 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentOperationSharpen")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
                 .description("An operation that sharpens latents.")
-                .input(Input::int("sharpen_radius").default(9).min(1).max(31).step(1).tooltip("Reach in latent pixels."))
-                .input(Input::float("sigma").default(1.0).min(0.1).max(10.0).step(0.1).tooltip("Width of the bell, in parts of the reach."))
-                .input(Input::float("alpha").default(0.1).min(0.0).max(5.0).step(0.01).tooltip("Strength."))
+                .input(Input::int("sharpen_radius").default(9).min(1).max(31).step(1).tooltip("Reach in latent pixels.").advanced())
+                .input(
+                    Input::float("sigma")
+                        .default(1.0)
+                        .min(0.1)
+                        .max(10.0)
+                        .step(0.1)
+                        .tooltip("Width of the bell, in parts of the reach.")
+                        .advanced(),
+                )
+                .input(Input::float("alpha").default(0.1).min(0.0).max(5.0).step(0.01).tooltip("Strength.").advanced())
                 .output("LATENT_OPERATION")
         },
         sharpen,

@@ -12,7 +12,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentUpscale")
                 .display("Upscale Latent")
-                .category("latent")
+                .category("model/latent")
                 .description("Resizes latents to a width and a height; 0 for one of them keeps the proportions.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]))
@@ -41,7 +41,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentUpscaleBy")
                 .display("Upscale Latent By")
-                .category("latent")
+                .category("model/latent")
                 .description("Resizes latents by a factor.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]))

@@ -10,7 +10,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("PorterDuffImageComposite")
                 .display("Porter-Duff Image Composite")
-                .category("mask/compositing")
+                .category("image/compositing")
                 .module("comfy_extras.nodes_compositing")
                 .schema_generation()
                 .description("Lays one picture with transparency over another, by one of the Porter-Duff rules.")
@@ -38,7 +38,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SplitImageWithAlpha")
                 .display("Split Image with Alpha")
-                .category("mask/compositing")
+                .category("image/compositing")
                 .module("comfy_extras.nodes_compositing")
                 .schema_generation()
                 .description("Splits pictures with transparency into colours and a mask of what is transparent.")
@@ -52,7 +52,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("JoinImageWithAlpha")
                 .display("Join Image with Alpha")
-                .category("mask/compositing")
+                .category("image/compositing")
                 .module("comfy_extras.nodes_compositing")
                 .schema_generation()
                 .description("Gives pictures a transparency from a mask.")

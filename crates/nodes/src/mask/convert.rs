@@ -11,8 +11,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("MaskToImage")
                 .display("Convert Mask to Image")
-                .category("mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Shows a mask as a grey picture.")
                 .input(Input::link("mask", "MASK"))
                 .output("IMAGE")
@@ -23,8 +24,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ImageToMask")
                 .display("Convert Image to Mask")
-                .category("mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Takes one channel of a picture as a mask.")
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("channel", ["red", "green", "blue", "alpha"]))
@@ -35,8 +37,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageColorToMask")
-                .category("mask")
+                .display("Convert Image Color to Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Masks the pixels that have exactly one colour.")
                 .input(Input::link("image", "IMAGE"))
                 .input(
@@ -45,7 +49,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0)
                         .max(0xFF_FFFF)
                         .step(1)
-                        .option("display", "color")
+                        .option("display", "number")
                         .tooltip("The colour as 0xRRGGBB."),
                 )
                 .output("MASK")

@@ -14,8 +14,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SolidMask")
-                .category("mask")
+                .display("Create Solid Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Makes a mask with the same value everywhere.")
                 .input(Input::float("value").default(1.0).min(0.0).max(1.0).step(0.01).tooltip("1 masks all, 0 nothing."))
                 .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
@@ -27,8 +29,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("InvertMask")
-                .category("mask")
+                .display("Invert Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Swaps what is masked and what is not.")
                 .input(Input::link("mask", "MASK"))
                 .output("MASK")
@@ -38,8 +42,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CropMask")
-                .category("mask")
+                .display("Crop Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Cuts a rectangle out of a mask.")
                 .input(Input::link("mask", "MASK"))
                 .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))
@@ -53,8 +59,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("MaskComposite")
-                .category("mask")
+                .display("Combine Masks")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Combines a mask with another one laid onto it.")
                 .input(Input::link("destination", "MASK"))
                 .input(Input::link("source", "MASK"))
@@ -68,8 +76,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("FeatherMask")
-                .category("mask")
+                .display("Feather Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Fades a mask out towards its edges.")
                 .input(Input::link("mask", "MASK"))
                 .input(Input::int("left").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the left edge."))
@@ -83,12 +93,19 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("GrowMask")
-                .category("mask")
+                .display("Grow Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Makes the masked area larger, or smaller with a negative number.")
                 .input(Input::link("mask", "MASK"))
                 .input(Input::int("expand").default(0).min(-MAX_RESOLUTION).max(MAX_RESOLUTION).step(1).tooltip("By how many pixels."))
-                .input(Input::bool("tapered_corners").default(true).tooltip("Grows diagonally half as fast, so that corners become round."))
+                .input(
+                    Input::bool("tapered_corners")
+                        .default(true)
+                        .tooltip("Grows diagonally half as fast, so that corners become round.")
+                        .advanced(),
+                )
                 .output("MASK")
         },
         grow,
@@ -96,8 +113,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ThresholdMask")
-                .category("mask")
+                .display("Threshold Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Makes a mask hard: 1 above a value, 0 elsewhere.")
                 .input(Input::link("mask", "MASK"))
                 .input(Input::float("value").default(0.5).min(0.0).max(1.0).step(0.01).tooltip("The value to exceed."))
@@ -108,11 +127,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("MaskPreview")
-                .category("mask")
+                .display("Preview Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Shows a mask as a grey picture without keeping it.")
                 .input(Input::link("mask", "MASK"))
                 .hidden_metadata()
+                .output_named("MASK", "mask")
                 .output_node()
         },
         preview,
@@ -167,6 +189,8 @@ fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = grey(call, &call.mask("mask")?)?;
-    saving::save_png(call, &image, Kind::Temp, &call.state.preview_prefix, saving::SAVE_COMPRESSION)
+    let mask = call.mask("mask")?;
+    let image = grey(call, &mask)?;
+    let saved = saving::save_png(call, &image, Kind::Temp, &call.state.preview_prefix, saving::SAVE_COMPRESSION)?;
+    Ok(NodeOutput { ui: saved.ui, ..NodeOutput::one(mask) })
 }

@@ -17,7 +17,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeSimple")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Mixes two diffusion models.")
                 .input(Input::link("model1", "MODEL"))
@@ -30,7 +30,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeBlocks")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Mixes two diffusion models, with shares for encoder, middle and decoder.")
                 .input(Input::link("model1", "MODEL"))
@@ -45,7 +45,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeSubtract")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("The first diffusion model minus the second.")
                 .input(Input::link("model1", "MODEL"))
@@ -60,7 +60,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeAdd")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Adds the second diffusion model, usually a difference, to the first.")
                 .input(Input::link("model1", "MODEL"))
@@ -72,7 +72,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPMergeSimple")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Mixes two text encoders.")
                 .input(Input::link("clip1", "CLIP"))
@@ -85,7 +85,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPMergeSubtract")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("The first text encoder minus the second.")
                 .input(Input::link("clip1", "CLIP"))
@@ -100,7 +100,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPMergeAdd")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Adds the second text encoder, usually a difference, to the first.")
                 .input(Input::link("clip1", "CLIP"))
@@ -173,7 +173,7 @@ fn family(class: &str, description: &str, blocks: usize, dot: &str) -> Schema {
         schema
     };
     let mut schema = Schema::new(class)
-        .category("advanced/model_merging/model_specific")
+        .category("model/merging/model specific")
         .module("comfy_extras.nodes_model_merging_model_specific")
         .description(description)
         .input(Input::link("model1", "MODEL"))

@@ -11,7 +11,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("KSampler")
-                .category("sampling")
+                .category("model/sampling")
                 .description("Removes noise from a latent step by step, guided by the prompts.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
@@ -53,10 +53,10 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("KSamplerAdvanced")
                 .display("KSampler (Advanced)")
-                .category("sampling")
+                .category("model/sampling")
                 .description("Removes noise like KSampler, with the steps to start and to end at.")
                 .input(Input::link("model", "MODEL"))
-                .input(Input::combo("add_noise", ["enable", "disable"]))
+                .input(Input::combo("add_noise", ["enable", "disable"]).advanced())
                 .input(
                     Input::int("noise_seed")
                         .default(0)
@@ -80,9 +80,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("positive", "CONDITIONING"))
                 .input(Input::link("negative", "CONDITIONING"))
                 .input(Input::link("latent_image", "LATENT"))
-                .input(Input::int("start_at_step").default(0).min(0).max(10000).tooltip("The first step that is taken."))
-                .input(Input::int("end_at_step").default(10000).min(0).max(10000).tooltip("The step before which to stop."))
-                .input(Input::combo("return_with_leftover_noise", ["disable", "enable"]))
+                .input(Input::int("start_at_step").default(0).min(0).max(10000).tooltip("The first step that is taken.").advanced())
+                .input(Input::int("end_at_step").default(10000).min(0).max(10000).tooltip("The step before which to stop.").advanced())
+                .input(Input::combo("return_with_leftover_noise", ["disable", "enable"]).advanced())
                 .output("LATENT")
         },
         ksampler_advanced,

@@ -20,8 +20,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("KSamplerSelect")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("A sampler by its name, with its usual options.")
                 .input(Input::combo("sampler_name", SAMPLERS))
                 .output("SAMPLER")
@@ -31,11 +33,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerEulerAncestral")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Euler steps with fresh noise.")
-                .input(eta())
-                .input(s_noise())
+                .input(eta().advanced())
+                .input(s_noise().advanced())
                 .output("SAMPLER")
         },
         euler_ancestral,
@@ -44,8 +48,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SamplerEulerAncestralCFGPP")
                 .display("SamplerEulerAncestralCFG++")
-                .category("sampling/custom_sampling/samplers")
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Euler steps with fresh noise, along the prediction without the prompt (CFG++).")
                 .input(
                     Input::float("eta")
@@ -66,10 +71,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerLMS")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Linear multi-step method.")
-                .input(Input::int("order").default(4).min(1).max(100).tooltip("Order of the method."))
+                .input(Input::int("order").default(4).min(1).max(100).tooltip("Order of the method.").advanced())
                 .output("SAMPLER")
         },
         lms,
@@ -77,12 +84,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_3M_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with three steps of memory and fresh noise.")
-                .input(eta())
-                .input(s_noise())
-                .input(Input::combo("noise_device", ["gpu", "cpu"]))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(Input::combo("noise_device", ["gpu", "cpu"]).advanced())
                 .output("SAMPLER")
         },
         dpmpp_3m_sde,
@@ -90,13 +99,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_2M_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with two steps of memory and fresh noise.")
                 .input(Input::combo("solver_type", ["midpoint", "heun"]))
-                .input(eta())
-                .input(s_noise())
-                .input(Input::combo("noise_device", ["gpu", "cpu"]))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(Input::combo("noise_device", ["gpu", "cpu"]).advanced())
                 .output("SAMPLER")
         },
         dpmpp_2m_sde,
@@ -104,13 +115,24 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with a step in between and fresh noise.")
-                .input(eta())
-                .input(s_noise())
-                .input(Input::float("r").default(0.5).min(0.0).max(100.0).step(0.01).round(false).tooltip("Place of the step in between."))
-                .input(Input::combo("noise_device", ["gpu", "cpu"]))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(
+                    Input::float("r")
+                        .default(0.5)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Place of the step in between.")
+                        .advanced(),
+                )
+                .input(Input::combo("noise_device", ["gpu", "cpu"]).advanced())
                 .output("SAMPLER")
         },
         dpmpp_sde,
@@ -118,8 +140,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_2S_Ancestral")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with a step in between and ancestral noise.")
                 .input(eta())
                 .input(s_noise())
@@ -130,13 +154,42 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMAdaptative")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver with steps as large as the error allows.")
-                .input(Input::int("order").default(3).min(2).max(3).tooltip("Order of the method."))
-                .input(Input::float("rtol").default(0.05).min(0.0).max(100.0).step(0.01).round(false).tooltip("Relative error allowed."))
-                .input(Input::float("atol").default(0.0078).min(0.0).max(100.0).step(0.01).round(false).tooltip("Absolute error allowed."))
-                .input(Input::float("h_init").default(0.05).min(0.0).max(100.0).step(0.01).round(false).tooltip("Size of the first step."))
+                .input(Input::int("order").default(3).min(2).max(3).tooltip("Order of the method.").advanced())
+                .input(
+                    Input::float("rtol")
+                        .default(0.05)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Relative error allowed.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("atol")
+                        .default(0.0078)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Absolute error allowed.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("h_init")
+                        .default(0.05)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Size of the first step.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("pcoeff")
                         .default(0.0)
@@ -144,7 +197,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Proportional part of the step-size control."),
+                        .tooltip("Proportional part of the step-size control.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("icoeff")
@@ -153,7 +207,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Integral part of the step-size control."),
+                        .tooltip("Integral part of the step-size control.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("dcoeff")
@@ -162,7 +217,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Derivative part of the step-size control."),
+                        .tooltip("Derivative part of the step-size control.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("accept_safety")
@@ -171,7 +227,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How good a step must be to be kept."),
+                        .tooltip("How good a step must be to be kept.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("eta")
@@ -180,9 +237,10 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How much fresh noise each step adds."),
+                        .tooltip("How much fresh noise each step adds.")
+                        .advanced(),
                 )
-                .input(s_noise())
+                .input(s_noise().advanced())
                 .output("SAMPLER")
         },
         dpm_adaptive,
@@ -190,17 +248,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerER_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Extended reverse-time solver.")
-                .input(
-                    Input::link("solver_type", "COMBO")
-                        .option("options", vec!["ER-SDE", "Reverse-time SDE", "ODE"])
-                        .tooltip("What kind of equation is solved."),
-                )
-                .input(Input::int("max_stage").default(3).min(1).max(3).tooltip("Highest order."))
-                .input(eta())
-                .input(s_noise())
+                .input(Input::combo("solver_type", ["ER-SDE", "Reverse-time SDE", "ODE"]).tooltip("What kind of equation is solved."))
+                .input(Input::int("max_stage").default(3).min(1).max(3).tooltip("Highest order.").advanced())
+                .input(eta().max(10.0).advanced())
+                .input(s_noise().advanced())
                 .output("SAMPLER")
         },
         er_sde,
@@ -208,8 +264,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerSASolver")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Stochastic Adams method: predictor and corrector with fresh noise in a part of the sampling.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
@@ -219,7 +277,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(10.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How much fresh noise each step adds."),
+                        .tooltip("How much fresh noise each step adds.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("sde_start_percent")
@@ -227,7 +286,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(1.0)
                         .step(0.001)
-                        .tooltip("The part of the sampling after which fresh noise begins."),
+                        .tooltip("The part of the sampling after which fresh noise begins.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("sde_end_percent")
@@ -235,13 +295,16 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(1.0)
                         .step(0.001)
-                        .tooltip("The part of the sampling after which fresh noise ends."),
+                        .tooltip("The part of the sampling after which fresh noise ends.")
+                        .advanced(),
                 )
-                .input(s_noise())
-                .input(Input::int("predictor_order").default(3).min(1).max(6).tooltip("Order of the predictor."))
-                .input(Input::int("corrector_order").default(4).min(0).max(6).tooltip("Order of the corrector; 0 leaves it out."))
-                .input(Input::bool("use_pece").tooltip("Evaluates the model again after the correction."))
-                .input(Input::bool("simple_order_2").tooltip("Uses the simpler formula for order 2."))
+                .input(s_noise().advanced())
+                .input(Input::int("predictor_order").default(3).min(1).max(6).tooltip("Order of the predictor.").advanced())
+                .input(
+                    Input::int("corrector_order").default(4).min(0).max(6).tooltip("Order of the corrector; 0 leaves it out.").advanced(),
+                )
+                .input(Input::bool("use_pece").tooltip("Evaluates the model again after the correction.").advanced())
+                .input(Input::bool("simple_order_2").tooltip("Uses the simpler formula for order 2.").advanced())
                 .output("SAMPLER")
         },
         sa_solver,
@@ -250,18 +313,27 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SamplerLCMUpscale")
                 .no_display()
-                .category("sampling/custom_sampling/samplers")
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_advanced_samplers")
                 .schema_generation()
                 .description("Steps for latent consistency models that enlarge the latent on the way.")
-                .input(Input::float("scale_ratio").default(1.0).min(0.1).max(20.0).step(0.01).tooltip("Factor of the size at the end."))
+                .input(
+                    Input::float("scale_ratio")
+                        .default(1.0)
+                        .min(0.1)
+                        .max(20.0)
+                        .step(0.01)
+                        .tooltip("Factor of the size at the end.")
+                        .advanced(),
+                )
                 .input(
                     Input::int("scale_steps")
                         .default(-1)
                         .min(-1)
                         .max(1000)
                         .step(1)
-                        .tooltip("Steps over which the size grows; -1 takes all."),
+                        .tooltip("Steps over which the size grows; -1 takes all.")
+                        .advanced(),
                 )
                 .input(
                     Input::combo("upscale_method", ["bislerp", "nearest-exact", "bilinear", "area", "bicubic"])
@@ -275,12 +347,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SamplerEulerCFGpp")
                 .display("SamplerEulerCFG++")
-                .category("_for_testing")
+                .category("experimental")
                 .module("comfy_extras.nodes_advanced_samplers")
                 .schema_generation()
                 .experimental()
                 .description("Euler steps along the prediction without the prompt (CFG++).")
-                .input(Input::combo("version", ["regular", "alternative"]).tooltip("Which formula."))
+                .input(Input::combo("version", ["regular", "alternative"]).tooltip("Which formula.").advanced())
                 .output("SAMPLER")
         },
         euler_cfg_pp,

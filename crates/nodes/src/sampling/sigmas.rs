@@ -13,8 +13,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SplitSigmas")
-                .category("sampling/custom_sampling/sigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Splits noise levels at a step.")
                 .input(Input::link("sigmas", "SIGMAS"))
                 .input(Input::int("step").default(0).min(0).max(10000).tooltip("Where to split."))
@@ -26,8 +28,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SplitSigmasDenoise")
-                .category("sampling/custom_sampling/sigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Splits noise levels so that the second part is a share of the steps.")
                 .input(Input::link("sigmas", "SIGMAS"))
                 .input(
@@ -46,8 +50,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("FlipSigmas")
-                .category("sampling/custom_sampling/sigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Turns noise levels round, for going from a picture to noise.")
                 .input(Input::link("sigmas", "SIGMAS"))
                 .output("SIGMAS")
@@ -57,8 +63,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SetFirstSigma")
-                .category("sampling/custom_sampling/sigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Replaces the first noise level.")
                 .input(Input::link("sigmas", "SIGMAS"))
                 .input(
@@ -77,8 +85,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ExtendIntermediateSigmas")
-                .category("sampling/custom_sampling/sigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Puts more noise levels between those within a range.")
                 .input(Input::link("sigmas", "SIGMAS"))
                 .input(Input::int("steps").default(2).min(1).max(100).tooltip("How many levels are put into each step."))
@@ -108,8 +118,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplingPercentToSigma")
-                .category("sampling/custom_sampling/sigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("The noise level of a model when so much of the sampling is done.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::float("sampling_percent").default(0.0).min(0.0).max(1.0).step(0.0001).tooltip("The part of the sampling."))

@@ -9,14 +9,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringConcatenate")
-                .display("Concatenate")
-                .category("utils/string")
+                .display("Concatenate Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Joins two texts.")
                 .input(Input::text("string_a").multiline().tooltip("The beginning."))
                 .input(Input::text("string_b").multiline().tooltip("The end."))
-                .input(Input::text("delimiter").default("").option("multiline", false).tooltip("What stands between."))
+                .input(Input::text("delimiter").default("").tooltip("What stands between."))
                 .output("STRING")
         },
         concatenate,
@@ -25,7 +25,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("StringSubstring")
                 .display("Substring")
-                .category("utils/string")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description(
@@ -42,8 +42,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringLength")
-                .display("Length")
-                .category("utils/string")
+                .display("Text Length")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Counts a text's characters.")
@@ -55,8 +55,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CaseConverter")
-                .display("Case Converter")
-                .category("utils/string")
+                .display("Convert Text Case")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Changes upper and lower case.")
@@ -69,8 +69,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringTrim")
-                .display("Trim")
-                .category("utils/string")
+                .display("Trim Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Removes white space from a text's ends.")
@@ -83,8 +83,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringReplace")
-                .display("Replace")
-                .category("utils/string")
+                .display("Replace Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Replaces every occurrence of a text.")
@@ -98,14 +98,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringContains")
-                .display("Contains")
-                .category("utils/string")
+                .display("Contains Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Tells whether a text has another one in it.")
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .input(Input::text("substring").multiline().tooltip("What to look for."))
-                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ."))
+                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ.").advanced())
                 .output_named("BOOLEAN", "contains")
         },
         contains,
@@ -113,15 +113,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringCompare")
-                .display("Compare")
-                .category("utils/string")
+                .display("Compare Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Compares two texts.")
                 .input(Input::text("string_a").multiline().tooltip("The text."))
                 .input(Input::text("string_b").multiline().tooltip("What to compare with."))
                 .input(Input::combo("mode", ["Starts With", "Ends With", "Equal"]).tooltip("How to compare."))
-                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ."))
+                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ.").advanced())
                 .output("BOOLEAN")
         },
         compare,

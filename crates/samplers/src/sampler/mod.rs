@@ -56,13 +56,15 @@ pub use seeds::{Seeds2, Seeds3};
 pub use uni_pc::{UniPc, Variant};
 
 /// The samplers' names, as node inputs list them.
-pub const NAMES: [&str; 42] = [
+pub const NAMES: [&str; 44] = [
     "euler",
     "euler_cfg_pp",
     "euler_ancestral",
     "euler_ancestral_cfg_pp",
     "heun",
     "heunpp2",
+    "exp_heun_2_x0",
+    "exp_heun_2_x0_sde",
     "dpm_2",
     "dpm_2_ancestral",
     "lms",
@@ -110,6 +112,8 @@ pub fn by_name(name: &str) -> Option<Arc<dyn Sampler>> {
         "euler_ancestral_cfg_pp" => Arc::new(EulerAncestralCfgPp::default()),
         "heun" => Arc::new(Heun::default()),
         "heunpp2" => Arc::new(HeunPp2::default()),
+        "exp_heun_2_x0" => Arc::new(Seeds2::heun()),
+        "exp_heun_2_x0_sde" => Arc::new(Seeds2::heun_sde()),
         "dpm_2" => Arc::new(Dpm2::default()),
         "dpm_2_ancestral" => Arc::new(Dpm2Ancestral::default()),
         "lms" => Arc::new(Lms::default()),
