@@ -6,6 +6,7 @@ mod catalog;
 mod context;
 mod error;
 mod hosted;
+pub mod replacement;
 mod schema;
 mod shared;
 mod value;
@@ -20,6 +21,7 @@ pub use crate::error::{Error, Raised, Result};
 pub use crate::hosted::{
     Argument, Arguments, Done, Host, HostedCall, HostedNode, HostedOutput, HostedPrompt, Inspected, Refusal, Returned,
 };
+pub use crate::replacement::{Replacement, Replacements};
 pub use crate::schema::{
     ChoicePart, Choices, FileSource, Generation, HiddenKind, Hosted, Input, InputKind, OptionSource, Output, Schema, StaticOptions,
 };
