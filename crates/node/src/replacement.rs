@@ -133,6 +133,11 @@ impl Replacements {
         lists.flatten().filter_map(Replacement::from_json).for_each(|one| self.register(one));
     }
 
+    /// Adds those of another list.
+    pub fn extend(&mut self, other: &Self) {
+        other.0.iter().cloned().for_each(|one| self.register(one));
+    }
+
     /// The one that is used for a class.
     pub fn of(&self, old: &str) -> Option<&Replacement> {
         self.0.iter().find(|one| one.old == old)
