@@ -44,8 +44,9 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     for change in changes {
         set(&mut graph, change)?;
     }
-    let (graph, mut extra_data) = beside.handled(graph)?;
+    let (mut graph, mut extra_data) = beside.handled(graph)?;
     let secrets = Secrets::take(&mut extra_data, &secret_names(config)).unwrap_or_default();
+    comfyd_graph::replace(&mut graph, &catalog.current(), &beside.replacements());
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
     let validated = comfyd_graph::validate(&catalog.current(), &*folders, prompt, None, &assemble::placing(config))
         .map_err(|rejected| format!("{:#}", rejected.to_json()))?;
