@@ -39,6 +39,8 @@ use comfyd_node::{Node, Provider};
 use crate::class::{Bound, Class};
 use crate::services::State;
 pub use crate::services::{Limits, Services};
+#[cfg(fuzzing)]
+pub use crate::string::fuzz;
 
 /// The built-in node classes.
 pub struct Builtin {
