@@ -17,8 +17,6 @@ use comfyd_server::{
 };
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
 
 use crate::assemble::{self, Failure};
@@ -384,14 +382,12 @@ fn tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
     let Some(config::Tls { key: key_file, certificates: cert_file }) = &config.tls else { return Ok(None) };
     let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
     let unusable = |path: &Path, error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
-    let certs = CertificateDer::pem_slice_iter(&read(cert_file)?)
+    let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice())
         .collect::<Result<Vec<_>, _>>()
         .map_err(|error| unusable(cert_file, &error))?;
-    let key = match PrivateKeyDer::from_pem_slice(&read(key_file)?) {
-        Ok(key) => key,
-        Err(pem::Error::NoItemsFound) => return Err(format!("{} holds no private key", key_file.display()).into()),
-        Err(error) => return Err(unusable(key_file, &error).into()),
-    };
+    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())
+        .map_err(|error| unusable(key_file, &error))?
+        .ok_or_else(|| format!("{} holds no private key", key_file.display()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
     let mut server = builder.with_no_client_auth().with_single_cert(certs, key).map_err(|error| unusable(cert_file, &error))?;

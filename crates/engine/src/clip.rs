@@ -4,7 +4,6 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
-use comfyd_memory::Lease;
 use comfyd_models::Vb;
 use comfyd_models::clip::ClipConfig;
 use comfyd_models::prompt::Embeddings;
@@ -77,31 +76,22 @@ impl Clip {
     }
 
     /// A prompt's tokens.
-    pub fn tokenize(&self, cx: &Context<'_>, text: &str) -> Result<Tokens> {
-        let _room = self.room(text.len())?;
-        Ok(text_encoding::tokenize(self.stack, text, &Finder(&self.engine.options().embeddings), &crate::engine::cancel_check(cx))?)
-    }
-
-    /// Room for cutting texts of so many bytes.
-    fn room(&self, length: usize) -> Result<Lease> {
-        Ok(self.engine.account().reserve((length as u64).saturating_mul(BYTES_PER_LETTER))?)
+    pub fn tokenize(&self, text: &str) -> Result<Tokens> {
+        let _room = self.engine.account().reserve((text.len() as u64).saturating_mul(BYTES_PER_LETTER))?;
+        Ok(text_encoding::tokenize(self.stack, text, &Finder(&self.engine.options().embeddings))?)
     }
 
     /// CLIPTextEncode.
     pub fn encode(&self, cx: &Context<'_>, text: &str) -> Result<Conditioning> {
-        self.encode_tokens(cx, &self.tokenize(cx, text)?)
+        self.encode_tokens(cx, &self.tokenize(text)?)
     }
 
     /// CLIPTextEncodeSDXL: one text for each encoder. The shorter one is padded to as many windows as the longer one.
     pub fn encode_pair(&self, cx: &Context<'_>, text_g: &str, text_l: &str) -> Result<Conditioning> {
         let tokens = match self.stack {
-            TextStack::Sdxl => {
-                let _room = self.room(text_g.len().saturating_add(text_l.len()))?;
-                let embeddings = Finder(&self.engine.options().embeddings);
-                text_encoding::tokenize_sdxl(text_g, text_l, &embeddings, &crate::engine::cancel_check(cx))?
-            }
-            TextStack::SdxlRefiner => self.tokenize(cx, text_g)?,
-            TextStack::Sd1 | TextStack::Sd2 => self.tokenize(cx, text_l)?,
+            TextStack::Sdxl => text_encoding::tokenize_sdxl(text_g, text_l, &Finder(&self.engine.options().embeddings))?,
+            TextStack::SdxlRefiner => self.tokenize(text_g)?,
+            TextStack::Sd1 | TextStack::Sd2 => self.tokenize(text_l)?,
         };
         self.encode_tokens(cx, &tokens)
     }

@@ -1,8 +1,6 @@
 //! From a prompt's text to windows of weighted tokens: `(words:1.2)`, `embedding:name`, and what fits into the 77 tokens of a window.
 //! Where the files of embeddings lie is the caller's business.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -65,59 +63,28 @@ pub struct WindowRules {
 const MAX_WORD_LENGTH: usize = 8;
 /// Rows that an embedding may have.
 const MAX_EMBEDDING_ROWS: usize = 4096;
-/// Bytes of a prompt, and tokens that it makes: an embedding makes many of a few letters.
-const MAX_TEXT_BYTES: usize = 1 << 20;
-const MAX_TOKENS: usize = 1 << 20;
-/// Sentences about embeddings that one prompt gives.
-const MAX_WARNINGS: usize = 32;
 const EMBEDDING: &str = "embedding:";
 
-/// Cuts a prompt into windows. Embeddings that do not exist or cannot be used are skipped with a sentence in `warnings`. `check` is called
-/// after each word; its error stops.
-pub fn windows(
-    text: &str,
-    rules: &WindowRules,
-    embeddings: &dyn Embeddings,
-    check: &dyn Fn() -> Result<()>,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Window>> {
-    if text.len() > MAX_TEXT_BYTES {
-        return Err(Error::msg(format!("the prompt has {} bytes, of which {MAX_TEXT_BYTES} are allowed; shorten it", text.len())));
-    }
+/// Cuts a prompt into windows. Embeddings that do not exist or cannot be used are skipped with a sentence in `warnings`.
+pub fn windows(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings, warnings: &mut Vec<String>) -> Result<Vec<Window>> {
     let tokenizer = Tokenizer::shared();
-    let known = Known { embeddings, key: rules.embedding_key, files: RefCell::default() };
     let mut words: Vec<Vec<(Token, f64)>> = Vec::new();
-    let mut tokens = 0;
-    let mut add = |word: Vec<(Token, f64)>| {
-        tokens += word.len();
-        words.push(word);
-        if tokens > MAX_TOKENS {
-            return Err(Error::msg(format!("the prompt makes more than {MAX_TOKENS} tokens; shorten it, or take embeddings with fewer rows")));
-        }
-        Ok(())
-    };
-    let mut warn = |sentence: String| {
-        if warnings.len() < MAX_WARNINGS && !warnings.contains(&sentence) {
-            warnings.push(sentence);
-        }
-    };
-    for segment in parse_weights(text, check)? {
+    for segment in parse_weights(text)? {
         for part in split_at_embeddings(&segment.text) {
             let mut text = part;
             if let Some(name) = text.strip_prefix(EMBEDDING) {
-                check()?;
-                let found = find_embedding(name.trim_matches('\n'), &known);
+                let found = find_embedding(name.trim_matches('\n'), rules, embeddings);
                 match found.rows {
-                    Ok(Some(rows)) => add(rows.iter().map(|row| (Token::Embedding(Arc::clone(row)), segment.weight)).collect())?,
-                    Ok(None) => warn(format!("the embedding '{}' does not exist and is skipped", name.trim())),
-                    Err(error) => warn(format!("the embedding '{}' cannot be used and is skipped: {error}", name.trim())),
+                    Ok(Some(rows)) => words.push(rows.into_iter().map(|row| (Token::Embedding(row), segment.weight)).collect()),
+                    Ok(None) => warnings.push(format!("the embedding '{}' does not exist and is skipped", name.trim())),
+                    Err(error) => warnings.push(format!("the embedding '{}' cannot be used and is skipped: {error}", name.trim())),
                 }
                 if found.rest.is_empty() {
                     continue;
                 }
                 text = found.rest;
             }
-            add(tokenizer.encode(&text, check)?.into_iter().map(|id| (Token::Id(id), segment.weight)).collect())?;
+            words.push(tokenizer.encode(&text).into_iter().map(|id| (Token::Id(id), segment.weight)).collect());
         }
     }
     Ok(fill(words, rules))
@@ -174,49 +141,29 @@ fn split_at_embeddings(text: &str) -> Vec<String> {
     parts
 }
 
-/// The rows of an embedding.
-type Rows = Arc<Vec<Arc<[f32]>>>;
-
-/// The embeddings that a prompt has named: each file is read once.
-struct Known<'a> {
-    embeddings: &'a dyn Embeddings,
-    key: &'static str,
-    files: RefCell<HashMap<String, Option<Rows>>>,
-}
-
-impl Known<'_> {
-    fn rows(&self, name: &str) -> Result<Option<Rows>> {
-        if let Some(known) = self.files.borrow().get(name) {
-            return Ok(known.clone());
-        }
-        let rows = match self.embeddings.find(name)? {
-            Some(file) => embedding_rows(&file, self.key)?.map(Arc::new),
-            None => None,
-        };
-        self.files.borrow_mut().insert(name.to_owned(), rows.clone());
-        Ok(rows)
-    }
-}
-
 struct Found {
     /// Its rows, if there is a file of that name; an error if that cannot be used.
-    rows: Result<Option<Rows>>,
+    rows: Result<Option<Vec<Arc<[f32]>>>>,
     rest: String,
 }
 
 /// The embedding whose name stands at the begin of `text`, and what follows the name. Commas around a name that has no file that can be
 /// used are dropped.
-fn find_embedding(text: &str, known: &Known<'_>) -> Found {
+fn find_embedding(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings) -> Found {
+    let load = |name: &str| match embeddings.find(name)? {
+        Some(file) => embedding_rows(&file, rules.embedding_key),
+        None => Ok(None),
+    };
     let mut parts = text.split_whitespace();
     let Some(name) = parts.next() else { return Found { rows: Ok(None), rest: String::new() } };
     let rest = parts.collect::<Vec<_>>().join(" ");
-    let rows = known.rows(name);
+    let rows = load(name);
     let stripped = name.trim_matches(',');
     if matches!(rows, Ok(Some(_))) || stripped.len() == name.len() {
         return Found { rows, rest };
     }
     let rest = format!("{} {rest}", &name[stripped.len()..]);
-    Found { rows: if stripped.is_empty() { rows } else { known.rows(stripped) }, rest }
+    Found { rows: if stripped.is_empty() { rows } else { load(stripped) }, rest }
 }
 
 /// The rows that a file of a textual inversion embedding holds for a transformer: `string_to_param.*` (the web UI's), `clip_l` and the

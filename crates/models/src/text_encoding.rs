@@ -75,12 +75,12 @@ impl Tokens {
     }
 }
 
-/// Tokenises a prompt for a family. Needs no model. `check` is called after each word; its error stops.
-pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings, check: &dyn Fn() -> Result<()>) -> Result<Tokens> {
+/// Tokenises a prompt for a family. Needs no model.
+pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
     let mut tokens = Tokens::default();
     for kind in stack.kinds() {
         let mut warnings = Vec::new();
-        *tokens.of_mut(*kind) = prompt::windows(text, &rules(*kind), embeddings, check, &mut warnings)?;
+        *tokens.of_mut(*kind) = prompt::windows(text, &rules(*kind), embeddings, &mut warnings)?;
         warnings.retain(|warning| !tokens.warnings.contains(warning));
         tokens.warnings.append(&mut warnings);
     }
@@ -88,10 +88,10 @@ pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings, check
 }
 
 /// Different texts for G and L (CLIPTextEncodeSDXL): the shorter one is padded with empty windows.
-pub fn tokenize_sdxl(text_g: &str, text_l: &str, embeddings: &dyn Embeddings, check: &dyn Fn() -> Result<()>) -> Result<Tokens> {
+pub fn tokenize_sdxl(text_g: &str, text_l: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
     let mut tokens = Tokens::default();
-    tokens.g = prompt::windows(text_g, &rules(EncoderKind::ClipG), embeddings, check, &mut tokens.warnings)?;
-    tokens.l = prompt::windows(text_l, &rules(EncoderKind::ClipL), embeddings, check, &mut tokens.warnings)?;
+    tokens.g = prompt::windows(text_g, &rules(EncoderKind::ClipG), embeddings, &mut tokens.warnings)?;
+    tokens.l = prompt::windows(text_l, &rules(EncoderKind::ClipL), embeddings, &mut tokens.warnings)?;
     let count = tokens.g.len().max(tokens.l.len());
     tokens.g.resize(count, prompt::empty_window(&rules(EncoderKind::ClipG)));
     tokens.l.resize(count, prompt::empty_window(&rules(EncoderKind::ClipL)));

@@ -89,7 +89,7 @@ fn hard_texts_give_the_same_ids() {
     for case in json("tokens.json")["ids"].as_array().unwrap() {
         let text = case[0].as_str().unwrap();
         let wanted: Vec<u32> = case[1].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        let got = Tokenizer::shared().encode(text, &go_on).unwrap();
+        let got = Tokenizer::shared().encode(text);
         if got != wanted {
             wrong.push(format!("{text:?}:\n  {got:?}\n  {wanted:?}"));
         }
@@ -125,7 +125,7 @@ fn prompts_give_the_same_windows() {
         let text = case[0].as_str().unwrap();
         for (place, pad, embedding_key) in [(1, END, "clip_l"), (2, 0, "clip_g")] {
             let rules = WindowRules { length: 77, pad, embedding_key };
-            let got = flat(&windows(text, &rules, &Few, &go_on, &mut Vec::new()).unwrap());
+            let got = flat(&windows(text, &rules, &Few, &mut Vec::new()).unwrap());
             if got != unpacked(&case[place]) {
                 wrong.push(format!("{text:?} {embedding_key}: {:?}", got[0].iter().take(20).collect::<Vec<_>>()));
             }
@@ -136,34 +136,12 @@ fn prompts_give_the_same_windows() {
 
 #[test]
 fn missing_embeddings_are_told_and_deep_brackets_refused() {
-    let tokens = tokenize(TextStack::Sdxl, "a embedding:gone", &Few, &go_on).unwrap();
+    let tokens = tokenize(TextStack::Sdxl, "a embedding:gone", &Few).unwrap();
     assert_eq!(tokens.warnings, ["the embedding 'gone' does not exist and is skipped"]);
     let deep = format!("{}a{}", "(".repeat(600), ")".repeat(600));
-    assert!(matches!(tokenize(TextStack::Sd1, &deep, &Few, &go_on), Err(Error::Message(_))));
-    let tokens = tokenize_sdxl(&"word ".repeat(100), "a", &Few, &go_on).unwrap();
+    assert!(matches!(tokenize(TextStack::Sd1, &deep, &Few), Err(Error::Message(_))));
+    let tokens = tokenize_sdxl(&"word ".repeat(100), "a", &Few).unwrap();
     assert_eq!((tokens.g.len(), tokens.l.len()), (2, 2));
-}
-
-/// Texts that nobody writes: their time and what they make is bounded, and whoever waits may stop it.
-#[test]
-fn hostile_texts_are_bounded_and_can_be_stopped() {
-    let asked = Cell::new(0);
-    let count = || {
-        asked.set(asked.get() + 1);
-        if asked.get() > 20 { Err(Error::Interrupted) } else { Ok(()) }
-    };
-    for text in ["雪月花".repeat(30_000), "a1".repeat(30_000), "<|endoftext|>a".repeat(1000), "embedding:emb ".repeat(1000)] {
-        asked.set(0);
-        let stopped = tokenize(TextStack::Sd1, &text, &Few, &count);
-        assert!(matches!(stopped, Err(Error::Interrupted)), "{}", &text[..9]);
-    }
-    assert!(matches!(tokenize(TextStack::Sd1, &"a ".repeat(1 << 20), &Few, &go_on), Err(Error::Message(why)) if why.contains("shorten it")));
-    // A run of letters is cut only where nobody writes one so long.
-    let long = "a".repeat(5000);
-    let whole = Tokenizer::shared().encode(&long[..1024], &go_on).unwrap();
-    assert_eq!(Tokenizer::shared().encode(&long, &go_on).unwrap()[..whole.len()], whole);
-    let gone: String = (0..100).map(|i| format!(" embedding:gone{i}")).collect();
-    assert_eq!(tokenize(TextStack::Sd1, &gone, &Few, &go_on).unwrap().warnings.len(), 32);
 }
 
 fn encoder(family: TextStack) -> TextEncoder {
@@ -198,7 +176,7 @@ fn text_encoders_agree() {
         ("sdxl", TextStack::Sdxl, TEXT, own),
     ];
     for (name, family, text, options) in cases {
-        let tokens = tokenize(family, text, &Few, &go_on).unwrap();
+        let tokens = tokenize(family, text, &Few).unwrap();
         let Encoded { cross_attn, pooled, left_out } = encoder(family).encode(&tokens, &options, &go_on).unwrap();
         let places = Tensor::from_iter((0..cross_attn.dim(1).unwrap() as u32).step_by(7), &Device::Cpu).unwrap();
         assert_close(name, &cross_attn.index_select(&places, 1).unwrap(), &golden[&format!("{name}.cond")]);
@@ -206,13 +184,13 @@ fn text_encoders_agree() {
         assert_eq!(left_out, 0, "{name}");
     }
     // Both rows are three wide.
-    let tokens = tokenize(TextStack::Sd1, "a embedding:emb_l b", &Few, &go_on).unwrap();
+    let tokens = tokenize(TextStack::Sd1, "a embedding:emb_l b", &Few).unwrap();
     assert_eq!(encoder(TextStack::Sd1).encode(&tokens, &own, &go_on).unwrap().left_out, 2);
 }
 
 #[test]
 fn work_can_be_interrupted() {
-    let tokens = tokenize(TextStack::Sd1, "a", &Few, &go_on).unwrap();
+    let tokens = tokenize(TextStack::Sd1, "a", &Few).unwrap();
     let result = encoder(TextStack::Sd1).encode(&tokens, &ClipOptions::default(), &|| Err(Error::Interrupted));
     assert!(matches!(result, Err(Error::Interrupted)));
     let dict = weights("kl");

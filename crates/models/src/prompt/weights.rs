@@ -21,32 +21,31 @@ const MAX_DEPTH: usize = 500;
 const CLOSE: &str = "\0\u{1}";
 const OPEN: &str = "\0\u{2}";
 
-/// Splits a prompt into stretches of one weight each. `check` is called now and then; its error stops.
-pub fn parse_weights(text: &str, check: &dyn Fn() -> Result<()>) -> Result<Vec<Segment>> {
+/// Splits a prompt into stretches of one weight each.
+pub fn parse_weights(text: &str) -> Result<Vec<Segment>> {
     let escaped = text.replace("\\)", CLOSE).replace("\\(", OPEN);
     let mut segments = Vec::new();
-    collect(&escaped, 1.0, 0, &mut segments, check)?;
+    collect(&escaped, 1.0, 0, &mut segments)?;
     for segment in &mut segments {
         segment.text = segment.text.replace(CLOSE, ")").replace(OPEN, "(");
     }
     Ok(segments)
 }
 
-fn collect(text: &str, weight: f64, depth: usize, segments: &mut Vec<Segment>, check: &dyn Fn() -> Result<()>) -> Result<()> {
+fn collect(text: &str, weight: f64, depth: usize, segments: &mut Vec<Segment>) -> Result<()> {
     if depth > MAX_DEPTH {
         return Err(Error::msg(format!("the prompt's brackets are nested more than {MAX_DEPTH} times; escape plain ones as \\( and \\)")));
     }
-    check()?;
     for part in split(text) {
         let inner = if part.len() >= 2 { part.strip_prefix('(').and_then(|inner| inner.strip_suffix(')')) } else { None };
         let Some(inner) = inner else {
-            segments.push(Segment { text: part.to_owned(), weight });
+            segments.push(Segment { text: part, weight });
             continue;
         };
         let explicit = inner.rfind(':').filter(|colon| *colon > 0).and_then(|colon| Some((colon, python::float(&inner[colon + 1..])?)));
         match explicit {
-            Some((colon, value)) => collect(&inner[..colon], value, depth + 1, segments, check)?,
-            None => collect(inner, weight * 1.1, depth + 1, segments, check)?,
+            Some((colon, value)) => collect(&inner[..colon], value, depth + 1, segments)?,
+            None => collect(inner, weight * 1.1, depth + 1, segments)?,
         }
     }
     Ok(())
@@ -54,30 +53,31 @@ fn collect(text: &str, weight: f64, depth: usize, segments: &mut Vec<Segment>, c
 
 /// Outermost brackets and what stands between them. A bracket that is never closed takes the rest; after one that was never opened, the
 /// counting goes below zero, as in the reference.
-fn split(text: &str) -> Vec<&str> {
+fn split(text: &str) -> Vec<String> {
     let mut parts = Vec::new();
-    let (mut from, mut depth) = (0, 0i64);
-    for (at, byte) in text.bytes().enumerate() {
-        match byte {
-            b'(' => {
-                if depth == 0 && at > from {
-                    parts.push(&text[from..at]);
-                    from = at;
+    let mut current = String::new();
+    let mut depth = 0i64;
+    for character in text.chars() {
+        match character {
+            '(' => {
+                if depth == 0 && !current.is_empty() {
+                    parts.push(std::mem::take(&mut current));
                 }
+                current.push('(');
                 depth += 1;
             }
-            b')' => {
+            ')' => {
                 depth -= 1;
+                current.push(')');
                 if depth == 0 {
-                    parts.push(&text[from..=at]);
-                    from = at + 1;
+                    parts.push(std::mem::take(&mut current));
                 }
             }
-            _ => {}
+            _ => current.push(character),
         }
     }
-    if from < text.len() {
-        parts.push(&text[from..]);
+    if !current.is_empty() {
+        parts.push(current);
     }
     parts
 }
