@@ -2,11 +2,13 @@
 
 mod bench_api;
 mod bench_engine;
+mod fuzz;
 mod http;
 mod imports;
 mod manifests;
 mod parity;
 mod rust;
+mod sbom;
 mod server;
 mod templates;
 mod text;
@@ -28,7 +30,11 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
   bench-engine                       the same for making a picture
   templates                          tell which node classes and models the official workflow templates lack; --help tells how
-  torture                            kill the server at random under load and look for what is lost; --help tells how";
+  torture                            kill the server at random under load and look for what is lost; --help tells how
+  fuzz [--seconds N] [--keep] [TARGET...]
+                                     run the targets of fuzz/ and say what they reached and found
+  sbom [--target TRIPLE] [--features LIST] [FILE]
+                                     list the libraries that go into the program (CycloneDX)";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -42,6 +48,8 @@ fn main() -> ExitCode {
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
         ["templates", ..] => bench(templates::run(&root(), &arguments[1..])),
         ["torture", ..] => bench(torture::run(&root(), &arguments[1..])),
+        ["fuzz", ..] => bench(fuzz::run(&root(), &arguments[1..])),
+        ["sbom", ..] => bench(sbom::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             ExitCode::SUCCESS

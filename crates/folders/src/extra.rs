@@ -17,6 +17,13 @@ pub(crate) type Env<'a> = &'a dyn Fn(&str) -> Option<String>;
 const MAX_BYTES: usize = 1 << 20;
 /// How deeply lists and mappings may be nested; the format itself needs three levels.
 const MAX_DEPTH: usize = 32;
+/// Paths that a file may name, and their length in bytes. An alias makes much of a few letters: what it stands for counts each time.
+const MAX_PATHS: usize = 10_000;
+const MAX_PATH_BYTES: usize = 4096;
+/// Entries of mappings that `<<` may bring.
+const MAX_MERGED: usize = 100_000;
+/// Bytes of all texts in which paths are looked for.
+const MAX_LOOKED_AT: usize = 4 * MAX_BYTES;
 
 /// A search path to add.
 pub(crate) struct ExtraPath {
@@ -35,22 +42,30 @@ pub(crate) fn read(file: &Path, env: Env<'_>) -> Result<Vec<ExtraPath>> {
     if text.len() > MAX_BYTES {
         return Err(too_large());
     }
-    let groups = match &*parse(&text).map_err(fail)? {
+    paths(&text, file, env).map_err(fail)
+}
+
+/// What the text of a file names; the error is a sentence.
+pub(crate) fn paths(text: &str, file: &Path, env: Env<'_>) -> Result<Vec<ExtraPath>, String> {
+    let groups = match &*parse(text)? {
         Yaml::Map(groups) => groups.clone(),
         yaml if yaml.is_null() => return Ok(Vec::new()),
-        _ => return Err(fail("its top level must be a mapping of groups, as in ComfyUI's extra_model_paths.yaml.example".into())),
+        _ => return Err("its top level must be a mapping of groups, as in ComfyUI's extra_model_paths.yaml.example".into()),
     };
     let file_dir = std::path::absolute(file).ok().and_then(|p| p.parent().map(Path::to_owned)).unwrap_or_default();
     let mut paths = Vec::new();
+    let mut looked_at = 0;
     for (group, content) in groups {
         let Yaml::Map(content) = &*content else {
             if content.is_null() {
                 continue;
             }
-            return Err(fail(format!("the group '{group}' must be a mapping of folder names to paths")));
+            return Err(format!("the group '{group}' must be a mapping of folder names to paths"));
         };
         let first = content.get("is_default").is_some_and(|value| value.is_true());
+        let too_long = |what: &str| format!("'{what}' in the group '{group}' has a path of more than {MAX_PATH_BYTES} bytes; take a shorter one");
         let base = match content.get("base_path").and_then(|value| value.text()) {
+            Some(base) if base.len() > MAX_PATH_BYTES => return Err(too_long("base_path")),
             Some(base) => file_dir.join(expand(base, env)),
             None => file_dir.clone(),
         };
@@ -58,11 +73,20 @@ pub(crate) fn read(file: &Path, env: Env<'_>) -> Result<Vec<ExtraPath>> {
             if folder == "base_path" || folder == "is_default" {
                 continue;
             }
-            let lines = value.lines().ok_or_else(|| {
-                fail(format!("'{folder}' in the group '{group}' must be a path, several lines of one path each, or a list of paths"))
+            let texts = value.texts().ok_or_else(|| {
+                format!("'{folder}' in the group '{group}' must be a path, several lines of one path each, or a list of paths")
             })?;
-            for line in lines {
-                paths.push(ExtraPath { folder: folder.clone(), path: normalize(&base.join(expand(line, env))), first });
+            looked_at += 1 + texts.iter().map(|text| 1 + text.len()).sum::<usize>();
+            if looked_at > MAX_LOOKED_AT {
+                return Err("its aliases stand for too much; write the paths out".into());
+            }
+            for line in texts.into_iter().flat_map(str::lines).map(str::trim).filter(|line| !line.is_empty()) {
+                let path = (line.len() <= MAX_PATH_BYTES).then(|| normalize(&base.join(expand(line, env))));
+                let path = path.filter(|path| path.as_os_str().len() <= MAX_PATH_BYTES).ok_or_else(|| too_long(folder))?;
+                if paths.len() == MAX_PATHS {
+                    return Err(format!("it names more than {MAX_PATHS} paths; leave only those that are needed"));
+                }
+                paths.push(ExtraPath { folder: folder.clone(), path, first });
             }
         }
     }
@@ -105,18 +129,14 @@ impl Yaml {
         }
     }
 
-    /// The lines of a text, or those of all texts of a list; `None` if there is something else in it.
-    fn lines(&self) -> Option<Vec<&str>> {
+    /// A text, or all texts of a list; `None` if there is something else in it.
+    fn texts(&self) -> Option<Vec<&str>> {
         let items = match self {
             Self::List(items) => items.iter().map(Rc::as_ref).collect(),
             Self::Plain(_) | Self::Text(_) => vec![self],
             Self::Map(_) => return None,
         };
-        let mut lines = Vec::new();
-        for item in items.into_iter().filter(|item| !item.is_null()) {
-            lines.extend(item.text()?.lines().map(str::trim).filter(|line| !line.is_empty()));
-        }
-        Some(lines)
+        items.into_iter().filter(|item| !item.is_null()).map(Self::text).collect()
     }
 }
 
@@ -152,6 +172,8 @@ struct Builder {
     anchors: HashMap<usize, Rc<Yaml>>,
     documents: usize,
     document: Option<Rc<Yaml>>,
+    /// Entries that `<<` has brought.
+    merged: usize,
 }
 
 /// The one document of a text.
@@ -221,7 +243,7 @@ impl Builder {
                 }
                 // Of equal keys the last one counts, at the first one's place.
                 Some(Key::Name(name)) => drop(entries.insert(name, value)),
-                Some(Key::Merge) => merge(merged, &value)?,
+                Some(Key::Merge) => merge(merged, &value, &mut self.merged)?,
             },
         }
         Ok(())
@@ -229,13 +251,17 @@ impl Builder {
 }
 
 /// Adds the entries of a mapping, or those of a list of mappings, of which earlier ones count more.
-fn merge(merged: &mut IndexMap<String, Rc<Yaml>>, value: &Yaml) -> Result<(), String> {
+fn merge(merged: &mut IndexMap<String, Rc<Yaml>>, value: &Yaml, count: &mut usize) -> Result<(), String> {
     let maps: Vec<&Yaml> = match value {
         Yaml::List(items) => items.iter().map(Rc::as_ref).collect(),
         Yaml::Plain(_) | Yaml::Text(_) | Yaml::Map(_) => vec![value],
     };
     for map in maps {
         let Yaml::Map(entries) = map else { return Err("'<<' takes a mapping or a list of mappings".into()) };
+        *count += entries.len() + 1;
+        if *count > MAX_MERGED {
+            return Err(format!("'<<' brings more than {MAX_MERGED} entries; write them out where they are needed"));
+        }
         for (key, value) in entries {
             merged.entry(key.clone()).or_insert_with(|| Rc::clone(value));
         }

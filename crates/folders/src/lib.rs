@@ -3,6 +3,8 @@
 
 mod error;
 mod extra;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod listing;
 mod names;
 mod options;

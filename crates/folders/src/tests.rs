@@ -424,3 +424,23 @@ fn a_prefix_without_a_name_gets_one() {
     let (_dir, folders) = folders();
     assert_eq!(folders.save_target(Kind::Temp, "", 1, 1).unwrap().prefix, "ComfyUI");
 }
+
+#[test]
+fn aliases_that_stand_for_too_much_are_refused() {
+    let entries: String = (0..2000).map(|i| format!("  k{i}: x\n")).collect();
+    let merges: String = (0..2000).map(|i| format!("m{i}:\n  <<: *a\n")).collect();
+    let texts = format!("a:\n  x: &a '{}'\n  y: [{}]\n", "p".repeat(3000), "*a, ".repeat(5000));
+    let blank = format!("a:\n  x: &a \"{}\"\n  y: [{}]\n", " \\n".repeat(1000), "*a, ".repeat(5000));
+    let many = format!("a:\n  x: [{}]\n", "p, ".repeat(10_001));
+    let long = format!("a:\n  base_path: {}\n  x: y\n", "p".repeat(5000));
+    for (yaml, part) in [
+        (format!("a: &a\n{entries}{merges}"), "'<<' brings more than"),
+        (texts, "aliases stand for too much"),
+        (blank, "aliases stand for too much"),
+        (many, "names more than 10000 paths"),
+        (long, "'base_path' in the group 'a' has a path of more than"),
+    ] {
+        let error = checkpoints_of(&yaml).unwrap_err();
+        assert!(error.contains(part), "{error}");
+    }
+}

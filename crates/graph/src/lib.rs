@@ -5,6 +5,8 @@ mod check;
 #[cfg(test)]
 mod double;
 mod dynamic;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod graph;
 mod order;
 mod place;

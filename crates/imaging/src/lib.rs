@@ -8,6 +8,8 @@ pub mod canny;
 pub mod color;
 pub mod decode;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 pub mod filter;
 pub mod jpeg;
 pub mod mask;

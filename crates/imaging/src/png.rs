@@ -5,7 +5,7 @@ use crate::{Error, Result};
 
 /// Longest keyword that the format allows, in bytes.
 const MAX_KEYWORD: usize = 79;
-/// Most text that is read from one file, after decompression.
+/// Most compressed text that is read from one file, unpacked.
 const MAX_TEXT_BYTES: usize = 64 << 20;
 
 /// How to write a PNG file.
@@ -41,12 +41,13 @@ pub fn encode(raster: &Raster, options: &Options) -> Result<Vec<u8>> {
 /// If the file is no PNG, or damaged before its end.
 pub fn read_text(file: &[u8]) -> Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
+    let mut left = MAX_TEXT_BYTES;
     for chunk in chunks(file)? {
         let (kind, data) = chunk?;
         let text = match &kind {
             b"tEXt" => parse_plain(data),
-            b"zTXt" => parse_compressed(data),
-            b"iTXt" => parse_international(data),
+            b"zTXt" => parse_compressed(data, &mut left),
+            b"iTXt" => parse_international(data, &mut left),
             _ => None,
         };
         texts.extend(text);
@@ -147,30 +148,32 @@ fn parse_plain(data: &[u8]) -> Option<(String, String)> {
     Some((from_latin1(keyword), from_latin1(text)))
 }
 
-fn parse_compressed(data: &[u8]) -> Option<(String, String)> {
+fn parse_compressed(data: &[u8], left: &mut usize) -> Option<(String, String)> {
     let (keyword, rest) = split_at_zero(data)?;
     let (&0, packed) = rest.split_first()? else { return None };
-    Some((from_latin1(keyword), from_latin1(&inflate(packed)?)))
+    Some((from_latin1(keyword), from_latin1(&inflate(packed, left)?)))
 }
 
-fn parse_international(data: &[u8]) -> Option<(String, String)> {
+fn parse_international(data: &[u8], left: &mut usize) -> Option<(String, String)> {
     let (keyword, rest) = split_at_zero(data)?;
     let (&[compressed, method], rest) = rest.split_first_chunk::<2>()?;
     let (_language, rest) = split_at_zero(rest)?;
     let (_translated, rest) = split_at_zero(rest)?;
     let text = match (compressed, method) {
         (0, _) => rest.to_vec(),
-        (1, 0) => inflate(rest)?,
+        (1, 0) => inflate(rest, left)?,
         _ => return None,
     };
     Some((from_latin1(keyword), String::from_utf8(text).ok()?))
 }
 
-fn inflate(packed: &[u8]) -> Option<Vec<u8>> {
+/// Unpacks a text of at most `left` bytes, which it takes of them.
+fn inflate(packed: &[u8], left: &mut usize) -> Option<Vec<u8>> {
     use std::io::Read;
     let mut text = Vec::new();
-    let read = flate2::read::ZlibDecoder::new(packed).take(MAX_TEXT_BYTES as u64 + 1).read_to_end(&mut text).ok()?;
-    (read <= MAX_TEXT_BYTES).then_some(text)
+    let read = flate2::read::ZlibDecoder::new(packed).take(*left as u64 + 1).read_to_end(&mut text).ok()?;
+    *left = left.checked_sub(read)?;
+    Some(text)
 }
 
 #[cfg(test)]
@@ -224,7 +227,12 @@ mod tests {
         let mut packer = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
         packer.write_all("packed".as_bytes()).unwrap();
         let packed = packer.finish().unwrap();
-        assert_eq!(parse_compressed(&[b"key\0\0".as_slice(), &packed].concat()), Some(("key".into(), "packed".into())));
-        assert_eq!(parse_international(&[b"key\0\x01\0\0\0".as_slice(), &packed].concat()), Some(("key".into(), "packed".into())));
+        let mut left = 20;
+        assert_eq!(parse_compressed(&[b"key\0\0".as_slice(), &packed].concat(), &mut left), Some(("key".into(), "packed".into())));
+        let international = [b"key\0\x01\0\0\0".as_slice(), &packed].concat();
+        assert_eq!(parse_international(&international, &mut left), Some(("key".into(), "packed".into())));
+        assert_eq!(left, 8);
+        assert!(parse_international(&international, &mut left).is_some());
+        assert_eq!(parse_international(&international, &mut left), None, "all texts of a file together are bounded");
     }
 }

@@ -18,6 +18,8 @@ pub mod upscale;
 pub mod vae;
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod vb;
 
 pub use crate::error::{Error, Result};

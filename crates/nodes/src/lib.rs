@@ -42,6 +42,8 @@ use crate::class::{Bound, Class};
 use crate::services::State;
 pub use crate::replacements::replacements;
 pub use crate::services::{Limits, Services};
+#[cfg(fuzzing)]
+pub use crate::string::fuzz;
 
 /// The built-in node classes.
 pub struct Builtin {

@@ -3,6 +3,8 @@
 //! HTTP nor how a graph is ordered.
 
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod facts;
 mod files;
 mod frame;

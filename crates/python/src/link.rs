@@ -472,7 +472,7 @@ fn seconds(duration: Duration) -> String {
 }
 
 /// The failure that an answer tells of.
-fn failure(json: &mut Json) -> Option<Failure> {
+pub(crate) fn failure(json: &mut Json) -> Option<Failure> {
     if json.get("interrupted").and_then(Json::as_bool) == Some(true) {
         return Some(Failure::Interrupted);
     }

@@ -18,6 +18,8 @@ mod doors;
 mod error;
 mod form;
 mod frames;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gate;
 mod hub;
 mod installations;

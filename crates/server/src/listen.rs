@@ -188,3 +188,16 @@ impl Server {
         }
     }
 }
+
+/// Serves one connection, whatever it is over, to its end.
+#[cfg(any(test, fuzzing))]
+pub(crate) async fn serve_stream<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(router: Router, stream: S) {
+    let (_running, stop) = watch::channel(false);
+    let bounds = Bounds::default();
+    let server = Server { router, tls: None, bounds, stop, _open: mpsc::channel(1).0 };
+    let peer = IpAddr::from([127, 0, 0, 1]);
+    if let Ok(stream) = Arc::new(Connections::new(bounds)).admit(stream, peer, false) {
+        let requests = stream.requests();
+        server.http(stream, peer, requests).await;
+    }
+}

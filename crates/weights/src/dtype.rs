@@ -3,6 +3,9 @@
 /// Axes that a tensor may have.
 pub(crate) const MAX_AXES: usize = 16;
 
+/// Bytes of a tensor's name in any file; messages tell it.
+pub(crate) const MAX_NAME_BYTES: usize = 65536;
+
 /// The types of values that a file may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]

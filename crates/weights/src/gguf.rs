@@ -9,7 +9,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 use serde_json::Value as Json;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, MAX_NAME_BYTES};
 use crate::error::Result;
 use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::state_dict::{Form, LazyTensor, Source, StateDict};
@@ -20,9 +20,6 @@ pub(crate) const MAGIC: &[u8] = b"GGUF";
 
 /// Metadata and tensors that a file may have.
 const MAX_ENTRIES: u64 = 1 << 20;
-
-/// Bytes of a name or key.
-const MAX_NAME_BYTES: u64 = 65536;
 
 const MAX_AXES: u32 = 8;
 
@@ -51,7 +48,7 @@ fn read(path: &Path, file: &Arc<MappedFile>) -> Parsed<StateDict> {
     let mut shapes: HashMap<String, Vec<usize>> = HashMap::new();
     let mut alignment = 32;
     for _ in 0..entries {
-        let key = cursor.text(MAX_NAME_BYTES)?.to_owned();
+        let key = cursor.text()?.to_owned();
         let kind = cursor.u32()?;
         if let Some(name) = key.strip_prefix("comfy.gguf.orig_shape.") {
             shapes.insert(name.to_owned(), cursor.shape(kind)?);
@@ -198,10 +195,10 @@ impl<'a> Cursor<'a> {
         Ok(u64::from_le_bytes(self.array()?))
     }
 
-    fn text(&mut self, limit: u64) -> Parsed<&'a str> {
+    fn text(&mut self) -> Parsed<&'a str> {
         let length = self.u64()?;
-        if length > limit {
-            return Err(format!("it has a name of {length} bytes, at most {limit} are allowed"));
+        if length > MAX_NAME_BYTES as u64 {
+            return Err(format!("it has a name of {length} bytes, at most {MAX_NAME_BYTES} are allowed"));
         }
         std::str::from_utf8(self.take(length)?).map_err(|_| "it has a name that is not UTF-8".into())
     }
@@ -277,7 +274,7 @@ impl<'a> Cursor<'a> {
     }
 
     fn info(&mut self) -> Parsed<Info> {
-        let name = self.text(MAX_NAME_BYTES)?.to_owned();
+        let name = self.text()?.to_owned();
         let axes = self.u32()?;
         if axes > MAX_AXES {
             return Err(format!("the tensor '{name}' has {axes} axes, at most {MAX_AXES} are allowed"));

@@ -13,6 +13,8 @@ mod checkpoint;
 mod dtype;
 mod eight_bits;
 mod error;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod gguf;
 mod mapped;
 mod open;

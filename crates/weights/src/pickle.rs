@@ -10,6 +10,9 @@ const MAX_VALUES: usize = 2_000_000;
 /// Marks that may be open.
 const MAX_DEPTH: usize = 256;
 
+/// Bytes of the name of a global. What is remembered can be joined again and again, so that names would grow beyond the file.
+const MAX_NAME_BYTES: usize = 4096;
+
 /// A pickle's end, or why there is none.
 pub(crate) type Parsed<T> = Result<T, String>;
 
@@ -154,12 +157,12 @@ impl Machine<'_> {
             b'a' | b'e' | b's' | b'u' | 0x90 => self.fill(code)?,
             b'c' => {
                 let name = self.global()?;
-                self.push(Value::Global(name.into()))?;
+                self.push(Value::Global(name))?;
             }
             0x93 => {
                 let (name, module) = (self.pop()?, self.pop()?);
                 let (Value::Text(name), Value::Text(module)) = (name, module) else { return Err("names a global without a text".into()) };
-                self.push(Value::Global(format!("{module}.{name}").into()))?;
+                self.push(Value::Global(joined(&module, &name)?))?;
             }
             b'R' | 0x81 | 0x92 | b'o' | b'i' => self.call(code)?,
             b'b' => self.build()?,
@@ -264,7 +267,7 @@ impl Machine<'_> {
             b'i' => {
                 let name = self.global()?;
                 let arguments = self.pop_mark()?;
-                (Value::Global(name.into()), Value::Tuple(self.new_list(arguments)))
+                (Value::Global(name), Value::Tuple(self.new_list(arguments)))
             }
             _ => {
                 let mut items = self.pop_mark()?.into_iter();
@@ -291,9 +294,9 @@ impl Machine<'_> {
         Ok(())
     }
 
-    fn global(&mut self) -> Parsed<String> {
+    fn global(&mut self) -> Parsed<Rc<str>> {
         let module = self.line()?.to_owned();
-        Ok(format!("{module}.{}", self.line()?))
+        joined(&module, self.line()?)
     }
 
     fn remember(&mut self, code: u8) -> Parsed<()> {
@@ -388,6 +391,13 @@ impl Machine<'_> {
     }
 }
 
+fn joined(module: &str, name: &str) -> Parsed<Rc<str>> {
+    if module.len() + name.len() > MAX_NAME_BYTES {
+        return Err(format!("names a global with more than {MAX_NAME_BYTES} bytes"));
+    }
+    Ok(format!("{module}.{name}").into())
+}
+
 /// A little-endian integer of any length, in two's complement.
 fn long(bytes: &[u8]) -> Value {
     if bytes.len() > 8 {
@@ -429,6 +439,9 @@ mod tests {
         deep.insert(0, b'N');
         deep.push(b'.');
         assert!(parse(&deep).is_ok());
+        assert!(reason(format!("c{}\nb\n.", "a".repeat(5000)).as_bytes()).contains("names a global with more than"));
+        let name = [b"X\x88\x13\0\0".as_slice(), &[b'a'; 5000], b"q\0h\0\x93."].concat();
+        assert!(reason(&name).contains("names a global with more than"));
         // A list that holds itself is no endless loop.
         assert!(parse(b"]q\x00h\x00a.").is_ok());
     }

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value as Json, json};
 
-use crate::dtype::{Dtype, MAX_AXES};
+use crate::dtype::{Dtype, MAX_AXES, MAX_NAME_BYTES};
 use crate::error::{Error, Result};
 use crate::mapped::{MappedFile, Unreadable, Values, decode};
 use crate::state_dict::StateDict;
@@ -62,6 +62,9 @@ impl File {
             if name == "__metadata__" {
                 metadata = read_metadata_object(entry);
                 continue;
+            }
+            if name.len() > MAX_NAME_BYTES {
+                return Err(invalid(format!("it has a name of {} bytes, at most {MAX_NAME_BYTES} are allowed", name.len())));
             }
             let raw = read_tensor(entry, data_bytes).map_err(|reason| invalid(format!("the tensor '{name}' {reason}")))?;
             let [start, end] = raw.data_offsets;
@@ -204,6 +207,7 @@ impl<'de> Visitor<'de> for EntriesVisitor {
         let mut entries: IndexMap<String, Json> = IndexMap::new();
         while let Some((name, entry)) = map.next_entry::<String, Json>()? {
             if entries.contains_key(&name) {
+                let name: String = name.chars().take(MAX_NAME_BYTES / 4).collect();
                 return Err(serde::de::Error::custom(format!("'{name}' is there twice")));
             }
             entries.insert(name, entry);
@@ -346,6 +350,7 @@ mod tests {
         assert!(reason(&u64::MAX.to_le_bytes()).contains("at most 100000000"));
         assert!(reason(&9u64.to_le_bytes()).contains("the file has 8"));
         assert!(reason(&file("[]", b"")).contains("cannot be read"));
+        assert!(reason(&file(&format!(r#"{{"{}":[]}}"#, "a".repeat(70_000)), b"")).contains("a name of 70000 bytes"));
         assert!(reason(&file(&tensor("F32", "[1]", "[0,4]"), b"abc")).contains("has 3 bytes of values"));
         assert!(reason(&file(&tensor("F32", "[1]", "[4,0]"), b"abcd")).contains("lies at 4..0"));
         assert!(reason(&file(&tensor("F32", "[2]", "[0,4]"), b"abcd")).contains("does not fit"));

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use serde_json::Value as Json;
 use zip::{CompressionMethod, ZipArchive};
 
-use crate::dtype::{Dtype, MAX_AXES};
+use crate::dtype::{Dtype, MAX_AXES, MAX_NAME_BYTES};
 use crate::error::Result;
 use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::pickle::{self, Parsed, Pickle, Value};
@@ -26,6 +26,9 @@ const MAX_NESTING: usize = 12;
 /// Values that are looked at, however often one is shared.
 const MAX_VISITS: usize = 2_000_000;
 
+/// Bytes of the names of all tensors; those of real models have a few hundred kilobytes.
+const MAX_NAMES_BYTES: usize = 64 << 20;
+
 /// How a file of the older kind begins: a pickle of protocol 2 with the magic number.
 const LEGACY: [u8; 15] = [0x80, 2, 0x8a, 10, 0x6c, 0xfc, 0x9c, 0x46, 0xf9, 0x20, 0x6a, 0xa8, 0x50, 0x19, b'.'];
 
@@ -39,7 +42,7 @@ pub(crate) fn open(path: &Path) -> Result<StateDict> {
     let file = MappedFile::open(path, FORMAT)?;
     let (pickle, storages) =
         if file.all().starts_with(&LEGACY) { read_legacy(&file) } else { read_zip(&file) }.map_err(|e| file.invalid(e))?;
-    let mut reader = Reader { file: &file, pickle: &pickle, storages, out: StateDict::from_file(path), visits: 0 };
+    let mut reader = Reader { file: &file, pickle: &pickle, storages, out: StateDict::from_file(path), visits: 0, named: 0 };
     reader.top().map_err(|e| file.invalid(e))?;
     Ok(reader.out)
 }
@@ -134,6 +137,8 @@ struct Reader<'a> {
     storages: Storages,
     out: StateDict,
     visits: usize,
+    /// Bytes of names that were made.
+    named: usize,
 }
 
 impl Reader<'_> {
@@ -192,6 +197,13 @@ impl Reader<'_> {
         self.visits += 1;
         if depth > MAX_NESTING || self.visits > MAX_VISITS {
             return Err("nests its dictionaries too deeply".into());
+        }
+        self.named += name.len();
+        if name.len() > MAX_NAME_BYTES {
+            return Err(format!("it has a name of {} bytes, at most {MAX_NAME_BYTES} are allowed", name.len()));
+        }
+        if self.named > MAX_NAMES_BYTES {
+            return Err(format!("its names of tensors take more than {MAX_NAMES_BYTES} bytes"));
         }
         let inside = |key: &dyn std::fmt::Display| if name.is_empty() { key.to_string() } else { format!("{name}.{key}") };
         if let Some(found) = self.tensor(value).map_err(|e| format!("the tensor '{name}' {e}"))? {
@@ -393,6 +405,9 @@ fn numbers(pickle: &Pickle, value: &Value) -> Parsed<Vec<usize>> {
         Value::Int(number) => usize::try_from(*number).ok(),
         _ => None,
     };
+    if items.len() > MAX_AXES {
+        return Err(format!("has {} axes, at most {MAX_AXES} are allowed", items.len()));
+    }
     items.iter().map(|item| number(item).ok_or_else(|| wrong.to_owned())).collect()
 }
 

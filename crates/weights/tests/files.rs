@@ -174,6 +174,24 @@ fn other_files_are_named_in_the_error() {
     assert!(StateDict::open(dir.path()).is_err());
 }
 
+/// What a pickle names once and uses often must not grow beyond the file.
+#[test]
+fn names_in_pickles_are_bounded() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("a.ckpt");
+    let refused = |key: usize, values: usize| {
+        let mut zip = zip::ZipWriter::new(std::fs::File::create(&path).unwrap());
+        zip.start_file("a/data.pkl", zip::write::SimpleFileOptions::default().compression_method(zip::CompressionMethod::Stored)).unwrap();
+        let head = [b"}X".as_slice(), &(key as u32).to_le_bytes(), &vec![b'k'; key], b"]("].concat();
+        std::io::Write::write_all(&mut zip, &[head, vec![b'N'; values], b"es.".to_vec()].concat()).unwrap();
+        zip.finish().unwrap();
+        StateDict::open(&path).err().map(|error| error.to_string()).unwrap_or_default()
+    };
+    assert_eq!(refused(60_000, 10), "");
+    assert!(refused(70_000, 10).contains("a name of 70000 bytes"));
+    assert!(refused(60_000, 2_000).contains("names of tensors take more than"));
+}
+
 /// Opens a file and reads all that it holds; only panics and endless work are wrong.
 fn survives(name: &str, bytes: &[u8]) {
     let dir = tempfile::tempdir().unwrap();

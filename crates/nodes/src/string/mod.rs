@@ -1,6 +1,8 @@
 //! The nodes of the menu `utils/string`. They count characters and treat case and white space as Python does.
 
 mod case;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod matcher;
 mod pattern;
 mod regex;

@@ -1,0 +1,4 @@
+//! Forms.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| comfyd_server::fuzz::multipart(data));

@@ -1,0 +1,4 @@
+//! PyTorch files.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| comfyd_weights::fuzz::pickle(data, &comfyd_fuzz::scratch()));
