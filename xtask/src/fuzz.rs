@@ -156,8 +156,10 @@ mod tests {
             names.sort();
             names
         };
-        let mut known: Vec<String> =
-            targets(&fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap()).into_iter().map(|target| target.name).collect();
+        let mut known: Vec<String> = targets(&fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap())
+            .into_iter()
+            .map(|target| target.name)
+            .collect();
         known.sort();
         assert_eq!(names(&folder.join("corpus")), known);
         let sources: Vec<String> = known.iter().map(|name| format!("{name}.rs")).collect();

@@ -72,7 +72,9 @@ fn server(folder: &Path, shut: bool) -> Router {
     // It need not be there.
     drop(std::fs::remove_dir_all(folder));
     let folders = Folders::new(Roots::under(folder)).expect("the folders can be made");
-    for (file, content) in [("input/a.png", &b"\x89PNG\r\n\x1a\n"[..]), ("output/b.txt", b"0123456789"), ("user/keys.json", KEYS.as_bytes())] {
+    for (file, content) in
+        [("input/a.png", &b"\x89PNG\r\n\x1a\n"[..]), ("output/b.txt", b"0123456789"), ("user/keys.json", KEYS.as_bytes())]
+    {
         std::fs::write(folder.join(file), content).expect("the files can be written");
     }
     let mut catalog = Catalog::new();
@@ -123,7 +125,11 @@ fn connect(bytes: &[u8], folder: &Path, shut: bool) -> Vec<u8> {
                 drop(asks.shutdown().await);
             };
             let all = async { tokio::join!(ask, answers.read_to_end(&mut said), serve_stream(router, stream)) };
-            tokio::time::timeout(HANGS_AFTER, all).await.expect("a connection whose client has said all ends").1.expect("a pipe can be read");
+            tokio::time::timeout(HANGS_AFTER, all)
+                .await
+                .expect("a connection whose client has said all ends")
+                .1
+                .expect("a pipe can be read");
             said
         })
     })
