@@ -224,6 +224,78 @@ async fn a_process_that_dies_fails_its_prompt_alone_and_ends_with_the_server() {
     eventually("the process ends", async || !Path::new(&format!("/proc/{}/cmdline", new[0])).exists()).await;
 }
 
+/// The memory that a process holds, in bytes.
+fn held(pid: u32) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// `SOAK` is how many prompts are sent; a few by default.
+#[tokio::test]
+async fn every_prompt_ends_once_while_its_process_is_killed_at_random() {
+    let prompts: usize = std::env::var("SOAK").ok().and_then(|count| count.parse().ok()).unwrap_or(24);
+    let server = start(&[]).await;
+    let (mut socket, _) = connect_async(format!("{}/ws?clientId=me", server.url.replace("http", "ws"))).await.unwrap();
+    run(&server, sum(1, 1)).await;
+    let (before, mut killed, mut random) = (held(server.id()), 0, 12_345_u64);
+    let mut ids = Vec::new();
+    for turn in 0..prompts {
+        let object = json!({
+            "1": node("StubObject", json!({"name": format!("object {turn}")})),
+            "2": node("StubUseObject", json!({"object": ["1", 0]})),
+            "3": node("StubTensor", json!({"height": 64, "width": 64, "value": 0.5})),
+            "4": node("StubTensorSum", json!({"image": ["3", 0]})),
+            "5": node("StubSleep", json!({"value": ["2", 0], "seconds": 0.02})),
+            "6": node("StubOutput", json!({"value": ["5", 0]})),
+            "7": node("StubOutput", json!({"value": ["4", 0]})),
+        });
+        let body = json!({"prompt": object, "client_id": "me"});
+        let accepted = loop {
+            // Packs' handlers want a process, and one that was killed while it started may not be there.
+            match server.post("/prompt", &body).await {
+                (200, answer) => break answer,
+                (503, _) => tokio::time::sleep(Duration::from_millis(50)).await,
+                other => panic!("{other:?}"),
+            }
+        };
+        ids.push(accepted["prompt_id"].as_str().unwrap().to_owned());
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        tokio::time::sleep(Duration::from_millis((random >> 33) % 120)).await;
+        if (random >> 20).is_multiple_of(4) {
+            // There may be none at the moment.
+            for pid in workers(&server) {
+                killed += usize::from(Command::new("kill").args(["-9", &pid.to_string()]).status().unwrap().success());
+            }
+        }
+    }
+    let mut done = 0;
+    for (turn, id) in ids.iter().enumerate() {
+        let entry = server.finished(id).await;
+        if entry["status"]["status_str"] == "success" {
+            assert_eq!(entry["outputs"]["6"]["text"], json!([format!("object {turn}")]));
+            done += 1;
+        } else {
+            assert!(failure(&entry).contains("the Python worker 'default'"), "{entry}");
+        }
+    }
+    // Nothing of them is held any more, here or there.
+    let alive = json!({"1": node("StubAlive", json!({})), "2": node("StubOutput", json!({"value": ["1", 0]}))});
+    let last = submit(&server, alive).await;
+    assert_eq!(server.finished(&last).await["outputs"]["2"]["text"], json!(["0"]));
+    let mut ends: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
+    while ends.get(&last).is_none() {
+        let message = tokio::time::timeout(Duration::from_secs(60), socket.next()).await.expect("an event").unwrap().unwrap();
+        let Message::Text(text) = message else { continue };
+        let event: Value = serde_json::from_str(&text).unwrap();
+        if ["execution_success", "execution_error", "execution_interrupted"].iter().any(|end| event["type"] == *end) {
+            *ends.entry(event["data"]["prompt_id"].as_str().unwrap().to_owned()).or_default() += 1;
+        }
+    }
+    assert!(ids.iter().all(|id| ends.get(id) == Some(&1)), "{ends:?}");
+    let after = held(server.id());
+    eprintln!("{prompts} prompts, {killed} kills, {done} done; {} MB before, {} MB after", before >> 20, after >> 20);
+}
+
 #[tokio::test]
 async fn an_interruption_ends_nodes_that_heed_it_and_those_that_do_not() {
     let server = start(&["--python-interrupt-timeout", "1", "--python-kill-timeout", "2"]).await;

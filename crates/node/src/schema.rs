@@ -361,7 +361,7 @@ impl Schema {
     }
 
     fn hosted_info(&self, hosted: &Hosted, source: &dyn OptionSource) -> String {
-        let told = &*hosted.info;
+        let told = if hosted.info.is_empty() { "null" } else { &*hosted.info };
         let mut text = String::with_capacity(told.len());
         let mut at = 0;
         for (gap, name) in &hosted.gaps {

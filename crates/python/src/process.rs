@@ -84,11 +84,12 @@ impl Folder {
         #[cfg(unix)]
         builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o700));
         let folder = builder.tempdir_in(parent)?;
-        // Where others see it, it is locked.
+        // Where others see it, it is locked. What cannot be locked they do not see, and the folder stays.
         let unseen = folder.path().join("new");
         let owner = File::create(&unseen)?;
-        owner.lock()?;
-        std::fs::rename(unseen, folder.path().join(OWNER))?;
+        if owner.try_lock().is_ok() {
+            std::fs::rename(unseen, folder.path().join(OWNER))?;
+        }
         files::write(folder.path())?;
         sweep(parent, folder.path());
         Ok(Self { folder, _owner: owner })
@@ -157,7 +158,7 @@ impl Process {
         let failed = |error: io::Error| Error::NotStarted(format!("{} cannot be started: {error}", python.display()));
         let (ours, theirs) = Stream::pair().map_err(failed)?;
         // The system may allow less.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&ours, SEND_BUFFER);
+        let _ = socket2::SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER);
         let (reader, writer) = io::pipe().map_err(failed)?;
         // The socket of the process before.
         let _ = std::fs::remove_file(folder.http());

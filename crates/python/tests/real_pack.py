@@ -33,7 +33,7 @@ execution.execute = wrapped
 
 @PromptServer.instance.routes.get("/real/{name}")
 async def hello(request):
-    return web.Response(text=f"hello {request.match_info['name']}")
+    return web.Response(text=f"hello {request.match_info['name']} at {request.remote}")
 
 
 class Base:

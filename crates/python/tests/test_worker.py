@@ -744,6 +744,17 @@ class Real(unittest.TestCase):
         self.assertIn(["GET", "/real/{name}"], manifest["routes"])
         self.assertIn(["GET", "/api/real/{name}"], manifest["routes"])
 
+    def test_structures_cross(self):
+        made = self.value("EmptyLatentAudio", {"seconds": 1.0, "batch_size": 1})
+        self.assertIn("samples", self.worker.ask("fetch", h=made["h"])["p"]["tensors"])
+        sound = self.value("EmptyAudio", {"duration": 0.01, "sample_rate": 8000, "channels": 2})
+        got = self.worker.ask("fetch", h=sound["h"])
+        self.assertEqual(got["p"]["meta"], {"sample_rate": 8000})
+        put = link("1", 0, {"p": got["p"]})
+        back = self.value("RealEcho", {"value": put}, blob=bytes(got["blob"]))
+        again = self.worker.ask("fetch", h=back["h"])
+        self.assertEqual((again["p"], bytes(again["blob"])), (got["p"], bytes(got["blob"])))
+
     def test_pictures_cross(self):
         made = self.value("EmptyImage", {"width": 8, "height": 4, "batch_size": 1, "color": 0xFF8000})
         self.assertEqual(made["shape"], [1, 4, 8, 3])
@@ -860,7 +871,8 @@ class Real(unittest.TestCase):
         self.assertTrue(os.path.exists(os.path.join(self.folder, "output", shown["images"][0]["filename"])))
 
     def test_routes_and_stats(self):
-        self.assertEqual(self.worker.request("GET", "/real/you"), (200, b"hello you"))
+        told = self.worker.request("GET", "/real/you", headers="X-Comfyd-Remote: 10.1.2.3\r\n")
+        self.assertEqual(told, (200, b"hello you at 10.1.2.3"))
         stats = self.worker.ask("stats")
         self.assertEqual(stats["devices"][0]["type"], "cpu")
         self.assertEqual(stats["comfyui"], self.worker.ready["versions"]["comfyui"])

@@ -66,6 +66,8 @@ class Executor:
             waits_for = coroutine.send(None)
         except StopIteration as end:
             reply = end.value or {}
+        except asyncio.CancelledError:
+            reply = {"interrupted": True}
         except BaseException as error:
             reply = prompt.failure(error)
         else:
