@@ -111,7 +111,10 @@ pub fn windows(
 
 fn warn(warnings: &mut Vec<String>, words: impl FnOnce() -> String) {
     if warnings.len() < MAX_WARNINGS {
-        warnings.push(words());
+        let words = words();
+        if !warnings.contains(&words) {
+            warnings.push(words);
+        }
     }
 }
 
