@@ -225,8 +225,11 @@ async fn no_answer_holds_what_is_anothers_and_no_request_changes_it() {
     let before = state().await;
     let document = get(&server, &ann, "/openapi.json").await;
     let bodies = [
-        ("/prompt", json!({"prompt": {"1": {"class_type": "LoadImage", "inputs": {"image": "users/other/up.png"}},
-            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}, "client_id": "page"})),
+        (
+            "/prompt",
+            json!({"prompt": {"1": {"class_type": "LoadImage", "inputs": {"image": "users/other/up.png"}},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}, "client_id": "page"}),
+        ),
         ("/queue", json!({"delete": ["runs", "waits"]})),
         ("/history", json!({"delete": ["done"]})),
         ("/interrupt", json!({"prompt_id": "runs"})),

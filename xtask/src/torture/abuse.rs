@@ -60,7 +60,8 @@ pub(super) async fn send_bad_input(host: String, ledger: Arc<Ledger>) {
 /// Holds connections whose request never ends, such whose answer is never read, websockets that are never read, and bodies that come too
 /// slowly, until it is told to stop.
 pub(super) async fn stay_silent(host: String, ledger: Arc<Ledger>) {
-    const WEBSOCKET: &str = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
+    const WEBSOCKET: &str =
+        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
     let kinds = [
         ("GET /object_info", ""),
         ("GET /object_info", "\r\n"),

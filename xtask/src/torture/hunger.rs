@@ -83,9 +83,7 @@ async fn at_once(host: &str, path: &str, body: Option<&Arc<str>>, ledger: &Ledge
 
 /// What needs many times the memory of a small server: at once, in results that are kept, in texts, in latents.
 fn graph(n: usize) -> Value {
-    let image = |width: u32, height: u32, batch: u32| {
-        json!({"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": batch, "color": n}})
-    };
+    let image = |width: u32, height: u32, batch: u32| json!({"class_type": "EmptyImage", "inputs": {"width": width, "height": height, "batch_size": batch, "color": n}});
     let mut graph = json!({"3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "hunger"}}});
     match n % 4 {
         0 => {

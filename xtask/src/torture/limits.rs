@@ -68,7 +68,8 @@ impl Limits {
 impl Group {
     fn new(bytes: u64) -> io::Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup")?;
-        let path = |controller: &str| own.lines().find_map(|line| line.split_once(controller).map(|(_, path)| path.trim_start_matches('/')));
+        let path =
+            |controller: &str| own.lines().find_map(|line| line.split_once(controller).map(|(_, path)| path.trim_start_matches('/')));
         let (above, first) = match path(":memory:") {
             Some(path) => (Path::new(GROUPS).join("memory").join(path), true),
             None => (Path::new(GROUPS).join(path("0::").unwrap_or_default()), false),

@@ -96,7 +96,8 @@ async fn subscribe(State(app): State<App>, LenientJson(body): LenientJson) -> Re
 struct FolderPaths(IndexMap<String, Vec<PathBuf>>);
 
 async fn folder_paths(State(app): State<App>, principal: Principal) -> Json<FolderPaths> {
-    let shown = |path: PathBuf| if principal.only().is_none() { path } else { app.folders.without_roots(&path.display().to_string()).into() };
+    let shown =
+        |path: PathBuf| if principal.only().is_none() { path } else { app.folders.without_roots(&path.display().to_string()).into() };
     let paths = |name: String| {
         let paths = app.folders.model_paths(&name).unwrap_or_default().into_iter().map(shown).collect();
         (name, paths)
