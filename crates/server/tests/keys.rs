@@ -174,6 +174,17 @@ const B1: &str = "00000000-0000-4000-8000-0000000000b1";
 const B2: &str = "00000000-0000-4000-8000-0000000000b2";
 
 #[tokio::test]
+async fn where_folders_are_on_the_machine_is_told_to_administrators() {
+    let server = Keyed::new(|_| ());
+    let vae = server.get(&server.admin, "/internal/folder_paths").await["vae"][0].as_str().unwrap().to_owned();
+    assert!(std::path::Path::new(&vae).is_absolute() && vae.ends_with("vae"), "{vae}");
+    // The front end asks for them with every workflow that names a model.
+    for key in [&server.guest, &server.ann] {
+        assert_eq!(server.get(key, "/internal/folder_paths").await["vae"], json!(["models/vae"]));
+    }
+}
+
+#[tokio::test]
 async fn each_user_sees_and_changes_only_what_is_his() {
     let server = Keyed::with_device(Idle { runs: Some(B1), ..Idle::default() }, |_| ());
     for (key, id) in [(&server.bob, B0), (&server.ann, A0), (&server.bob, B1), (&server.ann, A1), (&server.bob, B2)] {
