@@ -38,7 +38,7 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<(), String> {
     }
     let folder = root.join("fuzz");
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).map_err(|e| format!("fuzz/Cargo.toml cannot be read: {e}"))?;
-    let targets = targets(&manifest.parse().map_err(|e| format!("fuzz/Cargo.toml is no TOML: {e}"))?);
+    let targets = targets(&manifest.parse::<Table>().map_err(|e| format!("fuzz/Cargo.toml is no TOML: {e}"))?);
     if let Some(unknown) = wanted.iter().find(|name| !targets.iter().any(|target| target.name == **name)) {
         let names: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
         return Err(format!("there is no target '{unknown}': name some of {}", names.join(", ")));
@@ -176,8 +176,10 @@ mod tests {
             names.sort();
             names
         };
-        let mut known: Vec<String> =
-            targets(&fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap()).into_iter().map(|target| target.name).collect();
+        let mut known: Vec<String> = targets(&fs::read_to_string(folder.join("Cargo.toml")).unwrap().parse().unwrap())
+            .into_iter()
+            .map(|target| target.name)
+            .collect();
         known.sort();
         assert_eq!(names(&folder.join("corpus")), known);
         let sources: Vec<String> = known.iter().map(|name| format!("{name}.rs")).collect();

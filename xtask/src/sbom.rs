@@ -35,7 +35,8 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<(), String> {
     if !features.is_empty() {
         cargo.args(["--manifest-path", "crates/comfyd/Cargo.toml", "--features", &features]);
     }
-    let metadata: Value = serde_json::from_slice(&said(&mut cargo)?).map_err(|e| format!("what cargo says of the packages is no JSON: {e}"))?;
+    let metadata: Value =
+        serde_json::from_slice(&said(&mut cargo)?).map_err(|e| format!("what cargo says of the packages is no JSON: {e}"))?;
     let lock = std::fs::read_to_string(root.join("Cargo.lock")).map_err(|e| format!("Cargo.lock cannot be read: {e}"))?;
     let lock = lock.parse::<Table>().map_err(|e| format!("Cargo.lock is no TOML: {e}"))?;
     let document = document(&metadata, &lock, &target, &features)?;
@@ -206,7 +207,8 @@ mod tests {
         let metadata = json!({"packages": packages, "resolve": {"nodes": nodes}});
         let lock = "[[package]]\nname = \"far\"\nversion = \"1.0.0+x\"\nchecksum = \"abc\"\n".parse().unwrap();
         let made = document(&metadata, &lock, "some-target", "").unwrap();
-        let refs = |list: &Value, key: &str| list.as_array().unwrap().iter().map(|c| c[key].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+        let refs =
+            |list: &Value, key: &str| list.as_array().unwrap().iter().map(|c| c[key].as_str().unwrap().to_owned()).collect::<Vec<_>>();
         assert_eq!(refs(&made["components"], "bom-ref"), ["own@1.0.0+x", "pkg:cargo/far@1.0.0%2Bx"]);
         assert_eq!(made["metadata"]["component"]["bom-ref"], "comfyd@1.0.0+x");
         assert_eq!(made["components"][1]["hashes"][0]["content"], "abc");

@@ -63,7 +63,8 @@ pub(crate) fn paths(text: &str, file: &Path, env: Env<'_>) -> Result<Vec<ExtraPa
             return Err(format!("the group '{group}' must be a mapping of folder names to paths"));
         };
         let first = content.get("is_default").is_some_and(|value| value.is_true());
-        let too_long = |what: &str| format!("'{what}' in the group '{group}' has a path of more than {MAX_PATH_BYTES} bytes; take a shorter one");
+        let too_long =
+            |what: &str| format!("'{what}' in the group '{group}' has a path of more than {MAX_PATH_BYTES} bytes; take a shorter one");
         let base = match content.get("base_path").and_then(|value| value.text()) {
             Some(base) if base.len() > MAX_PATH_BYTES => return Err(too_long("base_path")),
             Some(base) => file_dir.join(expand(base, env)),

@@ -451,9 +451,11 @@ fn aliases_that_stand_for_too_much_are_refused() {
 /// Names of files made of what leads up, out and to other users.
 fn any_name() -> impl Strategy<Value = String> {
     let part = prop::sample::select(vec![
-        "..", ".", "", "a", "b.png", "users", "USERS", "users.", "users ", "ann", "bob", "Bob", "C:", "\\", "..\\x", "~", "%2e%2e", "\0", "é",
+        "..", ".", "", "a", "b.png", "users", "USERS", "users.", "users ", "ann", "bob", "Bob", "C:", "\\", "..\\x", "~", "%2e%2e", "\0",
+        "é",
     ]);
-    (any::<bool>(), prop::collection::vec(part, 0..7)).prop_map(|(root, parts)| format!("{}{}", if root { "/" } else { "" }, parts.join("/")))
+    (any::<bool>(), prop::collection::vec(part, 0..7))
+        .prop_map(|(root, parts)| format!("{}{}", if root { "/" } else { "" }, parts.join("/")))
 }
 
 proptest! {

@@ -8,9 +8,9 @@ pub mod canny;
 pub mod color;
 pub mod decode;
 mod error;
+pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
-pub mod filter;
 pub mod jpeg;
 pub mod mask;
 pub mod morphology;

@@ -3,11 +3,11 @@
 //! HTTP nor how a graph is ordered.
 
 mod error;
-#[cfg(any(test, fuzzing))]
-pub mod fuzz;
 mod facts;
 mod files;
 mod frame;
+#[cfg(any(test, fuzzing))]
+pub mod fuzz;
 mod host;
 mod hosted;
 mod interpreter;
