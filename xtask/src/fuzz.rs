@@ -11,12 +11,13 @@ const USAGE: &str = "usage: cargo xtask fuzz [--seconds N] [--keep] [TARGET...]
 
   Runs each target of fuzz/ for N seconds (600), or those that are named, beginning with what is kept in fuzz/corpus and with what earlier
   runs left in fuzz/work. Needs a nightly compiler and cargo-fuzz; with clang the libraries in C are looked through too.
-    --keep  afterwards leaves as few files in fuzz/corpus as reach the same code";
+    --keep  afterwards replaces what earlier runs left in fuzz/corpus by a few short files that reach much of the same code";
 
 /// Memory of a target, in MiB, and seconds of one input, beyond which it has failed.
 const LIMITS: [&str; 2] = ["-rss_limit_mb=3000", "-timeout=10"];
-/// Longest file that is kept, in bytes: all of them are in the repository.
-const MAX_KEPT_BYTES: &str = "-max_len=1024";
+/// Longest file that is kept, in bytes, and how many of each target, besides those that somebody wrote: all are in the repository.
+const MAX_KEPT_BYTES: &str = "-max_len=256";
+const MAX_KEPT_FILES: usize = 32;
 
 struct Target {
     name: String,
@@ -37,7 +38,7 @@ pub fn run(root: &Path, arguments: &[String]) -> Result<(), String> {
     }
     let folder = root.join("fuzz");
     let manifest = fs::read_to_string(folder.join("Cargo.toml")).map_err(|e| format!("fuzz/Cargo.toml cannot be read: {e}"))?;
-    let targets = targets(&manifest.parse().map_err(|e| format!("fuzz/Cargo.toml is no TOML: {e}"))?);
+    let targets = targets(&manifest.parse::<Table>().map_err(|e| format!("fuzz/Cargo.toml is no TOML: {e}"))?);
     if let Some(unknown) = wanted.iter().find(|name| !targets.iter().any(|target| target.name == **name)) {
         let names: Vec<&str> = targets.iter().map(|target| target.name.as_str()).collect();
         return Err(format!("there is no target '{unknown}': name some of {}", names.join(", ")));
@@ -104,19 +105,38 @@ fn figures(said: &str) -> Option<String> {
     Some(format!("{executions:>12} {edges:>8} {features:>9} {inputs:>8} {:>9}", stat("peak_rss_mb")))
 }
 
-/// Replaces the kept corpus by the least that reaches the same code.
+/// Replaces what runs left in the kept corpus by a few files that reach much of what a target's work reaches. What has a name stays.
 fn keep_few(folder: &Path, target: &Target) -> Result<(), String> {
-    let name = &target.name;
-    let (new, old, work) = (format!("work/{name}.kept"), format!("corpus/{name}"), format!("work/{name}"));
-    // Left by a run that was stopped.
-    drop(fs::remove_dir_all(folder.join(&new)));
-    fs::create_dir_all(folder.join(&new)).map_err(|e| e.to_string())?;
-    let options = ["-set_cover_merge=1", "-use_value_profile=0", "-use_counters=0", MAX_KEPT_BYTES, LIMITS[0], LIMITS[1]];
-    let output = cargo_fuzz(folder, target, &[&new, &old, &work], &options)?;
-    if !output.status.success() {
-        return Err(format!("the corpus of '{name}' cannot be reduced: {}", String::from_utf8_lossy(&output.stderr).trim()));
+    let (corpus, work) = (format!("corpus/{}", target.name), format!("work/{}", target.name));
+    let failed = |error: std::io::Error| format!("the corpus of '{}' cannot be changed: {error}", target.name);
+    for (_, file) in found(&folder.join(&corpus)).map_err(failed)? {
+        fs::rename(folder.join(&corpus).join(&file), folder.join(&work).join(&file)).map_err(failed)?;
     }
-    fs::remove_dir_all(folder.join(&old)).and_then(|()| fs::rename(folder.join(&new), folder.join(&old))).map_err(|e| e.to_string())
+    let options = ["-merge=1", "-set_cover_merge=1", "-use_counters=0", MAX_KEPT_BYTES, LIMITS[0], LIMITS[1]];
+    let output = cargo_fuzz(folder, target, &[&corpus, &work], &options)?;
+    if !output.status.success() {
+        return Err(format!("the corpus of '{}' cannot be reduced: {}", target.name, String::from_utf8_lossy(&output.stderr).trim()));
+    }
+    // Of those that are too many the shortest go: they reach least.
+    let mut kept = found(&folder.join(&corpus)).map_err(failed)?;
+    kept.sort();
+    for (_, file) in kept.iter().rev().skip(MAX_KEPT_FILES) {
+        fs::remove_file(folder.join(&corpus).join(file)).map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Files that runs left, which are called by their hash, with their lengths.
+fn found(folder: &Path) -> std::io::Result<Vec<(u64, String)>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            found.push((entry.metadata()?.len(), name));
+        }
+    }
+    Ok(found)
 }
 
 fn cargo_fuzz(folder: &Path, target: &Target, corpora: &[&str], options: &[&str]) -> Result<std::process::Output, String> {

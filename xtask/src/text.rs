@@ -4,7 +4,7 @@
 use crate::tree::{Finding, Tree};
 
 /// Files that come from elsewhere and stay as they came, or that a tool writes.
-const AS_THEY_CAME: [&str; 4] = ["Cargo.lock", "LICENSE", "conformance/", "docs/prompt-server-api.ja.md"];
+const AS_THEY_CAME: [&str; 5] = ["Cargo.lock", "LICENSE", "conformance/", "docs/prompt-server-api.ja.md", "fuzz/corpus/"];
 
 /// Words that mark unfinished work. Each is split so that this file does not hold it.
 const NOTES: [&str; 4] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X"), concat!("dbg", "!")];

@@ -3,8 +3,11 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use comfyd_node::{FileSource, OptionSource};
+use proptest::prelude::*;
 
 use crate::{AddedFolder, Error, FileVersion, Folders, Kind, Roots, extension, join_inside, split_annotation};
 
@@ -442,5 +445,48 @@ fn aliases_that_stand_for_too_much_are_refused() {
     ] {
         let error = checkpoints_of(&yaml).unwrap_err();
         assert!(error.contains(part), "{error}");
+    }
+}
+
+/// Names of files made of what leads up, out and to other users.
+fn any_name() -> impl Strategy<Value = String> {
+    let part = prop::sample::select(vec![
+        "..", ".", "", "a", "b.png", "users", "USERS", "users.", "users ", "ann", "bob", "Bob", "C:", "\\", "..\\x", "~", "%2e%2e", "\0",
+        "é",
+    ]);
+    (any::<bool>(), prop::collection::vec(part, 0..7))
+        .prop_map(|(root, parts)| format!("{}{}", if root { "/" } else { "" }, parts.join("/")))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// No name leads out of its folder, nor a user into another's, for writing or reading.
+    #[test]
+    fn no_name_leads_anywhere_else(name in any_name(), all in any::<bool>()) {
+        let dir = tempfile::tempdir().unwrap();
+        let folders = Folders::new(Roots::under(dir.path())).unwrap();
+        folders.keep_apart(Arc::new(AtomicBool::new(true)));
+        let _ann = comfyd_node::acting_for(comfyd_node::Actor { owner: "ann".into(), all });
+        for kind in [Kind::Input, Kind::Output, Kind::Temp] {
+            let root = folders.directory(kind);
+            let others = |path: &Path| {
+                let mut parts = path.strip_prefix(root).unwrap().iter().map(|part| part.to_str().unwrap().trim_end_matches(['.', ' ']).to_lowercase());
+                parts.next().is_some_and(|first| first == "users") && parts.next().is_none_or(|user| user != "ann")
+            };
+            let plain = |path: &Path| {
+                let below = path.strip_prefix(root).expect("inside");
+                below.components().all(|part| matches!(part, std::path::Component::Normal(_)))
+            };
+            if let Ok(path) = folders.inside(kind, Path::new(&name)) {
+                prop_assert!(plain(&path) && !others(&path), "{name:?} is written at {}", path.display());
+            }
+            if let Ok(path) = folders.found(kind, Path::new(&name)) {
+                prop_assert!(plain(&path) && (all || !others(&path)), "{name:?} is read at {}", path.display());
+            }
+            if let Ok(target) = folders.save_target(kind, &name, 1, 1) {
+                prop_assert!(plain(&target.dir) && !others(&target.dir) && !target.prefix.contains('/'), "{name:?} is saved in {target:?}");
+            }
+        }
     }
 }

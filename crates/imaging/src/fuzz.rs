@@ -22,7 +22,7 @@ pub fn picture(data: &[u8]) {
 /// The texts that a picture carries.
 pub fn picture_text(data: &[u8]) {
     // Most of a PNG's first bytes are the same in all.
-    for file in [data.to_vec(), [b"\x89PNG\r\n\x1a\n", data].concat()] {
+    for file in [data.to_vec(), [b"\x89PNG\r\n\x1a\n".as_slice(), data].concat()] {
         let _ = png::read_text(&file);
         let _ = apng::read_metadata(&file);
         let _ = webp::read_exif(&file);

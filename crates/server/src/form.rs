@@ -1,6 +1,11 @@
 //! `multipart/form-data`, read as ComfyUI's framework does: extended names (`filename*`) before plain ones, transfer codings and charsets
 //! of the parts. Does not know what the parts are for.
 
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
 use axum::extract::{FromRequest, Request};
 use axum::http::HeaderMap;
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_TYPE};
@@ -8,13 +13,19 @@ use base64::Engine;
 use base64::alphabet::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
 use bytes::Bytes;
-use multer::Multipart;
+use futures_util::TryStreamExt;
+use multer::{Field, Multipart};
 
 use crate::body::{self, parameter, parameters, text_of, to_text, unreadable};
 use crate::error::ApiError;
 
 /// Parts that one form may have.
 const MAX_PARTS: usize = 32;
+/// Bytes that one header of a part may have. More than what names are made of is nothing that a sender needs, and is looked through for each
+/// piece of a name.
+const MAX_HEADER_BYTES: usize = 8 << 10;
+/// Bytes that may come while the headers of a part are waited for: with every few of them, all that came is looked through again.
+const MAX_WAITED_BYTES: u64 = 64 << 10;
 /// Longest name of a charset.
 const MAX_CHARSET_BYTES: usize = 31;
 /// Base64 as senders write it: with or without its padding.
@@ -54,15 +65,22 @@ impl<S: Send + Sync> FromRequest<S> for Form {
         let (kind, found) = request.headers().get(CONTENT_TYPE).map(|value| parameters(&text_of(value))).unwrap_or_default();
         let boundary = parameter(&found, "boundary").filter(|boundary| !boundary.is_empty() && kind == "multipart/form-data");
         let boundary = boundary.ok_or_else(|| ApiError::bad_request("send the file as multipart/form-data with a boundary"))?;
-        let mut form = Multipart::new(body::parts(request), boundary);
+        let came = AtomicU64::new(0);
+        let count = |part: &Bytes| {
+            came.fetch_add(part.len() as u64, Ordering::Relaxed);
+        };
+        let mut form = Multipart::new(body::parts(request).inspect_ok(count), boundary);
         let mut parts = Vec::new();
         let mut charset = "utf-8".to_owned();
         for count in 0.. {
-            let Some(part) = form.next_field().await.map_err(|e| unreadable(&e))? else { break };
+            let Some(part) = next(&mut form, &came).await? else { break };
             if count >= MAX_PARTS {
                 return Err(ApiError::bad_request(format!("the form has more than {MAX_PARTS} parts")));
             }
             let headers = part.headers().clone();
+            if headers.values().any(|value| value.len() > MAX_HEADER_BYTES) {
+                return Err(long_headers());
+            }
             let bytes = part.bytes().await.map_err(|e| unreadable(&e))?;
             let found = headers.get(CONTENT_DISPOSITION).map(|value| parameters(&text_of(value)).1).unwrap_or_default();
             let Some(name) = extended(&found, "name") else { continue };
@@ -76,6 +94,25 @@ impl<S: Send + Sync> FromRequest<S> for Form {
         }
         Ok(Self(parts))
     }
+}
+
+/// The next part of a form, of which so much came.
+async fn next<'f>(form: &mut Multipart<'f>, came: &AtomicU64) -> Result<Option<Field<'f>>, ApiError> {
+    let mut next = pin!(form.next_field());
+    let mut waits_from = None;
+    poll_fn(|cx| {
+        if let Poll::Ready(next) = next.as_mut().poll(cx) {
+            return Poll::Ready(next.map_err(|e| unreadable(&e)));
+        }
+        let came = came.load(Ordering::Relaxed);
+        let waited = came - *waits_from.get_or_insert(came);
+        if waited > MAX_WAITED_BYTES { Poll::Ready(Err(long_headers())) } else { Poll::Pending }
+    })
+    .await
+}
+
+fn long_headers() -> ApiError {
+    ApiError::bad_request(format!("a part of the form has headers of more than {MAX_HEADER_BYTES} bytes: give it a shorter name"))
 }
 
 /// A parameter in the best of the forms in which it may come: `key*` (RFC 5987), `key`, or in pieces (`key*0`, `key*1*`; RFC 2231).
@@ -128,6 +165,11 @@ fn transferred(headers: &HeaderMap, bytes: Bytes) -> Result<Bytes, ApiError> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use std::io;
+
+    use axum::body::Body;
+    use futures_util::{StreamExt, stream};
+
     use super::*;
 
     fn file_name(disposition: &str) -> Option<String> {
@@ -156,6 +198,28 @@ mod tests {
         }
         assert_eq!(file_name("form-data; name=\"filename\""), None);
     }
+
+    #[tokio::test]
+    async fn headers_of_parts_are_bounded() {
+        let refused = |body: Body| async move {
+            let request = axum::http::Request::post("/").header(CONTENT_TYPE, "multipart/form-data; boundary=b").body(body).unwrap();
+            Form::from_request(request, &()).await.err().map(|error| error.message().to_owned()).unwrap_or_default()
+        };
+        let pieces: String = (0..2000).map(|i| format!("; filename*{i}=x")).collect();
+        let long = format!("--b\r\nContent-Disposition: form-data; name=image{pieces}\r\n\r\nx\r\n--b--\r\n");
+        assert!(refused(long.into()).await.contains("headers of more than"));
+        // They come without an end, a little at a time.
+        let begin = Bytes::from_static(b"--b\r\nContent-Disposition: form-data; name=");
+        let endless = stream::unfold(0, |n| async move {
+            tokio::task::yield_now().await;
+            (n < 100_000).then(|| (Ok::<_, io::Error>(Bytes::from_static(&[b'x'; 1024])), n + 1))
+        });
+        let endless = stream::iter([Ok(begin)]).chain(endless).inspect_ok(|_| assert!(READ.fetch_add(1, Ordering::Relaxed) < 1000));
+        assert!(refused(Body::from_stream(endless)).await.contains("headers of more than"));
+    }
+
+    /// How much was taken of a form without an end.
+    static READ: AtomicU64 = AtomicU64::new(0);
 
     #[test]
     fn transfer_codings_are_taken_off() {

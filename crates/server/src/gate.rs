@@ -36,6 +36,8 @@ const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// Addresses whose failures are counted.
 const MAX_ADDRESSES: usize = 4096;
 
+/// Cookies of the name that are tried: each is compared with all keys, and browsers send one, or a few of different paths.
+const MAX_COOKIES: usize = 4;
 /// What a caller without a key is told.
 const NO_KEY: &str = "this server asks for a key: open /login in a browser, or send one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY' \
      (whoever runs the server makes one with `comfyd key add NAME`)";
@@ -258,7 +260,8 @@ fn shown(request: &Parts) -> Vec<(Place, String)> {
     shown.extend(bearer.map(|key| (Place::Header, key)));
     shown.extend(request.headers.get(API_KEY).and_then(text).map(|key| (Place::Header, key)));
     let name = cookie_name(&request.headers);
-    shown.extend(cookies(&request.headers).filter(|(known, _)| *known == name).map(|(_, key)| (Place::Cookie, key.to_owned())));
+    let kept = cookies(&request.headers).filter(|(known, _)| *known == name).take(MAX_COOKIES);
+    shown.extend(kept.map(|(_, key)| (Place::Cookie, key.to_owned())));
     if is_websocket(request) || request.method == Method::GET && (shows_pages(request) || request.uri.path() == "/") {
         let token = request.extensions.get::<Query>().and_then(|query| query.get("token"));
         shown.extend(token.map(|key| (Place::Query, key.to_owned())));
@@ -365,6 +368,12 @@ mod tests {
             gate.failed(IpAddr::V4(n.into()));
         }
         assert_eq!(gate.failures.lock().len(), MAX_ADDRESSES);
+    }
+
+    #[test]
+    fn few_cookies_are_tried() {
+        let parts = request("192.0.2.1", &[("cookie", &"comfyd_key=x; ".repeat(1000))]);
+        assert_eq!(shown(&parts).len(), MAX_COOKIES);
     }
 
     #[test]

@@ -19,7 +19,7 @@ const MAX_READ_BYTES: u64 = 1 << 20;
 
 /// A safetensors file: its whole, and its header behind the length that it has.
 pub fn safetensors(data: &[u8], scratch: &Path) {
-    for file in [data.to_vec(), [&(data.len() as u64).to_le_bytes(), data].concat()] {
+    for file in [data.to_vec(), [&(data.len() as u64).to_le_bytes()[..], data].concat()] {
         std::fs::write(scratch, file).expect("the scratch file can be written");
         if let Ok(file) = safetensors::File::open(scratch) {
             for name in file.tensors().keys().take(8) {
@@ -46,7 +46,7 @@ pub fn pickle(data: &[u8], scratch: &Path) {
 
 fn archive(pickle: &[u8]) -> Vec<u8> {
     let mut zip = ZipWriter::new(Cursor::new(Vec::new()));
-    for (name, bytes) in [("a/data.pkl", pickle), ("a/data/0", &[1; 64])] {
+    for (name, bytes) in [("a/data.pkl", pickle), ("a/data/0", [1; 64].as_slice())] {
         zip.start_file(name, SimpleFileOptions::default().compression_method(CompressionMethod::Stored)).expect("memory takes it");
         zip.write_all(bytes).expect("memory takes it");
     }

@@ -11,7 +11,7 @@ const MAX_VALUES: usize = 2_000_000;
 const MAX_DEPTH: usize = 256;
 
 /// Bytes of the name of a global. What is remembered can be joined again and again, so that names would grow beyond the file.
-const MAX_NAME_BYTES: usize = 4096;
+const MAX_NAME_BYTES: usize = 512;
 
 /// A pickle's end, or why there is none.
 pub(crate) type Parsed<T> = Result<T, String>;

@@ -26,6 +26,9 @@ const MAX_NESTING: usize = 12;
 /// Values that are looked at, however often one is shared.
 const MAX_VISITS: usize = 2_000_000;
 
+/// Bytes of the name of a storage: a number, or an address.
+const MAX_KEY_BYTES: usize = 256;
+
 /// Bytes of the names of all tensors; those of real models have a few hundred kilobytes.
 const MAX_NAMES_BYTES: usize = 64 << 20;
 
@@ -100,6 +103,9 @@ fn read_legacy(file: &MappedFile) -> Parsed<(Pickle, Storages)> {
     let mut storages = HashMap::new();
     for key in keys.items(*keys_list) {
         let Value::Text(key) = key else { return Err("its list of storages holds something else".into()) };
+        if key.len() > MAX_KEY_BYTES {
+            return Err(format!("its list of storages has a name of more than {MAX_KEY_BYTES} bytes"));
+        }
         let count = all.get(at..).and_then(|rest| rest.first_chunk::<8>()).map(|bytes| u64::from_le_bytes(*bytes));
         let count = count.ok_or("ends before its last storage")?;
         let size = sizes.get(&**key).copied().unwrap_or(1);
@@ -335,6 +341,9 @@ impl<'a> Storage<'a> {
             return Ok(None);
         }
         let Value::Text(key) = key else { return Err("has a storage without a name".into()) };
+        if key.len() > MAX_KEY_BYTES {
+            return Err(format!("has a storage whose name has more than {MAX_KEY_BYTES} bytes"));
+        }
         let offset = match rest {
             [Value::Tuple(view), ..] => match pickle.items(*view) {
                 [_, Value::Int(offset), ..] => u64::try_from(*offset).map_err(|_| "lies before its storage")?,

@@ -200,3 +200,90 @@ proptest! {
         }
     }
 }
+
+/// What stands at a node's input: an earlier node, or a constant.
+fn argument(node: usize, choice: usize, name: &dyn Fn(usize) -> String) -> String {
+    if choice < node { name(choice) } else { format!("#{}", choice - node) }
+}
+
+/// Nodes without a circle, called so; the inputs `a` and `b` of each are arguments.
+fn words(nodes: &[(bool, usize, usize)], name: &dyn Fn(usize) -> String) -> Vec<String> {
+    let word = |(i, (lazy, a, b)): (usize, &(bool, usize, usize))| {
+        let class = if *lazy { "Lazy" } else { "Op" };
+        format!("{}:{class}({},{})", name(i), argument(i, *a, name), argument(i, *b, name))
+    };
+    nodes.iter().enumerate().map(word).collect()
+}
+
+fn signature(graph: &Graph, id: &str) -> Signature {
+    Signatures::new().get(graph, graph.find(id).unwrap(), &mut |_, _| Fingerprint::Inputs).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// A signature is of what a node computes: neither names nor the order of the prompt are in it, and a change is in that of every node
+    /// behind it and of no other.
+    #[test]
+    fn signatures_are_of_all_that_a_node_depends_on_and_of_nothing_else(
+        nodes in prop::collection::vec((any::<bool>(), 0..14usize, 0..14usize), 1..10),
+        changed in any::<prop::sample::Index>(),
+    ) {
+        let (one, other) = (|i: usize| format!("n{i}"), |i: usize| format!("{}", 90 - i * 7));
+        let before = graph(&words(&nodes, &one).join(" "));
+        let mut turned = words(&nodes, &other);
+        turned.reverse();
+        let turned = graph(&turned.join(" "));
+        let mut changes = nodes.clone();
+        let changed = changed.index(nodes.len());
+        changes[changed].1 = 1000;
+        let after = graph(&words(&changes, &one).join(" "));
+        let mut depends = vec![false; nodes.len()];
+        for (i, (_, a, b)) in changes.iter().enumerate() {
+            depends[i] = i == changed || (*a < i && depends[*a]) || (*b < i && depends[*b]);
+            let id = one(i);
+            prop_assert_eq!(signature(&before, &id), signature(&turned, &other(i)), "{}", id);
+            prop_assert_eq!(signature(&before, &id) != signature(&after, &id), depends[i], "{} after a change of n{}", id, changed);
+        }
+    }
+
+    /// Whatever waits for the outside, and however long: every node runs once, and none before its sources.
+    #[test]
+    fn nodes_that_wait_change_nothing_but_the_order(
+        nodes in prop::collection::vec((any::<bool>(), 0..14usize, 0..14usize), 1..10),
+        waits in prop::collection::vec(0..4usize, 10),
+    ) {
+        let mut graph = graph(&words(&nodes, &|i| format!("n{i}")).join(" "));
+        let mut list = ExecutionList::new();
+        for node in 0..nodes.len() {
+            list.add(&mut graph, node, &mut |_: &Graph, _| false).unwrap();
+        }
+        let (mut ran, mut outside): (Vec<NodeIndex>, Vec<(NodeIndex, usize)>) = (Vec::new(), Vec::new());
+        let mut waited = vec![false; nodes.len()];
+        while !list.is_empty() {
+            match list.next(&graph).unwrap() {
+                Some(node) if waits[node] > 0 && !waited[node] => {
+                    waited[node] = true;
+                    outside.push((node, waits[node]));
+                    list.suspend(node);
+                }
+                Some(node) => {
+                    list.complete(node);
+                    ran.push(node);
+                }
+                None => prop_assert!(!outside.is_empty(), "nothing can run and nothing is waited for"),
+            }
+            outside.iter_mut().for_each(|(_, left)| *left -= 1);
+            for (node, _) in outside.extract_if(.., |(_, left)| *left == 0) {
+                list.resume(node);
+            }
+        }
+        prop_assert_eq!(ran.len(), nodes.len());
+        for (place, node) in ran.iter().enumerate() {
+            for input in graph.node(*node).inputs.iter().filter(|input| !input.lazy) {
+                let InputSource::Link(link) = &input.source else { continue };
+                prop_assert!(ran[..place].contains(&link.target.unwrap()), "{} ran before {}", node, link.node);
+            }
+        }
+    }
+}
