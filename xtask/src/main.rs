@@ -8,6 +8,7 @@ mod manifests;
 mod parity;
 mod rust;
 mod server;
+mod templates;
 mod text;
 mod tidy;
 mod torture;
@@ -26,6 +27,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                      if they are not there (27 GB; --sd15 2 GB)
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
   bench-engine                       the same for making a picture
+  templates                          tell which node classes and models the official workflow templates lack; --help tells how
   torture                            kill the server at random under load and look for what is lost; --help tells how";
 
 fn main() -> ExitCode {
@@ -38,6 +40,7 @@ fn main() -> ExitCode {
         },
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
+        ["templates", ..] => bench(templates::run(&root(), &arguments[1..])),
         ["torture", ..] => bench(torture::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use comfyd_folders::{AddedFolder, Folders};
 use comfyd_memory::Account;
-use comfyd_node::{CancellationToken, Catalog, Entry, SharedCatalog};
+use comfyd_node::{CancellationToken, Catalog, Entry, Replacements, SharedCatalog};
 use comfyd_python::{Outlet, Patience, Settings, State, Worker};
 use comfyd_server::{Installation, Stage};
 use indexmap::IndexMap;
@@ -101,6 +101,15 @@ impl Beside {
 
     pub(crate) fn workers(&self) -> &[Worker] {
         &self.workers
+    }
+
+    /// What stands in for classes that there are not any more.
+    pub(crate) fn replacements(&self) -> Replacements {
+        let mut all = comfyd_nodes::replacements();
+        for manifest in self.workers.iter().filter_map(Worker::manifest) {
+            all.register_json(manifest.get("replacements").unwrap_or(&Json::Null));
+        }
+        all
     }
 
     /// Ends the workers' processes.
@@ -238,6 +247,10 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
     if let Device::Cuda(number) = config.device {
         variables.push(("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()));
     }
+    if config.offline {
+        // Of the libraries that ComfyUI and its packs load models with.
+        variables.extend(["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"].map(|name| (name.to_owned(), "1".to_owned())));
+    }
     let active = ["VIRTUAL_ENV", "CONDA_PREFIX"].into_iter().find_map(std::env::var_os).filter(|folder| !folder.is_empty());
     Settings {
         name: environment.name.clone(),
@@ -274,7 +287,12 @@ fn arguments(config: &Config, python: &Python, environment: &Environment, addres
     if roots.base != environment.comfyui {
         add("base-directory", vec![shown(&roots.base)]);
     }
-    for (name, path, usual) in [("input", &roots.input, "input"), ("output", &roots.output, "output"), ("user", &roots.user, "user")] {
+    for (name, path, usual) in [
+        ("input", &roots.input, "input"),
+        ("output", &roots.output, "output"),
+        ("user", &roots.user, "user"),
+        ("models", &roots.models, "models"),
+    ] {
         if *path != roots.base.join(usual) {
             add(&format!("{name}-directory"), vec![shown(path)]);
         }
@@ -310,6 +328,10 @@ fn arguments(config: &Config, python: &Python, environment: &Environment, addres
         if given {
             add(name, Vec::new());
         }
+    }
+    for (name, value) in &config.feature_flags {
+        let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        add("feature-flag", vec![format!("{name}={value}")]);
     }
     if config.verbosity == Verbosity::Debug {
         add("verbose", vec!["DEBUG".to_owned()]);

@@ -3,6 +3,7 @@
 
 mod args;
 mod comfyui;
+pub mod flags;
 mod layers;
 mod python;
 #[cfg(test)]
@@ -18,6 +19,7 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
+use serde_json::{Map, Value};
 
 use self::args::{
     Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
@@ -115,9 +117,13 @@ pub enum Action {
         version: Option<String>,
         /// Whether the help of nodes is wanted too.
         docs: bool,
-        /// Whether the workflow templates are wanted too.
-        templates: bool,
+        /// Which workflow templates are wanted too.
+        templates: Templates,
+        /// Whether the subgraph blueprints are wanted too.
+        blueprints: bool,
     },
+    /// Print the feature flags that the front end knows.
+    ListFeatureFlags,
     /// Look after the database.
     Db(DbAction),
     /// Manage the keys.
@@ -177,6 +183,10 @@ pub struct Config {
     pub roots: Roots,
     /// ComfyUI's extra model path files, as absolute paths.
     pub extra_model_paths: Vec<PathBuf>,
+    /// Whether nothing is to be downloaded.
+    pub offline: bool,
+    /// ComfyUI's options that do nothing here, and why.
+    pub unused: Vec<(&'static str, &'static str)>,
     /// Least severe messages shown.
     pub verbosity: Verbosity,
     /// What runs models.
@@ -227,6 +237,10 @@ pub struct Config {
     pub front_end_root: Option<PathBuf>,
     /// Version of the official front end: a version or `latest`.
     pub front_end_version: Option<String>,
+    /// What `/features` says besides.
+    pub feature_flags: Map<String, Value>,
+    /// Whether to stop as soon as the server is ready.
+    pub quick_test: bool,
     /// Whether every user has a folder and settings.
     pub multi_user: bool,
     /// Shape of answers where the API document and the wire differ.
@@ -269,12 +283,25 @@ pub enum Cache {
     Off,
 }
 
+/// Which workflow templates are installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Templates {
+    /// None.
+    None,
+    /// Without the pictures that show them.
+    Workflows,
+    /// All of them.
+    All,
+}
+
 /// Least severe messages shown, by ComfyUI's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 #[value(rename_all = "UPPER")]
 pub enum Verbosity {
     /// Everything that helps to find a fault.
     Debug,
+    /// What helps to understand a run.
+    Detail,
     /// What the server does.
     Info,
     /// What may be wrong.
@@ -348,7 +375,10 @@ pub fn parse(
     let (args, section) = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
     let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
-        CliCommand::Serve { common, runner, python, server } => places.config(Action::Serve, common, runner, Some(*python), *server),
+        CliCommand::Serve { common, runner, python, server } => {
+            let action = if server.list_feature_flags { Action::ListFeatureFlags } else { Action::Serve };
+            places.config(action, common, runner, Some(*python), *server)
+        }
         CliCommand::Run { workflow, set, output, mut common, runner, python } => {
             common.output_directory = output.or(common.output_directory);
             let action = Action::Run { workflow: current_dir.join(workflow), set };
@@ -360,8 +390,9 @@ pub fn parse(
         CliCommand::Nodes { class, common } => {
             places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
-        CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, common }) => {
-            let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates };
+        CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, with_blueprints, common }) => {
+            let action =
+                Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates, blueprints: with_blueprints };
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Key(command) => {
@@ -405,6 +436,7 @@ impl Places<'_> {
         python: Option<PythonArgs>,
         server: ServerArgs,
     ) -> Result<Config> {
+        let handed = python.as_ref().filter(|args| args.comfyui.is_none()).map(|args| args.handed.alone());
         let python = python.map(|args| self.python(args)).transpose()?.flatten();
         let tls = match (server.tls_keyfile, server.tls_certfile) {
             (Some(key), Some(certificates)) => Some(Tls { key: self.absolute(key), certificates: self.absolute(certificates) }),
@@ -427,6 +459,8 @@ impl Places<'_> {
             action,
             extra_model_paths: common.extra_model_paths_config.iter().map(|path| self.absolute(path)).collect(),
             verbosity: common.verbose,
+            offline: common.offline,
+            unused: handed.unwrap_or_default(),
             front_end_base: self.front_end_base(&common, python.as_ref())?,
             roots: self.roots(common, python.as_ref())?,
             python,
@@ -456,6 +490,8 @@ impl Places<'_> {
             front_end: server.front_end,
             front_end_root: server.front_end_root.map(|path| self.absolute(path)),
             front_end_version: server.front_end_version,
+            feature_flags: flags::read(&server.feature_flag)?,
+            quick_test: server.quick_test_for_ci,
             multi_user: server.multi_user,
             api_shape: server.api_shape,
             history_limit: server.history_limit as usize,
@@ -482,6 +518,7 @@ impl Places<'_> {
             (&mut roots.output, common.output_directory),
             (&mut roots.temp, common.temp_directory.map(|path| path.join("temp"))),
             (&mut roots.user, common.user_directory),
+            (&mut roots.models, common.models_directory),
         ] {
             if let Some(path) = asked {
                 *place = self.absolute(path);

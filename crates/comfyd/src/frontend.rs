@@ -19,7 +19,7 @@ pub struct Package {
     /// Its name on the index.
     name: &'static str,
     /// The version that this program was tested with.
-    version: &'static str,
+    pub version: &'static str,
     /// SHA-256 of that version's wheel as published on pypi.org.
     sha256: &'static str,
     /// The folder in the wheel.
@@ -30,40 +30,115 @@ pub struct Package {
     place: &'static str,
 }
 
+impl Package {
+    /// The version by which it is known: for templates that of the package that names them all.
+    fn released(&self) -> &'static str {
+        if self.name == TEMPLATES.name { TEMPLATES_VERSION } else { self.version }
+    }
+}
+
 /// The pages.
 const PAGES: Package = Package {
     name: "comfyui-frontend-package",
-    version: "1.27.10",
-    sha256: "822b2ef715771ec83ad19605d02e25b069991d366b81ccc550ab280ae9c831b8",
+    version: "1.58.1",
+    sha256: "37912597537a731a8f421179618a736c24184c5bdbfa327f38b2fb7c291852d9",
     folder: "comfyui_frontend_package/static/",
     needed: "index.html",
     place: "",
 };
 
-/// The help of nodes: of the version of ComfyUI whose API is spoken.
+/// The help of nodes that is as old as the pages.
 pub const DOCS: Package = Package {
     name: "comfyui-embedded-docs",
-    version: "0.2.6",
-    sha256: "2b2d96f97b5ef4a6b2167be6b6d1019002f40f12024373b3553d2c848488802f",
+    version: "0.5.15",
+    sha256: "7167e13b0f328a80184e69cd705ea1ff28b8032065517e4ef8293b08d5e528ee",
     folder: "comfyui_embedded_docs/docs/",
     needed: "KSampler/en.md",
     place: "docs",
 };
 
-/// The workflow templates of that version of ComfyUI, with their pictures.
+/// Subgraph blueprints.
+pub const BLUEPRINTS: Package = Package {
+    name: "comfyui-subgraph-blueprints",
+    version: "0.0.13",
+    sha256: "e376e8985015f65cdea41a48635f7dcbe4e6efab1ad9138af9b43f01e2b21a99",
+    folder: "comfyui_subgraph_blueprints/blueprints/",
+    needed: "sharpen.json",
+    place: "blueprints",
+};
+
+/// The version of `comfyui-workflow-templates`, a package of nothing but the versions of the following.
+pub const TEMPLATES_VERSION: &str = "0.11.97";
+
+/// The workflow templates and their index.
 pub const TEMPLATES: Package = Package {
-    name: "comfyui-workflow-templates",
-    version: "0.1.95",
-    sha256: "89e20f310f7e7c323d5fe69af895cdb9053d05442404f45e121773cdec95af8a",
-    folder: "comfyui_workflow_templates/templates/",
+    name: "comfyui-workflow-templates-json",
+    version: "0.1.123",
+    sha256: "fc321960cfc4f52dddc3ee111f33489b167eb7958028eb5b6a7f3fa8865a385e",
+    folder: "comfyui_workflow_templates_json/templates/",
     needed: "index.json",
     place: "templates",
 };
 
+/// The pictures of the workflow templates.
+pub const TEMPLATE_MEDIA: [Package; 6] = [
+    Package {
+        name: "comfyui-workflow-templates-media-image",
+        version: "0.3.160",
+        sha256: "d4a5c5541c7088f6adb1c7da41f5d7c1c14a037eda6a61cd8b4b76c251faaa93",
+        folder: "comfyui_workflow_templates_media_image/templates/",
+        needed: "3d_hunyuan3d-v2.1-1.webp",
+        place: "templates-media-image",
+    },
+    Package {
+        name: "comfyui-workflow-templates-media-video",
+        version: "0.3.101",
+        sha256: "6270fd61c8c3931b6f0031abac7d4c90ced624de6c7918bff85b89e6c3d7493c",
+        folder: "comfyui_workflow_templates_media_video/templates/",
+        needed: "api_google_gemini_omni_flash_i2v-1.webp",
+        place: "templates-media-video",
+    },
+    Package {
+        name: "comfyui-workflow-templates-media-other",
+        version: "0.3.229",
+        sha256: "ce3d98fa9d84b914c335fe5c9bc903cfefbe1932b1bc3cb6baef7f371b4bd435",
+        folder: "comfyui_workflow_templates_media_other/templates/",
+        needed: "3d_moge_panorama_to_mesh-1.webp",
+        place: "templates-media-other",
+    },
+    Package {
+        name: "comfyui-workflow-templates-media-api",
+        version: "0.3.84",
+        sha256: "c2d6a5999ac39e4f37f47ae231c92557defe5addb2cc6ab5c11410b4d5a2910a",
+        folder: "comfyui_workflow_templates_media_api/templates/",
+        needed: "api_bfl_flux2_max_sofa_swap-1.webp",
+        place: "templates-media-api",
+    },
+    Package {
+        name: "comfyui-workflow-templates-media-assets-01",
+        version: "0.1.48",
+        sha256: "7733ed12867e95e6b8b39be20bcc73579c28e97e5a44086ffb977cc2c1c78c43",
+        folder: "comfyui_workflow_templates_media_assets_01/templates/",
+        needed: "3d_pixal3d_multi_views-1.webp",
+        place: "templates-media-assets-01",
+    },
+    Package {
+        name: "comfyui-workflow-templates-media-assets-02",
+        version: "0.1.24",
+        sha256: "ddc94f46da4987ec6e9a4ced6007eaaca126899beea6242ece786e49cd14b065",
+        folder: "comfyui_workflow_templates_media_assets_02/templates/",
+        needed: "logo/fish-audio.png",
+        place: "templates-media-assets-02",
+    },
+];
+
 /// The version of the front end that this program was tested with.
 pub const PINNED_VERSION: &str = PAGES.version;
 
-/// Largest wheel, in bytes. The pinned ones have 11, 4 and 85 MB.
+/// Where the version of what is put below the pages stands.
+const VERSION_FILE: &str = ".version";
+
+/// Largest wheel, in bytes. The pinned ones have up to 105 MB.
 const MAX_WHEEL_BYTES: u64 = 256 << 20;
 
 /// How long the server may be silent.
@@ -136,6 +211,9 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// Nothing is to be downloaded.
+    #[error("the front end {0} is not installed, and --offline forbids to download it: install it once without --offline")]
+    Offline(String),
     /// The machine has no more threads or files for the download.
     #[error("cannot start the download: {0}")]
     Runtime(std::io::Error),

@@ -89,9 +89,19 @@ fn act() -> Result<(), Failure> {
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
         Action::Db(action) => db::act(&config, action),
         Action::Key(action) => key::act(&config, action),
-        Action::InstallFrontEnd { version, docs, templates } => {
-            let wanted = [(*docs, &frontend::DOCS), (*templates, &frontend::TEMPLATES)];
-            let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).collect();
+        Action::ListFeatureFlags => assemble::print_line(format_args!("{:#}", config::flags::listed())),
+        Action::InstallFrontEnd { version, .. } if config.offline => {
+            Err(frontend::Error::Offline(version.as_deref().unwrap_or(frontend::PINNED_VERSION).to_owned()).into())
+        }
+        Action::InstallFrontEnd { version, docs, templates, blueprints } => {
+            let media: &'static [frontend::Package] = &frontend::TEMPLATE_MEDIA;
+            let (workflows, pictures): (bool, &'static [_]) = match templates {
+                config::Templates::None => (false, &[]),
+                config::Templates::Workflows => (true, &[]),
+                config::Templates::All => (true, media),
+            };
+            let wanted = [(*docs, &frontend::DOCS), (workflows, &frontend::TEMPLATES), (*blueprints, &frontend::BLUEPRINTS)];
+            let extras: Vec<_> = wanted.into_iter().filter_map(|(wanted, extra)| wanted.then_some(extra)).chain(pictures).collect();
             let root = serve::install_front_end(version.as_deref(), &extras, &config.front_end_base)?;
             assemble::print_line(root.display())
         }

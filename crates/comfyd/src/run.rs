@@ -44,6 +44,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
     for change in changes {
         set(&mut graph, change)?;
     }
+    comfyd_graph::replace(&mut graph, &catalog.current(), &beside.replacements());
     let prompt = Prompt::parse(graph, &Limits::default()).map_err(|problem| problem.to_string())?;
     let validated = comfyd_graph::validate(&catalog.current(), &*folders, prompt, None, &assemble::placing(config))
         .map_err(|rejected| format!("{:#}", rejected.to_json()))?;

@@ -13,7 +13,7 @@ use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_jobs::{JobStore, OnRestart, Recovered, WorkerId};
 use comfyd_python::Outlet;
 use comfyd_server::{
-    ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router,
+    ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, RequiredVersions, listen, router,
 };
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -80,6 +80,9 @@ impl Device for EngineDevice {
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let log = Log::default();
     init_log(config.verbosity, log.clone());
+    for (option, why) in &config.unused {
+        tracing::warn!("--{option} does nothing here: {why}");
+    }
     check_limits()?;
     let tls = tls(&config)?;
     // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
@@ -148,7 +151,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let app = App::new(parts, options);
 
-    let watched = sqlite.0.clone();
+    let (watched, quick_test) = (sqlite.0.clone(), config.quick_test);
     let ended = runtime.block_on(async {
         // Before the first answer: whoever got one may stop the server.
         let signal = shutdown_signal()?;
@@ -168,9 +171,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
             key::show(token, scheme, &addresses);
         }
         let mut server = server;
-        tokio::select! {
-            ended = &mut server => return Ok::<_, Failure>(ended??),
-            () = signal => {}
+        if !quick_test {
+            tokio::select! {
+                ended = &mut server => return Ok::<_, Failure>(ended??),
+                () = signal => {}
+            }
         }
         tracing::info!("stopping; a prompt that runs goes back into the queue");
         // The first receiver is the server's; it ends when it has drained.
@@ -247,6 +252,14 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         max_upload_bytes: config.max_upload_bytes,
         max_connections: connections(config.max_connections),
         multi_user: config.multi_user,
+        replacements: comfyd_nodes::replacements(),
+        feature_flags: config.feature_flags.clone(),
+        offline: config.offline,
+        required_versions: RequiredVersions {
+            front_end: frontend::PINNED_VERSION.into(),
+            templates: frontend::TEMPLATES_VERSION.into(),
+            docs: frontend::DOCS.version.into(),
+        },
         preview_size: config.preview_size,
         placing: assemble::placing(config),
         download_hosts: config.download_hosts.clone(),
@@ -350,10 +363,15 @@ fn front_end(config: &Config, worker: Option<&comfyd_python::Worker>) -> FrontEn
         return FrontEnd::Folder(root);
     }
     let base = &config.front_end_base;
-    let installed = match &config.front_end_version {
-        Some(version) => install_front_end(Some(version), &[], base),
-        None => frontend::find_installed(base).map_or_else(|| install_front_end(None, &[], base), Ok),
+    let found = config.front_end_version.as_ref().map_or_else(|| frontend::find_installed(base), |v| frontend::find_version(base, v));
+    let missing = || {
+        let version = config.front_end_version.as_deref();
+        if config.offline {
+            return Err(frontend::Error::Offline(version.unwrap_or(frontend::PINNED_VERSION).to_owned()).into());
+        }
+        install_front_end(version, &[], base)
     };
+    let installed = found.map_or_else(missing, Ok);
     match installed {
         Ok(root) => FrontEnd::Folder(root),
         Err(error) => {
@@ -430,7 +448,7 @@ fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
 
 fn init_log(verbosity: Verbosity, log: Log) {
     let level = match verbosity {
-        Verbosity::Debug => "debug",
+        Verbosity::Debug | Verbosity::Detail => "debug",
         Verbosity::Info => "info",
         Verbosity::Warning => "warn",
         Verbosity::Error | Verbosity::Critical => "error",

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use serde_json::{Value, json};
-use support::{Server, long_workflow};
+use support::{Server, id, long_workflow};
 
 fn workflow(color: u32) -> Value {
     json!({
@@ -38,44 +38,44 @@ async fn runs(server: &Server, id: &str) {
 #[tokio::test]
 async fn a_prompt_that_was_running_at_two_crashes_fails_and_the_others_run() {
     let server = Server::start(&[]).await;
-    server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": "poison"})).await;
-    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": "waits"})).await;
-    runs(&server, "poison").await;
+    server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": id("poison")})).await;
+    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": id("waits")})).await;
+    runs(&server, &id("poison")).await;
     let server = Server::start_in(server.kill(), &[]).await;
-    runs(&server, "poison").await;
+    runs(&server, &id("poison")).await;
     let server = Server::start_in(server.kill(), &[]).await;
-    assert_eq!(server.finished("waits").await["status"]["status_str"], "success");
-    let entry = server.finished("poison").await;
+    assert_eq!(server.finished(&id("waits")).await["status"]["status_str"], "success");
+    let entry = server.finished(&id("poison")).await;
     assert_eq!(entry["status"]["status_str"], "error");
     let told = entry["status"]["messages"][0][1]["exception_message"].as_str().unwrap();
     assert!(told.contains("ended 2 times") && told.contains("submit it again"), "{told}");
     let jobs = server.get("/jobs?status=failed").await;
-    assert_eq!(jobs["jobs"][0]["id"], "poison", "{jobs}");
+    assert_eq!(jobs["jobs"][0]["id"], id("poison"), "{jobs}");
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn without_a_limit_and_after_orderly_ends_a_prompt_runs_again() {
     let mut server = Server::start(&["--max-crashes", "0"]).await;
-    server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": "long"})).await;
+    server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": id("long")})).await;
     for _ in 0..2 {
-        runs(&server, "long").await;
+        runs(&server, &id("long")).await;
         server = Server::start_in(server.kill(), &["--max-crashes", "0"]).await;
     }
-    runs(&server, "long").await;
+    runs(&server, &id("long")).await;
     // Two crashes are counted, and one that is none.
     let (ended, base) = server.stop("TERM");
     assert!(ended.success());
     let server = Server::start_in(base, &["--max-crashes", "2"]).await;
-    runs(&server, "long").await;
+    runs(&server, &id("long")).await;
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn the_database_is_checked_backed_up_and_restored() {
     let server = Server::start(&[]).await;
-    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": "before"})).await;
-    server.finished("before").await;
+    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": id("before")})).await;
+    server.finished(&id("before")).await;
     let elsewhere = tempfile::tempdir().unwrap();
     let backup = elsewhere.path().join("backup.db");
     let backup = backup.to_str().unwrap();
@@ -85,15 +85,15 @@ async fn the_database_is_checked_backed_up_and_restored() {
     assert!(said(&db(base, &["backup", backup]), false).contains("--force"));
     said(&db(base, &["backup", backup, "--force"]), true);
     said(&db(base, &["check", backup]), true);
-    server.post("/prompt", &json!({"prompt": workflow(2), "prompt_id": "after"})).await;
-    server.finished("after").await;
+    server.post("/prompt", &json!({"prompt": workflow(2), "prompt_id": id("after")})).await;
+    server.finished(&id("after")).await;
     assert!(said(&db(base, &["restore", backup]), false).contains("stop that server"));
     let (_, base) = server.stop("TERM");
     let told = said(&db(base.path(), &["restore", backup]), true);
     let kept = told.split('\'').rev().nth(1).unwrap();
     assert!(said(&db(base.path(), &["check", kept]), true).contains("2 in the history"), "{told}");
     let server = Server::start_in(base, &[]).await;
-    assert_eq!(server.get("/history").await.as_object().unwrap().keys().collect::<Vec<_>>(), ["before"]);
+    assert_eq!(server.get("/history").await.as_object().unwrap().keys().collect::<Vec<_>>(), [&id("before")]);
 
     // A damaged prompt is named; a damaged file keeps the server from starting, and it says what to do.
     let (_, base) = server.stop("TERM");

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use support::{Server, long_workflow, run_in_shell};
+use support::{Server, id, long_workflow, run_in_shell};
 use tokio_tungstenite::tungstenite::Message;
 
 fn workflow(color: u32) -> Value {
@@ -45,8 +45,8 @@ async fn prompts_and_history_survive_a_kill() {
 async fn a_signal_puts_the_running_prompt_back() {
     for signal in ["TERM", "INT"] {
         let server = Server::start(&[]).await;
-        server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": "long"})).await;
-        server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": "short"})).await;
+        server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": id("long")})).await;
+        server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": id("short")})).await;
         while server.get("/queue?shape=documented").await["queue_running"] != 1 {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
@@ -56,9 +56,9 @@ async fn a_signal_puts_the_running_prompt_back() {
         let queue = server.get("/queue").await;
         let ids: Vec<&Value> =
             ["queue_running", "queue_pending"].iter().flat_map(|list| queue[list].as_array().unwrap()).map(|item| &item[1]).collect();
-        assert_eq!(ids, ["long", "short"], "{signal}");
+        assert_eq!(ids, [id("long"), id("short")], "{signal}");
         server.post("/interrupt", &json!({})).await;
-        assert_eq!(server.finished("short").await["status"]["status_str"], "success");
+        assert_eq!(server.finished(&id("short")).await["status"]["status_str"], "success");
     }
 }
 
@@ -157,27 +157,27 @@ async fn whoever_is_refused_has_touched_nothing() {
 #[tokio::test]
 async fn a_stopped_server_leaves_everything_in_one_file() {
     let server = Server::start(&[]).await;
-    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": "done"})).await;
-    server.finished("done").await;
-    server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": "long"})).await;
-    server.post("/prompt", &json!({"prompt": workflow(2), "prompt_id": "waits"})).await;
+    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": id("done")})).await;
+    server.finished(&id("done")).await;
+    server.post("/prompt", &json!({"prompt": long_workflow(), "prompt_id": id("long")})).await;
+    server.post("/prompt", &json!({"prompt": workflow(2), "prompt_id": id("waits")})).await;
     let (ended, base) = server.stop("TERM");
     assert!(ended.success());
     let copy = tempfile::tempdir().unwrap();
     fs::create_dir(copy.path().join("user")).unwrap();
     fs::copy(base.path().join("user/comfyd.db"), copy.path().join("user/comfyd.db")).unwrap();
     let server = Server::start_in(copy, &[]).await;
-    assert_eq!(server.finished("done").await["status"]["status_str"], "success");
+    assert_eq!(server.finished(&id("done")).await["status"]["status_str"], "success");
     server.post("/interrupt", &json!({})).await;
-    assert_eq!(server.finished("waits").await["status"]["status_str"], "success");
+    assert_eq!(server.finished(&id("waits")).await["status"]["status_str"], "success");
 }
 
 #[cfg(unix)]
 #[tokio::test]
 async fn a_deleted_database_is_noticed() {
     let server = Server::start(&[]).await;
-    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": "a"})).await;
-    server.finished("a").await;
+    server.post("/prompt", &json!({"prompt": workflow(1), "prompt_id": id("a")})).await;
+    server.finished(&id("a")).await;
     fs::remove_file(server.base.path().join("user/comfyd.db")).unwrap();
     let (status, answer) = server.post("/prompt", &json!({"prompt": workflow(2)})).await;
     assert_eq!((status, &answer["error"]["type"]), (503, &json!("storage_unavailable")), "{answer}");
@@ -197,7 +197,7 @@ async fn only_what_needs_the_database_waits_for_another_program() {
     let client = reqwest::Client::new();
     let prompts: Vec<_> = (0..32)
         .map(|n| {
-            let body = json!({"prompt": workflow(n), "prompt_id": format!("p{n}")});
+            let body = json!({"prompt": workflow(n), "prompt_id": id(&format!("p{n}"))});
             tokio::spawn(client.post(format!("{}/prompt", server.url)).json(&body).send())
         })
         .collect();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
-use support::Server;
+use support::{Server, id};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -53,7 +53,7 @@ async fn no_event_comes_before_the_answer() {
     let url = format!("{}/ws?clientId=me", server.url.replace("http", "ws"));
     let (mut events, _) = connect_async(url).await.unwrap();
     for n in 0..300 {
-        let id = format!("p{n}");
+        let id = id(&format!("p{n}"));
         let mut request = send(&server, &json!({"prompt": workflow(n), "prompt_id": id, "client_id": "me"}));
         let (name, data) = next(&mut events).await;
         assert_eq!((name.as_str(), &data["prompt_id"]), ("execution_start", &json!(id)));
@@ -106,7 +106,7 @@ async fn results_come_with_their_metadata_to_clients_that_take_it() {
     while !events.next().await.unwrap().unwrap().to_text().unwrap_or_default().contains("feature_flags") {}
     let mut graph = workflow(1);
     graph["2"] = json!({"class_type": "SaveImageWebsocket", "inputs": {"images": ["1", 0]}});
-    server.post("/prompt", &json!({"prompt": graph, "prompt_id": "p", "client_id": "me"})).await;
+    server.post("/prompt", &json!({"prompt": graph, "prompt_id": id("p"), "client_id": "me"})).await;
     let frame = loop {
         if let Message::Binary(frame) = events.next().await.unwrap().unwrap() {
             break frame;
@@ -116,7 +116,7 @@ async fn results_come_with_their_metadata_to_clients_that_take_it() {
     assert_eq!(number(0), 4);
     let (metadata, picture) = frame[8..].split_at(number(4));
     let metadata: Value = serde_json::from_slice(metadata).unwrap();
-    assert_eq!((&metadata["image_type"], &metadata["node_id"], &metadata["prompt_id"]), (&json!("image/png"), &json!("2"), &json!("p")));
+    assert_eq!((&metadata["image_type"], &metadata["node_id"], &metadata["prompt_id"]), (&json!("image/png"), &json!("2"), &json!(id("p"))));
     assert!(picture.starts_with(b"\x89PNG"));
 }
 

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use support::Server;
+use support::{Server, id};
 use tokio_tungstenite::tungstenite::{Error, Message};
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
 
@@ -87,11 +87,11 @@ async fn two_users_each_see_their_own() {
     let (mut of_ann, mut of_bob) = (connect(&server, &ann, "same").await.unwrap(), connect(&server, &bob, "same").await.unwrap());
     let mut of_boss = connect(&server, &boss, "same").await.unwrap();
     let mut shown = Vec::new();
-    for (key, id) in [(&ann, "of-ann"), (&bob, "of-bob")] {
+    for (key, id) in [(&ann, id("of-ann")), (&bob, id("of-bob"))] {
         // The very same graph: what is cached is saved again for the other.
         let body = json!({"prompt": workflow(7), "prompt_id": id, "client_id": "same"});
         assert_eq!(ask(&server, key, "POST", "/prompt", body).await.0, 200);
-        shown.push(history(&server, key, id).await["outputs"]["2"]["images"][0].clone());
+        shown.push(history(&server, key, &id).await["outputs"]["2"]["images"][0].clone());
     }
     assert_eq!(shown[0], json!({"filename": "ComfyUI_00001_.png", "subfolder": "users/ann", "type": "output"}));
     assert_eq!(shown[1], json!({"filename": "ComfyUI_00001_.png", "subfolder": "users/bob", "type": "output"}));
@@ -101,13 +101,13 @@ async fn two_users_each_see_their_own() {
         assert_eq!(ask(&server, key, "GET", &view(other), Value::Null).await.0, 403);
         assert_eq!(ask(&server, &boss, "GET", &view(own), Value::Null).await.0, 200);
         let ended = get(&server, key, "/history").await;
-        assert_eq!(ended.as_object().unwrap().keys().collect::<Vec<_>>(), [&format!("of-{own}")]);
+        assert_eq!(ended.as_object().unwrap().keys().collect::<Vec<_>>(), [&id(&format!("of-{own}"))]);
     }
-    for (socket, own, other) in [(&mut of_ann, "of-ann", "of-bob"), (&mut of_bob, "of-bob", "of-ann")] {
-        let mut events = told(socket, own).await;
+    for (socket, own, other) in [(&mut of_ann, id("of-ann"), id("of-bob")), (&mut of_bob, id("of-bob"), id("of-ann"))] {
+        let mut events = told(socket, &own).await;
         events.extend(told(socket, "").await);
         let text = Value::Array(events.clone()).to_string();
-        assert!(text.contains(own) && !text.contains(other), "{text}");
+        assert!(text.contains(&own) && !text.contains(&other), "{text}");
         assert!(events.iter().filter(|event| event["type"] == "status").count() >= 3, "{text}");
     }
     let all = Value::Array(told(&mut of_boss, "").await).to_string();
@@ -121,8 +121,8 @@ async fn two_users_each_see_their_own() {
     assert_eq!(ask(&server, &bob, "POST", "/prompt", json!({"prompt": other})).await.0, 200);
     let mut prompt = workflow(8);
     prompt["2"]["inputs"]["filename_prefix"] = json!("users/bob/ComfyUI");
-    assert_eq!(ask(&server, &ann, "POST", "/prompt", json!({"prompt": prompt, "prompt_id": "into"})).await.0, 200);
-    assert_eq!(history(&server, &ann, "into").await["status"]["status_str"], "error");
+    assert_eq!(ask(&server, &ann, "POST", "/prompt", json!({"prompt": prompt, "prompt_id": id("into")})).await.0, 200);
+    assert_eq!(history(&server, &ann, &id("into")).await["status"]["status_str"], "error");
 }
 
 #[tokio::test]
@@ -185,17 +185,17 @@ async fn owners_take_turns() {
     slow["1"]["inputs"]["height"] = json!(2048);
     for n in 0..8 {
         slow["1"]["inputs"]["color"] = json!(n);
-        let body = json!({"prompt": slow, "prompt_id": format!("a{n}")});
+        let body = json!({"prompt": slow, "prompt_id": id(&format!("a{n}"))});
         assert_eq!(ask(&server, &ann, "POST", "/prompt", body).await.0, 200);
     }
     let (status, body) = ask(&server, &ann, "POST", "/prompt", json!({"prompt": slow})).await;
     assert!(status == 429 || status == 200, "{status}: {}", String::from_utf8_lossy(&body));
-    assert_eq!(ask(&server, &bob, "POST", "/prompt", json!({"prompt": workflow(9), "prompt_id": "b"})).await.0, 200);
-    history(&server, &bob, "b").await;
-    history(&server, &ann, "a7").await;
+    assert_eq!(ask(&server, &bob, "POST", "/prompt", json!({"prompt": workflow(9), "prompt_id": id("b")})).await.0, 200);
+    history(&server, &bob, &id("b")).await;
+    history(&server, &ann, &id("a7")).await;
     let ended = get(&server, &boss, "/history").await;
     let order: Vec<_> = ended.as_object().unwrap().keys().collect();
-    let place = order.iter().position(|id| *id == "b").unwrap();
+    let place = order.iter().position(|order| *order == id("b")).unwrap();
     assert!(place < 7, "{order:?}");
 }
 

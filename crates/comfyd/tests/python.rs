@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use support::Server;
+use support::{Server, id};
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -138,9 +138,9 @@ async fn what_packs_have_besides_classes_is_served() {
     assert!(status == 400 && details.contains("stub_broken"), "{details}");
     // A handler of requests.
     let extra = json!({"stub_handler": 1});
-    let body = json!({"prompt": sum(1, 2), "extra_data": extra, "prompt_id": "handled"});
+    let body = json!({"prompt": sum(1, 2), "extra_data": extra, "prompt_id": id("handled")});
     assert_eq!(server.post("/prompt", &body).await.0, 200);
-    assert_eq!(server.finished("handled").await["prompt"][3]["stub"], true);
+    assert_eq!(server.finished(&id("handled")).await["prompt"][3]["stub"], true);
     // One that queues the prompt once more.
     run(&server, json!({"1": node("StubEnqueue", json!({"times": 1}))})).await;
     eventually("the prompt runs again", async || {

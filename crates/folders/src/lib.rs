@@ -34,7 +34,7 @@ const SAVED_MODELS: [&str; 5] = ["checkpoints", "clip", "vae", "diffusion_models
 /// The folders that hold everything else.
 #[derive(Debug, Clone)]
 pub struct Roots {
-    /// Holds `models/` and `custom_nodes/`, and the other roots unless they are set apart.
+    /// Holds `custom_nodes/`, and the other roots unless they are set apart.
     pub base: PathBuf,
     /// Uploads and other inputs.
     pub input: PathBuf,
@@ -44,13 +44,22 @@ pub struct Roots {
     pub temp: PathBuf,
     /// Settings, workflows, the job store.
     pub user: PathBuf,
+    /// Model files.
+    pub models: PathBuf,
 }
 
 impl Roots {
     /// ComfyUI's layout under one folder.
     pub fn under(base: impl Into<PathBuf>) -> Self {
         let base = base.into();
-        Self { input: base.join("input"), output: base.join("output"), temp: base.join("temp"), user: base.join("user"), base }
+        Self {
+            input: base.join("input"),
+            output: base.join("output"),
+            temp: base.join("temp"),
+            user: base.join("user"),
+            models: base.join("models"),
+            base,
+        }
     }
 }
 
@@ -122,11 +131,12 @@ impl Folders {
             output: absolute(&roots.output)?,
             temp: absolute(&roots.temp)?,
             user: absolute(&roots.user)?,
+            models: absolute(&roots.models)?,
         };
         for path in [&roots.input, &roots.output, &roots.temp, &roots.user] {
             std::fs::create_dir_all(path).map_err(|source| Error::Create { path: path.clone(), source })?;
         }
-        let models = default_model_folders(&roots.base);
+        let models = default_model_folders(&roots);
         let listed = RwLock::new(Arc::new(models.clone()));
         Ok(Self {
             roots,
@@ -228,6 +238,23 @@ impl Folders {
         Some(find(&self.listed(), folder)?.paths.clone())
     }
 
+    /// The endings of files that a model folder lists, sorted, lower case with the dot; none where it lists all. `None` if there is no such
+    /// folder.
+    pub fn model_extensions(&self, folder: &str) -> Option<Vec<String>> {
+        let models = self.listed();
+        let folder = find(&models, folder)?;
+        let mut endings: Vec<String> = match folder.extensions {
+            Extensions::Models => MODEL_EXTENSIONS.map(str::to_owned).into(),
+            Extensions::Denoisers => MODEL_EXTENSIONS.iter().chain([&".gguf"]).map(|ending| (*ending).to_owned()).collect(),
+            Extensions::Only(ending) => vec![ending.to_owned()],
+            Extensions::Named | Extensions::Any => Vec::new(),
+        };
+        endings.extend(folder.more.iter().cloned());
+        endings.sort_unstable();
+        endings.dedup();
+        Some(endings)
+    }
+
     /// The model files of a folder, relative, sorted, without duplicates; `None` if there is no such folder.
     pub fn model_files(&self, folder: &str) -> Option<Vec<String>> {
         let models = self.listed();
@@ -313,7 +340,7 @@ impl Folders {
         for folder in self.listed().iter() {
             names.extend(folder.paths.iter().map(|path| (path.display().to_string(), format!("models/{}", folder.name))));
         }
-        names.push((self.roots.base.join("models").display().to_string(), "models".into()));
+        names.push((self.roots.models.display().to_string(), "models".into()));
         // What lies deeper has the better name.
         names.sort_by_key(|(root, _)| std::cmp::Reverse(root.len()));
         names.push((self.roots.base.display().to_string(), ".".into()));
@@ -356,8 +383,8 @@ fn absolute(path: &Path) -> Result<PathBuf> {
     std::path::absolute(path).map_err(|source| Error::Create { path: path.to_owned(), source })
 }
 
-fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
-    let models = base.join("models");
+fn default_model_folders(roots: &Roots) -> Vec<ModelFolder> {
+    let (base, models) = (&roots.base, &roots.models);
     let group = |name: &str, folders: &[&str], extensions| ModelFolder {
         name: name.into(),
         paths: folders.iter().map(|f| models.join(f)).collect(),
@@ -365,6 +392,8 @@ fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
         more: Vec::new(),
     };
     let plain = |name: &str| group(name, &[name], Extensions::Models);
+    let beside =
+        |name: &str| ModelFolder { name: name.into(), paths: vec![base.join(name)], extensions: Extensions::Any, more: Vec::new() };
     vec![
         plain("checkpoints"),
         group("configs", &["configs"], Extensions::Only(".yaml")),
@@ -380,12 +409,19 @@ fn default_model_folders(base: &Path) -> Vec<ModelFolder> {
         group("controlnet", &["controlnet", "t2i_adapter"], Extensions::Models),
         plain("gligen"),
         plain("upscale_models"),
-        ModelFolder { name: "custom_nodes".into(), paths: vec![base.join("custom_nodes")], extensions: Extensions::Any, more: Vec::new() },
+        plain("latent_upscale_models"),
+        beside("custom_nodes"),
+        beside("datasets"),
         plain("hypernetworks"),
         plain("photomaker"),
         group("classifiers", &["classifiers"], Extensions::Only("")),
         plain("model_patches"),
         plain("audio_encoders"),
+        plain("background_removal"),
+        plain("frame_interpolation"),
+        plain("geometry_estimation"),
+        plain("optical_flow"),
+        plain("detection"),
     ]
 }
 

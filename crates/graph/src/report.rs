@@ -1,6 +1,7 @@
 //! What is wrong with a prompt, and how the reference writes it: types, messages, details and `extra_info` as clients parse them.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json, json};
@@ -51,18 +52,25 @@ pub enum PromptProblem {
         node: String,
     },
     /// A node without `class_type`.
-    #[error("Cannot execute because a node is missing the class_type property.")]
+    #[error(
+        "Node '{}' has no class_type. The workflow may be corrupted or a custom node is missing.",
+        title.clone().unwrap_or_else(|| format!("ID #{node}"))
+    )]
     MissingClass {
         /// The node's id.
         node: String,
+        /// Its title, if the client sent one.
+        title: Option<String>,
     },
     /// A class that the catalog does not have.
-    #[error("Cannot execute because node {class} does not exist.")]
+    #[error("Node '{}' not found. The custom node may not be installed.", title.as_ref().unwrap_or(class))]
     UnknownClass {
         /// The node's id.
         node: String,
         /// The class asked for, as Python would print it.
         class: String,
+        /// The node's title, if the client sent one.
+        title: Option<String>,
     },
     /// No output node, or none among the partial targets.
     #[error("Prompt has no outputs")]
@@ -107,9 +115,8 @@ impl PromptProblem {
             | Self::TooManyNodes { .. }
             | Self::TooManyInputs { .. }
             | Self::TooDeep { .. }
-            | Self::InputsNotAnObject { .. }
-            | Self::MissingClass { .. }
-            | Self::UnknownClass { .. } => "invalid_prompt",
+            | Self::InputsNotAnObject { .. } => "invalid_prompt",
+            Self::MissingClass { .. } | Self::UnknownClass { .. } => "missing_node_type",
             Self::NoOutputs => "prompt_no_outputs",
             Self::OutputsFailed { .. } => "prompt_outputs_failed_validation",
             Self::Unplaceable(_) => "prompt_cannot_be_placed",
@@ -123,16 +130,34 @@ impl PromptProblem {
             Self::TooDeep { node, .. } => format!("Node ID '#{node}'"),
             Self::TooManyInputs { node, .. }
             | Self::InputsNotAnObject { node }
-            | Self::MissingClass { node }
+            | Self::MissingClass { node, .. }
             | Self::UnknownClass { node, .. } => format!("Node ID '#{node}'"),
             Self::OutputsFailed { details } => details.clone(),
             Self::Unplaceable(between) => format!("Node ID '#{}' -> Node ID '#{}'", between.from, between.to),
         }
     }
 
+    /// What programs read of it.
+    pub fn extra_info(&self) -> Json {
+        match self {
+            Self::MissingClass { node, title } => json!({"node_id": node, "class_type": null, "node_title": title}),
+            Self::UnknownClass { node, class, title } => {
+                json!({"node_id": node, "class_type": class, "node_title": title.as_ref().unwrap_or(class)})
+            }
+            Self::NotAnObject
+            | Self::TooManyNodes { .. }
+            | Self::TooManyInputs { .. }
+            | Self::TooDeep { .. }
+            | Self::InputsNotAnObject { .. }
+            | Self::NoOutputs
+            | Self::OutputsFailed { .. }
+            | Self::Unplaceable(_) => json!({}),
+        }
+    }
+
     /// `{type, message, details, extra_info}`.
     pub fn to_json(&self) -> Json {
-        wire(self.kind(), &self.to_string(), &self.details(), json!({}))
+        wire(self.kind(), &self.to_string(), &self.details(), self.extra_info())
     }
 }
 
@@ -322,14 +347,12 @@ pub enum Problem {
         /// What happened.
         exception: Exception,
     },
-    /// A link closes a circle. The reference gives no reason here.
+    /// Links make a circle that this node is in.
     DependencyCycle {
-        /// The input's name.
-        input: String,
-        /// The link.
-        link: Json,
-        /// The nodes in the circle, each using the next one.
-        circle: Vec<String>,
+        /// The node's id.
+        node: String,
+        /// The nodes in the circle and their classes, each using the next one.
+        circle: Arc<[(String, String)]>,
     },
 }
 
@@ -396,9 +419,9 @@ impl Problem {
                 format!("{input}: {refused} not in {list}")
             }
             Self::InnerException { exception, .. } | Self::Exception { exception } => exception.text.clone(),
-            Self::DependencyCycle { input, circle, .. } => {
-                let first = circle.first().map_or("", String::as_str);
-                format!("{input}, {} -> {first}: remove one of these links", circle.join(" -> "))
+            Self::DependencyCycle { circle, .. } => {
+                let closed = circle.iter().chain(circle.first());
+                closed.map(|(node, class)| format!("{node} ({class})")).collect::<Vec<_>>().join(" -> ")
             }
         }
     }
@@ -436,8 +459,9 @@ impl Problem {
                 "linked_node": link,
             }),
             Self::Exception { exception } => json!({"exception_type": exception.kind, "traceback": exception.traceback}),
-            Self::DependencyCycle { input, link, circle } => {
-                json!({"input_name": input, "linked_node": link, "cycle": circle})
+            Self::DependencyCycle { node, circle } => {
+                let nodes: Vec<&str> = circle.iter().map(|(node, _)| node.as_str()).collect();
+                json!({"node_id": node, "cycle_nodes": nodes})
             }
         }
     }

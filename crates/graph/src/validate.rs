@@ -5,6 +5,7 @@
 
 use std::collections::HashSet;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 
 use comfyd_node::{Argument, Arguments, Catalog, Code, Entry, Generation, HostedNode, Input, Inputs, Node, OptionSource, Schema, Value};
 use indexmap::IndexMap;
@@ -85,11 +86,12 @@ fn outputs(catalog: &Catalog, prompt: &Prompt, partial_targets: Option<&[String]
     let targets: Option<HashSet<&str>> = partial_targets.map(|t| t.iter().map(String::as_str).collect());
     let mut outputs: Vec<(&str, &str)> = Vec::new();
     for (id, node) in prompt.nodes() {
+        let title = || node.get("_meta")?.get("title")?.as_str().map(str::to_owned);
         let Some(class) = node.get("class_type") else {
-            return Err(PromptProblem::MissingClass { node: id.clone() });
+            return Err(PromptProblem::MissingClass { node: id.clone(), title: title() });
         };
         let Some(entry) = class.as_str().and_then(|c| catalog.get(c)) else {
-            return Err(PromptProblem::UnknownClass { node: id.clone(), class: python::str(class) });
+            return Err(PromptProblem::UnknownClass { node: id.clone(), class: python::str(class), title: title() });
         };
         if entry.schema.output_node && targets.as_ref().is_none_or(|t| t.contains(id.as_str())) {
             outputs.push((&entry.schema.class, id));
@@ -162,7 +164,10 @@ impl Walk<'_> {
                     self.enter(next);
                 }
                 Step::Done => {
-                    let finding = if frame.sound && frame.problems.is_empty() { None } else { Some(frame.problems) };
+                    // The circles that it is in stand before what else is wrong with it.
+                    let mut problems = self.checked.get_mut(&frame.id).and_then(Option::take).unwrap_or_default();
+                    problems.extend(frame.problems);
+                    let finding = if frame.sound && problems.is_empty() { None } else { Some(problems) };
                     self.leave(frame.id, finding);
                 }
                 Step::Thrown(exception) => {
@@ -276,8 +281,8 @@ impl Walk<'_> {
             frame.problems.push(Problem::ReturnTypeMismatch { input, config, received_type, input_type, link });
             return Ok(None);
         }
-        let (target, link) = (target.to_owned(), value.clone());
-        Ok(self.follow(frame, &input.name, target, link))
+        let target = target.to_owned();
+        Ok(self.follow(frame, target))
     }
 
     fn undeclared(&mut self, frame: &mut Frame, name: &str) -> Result<Option<String>, Exception> {
@@ -286,8 +291,8 @@ impl Walk<'_> {
         if !self.prompt.nodes().contains_key(target) {
             return Err(Exception::new("KeyError", python::repr_text(target)));
         }
-        let (target, link) = (target.to_owned(), value.clone());
-        Ok(self.follow(frame, name, target, link))
+        let target = target.to_owned();
+        Ok(self.follow(frame, target))
     }
 
     /// The node that a link leads to and the type of the slot; the exceptions are those of Python's indexing.
@@ -309,18 +314,28 @@ impl Walk<'_> {
         }
     }
 
-    fn follow(&self, frame: &mut Frame, input: &str, target: String, link: Json) -> Option<String> {
+    fn follow(&mut self, frame: &mut Frame, target: String) -> Option<String> {
         if let Some(finding) = self.checked.get(&target) {
             frame.sound &= finding.is_none();
             return None;
         }
         if target == frame.id || self.open.contains(&target) {
-            let start = self.frames.iter().position(|f| f.id == target).unwrap_or(self.frames.len());
-            let circle = self.frames[start..].iter().map(|f| f.id.clone()).chain([frame.id.clone()]).collect();
-            frame.problems.push(Problem::DependencyCycle { input: input.to_owned(), link, circle });
+            self.circle(frame, &target);
             return None;
         }
         Some(target)
+    }
+
+    /// Notes a circle at all nodes that are in it: from the open one that is linked to again to the one that does so.
+    fn circle(&mut self, frame: &mut Frame, start: &str) {
+        let at = self.frames.iter().position(|f| f.id == start).unwrap_or(self.frames.len());
+        let named = |f: &Frame| (f.id.clone(), f.entry.schema.class.clone());
+        let circle: Arc<[_]> = self.frames[at..].iter().map(named).chain([named(frame)]).collect();
+        frame.sound = false;
+        for (node, _) in circle.iter() {
+            let problem = Problem::DependencyCycle { node: node.clone(), circle: circle.clone() };
+            self.checked.insert(node.clone(), Some(vec![problem]));
+        }
     }
 
     /// The class's own check, where the node is to run.

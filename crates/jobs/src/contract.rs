@@ -267,6 +267,7 @@ async fn verbatim(harness: &dyn Harness) {
         extra_data: text(extra),
         secrets: Secrets::default(),
         outputs: ids(&["9", "10:1", "", "é"]),
+        created_ms: 1_700_000_000_123,
     };
     store.enqueue(new.clone()).await.unwrap();
     let verify = |job: &Job, place: &str| {
@@ -276,7 +277,7 @@ async fn verbatim(harness: &dyn Harness) {
         assert_eq!(job.outputs, new.outputs, "{CHECK}: the outputs {place}");
         assert_eq!((&job.owner, &job.client_id), (&new.owner, &new.client_id), "{CHECK}: who sent it {place}");
         assert_eq!(job.workflow_id, new.workflow_id, "{CHECK}: the workflow {place}");
-        assert!(job.created_ms > 1_600_000_000_000, "{CHECK}: created_ms {place}");
+        assert_eq!(job.created_ms, new.created_ms, "{CHECK}: created_ms {place}");
     };
     verify(&store.queue().await.unwrap().pending[0], "in the queue");
     let store = restarted(harness, store).await;

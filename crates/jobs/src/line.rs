@@ -122,7 +122,7 @@ impl Line {
     /// # Errors
     /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`], [`Error::FullBytes`] and [`Error::OwnerFull`] at the bounds. None uses
     /// up a number.
-    pub fn admit(&mut self, new: &NewJob, bounds: Bounds, created_ms: i64) -> Result<(Place, Arc<Job>)> {
+    pub fn admit(&mut self, new: &NewJob, bounds: Bounds) -> Result<(Place, Arc<Job>)> {
         if self.contains(&new.id) {
             return Err(Error::Duplicate(new.id.clone()));
         }
@@ -150,7 +150,7 @@ impl Line {
             extra_data: new.extra_data.clone(),
             secrets: new.secrets.clone(),
             outputs: new.outputs.clone(),
-            created_ms,
+            created_ms: new.created_ms,
         });
         self.insert(place, job.clone(), next_number);
         Ok((place, job))

@@ -117,7 +117,7 @@ impl JobStore for MemoryStore {
             if state.index.key(&job.id).is_some() {
                 return Err(crate::Error::Duplicate(job.id));
             }
-            state.line.admit(&job, self.options.bounds(), now_ms())?.0.number
+            state.line.admit(&job, self.options.bounds())?.0.number
         };
         self.publish(Touched { queue: true, history: false });
         Ok(Ticket { id: job.id, number })

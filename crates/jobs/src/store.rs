@@ -90,12 +90,14 @@ pub struct NewJob {
     pub workflow_id: Option<Arc<str>>,
     /// The graph in API format.
     pub prompt: Arc<RawValue>,
-    /// `extra_data`, with `client_id` in it and without the secrets.
+    /// `extra_data`, with `client_id` and `create_time` in it and without the secrets.
     pub extra_data: Arc<RawValue>,
     /// What was secret in `extra_data`. A store keeps the names of these; the values end with the job or the process.
     pub secrets: Secrets,
     /// The output nodes to run, in order.
     pub outputs: Vec<String>,
+    /// When it came, in milliseconds since 1970.
+    pub created_ms: i64,
 }
 
 /// A queued or running prompt.

@@ -7,6 +7,7 @@ mod context;
 mod error;
 mod hosted;
 mod input;
+pub mod replacement;
 mod schema;
 mod shared;
 mod value;
@@ -25,6 +26,7 @@ pub use crate::input::{
     BRANCHES, Branch, ChoicePart, Choices, FileSource, GROWS, Generation, Grow, GrowNames, Input, InputKind, MATCH_TYPE, OptionSource,
     SLOT, StaticOptions,
 };
+pub use crate::replacement::{Replacement, Replacements};
 pub use crate::schema::{HiddenKind, Hosted, Output, Schema};
 pub use crate::shared::SharedCatalog;
 pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};

@@ -25,6 +25,7 @@ mod preview_3d;
 mod preview_any;
 mod primitive;
 mod python;
+mod replacements;
 mod resize;
 mod sampling;
 mod saving;
@@ -39,6 +40,7 @@ use comfyd_node::{Node, Provider};
 
 use crate::class::{Bound, Class};
 use crate::services::State;
+pub use crate::replacements::replacements;
 pub use crate::services::{Limits, Services};
 
 /// The built-in node classes.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore};
 use comfyd_memory::Account;
-use comfyd_node::SharedCatalog;
+use comfyd_node::{Replacements, SharedCatalog};
 use tokio::sync::Semaphore;
 
 use crate::caches::Rendered;
@@ -110,6 +110,13 @@ impl App {
             options,
         };
         Self { inner: Arc::new(inner) }
+    }
+
+    /// What stands in for classes that there are not any more: the program's own, and what the ComfyUIs beside it have registered.
+    pub(crate) fn replacements(&self) -> Replacements {
+        let mut all = self.options.replacements.clone();
+        self.installations.manifests().for_each(|manifest| all.extend(&manifest.replacements));
+        all
     }
 
     /// The queue's figures as clients get them, of all prompts or of one owner's.

@@ -71,6 +71,9 @@ async fn upload(server: &Server, path: &str, alpha: u8, fields: &[(&str, &str)])
     server.upload(path, "u.png", &picture(alpha), fields).await
 }
 
+/// The id of a prompt.
+const MINE: &str = "6f1c1d0a-8f0e-4e0b-9d0e-0123456789ab";
+
 /// A check of one shape of the document.
 struct Check {
     document: Document,
@@ -221,16 +224,17 @@ impl Check {
             document.item("POST", "/prompt", name);
         }
         let graph = json!({"1": {"class_type": "Show", "inputs": {"value": 3}}});
-        let body = json!({"number": -5, "prompt": graph, "extra_data": {"a": 1}, "client_id": "c", "prompt_id": "mine"});
+        let body = json!({"number": -5, "prompt": graph, "extra_data": {"a": 1}, "client_id": "c", "prompt_id": MINE});
         let accepted = self.answer("POST", "/prompt", &server.post("/prompt", &body).await);
-        assert_eq!((&accepted["prompt_id"], &accepted["number"]), (&json!("mine"), &json!(-5)));
-        assert_eq!(ids(server).await.0, ["mine", "waiting"], "lower numbers run first");
+        assert_eq!((&accepted["prompt_id"], &accepted["number"]), (&json!(MINE), &json!(-5)));
+        assert_eq!(ids(server).await.0, [MINE, "waiting"], "lower numbers run first");
         let job = server.app.store.queue().await.unwrap().pending[0].clone();
-        assert_eq!(serde_json::from_str::<Value>(job.extra_data.get()).unwrap(), json!({"a": 1, "client_id": "c"}));
+        let stored = json!({"a": 1, "client_id": "c", "create_time": job.created_ms});
+        assert_eq!(serde_json::from_str::<Value>(job.extra_data.get()).unwrap(), stored);
 
         document.item("POST", "/queue", "delete");
         assert_eq!(server.post("/queue", json!({"delete": ["waiting"]})).await.status, StatusCode::OK);
-        assert_eq!(ids(server).await.0, ["mine"]);
+        assert_eq!(ids(server).await.0, [MINE]);
         let clear = document.item("POST", "/queue", "clear").choices();
         assert_eq!(clear, ["true", "false"]);
         for (choice, left) in [("false", 1), ("true", 0)] {

@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::openapi::named::{node_error_list, node_errors};
@@ -29,6 +29,10 @@ pub(crate) struct WireError {
     error: Problem,
     #[schema(schema_with = node_errors)]
     node_errors: Value,
+    /// What a route tells besides.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    beside: Map<String, Value>,
 }
 
 /// What went wrong.
@@ -58,7 +62,7 @@ impl ApiError {
     pub fn new(status: StatusCode, kind: &str, message: impl Into<String>) -> Self {
         let (kind, message, details) = (kind.to_owned(), message.into(), String::new());
         let error = Problem { kind, message, details, extra_info: json!({}) };
-        Self { status, body: Box::new(WireError { error, node_errors: json!({}) }) }
+        Self { status, body: Box::new(WireError { error, node_errors: json!({}), beside: Map::new() }) }
     }
 
     /// 400: the request cannot be used.
@@ -116,6 +120,12 @@ impl ApiError {
         self
     }
 
+    /// Tells a value beside the error.
+    pub(crate) fn beside(mut self, name: &str, value: Value) -> Self {
+        self.body.beside.insert(name.to_owned(), value);
+        self
+    }
+
     /// Sets the details.
     pub fn details(mut self, details: impl Into<String>) -> Self {
         self.body.error.details = details.into();
@@ -149,7 +159,7 @@ pub(crate) fn in_shape(shape: ApiShape, mut response: Response) -> Response {
 }
 
 impl DocumentedError {
-    fn of(WireError { error: Problem { message, details, .. }, node_errors }: &WireError) -> Self {
+    fn of(WireError { error: Problem { message, details, .. }, node_errors, .. }: &WireError) -> Self {
         let error = if details.is_empty() || details == message { message.clone() } else { format!("{message}: {details}") };
         Self { error, node_errors: listed(node_errors) }
     }
@@ -176,6 +186,7 @@ impl From<comfyd_graph::Rejected> for ApiError {
     fn from(rejected: comfyd_graph::Rejected) -> Self {
         let refused = Self::new(StatusCode::BAD_REQUEST, rejected.error.kind(), rejected.error.to_string());
         let mut error = refused.details(rejected.error.details());
+        error.body.error.extra_info = rejected.error.extra_info();
         error.body.node_errors = rejected.node_errors.to_json();
         error
     }

@@ -46,7 +46,7 @@ pub use crate::devices::{Device, DeviceState, Devices};
 pub use crate::error::ApiError;
 pub use crate::hub::{Hearer, Hub};
 pub use crate::installations::{Installation, Installations, Stage};
-pub use crate::options::{ApiShape, FrontEnd, Options, Quotas};
+pub use crate::options::{ApiShape, FrontEnd, Options, Quotas, RequiredVersions};
 pub use crate::origins::{HostRule, Origin, OriginRule};
 pub use crate::router::router;
 pub use crate::services::log::Log;

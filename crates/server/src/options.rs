@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use comfyd_graph::Placing;
+use comfyd_node::Replacements;
 use serde::Serialize;
+use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
 use crate::audit::Audit;
@@ -46,6 +48,17 @@ pub struct Quotas {
     pub prompt_pixels: Option<u64>,
 }
 
+/// The versions of the packages of pages that go with the program.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RequiredVersions {
+    /// The front end.
+    pub front_end: String,
+    /// The workflow templates.
+    pub templates: String,
+    /// The help of nodes.
+    pub docs: String,
+}
+
 /// The server's settings. Every bound of the HTTP side is here.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -81,6 +94,8 @@ pub struct Options {
     pub preview_size: u32,
     /// Messages that may wait for one websocket client before previews are dropped and then the client.
     pub ws_queue: usize,
+    /// Whether nothing is downloaded.
+    pub offline: bool,
     /// Hosts that models may be downloaded from.
     pub download_hosts: Vec<String>,
     /// Names in `extra_data` whose values stay in memory.
@@ -89,12 +104,16 @@ pub struct Options {
     pub python_timeout: Duration,
     /// Where nodes run whose class several processes have.
     pub placing: Placing,
+    /// What stands in for classes that there are not any more.
+    pub replacements: Replacements,
+    /// What `/features` says besides what the server itself can do.
+    pub feature_flags: Map<String, Value>,
     /// The command line, for `/system_stats`.
     pub argv: Vec<String>,
     /// The version of ComfyUI whose API is spoken.
     pub api_version: String,
-    /// The versions of the front end and of the workflow templates that go with it.
-    pub required_versions: (String, String),
+    /// The versions of the front end and of the packages beside it that go with this program.
+    pub required_versions: RequiredVersions,
 }
 
 impl Default for Options {
@@ -116,13 +135,16 @@ impl Default for Options {
             multi_user: false,
             preview_size: 512,
             ws_queue: 512,
+            offline: false,
             download_hosts: vec!["huggingface.co".into(), "civitai.com".into()],
             secret_names: comfyd_jobs::secrets::NAMES.map(str::to_owned).into(),
             python_timeout: Duration::from_secs(300),
             placing: Placing::default(),
+            replacements: Replacements::default(),
+            feature_flags: Map::new(),
             argv: Vec::new(),
-            api_version: "0.3.64".into(),
-            required_versions: ("1.27.10".into(), "0.1.95".into()),
+            api_version: "0.33.0".into(),
+            required_versions: RequiredVersions::default(),
         }
     }
 }
@@ -132,13 +154,37 @@ impl Default for Options {
 pub(crate) struct Features {
     supports_preview_metadata: bool,
     supports_raw_previews: bool,
+    supports_model_type_tags: bool,
     /// Bytes.
     max_upload_size: usize,
+    /// What extensions of the front end ask for.
+    #[schema(value_type = Object)]
+    extension: Value,
+    node_replacements: bool,
+    assets: bool,
+    /// What `--feature-flag` says.
+    #[serde(flatten)]
+    #[schema(ignore)]
+    more: Map<String, Value>,
 }
 
 impl Options {
     /// What the server can do.
     pub(crate) fn features(&self) -> Features {
-        Features { supports_preview_metadata: true, supports_raw_previews: true, max_upload_size: self.max_upload_bytes }
+        let mut features = Features {
+            supports_preview_metadata: true,
+            supports_raw_previews: true,
+            supports_model_type_tags: true,
+            max_upload_size: self.max_upload_bytes,
+            extension: json!({"manager": {"supports_v4": true}}),
+            node_replacements: true,
+            assets: false,
+            more: Map::new(),
+        };
+        let own = serde_json::to_value(&features).unwrap_or_default();
+        // What the server says of itself is not for others to say.
+        let more = self.feature_flags.iter().filter(|(name, _)| own.get(name.as_str()).is_none());
+        features.more = more.map(|(name, value)| (name.clone(), value.clone())).collect();
+        features
     }
 }

@@ -1,14 +1,13 @@
 //! What `POST /prompt` is asked, from the body's text to the job that is stored. The text is read once, and what nobody changed is stored as
 //! it came.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
-use comfyd_jobs::{NewJob, Position, Secrets};
-use comfyd_node::{Catalog, Choices, Entry, Input, InputKind, OptionSource};
+use comfyd_jobs::{NewJob, Position, Secrets, now_ms};
+use comfyd_node::{Catalog, Choices, Entry, Input, InputKind, OptionSource, Replacements};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -18,8 +17,10 @@ use crate::json::{invalid, is_set, number};
 use crate::options::Options;
 use crate::services::quotas::pixels;
 
-/// Longest prompt id that is taken, and longest id of a workflow that is kept: the history's index has both in memory.
+/// Longest id of a workflow that is kept: the history's index has it in memory.
 const MAX_ID_BYTES: usize = 256;
+/// What the client says of where a prompt comes from, in `extra_data` or in a header.
+const USAGE_SOURCE: &str = "comfy_usage_source";
 
 /// A request to run a prompt, whose graph has not been checked yet.
 pub(crate) struct PromptRequest {
@@ -27,9 +28,12 @@ pub(crate) struct PromptRequest {
     position: Position,
     targets: Option<Vec<String>>,
     prompt: Value,
+    /// Whether the graph is another than came.
+    replaced: bool,
     /// Without the request's own `client_id`.
     extra_data: Value,
     client_id: Option<Value>,
+    created_ms: i64,
     /// The body, and where what was read stands in it.
     text: Bytes,
     texts: Texts,
@@ -52,7 +56,13 @@ impl PromptRequest {
             Some(extra @ Value::Object(_)) => extra,
             Some(_) => return Err(ApiError::bad_request("'extra_data' must be an object")),
         };
-        Ok(Self { id, position, targets, prompt, extra_data, client_id: body.get_mut("client_id").map(Value::take), text, texts })
+        let (client_id, created_ms) = (body.get_mut("client_id").map(Value::take), now_ms());
+        Ok(Self { id, position, targets, prompt, replaced: false, extra_data, client_id, created_ms, text, texts })
+    }
+
+    /// Puts classes that there are in the place of those that there are not any more.
+    pub(crate) fn replace(&mut self, catalog: &Catalog, replacements: &Replacements) {
+        self.replaced |= comfyd_graph::replace(&mut self.prompt, catalog, replacements);
     }
 
     /// Whether to check it may have to wait for the disk: a class lists files, or says of itself that it checks inputs.
@@ -82,11 +92,6 @@ impl PromptRequest {
         self.classes().any(|class| catalog.all(class).iter().any(checks))
     }
 
-    /// Whether it has one of these classes.
-    pub(crate) fn names_one_of(&self, names: &HashSet<String>) -> bool {
-        !names.is_empty() && self.classes().any(|class| names.contains(class))
-    }
-
     /// The body.
     pub(crate) fn text(&self) -> Bytes {
         self.text.clone()
@@ -103,21 +108,23 @@ impl PromptRequest {
         catalog: &Catalog,
         files: &dyn OptionSource,
         options: &Options,
-        owner: Arc<str>,
+        (owner, usage_source): (Arc<str>, Option<&str>),
     ) -> Result<(NewJob, NodeErrors), ApiError> {
-        let Self { id, position, targets, prompt, mut extra_data, client_id, text, texts } = self;
+        let Self { id, position, targets, prompt, replaced, mut extra_data, client_id, created_ms, text, texts } = self;
         let text = |key: &str| texts.get(key).and_then(|place| std::str::from_utf8(&text[place]).ok());
         // Where it is null, an empty object stands for it.
         let mut extra_text = text("extra_data").filter(|text| text.starts_with('{')).map(str::to_owned);
-        if let Some(client_id) = client_id {
-            extra_text = extra_text.filter(|_| extra_data.get("client_id").is_none()).map(|text| with_client(&text, &client_id));
-            extra_data["client_id"] = client_id;
+        let source = usage_source.filter(|_| extra_data.get(USAGE_SOURCE).is_none()).map(Value::from);
+        for (name, value) in [("client_id", client_id), (USAGE_SOURCE, source), ("create_time", Some(created_ms.into()))] {
+            let Some(value) = value else { continue };
+            extra_text = extra_text.filter(|_| extra_data.get(name).is_none()).map(|text| with_member(&text, name, &value));
+            extra_data[name] = value;
         }
         pixels(&prompt, &options.quotas, &owner)?;
         let secrets = Secrets::take(&mut extra_data, &options.secret_names);
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &options.placing)?;
-        let prompt_text = text("prompt").filter(|_| !validated.converted).map(str::to_owned);
+        let prompt_text = text("prompt").filter(|_| !validated.converted && !replaced).map(str::to_owned);
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
         let job = NewJob {
             id,
@@ -129,16 +136,17 @@ impl PromptRequest {
             extra_data: stored(extra_text.filter(|_| secrets.is_none()), || extra_data)?,
             secrets: secrets.unwrap_or_default(),
             outputs: validated.outputs,
+            created_ms,
         };
         Ok((job, validated.node_errors))
     }
 }
 
-/// The text of an object with the request's `client_id` at its end.
-fn with_client(object: &str, client_id: &Value) -> String {
+/// The text of an object with a member more at its end.
+fn with_member(object: &str, name: &str, value: &Value) -> String {
     let members = object.strip_suffix('}').unwrap_or(object);
     let comma = if members[1..].trim_ascii().is_empty() { "" } else { ", " };
-    format!("{members}{comma}\"client_id\": {client_id}}}")
+    format!("{members}{comma}\"{name}\": {value}}}")
 }
 
 /// The text if there is one, or the value written anew.
@@ -151,18 +159,18 @@ fn stored(text: Option<String>, value: impl FnOnce() -> Value) -> Result<Arc<Raw
 
 /// The client's id, verbatim, or a new one.
 fn prompt_id(body: &Map<String, Value>) -> Result<String, ApiError> {
-    let id = match body.get("prompt_id") {
-        None | Some(Value::Null) => return Ok(uuid::Uuid::new_v4().to_string()),
-        Some(Value::String(id)) => id.clone(),
-        Some(Value::Number(n)) => n.to_string(),
-        Some(Value::Bool(_) | Value::Array(_) | Value::Object(_)) => {
-            return Err(ApiError::bad_request("'prompt_id' must be a text: leave it out and one is made"));
-        }
-    };
-    if id.is_empty() || id.len() > MAX_ID_BYTES {
-        return Err(ApiError::bad_request(format!("'prompt_id' must have 1 to {MAX_ID_BYTES} bytes")));
+    match body.get("prompt_id") {
+        None | Some(Value::Null) => Ok(uuid::Uuid::new_v4().to_string()),
+        Some(id) => id.as_str().filter(|id| is_job_id(id)).map(str::to_owned).ok_or_else(|| {
+            let error = ApiError::new(StatusCode::BAD_REQUEST, "invalid_prompt_id", "prompt_id must be a valid UUID");
+            error.details("prompt_id must be a UUID string in canonical lowercase hyphenated form; omit it to let the server generate one")
+        }),
     }
-    Ok(id)
+}
+
+/// Whether a text is a UUID in its canonical form, in which alone clients may give prompts ids: it is compared as it stands everywhere.
+pub(crate) fn is_job_id(text: &str) -> bool {
+    uuid::Uuid::try_parse(text).is_ok_and(|id| id.hyphenated().encode_lower(&mut uuid::Uuid::encode_buffer()) == text)
 }
 
 fn position(body: &Map<String, Value>) -> Result<Position, ApiError> {
@@ -208,7 +216,8 @@ mod tests {
         let mut catalog = Catalog::new();
         catalog.insert(Arc::new(Show));
         let options = Options { secret_names: vec!["secret".to_owned()], ..Options::default() };
-        PromptRequest::read(body.to_owned().into()).unwrap().check(&catalog, &StaticOptions, &options, Arc::default()).unwrap().0
+        let request = PromptRequest { created_ms: 7, ..PromptRequest::read(body.to_owned().into()).unwrap() };
+        request.check(&catalog, &StaticOptions, &options, (Arc::default(), Some("tests"))).unwrap().0
     }
 
     #[test]
@@ -234,15 +243,18 @@ mod tests {
 
     #[test]
     fn extra_data_gets_the_client_and_loses_secrets() {
+        let (text, told) = (r#""comfy_usage_source": "tests", "create_time": 7}"#, r#""comfy_usage_source":"tests","create_time":7}"#);
         for (extra, client, stored) in [
-            (r#"{ "a": [1.0] }"#, None, r#"{ "a": [1.0] }"#),
-            (r#"{ "a": [1.0] }"#, Some("\"c\""), r#"{ "a": [1.0] , "client_id": "c"}"#),
-            ("{ }", Some("\"c\""), r#"{ "client_id": "c"}"#),
-            ("null", Some("\"c\""), r#"{"client_id":"c"}"#),
-            (r#"{"client_id": "old", "a":  1}"#, Some("\"c\""), r#"{"client_id":"c","a":1}"#),
-            (r#"{"a":  {"\u0053ecret": 1}}"#, None, r#"{"a":{}}"#),
-            (r#"{"a": NaN}"#, Some("5"), r#"{"a":null,"client_id":5}"#),
-            ("{}", Some(r#"{"secret": 1}"#), r#"{"client_id":{}}"#),
+            (r#"{ "a": [1.0] }"#, None, format!(r#"{{ "a": [1.0] , {text}"#)),
+            (r#"{ "a": [1.0] }"#, Some("\"c\""), format!(r#"{{ "a": [1.0] , "client_id": "c", {text}"#)),
+            ("{ }", Some("\"c\""), format!(r#"{{ "client_id": "c", {text}"#)),
+            ("null", Some("\"c\""), format!(r#"{{"client_id":"c",{told}"#)),
+            (r#"{"client_id": "old", "a":  1}"#, Some("\"c\""), format!(r#"{{"client_id":"c","a":1,{told}"#)),
+            (r#"{"a":  {"\u0053ecret": 1}}"#, None, format!(r#"{{"a":{{}},{told}"#)),
+            (r#"{"a": NaN}"#, Some("5"), format!(r#"{{"a":null,"client_id":5,{told}"#)),
+            ("{}", Some(r#"{"secret": 1}"#), format!(r#"{{"client_id":{{}},{told}"#)),
+            (r#"{"comfy_usage_source": "own"}"#, None, r#"{"comfy_usage_source": "own", "create_time": 7}"#.to_owned()),
+            (r#"{"create_time": 1}"#, None, format!(r#"{{"create_time":7,"comfy_usage_source":"tests"}}"#)),
         ] {
             let client = client.map_or(String::new(), |client| format!("\"client_id\": {client}, "));
             let prompt = r#"{"1": {"class_type": "Show", "inputs": {"value": 1}}}"#;

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use comfyd_jobs::{NewJob, Position, Secrets};
+use comfyd_jobs::{NewJob, Position, Secrets, now_ms};
 use serde_json::value::to_raw_value;
 use serde_json::{Map, Value};
 
@@ -63,6 +63,7 @@ fn job(item: Value, secret_names: &[String]) -> Result<NewJob, String> {
         extra_data: raw(&extra_data)?,
         secrets,
         outputs: outputs.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        created_ms: now_ms(),
     })
 }
 

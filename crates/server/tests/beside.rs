@@ -16,12 +16,12 @@ use axum::extract::ws::{Message, WebSocketUpgrade};
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
 use axum::routing::{any, get, post};
-use comfyd_node::{Catalog, Input, Schema};
+use comfyd_node::{Catalog, Input, Replacement, Replacements, Schema};
 use comfyd_server::{Hearer, Installation, Stage, listen};
 use futures_util::{SinkExt, StreamExt};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use support::{Server, put};
+use support::{Server, id, put};
 use tokio::net::UnixListener;
 use tokio::sync::watch;
 
@@ -323,16 +323,16 @@ async fn who_asks_for_a_class_that_there_is_not_is_told_what_failed() {
 
 #[tokio::test]
 async fn handlers_of_packs_change_requests_where_their_process_answers_or_the_prompt_needs_it() {
-    let double = Double::new(Some(json!({"on_prompt": 1, "replaced": ["Old"]})));
+    let double = Double::new(Some(json!({"on_prompt": 1})));
     let server = beside(&double);
-    let stored = async |id: &str| {
+    let stored = async |name: &str| {
         let queue = server.app.store.queue().await.unwrap();
-        let job = queue.pending.iter().find(|job| job.id == id).unwrap();
+        let job = queue.pending.iter().find(|job| job.id == id(name)).unwrap();
         serde_json::from_str::<Value>(job.prompt.get()).unwrap()["1"]["inputs"]["value"].clone()
     };
-    let send = async |id: &str, change: Value| {
+    let send = async |name: &str, change: Value| {
         let mut body = prompt("Show");
-        body["prompt_id"] = json!(id);
+        body["prompt_id"] = json!(id(name));
         body.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
         assert_eq!(server.post("/prompt", body).await.status, 200);
     };
@@ -343,10 +343,30 @@ async fn handlers_of_packs_change_requests_where_their_process_answers_or_the_pr
     assert_eq!(stored("warm").await, "changed");
     send("failing", json!({"fail": true})).await;
     assert_eq!(stored("failing").await, "sent", "a handler that fails changes nothing");
-    double.ready.store(false, Ordering::SeqCst);
-    double.asked();
-    assert_eq!(server.post("/prompt", prompt("Old")).await.status, 400);
-    assert_eq!(double.asked(), ["ready"], "a class that is replaced needs the process");
+}
+
+#[tokio::test]
+async fn what_packs_register_stands_in_for_classes_that_there_are_not() {
+    let entry = |old: &str, new: &str| json!({"new_node_id": new, "old_node_id": old, "input_mapping": [{"new_id": "value", "set_value": "put"}]});
+    let told = json!({"Old": [entry("Old", "Show")], "Lost": [entry("Lost", "Nowhere")]});
+    let double = Double::new(Some(json!({"replacements": told})));
+    let server = Server::beside_with([Arc::clone(&double) as Arc<dyn Installation>], [text_class("Show")], |options| {
+        options.replacements = Replacements::new([Replacement::renamed("Older", "Old"), Replacement::renamed("Eldest", "Show")]);
+    });
+    let listed = server.get("/node_replacements").await.json();
+    assert_eq!(listed.as_object().unwrap().keys().collect::<Vec<_>>(), ["Older", "Eldest", "Old", "Lost"]);
+    assert_eq!(listed["Old"][0]["input_mapping"], told["Old"][0]["input_mapping"]);
+    for (class, value) in [("Old", "put"), ("Eldest", "sent")] {
+        let answer = server.post("/prompt", prompt(class)).await;
+        assert_eq!(answer.status, 200, "{class}");
+        let queue = server.app.store.queue().await.unwrap();
+        let node: Value = serde_json::from_str(queue.pending.last().unwrap().prompt.get()).unwrap();
+        assert_eq!((&node["1"]["class_type"], &node["1"]["inputs"]["value"]), (&json!("Show"), &json!(value)), "{class}");
+    }
+    for class in ["Lost", "Older"] {
+        assert_eq!(server.post("/prompt", prompt(class)).await.json()["error"]["type"], "missing_node_type", "{class}");
+    }
+    assert_eq!(double.asked(), Vec::<String>::new(), "no process is needed");
 }
 
 #[tokio::test]

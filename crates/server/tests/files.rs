@@ -91,6 +91,11 @@ async fn what_a_browser_would_run_is_sent_as_an_attachment() {
             assert_eq!(sent.header("x-content-type-options"), "nosniff", "{path}");
         }
     }
+    let as_image = server.send("GET", "/view?filename=x.svg&type=input", &[("sec-fetch-dest", "image")], "").await;
+    assert_eq!((as_image.header("content-type"), as_image.header("vary")), ("image/svg+xml", "Sec-Fetch-Dest"));
+    assert_eq!(as_image.header("cache-control"), "no-store");
+    let page = server.send("GET", "/view?filename=x.html&type=input", &[("sec-fetch-dest", "image")], "").await;
+    assert_eq!(page.header("content-type"), "application/octet-stream");
     for (name, mime) in [
         ("x.png", "image/png"),
         ("x.webp", "image/webp"),
@@ -143,22 +148,22 @@ async fn damaged_files_are_named_and_never_replaced() {
 #[tokio::test]
 async fn without_templates_a_new_user_begins_with_a_workflow() {
     let pages = |options: &mut Options, dir: &Path| {
-        std::fs::create_dir_all(dir.join("web/1.27.10")).unwrap();
-        options.front_end = FrontEnd::Folder(dir.join("web/1.27.10"));
+        std::fs::create_dir_all(dir.join("web/1.58.1")).unwrap();
+        options.front_end = FrontEnd::Folder(dir.join("web/1.58.1"));
     };
-    let begun = json!({"Comfy.TutorialCompleted": true, "Comfy.InstalledVersion": "1.27.10"});
+    let begun = json!({"Comfy.TutorialCompleted": true, "Comfy.InstalledVersion": "1.58.1"});
     let server = start(pages);
     assert_eq!(server.get("/settings").await.json(), begun);
     assert_eq!(server.get("/settings/Comfy.TutorialCompleted").await.json(), json!(true));
     assert!(!server.dir.path().join("user/default").exists(), "asking writes nothing");
     server.send("POST", "/settings/K", &[], "1").await;
-    assert_eq!(server.get("/settings").await.json()["Comfy.InstalledVersion"], "1.27.10", "it stays what the user began with");
+    assert_eq!(server.get("/settings").await.json()["Comfy.InstalledVersion"], "1.58.1", "it stays what the user began with");
     // Settings that a user has are the user's.
     std::fs::write(server.dir.path().join("user/default/comfy.settings.json"), "{}").unwrap();
     assert_eq!(server.get("/settings").await.json(), json!({}));
     let server = start(|options, dir| {
         pages(options, dir);
-        put(dir, "web/1.27.10/templates/index.json", "[]");
+        put(dir, "web/1.58.1/templates/index.json", "[]");
     });
     assert_eq!(server.get("/settings").await.json(), json!({}));
     assert_eq!(start(|_, _| ()).get("/settings").await.json(), json!({}));

@@ -471,10 +471,16 @@ async fn ids_in_bodies_are_read_as_the_reference_does() {
 
 #[tokio::test]
 async fn small_answers_are_the_references() {
-    let server = Server::start(|_| ());
+    let (front_end, templates, docs) = ("1.58.1".to_owned(), "0.11.97".to_owned(), "0.5.15".to_owned());
+    let server = Server::start(|options| options.required_versions = RequiredVersions { front_end, templates, docs });
     let system = server.get("/system_stats").await.json()["system"].clone();
-    assert_eq!((&system["required_frontend_version"], &system["required_templates_version"]), (&json!("1.27.10"), &json!("0.1.95")));
-    assert_eq!(system["os"], if cfg!(windows) { "nt" } else { "posix" });
+    assert_eq!((&system["required_frontend_version"], &system["required_templates_version"]), (&json!("1.58.1"), &json!("0.11.97")));
+    assert_eq!(system["comfyui_version"], "0.33.0");
+    assert_eq!(system["comfy_package_versions"][0], json!({"name": "comfyui-frontend-package", "installed": null, "required": "1.58.1"}));
+    if cfg!(target_os = "linux") {
+        assert_eq!(system["os"], "linux");
+    }
+    assert_eq!(server.send("POST /users", &[], r#"{"username": "__system"}"#).await.status, 400);
     let user = server.send("POST /users", &[], r#"{"username": "a b"}"#).await;
     assert_eq!((user.status, user.json().as_str().unwrap().starts_with("a-b_")), (200, true));
     assert_eq!(server.send("POST /users", &[], r#"{"username": "default"}"#).await.status, 400);

@@ -10,7 +10,7 @@ use comfyd_jobs::{JobStore, NewJob, Outcome, Position, Secrets, Status, contract
 use comfyd_node::Schema;
 use serde_json::value::to_raw_value;
 use serde_json::{Value, json};
-use support::{Idle, Server};
+use support::{Idle, Server, id};
 
 async fn enqueue(store: &dyn JobStore, id: &str, workflow: &str) {
     let extra = json!({"client_id": "c", "extra_pnginfo": {"workflow": {"id": workflow, "nodes": []}}});
@@ -24,6 +24,7 @@ async fn enqueue(store: &dyn JobStore, id: &str, workflow: &str) {
         extra_data: Arc::from(to_raw_value(&extra).unwrap()),
         secrets: Secrets::default(),
         outputs: vec!["1".into()],
+        created_ms: comfyd_jobs::now_ms(),
     };
     store.enqueue(job).await.unwrap();
 }
@@ -93,7 +94,7 @@ async fn a_job_tells_how_it_ended_and_what_it_made() {
     let server = server().await;
     let (_, good) = ask(&server, "GET", "/api/jobs/good", "").await;
     assert_eq!((&good["status"], &good["workflow_id"], &good["outputs_count"]), (&json!("completed"), &json!("good"), &json!(1)));
-    assert_eq!(good["preview_output"]["nodeId"], "1");
+    assert_eq!((&good["preview_output"]["nodeId"], &good["previewable_outputs_count"]), (&json!("1"), &json!(1)));
     assert_eq!(good["execution_end_time"], 1030);
     assert_eq!(good["workflow"]["prompt"]["1"]["class_type"], "A");
     assert_eq!(good["outputs"]["1"]["images"][0]["filename"], "a.png");
@@ -106,13 +107,32 @@ async fn a_job_tells_how_it_ended_and_what_it_made() {
 #[tokio::test]
 async fn jobs_are_cancelled_wherever_they_are() {
     let server = server().await;
-    assert_eq!(ask(&server, "POST", "/jobs/waiting/cancel", "").await.1, json!({"cancelled": ["waiting"]}));
+    let (yes, no) = ((StatusCode::OK, json!({"cancelled": true})), (StatusCode::OK, json!({"cancelled": false})));
+    for (job, answer) in [("waiting", &yes), ("running", &yes), ("waiting", &no), ("good", &no), ("none", &no)] {
+        assert_eq!(ask(&server, "POST", &format!("/api/jobs/{job}/cancel"), "").await, *answer, "{job}");
+    }
     assert_eq!(ids(&server, "status=pending").await, Vec::<String>::new());
-    let many = r#"{"job_ids": ["running", "good", "none"]}"#;
-    assert_eq!(ask(&server, "POST", "/jobs/cancel", many).await.1, json!({"cancelled": ["running"]}));
-    assert_eq!(ask(&server, "POST", "/jobs/good/cancel", "").await.1, json!({"cancelled": []}));
-    assert_eq!(ask(&server, "POST", "/jobs/none/cancel", "").await.0, StatusCode::NOT_FOUND);
-    assert_eq!(ask(&server, "POST", "/jobs/cancel", "{}").await.0, StatusCode::BAD_REQUEST);
+    assert_eq!(*server.device.interrupted.lock(), [Some("running".to_owned())]);
+    let cancel = async |ids: Value| {
+        let answer = server.post("/api/jobs/cancel", json!({"job_ids": ids})).await;
+        (answer.status, answer.json())
+    };
+    let (first, second, none) = (id("first"), id("second"), id("none"));
+    for waiting in [&first, &second] {
+        enqueue(&*server.app.store, waiting, "w").await;
+    }
+    assert_eq!(cancel(json!([first, none, second])).await, yes);
+    assert_eq!(ids(&server, "status=pending").await, Vec::<String>::new());
+    for nothing in [json!([first, none]), json!([])] {
+        assert_eq!(cancel(nothing).await, no);
+    }
+    for (wrong, invalid) in [(json!([none, {}, "not-a-uuid", 5, none.to_uppercase()]), json!([{}, "not-a-uuid", 5, none.to_uppercase()]))] {
+        let (status, answer) = cancel(wrong).await;
+        assert_eq!((status, &answer["invalid_ids"]), (StatusCode::BAD_REQUEST, &invalid));
+    }
+    for body in ["{}", r#"{"job_ids": "x"}"#, "[]", "no json"] {
+        assert_eq!(ask(&server, "POST", "/jobs/cancel", body).await.0, StatusCode::BAD_REQUEST, "{body}");
+    }
 }
 
 #[tokio::test]

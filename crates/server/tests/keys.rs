@@ -166,10 +166,17 @@ async fn who_shows_none_is_told_how_and_a_browser_can_log_in() {
     assert!(out.header("set-cookie").contains("comfyd_key=; ") && out.header("set-cookie").contains("Max-Age=0"));
 }
 
+/// Prompts of two users.
+const A0: &str = "00000000-0000-4000-8000-0000000000a0";
+const A1: &str = "00000000-0000-4000-8000-0000000000a1";
+const B0: &str = "00000000-0000-4000-8000-0000000000b0";
+const B1: &str = "00000000-0000-4000-8000-0000000000b1";
+const B2: &str = "00000000-0000-4000-8000-0000000000b2";
+
 #[tokio::test]
 async fn each_user_sees_and_changes_only_what_is_his() {
-    let server = Keyed::with_device(Idle { runs: Some("b1"), ..Idle::default() }, |_| ());
-    for (key, id) in [(&server.bob, "b0"), (&server.ann, "a0"), (&server.bob, "b1"), (&server.ann, "a1"), (&server.bob, "b2")] {
+    let server = Keyed::with_device(Idle { runs: Some(B1), ..Idle::default() }, |_| ());
+    for (key, id) in [(&server.bob, B0), (&server.ann, A0), (&server.bob, B1), (&server.ann, A1), (&server.bob, B2)] {
         assert_eq!(server.submit(key, id).await, 200);
     }
     // The first two end, the third runs.
@@ -178,12 +185,12 @@ async fn each_user_sees_and_changes_only_what_is_his() {
         let claim = store.claim(&worker()).await.unwrap().unwrap();
         store.finish(&claim.token, &outcome(Status::Success)).await.unwrap();
     }
-    assert_eq!(store.claim(&worker()).await.unwrap().unwrap().job.id, "b1");
+    assert_eq!(store.claim(&worker()).await.unwrap().unwrap().job.id, B1);
     let (ann, bob, admin) = (&server.ann, &server.bob, &server.admin);
     for (key, running, pending, ended) in [
-        (ann, vec![], vec!["a1"], vec!["a0"]),
-        (bob, vec!["b1"], vec!["b2"], vec!["b0"]),
-        (admin, vec!["b1"], vec!["a1", "b2"], vec!["b0", "a0"]),
+        (ann, vec![], vec![A1], vec![A0]),
+        (bob, vec![B1], vec![B2], vec![B0]),
+        (admin, vec![B1], vec![A1, B2], vec![B0, A0]),
     ] {
         let queue = server.get(key, "/queue").await;
         assert_eq!((ids(&queue["queue_running"]), ids(&queue["queue_pending"])), (running.clone(), pending.clone()));
@@ -201,27 +208,27 @@ async fn each_user_sees_and_changes_only_what_is_his() {
         assert_eq!(jobs, all);
     }
     // Others' are as if they were not there.
-    assert_eq!(server.get(ann, "/history/b0").await, json!({}));
-    for id in ["b0", "b1", "b2"] {
+    assert_eq!(server.get(ann, &format!("/history/{B0}")).await, json!({}));
+    for id in [B0, B1, B2] {
         assert_eq!(server.status(ann, "GET", &format!("/jobs/{id}"), "").await, 404, "{id}");
-        assert_eq!(server.status(ann, "POST", &format!("/jobs/{id}/cancel"), "").await, 404, "{id}");
+        assert_eq!(server.send(ann, "POST", &format!("/jobs/{id}/cancel"), "").await.json(), json!({"cancelled": false}), "{id}");
     }
     let ok = |status| assert_eq!(status, 200);
-    ok(server.status(ann, "POST", "/history", json!({"delete": ["b0"]})).await);
+    ok(server.status(ann, "POST", "/history", json!({"delete": [B0]})).await);
     ok(server.status(ann, "POST", "/history", json!({"clear": true})).await);
-    ok(server.status(ann, "POST", "/queue", json!({"delete": ["b2"]})).await);
+    ok(server.status(ann, "POST", "/queue", json!({"delete": [B2]})).await);
     ok(server.status(ann, "POST", "/queue", json!({"clear": true})).await);
-    ok(server.status(ann, "POST", "/jobs/cancel", json!({"job_ids": ["b1", "b2"]})).await);
-    ok(server.status(ann, "POST", "/interrupt", json!({"prompt_id": "b1"})).await);
+    ok(server.status(ann, "POST", "/jobs/cancel", json!({"job_ids": [B1, B2]})).await);
+    ok(server.status(ann, "POST", "/interrupt", json!({"prompt_id": B1})).await);
     ok(server.status(ann, "POST", "/interrupt", "").await);
     assert!(server.server.device.interrupted.lock().is_empty());
     let queue = server.get(admin, "/queue").await;
-    assert_eq!((ids(&queue["queue_running"]), ids(&queue["queue_pending"])), (vec!["b1"], vec!["b2"]));
-    assert_eq!(server.get(admin, "/history").await.as_object().unwrap().keys().collect::<Vec<_>>(), ["b0"]);
+    assert_eq!((ids(&queue["queue_running"]), ids(&queue["queue_pending"])), (vec![B1], vec![B2]));
+    assert_eq!(server.get(admin, "/history").await.as_object().unwrap().keys().collect::<Vec<_>>(), [B0]);
     ok(server.status(bob, "POST", "/interrupt", "").await);
-    ok(server.status(bob, "POST", "/jobs/b1/cancel", "").await);
-    assert_eq!(*server.server.device.interrupted.lock(), [Some("b1".to_owned()), Some("b1".to_owned())]);
-    ok(server.status(bob, "POST", "/history", json!({"delete": ["b0"]})).await);
+    ok(server.status(bob, "POST", &format!("/jobs/{B1}/cancel"), "").await);
+    assert_eq!(*server.server.device.interrupted.lock(), [Some(B1.to_owned()), Some(B1.to_owned())]);
+    ok(server.status(bob, "POST", "/history", json!({"delete": [B0]})).await);
     ok(server.status(admin, "POST", "/queue", json!({"clear": true})).await);
     assert_eq!(server.get(bob, "/jobs").await["pagination"]["total"], 1);
 }
@@ -290,7 +297,7 @@ async fn prompts_of_a_user_are_bounded() {
     for id in ["1", "2", "3"] {
         assert_eq!(server.submit(&server.ann, id).await, 200);
     }
-    assert_eq!((server.submit(&server.ann, "4").await, server.submit(&server.bob, "5").await), (429, 200));
+    assert_eq!((server.submit(&server.ann, &support::id("4")).await, server.submit(&server.bob, &support::id("5")).await), (429, 200));
     let inputs = json!({"value": "", "width": 100, "height": 100, "batch_size": 1});
     let large = json!({"prompt": {"1": {"class_type": "Show", "inputs": inputs}}});
     let refused = server.send(&server.bob, "POST", "/prompt", large).await;
@@ -300,7 +307,7 @@ async fn prompts_of_a_user_are_bounded() {
 #[tokio::test]
 async fn what_is_changed_is_written_down() {
     let server = Keyed::new(|_| ());
-    assert_eq!(server.submit(&server.ann, "mine").await, 200);
+    assert_eq!(server.submit(&server.ann, &support::id("mine")).await, 200);
     assert_eq!(server.status(&server.ann, "POST", "/queue", json!({"delete": ["mine"]})).await, 200);
     assert_eq!(server.status(&server.guest, "POST", "/queue", json!({"clear": true})).await, 403);
     let path = server.server.dir.path().join("user/audit.jsonl");

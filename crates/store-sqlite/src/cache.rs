@@ -90,7 +90,7 @@ mod tests {
 
     fn entry(id: &str) -> Arc<HistoryEntry> {
         let new = contract::job(id, comfyd_jobs::Position::Back);
-        let (_, job) = Line::default().admit(&new, Bounds { pending: 1, bytes: usize::MAX, of_owner: 1 }, 0).unwrap();
+        let (_, job) = Line::default().admit(&new, Bounds { pending: 1, bytes: usize::MAX, of_owner: 1 }).unwrap();
         let job = job.as_ref().clone();
         Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success), usize::MAX).unwrap())
     }

@@ -408,7 +408,7 @@ impl Writer {
             return Ok(Err(JobError::Duplicate(new.id.clone())));
         }
         let Options { max_pending: pending, max_pending_bytes: bytes, max_of_owner: of_owner, .. } = self.options;
-        let (place, job) = match self.state.line.admit(new, Bounds { pending, bytes, of_owner }, now_ms()) {
+        let (place, job) = match self.state.line.admit(new, Bounds { pending, bytes, of_owner }) {
             Ok(admitted) => admitted,
             Err(refused) => return Ok(Err(refused)),
         };

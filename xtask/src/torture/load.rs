@@ -1,6 +1,7 @@
 //! The clients: they send prompts and ask for the queue, whatever becomes of the server, and write down what they were answered.
 
 use std::collections::HashSet;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -83,6 +84,14 @@ impl Client {
     }
 }
 
+/// The id of a client's prompt: a UUID, since servers take no others.
+fn id(client: &str, n: u64) -> String {
+    let mut hasher = DefaultHasher::new();
+    client.hash(&mut hasher);
+    let hash = format!("{:016x}{n:016x}", hasher.finish());
+    [&hash[..8], &hash[8..12], &hash[12..16], &hash[16..20], &hash[20..]].join("-")
+}
+
 /// Sends prompts until it is told to stop.
 pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
     let mut client = Client::new(host);
@@ -93,7 +102,7 @@ pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
         if ledger.stop.load(Ordering::Relaxed) {
             return;
         }
-        let id = format!("{name}-{n}");
+        let id = id(&name, n);
         let body = json!({"prompt": graph(n), "prompt_id": id}).to_string();
         match client.ask("/prompt", Some(&body)).await {
             Ok(_answer) => {

@@ -10,7 +10,9 @@ use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
-use super::{ApiShape, DeviceMemory, Durability, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Verbosity};
+use super::{
+    ApiShape, DeviceMemory, Durability, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Templates, Verbosity,
+};
 
 const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
 --config or COMFYD_CONFIG names (base-directory = \"...\"). The command line goes before the environment, and that before the file.";
@@ -172,15 +174,18 @@ pub enum FrontendCommand {
     /// Download a version of the official web front end and unpack it under the base directory.
     #[command(after_help = AFTER_HELP)]
     Install {
-        /// Version: 1.27.10, latest, or Comfy-Org/ComfyUI_frontend@VERSION. Without it, the version this program was tested with.
+        /// Version: 1.58.1, latest, or Comfy-Org/ComfyUI_frontend@VERSION. Without it, the version this program was tested with.
         #[arg(value_parser = front_end_version)]
         version: Option<String>,
-        /// Download the help of nodes too (4 MB).
+        /// Download the help of nodes too (24 MB).
         #[arg(long)]
         with_docs: bool,
-        /// Download the workflow templates too (85 MB).
+        /// Download the workflow templates too: all, with their pictures (530 MB), or workflows, without them (4 MB).
+        #[arg(long, value_name = "WHAT", num_args = 0..=1, default_value = "none", default_missing_value = "all")]
+        with_templates: Templates,
+        /// Download the subgraph blueprints too (600 kB).
         #[arg(long)]
-        with_templates: bool,
+        with_blueprints: bool,
         #[command(flatten)]
         common: CommonArgs,
     },
@@ -208,10 +213,16 @@ pub struct CommonArgs {
     /// Folder of settings, workflows and the job store [default: user in the base directory].
     #[arg(long, value_name = "DIR")]
     pub user_directory: Option<PathBuf>,
+    /// Folder of models [default: models in the base directory].
+    #[arg(long, value_name = "DIR")]
+    pub models_directory: Option<PathBuf>,
+    /// Download nothing: neither a front end nor models, nor what ComfyUI's libraries look for on the Hugging Face Hub.
+    #[arg(long)]
+    pub offline: bool,
     /// ComfyUI's extra_model_paths.yaml; several files and repeatable.
     #[arg(long, value_name = "PATH", num_args = 1.., action = ArgAction::Append)]
     pub extra_model_paths_config: Vec<PathBuf>,
-    /// Least severe messages shown: DEBUG, INFO, WARNING, ERROR or CRITICAL.
+    /// Least severe messages shown: DEBUG, DETAIL, INFO, WARNING, ERROR or CRITICAL.
     #[arg(long, value_name = "LEVEL", num_args = 0..=1, default_value = "INFO", default_missing_value = "DEBUG", ignore_case = true)]
     pub verbose: Verbosity,
 }
@@ -350,9 +361,18 @@ pub struct ServerArgs {
     /// Folder of a front end, the one that holds index.html; goes before --front-end-version.
     #[arg(long, value_name = "DIR")]
     pub front_end_root: Option<PathBuf>,
-    /// Version of the official front end: 1.27.10, latest, or Comfy-Org/ComfyUI_frontend@VERSION.
+    /// Version of the official front end: 1.58.1, latest, or Comfy-Org/ComfyUI_frontend@VERSION.
     #[arg(long, value_name = "VERSION", value_parser = front_end_version)]
     pub front_end_version: Option<String>,
+    /// What /features tells the front end besides: KEY=VALUE, or KEY for true; repeatable. --list-feature-flags tells which it knows.
+    #[arg(long, value_name = "KEY[=VALUE]", action = ArgAction::Append)]
+    pub feature_flag: Vec<String>,
+    /// Print the feature flags that the front end knows, as JSON, and stop.
+    #[arg(long)]
+    pub list_feature_flags: bool,
+    /// Stop as soon as the server is ready.
+    #[arg(long)]
+    pub quick_test_for_ci: bool,
     /// Keep a folder and settings for each user.
     #[arg(long)]
     pub multi_user: bool,
@@ -440,6 +460,8 @@ fn front_end_version(text: &str) -> Result<String, String> {
     let version = match text.rsplit_once('@') {
         None => text,
         Some((repository, version)) if repository.eq_ignore_ascii_case("Comfy-Org/ComfyUI_frontend") => version,
+        // ComfyUI's word for the one that goes with it.
+        Some((repository, "latest")) if repository.eq_ignore_ascii_case("comfyanonymous/ComfyUI") => crate::frontend::PINNED_VERSION,
         Some((repository, _)) => {
             return Err(format!(
                 "only Comfy-Org/ComfyUI_frontend can be installed, not `{repository}`; set --front-end-root to its folder"
@@ -453,7 +475,7 @@ fn front_end_version(text: &str) -> Result<String, String> {
     if is_version || version == "latest" {
         Ok(version.to_owned())
     } else {
-        Err("write a version such as 1.27.10, `latest`, or Comfy-Org/ComfyUI_frontend@1.27.10".into())
+        Err("write a version such as 1.58.1, `latest`, or Comfy-Org/ComfyUI_frontend@1.58.1".into())
     }
 }
 

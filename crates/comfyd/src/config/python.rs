@@ -127,8 +127,7 @@ impl Places<'_> {
     pub(super) fn python(&self, args: PythonArgs) -> Result<Option<Python>> {
         let table = self.section.as_ref().map(read).transpose()?;
         let Some(comfyui) = args.comfyui else {
-            let option = args.handed.0.first().map(|(name, _)| format!("--{name}"));
-            let option = option.or_else(|| args.python.map(|_| "--python".to_owned()));
+            let option = args.python.map(|_| "--python".to_owned());
             let said = option.or_else(|| table.map(|_| format!("the table `{SECTION}` of the configuration file")));
             return said.map_or(Ok(None), |said| Err(Error::NoComfyUi(said)));
         };
@@ -149,10 +148,6 @@ impl Places<'_> {
         let disable_packs = handed.get("disable-all-custom-nodes").is_some();
         let whitelist = handed.get("whitelist-custom-nodes").unwrap_or_default().to_vec();
         handed.0.retain(|(name, _)| !matches!(*name, "disable-all-custom-nodes" | "whitelist-custom-nodes"));
-        for (_, values) in handed.0.iter_mut().filter(|(name, _)| *name == "models-directory") {
-            // The process runs elsewhere.
-            values.iter_mut().for_each(|path| *path = self.absolute(&*path).to_string_lossy().into_owned());
-        }
         let seconds = |seconds: u32| Duration::from_secs(seconds.into());
         Ok(Some(Python {
             comfyui,

@@ -96,12 +96,12 @@ fn amounts_of_memory() {
 
 #[test]
 fn front_end_versions() {
-    for text in ["1.27.10", "v1.27.10", "Comfy-Org/ComfyUI_frontend@1.27.10", "comfy-org/ComfyUI_frontend@v1.27.10"] {
-        assert_eq!(serve(&["--front-end-version", text]).front_end_version.as_deref(), Some("1.27.10"), "{text}");
+    for text in ["1.58.1", "v1.58.1", "Comfy-Org/ComfyUI_frontend@1.58.1", "comfy-org/ComfyUI_frontend@v1.58.1"] {
+        assert_eq!(serve(&["--front-end-version", text]).front_end_version.as_deref(), Some("1.58.1"), "{text}");
     }
     assert_eq!(serve(&["--front-end-version", "Comfy-Org/ComfyUI_frontend@latest"]).front_end_version.as_deref(), Some("latest"));
     assert!(refusal(&["serve", "--front-end-version", "other/repo@1"], &[]).contains("--front-end-root"));
-    assert!(refusal(&["serve", "--front-end-version", "../x"], &[]).contains("such as 1.27.10"));
+    assert!(refusal(&["serve", "--front-end-version", "../x"], &[]).contains("such as 1.58.1"));
 }
 
 #[test]
@@ -177,7 +177,7 @@ fn other_commands() {
     assert!(refusal(&["run", "w.json", "--port", "7"], &[]).contains("--port"));
     assert_eq!(with(&["nodes", "KSampler"], &[]).unwrap().action, Action::Nodes { class: Some("KSampler".into()) });
     let config = with(&["frontend", "install", "v1.2.3", "--with-docs"], &[("COMFYD_BASE_DIRECTORY", "/x")]).unwrap();
-    assert_eq!(config.action, Action::InstallFrontEnd { version: Some("1.2.3".into()), docs: true, templates: false });
+    assert_eq!(config.action, Action::InstallFrontEnd { version: Some("1.2.3".into()), docs: true, templates: Templates::None, blueprints: false });
     assert_eq!(config.roots.base, Path::new("/x"));
     let db = |args: &[&str]| with(&[&["db"], args].concat(), &[("COMFYD_FORCE", "true")]).unwrap().action;
     assert_eq!(db(&["check"]), Action::Db(DbAction::Check(None)));
@@ -230,12 +230,52 @@ fn comfyuis_own_options_are_handed_on() {
     ];
     let python = serve(&packs).python.unwrap();
     assert_eq!((python.disable_packs, python.whitelist), (true, vec!["a".to_owned(), "b".to_owned()]));
-    assert_eq!(python.args, ["--models-directory", "/here/m", "--new=1"]);
-    assert!(refusal(&["serve", "--lowvram"], &[]).contains("--lowvram is about ComfyUI's process: set --comfyui"));
+    assert_eq!(python.args, ["--new=1"]);
+    assert_eq!(serve(&packs).roots.models, Path::new("/here/m"));
+    assert!(serve(&packs).unused.is_empty());
+    assert_eq!(serve(&["--comfyui=/c", "--auto-launch", "--lowvram"]).python.unwrap().args, ["--lowvram"]);
+    let alone = serve(&["--lowvram", "--database-url", "sqlite:///x", "--fast"]);
+    assert_eq!(alone.python, None);
+    assert_eq!(alone.unused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["database-url", "fast", "lowvram"]);
+    assert!(alone.unused[0].1.contains("comfyd.db"));
     assert!(refusal(&["serve", "--comfyui=/c", "--no-such-option"], &[]).contains("--no-such-option"));
     let env = [("COMFYD_COMFYUI", "/c"), ("COMFYD_LOWVRAM", "1"), ("COMFYD_PLACEMENT", "python"), ("COMFYD_PYTHON_START", "lazy")];
     let python = with(&["serve"], &env).unwrap().python.unwrap();
     assert_eq!((python.args, python.placement, python.start), (vec!["--lowvram".to_owned()], Placement::Python, PythonStart::Lazy));
+}
+
+/// So that whoever started ComfyUI with an option starts this program with the same.
+#[test]
+fn every_option_of_comfyui_is_taken() {
+    const NONE: [&str; 76] = [
+        "async-offload", "auto-launch", "bf16-text-enc", "bf16-unet", "bf16-vae", "cache-classic", "cache-none", "cache-ram", "cpu", "cpu-vae",
+        "cuda-malloc", "debug-hang", "deterministic", "directml", "disable-all-custom-nodes", "disable-api-nodes", "disable-async-offload",
+        "disable-auto-launch", "disable-cuda-graphs", "disable-cuda-malloc", "disable-dynamic-vram", "disable-manager-ui", "disable-metadata",
+        "disable-mmap", "disable-nvml-pressure", "disable-pinned-memory", "disable-smart-memory", "disable-triton-backend", "disable-xformers",
+        "dont-print-server", "dont-upcast-attention", "enable-asset-hashing", "enable-assets", "enable-compress-response-body",
+        "enable-cors-header", "enable-dynamic-vram", "enable-manager", "enable-manager-legacy-ui", "enable-triton-backend", "fast", "fast-disk",
+        "force-channels-last", "force-fp16", "force-fp32", "force-non-blocking", "force-upcast-attention", "fp16-intermediates",
+        "fp16-text-enc", "fp16-unet", "fp16-vae", "fp32-text-enc", "fp32-unet", "fp32-vae", "fp64-unet", "fp8_e4m3fn-text-enc",
+        "fp8_e4m3fn-unet", "fp8_e5m2-text-enc", "fp8_e5m2-unet", "fp8_e8m0fnu-unet", "gpu-only", "high-ram", "highvram", "list-feature-flags",
+        "listen", "log-stdout", "lowvram", "mmap-torch-files", "multi-user", "normalvram", "novram", "quick-test-for-ci",
+        "supports-fp8-compute", "use-ck-attention", "use-sage-attention", "verbose", "windows-standalone-build",
+    ];
+    const ONE: [(&str, &str); 30] = [
+        ("base-directory", "b"), ("cache-lru", "3"), ("cache-ram", "4"), ("comfy-api-base", "https://api"), ("cuda-device", "0"),
+        ("database-url", "sqlite:///:memory:"), ("default-device", "1"), ("default-hashing-function", "md5"), ("directml", "0"),
+        ("enable-cors-header", "*"), ("extra-model-paths-config", "a.yaml"), ("fast", "autotune"), ("feature-flag", "a=b"),
+        ("front-end-root", "r"), ("front-end-version", "comfyanonymous/ComfyUI@latest"), ("input-directory", "i"), ("listen", "::1"),
+        ("max-upload-size", "7.5"), ("models-directory", "m"), ("oneapi-device-selector", "s"), ("output-directory", "o"), ("port", "1"),
+        ("preview-method", "auto"), ("preview-size", "64"), ("reserve-vram", "1.5"), ("temp-directory", "t"), ("user-directory", "u"),
+        ("verbose", "DETAIL"), ("vram-headroom", "0.5"), ("whitelist-custom-nodes", "pack"),
+    ];
+    for option in NONE {
+        assert!(with(&["serve", &format!("--{option}")], &[]).is_ok(), "{option}");
+    }
+    for (option, value) in ONE {
+        assert!(with(&["serve", &format!("--{option}"), value], &[]).is_ok(), "{option}");
+    }
+    assert_eq!(serve(&["--front-end-version", ONE[14].1]).front_end_version.as_deref(), Some(crate::frontend::PINNED_VERSION));
 }
 
 #[test]

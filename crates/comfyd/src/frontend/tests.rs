@@ -129,7 +129,7 @@ async fn an_index_on_this_machine() {
         ("/simple/comfyui-frontend-package/", "text/html; charset=utf-8", list.into_bytes()),
         ("/f/1.0.0", "application/zip", good.clone()),
         ("/f/2.0.0", "application/zip", good.clone()),
-        ("/f/1.27.10", "application/zip", good.clone()),
+        ("/f/1.58.1", "application/zip", good.clone()),
     ];
     let settings = index(files).await;
     let base = tempfile::tempdir().unwrap();
@@ -141,7 +141,7 @@ async fn an_index_on_this_machine() {
     assert!(matches!(install("2.0.0").await, Err(Error::Hash { .. })));
     assert!(matches!(install("3.0.0").await, Err(Error::NoHash { .. })));
     assert!(matches!(install(PINNED_VERSION).await, Err(Error::Hash { .. })), "the pinned hash goes before the index's");
-    assert!(install("7.0.0").await.unwrap_err().to_string().contains("3.0.0, 2.0.0, 1.27.10"));
+    assert!(install("7.0.0").await.unwrap_err().to_string().contains("3.0.0, 2.0.0, 1.58.1"));
     assert_eq!(find_installed(base.path()), Some(base.path().join("web/1.0.0")));
 }
 
@@ -149,7 +149,7 @@ async fn an_index_on_this_machine() {
 async fn help_is_put_below_the_pages() {
     let package: &'static Package = &Package { sha256: "", version: "0.0.1", ..DOCS };
     let docs = wheel(&[("comfyui_embedded_docs/docs/KSampler/en.md", "# help"), ("comfyui_embedded_docs/__init__.py", "no help")]);
-    let link = |hash: &str| format!("<a href=\"/f#sha256={hash}\">comfyui_embedded_docs-0.2.6-py3-none-any.whl</a>");
+    let link = |hash: &str| format!("<a href=\"/f#sha256={hash}\">comfyui_embedded_docs-0.5.15-py3-none-any.whl</a>");
     let files = |hash: &str| {
         vec![("/simple/comfyui-embedded-docs/", "text/html", link(hash).into_bytes()), ("/f", "application/zip", docs.clone())]
     };
@@ -161,7 +161,8 @@ async fn help_is_put_below_the_pages() {
     let found = index::find(&clients, &clients.settings, package.name, DOCS.version).await.unwrap();
     unpacked(&clients, package, found, base.path().join("docs"), &|_, _, _| {}).await.unwrap();
     assert_eq!(std::fs::read_to_string(base.path().join("docs/KSampler/en.md")).unwrap(), "# help");
-    assert_eq!(std::fs::read_dir(base.path().join("docs")).unwrap().count(), 1);
+    assert_eq!(std::fs::read_to_string(base.path().join("docs/.version")).unwrap(), "0.5.15");
+    assert_eq!(std::fs::read_dir(base.path().join("docs")).unwrap().count(), 2);
     let nowhere = PipSettings { indexes: vec!["http://127.0.0.1:9/".into()], ..index(Vec::new()).await };
     add(&nowhere, &DOCS, base.path(), &|_, _, _| {}).await.expect("what is there is not fetched again");
 }

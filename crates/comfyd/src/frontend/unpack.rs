@@ -5,7 +5,7 @@ use std::path::{Component, Path, PathBuf};
 
 use zip::ZipArchive;
 
-use super::{Error, Package, Result};
+use super::{Error, Package, Result, VERSION_FILE};
 
 /// Most entries of a wheel. The front end's has 892.
 const MAX_ENTRIES: usize = 50_000;
@@ -13,7 +13,7 @@ const MAX_ENTRIES: usize = 50_000;
 /// How old a half installation is that nobody works on any more.
 const LEFT_OVER: std::time::Duration = std::time::Duration::from_secs(24 * 3600);
 
-/// Most bytes of all files together. The front end's have 49 MB, the templates' 88 MB.
+/// Most bytes of all files together. The front end's have 90 MB, those of the templates' pictures up to 105 MB.
 const MAX_BYTES: u64 = 1 << 30;
 
 /// Unpacks the package's folder of `wheel` into `target`, which appears only when it is complete.
@@ -66,7 +66,12 @@ fn unpack_into(wheel: &[u8], package: &Package, folder: &Path, max_entries: usiz
             .checked_sub(written)
             .ok_or_else(|| Error::TooLarge { what: format!("the unpacked {}", package.name), limit: format!("{max_bytes} bytes") })?;
     }
-    let Package { folder: prefix, needed, .. } = package;
+    let Package { folder: prefix, needed, place, .. } = package;
+    if !place.is_empty() {
+        // The pages' own is the name of their folder.
+        let (file, version) = (folder.join(VERSION_FILE), package.released());
+        std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&file, version)).map_err(at(&file))?;
+    }
     if folder.join(needed).is_file() { Ok(()) } else { Err(Error::Wheel(format!("it has no {prefix}{needed}"))) }
 }
 

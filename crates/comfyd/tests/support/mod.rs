@@ -115,6 +115,13 @@ impl Drop for Server {
     }
 }
 
+/// The id of a prompt that is called so: clients may give none but UUIDs.
+pub fn id(name: &str) -> String {
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    uuid::Uuid::from_bytes(bytes).to_string()
+}
+
 pub fn conformance(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance").join(path)
 }

@@ -11,7 +11,7 @@ use super::sink;
 use crate::memory::Options as Limits;
 use crate::message::Message;
 use crate::secrets::Secrets;
-use crate::store::{Claim, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Position, Status, Token, WorkerId};
+use crate::store::{now_ms, Claim, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Position, Status, Token, WorkerId};
 
 /// What a store's tests provide.
 #[async_trait]
@@ -60,6 +60,7 @@ pub fn job(id: &str, position: Position) -> NewJob {
         extra_data: text(r#"{"client_id":"contract"}"#),
         secrets: Secrets::default(),
         outputs: vec!["1".to_owned()],
+        created_ms: now_ms(),
     }
 }
 

@@ -398,10 +398,13 @@ def _directories():
     return told
 
 
-def _replaced(server):
-    """Names of classes for which others stand in, in versions that have that."""
-    manager = getattr(server, "node_replace_manager", None)
-    return sorted(getattr(manager, "_replacements", {}))
+def _replacements(server):
+    """What stands in for classes that there are not any more, in versions that have that. comfyd puts it in their place itself."""
+    with contextlib.suppress(Exception):
+        told = server.node_replace_manager.as_dict()
+        json.dumps(told)                                   # what cannot be told is not
+        return told
+    return {}
 
 
 async def _answers(server):
@@ -430,6 +433,6 @@ async def describe(server, names=None):
     return {
         "format": 1, "versions": versions(), "classes": classes, "order": list(classes), "modules": modules.told(),
         "web": {name: os.path.abspath(path) for name, path in nodes.EXTENSION_WEB_DIRS.items()}, "routes": _routes(server),
-        "on_prompt": len(server.on_prompt_handlers), "replaced": _replaced(server), "folders": folders, "directories": _directories(),
+        "on_prompt": len(server.on_prompt_handlers), "replacements": _replacements(server), "folders": folders, "directories": _directories(),
         "answers": await _answers(server) if names is None else {},
     }

@@ -15,12 +15,8 @@ async def _describe(message):
 
 
 async def _on_prompt(message):
-    """A request as the packs' handlers and, in versions that have these, replacements of classes change it."""
-    request = STATE.server.trigger_on_prompt(message["json"])
-    replace = getattr(getattr(STATE.server, "node_replace_manager", None), "apply_replacements", None)
-    if replace is not None and isinstance(request, dict) and isinstance(request.get("prompt"), dict):
-        replace(request["prompt"])
-    return {"json": request}
+    """A request as the packs' handlers change it."""
+    return {"json": STATE.server.trigger_on_prompt(message["json"])}
 
 
 async def _stats(message):

@@ -45,7 +45,15 @@ pub(crate) async fn send_file(path: &Path, name: &str, request: &HeaderMap, how:
     let mut headers = common_headers(&etag);
     headers.typed_insert(AcceptRanges::bytes());
     let mime = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
-    let stored = how == Disposition::Inline && !is_passive(name, mime);
+    let drawing = how == Disposition::Inline && mime == "image/svg+xml";
+    if drawing {
+        // What is answered depends on who asks, so that nobody may keep it for another.
+        headers.insert(header::VARY, HeaderValue::from_static("Sec-Fetch-Dest"));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    // In an <img> no script of a drawing runs. Browsers tell so themselves, and pages cannot.
+    let as_image = drawing && request.get("sec-fetch-dest").is_some_and(|dest| dest == "image");
+    let stored = how == Disposition::Inline && !is_passive(name, mime) && !as_image;
     if how == Disposition::Inline {
         headers.insert(header::CONTENT_DISPOSITION, disposition(name, stored));
     }

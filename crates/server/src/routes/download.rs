@@ -65,6 +65,9 @@ impl<'a> DownloadProgress<'a> {
 
 /// Ends when the client closes its connection: what came is gone on with by the next request, if the host says what it belongs to.
 async fn download(State(app): State<App>, LenientJson(body): LenientJson) -> Result<Json<Downloaded>, ApiError> {
+    if app.options.offline {
+        return Err(ApiError::forbidden("the server downloads nothing (--offline): put the file into its model folder"));
+    }
     answer(&app, &app.downloads, &body).await.map(Json)
 }
 

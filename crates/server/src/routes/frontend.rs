@@ -1,6 +1,7 @@
 //! The page at `/` and its files: the official front end's folder, or the small page that is built in. Also what the front end asks for
 //! and this server has none of: translations, templates and blueprints of custom nodes.
 
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
 use axum::Json;
@@ -8,6 +9,9 @@ use axum::body::Body;
 use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, Uri, header};
 use axum::response::IntoResponse;
+use indexmap::IndexMap;
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::answer::blocking;
 use crate::answer::file::{Disposition, send_file};
@@ -21,7 +25,10 @@ use crate::options::FrontEnd;
 use crate::permission::Permission::Read;
 use crate::principal::Principal;
 use crate::routes::packs::{file_path, forwarded};
-use crate::services::pages::find;
+use crate::services::pages::{Blueprint, blueprints, find};
+
+/// Largest blueprint, in bytes. Those of the package have up to 200 kB.
+const MAX_BLUEPRINT_BYTES: u64 = 64 << 20;
 
 /// The page that comes with the server.
 const BUILTIN: &str = include_str!("../builtin.html");
@@ -32,12 +39,17 @@ pub(super) fn routes() -> Table {
         .get("/", Read, index, Doc::new("front end", "The page of the front end; its files are below it.").bytes("text/html"))
         .get("/i18n", Read, of_packs, Doc::new("front end", "Translations of custom nodes: none.").json::<Object>())
         .get("/workflow_templates", Read, of_packs, Doc::new("front end", "Workflow templates of custom nodes: none.").json::<Object>())
-        .get("/global_subgraphs", Read, of_packs, Doc::new("front end", "Blueprints of custom nodes: none.").json::<Object>())
+        .get(
+            "/global_subgraphs",
+            Read,
+            subgraphs,
+            Doc::new("front end", "Subgraph blueprints of custom nodes and of the package of blueprints, by their ids.").json::<Subgraphs>(),
+        )
         .get(
             "/global_subgraphs/{id}",
             Read,
             subgraph,
-            Doc::new("front end", "One of the blueprints.").status(404, "There is none of that id."),
+            Doc::new("front end", "One of the blueprints; null where there is none of that id.").json::<Option<Subgraph>>(),
         )
 }
 
@@ -57,11 +69,70 @@ async fn of_packs(State(app): State<App>, request: Request) -> Response<Body> {
     Json(Object(kept.unwrap_or_default())).into_response()
 }
 
-async fn subgraph(State(app): State<App>, UrlPath(id): UrlPath<String>, request: Request) -> Result<Response<Body>, ApiError> {
-    match app.installations.sites().first() {
-        Some(site) => forwarded(&app, site, request).await,
-        None => Err(ApiError::not_found("there is no such subgraph blueprint").details(id)),
+/// Blueprints by their ids.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(value_type = HashMap<String, Subgraph>)]
+struct Subgraphs(IndexMap<String, Subgraph>);
+
+/// A subgraph that is offered as a node.
+#[derive(Debug, Serialize, ToSchema)]
+struct Subgraph {
+    /// Where it comes from: templates or custom_node.
+    source: &'static str,
+    name: String,
+    #[schema(inline)]
+    info: SubgraphInfo,
+    /// The workflow as a text, of one blueprint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    data: Option<String>,
+}
+
+/// What is told of a blueprint besides.
+#[derive(Debug, Serialize, ToSchema)]
+struct SubgraphInfo {
+    node_pack: &'static str,
+}
+
+impl Subgraph {
+    fn of(blueprint: &Blueprint, data: Option<String>) -> Self {
+        Self { source: "templates", name: blueprint.name.clone(), info: SubgraphInfo { node_pack: "comfyui" }, data }
     }
+}
+
+/// Those of a ComfyUI beside the server are its own: it has the same ones as the package.
+async fn subgraphs(State(app): State<App>, request: Request) -> Result<Response<Body>, ApiError> {
+    if !app.installations.is_empty() {
+        return Ok(of_packs(State(app), request).await);
+    }
+    blocking(move || {
+        let found = blueprints(&app.options.front_end);
+        let told = found.iter().map(|blueprint| (blueprint.id.clone(), Subgraph::of(blueprint, None)));
+        Ok(Json(Subgraphs(told.collect())).into_response())
+    })
+    .await
+}
+
+async fn subgraph(State(app): State<App>, UrlPath(id): UrlPath<String>, request: Request) -> Result<Response<Body>, ApiError> {
+    if let Some(site) = app.installations.sites().first() {
+        return forwarded(&app, site, request).await;
+    }
+    blocking(move || {
+        let Some(found) = blueprints(&app.options.front_end).into_iter().find(|blueprint| blueprint.id == id) else {
+            return Ok(Json(None::<Subgraph>).into_response());
+        };
+        let read = read_bounded(&found.file, MAX_BLUEPRINT_BYTES);
+        let data = read.map_err(|error| ApiError::internal(format!("the blueprint {} cannot be read: {error}", found.name)))?;
+        Ok(Json(Some(Subgraph::of(&found, Some(data)))).into_response())
+    })
+    .await
+}
+
+/// A text that is not longer than it can rightly be.
+fn read_bounded(path: &Path, max: u64) -> std::io::Result<String> {
+    let mut text = String::new();
+    std::fs::File::open(path)?.take(max + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > max { Err(std::io::Error::other(format!("it has more than {max} bytes"))) } else { Ok(text) }
 }
 
 async fn index(State(app): State<App>, headers: HeaderMap) -> Result<Response<Body>, ApiError> {

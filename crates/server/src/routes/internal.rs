@@ -42,7 +42,8 @@ pub(super) fn routes() -> Table {
             "/internal/files/{type}",
             Read,
             files,
-            Doc::new("internal", "Files of the input, output or temp folder, newest first.").json::<Names>(),
+            Doc::new("internal", "Files of the input, output or temp folder, newest first, each with its folder: NAME [output].")
+                .json::<Names>(),
         )
 }
 
@@ -97,12 +98,13 @@ async fn files(State(app): State<App>, principal: Principal, UrlPath(kind): UrlP
     let kind = parse_kind(&kind)?;
     blocking(move || {
         let _acting = principal.act();
-        Ok(Json(Names(newest_first(&app.folders.seen(kind)))))
+        let names = newest_first(&app.folders.seen(kind)).into_iter();
+        Ok(Json(Names(names.map(|name| format!("{name} [{}]", kind.as_str())).collect())))
     })
     .await
 }
 
-/// The names of the files directly in some folders.
+/// The names of the files directly in some folders, but for hidden ones.
 fn newest_first(folders: &[PathBuf]) -> Vec<String> {
     let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
     let mut files: Vec<(SystemTime, String)> = entries
@@ -110,7 +112,7 @@ fn newest_first(folders: &[PathBuf]) -> Vec<String> {
         .take(MAX_FILES)
         .filter_map(|entry| {
             let meta = entry.path().metadata().ok().filter(std::fs::Metadata::is_file)?;
-            let name = entry.file_name().into_string().ok().filter(|name| !is_unfinished(name))?;
+            let name = entry.file_name().into_string().ok().filter(|name| !name.starts_with('.') && !is_unfinished(name))?;
             Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), name))
         })
         .collect();
@@ -128,7 +130,7 @@ mod tests {
     #[test]
     fn the_newest_file_comes_first() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, seconds) in [("a", 10), ("b", 30), ("c", 20), ("d", 20)] {
+        for (name, seconds) in [("a", 10), ("b", 30), ("c", 20), ("d", 20), (".hidden", 40)] {
             let file = std::fs::File::create(dir.path().join(name)).unwrap();
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
         }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use axum::{Extension, Json};
+use comfyd_folders::extension;
 use comfyd_jobs::{HistoryEntry, HistoryQuery, Job, Order, Queue, Status};
 use serde::de::{IntoDeserializer, value};
 use serde::{Deserialize, Serialize};
@@ -15,7 +16,6 @@ use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Value, json};
 use utoipa::ToSchema;
 
-use crate::answer::types::Names;
 use crate::answer::{blocking, json_text, leased, written};
 use crate::app::App;
 use crate::audit::Concerns;
@@ -25,6 +25,7 @@ use crate::openapi::named::graph;
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::{Read, Run};
 use crate::principal::Principal;
+use crate::prompt_request::is_job_id;
 use crate::query::Query;
 use crate::reading::{self, Part, Parts};
 use crate::routes::item::HistoryStatus;
@@ -126,7 +127,10 @@ struct JobAnswer<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false)]
     execution_error: Option<&'a RawValue>,
+    /// Results, but for texts that are only shown.
     outputs_count: usize,
+    /// Those of them that can be looked at or listened to.
+    previewable_outputs_count: usize,
     /// The result that stands for all.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false)]
@@ -134,7 +138,7 @@ struct JobAnswer<'a> {
     /// Of one job.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Object, required = false)]
-    outputs: Option<&'a RawValue>,
+    outputs: Option<Cow<'a, RawValue>>,
     /// Of one job.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = HistoryStatus, required = false)]
@@ -158,10 +162,10 @@ struct JobWorkflow<'a> {
     extra_data: &'a RawValue,
 }
 
-/// The jobs that were taken out of the queue or interrupted.
+/// Whether a job was taken out of the queue or interrupted.
 #[derive(Debug, Serialize, ToSchema)]
 struct Cancelled {
-    cancelled: Names,
+    cancelled: bool,
 }
 
 impl<'a> JobAnswer<'a> {
@@ -177,25 +181,26 @@ impl<'a> JobAnswer<'a> {
     }
 
     fn ended(entry: &'a HistoryEntry) -> Self {
-        let (outputs_count, preview_output) = shown(&parsed(&entry.outputs));
+        let Shown { outputs_count, previewable_outputs_count, preview_output } = Shown::of(&parsed(&entry.outputs));
         Self {
             execution_start_time: Some(entry.started_ms),
             execution_end_time: Some(entry.ended_ms),
             execution_error: if entry.status == Status::Error { failure(&entry.messages) } else { None },
             outputs_count,
+            previewable_outputs_count,
             preview_output,
             ..Self::of(&entry.job, Stage::of(entry))
         }
     }
 
     /// All of an ended job.
-    fn whole(entry: &'a HistoryEntry) -> Self {
-        Self {
-            outputs: Some(&entry.outputs),
+    fn whole(entry: &'a HistoryEntry) -> Result<Self, ApiError> {
+        Ok(Self {
+            outputs: Some(as_files(&entry.outputs)?),
             execution_status: Some(HistoryStatus::of(entry)),
             execution_meta: Some(&entry.meta),
             ..Self::ended(entry).with_workflow(&entry.job)
-        }
+        })
     }
 
     fn with_workflow(self, job: &'a Job) -> Self {
@@ -235,12 +240,13 @@ impl Wanted {
                 ApiError::bad_request("'status' must list some of pending, in_progress, completed, failed, cancelled").details(name)
             })?);
         }
-        let by_duration = match query.get("sort_by").unwrap_or("created_at") {
+        let lower = |key: &str, usual: &str| query.get(key).unwrap_or(usual).to_ascii_lowercase();
+        let by_duration = match lower("sort_by", "created_at").as_str() {
             "created_at" => false,
             "execution_duration" => true,
             other => return Err(ApiError::bad_request("'sort_by' must be created_at or execution_duration").details(other)),
         };
-        let ascending = match query.get("sort_order").unwrap_or("desc") {
+        let ascending = match lower("sort_order", "desc").as_str() {
             "asc" => true,
             "desc" => false,
             other => return Err(ApiError::bad_request("'sort_order' must be asc or desc").details(other)),
@@ -360,33 +366,124 @@ fn merged(active: Vec<Active>, mut ended: Vec<Found>, total: usize, passed: usiz
     Ok(Jobs { jobs, pagination: Pagination { offset: wanted.offset, limit: wanted.limit, total, has_more } })
 }
 
-/// How many results there are, and the one that stands for all: a saved one if there is one, else a temporary one.
-fn shown(outputs: &Value) -> (usize, Option<Value>) {
-    let (mut count, mut saved, mut temporary) = (0, None, None);
-    for (node, output) in outputs.as_object().into_iter().flatten() {
-        for (media, items) in output.as_object().into_iter().flatten() {
-            // `animated` says something about the pictures beside it.
-            let items = items.as_array().filter(|_| media != "animated");
-            for item in items.into_iter().flatten() {
-                count += 1;
-                let Some(preview) = preview(node, media, item) else { continue };
-                let place = if preview["type"] == "output" { &mut saved } else { &mut temporary };
-                place.get_or_insert(preview);
+/// What a list tells of results.
+#[derive(Debug, Default, PartialEq)]
+struct Shown {
+    outputs_count: usize,
+    previewable_outputs_count: usize,
+    preview_output: Option<Value>,
+}
+
+impl Shown {
+    /// Counts results, and finds the one that stands for all: a saved picture, sound, film or shape, else one that is not kept, else a file of
+    /// text, else a text. Texts never stand for what can be looked at, whichever came first.
+    fn of(outputs: &Value) -> Self {
+        let (mut shown, mut found) = (Self::default(), [const { None }; 4]);
+        for (node, media, item) in items(outputs) {
+            let place = match (file(item), item) {
+                (Some(item), _) => {
+                    shown.outputs_count += 1;
+                    let Some(kind) = Preview::of(media, &item) else { continue };
+                    shown.previewable_outputs_count += 1;
+                    let place = match kind {
+                        Preview::Media if item["type"] == "output" => 0,
+                        Preview::Media => 1,
+                        Preview::Text => 2,
+                    };
+                    found[place].get_or_insert_with(|| {
+                        let mut told = item.into_owned();
+                        told["nodeId"] = json!(node);
+                        if told.get("mediaType").is_none() {
+                            told["mediaType"] = json!(media);
+                        }
+                        told
+                    });
+                    continue;
+                }
+                (None, text) if media == "text" && !text.is_null() => &mut found[3],
+                (None, _) => continue,
+            };
+            place.get_or_insert_with(|| text_preview(node, item));
+        }
+        shown.preview_output = found.into_iter().flatten().next();
+        shown
+    }
+}
+
+/// All results of all nodes: the node, under which name it shows them, and one.
+fn items(outputs: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
+    let nodes = outputs.as_object().into_iter().flatten();
+    let media = nodes.flat_map(|(node, output)| output.as_object().into_iter().flatten().map(move |(media, items)| (node, media, items)));
+    // `animated` says something about the pictures beside it.
+    media.filter(|(_, media, _)| *media != "animated").flat_map(|(node, media, items)| {
+        items.as_array().into_iter().flatten().map(move |item| (node.as_str(), media.as_str(), item))
+    })
+}
+
+/// A result that is a file. Some nodes name one by a text.
+fn file(item: &Value) -> Option<Cow<'_, Value>> {
+    match item {
+        Value::Object(_) => Some(Cow::Borrowed(item)),
+        Value::String(name) if is_shape(name) => {
+            Some(Cow::Owned(json!({"filename": name, "type": "output", "subfolder": "", "mediaType": "3d"})))
+        }
+        Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => None,
+    }
+}
+
+fn is_shape(name: &str) -> bool {
+    [".obj", ".fbx", ".gltf", ".glb", ".usdz"].contains(&extension(name).as_str())
+}
+
+/// How a file can be shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preview {
+    Media,
+    Text,
+}
+
+impl Preview {
+    fn of(media: &str, item: &Value) -> Option<Self> {
+        let text = |key: &str| item.get(key).and_then(Value::as_str).unwrap_or_default();
+        if media == "text" || [".txt", ".md", ".json"].contains(&extension(text("filename")).as_str()) {
+            return Some(Self::Text);
+        }
+        let format = text("format");
+        let known = matches!(media, "images" | "video" | "audio" | "3d");
+        let shown = known || format.starts_with("video/") || format.starts_with("audio/") || is_shape(text("filename"));
+        shown.then_some(Self::Media)
+    }
+}
+
+fn text_preview(node: &str, item: &Value) -> Value {
+    let text = item.as_str().map_or_else(|| item.to_string(), str::to_owned);
+    let mut told = json!({"content": text.chars().take(MAX_TEXT_PREVIEW).collect::<String>()});
+    if text.chars().nth(MAX_TEXT_PREVIEW).is_some() {
+        told["truncated"] = json!(true);
+    }
+    told["nodeId"] = json!(node);
+    told["mediaType"] = json!("text");
+    told
+}
+
+/// Results with files that were named by texts as files, and without what is empty; as they are stored where there are none of these.
+fn as_files(stored: &RawValue) -> Result<Cow<'_, RawValue>, ApiError> {
+    let mut outputs = parsed(stored);
+    if !items(&outputs).any(|(_, _, item)| item.is_null() || item.is_string() && file(item).is_some()) {
+        return Ok(Cow::Borrowed(stored));
+    }
+    for (_, output) in outputs.as_object_mut().into_iter().flatten() {
+        for (_, items) in output.as_object_mut().into_iter().flatten().filter(|(media, _)| *media != "animated") {
+            let Some(items) = items.as_array_mut() else { continue };
+            items.retain(|item| !item.is_null());
+            for item in items {
+                if let Some(Cow::Owned(named)) = file(item) {
+                    *item = named;
+                }
             }
         }
     }
-    (count, saved.or(temporary))
-}
-
-fn preview(node: &str, media: &str, item: &Value) -> Option<Value> {
-    let mut preview = match item {
-        Value::Object(_) if matches!(media, "images" | "gifs" | "video" | "audio" | "3d") => item.clone(),
-        Value::String(text) if media == "text" => json!({"content": text.chars().take(MAX_TEXT_PREVIEW).collect::<String>()}),
-        Value::Object(_) | Value::String(_) | Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) => return None,
-    };
-    preview["nodeId"] = json!(node);
-    preview["mediaType"] = json!(media);
-    Some(preview)
+    to_raw_value(&outputs).map(Cow::Owned).map_err(|e| ApiError::internal(format!("the answer cannot be written: {e}")))
 }
 
 async fn one(State(app): State<App>, principal: Principal, Path(job_id): Path<String>) -> Result<Response, ApiError> {
@@ -396,7 +493,7 @@ async fn one(State(app): State<App>, principal: Principal, Path(job_id): Path<St
     }
     let entry = ended(&app, &principal, &job_id).await?.ok_or_else(|| no_job(&job_id))?;
     let leases = reading::room_for(&app, Some(&entry)).await?;
-    blocking(move || written(&JobAnswer::whole(&entry)).map(|text| json_text(leased(text, leases)))).await
+    blocking(move || written(&JobAnswer::whole(&entry)?).map(|text| json_text(leased(text, leases)))).await
 }
 
 /// A job in the history that the caller gets to see.
@@ -408,12 +505,9 @@ fn no_job(id: &str) -> ApiError {
     ApiError::not_found("Job not found").details(id)
 }
 
+/// A job that ended meanwhile is where the client wants it, and one that there is not is nowhere.
 async fn cancel_one(State(app): State<App>, principal: Principal, Path(job_id): Path<String>) -> Result<Json<Cancelled>, ApiError> {
-    if cancel(&app, &principal, &job_id).await? {
-        return Ok(Json(Cancelled { cancelled: Names(vec![job_id]) }));
-    }
-    // A job that ended meanwhile is where the client wants it.
-    ended(&app, &principal, &job_id).await?.map(|_| Json(Cancelled { cancelled: Names::default() })).ok_or_else(|| no_job(&job_id))
+    Ok(Json(Cancelled { cancelled: cancel(&app, &principal, &job_id).await? }))
 }
 
 async fn cancel_many(
@@ -421,16 +515,23 @@ async fn cancel_many(
     principal: Principal,
     LenientJson(body): LenientJson,
 ) -> Result<(Extension<Concerns>, Json<Cancelled>), ApiError> {
-    let bad = || ApiError::bad_request(format!("'job_ids' must be a list of at most {MAX_CANCELLED} job ids"));
-    let ids = body.get("job_ids").and_then(Value::as_array).filter(|ids| ids.len() <= MAX_CANCELLED).ok_or_else(bad)?;
+    let ids = body.get("job_ids").and_then(Value::as_array).ok_or_else(|| ApiError::bad_request("'job_ids' must be a list of job ids"))?;
+    if ids.len() > MAX_CANCELLED {
+        return Err(ApiError::bad_request(format!("'job_ids' must be a list of at most {MAX_CANCELLED} job ids")));
+    }
+    let invalid: Vec<&Value> = ids.iter().filter(|id| !id.as_str().is_some_and(is_job_id)).collect();
+    if !invalid.is_empty() {
+        let error = ApiError::bad_request("'job_ids' has ids that are no UUIDs in canonical lower-case form, see 'invalid_ids'");
+        return Err(error.beside("invalid_ids", json!(invalid)));
+    }
     let mut cancelled = Vec::new();
-    for id in ids {
-        let id = id.as_str().ok_or_else(bad)?;
+    for id in ids.iter().filter_map(Value::as_str) {
         if cancel(&app, &principal, id).await? {
             cancelled.push(id.to_owned());
         }
     }
-    Ok((Extension(Concerns(cancelled.clone())), Json(Cancelled { cancelled: Names(cancelled) })))
+    let any = !cancelled.is_empty();
+    Ok((Extension(Concerns(cancelled)), Json(Cancelled { cancelled: any })))
 }
 
 /// Takes a job out of the queue, or interrupts it. Whether it was in either.
@@ -452,15 +553,37 @@ mod tests {
     #[test]
     fn a_saved_result_stands_for_all() {
         let outputs = json!({
+            "0": {"text": ["hello"], "files": [{"filename": "a.latent", "type": "output"}]},
             "1": {"images": [{"filename": "t.png", "type": "temp"}], "animated": [true]},
-            "2": {"text": ["hello"]},
+            "2": {"text": [{"filename": "n.md", "type": "output"}, null]},
             "3": {"images": [{"filename": "o.png", "type": "output"}, {"filename": "p.png", "type": "output"}]},
         });
-        let (count, preview) = shown(&outputs);
-        assert_eq!(count, 4);
-        assert_eq!(preview.unwrap(), json!({"filename": "o.png", "type": "output", "nodeId": "3", "mediaType": "images"}));
-        assert_eq!(shown(&json!({"2": {"text": ["hi"]}})).1.unwrap(), json!({"content": "hi", "nodeId": "2", "mediaType": "text"}));
-        assert_eq!(shown(&Value::Null), (0, None));
+        let saved = json!({"filename": "o.png", "type": "output", "nodeId": "3", "mediaType": "images"});
+        assert_eq!(Shown::of(&outputs), Shown { outputs_count: 5, previewable_outputs_count: 4, preview_output: Some(saved) });
+        let one = |outputs: Value| Shown::of(&outputs).preview_output.unwrap_or_default();
+        let without = |node: &str, outputs: &Value| {
+            let mut outputs = outputs.clone();
+            outputs.as_object_mut().unwrap().shift_remove(node);
+            outputs
+        };
+        let (second, third) = (without("3", &outputs), without("1", &without("3", &outputs)));
+        assert_eq!((&one(second)["filename"], &one(third.clone())["filename"]), (&json!("t.png"), &json!("n.md")));
+        assert_eq!(one(without("2", &third)), json!({"content": "hello", "nodeId": "0", "mediaType": "text"}));
+        let shape = json!({"filename": "x/A.GLB", "type": "output", "subfolder": "", "mediaType": "3d", "nodeId": "7"});
+        assert_eq!(one(json!({"7": {"result": ["x/A.GLB", "other", null]}})), shape);
+        assert_eq!(one(json!({"7": {"gifs": [{"filename": "a", "format": "video/mp4"}]}}))["mediaType"], "gifs");
+        let long = one(json!({"7": {"text": ["é".repeat(MAX_TEXT_PREVIEW + 1)]}}));
+        assert_eq!((long["content"].as_str().unwrap().chars().count(), &long["truncated"]), (MAX_TEXT_PREVIEW, &json!(true)));
+        assert_eq!(Shown::of(&Value::Null), Shown::default());
+    }
+
+    #[test]
+    fn files_that_are_named_by_texts_are_told_as_files() {
+        let told = |stored: Value| as_files(&to_raw_value(&stored).unwrap()).unwrap().get().to_owned();
+        let plain = json!({"1": {"text": ["a", 5], "animated": [null], "odd": 3}, "2": null});
+        assert_eq!(told(plain.clone()), plain.to_string());
+        let file = json!({"filename": "a.obj", "type": "output", "subfolder": "", "mediaType": "3d"});
+        assert_eq!(told(json!({"1": {"result": ["a.obj", null, "b"]}})), json!({"1": {"result": [file, "b"]}}).to_string());
     }
 
     #[test]

@@ -59,6 +59,8 @@ struct ModelFolder {
     name: String,
     #[schema(value_type = Vec<String>)]
     folders: Vec<PathBuf>,
+    /// Endings of files that are listed; none: all are.
+    extensions: Vec<String>,
 }
 
 /// Files of a model folder.
@@ -100,7 +102,11 @@ async fn files(State(app): State<App>, UrlPath(folder): UrlPath<String>) -> Resu
 
 async fn folders_with_paths(State(app): State<App>) -> Json<ModelFolders> {
     let listed = app.folders.model_folders().into_iter().filter(|name| !matches!(name.as_str(), "configs" | "custom_nodes"));
-    let told = |name: String| ModelFolder { folders: app.folders.model_paths(&name).unwrap_or_default(), name };
+    let told = |name: String| ModelFolder {
+        folders: app.folders.model_paths(&name).unwrap_or_default(),
+        extensions: app.folders.model_extensions(&name).unwrap_or_default(),
+        name,
+    };
     Json(ModelFolders(listed.map(told).collect()))
 }
 

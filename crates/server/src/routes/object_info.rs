@@ -1,7 +1,9 @@
-//! `/object_info`: the catalog as clients get it, rendered again only when a folder that combos list has changed.
+//! `/object_info`: the catalog as clients get it, rendered again only when a folder that combos list has changed; and what stands in for classes
+//! that there are not any more.
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
@@ -9,6 +11,7 @@ use comfyd_node::Schema;
 use comfyd_wire::json::with_wholes;
 use serde_json::{Map, Value, json};
 
+use crate::answer::types::Object;
 use crate::answer::{blocking, json_text};
 use crate::app::App;
 use crate::error::ApiError;
@@ -26,6 +29,17 @@ pub(super) fn routes() -> Table {
             one,
             Doc::new("nodes", "One node class; an empty object if it is unknown.").named_shapes("ObjectInfo", "DocumentedObjectInfo"),
         )
+        .get(
+            "/node_replacements",
+            Read,
+            replacements,
+            Doc::new("nodes", "Classes that stand in for others which there are not any more, by the names of these.").json::<Object>(),
+        )
+}
+
+async fn replacements(State(app): State<App>) -> Json<Object> {
+    app.installations.known().await;
+    Json(Object(app.replacements().to_json()))
 }
 
 async fn all(State(app): State<App>, shape: ApiShape, principal: Principal) -> Result<Response, ApiError> {

@@ -69,8 +69,9 @@ async fn info(State(app): State<App>, principal: Principal) -> Result<Json<Queue
 }
 
 async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: Principal, request: Request) -> Result<Response, ApiError> {
+    let usage_source = request.headers().get("comfy-usage-source").and_then(|source| source.to_str().ok()).map(str::to_owned);
     let body = body::text(request, &()).await?;
-    let (job, node_errors) = checked(&app, body, &principal).await?;
+    let (job, node_errors) = checked(&app, body, usage_source, &principal).await?;
     app.usage.prompt(&job.owner)?;
     if app.usage.bounds_disk(&job.owner) {
         let app = app.clone();
@@ -97,21 +98,37 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
 
 /// The job of a body, and what is wrong with outputs that are left out. To hand work to another thread costs as much as to read and check a
 /// small graph: where no folder is listed and no class checks its inputs itself, that is done here.
-async fn checked(app: &App, body: Bytes, principal: &Principal) -> Result<(NewJob, NodeErrors), ApiError> {
+async fn checked(
+    app: &App,
+    body: Bytes,
+    usage_source: Option<String>,
+    principal: &Principal,
+) -> Result<(NewJob, NodeErrors), ApiError> {
     let (checking, principal) = (app.clone(), principal.clone());
     let check = move |request: PromptRequest| {
         // Files that it names are its owner's.
         let _acting = acting_for(Actor { owner: principal.owner(), all: false });
-        request.check(&checking.catalog.current(), &*checking.folders, &checking.options, principal.owner())
+        request.check(&checking.catalog.current(), &*checking.folders, &checking.options, (principal.owner(), usage_source.as_deref()))
     };
     if !app.installations.is_empty() {
         return checked_beside(app, body, check).await;
     }
     if body.len() > MAX_AT_ONCE_BYTES {
-        return blocking(move || check(PromptRequest::read(body)?)).await;
+        let app = app.clone();
+        return blocking(move || check(read(&app, body)?)).await;
     }
-    let request = PromptRequest::read(body)?;
+    let request = read(app, body)?;
     if request.may_wait(&app.catalog.current()) { blocking(move || check(request)).await } else { check(request) }
+}
+
+/// A request, with classes that there are in the place of those that there are not any more.
+fn read(app: &App, body: Bytes) -> Result<PromptRequest, ApiError> {
+    let mut request = PromptRequest::read(body)?;
+    let catalog = app.catalog.current();
+    if request.names_unknown(&catalog) {
+        request.replace(&catalog, &app.replacements());
+    }
+    Ok(request)
 }
 
 /// The same where there are ComfyUIs beside the server: waits until the classes are known, lets packs' handlers change the request, and has
@@ -121,13 +138,18 @@ async fn checked_beside(
     body: Bytes,
     check: impl FnOnce(PromptRequest) -> Result<(NewJob, NodeErrors), ApiError> + Send + 'static,
 ) -> Result<(NewJob, NodeErrors), ApiError> {
-    let mut request = blocking(move || PromptRequest::read(body)).await?;
+    let again = {
+        let app = app.clone();
+        move |body| blocking(move || read(&app, body))
+    };
+    let mut request = again.clone()(body).await?;
     let mut failures = Vec::new();
     if request.names_unknown(&app.catalog.current()) {
         failures = app.installations.known().await;
+        request.replace(&app.catalog.current(), &app.replacements());
     }
     if let Some(changed) = handled(app, &request).await? {
-        request = blocking(move || PromptRequest::read(changed)).await?;
+        request = again(changed).await?;
     }
     let catalog = app.catalog.current();
     let unknown = request.names_unknown(&catalog);
@@ -148,9 +170,8 @@ async fn handled(app: &App, request: &PromptRequest) -> Result<Option<Bytes>, Ap
     let needed = request.needs_python(&app.catalog.current(), app.options.placing.mode == PlacementMode::Python);
     for site in app.installations.sites() {
         let Some(manifest) = site.manifest() else { continue };
-        let replaces = request.names_one_of(&manifest.replaced);
         let ready = site.installation.stage() == Stage::Ready;
-        if !(replaces || manifest.on_prompt > 0 && (ready || needed)) {
+        if manifest.on_prompt == 0 || !(ready || needed) {
             continue;
         }
         let (installation, text) = (Arc::clone(&site.installation), changed.clone().unwrap_or_else(|| request.text()));

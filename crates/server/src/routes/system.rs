@@ -17,11 +17,11 @@ use crate::error::ApiError;
 use crate::installations::Stage;
 use crate::json::Plain;
 use crate::openapi::{Doc, Table};
-use crate::options::Features;
+use crate::options::{Features, RequiredVersions};
 use crate::permission::Permission::Read;
 use crate::services::machine::{Figures, Machine};
 use crate::services::manifest::Manifest;
-use crate::services::pages::templates_version;
+use crate::services::pages;
 
 /// The versions of a Python that is not there.
 const NO_PYTHON: &str = "none (comfyd)";
@@ -65,11 +65,25 @@ struct SystemInfo {
     #[schema(required)]
     installed_templates_version: Option<String>,
     required_templates_version: String,
+    /// The packages of pages that go with the server.
+    #[schema(inline)]
+    comfy_package_versions: Vec<PackageVersion>,
     python_version: String,
     pytorch_version: String,
     embedded_python: bool,
+    /// How the server came to be here.
+    deploy_environment: String,
     comfyd_version: &'static str,
     argv: Vec<String>,
+}
+
+/// A package of pages.
+#[derive(Debug, Serialize, ToSchema)]
+struct PackageVersion {
+    name: &'static str,
+    #[schema(required)]
+    installed: Option<String>,
+    required: String,
 }
 
 /// A device.
@@ -159,21 +173,37 @@ impl SystemInfo {
         let found = |name: &str| python.get("system").and_then(|system| system.get(name)).or_else(|| python.get(name));
         let told = |name: &str| found(name).and_then(Value::as_str).map(str::to_owned);
         let argv = found("argv").and_then(Value::as_array).map(|words| words.iter().filter_map(Value::as_str).map(str::to_owned));
-        let (front_end, templates) = &app.options.required_versions;
+        let RequiredVersions { front_end, templates, docs } = &app.options.required_versions;
+        let installed = pages::installed(&app.options.front_end);
+        let package = |name: &'static str, installed: &Option<String>, required: &String| PackageVersion {
+            name,
+            installed: installed.clone(),
+            required: required.clone(),
+        };
         Self {
             // Python's names.
-            os: if cfg!(windows) { "nt" } else { "posix" },
+            os: match std::env::consts::OS {
+                "windows" => "win32",
+                "macos" => "darwin",
+                other => other,
+            },
             ram_total: machine.memory,
             ram_free: machine.free,
             cpu_count: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu_utilization: machine.cpu_percent,
             comfyui_version: told("comfyui_version").unwrap_or_else(|| app.options.api_version.clone()),
             required_frontend_version: told("required_frontend_version").unwrap_or_else(|| front_end.clone()),
-            installed_templates_version: templates_version(&app.options),
+            comfy_package_versions: vec![
+                package("comfyui-frontend-package", &installed.front_end, front_end),
+                package("comfyui-workflow-templates", &installed.templates, templates),
+                package("comfyui-embedded-docs", &installed.docs, docs),
+            ],
+            installed_templates_version: installed.templates,
             required_templates_version: told("required_templates_version").unwrap_or_else(|| templates.clone()),
             python_version: told("python_version").unwrap_or_else(|| NO_PYTHON.into()),
             pytorch_version: told("pytorch_version").unwrap_or_else(|| NO_PYTHON.into()),
             embedded_python: found("embedded_python").and_then(Value::as_bool).unwrap_or(false),
+            deploy_environment: told("deploy_environment").unwrap_or_else(|| "comfyd".into()),
             comfyd_version: env!("CARGO_PKG_VERSION"),
             argv: argv.map_or_else(|| app.options.argv.clone(), Iterator::collect),
         }

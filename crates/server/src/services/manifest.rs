@@ -1,9 +1,10 @@
 //! What a ComfyUI offers besides node classes, as its manifest says it: routes, web folders, what failed to load. Does not know how a
 //! manifest is made.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
+use comfyd_node::Replacements;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use regex::{Regex, RegexBuilder};
 use serde_json::{Map, Value};
@@ -24,8 +25,8 @@ pub(crate) struct Manifest {
     pub web: Vec<(String, PathBuf)>,
     /// How many of the packs' functions change prompts' requests.
     pub on_prompt: u64,
-    /// Classes that it puts others in the place of, when it changes a request.
-    pub replaced: HashSet<String>,
+    /// Classes that stand in for others, as ComfyUI and its packs have registered them.
+    pub replacements: Replacements,
     /// What ComfyUI answers under some paths, as long as no process does.
     pub answers: HashMap<String, Map<String, Value>>,
     /// Packs that failed to load, and the last line of why.
@@ -51,6 +52,8 @@ impl Manifest {
         let list = |name: &str| manifest.get(name).and_then(Value::as_array).into_iter().flatten();
         let web = manifest.get("web").and_then(Value::as_object).into_iter().flatten();
         let answers = manifest.get("answers").and_then(Value::as_object).into_iter().flatten();
+        let mut replacements = Replacements::default();
+        replacements.register_json(manifest.get("replacements").unwrap_or(&Value::Null));
         let failure = |module: &Value| {
             let why = module.get("error")?.as_str()?.trim();
             Some((module.get("name")?.as_str()?.to_owned(), why.lines().last().unwrap_or_default().trim().to_owned()))
@@ -61,7 +64,7 @@ impl Manifest {
             pytorch: version("pytorch"),
             web: web.filter_map(|(name, folder)| Some((name.clone(), folder.as_str()?.into()))).collect(),
             on_prompt: manifest.get("on_prompt").and_then(Value::as_u64).unwrap_or(0),
-            replaced: list("replaced").filter_map(Value::as_str).map(str::to_owned).collect(),
+            replacements,
             answers: answers.filter_map(|(path, answer)| Some((path.clone(), answer.as_object()?.clone()))).collect(),
             failures: list("modules").filter_map(failure).collect(),
             routes: list("routes").filter_map(|route| Route::read(route.get(0)?.as_str()?, route.get(1)?.as_str()?)).collect(),

@@ -39,16 +39,17 @@ pub(crate) struct FileInfo {
     path: String,
     /// Bytes.
     size: u64,
-    /// Seconds since 1970.
-    modified: f64,
-    /// Seconds since 1970.
-    created: f64,
+    /// Milliseconds since 1970.
+    modified: i64,
+    /// Milliseconds since 1970.
+    created: i64,
 }
 
 impl FileInfo {
     pub(crate) fn of(path: String, meta: &Metadata) -> Self {
         let (modified, created) = times(meta);
-        Self { path, size: meta.len(), modified, created }
+        let milliseconds = |seconds: f64| (seconds * 1000.0) as i64;
+        Self { path, size: meta.len(), modified: milliseconds(modified), created: milliseconds(created) }
     }
 }
 

@@ -13,6 +13,8 @@ use crate::keys::Keys;
 use crate::services::paths::inside;
 use crate::services::stored::{stored_object, write_file};
 
+/// Folders in the user folder whose names begin so are the system's, which no client may name.
+const SYSTEM_PREFIX: &str = "__";
 /// Users that may be made.
 const MAX_USERS: usize = 10_000;
 /// The user where there is only one, and who asks without a name.
@@ -45,7 +47,7 @@ impl Users {
         if !self.several {
             return Ok(self.root.join(DEFAULT_USER));
         }
-        if !self.known()?.contains_key(user) {
+        if user.starts_with(SYSTEM_PREFIX) || !self.known()?.contains_key(user) {
             let what = "there is no such user: send the header comfy-user with one of /users";
             return Err(ApiError::new(StatusCode::UNAUTHORIZED, "unknown_user", what).details(user));
         }
@@ -72,6 +74,9 @@ impl Users {
 
     /// Makes a user; its id. Where there is one user only, a further one is kept for when there are several, as in the reference.
     pub(crate) fn add(&self, name: &str) -> Result<String, ApiError> {
+        if name.starts_with(SYSTEM_PREFIX) {
+            return Err(ApiError::bad_request(format!("names that begin with {SYSTEM_PREFIX} are ComfyUI's own: choose another")).details(name));
+        }
         let _held = self.changing.lock();
         let mut users = self.known()?;
         if users.values().any(|known| known == name) || !self.several && name == DEFAULT_USER {

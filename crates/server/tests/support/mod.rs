@@ -186,6 +186,13 @@ pub fn put(dir: &Path, path: &str, bytes: impl AsRef<[u8]>) {
     std::fs::write(path, bytes).unwrap();
 }
 
+/// The id of a prompt that is called so: clients may give none but UUIDs.
+pub fn id(name: &str) -> String {
+    let mut bytes = [0; 16];
+    bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
+    uuid::Uuid::from_bytes(bytes).to_string()
+}
+
 /// A safetensors file of a header.
 pub fn safetensors(header: &str) -> Vec<u8> {
     [&(header.len() as u64).to_le_bytes()[..], header.as_bytes()].concat()
