@@ -68,7 +68,8 @@ impl Given {
             let values = match &input.source {
                 InputSource::Value(value) => match input.declared {
                     Some(_) => Values::One(value.clone()),
-                    // As in the reference: constants that the class does not declare are not passed on.
+                    None if schema.takes_any => Values::One(value.clone()),
+                    // As in the reference: other constants that the class does not declare are not passed on.
                     None => continue,
                 },
                 InputSource::Link(link) if input.raw_link => Values::One(Value::Json(Arc::new(json!([&*link.node, link.slot])))),

@@ -2,15 +2,12 @@
 
 use std::cmp::Ordering;
 
-use comfyd_node::{Choices, Generation, Input, InputKind, OptionSource, Schema};
+use comfyd_node::{Choices, Generation, Input, InputKind, MATCH_TYPE, OptionSource, Schema};
 use serde_json::{Value as Json, json};
 
 use crate::prompt::unwrapped;
 use crate::python;
 use crate::report::Problem;
-
-/// The type of the reference's slots whose type follows that of another slot; the client sees to that.
-pub(crate) const MATCH_TYPE: &str = "COMFY_MATCHTYPE_V3";
 
 /// Converts a constant and checks it. Gives the converted value when it differs from what was sent, and what is wrong with it.
 pub(crate) fn constant(schema: &Schema, input: &Input, sent: &Json, options: &dyn OptionSource) -> (Option<Json>, Option<Problem>) {
@@ -84,6 +81,7 @@ pub(crate) fn accepts(received: &OutputType, input: &Input, generation: Generati
                 InputKind::Combo(Choices::Files { .. } | Choices::Parts(_)) => true,
                 InputKind::Combo(Choices::Remote) | InputKind::Int | InputKind::Float | InputKind::Text | InputKind::Bool => false,
                 InputKind::Other(_) => wanted == "*" || wanted == MATCH_TYPE,
+                InputKind::Grow(_) | InputKind::Branch(_) | InputKind::Slot { .. } => false,
             };
         }
         OutputType::Named(name) => name,
@@ -124,7 +122,7 @@ fn convert(kind: &InputKind, value: &Json) -> Result<Option<Json>, (&'static str
         InputKind::Text => Ok(Some(Json::String(python::str(value)))),
         InputKind::Bool if value.is_boolean() => Ok(None),
         InputKind::Bool => Ok(Some(Json::Bool(python::truth(value)))),
-        InputKind::Combo(_) | InputKind::Other(_) => Ok(None),
+        InputKind::Combo(_) | InputKind::Other(_) | InputKind::Grow(_) | InputKind::Branch(_) | InputKind::Slot { .. } => Ok(None),
     }
 }
 
@@ -161,16 +159,9 @@ fn beyond_nodes(schema: &Schema, input: &Input, value: &Json, options: &dyn Opti
     })
 }
 
-/// The reference that the native classes are checked against checks the choices of classic declarations only: those of its newer schemas are
-/// left to the node. Later ones check both, and those of widgets with several choices one by one.
+/// A widget with several choices is checked one by one.
 fn choice(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSource) -> Option<Problem> {
     let InputKind::Combo(choices) = &input.kind else { return None };
-    if schema.hosted.is_none() {
-        if schema.generation == Generation::Schema || chosen(input, choices, value, options) {
-            return None;
-        }
-        return Some(not_in_list(schema, input, value, Vec::new(), options));
-    }
     let several = input.options.as_ref().and_then(|o| o.get("multiselect")).and_then(Json::as_bool).unwrap_or(false);
     let values = match value {
         Json::Array(values) if several => values.as_slice(),

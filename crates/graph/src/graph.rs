@@ -8,7 +8,7 @@ use comfyd_node::{Catalog, Entry, Expansion, Inspected, Source, Value};
 use indexmap::IndexMap;
 use serde_json::{Map, Value as Json};
 
-use crate::dynamic::finalized;
+use crate::dynamic::{finalized, is_dynamic};
 use crate::placement::Placement;
 use crate::prompt::{as_link, unwrapped};
 use crate::python;
@@ -213,7 +213,7 @@ impl Graph {
                 None => self.nodes[parent].display_id.clone(),
                 Some(id) => self.find(id).map_or_else(|| id.as_str().into(), |i| self.nodes[i].display_id.clone()),
             };
-            let entry = if entry.schema.hosted.is_some() { finalized(entry, &plain(&node.inputs)) } else { entry.clone() };
+            let entry = if is_dynamic(entry) { finalized(entry, &plain(&node.inputs)) } else { entry.clone() };
             let mut inputs = Vec::with_capacity(node.inputs.len());
             for (name, source) in node.inputs {
                 inputs.push(GraphInput::new(&entry, &name, |_| match source {

@@ -5,10 +5,13 @@ use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use comfyd_node::{Catalog, Code, Entry, Expansion, Input, InputKind, Inputs, OptionSource, Schema, Source, StaticOptions, Value};
+use comfyd_node::{
+    Catalog, Code, Entry, Expansion, Input, InputKind, Inputs, MATCH_TYPE, OptionSource, Schema, Source, StaticOptions, Value,
+};
 use serde_json::{Map, Value as Json};
 
 use crate::check::{self, OutputType};
+use crate::dynamic::{finalized, is_dynamic};
 use crate::graph::{Graph, NodeIndex};
 use crate::placement::{Placement, PlacementMode, Placing};
 use crate::prompt::{as_link, unwrapped};
@@ -143,7 +146,7 @@ fn is_plain(output: &OutputType) -> bool {
 fn is_opaque(output: &OutputType, input: Option<&str>) -> bool {
     match output {
         OutputType::Choices(_) => false,
-        OutputType::Named(ty) if ty == "*" || ty == check::MATCH_TYPE => !input.is_some_and(is_portable),
+        OutputType::Named(ty) if ty == "*" || ty == MATCH_TYPE => !input.is_some_and(is_portable),
         OutputType::Named(ty) => !is_portable(ty),
     }
 }
@@ -157,6 +160,17 @@ struct Item<'a> {
     /// The outputs that are linked to.
     slots: Vec<usize>,
     placed: bool,
+}
+
+impl Item<'_> {
+    /// Which inputs it has, and the constants among them.
+    fn constants(&self) -> Map<String, Json> {
+        let value = |given: &Given<'_>| match given {
+            Given::Constant(value) => value.clone().into_owned(),
+            Given::Link { .. } | Given::Object(_) => Json::Null,
+        };
+        self.gets.iter().map(|(name, given)| ((*name).to_owned(), value(given))).collect()
+    }
 }
 
 enum Given<'a> {
@@ -298,7 +312,8 @@ impl<'a> Placer<'a> {
 
     /// Why this process cannot run a node that another one has too.
     fn misfit(&self, item: &Item<'_>, entry: &Entry) -> Option<String> {
-        let schema = &entry.schema;
+        let fitted = if is_dynamic(entry) { Some(finalized(entry, &item.constants())) } else { None };
+        let schema = fitted.as_ref().map_or(&entry.schema, |entry| &entry.schema);
         if item.entries.first().is_some_and(|told| told.schema.input_is_list != schema.input_is_list) {
             return Some("it takes lists in another way".into());
         }

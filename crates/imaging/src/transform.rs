@@ -276,11 +276,11 @@ fn fit(image: &Image, axis: Axis, length: usize, fill: f32, channels: usize) -> 
     Ok(out)
 }
 
-/// Width and height of so many megapixels (2^20) in the same shape (ComfyUI's ImageScaleToTotalPixels).
-pub fn total_pixels_size(width: usize, height: usize, megapixels: f64) -> (usize, usize) {
-    let total = (megapixels * 1024.0 * 1024.0).trunc();
+/// Width and height of so many megapixels (2^20) in the same shape, multiples of `step` (ComfyUI's ImageScaleToTotalPixels).
+pub fn total_pixels_size(width: usize, height: usize, megapixels: f64, step: usize) -> (usize, usize) {
+    let total = megapixels * 1024.0 * 1024.0;
     let scale = (total / (width as f64 * height as f64)).sqrt();
-    let side = |old: usize| (old as f64 * scale).round_ties_even() as usize;
+    let side = |old: usize| (old as f64 * scale / step as f64).round_ties_even() as usize * step;
     (side(width), side(height))
 }
 

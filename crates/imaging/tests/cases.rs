@@ -153,7 +153,7 @@ fn transforms() {
     check_index(&some, 0, "from_batch");
     check_index(&some, 1, "from_batch");
 
-    let (width, height) = transform::total_pixels_size(source.width(), source.height(), 0.02);
+    let (width, height) = transform::total_pixels_size(source.width(), source.height(), 0.02, 1);
     check(&resize::image(&source, width, height, Method::Lanczos, Crop::Disabled).unwrap(), "total_pixels");
     let (width, height) = transform::max_dimension_size(source.width(), source.height(), 48);
     check(&resize::image(&source, width, height, Method::Area, Crop::Disabled).unwrap(), "max_dimension");

@@ -6,6 +6,7 @@ mod catalog;
 mod context;
 mod error;
 mod hosted;
+mod input;
 pub mod replacement;
 mod schema;
 mod shared;
@@ -21,10 +22,12 @@ pub use crate::error::{Error, Raised, Result};
 pub use crate::hosted::{
     Argument, Arguments, Done, Host, HostedCall, HostedNode, HostedOutput, HostedPrompt, Inspected, Refusal, Returned,
 };
-pub use crate::replacement::{Replacement, Replacements};
-pub use crate::schema::{
-    ChoicePart, Choices, FileSource, Generation, HiddenKind, Hosted, Input, InputKind, OptionSource, Output, Schema, StaticOptions,
+pub use crate::input::{
+    BRANCHES, Branch, ChoicePart, Choices, FileSource, GROWS, Generation, Grow, GrowNames, Input, InputKind, MATCH_TYPE, OptionSource,
+    SLOT, StaticOptions,
 };
+pub use crate::replacement::{Replacement, Replacements};
+pub use crate::schema::{HiddenKind, Hosted, Output, Schema};
 pub use crate::shared::SharedCatalog;
 pub use crate::value::{Expansion, ExpansionNode, Inputs, NodeOutput, Opaque, Source, Value};
 
@@ -69,7 +72,7 @@ pub trait Node: Send + Sync {
     /// Which of the inputs declared lazy are needed now (ComfyUI's `check_lazy_status`). `inputs` holds what has been evaluated; a lazy
     /// input that has not is absent. Called again after those were evaluated, until it names no input that is absent.
     fn needed(&self, inputs: &Inputs) -> Result<Vec<String>> {
-        Ok(self.schema().inputs.iter().filter(|i| i.lazy && !inputs.contains(&i.name)).map(|i| i.name.clone()).collect())
+        Ok(self.schema().lazy_inputs(inputs))
     }
 
     /// Computes the outputs. Long work calls [`Context::check_cancelled`] at least once a step and reports with [`Context::progress`].

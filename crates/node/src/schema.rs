@@ -1,289 +1,14 @@
-//! The declaration of a node class: inputs with their types, ranges and choices, and outputs.
+//! The declaration of a node class: inputs and outputs, and what clients are told of it.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value as Json, json};
 
-/// Where a combo's choices come from when they are files.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum FileSource {
-    /// Model files of a folder such as `checkpoints`.
-    Models(String),
-    /// Files in the input folder with one of these endings (lower case, with the dot).
-    InputFiles(Vec<String>),
-    /// Sub-folders of the input folder.
-    InputFolders,
-    /// Autoencoders: the files of the folder `vae`, then the built-in ones that can be used.
-    Autoencoders,
-    /// Folders of models in the layout of the diffusers library.
-    DiffusersFolders,
-}
-
-/// A combo's choices.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Choices {
-    /// Fixed values (texts; the reference also uses numbers and booleans).
-    Fixed(Vec<Json>),
-    /// Files, listed when asked, after the choices that are always there.
-    Files {
-        /// Choices that are always there; a file of the same name is not listed twice.
-        extra: Vec<String>,
-        /// Where the files are.
-        source: FileSource,
-    },
-    /// Fixed values and files in turn, as another process lists them; what comes twice is told twice.
-    Parts(Vec<ChoicePart>),
-    /// The client fetches them by the route that the options name (`remote`); not checked against a list.
-    Remote,
-}
-
-/// A part of a combo's choices.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ChoicePart {
-    /// A value.
-    Fixed(Json),
-    /// Files, listed when asked.
-    Files(FileSource),
-}
-
-/// Lists files for combos; implemented by whoever knows the folders.
-pub trait OptionSource: Send + Sync {
-    /// The files' names as clients see them, sorted.
-    fn files(&self, source: &FileSource) -> Vec<String>;
-}
-
-/// An [`OptionSource`] with no files.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct StaticOptions;
-
-impl OptionSource for StaticOptions {
-    fn files(&self, _source: &FileSource) -> Vec<String> {
-        Vec::new()
-    }
-}
-
-/// An input's type.
-#[derive(Debug, Clone, PartialEq)]
-pub enum InputKind {
-    /// INT widget.
-    Int,
-    /// FLOAT widget.
-    Float,
-    /// STRING widget.
-    Text,
-    /// BOOLEAN widget.
-    Bool,
-    /// A choice.
-    Combo(Choices),
-    /// Any other type, such as `IMAGE`, `*`, or the union `IMAGE,MASK`.
-    Other(String),
-}
-
-/// One input of a class.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Input {
-    /// Its name.
-    pub name: String,
-    /// Its type.
-    pub kind: InputKind,
-    /// Whether a prompt must give it.
-    pub required: bool,
-    /// Whether it is evaluated only when the node asks for it.
-    pub lazy: bool,
-    /// Whether the node gets the link itself (`[node, slot]`) in place of its value.
-    pub raw_link: bool,
-    /// Types of outputs that it takes beyond what its own type says, by a comparison of the class's own.
-    pub accepts: Vec<String>,
-    /// The options object that clients get (`default`, `min`, `max`, `step`, `multiline`, `tooltip`, …); `None` where the reference
-    /// sends none.
-    pub options: Option<Map<String, Json>>,
-}
-
-impl Input {
-    fn new(name: &str, kind: InputKind) -> Self {
-        Self { name: name.into(), kind, required: true, lazy: false, raw_link: false, accepts: Vec::new(), options: None }
-    }
-
-    /// An input that takes links of a type: `IMAGE`, `*`, or a union such as `IMAGE,MASK`.
-    pub fn link(name: &str, ty: &str) -> Self {
-        Self::new(name, InputKind::Other(ty.into()))
-    }
-
-    /// An integer widget.
-    pub fn int(name: &str) -> Self {
-        Self::new(name, InputKind::Int).options()
-    }
-
-    /// A floating-point widget.
-    pub fn float(name: &str) -> Self {
-        Self::new(name, InputKind::Float).options()
-    }
-
-    /// A text widget.
-    pub fn text(name: &str) -> Self {
-        Self::new(name, InputKind::Text).options()
-    }
-
-    /// A switch.
-    pub fn bool(name: &str) -> Self {
-        Self::new(name, InputKind::Bool).options()
-    }
-
-    /// A choice among fixed texts.
-    pub fn combo<S: AsRef<str>>(name: &str, choices: impl IntoIterator<Item = S>) -> Self {
-        let choices = choices.into_iter().map(|c| Json::from(c.as_ref())).collect();
-        Self::new(name, InputKind::Combo(Choices::Fixed(choices)))
-    }
-
-    /// A choice among files.
-    pub fn files(name: &str, source: FileSource) -> Self {
-        Self::new(name, InputKind::Combo(Choices::Files { extra: Vec::new(), source }))
-    }
-
-    /// A choice among fixed texts and, after them, files.
-    pub fn files_and<S: Into<String>>(name: &str, fixed: impl IntoIterator<Item = S>, source: FileSource) -> Self {
-        let extra = fixed.into_iter().map(Into::into).collect();
-        Self::new(name, InputKind::Combo(Choices::Files { extra, source }))
-    }
-
-    /// A choice that the client fetches.
-    pub fn remote(name: &str) -> Self {
-        Self::new(name, InputKind::Combo(Choices::Remote)).options()
-    }
-
-    /// Gives the input an options object, empty at first (the reference sends `{}` for some inputs and nothing for others).
-    pub fn options(mut self) -> Self {
-        self.options.get_or_insert_default();
-        self
-    }
-
-    /// Sets one option.
-    pub fn option(mut self, key: &str, value: impl Into<Json>) -> Self {
-        self.options.get_or_insert_default().insert(key.into(), value.into());
-        self
-    }
-
-    /// The widget's first value.
-    pub fn default(self, value: impl Into<Json>) -> Self {
-        self.option("default", value)
-    }
-
-    /// The smallest value allowed.
-    pub fn min(self, value: impl Into<Json>) -> Self {
-        self.option("min", value)
-    }
-
-    /// The largest value allowed.
-    pub fn max(self, value: impl Into<Json>) -> Self {
-        self.option("max", value)
-    }
-
-    /// The widget's step.
-    pub fn step(self, value: impl Into<Json>) -> Self {
-        self.option("step", value)
-    }
-
-    /// The widget rounds to this.
-    pub fn round(self, value: impl Into<Json>) -> Self {
-        self.option("round", value)
-    }
-
-    /// A text of several lines.
-    pub fn multiline(self) -> Self {
-        self.option("multiline", true)
-    }
-
-    /// An explanation for people. Only for inputs that have an options object anyway.
-    pub fn tooltip(self, text: &str) -> Self {
-        self.option("tooltip", text)
-    }
-
-    /// Makes it optional.
-    pub fn optional(mut self) -> Self {
-        self.required = false;
-        self
-    }
-
-    /// Evaluates it only when the node asks.
-    pub fn lazy(mut self) -> Self {
-        self.lazy = true;
-        self.option("lazy", true)
-    }
-
-    /// Hands the node the link itself.
-    pub fn raw_link(mut self) -> Self {
-        self.raw_link = true;
-        self.option("rawLink", true)
-    }
-
-    /// The type for matching links: `INT`, `COMBO`, `IMAGE`, ….
-    pub fn type_name(&self) -> &str {
-        match &self.kind {
-            InputKind::Int => "INT",
-            InputKind::Float => "FLOAT",
-            InputKind::Text => "STRING",
-            InputKind::Bool => "BOOLEAN",
-            InputKind::Combo(_) => "COMBO",
-            InputKind::Other(ty) => ty,
-        }
-    }
-
-    /// A combo's choices now; `None` for other kinds and for choices that only the client knows.
-    pub fn choices(&self, source: &dyn OptionSource) -> Option<Vec<Json>> {
-        match &self.kind {
-            InputKind::Combo(Choices::Fixed(choices)) => Some(choices.clone()),
-            InputKind::Combo(Choices::Files { extra, source: files }) => {
-                let listed = source.files(files).into_iter().filter(|file| !extra.contains(file));
-                Some(extra.iter().cloned().chain(listed).map(Json::String).collect())
-            }
-            InputKind::Combo(Choices::Parts(parts)) => {
-                let listed = |part: &ChoicePart| match part {
-                    ChoicePart::Fixed(value) => vec![value.clone()],
-                    ChoicePart::Files(files) => source.files(files).into_iter().map(Json::String).collect(),
-                };
-                Some(parts.iter().flat_map(listed).collect())
-            }
-            InputKind::Combo(Choices::Remote)
-            | InputKind::Int
-            | InputKind::Float
-            | InputKind::Text
-            | InputKind::Bool
-            | InputKind::Other(_) => None,
-        }
-    }
-
-    /// The input as clients get it in `/object_info` and in validation errors: `["INT", {…}]`, `[[choices], {…}]`.
-    pub fn config(&self, generation: Generation, source: &dyn OptionSource) -> Json {
-        let mut options = self.options.clone();
-        let ty = match (self.choices(source), generation) {
-            (Some(choices), Generation::Classic) => Json::Array(choices),
-            (Some(choices), Generation::Schema) => {
-                let map = options.get_or_insert_default();
-                map.entry("multiselect").or_insert(Json::Bool(false));
-                map.insert("options".into(), Json::Array(choices));
-                json!("COMBO")
-            }
-            (None, _) => json!(self.type_name()),
-        };
-        match options {
-            Some(options) => json!([ty, options]),
-            None => json!([ty]),
-        }
-    }
-}
-
-/// Which of the reference's two ways of declaring nodes a class uses; it shows in small differences of `/object_info`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Generation {
-    /// `INPUT_TYPES` classes: a combo is a list of its choices.
-    #[default]
-    Classic,
-    /// `io.Schema` classes ("V3"): a combo is `COMBO` with `options`; `deprecated`, `experimental` and `api_node` are always sent.
-    Schema,
-}
+use crate::Inputs;
+use crate::input::{Choices, Generation, Input, InputKind, MATCH_TYPE, OptionSource};
 
 /// One output slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Output {
     /// Its type.
     pub ty: String,
@@ -291,6 +16,15 @@ pub struct Output {
     pub name: String,
     /// Whether the node gives a list.
     pub is_list: bool,
+    /// The template whose type it follows ([`Input::matching`]).
+    pub matches: Option<String>,
+}
+
+impl Output {
+    /// One whose type follows that of the inputs of a template.
+    pub fn matching(name: &str, template: &str) -> Self {
+        Self { ty: MATCH_TYPE.into(), name: name.into(), is_list: false, matches: Some(template.into()) }
+    }
 }
 
 /// What ComfyUI calls a hidden input.
@@ -328,6 +62,10 @@ pub struct Schema {
     pub module: String,
     /// What it does, for people.
     pub description: String,
+    /// Other words under which people look for it.
+    pub search_aliases: Vec<String>,
+    /// Where it stands among the nodes that beginners are shown; the reference says so of some classes of either generation.
+    pub essentials: Option<String>,
     /// Inputs, required ones first.
     pub inputs: Vec<Input>,
     /// Hidden inputs. [`crate::Context`] has them whether declared or not; this is what clients are told.
@@ -336,12 +74,18 @@ pub struct Schema {
     pub outputs: Vec<Output>,
     /// Whether it ends a graph (saves, shows).
     pub output_node: bool,
+    /// Whether what it shows is part of working with it, and no result of the graph.
+    pub intermediate_output: bool,
     /// Whether it takes all values of each input at once.
     pub input_is_list: bool,
     /// Sent when set.
     pub deprecated: Option<bool>,
     /// Sent when set.
     pub experimental: Option<bool>,
+    /// Shown to developers only. Sent when set.
+    pub dev_only: Option<bool>,
+    /// Whether it is given constants that it does not declare, too.
+    pub takes_any: bool,
     /// Which way of declaring the reference uses for it.
     pub generation: Generation,
     /// Inputs for which the class's own check replaces those of range and choices.
@@ -407,6 +151,18 @@ impl Schema {
         self
     }
 
+    /// Other words under which people look for it.
+    pub fn aliases<S: AsRef<str>>(mut self, words: impl IntoIterator<Item = S>) -> Self {
+        self.search_aliases = words.into_iter().map(|word| word.as_ref().to_owned()).collect();
+        self
+    }
+
+    /// Where it stands among the nodes that beginners are shown.
+    pub fn essentials(mut self, category: &str) -> Self {
+        self.essentials = Some(category.into());
+        self
+    }
+
     /// Adds an input.
     pub fn input(mut self, input: Input) -> Self {
         self.inputs.push(input);
@@ -430,20 +186,40 @@ impl Schema {
     }
 
     /// Adds an output.
-    pub fn output_named(mut self, ty: &str, name: &str) -> Self {
-        self.outputs.push(Output { ty: ty.into(), name: name.into(), is_list: false });
-        self
+    pub fn output_named(self, ty: &str, name: &str) -> Self {
+        self.slot(Output { ty: ty.into(), name: name.into(), ..Output::default() })
     }
 
     /// Adds an output that is a list, named after its type.
-    pub fn output_list(mut self, ty: &str) -> Self {
-        self.outputs.push(Output { ty: ty.into(), name: ty.into(), is_list: true });
+    pub fn output_list(self, ty: &str) -> Self {
+        self.output_list_named(ty, ty)
+    }
+
+    /// Adds an output that is a list.
+    pub fn output_list_named(self, ty: &str, name: &str) -> Self {
+        self.slot(Output { ty: ty.into(), name: name.into(), is_list: true, matches: None })
+    }
+
+    /// Adds an output whose type follows that of the inputs of a template.
+    pub fn output_matching(self, name: &str, template: &str) -> Self {
+        self.slot(Output::matching(name, template))
+    }
+
+    /// Adds an output.
+    pub fn slot(mut self, output: Output) -> Self {
+        self.outputs.push(output);
         self
     }
 
     /// Ends a graph.
     pub fn output_node(mut self) -> Self {
         self.output_node = true;
+        self
+    }
+
+    /// What it shows is part of working with it, and no result of the graph.
+    pub fn intermediate_output(mut self) -> Self {
+        self.intermediate_output = true;
         self
     }
 
@@ -465,6 +241,18 @@ impl Schema {
         self
     }
 
+    /// Shown to developers only.
+    pub fn dev_only(mut self) -> Self {
+        self.dev_only = Some(true);
+        self
+    }
+
+    /// It is given constants that it does not declare, too.
+    pub fn takes_any(mut self) -> Self {
+        self.takes_any = true;
+        self
+    }
+
     /// Declared the reference's newer way.
     pub fn schema_generation(mut self) -> Self {
         self.generation = Generation::Schema;
@@ -480,6 +268,11 @@ impl Schema {
     /// The input of that name.
     pub fn find_input(&self, name: &str) -> Option<&Input> {
         self.inputs.iter().find(|i| i.name == name)
+    }
+
+    /// The lazy inputs that are not there.
+    pub fn lazy_inputs(&self, there: &Inputs) -> Vec<String> {
+        self.inputs.iter().filter(|input| input.lazy && !there.contains(&input.name)).map(|input| input.name.clone()).collect()
     }
 
     /// The class as `/object_info` tells it.
@@ -504,26 +297,50 @@ impl Schema {
             let kinds: Map<String, Json> = self.hidden.iter().map(|(name, kind)| (name.clone(), self.hidden_config(*kind))).collect();
             input.insert("hidden".into(), Json::Object(kinds));
         }
+        let newer = self.generation == Generation::Schema;
+        let all = |field: fn(&Output) -> Json| self.outputs.iter().map(field).collect::<Json>();
         let mut info = json!({
             "input": input,
             "input_order": order,
-            "output": self.outputs.iter().map(|o| o.ty.as_str()).collect::<Vec<_>>(),
-            "output_is_list": self.outputs.iter().map(|o| o.is_list).collect::<Vec<_>>(),
-            "output_name": self.outputs.iter().map(|o| o.name.as_str()).collect::<Vec<_>>(),
-            "name": self.class,
-            "display_name": self.display_name,
-            "description": self.description,
-            "python_module": self.module,
-            "category": self.category,
-            "output_node": self.output_node,
+            "is_input_list": self.input_is_list,
+            "output": all(|output| json!(output.ty)),
+            "output_is_list": all(|output| json!(output.is_list)),
+            "output_name": all(|output| json!(output.name)),
         });
-        let always = (self.generation == Generation::Schema).then_some(false);
-        for (key, value) in
-            [("deprecated", self.deprecated.or(always)), ("experimental", self.experimental.or(always)), ("api_node", always)]
-        {
+        if newer {
+            let matches = self.outputs.iter().any(|output| output.matches.is_some());
+            info["output_tooltips"] = all(|_| Json::Null);
+            info["output_matchtypes"] = if matches { all(|output| json!(output.matches)) } else { Json::Null };
+        }
+        info["name"] = json!(self.class);
+        info["display_name"] = json!(self.display_name);
+        info["description"] = json!(self.description);
+        info["python_module"] = json!(self.module);
+        info["category"] = json!(self.category);
+        info["output_node"] = json!(self.output_node);
+        if !newer {
+            info["has_intermediate_output"] = json!(self.intermediate_output);
+        }
+        let always = newer.then_some(false);
+        for (key, value) in [
+            ("deprecated", self.deprecated.or(always)),
+            ("experimental", self.experimental.or(always)),
+            ("dev_only", self.dev_only.or(always)),
+            ("api_node", always),
+        ] {
             if let Some(value) = value {
                 info[key] = Json::Bool(value);
             }
+        }
+        if newer {
+            info["price_badge"] = Json::Null;
+        }
+        info["search_aliases"] = if newer && self.search_aliases.is_empty() { Json::Null } else { json!(self.search_aliases) };
+        if newer || self.essentials.is_some() {
+            info["essentials_category"] = json!(self.essentials);
+        }
+        if newer {
+            info["has_intermediate_output"] = json!(self.intermediate_output);
         }
         info
     }

@@ -284,6 +284,23 @@ impl Inputs {
         }
     }
 
+    /// What was given of the inputs that `name` stands for, under their names beneath it (`image0` for `images.image0`); a choice is there under
+    /// the last part of its own name.
+    pub fn group(&self, name: &str) -> Inputs {
+        let own = name.rsplit('.').next().unwrap_or(name);
+        let beneath = |full: &str| full.strip_prefix(name)?.strip_prefix('.').map(str::to_owned);
+        let mut group = Inputs::default();
+        for (full, value) in &self.values {
+            if let Some(short) = beneath(full) {
+                group.insert(short, value.clone());
+            }
+        }
+        if let Some(choice) = self.values.get(name) {
+            group.insert(own, choice.clone());
+        }
+        group
+    }
+
     /// The values of an input of a node that takes lists.
     pub fn list(&self, name: &str) -> Result<&[Value]> {
         let value = self.value(name)?;
@@ -374,5 +391,22 @@ impl NodeOutput {
     pub fn with_ui(mut self, key: &str, items: Vec<Json>) -> Self {
         self.ui.get_or_insert_default().insert(key.into(), Json::Array(items));
         self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_is_what_an_input_stands_for() {
+        let given = [("size.by.factor", 2), ("size.by", 1), ("size", 0), ("sizes", 9), ("images.image0", 3), ("images.image2", 4)];
+        let inputs: Inputs = given.into_iter().map(|(name, value)| (name.to_owned(), Value::from(value))).collect();
+        let shown = |group: &Inputs| group.iter().map(|(name, value)| format!("{name}={}", value.to_json())).collect::<Vec<_>>().join(" ");
+        assert_eq!(shown(&inputs.group("images")), "image0=3 image2=4");
+        let size = inputs.group("size");
+        assert_eq!(shown(&size), "by.factor=2 by=1 size=0");
+        assert_eq!(shown(&size.group("by")), "factor=2 by=1");
+        assert_eq!(shown(&inputs.group("none")), "");
     }
 }

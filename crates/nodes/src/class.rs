@@ -28,6 +28,7 @@ const DECODED_COPIES: u64 = 2;
 /// Computes a node's outputs.
 pub(crate) type Run = fn(&mut Call<'_, '_>) -> Result<NodeOutput>;
 type Validate = fn(&State, &Inputs) -> std::result::Result<(), String>;
+type Needed = fn(&State, &Inputs) -> Result<Vec<String>>;
 type Declines = fn(&State, &Inputs) -> Option<Error>;
 type FingerprintOf = fn(&State, &Inputs, &CancellationToken) -> Result<Fingerprint>;
 
@@ -39,12 +40,13 @@ pub(crate) struct Class {
     declines: Option<Declines>,
     validate: Option<Validate>,
     fingerprint: Option<FingerprintOf>,
+    needed: Option<Needed>,
 }
 
 impl Class {
     /// A class whose result depends on its inputs alone.
     pub(crate) const fn new(schema: fn() -> Schema, run: Run) -> Self {
-        Self { schema, run, declines: None, validate: None, fingerprint: None }
+        Self { schema, run, declines: None, validate: None, fingerprint: None, needed: None }
     }
 
     /// Tells why another implementation should be taken with these widget values, where there is one.
@@ -55,6 +57,11 @@ impl Class {
     /// Checks widget values beyond the schema.
     pub(crate) const fn validate(self, validate: Validate) -> Self {
         Self { validate: Some(validate), ..self }
+    }
+
+    /// Tells which of the lazy inputs are needed, by those that are there.
+    pub(crate) const fn needed(self, needed: Needed) -> Self {
+        Self { needed: Some(needed), ..self }
     }
 
     /// Tells the cache what else the result depends on.
@@ -97,6 +104,11 @@ impl Node for Bound {
     fn fingerprint(&self, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
         let found = self.class.fingerprint.map_or(Ok(Fingerprint::Inputs), |fingerprint| fingerprint(&self.state, inputs, cancel));
         found.map_err(|error| self.state.for_clients(error))
+    }
+
+    fn needed(&self, inputs: &Inputs) -> Result<Vec<String>> {
+        let Some(needed) = self.class.needed else { return Ok(self.schema().lazy_inputs(inputs)) };
+        needed(&self.state, inputs).map_err(|error| self.state.for_clients(error))
     }
 
     fn run(&self, cx: &mut Context<'_>, inputs: Inputs) -> Result<NodeOutput> {
@@ -190,6 +202,11 @@ impl<'a, 'c> Call<'a, 'c> {
     pub(crate) fn float(&self, name: &str) -> Result<f64> {
         let value = self.inputs.float(name)?;
         if value.is_finite() { Ok(value) } else { Err(Error::msg(format!("input '{name}' is {value}, give it a finite number"))) }
+    }
+
+    /// What `take` makes of each input that was given of one that grows, in their order: `call.each("images", Call::image)`.
+    pub(crate) fn each<T>(&self, name: &str, take: impl Fn(&Self, &str) -> Result<T>) -> Result<Vec<T>> {
+        self.inputs.group(name).iter().map(|(member, _)| take(self, &format!("{name}.{member}"))).collect()
     }
 
     /// A switch.

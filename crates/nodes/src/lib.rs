@@ -4,7 +4,7 @@
 //!
 //! 1. Choose the folder that bears the name of the node's menu (`image/`, `mask/`, `latent/`, `string/`, …) and in it the file of its
 //!    family.
-//! 2. Add a line to that file's `CLASSES`: `Class::new(|| Schema::new("ImageInvert")…, invert)`. The schema must equal the reference's
+//! 2. Add a line to that file's `CLASSES`: `Class::new(|| Schema::new("ImageInvert").display("Invert Image Colors")…, invert)`. The schema must equal the reference's
 //!    `/object_info` (a test compares every class); the descriptions and tooltips are our own words.
 //! 3. Write the function: `fn invert(call: &mut Call<'_, '_>) -> Result<NodeOutput>`. It takes inputs from the call, computes with
 //!    `comfyd_imaging`, and wraps the result. What it allocates it announces first with `call.reserve(shape)`, long
@@ -32,6 +32,7 @@ mod saving;
 mod services;
 mod string;
 mod tensors;
+mod utilities;
 
 use std::sync::Arc;
 
@@ -76,6 +77,7 @@ fn families() -> Vec<&'static [Class]> {
         mask::families(),
         latent::families(),
         string::families(),
+        utilities::families(),
         vec![primitive::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
     ]
     .concat()

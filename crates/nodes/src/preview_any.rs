@@ -8,11 +8,13 @@ use crate::python;
 pub(crate) const CLASSES: &[Class] = &[Class::new(
     || {
         Schema::new("PreviewAny")
-            .display("Preview Any")
-            .category("utils")
+            .display("Preview as Text")
+            .category("utilities")
             .module("comfy_extras.nodes_preview_any")
             .description("Shows any value as text.")
+            .aliases(["what is in it", "log", "json"])
             .input(Input::link("source", "*").tooltip("What to show."))
+            .output("STRING")
             .output_node()
     },
     preview,
@@ -20,5 +22,5 @@ pub(crate) const CLASSES: &[Class] = &[Class::new(
 
 fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let text = call.inputs.optional("source").map_or_else(|| "None".into(), python::shown);
-    Ok(NodeOutput::default().with_ui("text", vec![text.into()]))
+    Ok(NodeOutput::one(text.as_str()).with_ui("text", vec![text.into()]))
 }

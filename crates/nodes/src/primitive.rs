@@ -8,12 +8,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("PrimitiveString")
-                .display("String")
-                .category("utils/primitive")
+                .display("Text")
+                .category("utilities/primitive")
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A text.")
-                .input(Input::text("value").option("multiline", false).tooltip("The text."))
+                .aliases(["one line", "words"])
+                .input(Input::text("value").tooltip("The text."))
                 .output("STRING")
         },
         pass,
@@ -21,11 +22,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("PrimitiveStringMultiline")
-                .display("String (Multiline)")
-                .category("utils/primitive")
+                .display("Text (Multiline)")
+                .category("utilities/primitive")
+                .essentials("Basics")
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A text of several lines.")
+                .aliases(["paragraph", "words"])
                 .input(Input::text("value").multiline().tooltip("The text."))
                 .output("STRING")
         },
@@ -35,11 +38,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("PrimitiveInt")
                 .display("Int")
-                .category("utils/primitive")
+                .category("utilities/primitive")
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A whole number.")
-                .input(Input::int("value").min(-i64::MAX).max(i64::MAX).option("control_after_generate", true).tooltip("The number."))
+                .aliases(["whole number", "count"])
+                .input(Input::int("value").min(-i64::MAX).max(i64::MAX).option("control_after_generate", "fixed").tooltip("The number."))
                 .output("INT")
         },
         pass,
@@ -48,11 +52,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("PrimitiveFloat")
                 .display("Float")
-                .category("utils/primitive")
+                .category("utilities/primitive")
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A number.")
-                .input(Input::float("value").min(-i64::MAX).max(i64::MAX).tooltip("The number."))
+                .aliases(["decimal", "number"])
+                .input(Input::float("value").min(-i64::MAX).max(i64::MAX).tooltip("The number.").step(0.1))
                 .output("FLOAT")
         },
         pass,
@@ -61,10 +66,11 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("PrimitiveBoolean")
                 .display("Boolean")
-                .category("utils/primitive")
+                .category("utilities/primitive")
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("Yes or no.")
+                .aliases(["on and off", "toggle"])
                 .input(Input::bool("value").tooltip("The answer."))
                 .output("BOOLEAN")
         },

@@ -6,20 +6,16 @@ use serde_json::{Number, Value as Json};
 
 /// `json.dumps(value)`: `", "` and `": "` between items, everything beyond ASCII escaped.
 pub(crate) fn dumps(json: &Json) -> String {
-    let mut out = String::new();
-    write_json(&mut out, json, None, 0);
-    out
+    Style { indent: None, ascii: true }.text(json)
 }
 
 /// `json.dumps(value, indent=…)`.
 pub(crate) fn dumps_indented(json: &Json, indent: usize) -> String {
-    let mut out = String::new();
-    write_json(&mut out, json, Some(indent), 0);
-    out
+    Style { indent: Some(indent), ascii: true }.text(json)
 }
 
-/// A value as PreviewAny shows it: texts as they are, numbers by `str`, the rest by `json.dumps`, and what JSON cannot hold by its
-/// description.
+/// A value as PreviewAny shows it: texts as they are, numbers by `str`, the rest by `json.dumps` with an indent, and what JSON cannot hold by
+/// its description.
 pub(crate) fn shown(value: &Value) -> String {
     match value {
         Value::Null => "None".into(),
@@ -27,21 +23,33 @@ pub(crate) fn shown(value: &Value) -> String {
         Value::Int(value) => value.to_string(),
         Value::Float(value) => repr_float(*value),
         Value::Text(text) => text.to_string(),
-        Value::Json(json) => dumps(json),
+        Value::Json(json) => Style::SHOWN.text(json),
         Value::Object(object) => object.describe(),
+        Value::List(values) if values.iter().all(is_plain) => {
+            let mut out = String::new();
+            Style::SHOWN.list(&mut out, values, 0);
+            out
+        }
         Value::List(values) => list(values),
         Value::Blocker(_) => "<blocked>".into(),
     }
 }
 
-/// `json.dumps` of a list, or a list of descriptions if it holds objects.
+/// Whether JSON can hold it.
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Object(_) | Value::Blocker(_) => false,
+        Value::List(values) => values.iter().all(is_plain),
+        Value::Null | Value::Bool(_) | Value::Int(_) | Value::Float(_) | Value::Text(_) | Value::Json(_) => true,
+    }
+}
+
+/// A list that holds objects: descriptions of its members.
 fn list(values: &[Value]) -> String {
     let items = values.iter().map(|value| match value {
-        Value::Object(object) => object.describe(),
         Value::List(values) => list(values),
-        Value::Float(value) => json_float(*value),
-        Value::Int(value) => value.to_string(),
-        Value::Null | Value::Bool(_) | Value::Text(_) | Value::Json(_) | Value::Blocker(_) => dumps(&value.to_json()),
+        Value::Text(text) => dumps(&Json::from(&**text)),
+        other => shown(other),
     });
     format!("[{}]", items.collect::<Vec<_>>().join(", "))
 }
@@ -54,55 +62,110 @@ fn json_float(value: f64) -> String {
     }
 }
 
-fn write_json(out: &mut String, json: &Json, indent: Option<usize>, depth: usize) {
-    match json {
-        Json::Null => out.push_str("null"),
-        Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
-        Json::Number(number) => out.push_str(&write_number(number)),
-        Json::String(text) => write_text(out, text),
-        Json::Array(items) => {
-            let items = items.iter().map(|item| (None, item));
-            write_items(out, ['[', ']'], items, indent, depth);
-        }
-        Json::Object(members) => {
-            let items = members.iter().map(|(key, value)| (Some(key), value));
-            write_items(out, ['{', '}'], items, indent, depth);
-        }
-    }
+/// How JSON is written.
+#[derive(Clone, Copy)]
+struct Style {
+    /// Spaces per level, each member on its own line.
+    indent: Option<usize>,
+    /// Everything beyond ASCII is escaped.
+    ascii: bool,
 }
 
-fn write_items<'a>(
-    out: &mut String,
-    brackets: [char; 2],
-    items: impl Iterator<Item = (Option<&'a String>, &'a Json)>,
-    indent: Option<usize>,
-    depth: usize,
-) {
-    let new_line = |out: &mut String, depth: usize| {
-        if let Some(indent) = indent {
-            out.push('\n');
-            out.extend(std::iter::repeat_n(' ', indent * depth));
+impl Style {
+    /// For people.
+    const SHOWN: Self = Self { indent: Some(4), ascii: false };
+
+    fn text(self, json: &Json) -> String {
+        let mut out = String::new();
+        self.json(&mut out, json, 0);
+        out
+    }
+
+    fn json(self, out: &mut String, json: &Json, depth: usize) {
+        match json {
+            Json::Null => out.push_str("null"),
+            Json::Bool(value) => out.push_str(if *value { "true" } else { "false" }),
+            Json::Number(number) => out.push_str(&write_number(number)),
+            Json::String(text) => self.string(out, text),
+            Json::Array(items) => {
+                let items = items.iter().map(|item| (None, item));
+                self.items(out, ['[', ']'], items, depth, Self::json);
+            }
+            Json::Object(members) => {
+                let items = members.iter().map(|(key, value)| (Some(key), value));
+                self.items(out, ['{', '}'], items, depth, Self::json);
+            }
         }
-    };
-    out.push(brackets[0]);
-    let mut any = false;
-    for (key, value) in items {
+    }
+
+    /// A list of what JSON can hold, and of numbers that are none.
+    fn list(self, out: &mut String, values: &[Value], depth: usize) {
+        let member = |style: Self, out: &mut String, value: &Value, depth: usize| match value {
+            Value::List(values) => style.list(out, values, depth),
+            Value::Float(value) => out.push_str(&json_float(*value)),
+            Value::Int(value) => out.push_str(&value.to_string()),
+            other => style.json(out, &other.to_json(), depth),
+        };
+        self.items(out, ['[', ']'], values.iter().map(|value| (None, value)), depth, member);
+    }
+
+    fn items<'a, T: 'a>(
+        self,
+        out: &mut String,
+        brackets: [char; 2],
+        items: impl Iterator<Item = (Option<&'a String>, &'a T)>,
+        depth: usize,
+        write: impl Fn(Self, &mut String, &T, usize),
+    ) {
+        let new_line = |out: &mut String, depth: usize| {
+            if let Some(indent) = self.indent {
+                out.push('\n');
+                out.extend(std::iter::repeat_n(' ', indent * depth));
+            }
+        };
+        out.push(brackets[0]);
+        let mut any = false;
+        for (key, value) in items {
+            if any {
+                // With an indent, the line break takes the place of the space.
+                out.push_str(if self.indent.is_some() { "," } else { ", " });
+            }
+            any = true;
+            new_line(out, depth + 1);
+            if let Some(key) = key {
+                self.string(out, key);
+                out.push_str(": ");
+            }
+            write(self, out, value, depth + 1);
+        }
         if any {
-            // With an indent, the line break takes the place of the space.
-            out.push_str(if indent.is_some() { "," } else { ", " });
+            new_line(out, depth);
         }
-        any = true;
-        new_line(out, depth + 1);
-        if let Some(key) = key {
-            write_text(out, key);
-            out.push_str(": ");
+        out.push(brackets[1]);
+    }
+
+    fn string(self, out: &mut String, text: &str) {
+        out.push('"');
+        for c in text.chars() {
+            match c {
+                '"' => out.push_str("\\\""),
+                '\\' => out.push_str("\\\\"),
+                '\n' => out.push_str("\\n"),
+                '\r' => out.push_str("\\r"),
+                '\t' => out.push_str("\\t"),
+                '\u{8}' => out.push_str("\\b"),
+                '\u{c}' => out.push_str("\\f"),
+                ' '..='~' => out.push(c),
+                c if !self.ascii && c >= ' ' => out.push(c),
+                c => {
+                    for unit in c.encode_utf16(&mut [0; 2]) {
+                        out.push_str(&format!("\\u{unit:04x}"));
+                    }
+                }
+            }
         }
-        write_json(out, value, indent, depth + 1);
+        out.push('"');
     }
-    if any {
-        new_line(out, depth);
-    }
-    out.push(brackets[1]);
 }
 
 fn write_number(number: &Number) -> String {
@@ -110,28 +173,6 @@ fn write_number(number: &Number) -> String {
         (true, Some(value)) => json_float(value),
         _ => number.to_string(),
     }
-}
-
-fn write_text(out: &mut String, text: &str) {
-    out.push('"');
-    for c in text.chars() {
-        match c {
-            '"' => out.push_str("\\\""),
-            '\\' => out.push_str("\\\\"),
-            '\n' => out.push_str("\\n"),
-            '\r' => out.push_str("\\r"),
-            '\t' => out.push_str("\\t"),
-            '\u{8}' => out.push_str("\\b"),
-            '\u{c}' => out.push_str("\\f"),
-            ' '..='~' => out.push(c),
-            c => {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    out.push_str(&format!("\\u{unit:04x}"));
-                }
-            }
-        }
-    }
-    out.push('"');
 }
 
 #[cfg(test)]
@@ -175,9 +216,9 @@ mod tests {
         assert_eq!(shown(&Value::from(1.0)), "1.0");
         assert_eq!(shown(&Value::from(true)), "True");
         assert_eq!(shown(&Value::Null), "None");
-        assert_eq!(shown(&Value::from(&serde_json::json!([1, "é"]))), r#"[1, "\u00e9"]"#);
-        assert_eq!(shown(&Value::from(&serde_json::json!({"a": 1.5}))), r#"{"a": 1.5}"#);
+        assert_eq!(shown(&Value::from(&serde_json::json!([1, "é"]))), "[\n    1,\n    \"é\"\n]");
+        assert_eq!(shown(&Value::from(&serde_json::json!({"a": 1.5}))), "{\n    \"a\": 1.5\n}");
         let list = Value::list(vec![Value::from(1.0), Value::Null, Value::from(f64::INFINITY)]);
-        assert_eq!(shown(&list), "[1.0, null, Infinity]");
+        assert_eq!(shown(&list), "[\n    1.0,\n    null,\n    Infinity\n]");
     }
 }

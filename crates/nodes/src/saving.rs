@@ -40,7 +40,7 @@ pub(crate) fn metadata(call: &Call<'_, '_>) -> Vec<(String, String)> {
     metadata_json(call).into_iter().map(|(key, value)| (key, python::dumps(&value))).collect()
 }
 
-/// Saves each picture of a batch as PNG and tells the client where.
+/// Saves each picture of a batch as PNG tells the client where, and hands the pictures on.
 pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: &str, compression: u8) -> Result<NodeOutput> {
     let target = call.state.services.folders.save_target(kind, prefix, images.width(), images.height()).map_err(Error::other)?;
     let options = Arc::new(png::Options { compression, text: metadata(call) });
@@ -52,5 +52,5 @@ pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: 
         })?;
         saved.push(target.save(index, "png", &bytes).map_err(Error::other)?.to_json());
     }
-    Ok(NodeOutput::default().with_ui("images", saved))
+    Ok(NodeOutput::one(images.clone()).with_ui("images", saved))
 }

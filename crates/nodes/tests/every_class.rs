@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use comfyd_engine::EngineOptions;
 use comfyd_executor::{CachePolicy, Executor};
 use comfyd_jobs::{Event, EventKind, EventSink};
-use comfyd_node::{CancellationToken, Choices, Context, Input, InputKind, Inputs, Node, NodeOutput, Result, Schema, Value};
+use comfyd_node::{CancellationToken, Choices, Context, Input, InputKind, Inputs, MATCH_TYPE, Node, NodeOutput, Result, Schema, Value};
 use comfyd_nodes::Limits;
 use comfyd_values::Svg;
 use common::{Bench, models};
@@ -160,7 +160,7 @@ impl Runner {
         let svg = Schema::new("TestSvg").output("SVG");
         bench.catalog.insert(Arc::new(Helper(svg, |_| Ok(NodeOutput::one(Value::object(Svg(vec!["<svg/>".into()])))))));
         let types: HashSet<String> =
-            bench.catalog.iter().flat_map(|entry| &entry.schema.inputs).map(|input| input.type_name().to_owned()).collect();
+            bench.catalog.iter().flat_map(|entry| every(&entry.schema)).map(|(_, input)| input.type_name().to_owned()).collect();
         for ty in types {
             // Combos take links of any type, but none of their own.
             let of = if ty == "COMBO" { "*" } else { &ty };
@@ -181,14 +181,14 @@ impl Runner {
     }
 
     /// A graph that runs the class and shows all that it gives. `set` are widgets' values; `lists` gives it two values of each input.
-    fn graph(&self, schema: &Schema, widgets: Widgets, set: &[(&str, Json)], lists: bool) -> Json {
+    fn graph(&self, schema: &Schema, widgets: Widgets, set: &[(String, Json)], lists: bool) -> Json {
         let mut nodes = Map::new();
-        let mut inputs = self.inputs(schema, widgets, &mut nodes);
+        let mut inputs = self.inputs(schema, widgets, set, &mut nodes);
         for (name, value) in set {
-            inputs.insert((*name).to_owned(), value.clone());
+            inputs.insert(name.clone(), value.clone());
         }
         if lists {
-            for input in schema.inputs.iter().filter(|input| !input.raw_link) {
+            for input in flat(&schema.inputs, set).iter().filter(|input| !input.raw_link) {
                 if let Some(value) = inputs.get_mut(&input.name) {
                     let id = format!("list {}", input.name);
                     let list = json!({"class_type": format!("ListOf {}", input.type_name()), "inputs": {"value": value.take()}});
@@ -205,10 +205,10 @@ impl Runner {
     }
 
     /// What a class is given: links to nodes that are added to `nodes`, and its widgets' values.
-    fn inputs(&self, schema: &Schema, widgets: Widgets, nodes: &mut Map<String, Json>) -> Map<String, Json> {
+    fn inputs(&self, schema: &Schema, widgets: Widgets, set: &[(String, Json)], nodes: &mut Map<String, Json>) -> Map<String, Json> {
         let given = given(&schema.class, self.side);
         let mut inputs = Map::new();
-        for input in &schema.inputs {
+        for input in &flat(&schema.inputs, set) {
             let value = match given.get(&input.name) {
                 Some(Json::Null) => None,
                 Some(node) if node.get("class_type").is_some() => Some(self.node(node, nodes)),
@@ -243,10 +243,16 @@ impl Runner {
             }
             // One class declares its choices as an option.
             InputKind::Other(_) if !choices(input).is_empty() => choices(input).first().cloned(),
+            InputKind::Other(_) if first().is_some() => first(),
+            InputKind::Other(ty) if ty == MATCH_TYPE => {
+                let allowed = option("template").unwrap()["allowed_types"].as_str().unwrap().to_owned();
+                self.produce(allowed.split(',').next().unwrap(), nodes)
+            }
             InputKind::Other(union) => {
                 let ty = union.split(',').next().unwrap();
                 self.produce(ty, nodes)
             }
+            InputKind::Grow(_) | InputKind::Branch(_) | InputKind::Slot { .. } => panic!("{} stands for others", input.name),
         }
     }
 
@@ -272,7 +278,7 @@ impl Runner {
             let schema = Arc::clone(&self.bench.catalog.get(class).unwrap_or_else(|| panic!("no class {class}")).schema);
             // Optional inputs of producers stay empty, else some would need each other.
             let needed = Schema { inputs: schema.inputs.iter().filter(|input| input.required).cloned().collect(), ..(*schema).clone() };
-            let mut inputs = self.inputs(&needed, Widgets::First, nodes);
+            let mut inputs = self.inputs(&needed, Widgets::First, &[], nodes);
             inputs.extend(set.as_object().unwrap().clone());
             nodes.insert(id.clone(), json!({"class_type": class, "inputs": inputs}));
         }
@@ -315,7 +321,59 @@ const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
 fn fits(got: &str, declared: &str) -> bool {
-    got == declared || declared == "*" || (got == "NONE" && declared == "CLIP_VISION")
+    declared.split(',').any(|ty| ty == got) || declared == "*" || declared == MATCH_TYPE || (got == "NONE" && declared == "CLIP_VISION")
+}
+
+/// The inputs that a node has for which `set` makes the choices that bring inputs; where it says nothing, the first is chosen. Of those that
+/// grow there are two at least.
+fn flat(inputs: &[Input], set: &[(String, Json)]) -> Vec<Input> {
+    let mut out = Vec::new();
+    for input in inputs {
+        let beneath = |inputs: &[Input]| -> Vec<Input> {
+            inputs.iter().map(|inner| Input { name: format!("{}.{}", input.name, inner.name), ..inner.clone() }).collect()
+        };
+        match &input.kind {
+            InputKind::Grow(grow) => {
+                let members = grow.all_names().into_iter().take(grow.min.max(2)).enumerate();
+                let required = |at: usize| grow.member.required && at < grow.min;
+                let members: Vec<Input> = members.map(|(at, name)| Input { name, required: required(at), ..grow.member.clone() }).collect();
+                out.extend(beneath(&members));
+            }
+            InputKind::Branch(branches) => {
+                let chosen = set.iter().find(|(name, _)| *name == input.name).map(|(_, key)| key.as_str().unwrap());
+                let branch = branches.iter().find(|branch| Some(&*branch.key) == chosen).unwrap_or(&branches[0]);
+                out.extend(flat(&beneath(&branch.inputs), set));
+                let keys = branches.iter().map(|branch| json!(branch.key)).collect();
+                out.push(Input { kind: InputKind::Combo(Choices::Fixed(keys)), ..input.clone() });
+            }
+            InputKind::Slot { ty, inputs } => {
+                out.extend(flat(&beneath(inputs), set));
+                out.push(Input { kind: InputKind::Other(ty.clone()), ..input.clone() });
+            }
+            _ => out.push(input.clone()),
+        }
+    }
+    out
+}
+
+/// Every way in which the choices can be made that bring inputs: none, and then one after the other.
+fn ways(inputs: &[Input], made: &[(String, Json)], out: &mut Vec<Vec<(String, Json)>>) {
+    out.push(made.to_vec());
+    for input in inputs {
+        let InputKind::Branch(branches) = &input.kind else { continue };
+        for branch in branches {
+            let inner: Vec<Input> =
+                branch.inputs.iter().map(|inner| Input { name: format!("{}.{}", input.name, inner.name), ..inner.clone() }).collect();
+            ways(&inner, &[made, &[(input.name.clone(), json!(branch.key))]].concat(), out);
+        }
+    }
+}
+
+/// Every input that a node of the class may have, with the choices that bring it.
+fn every(schema: &Schema) -> Vec<(Vec<(String, Json)>, Input)> {
+    let mut all = Vec::new();
+    ways(&schema.inputs, &[], &mut all);
+    all.into_iter().flat_map(|set| flat(&schema.inputs, &set).into_iter().map(move |input| (set.clone(), input))).collect()
 }
 
 /// All that can be chosen, but for files.
@@ -327,7 +385,10 @@ fn choices(input: &Input) -> Vec<Json> {
         InputKind::Combo(Choices::Files { .. } | Choices::Parts(_) | Choices::Remote)
         | InputKind::Int
         | InputKind::Float
-        | InputKind::Text => Vec::new(),
+        | InputKind::Text
+        | InputKind::Grow(_)
+        | InputKind::Branch(_)
+        | InputKind::Slot { .. } => Vec::new(),
     }
 }
 
@@ -408,9 +469,15 @@ fn with_lists() {
 #[test]
 fn with_each_choice() {
     let cases = |runner: &Runner, schema: &Schema| {
-        let one = |input: &Input, choice: Json| runner.graph(schema, Widgets::First, &[(&input.name, choice)], false);
-        let all = schema.inputs.iter().flat_map(|input| choices(input).into_iter().map(move |choice| (input, choice)));
-        all.map(|(input, choice)| one(input, choice)).collect()
+        let one = |set: Vec<(String, Json)>, name: &str, choice: Json| {
+            runner.graph(schema, Widgets::First, &[set, vec![(name.to_owned(), choice)]].concat(), false)
+        };
+        let mut graphs = Vec::new();
+        for (set, input) in every(schema) {
+            let open = set.iter().all(|(name, _)| *name != input.name);
+            graphs.extend(choices(&input).into_iter().filter(|_| open).map(|choice| one(set.clone(), &input.name, choice)));
+        }
+        graphs
     };
     run_all(Runner::new(Limits::default(), f64::INFINITY), cases, succeeds);
 }
@@ -418,9 +485,12 @@ fn with_each_choice() {
 #[test]
 fn with_its_largest_values() {
     let cases = |runner: &Runner, schema: &Schema| {
-        let numbers = schema.inputs.iter().filter(|input| is_number(input));
-        let largest = numbers.filter_map(|input| Some((input.name.as_str(), input.options.as_ref()?.get("max")?.clone())));
-        largest.map(|set| runner.graph(schema, Widgets::First, &[set], false)).collect()
+        let numbers = every(schema).into_iter().filter(|(_, input)| is_number(input));
+        let largest = numbers.filter_map(|(set, input)| {
+            let most = input.options.as_ref()?.get("max")?.clone();
+            Some([set, vec![(input.name, most)]].concat())
+        });
+        largest.map(|set| runner.graph(schema, Widgets::First, &set, false)).collect()
     };
     run_all(Runner::new(Limits { max_tensor_bytes: 1 << 20, ..Limits::default() }, 3.0), cases, does_not_panic);
 }
@@ -429,7 +499,7 @@ fn with_its_largest_values() {
 fn with_pictures_of_one_pixel() {
     let cases = |runner: &Runner, schema: &Schema| {
         let takes = |input: &Input| ["IMAGE", "MASK", "LATENT"].contains(&input.type_name());
-        schema.inputs.iter().any(takes).then(|| runner.graph(schema, Widgets::First, &[], false)).into_iter().collect()
+        every(schema).iter().any(|(_, input)| takes(input)).then(|| runner.graph(schema, Widgets::First, &[], false)).into_iter().collect()
     };
     run_all(Runner { side: 1, ..Runner::new(Limits::default(), f64::INFINITY) }, cases, does_not_panic);
 }

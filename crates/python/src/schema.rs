@@ -44,6 +44,7 @@ fn schema(name: &str, info: Json, facts: &Facts) -> Schema {
         hidden,
         outputs: outputs(&info),
         output_node: flag("output_node").unwrap_or(false),
+        intermediate_output: flag("has_intermediate_output").unwrap_or(false),
         input_is_list: facts.list,
         deprecated: flag("deprecated"),
         experimental: flag("experimental"),
@@ -59,6 +60,8 @@ fn schema(name: &str, info: Json, facts: &Facts) -> Schema {
             introspects: facts.introspects,
             info,
         })),
+        // Clients are told of the rest as the class tells it.
+        ..Schema::default()
     }
 }
 
@@ -75,6 +78,7 @@ fn input(name: &str, config: &Json, required: bool, generation: Generation, fact
         name: name.into(),
         kind: kind(name, ty, options, generation, facts),
         required,
+        newer: false,
         lazy: flag("lazy"),
         raw_link: flag("rawLink"),
         accepts: facts.accepts.get(name).cloned().unwrap_or_default(),
@@ -148,6 +152,7 @@ fn outputs(info: &Json) -> Vec<Output> {
             ty: ty.into(),
             name: entry("output_name", slot).and_then(Json::as_str).unwrap_or(ty).into(),
             is_list: entry("output_is_list", slot).and_then(Json::as_bool).unwrap_or(false),
+            matches: None,
         }
     };
     types.into_iter().flatten().enumerate().map(output).collect()

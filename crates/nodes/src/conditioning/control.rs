@@ -13,8 +13,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ControlNetApply")
-                .display("Apply ControlNet (OLD)")
-                .category("conditioning/controlnet")
+                .display("Apply ControlNet (DEPRECATED)")
+                .category("model/conditioning/controlnet")
                 .deprecated()
                 .description("Lets a ControlNet guide with a hint. The newer node takes both prompts.")
                 .input(Input::link("conditioning", "CONDITIONING"))
@@ -29,8 +29,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ControlNetApplyAdvanced")
                 .display("Apply ControlNet")
-                .category("conditioning/controlnet")
+                .category("model/conditioning/controlnet")
                 .description("Lets a ControlNet guide with a hint, for both prompts and during a part of the sampling.")
+                .aliases(["pose", "depth", "edges", "guide by picture"])
                 .input(Input::link("positive", "CONDITIONING"))
                 .input(Input::link("negative", "CONDITIONING"))
                 .input(Input::link("control_net", "CONTROL_NET"))
@@ -63,7 +64,7 @@ pub(crate) const CLASSES: &[Class] = &[
             steered(
                 Schema::new("ControlNetApplySD3")
                     .display("Apply Controlnet with VAE")
-                    .category("conditioning/controlnet")
+                    .category("model/conditioning/controlnet")
                     .module("comfy_extras.nodes_sd3")
                     .schema_generation()
                     .deprecated()
@@ -81,9 +82,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             steered(
                 Schema::new("ControlNetInpaintingAliMamaApply")
-                    .category("conditioning/controlnet")
+                    .display("Apply ControlNet Inpainting (AliMama)")
+                    .category("model/conditioning/controlnet")
                     .module("comfy_extras.nodes_controlnet")
+                    .schema_generation()
                     .description("Lets a ControlNet for inpainting guide with a picture and the mask of what to paint anew.")
+                    .aliases(["inpainting control"])
                     .input(Input::link("positive", "CONDITIONING"))
                     .input(Input::link("negative", "CONDITIONING"))
                     .input(Input::link("control_net", "CONTROL_NET"))
@@ -98,8 +102,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("InpaintModelConditioning")
-                .category("conditioning/inpaint")
+                .category("model/conditioning")
                 .description("Hands a picture and the mask of what to paint anew to a model made for inpainting.")
+                .aliases(["fill in", "masked"])
                 .input(Input::link("positive", "CONDITIONING"))
                 .input(Input::link("negative", "CONDITIONING"))
                 .input(Input::link("vae", "VAE"))
@@ -116,7 +121,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("InstructPixToPixConditioning")
                 .no_display()
-                .category("conditioning/instructpix2pix")
+                .category("model/conditioning/instructpix2pix")
                 .module("comfy_extras.nodes_ip2p")
                 .schema_generation()
                 .description("Hands a picture to a model that edits by instruction.")
@@ -139,8 +144,8 @@ fn steered(schema: Schema) -> Schema {
     };
     schema
         .input(Input::float("strength").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("How strong the effect is."))
-        .input(percent("start_percent", 0.0))
-        .input(percent("end_percent", 1.0))
+        .input(percent("start_percent", 0.0).advanced())
+        .input(percent("end_percent", 1.0).advanced())
         .output_named("CONDITIONING", "positive")
         .output_named("CONDITIONING", "negative")
 }

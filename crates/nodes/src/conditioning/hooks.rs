@@ -107,7 +107,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     .input(percent("start_percent", 0.0))
                     .input(percent("end_percent", 1.0))
                     .input(Input::int("keyframes_count").default(5).min(2).max(100).step(1).tooltip("How many keyframes."))
-                    .input(Input::bool("print_keyframes").default(false).tooltip("Writes them into the log.")),
+                    .input(Input::bool("print_keyframes").default(false).tooltip("Writes them into the log.").advanced()),
             )
         },
         interpolated,
@@ -120,7 +120,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     .input(Input::link("floats_strength", "FLOATS").default(-1).min(-1).step(0.001).option("forceInput", true))
                     .input(percent("start_percent", 0.0))
                     .input(percent("end_percent", 1.0))
-                    .input(Input::bool("print_keyframes").default(false).tooltip("Writes them into the log.")),
+                    .input(Input::bool("print_keyframes").default(false).tooltip("Writes them into the log.").advanced()),
             )
         },
         from_floats,
@@ -133,8 +133,10 @@ pub(crate) const CLASSES: &[Class] = &[
             schema("SetClipHooks", "Set CLIP Hooks", "clip")
                 .description("Lets a text encoder encode with hooks.")
                 .input(Input::link("clip", "CLIP"))
-                .input(Input::bool("apply_to_conds").default(true).tooltip("Puts the hooks on what is encoded as well."))
-                .input(Input::bool("schedule_clip").default(false).tooltip("Encodes anew for each strength that keyframes give."))
+                .input(Input::bool("apply_to_conds").default(true).tooltip("Puts the hooks on what is encoded as well.").advanced())
+                .input(
+                    Input::bool("schedule_clip").default(false).tooltip("Encodes anew for each strength that keyframes give.").advanced(),
+                )
                 .input(Input::link("hooks", "HOOKS").optional())
                 .output("CLIP")
         },

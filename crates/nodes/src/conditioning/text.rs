@@ -15,8 +15,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("CLIPTextEncode")
                 .display("CLIP Text Encode (Prompt)")
-                .category("conditioning")
+                .category("model/conditioning")
                 .description("Turns a prompt into a conditioning, which guides the diffusion model.")
+                .aliases(["words", "describe", "caption", "positive", "negative"])
                 .input(Input::text("text").multiline().option("dynamicPrompts", true).tooltip("The prompt."))
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
                 .output("CONDITIONING")
@@ -28,7 +29,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("CLIPSetLastLayer")
                 .display("CLIP Set Last Layer")
-                .category("conditioning")
+                .category("model/conditioning")
                 .description("Lets a text encoder stop at an earlier layer (clip skip).")
                 .input(Input::link("clip", "CLIP"))
                 .input(
@@ -37,7 +38,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(-24)
                         .max(-1)
                         .step(1)
-                        .tooltip("The layer whose output is used, counted from the last."),
+                        .tooltip("The layer whose output is used, counted from the last.")
+                        .advanced(),
                 )
                 .output("CLIP")
         },
@@ -46,8 +48,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPTextEncodeSDXL")
-                .no_display()
-                .category("advanced/conditioning")
+                .display("CLIP Text Encode (SDXL)")
+                .category("model/conditioning/stable diffusion")
                 .module("comfy_extras.nodes_clip_sdxl")
                 .schema_generation()
                 .description(
@@ -56,8 +58,12 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
                 .input(Input::int("width").default(1024).min(0).max(16384).tooltip("Width of the original that the model is told."))
                 .input(Input::int("height").default(1024).min(0).max(16384).tooltip("Height of the original that the model is told."))
-                .input(Input::int("crop_w").default(0).min(0).max(16384).tooltip("Left edge of the crop that the model is told."))
-                .input(Input::int("crop_h").default(0).min(0).max(16384).tooltip("Upper edge of the crop that the model is told."))
+                .input(
+                    Input::int("crop_w").default(0).min(0).max(16384).tooltip("Left edge of the crop that the model is told.").advanced(),
+                )
+                .input(
+                    Input::int("crop_h").default(0).min(0).max(16384).tooltip("Upper edge of the crop that the model is told.").advanced(),
+                )
                 .input(Input::int("target_width").default(1024).min(0).max(16384).tooltip("Width that the model is told for the result."))
                 .input(Input::int("target_height").default(1024).min(0).max(16384).tooltip("Height that the model is told for the result."))
                 .input(Input::text("text_g").multiline().option("dynamicPrompts", true).tooltip("The prompt for the large encoder."))
@@ -70,8 +76,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPTextEncodeSDXLRefiner")
-                .no_display()
-                .category("advanced/conditioning")
+                .display("CLIP Text Encode (SDXL Refiner)")
+                .category("model/conditioning/stable diffusion")
                 .module("comfy_extras.nodes_clip_sdxl")
                 .schema_generation()
                 .description("Turns a prompt into a conditioning for the refiner of Stable Diffusion XL.")
@@ -95,8 +101,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPTextEncodeControlnet")
-                .no_display()
-                .category("_for_testing/conditioning")
+                .display("CLIP Text Encode (Controlnet)")
+                .category("model/conditioning")
                 .module("comfy_extras.nodes_cond")
                 .schema_generation()
                 .experimental()

@@ -19,8 +19,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SaveAnimatedWEBP")
-                .category("image/animation")
+                .display("Save Animated WEBP")
+                .category("image")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Saves a batch of pictures as one animated WebP file in the output folder.")
                 .input(Input::link("images", "IMAGE"))
                 .input(Input::text("filename_prefix").default("ComfyUI").tooltip(
@@ -38,6 +40,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .input(Input::combo("method", ["default", "fastest", "slowest"]))
                 .hidden_metadata()
+                .output_named("IMAGE", "images")
                 .output_node()
         },
         save_webp,
@@ -45,8 +48,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SaveAnimatedPNG")
-                .category("image/animation")
+                .display("Save Animated PNG")
+                .category("image")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Saves a batch of pictures as one animated PNG file in the output folder.")
                 .input(Input::link("images", "IMAGE"))
                 .input(Input::text("filename_prefix").default("ComfyUI").tooltip(
@@ -54,8 +59,11 @@ pub(crate) const CLASSES: &[Class] = &[
                      %hour%, %minute%, %second% and %batch_num% are filled in.",
                 ))
                 .input(Input::float("fps").default(6.0).min(0.01).max(1000.0).step(0.01).tooltip("Pictures per second."))
-                .input(Input::int("compress_level").default(4).min(0).max(9).tooltip("0 is fast and large, 9 is slow and small."))
+                .input(
+                    Input::int("compress_level").default(4).min(0).max(9).tooltip("0 is fast and large, 9 is slow and small.").advanced(),
+                )
                 .hidden_metadata()
+                .output_named("IMAGE", "images")
                 .output_node()
         },
         save_apng,
@@ -126,5 +134,5 @@ fn save(call: &Call<'_, '_>, images: &Image, ending: &str, bytes: &[u8], animate
     let prefix = call.text("filename_prefix")?;
     let target = call.state.services.folders.save_target(Kind::Output, prefix, images.width(), images.height()).map_err(Error::other)?;
     let saved = target.save(0, ending, bytes).map_err(Error::other)?;
-    Ok(NodeOutput::default().with_ui("images", vec![saved.to_json()]).with_ui("animated", vec![json!(animated)]))
+    Ok(NodeOutput::one(images.clone()).with_ui("images", vec![saved.to_json()]).with_ui("animated", vec![json!(animated)]))
 }

@@ -12,6 +12,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("EmptyImage")
+                .display("Empty Image")
                 .category("image")
                 .description("Makes pictures of one colour.")
                 .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
@@ -33,8 +34,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageInvert")
-                .display("Invert Image")
-                .category("image")
+                .display("Invert Image Colors")
+                .category("image/color")
+                .essentials("Image Tools")
                 .description("Turns each colour into its opposite.")
                 .input(Input::link("image", "IMAGE"))
                 .output("IMAGE")
@@ -44,9 +46,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageAddNoise")
-                .category("image")
+                .display("Add Noise to Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Adds random noise to a picture; the same seed gives the same noise.")
+                .aliases(["grain", "random"])
                 .input(Input::link("image", "IMAGE"))
                 .input(
                     Input::int("seed")
@@ -67,7 +72,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Get Image Size")
                 .category("image")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Tells the width, the height and how many pictures the batch has.")
+                .aliases(["width and height", "how many"])
                 .input(Input::link("image", "IMAGE"))
                 .hidden("unique_id", HiddenKind::UniqueId)
                 .output_named("INT", "width")
@@ -80,8 +87,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ImagePadForOutpaint")
                 .display("Pad Image for Outpainting")
-                .category("image")
+                .category("image/transform")
                 .description("Enlarges a picture with grey borders and gives the mask of what is to be painted there.")
+                .aliases(["border", "larger canvas", "outpainting"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::int("left").default(0).min(0).max(MAX_RESOLUTION).step(8).tooltip("Pixels to add on the left."))
                 .input(Input::int("top").default(0).min(0).max(MAX_RESOLUTION).step(8).tooltip("Pixels to add above."))
@@ -93,7 +101,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0)
                         .max(MAX_RESOLUTION)
                         .step(1)
-                        .tooltip("How far the mask fades into the old picture, in pixels."),
+                        .tooltip("How far the mask fades into the old picture, in pixels.")
+                        .advanced(),
                 )
                 .output("IMAGE")
                 .output("MASK")
@@ -103,9 +112,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageCompositeMasked")
-                .category("image")
+                .display("Image Composite Masked")
+                .category("image/compositing")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Pastes one picture onto another, through a mask if there is one.")
+                .aliases(["paste with mask", "collage", "put onto"])
                 .input(Input::link("destination", "IMAGE"))
                 .input(Input::link("source", "IMAGE"))
                 .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))

@@ -14,10 +14,12 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("LoadImage")
                 .display("Load Image")
                 .category("image")
+                .essentials("Basics")
                 .description(
                     "Reads a picture from the input folder; every frame of an animation becomes one image of the \
                      batch. The mask is what is transparent.",
                 )
+                .aliases(["picture file", "photo", "input"])
                 .input(
                     Input::files("image", pictures())
                         .option("image_upload", true)
@@ -35,11 +37,13 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LoadImageMask")
                 .display("Load Image (as Mask)")
-                .category("mask")
+                .category("image")
+                .essentials("Image Tools")
                 .description(
                     "Reads one channel of a picture as a mask. Alpha is inverted, so that what is transparent is \
                      masked.",
                 )
+                .aliases(["mask file", "alpha of a file"])
                 .input(
                     Input::files("image", pictures())
                         .option("image_upload", true)
@@ -58,8 +62,10 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("LoadImageOutput")
                 .display("Load Image (from Outputs)")
                 .category("image")
+                .essentials("Basics")
                 .experimental()
                 .description("Reads a picture that was saved to the output folder before, to go on working with it.")
+                .aliases(["earlier result", "reuse"])
                 .input(
                     Input::remote("image")
                         .option("image_upload", true)
@@ -83,8 +89,10 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("WebcamCapture")
                 .display("Webcam Capture")
                 .category("image")
+                .essentials("Basics")
                 .module("comfy_extras.nodes_webcam")
                 .description("Takes a picture with the browser's camera.")
+                .aliases(["camera", "photo"])
                 .input(Input::link("image", "WEBCAM").tooltip("The camera's picture."))
                 .input(
                     Input::int("width")

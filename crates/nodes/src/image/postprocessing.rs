@@ -12,11 +12,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageBlend")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Blend Images")
+                .category("image/filters")
+                .essentials("Image Tools")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Mixes two pictures the way layers of a paint program do.")
+                .aliases(["mix", "multiply", "screen", "overlay"])
                 .input(Input::link("image1", "IMAGE").tooltip("The lower layer."))
                 .input(Input::link("image2", "IMAGE").tooltip("The upper layer, resized to the lower one."))
                 .input(
@@ -38,8 +40,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageBlur")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Blur Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Blurs pictures with a Gaussian bell.")
@@ -53,8 +55,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageQuantize")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Quantize Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Reduces pictures to a few colours chosen from them.")
@@ -71,17 +73,23 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageSharpen")
-                .no_display()
-                .category("image/postprocessing")
+                .display("Sharpen Image")
+                .category("image/filters")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Sharpens pictures.")
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
-                .input(Input::int("sharpen_radius").default(1).min(1).max(31).step(1).tooltip("Reach in pixels."))
+                .input(Input::int("sharpen_radius").default(1).min(1).max(31).step(1).tooltip("Reach in pixels.").advanced())
                 .input(
-                    Input::float("sigma").default(1.0).min(0.1).max(10.0).step(0.01).tooltip("Width of the bell, in parts of the reach."),
+                    Input::float("sigma")
+                        .default(1.0)
+                        .min(0.1)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Width of the bell, in parts of the reach.")
+                        .advanced(),
                 )
-                .input(Input::float("alpha").default(1.0).min(0.0).max(5.0).step(0.01).tooltip("Strength."))
+                .input(Input::float("alpha").default(1.0).min(0.0).max(5.0).step(0.01).tooltip("Strength.").advanced())
                 .output("IMAGE")
         },
         sharpen,
@@ -89,11 +97,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("Morphology")
-                .display("ImageMorphology")
-                .category("image/postprocessing")
+                .display("Apply Morphology")
+                .category("image/filters")
                 .module("comfy_extras.nodes_morphology")
                 .schema_generation()
                 .description("Grows and shrinks bright areas, and what is made of that: opening, closing, outlines.")
+                .aliases(["opening", "closing", "grow", "shrink"])
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
                 .input(
                     Input::combo("operation", ["erode", "dilate", "open", "close", "gradient", "bottom_hat", "top_hat"])
@@ -114,11 +123,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("Canny")
-                .no_display()
-                .category("image/preprocessors")
+                .display("Detect Edges (Canny)")
+                .category("image/filters")
+                .essentials("Image Tools")
                 .module("comfy_extras.nodes_canny")
                 .schema_generation()
                 .description("Draws the edges in pictures as white lines on black (Canny's method).")
+                .aliases(["edges", "lines", "contours"])
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
                 .input(
                     Input::float("low_threshold")

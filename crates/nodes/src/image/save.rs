@@ -15,16 +15,19 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("SaveImage")
                 .display("Save Image")
                 .category("image")
+                .essentials("Basics")
                 .description(
                     "Saves pictures as PNG in the output folder, with the workflow inside so that the picture can \
                      be opened as a workflow again.",
                 )
+                .aliases(["png", "write file", "store", "result"])
                 .input(Input::link("images", "IMAGE").tooltip("What to save."))
                 .input(Input::text("filename_prefix").default("ComfyUI").tooltip(
                     "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, \
                      %hour%, %minute%, %second% and %batch_num% are filled in.",
                 ))
                 .hidden_metadata()
+                .output_named("IMAGE", "images")
                 .output_node()
         },
         save_image,
@@ -34,9 +37,12 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("PreviewImage")
                 .display("Preview Image")
                 .category("image")
+                .essentials("Basics")
                 .description("Shows pictures without keeping them: they go to the temp folder.")
+                .aliases(["look at", "temporary", "picture on the node"])
                 .input(Input::link("images", "IMAGE"))
                 .hidden_metadata()
+                .output_named("IMAGE", "images")
                 .output_node()
         },
         preview_image,
@@ -44,7 +50,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SaveImageWebsocket")
-                .category("api/image")
+                .display("Save Image (Websocket)")
+                .category("image")
                 .module("custom_nodes.websocket_image_save")
                 .description("Sends pictures losslessly over the websocket and writes no file.")
                 .input(Input::link("images", "IMAGE"))

@@ -34,7 +34,9 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("ImageScale")
                 .display("Upscale Image")
                 .category("image/upscaling")
+                .essentials("Image Tools")
                 .description("Resizes pictures to a width and a height; 0 for one of them keeps the proportions.")
+                .aliases(["size", "width and height", "shrink"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]))
                 .input(Input::int("width").default(512).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide; 0 follows the height."))
@@ -49,7 +51,9 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("ImageScaleBy")
                 .display("Upscale Image By")
                 .category("image/upscaling")
+                .essentials("Image Tools")
                 .description("Resizes pictures by a factor.")
+                .aliases(["size", "zoom", "factor"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]))
                 .input(
@@ -62,7 +66,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageScaleToTotalPixels")
-                .no_display()
+                .display("Scale Image to Total Pixels")
                 .category("image/upscaling")
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
@@ -80,6 +84,15 @@ pub(crate) const CLASSES: &[Class] = &[
                         .step(0.01)
                         .tooltip("Wanted size; 1 megapixel is 1024 x 1024 pixels."),
                 )
+                .input(
+                    Input::int("resolution_steps")
+                        .default(1)
+                        .min(1)
+                        .max(256)
+                        .advanced()
+                        .newer()
+                        .tooltip("Width and height become multiples of this."),
+                )
                 .output("IMAGE")
         },
         scale_to_total,
@@ -87,8 +100,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageScaleToMaxDimension")
+                .display("Scale Image to Max Dimension")
                 .category("image/upscaling")
                 .module("comfy_extras.nodes_images")
+                .schema_generation()
                 .description("Resizes pictures so that the longer side gets a length, and keeps the proportions.")
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("upscale_method", ["area", "lanczos", "bilinear", "nearest-exact", "bilinear", "bicubic"]))
@@ -101,7 +116,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("FluxKontextImageScale")
                 .no_display()
-                .category("advanced/conditioning/flux")
+                .category("model/conditioning/flux")
                 .module("comfy_extras.nodes_flux")
                 .schema_generation()
                 .description("Resizes and crops pictures to the nearest of the sizes that Flux Kontext was trained with.")
@@ -143,7 +158,9 @@ fn scale_by(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn scale_to_total(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = call.image("image")?;
-    let (width, height) = transform::total_pixels_size(image.width(), image.height(), call.float("megapixels")?);
+    // Prompts for older versions do not have it.
+    let step = if call.inputs.contains("resolution_steps") { call.count("resolution_steps", 1)? } else { 1 };
+    let (width, height) = transform::total_pixels_size(image.width(), image.height(), call.float("megapixels")?, step);
     Ok(NodeOutput::one(resize::image(call, &image, width, height, method(call)?, Crop::Disabled)?))
 }
 

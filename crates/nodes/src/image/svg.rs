@@ -1,7 +1,7 @@
 //! Vector pictures.
 
 use comfyd_folders::Kind;
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
+use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Svg;
 use serde_json::{Map, Value as Json};
 
@@ -11,15 +11,19 @@ use crate::{python, saving};
 pub(crate) const CLASSES: &[Class] = &[Class::new(
     || {
         Schema::new("SaveSVGNode")
-            .category("image/save")
+            .display("Save SVG")
+            .category("image")
             .module("comfy_extras.nodes_images")
+            .schema_generation()
             .description("Saves vector pictures as SVG files in the output folder, with the workflow inside.")
+            .aliases(["vector file"])
             .input(Input::link("svg", "SVG"))
             .input(Input::text("filename_prefix").default("svg/ComfyUI").tooltip(
                 "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, \
                      %hour%, %minute%, %second% and %batch_num% are filled in.",
             ))
             .hidden_metadata()
+            .output_named("SVG", "svg")
             .output_node()
     },
     save_svg,
@@ -36,7 +40,7 @@ fn save_svg(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         let text = insert_metadata(picture, &metadata);
         saved.push(target.save(index, "svg", text.as_bytes()).map_err(Error::other)?.to_json());
     }
-    Ok(NodeOutput::default().with_ui("images", saved))
+    Ok(NodeOutput::one(Value::Object(svg)).with_ui("images", saved))
 }
 
 /// What is inserted behind `<svg …>`; empty if there is nothing to tell.

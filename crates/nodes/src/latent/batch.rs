@@ -2,26 +2,27 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_node::{Error, Grow, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, join, narrow, repeat as repeat_samples};
-use crate::resize;
+use crate::resize::{self, like};
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LatentFromBatch")
-                .display("Latent From Batch")
-                .category("latent/batch")
+                .display("Get Latent From Batch")
+                .category("model/latent/batch")
                 .description(
                     "Takes some consecutive latents out of a batch; they keep the noise that they had in the \
                      batch.",
                 )
+                .aliases(["one of many", "nth latent"])
                 .input(Input::link("samples", "LATENT"))
-                .input(Input::int("batch_index").default(0).min(0).max(63).tooltip("The first one to take, counted from 0."))
+                .input(Input::int("batch_index").default(0).min(-16384).max(16384).tooltip("The first one to take, counted from 0."))
                 .input(Input::int("length").default(1).min(1).max(64).tooltip("How many to take."))
                 .output("LATENT")
         },
@@ -31,8 +32,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("RepeatLatentBatch")
                 .display("Repeat Latent Batch")
-                .category("latent/batch")
+                .category("model/latent/batch")
                 .description("Repeats a batch of latents.")
+                .aliases(["copies", "several pictures"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::int("amount").default(1).min(1).max(64).tooltip("How often."))
                 .output("LATENT")
@@ -42,11 +44,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LatentBatch")
-                .no_display()
-                .category("latent/batch")
+                .display("Batch Latents (DEPRECATED)")
+                .deprecated()
+                .category("model/latent/batch")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Puts two batches of latents behind each other. The second gets the size of the first.")
+                .aliases(["append", "several latents"])
                 .input(Input::link("samples1", "LATENT").tooltip("The first batch."))
                 .input(Input::link("samples2", "LATENT").tooltip("The second batch."))
                 .output("LATENT")
@@ -57,7 +61,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("RebatchLatents")
                 .display("Rebatch Latents")
-                .category("latent/batch")
+                .category("model/latent/batch")
                 .module("comfy_extras.nodes_rebatch")
                 .schema_generation()
                 .description("Regroups latents into batches of another size.")
@@ -70,9 +74,24 @@ pub(crate) const CLASSES: &[Class] = &[
     ),
     Class::new(
         || {
+            let latent = Input::link("latent", "LATENT").tooltip("Latents.");
+            Schema::new("BatchLatentsNode")
+                .display("Batch Latents")
+                .category("model/latent/batch")
+                .module("comfy_extras.nodes_post_processing")
+                .schema_generation()
+                .description("Puts latents behind each other into one batch. All get the size of the first.")
+                .aliases(["join latents", "collect", "combine"])
+                .input(Input::grow("latents", Grow::numbered(latent, "latent").max(50)))
+                .output("LATENT")
+        },
+        batch_all,
+    ),
+    Class::new(
+        || {
             Schema::new("LatentBatchSeedBehavior")
                 .no_display()
-                .category("latent/advanced")
+                .category("model/latent/advanced")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Decides whether the latents of a batch get different noise or all the same.")
@@ -89,8 +108,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("TrimVideoLatent")
-                .no_display()
-                .category("latent/video")
+                .display("Trim Video Latent")
+                .category("model/latent")
                 .module("comfy_extras.nodes_wan")
                 .schema_generation()
                 .description("Drops frames at the beginning of a video latent.")
@@ -110,7 +129,11 @@ fn places(start: i64, count: usize) -> Vec<i64> {
 fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     let batch = latent.samples.shape()[0];
-    let start = call.count("batch_index", 0)?.min(batch - 1);
+    let start = match call.int::<i64>("batch_index")? {
+        // Counted from the end.
+        index @ ..0 => batch.saturating_sub(index.unsigned_abs() as usize),
+        index => (index as usize).min(batch - 1),
+    };
     let length = call.count("length", 1)?.min(batch - start);
     if let Some(mask) = latent.noise_mask.take() {
         let mask = match mask.shape()[0] {
@@ -125,6 +148,19 @@ fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         None => places(start as i64, length),
     });
     Ok(NodeOutput::one(latent))
+}
+
+fn batch_all(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let latents = call.each("latents", Call::latent)?;
+    let Some(first) = latents.first() else { return Err(Error::MissingInput("latents".into())) };
+    let mut parts = Vec::with_capacity(latents.len());
+    let mut indices = Vec::new();
+    for latent in &latents {
+        parts.push(like(call, &latent.samples, &first.samples)?);
+        indices.extend(latent.batch_index.clone().unwrap_or_else(|| places(0, latent.samples.shape()[0])));
+    }
+    let samples = join(call, &parts.iter().collect::<Vec<_>>(), 0)?;
+    Ok(NodeOutput::one(Latent { samples, batch_index: Some(indices), ..first.clone() }))
 }
 
 fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

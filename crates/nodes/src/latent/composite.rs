@@ -15,8 +15,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentComposite")
                 .display("Latent Composite")
-                .category("latent")
+                .category("model/latent")
                 .description("Pastes one latent onto another, with soft edges if wanted.")
+                .aliases(["put onto", "collage"])
                 .input(Input::link("samples_to", "LATENT"))
                 .input(Input::link("samples_from", "LATENT"))
                 .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(8).tooltip("Distance from the left edge, in pixels."))
@@ -29,9 +30,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LatentCompositeMasked")
-                .category("latent")
+                .display("Latent Composite Masked")
+                .category("model/latent")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Pastes one latent onto another, through a mask if there is one.")
+                .aliases(["paste with mask", "collage"])
                 .input(Input::link("destination", "LATENT"))
                 .input(Input::link("source", "LATENT"))
                 .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(8).tooltip("Distance from the left edge, in pixels."))
@@ -46,8 +50,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentBlend")
                 .display("Latent Blend")
-                .category("_for_testing")
+                .category("experimental")
                 .description("Mixes two latents.")
+                .aliases(["average of latents", "fade"])
                 .input(Input::link("samples1", "LATENT"))
                 .input(Input::link("samples2", "LATENT"))
                 .input(Input::float("blend_factor").default(0.5).min(0).max(1).step(0.01).tooltip("Share of the first one."))
@@ -59,7 +64,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SetLatentNoiseMask")
                 .display("Set Latent Noise Mask")
-                .category("latent/inpaint")
+                .category("model/latent")
                 .description("Limits sampling to the masked area: the rest stays as it is.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::link("mask", "MASK"))

@@ -12,8 +12,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("EmptyLatentImage")
                 .display("Empty Latent Image")
-                .category("latent")
+                .category("model/latent")
                 .description("Starts pictures for models with four latent channels (SD1, SD2, SDXL).")
+                .aliases(["blank canvas", "width and height", "start"])
                 .input(Input::int("width").default(512).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
                 .input(Input::int("height").default(512).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
@@ -25,7 +26,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("EmptySD3LatentImage")
                 .no_display()
-                .category("latent/sd3")
+                .category("model/latent/stable diffusion")
                 .module("comfy_extras.nodes_sd3")
                 .schema_generation()
                 .description("Starts pictures for models with sixteen latent channels (SD3, Flux).")
@@ -39,8 +40,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("EmptyHunyuanLatentVideo")
-                .category("latent/video")
+                .display("Empty HunyuanVideo 1.0 Latent")
+                .category("model/latent/hunyuan video")
                 .module("comfy_extras.nodes_hunyuan")
+                .schema_generation()
                 .description("Starts a video for Hunyuan Video and models with its latent shape.")
                 .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
                 .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
@@ -53,8 +56,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("EmptyHunyuanImageLatent")
-                .category("latent")
+                .no_display()
+                .category("model/latent/hunyuan image")
                 .module("comfy_extras.nodes_hunyuan")
+                .schema_generation()
                 .description("Starts pictures for Hunyuan Image.")
                 .input(Input::int("width").default(2048).min(64).max(MAX_RESOLUTION).step(32).tooltip("Pixels wide, after decoding."))
                 .input(Input::int("height").default(2048).min(64).max(MAX_RESOLUTION).step(32).tooltip("Pixels high, after decoding."))
@@ -67,7 +72,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("EmptyMochiLatentVideo")
                 .no_display()
-                .category("latent/video")
+                .category("model/latent/mochi")
                 .module("comfy_extras.nodes_mochi")
                 .schema_generation()
                 .description("Starts a video for Mochi.")
@@ -83,7 +88,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("EmptyLTXVLatentVideo")
                 .no_display()
-                .category("latent/video/ltxv")
+                .category("model/latent/ltxv")
                 .module("comfy_extras.nodes_lt")
                 .schema_generation()
                 .description("Starts a video for LTX-Video.")
@@ -99,7 +104,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("EmptyCosmosLatentVideo")
                 .no_display()
-                .category("latent/video")
+                .category("model/latent/cosmos")
                 .module("comfy_extras.nodes_cosmos")
                 .schema_generation()
                 .description("Starts a video for Cosmos.")
@@ -115,7 +120,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("EmptyChromaRadianceLatentImage")
                 .no_display()
-                .category("latent/chroma_radiance")
+                .category("model/latent/chroma radiance")
                 .module("comfy_extras.nodes_chroma_radiance")
                 .schema_generation()
                 .description("Starts pictures for Chroma Radiance, which works on pixels.")
@@ -129,8 +134,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("EmptyLatentHunyuan3Dv2")
-                .category("latent/3d")
+                .no_display()
+                .category("model/latent/hunyuan 3d")
                 .module("comfy_extras.nodes_hunyuan3d")
+                .schema_generation()
                 .description("Starts shapes for Hunyuan 3D 2.")
                 .input(Input::int("resolution").default(3072).min(1).max(8192).tooltip("How many latent vectors describe a shape."))
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
@@ -141,8 +148,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("EmptyAceStepLatentAudio")
-                .no_display()
-                .category("latent/audio")
+                .display("Empty Ace Step 1.0 Latent Audio")
+                .category("model/latent/ace")
                 .module("comfy_extras.nodes_ace")
                 .schema_generation()
                 .description("Starts sound for ACE-Step.")
@@ -156,13 +163,21 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("StableCascade_EmptyLatentImage")
                 .no_display()
-                .category("latent/stable_cascade")
+                .category("model/latent/stable cascade")
                 .module("comfy_extras.nodes_stable_cascade")
                 .schema_generation()
                 .description("Starts pictures for both stages of Stable Cascade.")
                 .input(Input::int("width").default(1024).min(256).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
                 .input(Input::int("height").default(1024).min(256).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))
-                .input(Input::int("compression").default(42).min(4).max(128).step(1).tooltip("Pixels per latent pixel of the first stage."))
+                .input(
+                    Input::int("compression")
+                        .default(42)
+                        .min(4)
+                        .max(128)
+                        .step(1)
+                        .tooltip("Pixels per latent pixel of the first stage.")
+                        .advanced(),
+                )
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
                 .output_named("LATENT", "stage_c")
                 .output_named("LATENT", "stage_b")

@@ -19,8 +19,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LoadLatent")
-                .category("_for_testing")
+                .display("Load Latent")
+                .category("model/latent")
                 .description("Reads a latent from the input folder.")
+                .aliases(["latent file"])
                 .input(Input::files("latent", FileSource::InputFiles(vec![".latent".into()])))
                 .output("LATENT")
                 .validates(["latent"])
@@ -32,14 +34,17 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SaveLatent")
-                .category("_for_testing")
+                .display("Save Latent")
+                .category("model/latent")
                 .description("Saves latents in the output folder, with the workflow inside.")
+                .aliases(["latent file", "store"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::text("filename_prefix").default("latents/ComfyUI").tooltip(
                     "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, \
                      %hour%, %minute%, %second% and %batch_num% are filled in.",
                 ))
                 .hidden_metadata()
+                .output_named("LATENT", "samples")
                 .output_node()
         },
         save,
@@ -69,7 +74,7 @@ fn save(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let metadata = (!call.state.services.disable_metadata).then(|| saving::metadata(call));
     let bytes = safetensors::to_bytes(&tensors, metadata.as_deref()).map_err(Error::other)?;
     let saved = target.save(0, "latent", &bytes).map_err(Error::other)?;
-    Ok(NodeOutput::default().with_ui("latents", vec![saved.to_json()]))
+    Ok(NodeOutput::one(latent.clone()).with_ui("latents", vec![saved.to_json()]))
 }
 
 fn validate(state: &State, inputs: &Inputs) -> std::result::Result<(), String> {

@@ -13,11 +13,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentApplyOperation")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
                 .description("Applies an operation to latents.")
+                .aliases(["change latent"])
                 .input(Input::link("samples", "LATENT").tooltip("The latents."))
                 .input(Input::link("operation", "LATENT_OPERATION").tooltip("What to do with them."))
                 .output("LATENT")
@@ -28,7 +29,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentOperationTonemapReinhard")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
@@ -36,6 +37,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "An operation that tames too strong values (Reinhard's tone mapping of the latent vectors' \
                      lengths).",
                 )
+                .aliases(["tone mapping", "compress"])
                 .input(
                     Input::float("multiplier")
                         .default(1.0)
@@ -52,14 +54,22 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentOperationSharpen")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
                 .description("An operation that sharpens latents.")
-                .input(Input::int("sharpen_radius").default(9).min(1).max(31).step(1).tooltip("Reach in latent pixels."))
-                .input(Input::float("sigma").default(1.0).min(0.1).max(10.0).step(0.1).tooltip("Width of the bell, in parts of the reach."))
-                .input(Input::float("alpha").default(0.1).min(0.0).max(5.0).step(0.01).tooltip("Strength."))
+                .input(Input::int("sharpen_radius").default(9).min(1).max(31).step(1).tooltip("Reach in latent pixels.").advanced())
+                .input(
+                    Input::float("sigma")
+                        .default(1.0)
+                        .min(0.1)
+                        .max(10.0)
+                        .step(0.1)
+                        .tooltip("Width of the bell, in parts of the reach.")
+                        .advanced(),
+                )
+                .input(Input::float("alpha").default(0.1).min(0.0).max(5.0).step(0.01).tooltip("Strength.").advanced())
                 .output("LATENT_OPERATION")
         },
         sharpen,

@@ -12,8 +12,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentUpscale")
                 .display("Upscale Latent")
-                .category("latent")
+                .category("model/latent")
                 .description("Resizes latents to a width and a height; 0 for one of them keeps the proportions.")
+                .aliases(["latent size", "hires fix"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]))
                 .input(
@@ -41,8 +42,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentUpscaleBy")
                 .display("Upscale Latent By")
-                .category("latent")
+                .category("model/latent")
                 .description("Resizes latents by a factor.")
+                .aliases(["latent size", "hires fix", "zoom"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]))
                 .input(

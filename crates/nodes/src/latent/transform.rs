@@ -20,7 +20,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentRotate")
                 .display("Rotate Latent")
-                .category("latent/transform")
+                .category("model/latent/transform")
                 .description("Turns latents clockwise in steps of a quarter.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("rotation", ["none", "90 degrees", "180 degrees", "270 degrees"]))
@@ -32,8 +32,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentFlip")
                 .display("Flip Latent")
-                .category("latent/transform")
+                .category("model/latent/transform")
                 .description("Mirrors latents.")
+                .aliases(["turn over", "horizontally", "vertically"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("flip_method", ["x-axis: vertically", "y-axis: horizontally"]))
                 .output("LATENT")
@@ -44,8 +45,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentCrop")
                 .display("Crop Latent")
-                .category("latent/transform")
+                .category("model/latent/transform")
                 .description("Cuts a rectangle out of latents.")
+                .aliases(["cut out", "rectangle"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::int("width").default(512).min(64).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
                 .input(Input::int("height").default(512).min(64).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))

@@ -16,8 +16,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("VAEDecode")
                 .display("VAE Decode")
-                .category("latent")
+                .category("model/latent")
                 .description("Turns latents into pictures.")
+                .aliases(["pixels", "to picture"])
                 .input(Input::link("samples", "LATENT").tooltip("The latents."))
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
                 .output("IMAGE")
@@ -28,8 +29,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("VAEEncode")
                 .display("VAE Encode")
-                .category("latent")
+                .category("model/latent")
                 .description("Turns pictures into latents.")
+                .aliases(["to latent", "picture to latent"])
                 .input(Input::link("pixels", "IMAGE"))
                 .input(Input::link("vae", "VAE"))
                 .output("LATENT")
@@ -40,20 +42,31 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("VAEDecodeTiled")
                 .display("VAE Decode (Tiled)")
-                .category("_for_testing")
+                .category("model/latent")
                 .description("Turns latents into pictures tile by tile, which takes less memory.")
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::link("vae", "VAE"))
-                .input(Input::int("tile_size").default(512).min(64).max(4096).step(32).tooltip("Side of a tile in pixels."))
-                .input(Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share."))
-                .input(Input::int("temporal_size").default(64).min(8).max(4096).step(4).tooltip("Frames of a tile; for video models."))
+                .input(Input::int("tile_size").default(512).min(64).max(4096).step(32).tooltip("Side of a tile in pixels.").advanced())
+                .input(
+                    Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share.").advanced(),
+                )
+                .input(
+                    Input::int("temporal_size")
+                        .default(64)
+                        .min(8)
+                        .max(4096)
+                        .step(4)
+                        .tooltip("Frames of a tile; for video models.")
+                        .advanced(),
+                )
                 .input(
                     Input::int("temporal_overlap")
                         .default(8)
                         .min(4)
                         .max(4096)
                         .step(4)
-                        .tooltip("Frames that neighbouring tiles share; for video models."),
+                        .tooltip("Frames that neighbouring tiles share; for video models.")
+                        .advanced(),
                 )
                 .output("IMAGE")
         },
@@ -63,20 +76,31 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("VAEEncodeTiled")
                 .display("VAE Encode (Tiled)")
-                .category("_for_testing")
+                .category("model/latent")
                 .description("Turns pictures into latents tile by tile, which takes less memory.")
                 .input(Input::link("pixels", "IMAGE"))
                 .input(Input::link("vae", "VAE"))
-                .input(Input::int("tile_size").default(512).min(64).max(4096).step(64).tooltip("Side of a tile in pixels."))
-                .input(Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share."))
-                .input(Input::int("temporal_size").default(64).min(8).max(4096).step(4).tooltip("Frames of a tile; for video models."))
+                .input(Input::int("tile_size").default(512).min(64).max(4096).step(64).tooltip("Side of a tile in pixels.").advanced())
+                .input(
+                    Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share.").advanced(),
+                )
+                .input(
+                    Input::int("temporal_size")
+                        .default(64)
+                        .min(8)
+                        .max(4096)
+                        .step(4)
+                        .tooltip("Frames of a tile; for video models.")
+                        .advanced(),
+                )
                 .input(
                     Input::int("temporal_overlap")
                         .default(8)
                         .min(4)
                         .max(4096)
                         .step(4)
-                        .tooltip("Frames that neighbouring tiles share; for video models."),
+                        .tooltip("Frames that neighbouring tiles share; for video models.")
+                        .advanced(),
                 )
                 .output("LATENT")
         },
@@ -86,8 +110,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("VAEEncodeForInpaint")
                 .display("VAE Encode (for Inpainting)")
-                .category("latent/inpaint")
+                .category("model/latent")
                 .description("Turns pictures into latents with the masked part greyed out, and confines the sampling to it.")
+                .aliases(["fill in", "masked"])
                 .input(Input::link("pixels", "IMAGE"))
                 .input(Input::link("vae", "VAE"))
                 .input(Input::link("mask", "MASK"))

@@ -15,9 +15,11 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LoraLoader")
-                .display("Load LoRA")
-                .category("loaders")
+                .display("Load LoRA (Model and CLIP)")
+                .category("model/loaders")
+                .essentials("Image Generation")
                 .description("Changes a diffusion model and its text encoder by a LoRA. Several can be put one after another.")
+                .aliases(["style file", "fine-tuning", "adapter"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
                 .input(Input::files("lora_name", FileSource::Models("loras".into())).tooltip("The file in the folder loras."))
@@ -47,8 +49,11 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LoraLoaderModelOnly")
-                .category("loaders")
+                .display("Load LoRA")
+                .category("model/loaders")
+                .essentials("Image Generation")
                 .description("Changes a diffusion model by a LoRA and leaves the text encoder as it is.")
+                .aliases(["style file", "fine-tuning", "adapter"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::files("lora_name", FileSource::Models("loras".into())))
                 .input(
@@ -69,8 +74,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ControlNetLoader")
                 .display("Load ControlNet Model")
-                .category("loaders")
+                .category("model/loaders")
                 .description("Loads a ControlNet, which makes the picture follow a hint such as edges or a pose.")
+                .aliases(["pose", "depth", "edges"])
                 .input(Input::files("control_net_name", FileSource::Models("controlnet".into())))
                 .output("CONTROL_NET")
         },
@@ -82,7 +88,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("DiffControlNetLoader")
                 .display("Load ControlNet Model (diff)")
-                .category("loaders")
+                .category("model/loaders")
                 .description("Loads a ControlNet that is stored as its difference from a diffusion model.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::files("control_net_name", FileSource::Models("controlnet".into())))
@@ -95,9 +101,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SetUnionControlNetType")
-                .category("conditioning/controlnet")
+                .display("Set Union ControlNet Type")
+                .category("model/conditioning/controlnet")
                 .module("comfy_extras.nodes_controlnet")
+                .schema_generation()
                 .description("Tells a ControlNet for several kinds of hints which kind it gets.")
+                .aliases(["several controls", "mode"])
                 .input(Input::link("control_net", "CONTROL_NET"))
                 .input(Input::combo("type", ["auto"].into_iter().chain(UNION_TYPES)))
                 .output("CONTROL_NET")

@@ -38,12 +38,24 @@ const ENCODER_FILES: [&str; 4] = ["model.fp16.safetensors", "model.safetensors",
 /// Types of models that use CLIP encoders in another way. The other types take the same encoders, or encoders that are told from the file to be
 /// unknown.
 const SINGLE_UNSUPPORTED: [&str; 3] = ["stable_cascade", "sd3", "hidream"];
-const DUAL_UNSUPPORTED: [&str; 5] = ["sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"];
+const DUAL_UNSUPPORTED: [&str; 11] = [
+    "sd3",
+    "flux",
+    "hunyuan_video",
+    "hidream",
+    "hunyuan_image",
+    "hunyuan_video_15",
+    "kandinsky5",
+    "kandinsky5_image",
+    "ltxv",
+    "newbie",
+    "ace",
+];
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
-            Schema::new("CheckpointLoaderSimple").display("Load Checkpoint").category("loaders").description("Loads a checkpoint: its diffusion model, its text encoder and its autoencoder. What kind of model it holds is told from the file.")
+            Schema::new("CheckpointLoaderSimple").display("Load Checkpoint").category("model/loaders").description("Loads a checkpoint: its diffusion model, its text encoder and its autoencoder. What kind of model it holds is told from the file.").aliases(["model file", "safetensors", "sd15", "sdxl"])
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())).tooltip("The file in the folder checkpoints.")).output("MODEL").output("CLIP").output("VAE")
         },
         checkpoint,
@@ -51,7 +63,7 @@ pub(crate) const CLASSES: &[Class] = &[
     .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
-            Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("advanced/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.")
+            Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("model/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.").aliases(["yaml", "configuration"])
 .input(Input::files_and("config_name", CONFIGS, FileSource::Models("configs".into())))
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into()))).output("MODEL").output("CLIP").output("VAE")
         },
@@ -60,9 +72,9 @@ pub(crate) const CLASSES: &[Class] = &[
     .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
-            Schema::new("DiffusersLoader")
-                .category("advanced/loaders/deprecated")
-                .description("Loads a model from a folder in the layout of the diffusers library.")
+            Schema::new("DiffusersLoader").display("Load Diffusers Model (DEPRECATED)").deprecated()
+                .category("model/loaders")
+                .description("Loads a model from a folder in the layout of the diffusers library.").aliases(["hugging face folder"])
                 .input(Input::files("model_path", FileSource::DiffusersFolders))
                 .output("MODEL")
                 .output("CLIP")
@@ -74,10 +86,10 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("UNETLoader")
                 .display("Load Diffusion Model")
-                .category("advanced/loaders")
-                .description("Loads a diffusion model without text encoder and autoencoder.")
+                .category("model/loaders")
+                .description("Loads a diffusion model without text encoder and autoencoder.").aliases(["diffusion model file"])
                 .input(Input::files("unet_name", FileSource::Models("diffusion_models".into())))
-                .input(Input::combo("weight_dtype", ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]))
+                .input(Input::combo("weight_dtype", ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]).advanced())
                 .output("MODEL")
         },
         unet,
@@ -87,8 +99,8 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("CLIPLoader")
                 .display("Load CLIP")
-                .category("advanced/loaders")
-                .description("Loads a text encoder.")
+                .category("model/loaders")
+                .description("Loads a text encoder.").aliases(["text encoder file"])
                 .input(Input::files("clip_name", FileSource::Models("text_encoders".into())))
                 .input(Input::combo(
                     "type",
@@ -109,6 +121,18 @@ pub(crate) const CLASSES: &[Class] = &[
                         "omnigen2",
                         "qwen_image",
                         "hunyuan_image",
+                        "flux2",
+                        "ovis",
+                        "longcat_image",
+                        "cogvideox",
+                        "lens",
+                        "pixeldit",
+                        "ideogram4",
+                        "boogu",
+                        "krea2",
+                        "joyimage",
+                        "mage",
+                        "minimax",
                     ],
                 ))
                 .input(Input::combo("device", ["default", "cpu"]).option("advanced", true).tooltip("Where it runs.").optional())
@@ -119,12 +143,12 @@ pub(crate) const CLASSES: &[Class] = &[
     .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("text_encoders", "clip_name")])),
     Class::new(
         || {
-            Schema::new("DualCLIPLoader")
-                .category("advanced/loaders")
+            Schema::new("DualCLIPLoader").display("Load CLIP (Dual)")
+                .category("model/loaders")
                 .description("Loads the two text encoders of a model that uses two, such as Stable Diffusion XL.")
                 .input(Input::files("clip_name1", FileSource::Models("text_encoders".into())))
                 .input(Input::files("clip_name2", FileSource::Models("text_encoders".into())))
-                .input(Input::combo("type", ["sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"]))
+                .input(Input::combo("type", ["sdxl", "sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image", "hunyuan_video_15", "kandinsky5", "kandinsky5_image", "ltxv", "newbie", "ace"]))
                 .input(Input::combo("device", ["default", "cpu"]).option("advanced", true).tooltip("Where it runs.").optional())
                 .output("CLIP")
         },
@@ -135,8 +159,8 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("VAELoader")
                 .display("Load VAE")
-                .category("loaders")
-                .description("Loads an autoencoder, which turns pictures into latents and back.")
+                .category("model/loaders")
+                .description("Loads an autoencoder, which turns pictures into latents and back.").aliases(["autoencoder file"])
                 .input(Input::files("vae_name", FileSource::Autoencoders))
                 .output("VAE")
         },

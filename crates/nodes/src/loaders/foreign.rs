@@ -10,8 +10,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageOnlyCheckpointLoader")
-                .display("Image Only Checkpoint Loader (img2vid model)")
-                .category("loaders/video_models")
+                .display("Load Checkpoint Image Only (img2vid model)")
+                .category("model/loaders")
                 .module("comfy_extras.nodes_video_model")
                 .description("Loads a checkpoint without its text encoder. Vision encoders are not supported: that output stays empty.")
                 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())))
@@ -27,7 +27,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("StyleModelLoader")
                 .display("Load Style Model")
-                .category("loaders")
+                .category("model/loaders")
                 .description("Style models are not supported: this node fails when it runs.")
                 .input(Input::files("style_model_name", FileSource::Models("style_models".into())))
                 .output("STYLE_MODEL")
@@ -38,7 +38,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("GLIGENLoader")
-                .category("loaders")
+                .display("Load GLIGEN Model")
+                .category("model/loaders")
                 .description("GLIGEN models are not supported: this node fails when it runs.")
                 .input(Input::files("gligen_name", FileSource::Models("gligen".into())))
                 .output("GLIGEN")

@@ -11,9 +11,11 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("MaskToImage")
                 .display("Convert Mask to Image")
-                .category("mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Shows a mask as a grey picture.")
+                .aliases(["mask as picture"])
                 .input(Input::link("mask", "MASK"))
                 .output("IMAGE")
         },
@@ -23,9 +25,11 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("ImageToMask")
                 .display("Convert Image to Mask")
-                .category("mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Takes one channel of a picture as a mask.")
+                .aliases(["red", "green", "blue", "alpha"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("channel", ["red", "green", "blue", "alpha"]))
                 .output("MASK")
@@ -35,9 +39,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ImageColorToMask")
-                .category("mask")
+                .display("Convert Image Color to Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Masks the pixels that have exactly one colour.")
+                .aliases(["pick a colour", "green screen"])
                 .input(Input::link("image", "IMAGE"))
                 .input(
                     Input::int("color")
@@ -45,7 +52,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0)
                         .max(0xFF_FFFF)
                         .step(1)
-                        .option("display", "color")
+                        .option("display", "number")
                         .tooltip("The colour as 0xRRGGBB."),
                 )
                 .output("MASK")

@@ -14,8 +14,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SolidMask")
-                .category("mask")
+                .display("Create Solid Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Makes a mask with the same value everywhere.")
                 .input(Input::float("value").default(1.0).min(0.0).max(1.0).step(0.01).tooltip("1 masks all, 0 nothing."))
                 .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
@@ -27,9 +29,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("InvertMask")
-                .category("mask")
+                .display("Invert Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Swaps what is masked and what is not.")
+                .aliases(["inside out", "opposite"])
                 .input(Input::link("mask", "MASK"))
                 .output("MASK")
         },
@@ -38,9 +43,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CropMask")
-                .category("mask")
+                .display("Crop Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Cuts a rectangle out of a mask.")
+                .aliases(["part of a mask"])
                 .input(Input::link("mask", "MASK"))
                 .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))
                 .input(Input::int("y").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the top edge, in pixels."))
@@ -53,9 +61,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("MaskComposite")
-                .category("mask")
+                .display("Combine Masks")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Combines a mask with another one laid onto it.")
+                .aliases(["union", "intersection", "add", "subtract"])
                 .input(Input::link("destination", "MASK"))
                 .input(Input::link("source", "MASK"))
                 .input(Input::int("x").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Distance from the left edge, in pixels."))
@@ -68,9 +79,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("FeatherMask")
-                .category("mask")
+                .display("Feather Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Fades a mask out towards its edges.")
+                .aliases(["soft border", "fade out"])
                 .input(Input::link("mask", "MASK"))
                 .input(Input::int("left").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the left edge."))
                 .input(Input::int("top").default(0).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels at the upper edge."))
@@ -83,12 +97,20 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("GrowMask")
-                .category("mask")
+                .display("Grow Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Makes the masked area larger, or smaller with a negative number.")
+                .aliases(["larger", "smaller", "dilate", "erode"])
                 .input(Input::link("mask", "MASK"))
                 .input(Input::int("expand").default(0).min(-MAX_RESOLUTION).max(MAX_RESOLUTION).step(1).tooltip("By how many pixels."))
-                .input(Input::bool("tapered_corners").default(true).tooltip("Grows diagonally half as fast, so that corners become round."))
+                .input(
+                    Input::bool("tapered_corners")
+                        .default(true)
+                        .tooltip("Grows diagonally half as fast, so that corners become round.")
+                        .advanced(),
+                )
                 .output("MASK")
         },
         grow,
@@ -96,9 +118,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ThresholdMask")
-                .category("mask")
+                .display("Threshold Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Makes a mask hard: 1 above a value, 0 elsewhere.")
+                .aliases(["black and white", "cut off"])
                 .input(Input::link("mask", "MASK"))
                 .input(Input::float("value").default(0.5).min(0.0).max(1.0).step(0.01).tooltip("The value to exceed."))
                 .output("MASK")
@@ -108,11 +133,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("MaskPreview")
-                .category("mask")
+                .display("Preview Mask")
+                .category("image/mask")
                 .module("comfy_extras.nodes_mask")
+                .schema_generation()
                 .description("Shows a mask as a grey picture without keeping it.")
+                .aliases(["look at a mask"])
                 .input(Input::link("mask", "MASK"))
                 .hidden_metadata()
+                .output_named("MASK", "mask")
                 .output_node()
         },
         preview,
@@ -167,6 +196,8 @@ fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn preview(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let image = grey(call, &call.mask("mask")?)?;
-    saving::save_png(call, &image, Kind::Temp, &call.state.preview_prefix, saving::SAVE_COMPRESSION)
+    let mask = call.mask("mask")?;
+    let image = grey(call, &mask)?;
+    let saved = saving::save_png(call, &image, Kind::Temp, &call.state.preview_prefix, saving::SAVE_COMPRESSION)?;
+    Ok(NodeOutput { ui: saved.ui, ..NodeOutput::one(mask) })
 }

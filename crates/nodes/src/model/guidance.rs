@@ -17,7 +17,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("RescaleCFG")
-                .category("advanced/model")
+                .category("model/patch")
                 .module("comfy_extras.nodes_model_advanced")
                 .description("Brings the contrast of guided predictions back to that of unguided ones.")
                 .input(Input::link("model", "MODEL"))
@@ -29,8 +29,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("PerpNeg")
-                .display("Perp-Neg (DEPRECATED by PerpNegGuider)")
-                .category("_for_testing")
+                .display("Perp-Neg (DEPRECATED by Perp-Neg Guider)")
+                .category("experimental")
                 .module("comfy_extras.nodes_perpneg")
                 .schema_generation()
                 .deprecated()
@@ -38,7 +38,15 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Takes from the negative prompt only what is perpendicular to the prompt. PerpNegGuider does it better.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::link("empty_conditioning", "CONDITIONING").tooltip("The conditioning of an empty prompt."))
-                .input(Input::float("neg_scale").default(1.0).min(0.0).max(100.0).step(0.01).tooltip("How strong the negative prompt is."))
+                .input(
+                    Input::float("neg_scale")
+                        .default(1.0)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("How strong the negative prompt is.")
+                        .advanced(),
+                )
                 .output("MODEL")
         },
         |call| {
@@ -50,14 +58,22 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SelfAttentionGuidance")
                 .display("Self-Attention Guidance")
-                .category("_for_testing")
+                .category("experimental")
                 .module("comfy_extras.nodes_sag")
                 .schema_generation()
                 .experimental()
                 .description("Guides away from a prediction in which what the model attends to was blurred.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::float("scale").default(0.5).min(-2.0).max(5.0).step(0.01).tooltip("How strong the effect is."))
-                .input(Input::float("blur_sigma").default(2.0).min(0.0).max(10.0).step(0.1).tooltip("How far the picture is blurred."))
+                .input(
+                    Input::float("blur_sigma")
+                        .default(2.0)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.1)
+                        .tooltip("How far the picture is blurred.")
+                        .advanced(),
+                )
                 .output("MODEL")
         },
         |call| call.patched(SelfAttentionGuidance::new(call.float("scale")?, call.float("blur_sigma")?)),
@@ -66,7 +82,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("PerturbedAttentionGuidance")
                 .no_display()
-                .category("model_patches/unet")
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_pag")
                 .schema_generation()
                 .description("Guides away from a prediction made without self-attention in the middle.")
@@ -79,12 +95,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("Mahiro")
-                .display("Mahiro is so cute that she deserves a better guidance function!! (。・ω・。)")
-                .category("_for_testing")
+                .display("Positive-Biased Guidance")
+                .category("experimental")
                 .module("comfy_extras.nodes_mahiro")
                 .schema_generation()
                 .experimental()
                 .description("Guides by how alike the predictions with and without guidance are.")
+                .aliases(["guidance by similarity"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .output_named("MODEL", "patched_model")
         },
@@ -94,21 +111,30 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("APG")
                 .display("Adaptive Projected Guidance")
-                .category("sampling/custom_sampling")
+                .category("model/sampling/custom")
                 .module("comfy_extras.nodes_apg")
                 .schema_generation()
                 .description(
                     "Guides mostly along what is perpendicular to the prediction, with a bound and a memory (adaptive projected guidance).",
                 )
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::float("eta").default(1.0).min(-10.0).max(10.0).step(0.01).tooltip("How much fresh noise each step adds."))
+                .input(
+                    Input::float("eta")
+                        .default(1.0)
+                        .min(-10.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("How much fresh noise each step adds.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("norm_threshold")
                         .default(5.0)
                         .min(0.0)
                         .max(50.0)
                         .step(0.1)
-                        .tooltip("Longest guidance allowed; 0 sets no bound."),
+                        .tooltip("Longest guidance allowed; 0 sets no bound.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("momentum")
@@ -116,7 +142,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(-5.0)
                         .max(1.0)
                         .step(0.01)
-                        .tooltip("Share of the guidance of the steps before."),
+                        .tooltip("Share of the guidance of the steps before.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
@@ -146,9 +173,15 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Keeps guided predictions from growing longer than unguided ones.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::float("strength").default(1.0).min(0.0).max(100.0).step(0.01).tooltip("How strong the effect is."))
+                .input(
+                    Input::bool("pre_cfg")
+                        .default(false)
+                        .optional()
+                        .tooltip("Scales the noise that is taken away instead, also upwards, as models such as Lens want it."),
+                )
                 .output_named("MODEL", "patched_model")
         },
-        |call| call.patched(CfgNorm { strength: call.float("strength")? }),
+        |call| call.patched(CfgNorm { strength: call.float("strength")?, pre_cfg: call.bool_or("pre_cfg", false)? }),
     ),
     Class::new(
         || {
@@ -168,15 +201,24 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("FreSca")
-                .category("_for_testing")
+                .category("experimental")
                 .module("comfy_extras.nodes_fresca")
                 .schema_generation()
                 .experimental()
                 .description("Guides low and high frequencies differently.")
+                .aliases(["low and high frequencies"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::float("scale_low").default(1.0).min(0).max(10).step(0.01).tooltip("Factor of low frequencies."))
-                .input(Input::float("scale_high").default(1.25).min(0).max(10).step(0.01).tooltip("Factor of high frequencies."))
-                .input(Input::int("freq_cutoff").default(20).min(1).max(10000).step(1).tooltip("How many frequencies count as low."))
+                .input(Input::float("scale_low").default(1.0).min(0).max(10).step(0.01).tooltip("Factor of low frequencies.").advanced())
+                .input(Input::float("scale_high").default(1.25).min(0).max(10).step(0.01).tooltip("Factor of high frequencies.").advanced())
+                .input(
+                    Input::int("freq_cutoff")
+                        .default(20)
+                        .min(1)
+                        .max(10000)
+                        .step(1)
+                        .tooltip("How many frequencies count as low.")
+                        .advanced(),
+                )
                 .output("MODEL")
         },
         |call| {
@@ -188,7 +230,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("Epsilon Scaling")
                 .no_display()
-                .category("model_patches/unet")
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_eps")
                 .schema_generation()
                 .description("Scales the predicted noise down to counter exposure bias.")
@@ -200,7 +242,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(1.5)
                         .step(0.001)
                         .option("display", "number")
-                        .tooltip("The divisor of the noise predicted."),
+                        .tooltip("The divisor of the noise predicted.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
@@ -210,7 +253,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LatentApplyOperationCFG")
                 .no_display()
-                .category("latent/advanced/operations")
+                .category("model/latent/advanced/operations")
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .experimental()
@@ -225,11 +268,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("DifferentialDiffusion")
                 .display("Differential Diffusion")
-                .category("_for_testing")
+                .category("experimental")
                 .module("comfy_extras.nodes_differential_diffusion")
                 .schema_generation()
                 .experimental()
                 .description("Lets a grey mask decide from which step on each part may change.")
+                .aliases(["soft inpainting", "how much changes"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
                     Input::float("strength")
@@ -251,42 +295,64 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("RenormCFG")
                 .no_display()
-                .category("advanced/model")
+                .category("model/patch")
                 .module("comfy_extras.nodes_lumina2")
                 .schema_generation()
                 .description("Bounds the length of guided predictions, and guides only below a noise level.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::float("cfg_trunc").default(100).min(0.0).max(100.0).step(0.01).tooltip("Guides below this noise level."))
+                .input(
+                    Input::float("cfg_trunc")
+                        .default(100)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("Guides below this noise level.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("renorm_cfg")
                         .default(1.0)
                         .min(0.0)
                         .max(100.0)
                         .step(0.01)
-                        .tooltip("The longest guided prediction as a multiple of the one with the prompt; 0 sets no bound."),
+                        .tooltip("The longest guided prediction as a multiple of the one with the prompt; 0 sets no bound.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
         |call| call.patched(RenormCfg { truncation: call.float("cfg_trunc")?, limit: call.float("renorm_cfg")? }),
     ),
     Class::new(
-        || over_batch("VideoLinearCFGGuidance", "Lets guidance grow from the first latent of the batch to the last."),
+        || {
+            over_batch(
+                "VideoLinearCFGGuidance",
+                "Video Linear CFG Guidance",
+                "Lets guidance grow from the first latent of the batch to the last.",
+            )
+        },
         |call| call.patched(CfgOverBatch { min: call.float("min_cfg")?, triangle: false }),
     ),
     Class::new(
-        || over_batch("VideoTriangleCFGGuidance", "Lets guidance grow to the middle of the batch and fall again."),
+        || {
+            over_batch(
+                "VideoTriangleCFGGuidance",
+                "Video Triangle CFG Guidance",
+                "Lets guidance grow to the middle of the batch and fall again.",
+            )
+        },
         |call| call.patched(CfgOverBatch { min: call.float("min_cfg")?, triangle: true }),
     ),
 ];
 
 /// A class whose guidance depends on the place in the batch.
-fn over_batch(class: &str, description: &str) -> Schema {
+fn over_batch(class: &str, display: &str, description: &str) -> Schema {
     Schema::new(class)
-        .category("sampling/video_models")
+        .display(display)
+        .category("model/sampling/guiders")
         .module("comfy_extras.nodes_video_model")
         .description(description)
         .input(Input::link("model", "MODEL"))
-        .input(Input::float("min_cfg").default(1.0).min(0.0).max(100.0).step(0.5).round(0.01).tooltip("The weakest guidance."))
+        .input(Input::float("min_cfg").default(1.0).min(0.0).max(100.0).step(0.5).round(0.01).tooltip("The weakest guidance.").advanced())
         .output("MODEL")
 }
 

@@ -17,7 +17,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeSimple")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Mixes two diffusion models.")
                 .input(Input::link("model1", "MODEL"))
@@ -30,7 +30,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeBlocks")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Mixes two diffusion models, with shares for encoder, middle and decoder.")
                 .input(Input::link("model1", "MODEL"))
@@ -45,7 +45,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeSubtract")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("The first diffusion model minus the second.")
                 .input(Input::link("model1", "MODEL"))
@@ -60,7 +60,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelMergeAdd")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Adds the second diffusion model, usually a difference, to the first.")
                 .input(Input::link("model1", "MODEL"))
@@ -72,7 +72,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPMergeSimple")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Mixes two text encoders.")
                 .input(Input::link("clip1", "CLIP"))
@@ -85,9 +85,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPMergeSubtract")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("The first text encoder minus the second.")
+                .aliases(["difference of encoders"])
                 .input(Input::link("clip1", "CLIP"))
                 .input(Input::link("clip2", "CLIP"))
                 .input(
@@ -100,9 +101,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPMergeAdd")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Adds the second text encoder, usually a difference, to the first.")
+                .aliases(["sum of encoders"])
                 .input(Input::link("clip1", "CLIP"))
                 .input(Input::link("clip2", "CLIP"))
                 .output("CLIP")
@@ -173,7 +175,7 @@ fn family(class: &str, description: &str, blocks: usize, dot: &str) -> Schema {
         schema
     };
     let mut schema = Schema::new(class)
-        .category("advanced/model_merging/model_specific")
+        .category("model/merging/model specific")
         .module("comfy_extras.nodes_model_merging_model_specific")
         .description(description)
         .input(Input::link("model1", "MODEL"))

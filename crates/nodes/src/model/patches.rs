@@ -14,19 +14,38 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("FreeU")
-                .category("model_patches/unet")
+                .no_display()
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_freelunch")
+                .schema_generation()
                 .description("Strengthens the backbone and weakens the low frequencies of skip connections in the decoder (FreeU).")
                 .input(Input::link("model", "MODEL"))
-                .input(Input::float("b1").default(1.1).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone at the lowest level."))
-                .input(Input::float("b2").default(1.2).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone one level above."))
+                .input(
+                    Input::float("b1")
+                        .default(1.1)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the backbone at the lowest level.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("b2")
+                        .default(1.2)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the backbone one level above.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("s1")
                         .default(0.9)
                         .min(0.0)
                         .max(10.0)
                         .step(0.01)
-                        .tooltip("Factor of the low frequencies of the skip connection at the lowest level."),
+                        .tooltip("Factor of the low frequencies of the skip connection at the lowest level.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("s2")
@@ -34,7 +53,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(10.0)
                         .step(0.01)
-                        .tooltip("Factor of the low frequencies of the skip connection one level above."),
+                        .tooltip("Factor of the low frequencies of the skip connection one level above.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
@@ -43,19 +63,38 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("FreeU_V2")
-                .category("model_patches/unet")
+                .no_display()
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_freelunch")
+                .schema_generation()
                 .description("FreeU in its second version, which strengthens where the features are strong.")
                 .input(Input::link("model", "MODEL"))
-                .input(Input::float("b1").default(1.3).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone at the lowest level."))
-                .input(Input::float("b2").default(1.4).min(0.0).max(10.0).step(0.01).tooltip("Factor of the backbone one level above."))
+                .input(
+                    Input::float("b1")
+                        .default(1.3)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the backbone at the lowest level.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("b2")
+                        .default(1.4)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Factor of the backbone one level above.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("s1")
                         .default(0.9)
                         .min(0.0)
                         .max(10.0)
                         .step(0.01)
-                        .tooltip("Factor of the low frequencies of the skip connection at the lowest level."),
+                        .tooltip("Factor of the low frequencies of the skip connection at the lowest level.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("s2")
@@ -63,7 +102,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(10.0)
                         .step(0.01)
-                        .tooltip("Factor of the low frequencies of the skip connection one level above."),
+                        .tooltip("Factor of the low frequencies of the skip connection one level above.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
@@ -73,15 +113,15 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("HyperTile")
                 .no_display()
-                .category("model_patches/unet")
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_hypertile")
                 .schema_generation()
                 .description("Runs self-attention on tiles, which is faster for large pictures.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::int("tile_size").default(256).min(1).max(2048).tooltip("Side of a tile in pixels, at least."))
-                .input(Input::int("swap_size").default(2).min(1).max(128).tooltip("How many divisions are tried in turn."))
-                .input(Input::int("max_depth").default(0).min(0).max(10).tooltip("The lowest level that is tiled."))
-                .input(Input::bool("scale_depth").default(false).tooltip("Makes tiles larger on lower levels."))
+                .input(Input::int("tile_size").default(256).min(1).max(2048).tooltip("Side of a tile in pixels, at least.").advanced())
+                .input(Input::int("swap_size").default(2).min(1).max(128).tooltip("How many divisions are tried in turn.").advanced())
+                .input(Input::int("max_depth").default(0).min(0).max(10).tooltip("The lowest level that is tiled.").advanced())
+                .input(Input::bool("scale_depth").default(false).tooltip("Makes tiles larger on lower levels.").advanced())
                 .output("MODEL")
         },
         hyper_tile,
@@ -90,14 +130,22 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("PatchModelAddDownscale")
                 .display("PatchModelAddDownscale (Kohya Deep Shrink)")
-                .category("model_patches/unet")
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_model_downscale")
                 .schema_generation()
                 .description(
                     "Runs the inner blocks at a smaller size in the first part of the sampling, against doubled motifs in large pictures.",
                 )
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::int("block_number").default(3).min(1).max(32).step(1).tooltip("The block after which the size is reduced."))
+                .input(
+                    Input::int("block_number")
+                        .default(3)
+                        .min(1)
+                        .max(32)
+                        .step(1)
+                        .tooltip("The block after which the size is reduced.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("downscale_factor").default(2.0).min(0.1).max(9.0).step(0.001).tooltip("By how much the size is reduced."),
                 )
@@ -107,7 +155,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(1.0)
                         .step(0.001)
-                        .tooltip("The part of the sampling after which it begins."),
+                        .tooltip("The part of the sampling after which it begins.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("end_percent")
@@ -115,9 +164,10 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(1.0)
                         .step(0.001)
-                        .tooltip("The part of the sampling after which it ends."),
+                        .tooltip("The part of the sampling after which it ends.")
+                        .advanced(),
                 )
-                .input(Input::bool("downscale_after_skip").default(true).tooltip("Reduces after the skip connection was taken."))
+                .input(Input::bool("downscale_after_skip").default(true).tooltip("Reduces after the skip connection was taken.").advanced())
                 .input(
                     Input::combo("downscale_method", ["bicubic", "nearest-exact", "bilinear", "area", "bislerp"])
                         .tooltip("How it is reduced."),
@@ -134,7 +184,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("TomePatchModel")
                 .no_display()
-                .category("model_patches/unet")
+                .category("model/patch/unet")
                 .module("comfy_extras.nodes_tomesd")
                 .schema_generation()
                 .description("Merges similar tokens before self-attention, which is faster (token merging).")
@@ -151,16 +201,16 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("UNetSelfAttentionMultiply")
                 .no_display()
-                .category("_for_testing/attention_experiments")
+                .category("experimental/attention_experiments")
                 .module("comfy_extras.nodes_attention_multiply")
                 .schema_generation()
                 .experimental()
                 .description("Multiplies the weights of self-attention.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries."))
-                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys."))
-                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values."))
-                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
+                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries.").advanced())
+                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys.").advanced())
+                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values.").advanced())
+                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result.").advanced())
                 .output("MODEL")
         },
         |call| attention_multiply(call, "attn1"),
@@ -169,16 +219,16 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("UNetCrossAttentionMultiply")
                 .no_display()
-                .category("_for_testing/attention_experiments")
+                .category("experimental/attention_experiments")
                 .module("comfy_extras.nodes_attention_multiply")
                 .schema_generation()
                 .experimental()
                 .description("Multiplies the weights of cross-attention.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
-                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries."))
-                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys."))
-                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values."))
-                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
+                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries.").advanced())
+                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys.").advanced())
+                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values.").advanced())
+                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result.").advanced())
                 .output("MODEL")
         },
         |call| attention_multiply(call, "attn2"),
@@ -187,27 +237,29 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("CLIPAttentionMultiply")
                 .no_display()
-                .category("_for_testing/attention_experiments")
+                .category("experimental/attention_experiments")
                 .module("comfy_extras.nodes_attention_multiply")
                 .schema_generation()
                 .experimental()
                 .description("Multiplies the attention weights of a text encoder.")
+                .aliases(["experiment with attention"])
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
-                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries."))
-                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys."))
-                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values."))
-                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result."))
+                .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries.").advanced())
+                .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys.").advanced())
+                .input(Input::float("v").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the values.").advanced())
+                .input(Input::float("out").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the result.").advanced())
                 .output("CLIP")
         },
         clip_attention_multiply,
     ),
     Class::new(
         || {
-            let factor =
-                |name: &str| Input::float(name).default(1.0).min(0.0).max(10.0).step(0.01).tooltip("A factor of what attention gives.");
+            let factor = |name: &str| {
+                Input::float(name).default(1.0).min(0.0).max(10.0).step(0.01).tooltip("A factor of what attention gives.").advanced()
+            };
             Schema::new("UNetTemporalAttentionMultiply")
                 .no_display()
-                .category("_for_testing/attention_experiments")
+                .category("experimental/attention_experiments")
                 .module("comfy_extras.nodes_attention_multiply")
                 .schema_generation()
                 .experimental()

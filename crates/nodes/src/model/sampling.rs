@@ -15,12 +15,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelSamplingDiscrete")
-                .category("advanced/model")
+                .category("model/patch")
                 .module("comfy_extras.nodes_model_advanced")
                 .description("Sets what a model predicts, with discrete noise levels.")
                 .input(Input::link("model", "MODEL"))
-                .input(Input::combo("sampling", ["eps", "v_prediction", "lcm", "x0", "img_to_img"]))
-                .input(Input::bool("zsnr").default(false).tooltip("Moves the noise levels so that the last one is all noise."))
+                .input(Input::combo("sampling", ["eps", "v_prediction", "lcm", "x0", "img_to_img", "img_to_img_flow"]))
+                .input(Input::bool("zsnr").default(false).tooltip("Moves the noise levels so that the last one is all noise.").advanced())
                 .output("MODEL")
         },
         discrete,
@@ -28,7 +28,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelSamplingContinuousEDM")
-                .category("advanced/model")
+                .category("model/patch")
                 .module("comfy_extras.nodes_model_advanced")
                 .description("Sets what a model predicts, with continuous noise levels.")
                 .input(Input::link("model", "MODEL"))
@@ -40,7 +40,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(1000.0)
                         .step(0.001)
                         .round(false)
-                        .tooltip("The highest noise level."),
+                        .tooltip("The highest noise level.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("sigma_min")
@@ -49,7 +50,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(1000.0)
                         .step(0.001)
                         .round(false)
-                        .tooltip("The lowest noise level."),
+                        .tooltip("The lowest noise level.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
@@ -58,7 +60,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelSamplingContinuousV")
-                .category("advanced/model")
+                .category("model/patch")
                 .module("comfy_extras.nodes_model_advanced")
                 .description("Sets velocity prediction with continuous noise levels.")
                 .input(Input::link("model", "MODEL"))
@@ -70,7 +72,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(1000.0)
                         .step(0.001)
                         .round(false)
-                        .tooltip("The highest noise level."),
+                        .tooltip("The highest noise level.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("sigma_min")
@@ -79,35 +82,62 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(1000.0)
                         .step(0.001)
                         .round(false)
-                        .tooltip("The lowest noise level."),
+                        .tooltip("The lowest noise level.")
+                        .advanced(),
                 )
                 .output("MODEL")
         },
         continuous_v,
     ),
     Class::new(
-        || shifted("ModelSamplingStableCascade", 2.0).description("Sets the noise levels of Stable Cascade.").output("MODEL"),
+        || {
+            shifted("ModelSamplingStableCascade", "model/patch/stable cascade", 2.0)
+                .description("Sets the noise levels of Stable Cascade.")
+                .output("MODEL")
+        },
         stable_cascade,
     ),
     Class::new(
-        || shifted("ModelSamplingSD3", 3.0).description("Sets flow matching with the noise levels of Stable Diffusion 3.").output("MODEL"),
+        || {
+            shifted("ModelSamplingSD3", "model/patch/stable diffusion", 3.0)
+                .description("Sets flow matching with the noise levels of Stable Diffusion 3.")
+                .output("MODEL")
+        },
         |call| flow(call, 1000.0),
     ),
     Class::new(
-        || shifted("ModelSamplingAuraFlow", 1.73).description("Sets flow matching with the noise levels of AuraFlow.").output("MODEL"),
+        || {
+            shifted("ModelSamplingAuraFlow", "model/patch", 1.73)
+                .description("Sets flow matching with the noise levels of AuraFlow.")
+                .output("MODEL")
+        },
         |call| flow(call, 1.0),
     ),
     Class::new(
         || {
             Schema::new("ModelSamplingFlux")
-                .category("advanced/model")
+                .category("model/patch/flux")
                 .module("comfy_extras.nodes_model_advanced")
                 .description("Sets flow matching with the noise levels of Flux, which depend on the size of the picture.")
                 .input(Input::link("model", "MODEL"))
                 .input(
-                    Input::float("max_shift").default(1.15).min(0.0).max(100.0).step(0.01).tooltip("The shift of pictures of a megapixel."),
+                    Input::float("max_shift")
+                        .default(1.15)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("The shift of pictures of a megapixel.")
+                        .advanced(),
                 )
-                .input(Input::float("base_shift").default(0.5).min(0.0).max(100.0).step(0.01).tooltip("The shift of small pictures."))
+                .input(
+                    Input::float("base_shift")
+                        .default(0.5)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("The shift of small pictures.")
+                        .advanced(),
+                )
                 .input(Input::int("width").default(1024).min(16).max(MAX_RESOLUTION).step(8).tooltip("Width."))
                 .input(Input::int("height").default(1024).min(16).max(MAX_RESOLUTION).step(8).tooltip("Height."))
                 .output("MODEL")
@@ -117,13 +147,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelComputeDtype")
-                .category("advanced/debug/model")
+                .category("advanced/debug")
                 .module("comfy_extras.nodes_model_advanced")
                 .description(
                     "Chooses the type of numbers to compute with. On the CPU that is always fp32, which the others only approximate.",
                 )
+                .aliases(["fp16", "bf16", "fp32"])
                 .input(Input::link("model", "MODEL"))
-                .input(Input::combo("dtype", ["default", "fp32", "fp16", "bf16"]))
+                .input(Input::combo("dtype", ["default", "fp32", "fp16", "bf16"]).advanced())
                 .output("MODEL")
         },
         compute_dtype,
@@ -131,9 +162,9 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 /// A class that sets noise levels with a shift.
-fn shifted(class: &str, default: f64) -> Schema {
+fn shifted(class: &str, category: &str, default: f64) -> Schema {
     Schema::new(class)
-        .category("advanced/model")
+        .category(category)
         .module("comfy_extras.nodes_model_advanced")
         .input(Input::link("model", "MODEL"))
         .input(Input::float("shift").default(default).min(0.0).max(100.0).step(0.01).tooltip("How far the levels are moved towards noise."))
@@ -173,7 +204,9 @@ fn discrete(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         "v_prediction" => Discrete::new(&settings(Prediction::V)?),
         "x0" => Discrete::new(&settings(Prediction::X0)?),
         "lcm" => Discrete::distilled(&settings(Prediction::Lcm)?),
-        "img_to_img" => return Err(Error::msg("img_to_img is for models that are not supported; take another kind of sampling")),
+        "img_to_img" | "img_to_img_flow" => {
+            return Err(Error::msg("img_to_img is for models that are not supported; take another kind of sampling"));
+        }
         other => return Err(unknown_choice("sampling", other)),
     };
     with_schedule(call, Arc::new(schedule.map_err(Error::other)?))

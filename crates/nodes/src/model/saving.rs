@@ -12,9 +12,10 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("CheckpointSave")
                 .display("Save Checkpoint")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Saves a diffusion model, a text encoder and an autoencoder as one checkpoint, with the workflow inside.")
+                .aliases(["write model", "store"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("clip", "CLIP"))
                 .input(Input::link("vae", "VAE"))
@@ -31,7 +32,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CLIPSave")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Saves text encoders.")
                 .input(Input::link("clip", "CLIP"))
@@ -44,7 +45,7 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("VAESave")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Saves an autoencoder.")
                 .input(Input::link("vae", "VAE"))
@@ -57,9 +58,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ModelSave")
-                .category("advanced/model_merging")
+                .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Saves a diffusion model.")
+                .aliases(["write model", "store"])
                 .input(Input::link("model", "MODEL"))
                 .input(
                     Input::text("filename_prefix")
@@ -75,20 +77,20 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("LoraSave")
                 .display("Extract and Save Lora")
-                .category("_for_testing")
+                .category("experimental")
                 .module("comfy_extras.nodes_lora_extract")
                 .schema_generation()
                 .experimental()
                 .description("Saves the differences of models as a LoRA.")
+                .aliases(["difference to file", "extract"])
                 .input(
                     Input::text("filename_prefix")
                         .default("loras/ComfyUI_extracted_lora")
-                        .option("multiline", false)
                         .tooltip("Start of the file names. A slash makes folders."),
                 )
-                .input(Input::int("rank").default(8).min(1).max(4096).step(1).tooltip("How much of each difference is kept."))
-                .input(Input::combo("lora_type", ["standard", "full_diff"]).tooltip("Narrow matrices, or whole differences."))
-                .input(Input::bool("bias_diff").default(true).tooltip("Keeps the differences of biases and norms too."))
+                .input(Input::int("rank").default(8).min(1).max(4096).step(1).tooltip("How much of each difference is kept.").advanced())
+                .input(Input::combo("lora_type", ["standard", "full_diff"]).tooltip("Narrow matrices, or whole differences.").advanced())
+                .input(Input::bool("bias_diff").default(true).tooltip("Keeps the differences of biases and norms too.").advanced())
                 .input(Input::link("model_diff", "MODEL").tooltip("A difference of diffusion models.").optional())
                 .input(Input::link("text_encoder_diff", "CLIP").tooltip("A difference of text encoders.").optional())
                 .hidden_metadata()

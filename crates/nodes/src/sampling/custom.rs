@@ -11,11 +11,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerCustom")
-                .category("sampling/custom_sampling")
+                .no_display()
+                .category("model/sampling/custom")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Removes noise with a sampler and noise levels of your choice.")
                 .input(Input::link("model", "MODEL"))
-                .input(Input::bool("add_noise").default(true).tooltip("Whether noise is added before the first step."))
+                .input(Input::bool("add_noise").default(true).tooltip("Whether noise is added before the first step.").advanced())
                 .input(
                     Input::int("noise_seed")
                         .default(0)
@@ -46,8 +48,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerCustomAdvanced")
-                .category("sampling/custom_sampling")
+                .no_display()
+                .category("model/sampling/custom")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Removes noise with noise, guidance, sampler and noise levels of your choice.")
                 .input(Input::link("noise", "NOISE"))
                 .input(Input::link("guider", "GUIDER"))
@@ -62,8 +66,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CFGGuider")
-                .category("sampling/custom_sampling/guiders")
+                .display("CFG Guider")
+                .category("model/sampling/guiders")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Guidance between a prompt and a negative prompt.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("positive", "CONDITIONING"))
@@ -84,9 +90,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("DualCFGGuider")
-                .category("sampling/custom_sampling/guiders")
+                .display("Dual CFG Guider")
+                .category("model/sampling/guiders")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Guidance by two prompts and a negative prompt.")
+                .aliases(["two prompts", "instruct pix2pix"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("cond1", "CONDITIONING"))
                 .input(Input::link("cond2", "CONDITIONING"))
@@ -117,8 +126,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("BasicGuider")
-                .category("sampling/custom_sampling/guiders")
+                .display("Basic Guider")
+                .category("model/sampling/guiders")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Runs the model with one prompt and no guidance.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("conditioning", "CONDITIONING"))
@@ -129,8 +140,8 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("PerpNegGuider")
-                .no_display()
-                .category("_for_testing")
+                .display("Perp-Neg Guider")
+                .category("experimental")
                 .module("comfy_extras.nodes_perpneg")
                 .schema_generation()
                 .experimental()
@@ -148,7 +159,15 @@ pub(crate) const CLASSES: &[Class] = &[
                         .round(0.01)
                         .tooltip("How strongly the prompt pulls against the negative prompt; 1 leaves the negative prompt out."),
                 )
-                .input(Input::float("neg_scale").default(1.0).min(0.0).max(100.0).step(0.01).tooltip("How strong the negative prompt is."))
+                .input(
+                    Input::float("neg_scale")
+                        .default(1.0)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .tooltip("How strong the negative prompt is.")
+                        .advanced(),
+                )
                 .output("GUIDER")
         },
         perp_neg_guider,
@@ -156,8 +175,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("RandomNoise")
-                .category("sampling/custom_sampling/noise")
+                .no_display()
+                .category("model/sampling/noise")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise from a seed.")
                 .input(
                     Input::int("noise_seed")
@@ -174,9 +195,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("DisableNoise")
-                .category("sampling/custom_sampling/noise")
+                .no_display()
+                .category("model/sampling/noise")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("No noise.")
+                .aliases(["without noise"])
                 .output("NOISE")
         },
         disable_noise,
@@ -184,8 +208,11 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("AddNoise")
-                .category("_for_testing/custom_sampling/noise")
+                .no_display()
+                .experimental()
+                .category("model/sampling/noise")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Adds noise of the first noise level to latents.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("noise", "NOISE"))

@@ -11,8 +11,9 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("KSampler")
-                .category("sampling")
+                .category("model/sampling")
                 .description("Removes noise from a latent step by step, guided by the prompts.")
+                .aliases(["make picture", "run model", "text to image", "image to image"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
                     Input::int("seed")
@@ -53,10 +54,11 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("KSamplerAdvanced")
                 .display("KSampler (Advanced)")
-                .category("sampling")
+                .category("model/sampling")
                 .description("Removes noise like KSampler, with the steps to start and to end at.")
+                .aliases(["start step", "end step", "two passes", "hires fix"])
                 .input(Input::link("model", "MODEL"))
-                .input(Input::combo("add_noise", ["enable", "disable"]))
+                .input(Input::combo("add_noise", ["enable", "disable"]).advanced())
                 .input(
                     Input::int("noise_seed")
                         .default(0)
@@ -80,9 +82,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("positive", "CONDITIONING"))
                 .input(Input::link("negative", "CONDITIONING"))
                 .input(Input::link("latent_image", "LATENT"))
-                .input(Input::int("start_at_step").default(0).min(0).max(10000).tooltip("The first step that is taken."))
-                .input(Input::int("end_at_step").default(10000).min(0).max(10000).tooltip("The step before which to stop."))
-                .input(Input::combo("return_with_leftover_noise", ["disable", "enable"]))
+                .input(Input::int("start_at_step").default(0).min(0).max(10000).tooltip("The first step that is taken.").advanced())
+                .input(Input::int("end_at_step").default(10000).min(0).max(10000).tooltip("The step before which to stop.").advanced())
+                .input(Input::combo("return_with_leftover_noise", ["disable", "enable"]).advanced())
                 .output("LATENT")
         },
         ksampler_advanced,

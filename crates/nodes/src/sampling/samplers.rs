@@ -9,7 +9,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_samplers::NAMES as SAMPLERS;
 use comfyd_samplers::sampler::{
     DpmAdaptive, Dpmpp2mSde, Dpmpp2sAncestral, Dpmpp3mSde, DpmppSde, ErSde, EulerAncestral, EulerAncestralCfgPp, EulerCfgPpAlternative,
-    LcmUpscale, Lms, NoiseScaler, SaSolver, SolverType, Tau,
+    Lcm, LcmUpscale, Lms, NoiseScaler, SaSolver, Seeds2, SolverType, Tau,
 };
 use ndarray::IxDyn;
 
@@ -19,9 +19,63 @@ use crate::tensors;
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
-            Schema::new("KSamplerSelect")
-                .category("sampling/custom_sampling/samplers")
+            let noise = |name: &str, text: &str| Input::float(name).default(1.0).min(0.0).max(64.0).step(0.01).tooltip(text);
+            Schema::new("SamplerLCM")
+                .no_display()
+                .category("model/sampling/samplers")
+                .module("comfy_extras.nodes_advanced_samplers")
+                .schema_generation()
+                .description("Consistency sampling, with as much fresh noise in each step as you like.")
+                .aliases(["latent consistency", "few steps"])
+                .input(noise("s_noise", "Factor of the fresh noise in the first step."))
+                .input(noise("s_noise_end", "Factor of the fresh noise in the last step."))
+                .input(
+                    Input::float("noise_clip_std")
+                        .default(0.0)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Cuts fresh noise off at so many standard deviations; 0 does not."),
+                )
+                .output("SAMPLER")
+        },
+        lcm,
+    ),
+    Class::new(
+        || {
+            Schema::new("SamplerSEEDS2")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
+                .description(
+                    "Exponential integrator of two stages. With phi_2 and r = 1 it is the exponential Heun method, without noise at eta = 0.",
+                )
+                .aliases(["stochastic", "exponential heun", "sde"])
+                .input(Input::combo("solver_type", ["phi_1", "phi_2"]).tooltip("How the second stage counts."))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(
+                    Input::float("r")
+                        .default(0.5)
+                        .min(0.01)
+                        .max(1.0)
+                        .step(0.01)
+                        .round(false)
+                        .advanced()
+                        .tooltip("How far on the way the second stage is."),
+                )
+                .output("SAMPLER")
+        },
+        seeds_2,
+    ),
+    Class::new(
+        || {
+            Schema::new("KSamplerSelect")
+                .no_display()
+                .category("model/sampling/samplers")
+                .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("A sampler by its name, with its usual options.")
                 .input(Input::combo("sampler_name", SAMPLERS))
                 .output("SAMPLER")
@@ -31,11 +85,13 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerEulerAncestral")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Euler steps with fresh noise.")
-                .input(eta())
-                .input(s_noise())
+                .input(eta().advanced())
+                .input(s_noise().advanced())
                 .output("SAMPLER")
         },
         euler_ancestral,
@@ -44,8 +100,9 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SamplerEulerAncestralCFGPP")
                 .display("SamplerEulerAncestralCFG++")
-                .category("sampling/custom_sampling/samplers")
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Euler steps with fresh noise, along the prediction without the prompt (CFG++).")
                 .input(
                     Input::float("eta")
@@ -66,10 +123,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerLMS")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Linear multi-step method.")
-                .input(Input::int("order").default(4).min(1).max(100).tooltip("Order of the method."))
+                .input(Input::int("order").default(4).min(1).max(100).tooltip("Order of the method.").advanced())
                 .output("SAMPLER")
         },
         lms,
@@ -77,12 +136,14 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_3M_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with three steps of memory and fresh noise.")
-                .input(eta())
-                .input(s_noise())
-                .input(Input::combo("noise_device", ["gpu", "cpu"]))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(Input::combo("noise_device", ["gpu", "cpu"]).advanced())
                 .output("SAMPLER")
         },
         dpmpp_3m_sde,
@@ -90,13 +151,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_2M_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with two steps of memory and fresh noise.")
                 .input(Input::combo("solver_type", ["midpoint", "heun"]))
-                .input(eta())
-                .input(s_noise())
-                .input(Input::combo("noise_device", ["gpu", "cpu"]))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(Input::combo("noise_device", ["gpu", "cpu"]).advanced())
                 .output("SAMPLER")
         },
         dpmpp_2m_sde,
@@ -104,13 +167,24 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with a step in between and fresh noise.")
-                .input(eta())
-                .input(s_noise())
-                .input(Input::float("r").default(0.5).min(0.0).max(100.0).step(0.01).round(false).tooltip("Place of the step in between."))
-                .input(Input::combo("noise_device", ["gpu", "cpu"]))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(
+                    Input::float("r")
+                        .default(0.5)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Place of the step in between.")
+                        .advanced(),
+                )
+                .input(Input::combo("noise_device", ["gpu", "cpu"]).advanced())
                 .output("SAMPLER")
         },
         dpmpp_sde,
@@ -118,8 +192,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMPP_2S_Ancestral")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver++ with a step in between and ancestral noise.")
                 .input(eta())
                 .input(s_noise())
@@ -130,13 +206,42 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerDPMAdaptative")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("DPM-Solver with steps as large as the error allows.")
-                .input(Input::int("order").default(3).min(2).max(3).tooltip("Order of the method."))
-                .input(Input::float("rtol").default(0.05).min(0.0).max(100.0).step(0.01).round(false).tooltip("Relative error allowed."))
-                .input(Input::float("atol").default(0.0078).min(0.0).max(100.0).step(0.01).round(false).tooltip("Absolute error allowed."))
-                .input(Input::float("h_init").default(0.05).min(0.0).max(100.0).step(0.01).round(false).tooltip("Size of the first step."))
+                .input(Input::int("order").default(3).min(2).max(3).tooltip("Order of the method.").advanced())
+                .input(
+                    Input::float("rtol")
+                        .default(0.05)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Relative error allowed.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("atol")
+                        .default(0.0078)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Absolute error allowed.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("h_init")
+                        .default(0.05)
+                        .min(0.0)
+                        .max(100.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Size of the first step.")
+                        .advanced(),
+                )
                 .input(
                     Input::float("pcoeff")
                         .default(0.0)
@@ -144,7 +249,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Proportional part of the step-size control."),
+                        .tooltip("Proportional part of the step-size control.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("icoeff")
@@ -153,7 +259,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Integral part of the step-size control."),
+                        .tooltip("Integral part of the step-size control.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("dcoeff")
@@ -162,7 +269,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Derivative part of the step-size control."),
+                        .tooltip("Derivative part of the step-size control.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("accept_safety")
@@ -171,7 +279,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How good a step must be to be kept."),
+                        .tooltip("How good a step must be to be kept.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("eta")
@@ -180,9 +289,10 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How much fresh noise each step adds."),
+                        .tooltip("How much fresh noise each step adds.")
+                        .advanced(),
                 )
-                .input(s_noise())
+                .input(s_noise().advanced())
                 .output("SAMPLER")
         },
         dpm_adaptive,
@@ -190,17 +300,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerER_SDE")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Extended reverse-time solver.")
-                .input(
-                    Input::link("solver_type", "COMBO")
-                        .option("options", vec!["ER-SDE", "Reverse-time SDE", "ODE"])
-                        .tooltip("What kind of equation is solved."),
-                )
-                .input(Input::int("max_stage").default(3).min(1).max(3).tooltip("Highest order."))
-                .input(eta())
-                .input(s_noise())
+                .input(Input::combo("solver_type", ["ER-SDE", "Reverse-time SDE", "ODE"]).tooltip("What kind of equation is solved."))
+                .input(Input::int("max_stage").default(3).min(1).max(3).tooltip("Highest order.").advanced())
+                .input(eta().max(10.0).advanced())
+                .input(s_noise().advanced())
                 .output("SAMPLER")
         },
         er_sde,
@@ -208,9 +316,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SamplerSASolver")
-                .category("sampling/custom_sampling/samplers")
+                .no_display()
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Stochastic Adams method: predictor and corrector with fresh noise in a part of the sampling.")
+                .aliases(["stochastic", "adams"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
                     Input::float("eta")
@@ -219,7 +330,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(10.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How much fresh noise each step adds."),
+                        .tooltip("How much fresh noise each step adds.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("sde_start_percent")
@@ -227,7 +339,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(1.0)
                         .step(0.001)
-                        .tooltip("The part of the sampling after which fresh noise begins."),
+                        .tooltip("The part of the sampling after which fresh noise begins.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("sde_end_percent")
@@ -235,13 +348,16 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(0.0)
                         .max(1.0)
                         .step(0.001)
-                        .tooltip("The part of the sampling after which fresh noise ends."),
+                        .tooltip("The part of the sampling after which fresh noise ends.")
+                        .advanced(),
                 )
-                .input(s_noise())
-                .input(Input::int("predictor_order").default(3).min(1).max(6).tooltip("Order of the predictor."))
-                .input(Input::int("corrector_order").default(4).min(0).max(6).tooltip("Order of the corrector; 0 leaves it out."))
-                .input(Input::bool("use_pece").tooltip("Evaluates the model again after the correction."))
-                .input(Input::bool("simple_order_2").tooltip("Uses the simpler formula for order 2."))
+                .input(s_noise().advanced())
+                .input(Input::int("predictor_order").default(3).min(1).max(6).tooltip("Order of the predictor.").advanced())
+                .input(
+                    Input::int("corrector_order").default(4).min(0).max(6).tooltip("Order of the corrector; 0 leaves it out.").advanced(),
+                )
+                .input(Input::bool("use_pece").tooltip("Evaluates the model again after the correction.").advanced())
+                .input(Input::bool("simple_order_2").tooltip("Uses the simpler formula for order 2.").advanced())
                 .output("SAMPLER")
         },
         sa_solver,
@@ -250,18 +366,27 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SamplerLCMUpscale")
                 .no_display()
-                .category("sampling/custom_sampling/samplers")
+                .category("model/sampling/samplers")
                 .module("comfy_extras.nodes_advanced_samplers")
                 .schema_generation()
                 .description("Steps for latent consistency models that enlarge the latent on the way.")
-                .input(Input::float("scale_ratio").default(1.0).min(0.1).max(20.0).step(0.01).tooltip("Factor of the size at the end."))
+                .input(
+                    Input::float("scale_ratio")
+                        .default(1.0)
+                        .min(0.1)
+                        .max(20.0)
+                        .step(0.01)
+                        .tooltip("Factor of the size at the end.")
+                        .advanced(),
+                )
                 .input(
                     Input::int("scale_steps")
                         .default(-1)
                         .min(-1)
                         .max(1000)
                         .step(1)
-                        .tooltip("Steps over which the size grows; -1 takes all."),
+                        .tooltip("Steps over which the size grows; -1 takes all.")
+                        .advanced(),
                 )
                 .input(
                     Input::combo("upscale_method", ["bislerp", "nearest-exact", "bilinear", "area", "bicubic"])
@@ -275,12 +400,12 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("SamplerEulerCFGpp")
                 .display("SamplerEulerCFG++")
-                .category("_for_testing")
+                .category("experimental")
                 .module("comfy_extras.nodes_advanced_samplers")
                 .schema_generation()
                 .experimental()
                 .description("Euler steps along the prediction without the prompt (CFG++).")
-                .input(Input::combo("version", ["regular", "alternative"]).tooltip("Which formula."))
+                .input(Input::combo("version", ["regular", "alternative"]).tooltip("Which formula.").advanced())
                 .output("SAMPLER")
         },
         euler_cfg_pp,
@@ -344,6 +469,24 @@ fn dpm_adaptive(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         eta: call.float("eta")?,
         s_noise: call.float("s_noise")?,
     })
+}
+
+fn lcm(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (s_noise, s_noise_end) = (call.float("s_noise")?, call.float("s_noise_end")?);
+    give(Lcm { s_noise, s_noise_end, noise_clip_std: call.float("noise_clip_std")? })
+}
+
+fn seeds_2(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let phi_2 = match call.text("solver_type")? {
+        "phi_1" => false,
+        "phi_2" => true,
+        other => return Err(unknown_choice("solver_type", other)),
+    };
+    let r = call.float("r")?;
+    if r <= 0.0 {
+        return Err(Error::msg(format!("input 'r' is {r}, it must be above 0")));
+    }
+    give(Seeds2 { eta: call.float("eta")?, s_noise: call.float("s_noise")?, r, phi_2 })
 }
 
 fn er_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -13,8 +13,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("BasicScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels of a model, spread by a named scheduler.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::combo("scheduler", SCHEDULERS))
@@ -27,8 +29,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("KarrasScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels spread as in the paper of Karras et al.")
                 .input(steps())
                 .input(sigma_max())
@@ -40,7 +44,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How much the low noise levels are favoured."),
+                        .tooltip("How much the low noise levels are favoured.")
+                        .advanced(),
                 )
                 .output("SIGMAS")
         },
@@ -49,8 +54,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("ExponentialScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels spread evenly by their logarithm.")
                 .input(steps())
                 .input(sigma_max())
@@ -62,8 +69,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("PolyexponentialScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels spread by a polynomial of their logarithm.")
                 .input(steps())
                 .input(sigma_max())
@@ -75,7 +84,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(100.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("How much the low noise levels are favoured."),
+                        .tooltip("How much the low noise levels are favoured.")
+                        .advanced(),
                 )
                 .output("SIGMAS")
         },
@@ -84,14 +94,34 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("LaplaceScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels spread by a Laplace distribution.")
                 .input(steps())
                 .input(sigma_max())
                 .input(sigma_min())
-                .input(Input::float("mu").default(0.0).min(-10.0).max(10.0).step(0.1).round(false).tooltip("Centre of the distribution."))
-                .input(Input::float("beta").default(0.5).min(0.0).max(10.0).step(0.1).round(false).tooltip("Width of the distribution."))
+                .input(
+                    Input::float("mu")
+                        .default(0.0)
+                        .min(-10.0)
+                        .max(10.0)
+                        .step(0.1)
+                        .round(false)
+                        .tooltip("Centre of the distribution.")
+                        .advanced(),
+                )
+                .input(
+                    Input::float("beta")
+                        .default(0.5)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.1)
+                        .round(false)
+                        .tooltip("Width of the distribution.")
+                        .advanced(),
+                )
                 .output("SIGMAS")
         },
         laplace,
@@ -99,17 +129,42 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("VPScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels of a continuous variance-preserving process.")
                 .input(steps())
                 .input(
-                    Input::float("beta_d").default(19.9).min(0.0).max(5000.0).step(0.01).round(false).tooltip("Growth of the noise rate."),
+                    Input::float("beta_d")
+                        .default(19.9)
+                        .min(0.0)
+                        .max(5000.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Growth of the noise rate.")
+                        .advanced(),
                 )
                 .input(
-                    Input::float("beta_min").default(0.1).min(0.0).max(5000.0).step(0.01).round(false).tooltip("Noise rate at the start."),
+                    Input::float("beta_min")
+                        .default(0.1)
+                        .min(0.0)
+                        .max(5000.0)
+                        .step(0.01)
+                        .round(false)
+                        .tooltip("Noise rate at the start.")
+                        .advanced(),
                 )
-                .input(Input::float("eps_s").default(0.001).min(0.0).max(1.0).step(0.0001).round(false).tooltip("The smallest time."))
+                .input(
+                    Input::float("eps_s")
+                        .default(0.001)
+                        .min(0.0)
+                        .max(1.0)
+                        .step(0.0001)
+                        .round(false)
+                        .tooltip("The smallest time.")
+                        .advanced(),
+                )
                 .output("SIGMAS")
         },
         vp,
@@ -117,8 +172,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("BetaSamplingScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels of a model, spread by a beta distribution.")
                 .input(Input::link("model", "MODEL"))
                 .input(steps())
@@ -129,7 +186,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(50.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("First shape parameter of the distribution."),
+                        .tooltip("First shape parameter of the distribution.")
+                        .advanced(),
                 )
                 .input(
                     Input::float("beta")
@@ -138,7 +196,8 @@ pub(crate) const CLASSES: &[Class] = &[
                         .max(50.0)
                         .step(0.01)
                         .round(false)
-                        .tooltip("Second shape parameter of the distribution."),
+                        .tooltip("Second shape parameter of the distribution.")
+                        .advanced(),
                 )
                 .output("SIGMAS")
         },
@@ -147,8 +206,10 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("SDTurboScheduler")
-                .category("sampling/custom_sampling/schedulers")
+                .no_display()
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
                 .description("Noise levels for models that were distilled to a few steps.")
                 .input(Input::link("model", "MODEL"))
                 .input(Input::int("steps").default(1).min(1).max(10).tooltip("How many noise levels the way is divided into."))
@@ -168,10 +229,11 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("AlignYourStepsScheduler")
                 .no_display()
-                .category("sampling/custom_sampling/schedulers")
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_align_your_steps")
                 .schema_generation()
                 .description("Noise levels that were optimised for a family of models (Align Your Steps).")
+                .aliases(["few steps"])
                 .input(Input::combo("model_type", ["SD1", "SDXL", "SVD"]).tooltip("The family of the model."))
                 .input(Input::int("steps").default(10).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
                 .input(denoise())
@@ -183,11 +245,11 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("GITSScheduler")
                 .no_display()
-                .category("sampling/custom_sampling/schedulers")
+                .category("model/sampling/schedulers")
                 .module("comfy_extras.nodes_gits")
                 .schema_generation()
                 .description("Noise levels that were optimised by the geometry of the way (GITS).")
-                .input(Input::float("coeff").default(1.2).min(0.8).max(1.5).step(0.05).tooltip("Which table of noise levels."))
+                .input(Input::float("coeff").default(1.2).min(0.8).max(1.5).step(0.05).tooltip("Which table of noise levels.").advanced())
                 .input(Input::int("steps").default(10).min(2).max(1000).tooltip("How many noise levels the way is divided into."))
                 .input(denoise())
                 .output("SIGMAS")
@@ -203,12 +265,12 @@ fn steps() -> Input {
 
 /// The highest level, that of Stable Diffusion 1 as default.
 fn sigma_max() -> Input {
-    Input::float("sigma_max").default(14.614642).min(0.0).max(5000.0).step(0.01).round(false).tooltip("The highest noise level.")
+    Input::float("sigma_max").default(14.614642).min(0.0).max(5000.0).step(0.01).round(false).tooltip("The highest noise level.").advanced()
 }
 
 /// The lowest level, that of Stable Diffusion 1 as default.
 fn sigma_min() -> Input {
-    Input::float("sigma_min").default(0.0291675).min(0.0).max(5000.0).step(0.01).round(false).tooltip("The lowest noise level.")
+    Input::float("sigma_min").default(0.0291675).min(0.0).max(5000.0).step(0.01).round(false).tooltip("The lowest noise level.").advanced()
 }
 
 /// The part of the noise levels that is run.

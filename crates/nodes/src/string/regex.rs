@@ -11,19 +11,20 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("RegexMatch")
-                .display("Regex Match")
-                .category("utils/string")
+                .display("Match Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description(
                     "Tells whether a regular expression is found in a text. A pattern that is not valid is not \
                      found.",
                 )
+                .aliases(["regular expression", "find"])
                 .input(Input::text("string").multiline().tooltip("The text to search."))
                 .input(Input::text("regex_pattern").multiline().tooltip("A regular expression in Python's syntax."))
-                .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal."))
-                .input(Input::bool("multiline").default(false).tooltip("^ and $ also match at line breaks."))
-                .input(Input::bool("dotall").default(false).tooltip("The dot also matches line breaks."))
+                .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal.").advanced())
+                .input(Input::bool("multiline").default(false).tooltip("^ and $ also match at line breaks.").advanced())
+                .input(Input::bool("dotall").default(false).tooltip("The dot also matches line breaks.").advanced())
                 .output_named("BOOLEAN", "matches")
         },
         matches,
@@ -31,21 +32,22 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("RegexExtract")
-                .display("Regex Extract")
-                .category("utils/string")
+                .display("Extract Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description(
                     "Takes what a regular expression finds out of a text, one finding per line. A pattern that is \
                      not valid finds nothing.",
                 )
+                .aliases(["regular expression", "groups"])
                 .input(Input::text("string").multiline().tooltip("The text to search."))
                 .input(Input::text("regex_pattern").multiline().tooltip("A regular expression in Python's syntax."))
                 .input(Input::combo("mode", ["First Match", "All Matches", "First Group", "All Groups"]).tooltip("What to take."))
-                .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal."))
-                .input(Input::bool("multiline").default(false).tooltip("^ and $ also match at line breaks."))
-                .input(Input::bool("dotall").default(false).tooltip("The dot also matches line breaks."))
-                .input(Input::int("group_index").default(1).min(0).max(100).tooltip("Which group; 0 is the whole match."))
+                .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal.").advanced())
+                .input(Input::bool("multiline").default(false).tooltip("^ and $ also match at line breaks.").advanced())
+                .input(Input::bool("dotall").default(false).tooltip("The dot also matches line breaks.").advanced())
+                .input(Input::int("group_index").default(1).min(0).max(100).tooltip("Which group; 0 is the whole match.").advanced())
                 .output("STRING")
         },
         extract,
@@ -53,21 +55,22 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("RegexReplace")
-                .display("Regex Replace")
-                .category("utils/string")
+                .display("Replace Text (Regex)")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description(
                     "Replaces what a regular expression finds. \\1 and \\g<name> in the replacement stand for \
                      groups.",
                 )
+                .aliases(["regular expression", "rewrite"])
                 .input(Input::text("string").multiline().tooltip("The text to search."))
                 .input(Input::text("regex_pattern").multiline().tooltip("A regular expression in Python's syntax."))
                 .input(Input::text("replace").multiline().tooltip("What to put there."))
-                .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal.").optional())
-                .input(Input::bool("multiline").default(false).tooltip("^ and $ also match at line breaks.").optional())
-                .input(Input::bool("dotall").default(false).tooltip("The dot also matches line breaks.").optional())
-                .input(Input::int("count").default(0).min(0).max(100).tooltip("How many to replace; 0 replaces all.").optional())
+                .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal.").optional().advanced())
+                .input(Input::bool("multiline").default(false).tooltip("^ and $ also match at line breaks.").optional().advanced())
+                .input(Input::bool("dotall").default(false).tooltip("The dot also matches line breaks.").optional().advanced())
+                .input(Input::int("count").default(0).min(0).max(100).tooltip("How many to replace; 0 replaces all.").optional().advanced())
                 .output("STRING")
         },
         replace,

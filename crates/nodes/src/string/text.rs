@@ -9,14 +9,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringConcatenate")
-                .display("Concatenate")
-                .category("utils/string")
+                .display("Concatenate Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Joins two texts.")
+                .aliases(["append", "glue", "sentence"])
                 .input(Input::text("string_a").multiline().tooltip("The beginning."))
                 .input(Input::text("string_b").multiline().tooltip("The end."))
-                .input(Input::text("delimiter").default("").option("multiline", false).tooltip("What stands between."))
+                .input(Input::text("delimiter").default("").tooltip("What stands between."))
                 .output("STRING")
         },
         concatenate,
@@ -25,13 +26,14 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("StringSubstring")
                 .display("Substring")
-                .category("utils/string")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description(
                     "Cuts a piece out of a text. Positions count characters from 0; negative ones count from the \
                      end.",
                 )
+                .aliases(["part", "cut"])
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .input(Input::int("start").tooltip("The first character."))
                 .input(Input::int("end").tooltip("The character behind the last one."))
@@ -42,11 +44,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringLength")
-                .display("Length")
-                .category("utils/string")
+                .display("Text Length")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Counts a text's characters.")
+                .aliases(["how long", "count letters"])
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .output_named("INT", "length")
         },
@@ -55,11 +58,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("CaseConverter")
-                .display("Case Converter")
-                .category("utils/string")
+                .display("Convert Text Case")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Changes upper and lower case.")
+                .aliases(["capitals", "small letters", "title"])
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .input(Input::combo("mode", ["UPPERCASE", "lowercase", "Capitalize", "Title Case"]).tooltip("What to do."))
                 .output("STRING")
@@ -69,11 +73,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringTrim")
-                .display("Trim")
-                .category("utils/string")
+                .display("Trim Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Removes white space from a text's ends.")
+                .aliases(["spaces at the ends"])
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .input(Input::combo("mode", ["Both", "Left", "Right"]).tooltip("At which end."))
                 .output("STRING")
@@ -83,11 +88,12 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringReplace")
-                .display("Replace")
-                .category("utils/string")
+                .display("Replace Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Replaces every occurrence of a text.")
+                .aliases(["change words", "exchange"])
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .input(Input::text("find").multiline().tooltip("What to replace."))
                 .input(Input::text("replace").multiline().tooltip("What to put there."))
@@ -98,14 +104,15 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringContains")
-                .display("Contains")
-                .category("utils/string")
+                .display("Contains Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Tells whether a text has another one in it.")
+                .aliases(["is in", "search"])
                 .input(Input::text("string").multiline().tooltip("The text to work on."))
                 .input(Input::text("substring").multiline().tooltip("What to look for."))
-                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ."))
+                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ.").advanced())
                 .output_named("BOOLEAN", "contains")
         },
         contains,
@@ -113,15 +120,16 @@ pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
             Schema::new("StringCompare")
-                .display("Compare")
-                .category("utils/string")
+                .display("Compare Text")
+                .category("text")
                 .module("comfy_extras.nodes_string")
                 .schema_generation()
                 .description("Compares two texts.")
+                .aliases(["same text", "begins", "ends"])
                 .input(Input::text("string_a").multiline().tooltip("The text."))
                 .input(Input::text("string_b").multiline().tooltip("What to compare with."))
                 .input(Input::combo("mode", ["Starts With", "Ends With", "Equal"]).tooltip("How to compare."))
-                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ."))
+                .input(Input::bool("case_sensitive").default(true).tooltip("Upper and lower case differ.").advanced())
                 .output("BOOLEAN")
         },
         compare,

@@ -56,13 +56,15 @@ pub use seeds::{Seeds2, Seeds3};
 pub use uni_pc::{UniPc, Variant};
 
 /// The samplers' names, as node inputs list them.
-pub const NAMES: [&str; 42] = [
+pub const NAMES: [&str; 44] = [
     "euler",
     "euler_cfg_pp",
     "euler_ancestral",
     "euler_ancestral_cfg_pp",
     "heun",
     "heunpp2",
+    "exp_heun_2_x0",
+    "exp_heun_2_x0_sde",
     "dpm_2",
     "dpm_2_ancestral",
     "lms",
@@ -110,6 +112,8 @@ pub fn by_name(name: &str) -> Option<Arc<dyn Sampler>> {
         "euler_ancestral_cfg_pp" => Arc::new(EulerAncestralCfgPp::default()),
         "heun" => Arc::new(Heun::default()),
         "heunpp2" => Arc::new(HeunPp2::default()),
+        "exp_heun_2_x0" => Arc::new(Seeds2::heun()),
+        "exp_heun_2_x0_sde" => Arc::new(Seeds2::heun_sde()),
         "dpm_2" => Arc::new(Dpm2::default()),
         "dpm_2_ancestral" => Arc::new(Dpm2Ancestral::default()),
         "lms" => Arc::new(Lms::default()),
@@ -124,7 +128,7 @@ pub fn by_name(name: &str) -> Option<Arc<dyn Sampler>> {
         "dpmpp_2m_sde_heun" | "dpmpp_2m_sde_heun_gpu" => Arc::new(Dpmpp2mSde { solver_type: SolverType::Heun, ..Dpmpp2mSde::default() }),
         "dpmpp_3m_sde" | "dpmpp_3m_sde_gpu" => Arc::new(Dpmpp3mSde::default()),
         "ddpm" => Arc::new(Ddpm),
-        "lcm" => Arc::new(Lcm),
+        "lcm" => Arc::new(Lcm::default()),
         "ipndm" => Arc::new(Ipndm::default()),
         "ipndm_v" => Arc::new(IpndmV::default()),
         "deis" => Arc::new(Deis::default()),

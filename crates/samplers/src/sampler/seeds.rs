@@ -17,11 +17,25 @@ pub struct Seeds2 {
     pub s_noise: f64,
     /// How far on the way the second evaluation is.
     pub r: f64,
+    /// Whether the second evaluation counts by the second of the exponential functions, not as a mean.
+    pub phi_2: bool,
 }
 
 impl Default for Seeds2 {
     fn default() -> Self {
-        Self { eta: 1.0, s_noise: 1.0, r: 0.5 }
+        Self { eta: 1.0, s_noise: 1.0, r: 0.5, phi_2: false }
+    }
+}
+
+impl Seeds2 {
+    /// The exponential Heun method of second order on the predicted data, with noise (the reference's `exp_heun_2_x0_sde`).
+    pub fn heun_sde() -> Self {
+        Self { r: 1.0, phi_2: true, ..Self::default() }
+    }
+
+    /// The same without noise (`exp_heun_2_x0`).
+    pub fn heun() -> Self {
+        Self { eta: 0.0, s_noise: 0.0, ..Self::heun_sde() }
     }
 }
 
@@ -49,8 +63,15 @@ impl Sampler for Seeds2 {
             let denoised_2 = model.denoise(&x_2, sigma_1)?;
 
             noise.advance(self.r, 1.0, sigma_1, sigma_next)?;
-            let mean = lerp_tensors(&denoised, &denoised_2, 1.0 / (2.0 * self.r))?;
-            x = sum([(step.kept(sigma_next, 1.0), &x), (-(step.alpha_t * expm1(-step.h_eta)), &mean)])?;
+            x = if self.phi_2 {
+                let b_2 = h_phi_2(-step.h_eta) / r;
+                let b_1 = expm1(-step.h_eta) - b_2;
+                let mean = sum([(b_1, &denoised), (b_2, &denoised_2)])?;
+                sum([(step.kept(sigma_next, 1.0), &x), (-step.alpha_t, &mean)])?
+            } else {
+                let mean = lerp_tensors(&denoised, &denoised_2, 1.0 / (2.0 * self.r))?;
+                sum([(step.kept(sigma_next, 1.0), &x), (-(step.alpha_t * expm1(-step.h_eta)), &mean)])?
+            };
             x = noise.add(x, sigma_next)?;
         }
         Ok(x)
