@@ -8,6 +8,16 @@ import urllib.parse
 import urllib.request
 
 
+# Where an output node says what it saved.
+KINDS = ("images", "a_images", "b_images", "latents")
+
+
+def in_order(outputs):
+    """What the nodes show, in the order of their ids: that in which they ran is each server's own."""
+    by_number = lambda node: (0, int(node), node) if node.isdigit() else (1, 0, node)
+    return [outputs[node] for node in sorted(outputs, key=by_number)]
+
+
 def call(base, path, data=None):
     body = json.dumps(data).encode() if data is not None else None
     request = urllib.request.Request(base + path, body, {"Content-Type": "application/json"})
@@ -20,13 +30,23 @@ def record(base, folder, workflows, prefix="", new=False):
     base = base.rstrip("/")
     os.makedirs(folder, exist_ok=True)
     index = os.path.join(folder, "cases.json")
-    recorded = json.load(open(index)) if os.path.exists(index) else {}
+    recorded, style = {}, {"separators": (",", ":")}
+    if os.path.exists(index):
+        text = open(index).read()
+        recorded = json.loads(text)
+        if text.startswith("{\n"):
+            style = {"indent": 1}
     complete = True
     for name, workflow in workflows.items():
         if not name.startswith(prefix) or new and name in recorded:
             continue
         try:
-            prompt_id = call(base, "/prompt", {"prompt": workflow})["prompt_id"]
+            answer = call(base, "/prompt", {"prompt": workflow})
+            if answer["node_errors"]:
+                print("refused in part", name, json.dumps(answer["node_errors"])[:500], file=sys.stderr)
+                complete = False
+                continue
+            prompt_id = answer["prompt_id"]
         except urllib.error.HTTPError as error:
             print("refused", name, error.read().decode()[:500], file=sys.stderr)
             complete = False
@@ -39,8 +59,10 @@ def record(base, folder, workflows, prefix="", new=False):
             complete = False
             continue
         recorded[name] = {"workflow": workflow, "expect": saved(base, folder, name.replace("/", "."), entry["outputs"])}
+        if texts := [text for output in in_order(entry["outputs"]) for text in output.get("text", [])]:
+            recorded[name]["texts"] = texts
         with open(index, "w") as out:
-            json.dump(recorded, out, separators=(",", ":"))
+            json.dump(recorded, out, **style)
         print("ok  ", name, flush=True)
     return complete
 
@@ -48,10 +70,10 @@ def record(base, folder, workflows, prefix="", new=False):
 def saved(base, folder, name, outputs):
     """Fetches what the output nodes saved; the names it has in the folder."""
     names = []
-    for output in outputs.values():
-        for kind in ("images", "latents"):
-            for i, file in enumerate(output.get(kind, [])):
-                to = f"{name}.{i}.png" if kind == "images" else f"{name}.latent"
+    for output in in_order(outputs):
+        for kind in KINDS:
+            for file in output.get(kind, []):
+                to = f"{name}.{len(names)}.png" if kind != "latents" else f"{name}.latent"
                 with open(os.path.join(folder, to), "wb") as out:
                     out.write(urllib.request.urlopen(f"{base}/view?" + urllib.parse.urlencode(file)).read())
                 names.append(to)

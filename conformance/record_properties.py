@@ -3,12 +3,15 @@ ComfyUI's environment. Only classes that are in object_info.json, and only what 
 import asyncio
 import inspect
 import json
+import os
+import shutil
 import sys
 import tempfile
 
 root, known = sys.argv[1], json.load(open(sys.argv[2]))
 sys.path.insert(0, root)
-sys.argv = ["main.py", "--cpu", "--base-directory", tempfile.mkdtemp()]
+sys.argv = ["main.py", "--cpu", "--base-directory", base := tempfile.mkdtemp()]
+shutil.copytree(os.path.join(root, "custom_nodes"), os.path.join(base, "custom_nodes"))
 
 import comfy.options  # noqa: E402
 

@@ -141,7 +141,10 @@ impl<'a, 'p> Run<'a, 'p> {
                 self.list.resume(index);
             }
             match self.list.next(&self.graph) {
-                Ok(None) if self.list.is_empty() => return Ok(()),
+                Ok(None) if self.list.is_empty() => {
+                    self.show_cached();
+                    return Ok(());
+                }
                 Ok(None) => {
                     let arrived = self.outside.wait(&mut self.known.hosts);
                     arrived.into_iter().for_each(|index| self.list.resume(index));
@@ -157,6 +160,19 @@ impl<'a, 'p> Run<'a, 'p> {
                     return Err(self.halt(cycle.blamed, stop, json!([])));
                 }
             }
+        }
+    }
+
+    /// Tells clients again what nodes show with which they work on the graph, where these did not have to run.
+    fn show_cached(&mut self) {
+        for index in 0..self.graph.nodes().len() {
+            let node = self.graph.node(index);
+            if !node.entry.schema.intermediate_output || self.executed.contains(&node.id) || !self.known.has(&self.graph, index) {
+                continue;
+            }
+            let ui = self.known.results.get(&index).and_then(|result| result.ui.clone());
+            let (node, output) = (node_ref(&self.graph, index), ui.as_deref().cloned().unwrap_or(Json::Null));
+            self.progress.emit(EventKind::Executed { node, output });
         }
     }
 

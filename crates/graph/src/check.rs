@@ -156,16 +156,9 @@ fn beyond_nodes(schema: &Schema, input: &Input, value: &Json, options: &dyn Opti
     })
 }
 
-/// The reference that the native classes are checked against checks the choices of classic declarations only: those of its newer schemas are
-/// left to the node. Later ones check both, and those of widgets with several choices one by one.
+/// A widget with several choices is checked one by one.
 fn choice(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSource) -> Option<Problem> {
     let InputKind::Combo(choices) = &input.kind else { return None };
-    if schema.hosted.is_none() {
-        if schema.generation == Generation::Schema || chosen(input, choices, value, options) {
-            return None;
-        }
-        return Some(not_in_list(schema, input, value, Vec::new(), options));
-    }
     let several = input.options.as_ref().and_then(|o| o.get("multiselect")).and_then(Json::as_bool).unwrap_or(false);
     let values = match value {
         Json::Array(values) if several => values.as_slice(),

@@ -25,9 +25,9 @@ pub(crate) fn finalized(entry: &Entry, given: &Map<String, Json>) -> Entry {
     Entry { schema: Arc::new(schema), code: entry.code.clone() }
 }
 
-/// Whether any of its inputs stands for others.
+/// Whether the prompt decides about any of its inputs: it stands for others, or is newer than the prompt may be.
 pub(crate) fn is_dynamic(entry: &Entry) -> bool {
-    entry.schema.inputs.iter().any(|input| [GROWS, BRANCHES, SLOT].contains(&input.type_name()))
+    entry.schema.inputs.iter().any(|input| input.newer || [GROWS, BRANCHES, SLOT].contains(&input.type_name()))
 }
 
 struct Inputs<'a> {
@@ -59,7 +59,8 @@ impl Inputs<'_> {
                 }
             }
             InputKind::Int | InputKind::Float | InputKind::Text | InputKind::Bool | InputKind::Combo(_) | InputKind::Other(_) => {
-                self.found.push(input);
+                let required = input.required && !input.newer;
+                self.found.push(Input { required, ..input });
             }
         }
     }
@@ -141,7 +142,7 @@ fn declared(name: String, config: &Json, required: bool) -> Input {
         Some(_) | None => InputKind::Other("*".to_owned()),
     };
     let (lazy, raw_link) = (flag("lazy"), flag("rawLink"));
-    Input { name, kind, required, lazy, raw_link, accepts: Vec::new(), options: options.cloned() }
+    Input { name, kind, required, newer: false, lazy, raw_link, accepts: Vec::new(), options: options.cloned() }
 }
 
 #[cfg(test)]

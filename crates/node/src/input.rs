@@ -263,6 +263,8 @@ pub struct Input {
     pub kind: InputKind,
     /// Whether a prompt must give it.
     pub required: bool,
+    /// Whether prompts for older versions of the reference do not have it: then it may be absent, whatever clients are told.
+    pub newer: bool,
     /// Whether it is evaluated only when the node asks for it.
     pub lazy: bool,
     /// Whether the node gets the link itself (`[node, slot]`) in place of its value.
@@ -276,7 +278,7 @@ pub struct Input {
 
 impl Input {
     fn new(name: &str, kind: InputKind) -> Self {
-        Self { name: name.into(), kind, required: true, lazy: false, raw_link: false, accepts: Vec::new(), options: None }
+        Self { name: name.into(), kind, required: true, newer: false, lazy: false, raw_link: false, accepts: Vec::new(), options: None }
     }
 
     /// An input that takes links of a type: `IMAGE`, `*`, or a union such as `IMAGE,MASK`.
@@ -419,6 +421,12 @@ impl Input {
     /// Makes it optional.
     pub fn optional(mut self) -> Self {
         self.required = false;
+        self
+    }
+
+    /// Prompts for older versions of the reference do not have it.
+    pub fn newer(mut self) -> Self {
+        self.newer = true;
         self
     }
 

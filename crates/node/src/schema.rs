@@ -21,6 +21,13 @@ pub struct Output {
     pub matches: Option<String>,
 }
 
+impl Output {
+    /// One whose type follows that of the inputs of a template.
+    pub fn matching(name: &str, template: &str) -> Self {
+        Self { ty: MATCH_TYPE.into(), name: name.into(), is_list: false, matches: Some(template.into()) }
+    }
+}
+
 /// What ComfyUI calls a hidden input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HiddenKind {
@@ -204,7 +211,7 @@ impl Schema {
 
     /// Adds an output whose type follows that of the inputs of a template.
     pub fn output_matching(self, name: &str, template: &str) -> Self {
-        self.slot(Output { ty: MATCH_TYPE.into(), name: name.into(), is_list: false, matches: Some(template.into()) })
+        self.slot(Output::matching(name, template))
     }
 
     /// Adds an output.

@@ -19,7 +19,6 @@ mod conditioning;
 mod image;
 mod latent;
 mod loaders;
-mod logic;
 mod mask;
 mod model;
 mod preview_3d;
@@ -33,6 +32,7 @@ mod saving;
 mod services;
 mod string;
 mod tensors;
+mod utilities;
 
 use std::sync::Arc;
 
@@ -79,7 +79,8 @@ fn families() -> Vec<&'static [Class]> {
         mask::families(),
         latent::families(),
         string::families(),
-        vec![primitive::CLASSES, logic::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
+        utilities::families(),
+        vec![primitive::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],
     ]
     .concat()
 }

@@ -18,6 +18,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Shows a three-dimensional model of the output folder.")
+                .aliases(["glb", "model viewer"])
                 .input(
                     Input::text("model_file")
                         .default("")

@@ -12,6 +12,7 @@ pub(crate) const CLASSES: &[Class] = &[Class::new(
             .category("utilities")
             .module("comfy_extras.nodes_preview_any")
             .description("Shows any value as text.")
+            .aliases(["what is in it", "log", "json"])
             .input(Input::link("source", "*").tooltip("What to show."))
             .output("STRING")
             .output_node()

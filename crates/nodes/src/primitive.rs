@@ -13,6 +13,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A text.")
+                .aliases(["one line", "words"])
                 .input(Input::text("value").tooltip("The text."))
                 .output("STRING")
         },
@@ -27,6 +28,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A text of several lines.")
+                .aliases(["paragraph", "words"])
                 .input(Input::text("value").multiline().tooltip("The text."))
                 .output("STRING")
         },
@@ -40,6 +42,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A whole number.")
+                .aliases(["whole number", "count"])
                 .input(Input::int("value").min(-i64::MAX).max(i64::MAX).option("control_after_generate", "fixed").tooltip("The number."))
                 .output("INT")
         },
@@ -53,6 +56,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("A number.")
+                .aliases(["decimal", "number"])
                 .input(Input::float("value").min(-i64::MAX).max(i64::MAX).tooltip("The number.").step(0.1))
                 .output("FLOAT")
         },
@@ -66,6 +70,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_primitive")
                 .schema_generation()
                 .description("Yes or no.")
+                .aliases(["on and off", "toggle"])
                 .input(Input::bool("value").tooltip("The answer."))
                 .output("BOOLEAN")
         },

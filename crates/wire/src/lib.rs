@@ -1,8 +1,9 @@
-//! What ComfyUI's wire has of its own, as pure functions: the binary websocket frames, JSON as its Python reads it ([`json`]), and numbers in
-//! texts ([`python`]). All numbers of frames are big-endian; the first 32 bits tell the event. This crate knows no logic and no I/O.
+//! What ComfyUI's wire has of its own, as pure functions: the binary websocket frames, JSON as its Python reads it ([`json`]), numbers in texts
+//! ([`python`]), and values as Python prints them ([`shown`]). All numbers of frames are big-endian; the first 32 bits tell the event. This crate knows no logic and no I/O.
 
 pub mod json;
 pub mod python;
+pub mod shown;
 
 use bytes::{BufMut, Bytes, BytesMut};
 

@@ -1,6 +1,6 @@
 //! Conditionings put together, bounded in place and time, and weakened.
 
-use comfyd_engine::{Area, CondEntry, Conditioning};
+use comfyd_engine::{Area, CondEntry, Conditioning, Tensor};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 
 use crate::class::{CELL, Call, Class};
@@ -14,6 +14,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/conditioning/transform")
                 .essentials("Image Generation")
                 .description("Puts two conditionings side by side: the model runs with each, and the predictions are averaged.")
+                .aliases(["two prompts", "both prompts"])
                 .input(Input::link("conditioning_1", "CONDITIONING"))
                 .input(Input::link("conditioning_2", "CONDITIONING"))
                 .output("CONDITIONING")
@@ -26,6 +27,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Conditioning (Average)")
                 .category("model/conditioning/transform")
                 .description("Mixes two conditionings into one.")
+                .aliases(["between two prompts", "blend"])
                 .input(Input::link("conditioning_to", "CONDITIONING"))
                 .input(Input::link("conditioning_from", "CONDITIONING"))
                 .input(
@@ -39,6 +41,19 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("CONDITIONING")
         },
         average,
+    ),
+    Class::new(
+        || {
+            Schema::new("ConditioningMultiply")
+                .display("Conditioning (Multiply)")
+                .category("model/conditioning/transform")
+                .description("Multiplies a conditioning: above 1 it counts more, below 1 less.")
+                .aliases(["strengthen prompt", "weaken prompt", "amplify"])
+                .input(Input::link("conditioning", "CONDITIONING"))
+                .input(Input::float("multiplier").default(1.0).min(-100.0).max(100.0).step(0.01).tooltip("The factor."))
+                .output("CONDITIONING")
+        },
+        multiply,
     ),
     Class::new(
         || {
@@ -58,6 +73,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Conditioning (Set Area)")
                 .category("model/conditioning/transform")
                 .description("Confines a conditioning to a rectangle.")
+                .aliases(["part of the picture", "region"])
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::int("width").default(64).min(64).max(16384).step(8).tooltip("Width."))
                 .input(Input::int("height").default(64).min(64).max(16384).step(8).tooltip("Height."))
@@ -104,6 +120,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Conditioning (Set Mask)")
                 .category("model/conditioning/transform")
                 .description("Confines a conditioning to a mask.")
+                .aliases(["where a prompt counts", "region"])
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::link("mask", "MASK"))
                 .input(Input::float("strength").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("How strong the effect is."))
@@ -118,6 +135,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Conditioning Zero Out")
                 .category("model/conditioning/transform")
                 .description("Replaces a conditioning by zeros, which some models take as no prompt at all.")
+                .aliases(["empty prompt", "no prompt"])
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .output("CONDITIONING")
         },
@@ -154,6 +172,20 @@ fn combine(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn average(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (to, from) = (call.object::<Conditioning>("conditioning_to")?, call.object::<Conditioning>("conditioning_from")?);
     conditioning(to.average(&from, call.float("conditioning_to_strength")?)?)
+}
+
+fn multiply(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let factor = call.float("multiplier")?;
+    let scaled = |tensor: &mut Option<Tensor>| {
+        if let Some(tensor) = tensor {
+            *tensor = tensor.affine(factor, 0.0)?;
+        }
+        comfyd_engine::Result::Ok(())
+    };
+    conditioning(call.object::<Conditioning>("conditioning")?.try_map(|entry| {
+        scaled(&mut entry.cross_attn)?;
+        scaled(&mut entry.pooled)
+    })?)
 }
 
 fn concat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

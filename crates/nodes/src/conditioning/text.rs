@@ -17,6 +17,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("CLIP Text Encode (Prompt)")
                 .category("model/conditioning")
                 .description("Turns a prompt into a conditioning, which guides the diffusion model.")
+                .aliases(["words", "describe", "caption", "positive", "negative"])
                 .input(Input::text("text").multiline().option("dynamicPrompts", true).tooltip("The prompt."))
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
                 .output("CONDITIONING")

@@ -19,6 +19,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Reads a picture from the input folder; every frame of an animation becomes one image of the \
                      batch. The mask is what is transparent.",
                 )
+                .aliases(["picture file", "photo", "input"])
                 .input(
                     Input::files("image", pictures())
                         .option("image_upload", true)
@@ -42,6 +43,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Reads one channel of a picture as a mask. Alpha is inverted, so that what is transparent is \
                      masked.",
                 )
+                .aliases(["mask file", "alpha of a file"])
                 .input(
                     Input::files("image", pictures())
                         .option("image_upload", true)
@@ -63,6 +65,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .essentials("Basics")
                 .experimental()
                 .description("Reads a picture that was saved to the output folder before, to go on working with it.")
+                .aliases(["earlier result", "reuse"])
                 .input(
                     Input::remote("image")
                         .option("image_upload", true)
@@ -89,6 +92,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .essentials("Basics")
                 .module("comfy_extras.nodes_webcam")
                 .description("Takes a picture with the browser's camera.")
+                .aliases(["camera", "photo"])
                 .input(Input::link("image", "WEBCAM").tooltip("The camera's picture."))
                 .input(
                     Input::int("width")

@@ -3,12 +3,15 @@
 mod animation;
 mod basic;
 mod batch;
+mod compare;
 mod dataset;
 pub(crate) mod load;
 mod postprocessing;
+mod resize_mask;
 mod save;
 mod scale;
 mod svg;
+mod tiles;
 pub(crate) mod transform;
 mod upscale_model;
 
@@ -20,12 +23,15 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         save::CLASSES,
         basic::CLASSES,
         scale::CLASSES,
+        resize_mask::CLASSES,
         batch::CLASSES,
         transform::CLASSES,
         postprocessing::CLASSES,
         animation::CLASSES,
         svg::CLASSES,
         dataset::CLASSES,
+        tiles::CLASSES,
+        compare::CLASSES,
         upscale_model::CLASSES,
     ]
 }

@@ -18,6 +18,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_post_processing")
                 .schema_generation()
                 .description("Mixes two pictures the way layers of a paint program do.")
+                .aliases(["mix", "multiply", "screen", "overlay"])
                 .input(Input::link("image1", "IMAGE").tooltip("The lower layer."))
                 .input(Input::link("image2", "IMAGE").tooltip("The upper layer, resized to the lower one."))
                 .input(
@@ -101,6 +102,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_morphology")
                 .schema_generation()
                 .description("Grows and shrinks bright areas, and what is made of that: opening, closing, outlines.")
+                .aliases(["opening", "closing", "grow", "shrink"])
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
                 .input(
                     Input::combo("operation", ["erode", "dilate", "open", "close", "gradient", "bottom_hat", "top_hat"])
@@ -127,6 +129,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_canny")
                 .schema_generation()
                 .description("Draws the edges in pictures as white lines on black (Canny's method).")
+                .aliases(["edges", "lines", "contours"])
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
                 .input(
                     Input::float("low_threshold")

@@ -20,6 +20,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Saves pictures as PNG in the output folder, with the workflow inside so that the picture can \
                      be opened as a workflow again.",
                 )
+                .aliases(["png", "write file", "store", "result"])
                 .input(Input::link("images", "IMAGE").tooltip("What to save."))
                 .input(Input::text("filename_prefix").default("ComfyUI").tooltip(
                     "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, \
@@ -38,6 +39,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("image")
                 .essentials("Basics")
                 .description("Shows pictures without keeping them: they go to the temp folder.")
+                .aliases(["look at", "temporary", "picture on the node"])
                 .input(Input::link("images", "IMAGE"))
                 .hidden_metadata()
                 .output_named("IMAGE", "images")

@@ -36,6 +36,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("image/upscaling")
                 .essentials("Image Tools")
                 .description("Resizes pictures to a width and a height; 0 for one of them keeps the proportions.")
+                .aliases(["size", "width and height", "shrink"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]))
                 .input(Input::int("width").default(512).min(0).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide; 0 follows the height."))
@@ -52,6 +53,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("image/upscaling")
                 .essentials("Image Tools")
                 .description("Resizes pictures by a factor.")
+                .aliases(["size", "zoom", "factor"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]))
                 .input(
@@ -88,6 +90,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .min(1)
                         .max(256)
                         .advanced()
+                        .newer()
                         .tooltip("Width and height become multiples of this."),
                 )
                 .output("IMAGE")

@@ -16,6 +16,7 @@ pub(crate) const CLASSES: &[Class] = &[Class::new(
             .module("comfy_extras.nodes_images")
             .schema_generation()
             .description("Saves vector pictures as SVG files in the output folder, with the workflow inside.")
+            .aliases(["vector file"])
             .input(Input::link("svg", "SVG"))
             .input(Input::text("filename_prefix").default("svg/ComfyUI").tooltip(
                 "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, \

@@ -1,12 +1,15 @@
 //! Pictures cropped, joined, turned, mirrored.
 
+use comfyd_folders::Kind;
 use comfyd_imaging::transform::{self, Stitch};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::Image;
 use ndarray::Axis;
+use serde_json::{Map, Value as Json, json};
 
 use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
+use crate::saving;
 
 /// The axes of pictures.
 const ROWS: Axis = Axis(1);
@@ -23,6 +26,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_images")
                 .schema_generation()
                 .description("Cuts a rectangle out of pictures; what lies outside the picture is left away.")
+                .aliases(["cut out", "rectangle"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::int("width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
                 .input(Input::int("height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
@@ -31,6 +35,50 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("IMAGE")
         },
         crop,
+    ),
+    Class::new(
+        || {
+            let whole = json!({"x": 0, "y": 0, "width": 512, "height": 512});
+            Schema::new("ImageCropV2")
+                .display("Crop Image")
+                .category("image/transform")
+                .essentials("Image Tools")
+                .module("comfy_extras.nodes_images")
+                .schema_generation()
+                .description("Cuts a rectangle out of pictures, which is drawn over them; what lies outside the picture is left away.")
+                .aliases(["cut out", "clip", "region"])
+                .input(Input::link("image", "IMAGE").tooltip("The pictures."))
+                .input(
+                    Input::link("crop_region", "BOUNDING_BOX")
+                        .default(whole)
+                        .socketless()
+                        .option("component", "ImageCrop")
+                        .tooltip("The rectangle, in pixels."),
+                )
+                .output("IMAGE")
+                .intermediate_output()
+        },
+        crop_region,
+    ),
+    Class::new(
+        || {
+            let side = |name: &str, default: i64, min: i64, text: &str| {
+                Input::int(name).default(default).min(min).max(MAX_RESOLUTION).tooltip(text)
+            };
+            Schema::new("PrimitiveBoundingBox")
+                .display("Bounding Box")
+                .category("utilities/primitive")
+                .module("comfy_extras.nodes_images")
+                .schema_generation()
+                .description("A rectangle of numbers.")
+                .aliases(["region", "rectangle", "crop area"])
+                .input(side("x", 0, 0, "Distance from the left edge, in pixels."))
+                .input(side("y", 0, 0, "Distance from the top edge, in pixels."))
+                .input(side("width", 512, 1, "Pixels wide."))
+                .input(side("height", 512, 1, "Pixels high."))
+                .output("BOUNDING_BOX")
+        },
+        bounding_box,
     ),
     Class::new(
         || {
@@ -43,6 +91,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Puts a second picture beside, above or below the first, with a gap if wanted. Without a \
                      second picture the first is passed on.",
                 )
+                .aliases(["next to each other", "panorama", "collage"])
                 .input(Input::link("image1", "IMAGE"))
                 .input(
                     Input::combo("direction", ["right", "down", "left", "up"]).default("right").tooltip("Where the second picture goes."),
@@ -75,6 +124,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Resizes pictures to fit into a size with their proportions kept and fills the rest with one \
                      colour.",
                 )
+                .aliases(["letterbox", "keep proportions"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::int("target_width").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels wide."))
                 .input(Input::int("target_height").default(512).min(1).max(MAX_RESOLUTION).step(1).tooltip("Pixels high."))
@@ -93,6 +143,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_images")
                 .schema_generation()
                 .description("Turns pictures clockwise in steps of a quarter.")
+                .aliases(["90 degrees", "quarter turn"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("rotation", ["none", "90 degrees", "180 degrees", "270 degrees"]))
                 .output("IMAGE")
@@ -107,6 +158,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_images")
                 .schema_generation()
                 .description("Mirrors pictures.")
+                .aliases(["upside down", "left and right"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("flip_method", ["x-axis: vertically", "y-axis: horizontally"]))
                 .output("IMAGE")
@@ -120,6 +172,31 @@ fn crop(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (width, height) = (call.count("width", 1)?, call.count("height", 1)?);
     let image = call.image("image")?;
     Ok(NodeOutput::one(call.apart(image.0.len(), move || transform::crop(&image, x, y, width, height))?))
+}
+
+fn bounding_box(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mut sides = Map::new();
+    for name in ["x", "y", "width", "height"] {
+        sides.insert(name.into(), call.int::<i64>(name)?.into());
+    }
+    Ok(NodeOutput::one(&Json::Object(sides)))
+}
+
+fn crop_region(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let value = call.inputs.value("crop_region")?.to_json();
+    let region = value.as_object().ok_or_else(|| Error::msg("input 'crop_region' is no rectangle: give it x, y, width and height"))?;
+    let side = |name: &str, absent: u64| {
+        let Some(given) = region.get(name) else { return Ok(absent as usize) };
+        let whole = given.as_u64().or_else(|| given.as_f64().filter(|side| *side >= 0.0 && *side < 1e9).map(|side| side as u64));
+        whole
+            .map(|side| side as usize)
+            .ok_or_else(|| Error::msg(format!("'{name}' of input 'crop_region' is {given}; give it pixels, 0 or more")))
+    };
+    let (x, y, width, height) = (side("x", 0)?, side("y", 0)?, side("width", 512)?, side("height", 512)?);
+    let image = call.image("image")?;
+    let cut = call.apart(image.0.len(), move || transform::crop(&image, x, y, width, height))?;
+    let saved = saving::save_png(call, &cut, Kind::Temp, &call.state.preview_prefix, saving::PREVIEW_COMPRESSION)?;
+    Ok(saved.with_ui("animated", vec![json!(false)]))
 }
 
 fn rotate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

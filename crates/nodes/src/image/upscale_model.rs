@@ -18,6 +18,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_upscale_model")
                 .schema_generation()
                 .description("Loads a model that enlarges pictures.")
+                .aliases(["esrgan file"])
                 .input(
                     Input::files("model_name", FileSource::Models("upscale_models".into()))
                         .tooltip("The file in the folder upscale_models."),
@@ -38,6 +39,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_upscale_model")
                 .schema_generation()
                 .description("Enlarges pictures with a model.")
+                .aliases(["esrgan", "more pixels", "sharpen"])
                 .input(Input::link("upscale_model", "UPSCALE_MODEL").tooltip("The model that enlarges."))
                 .input(Input::link("image", "IMAGE").tooltip("The pictures."))
                 .output("IMAGE")

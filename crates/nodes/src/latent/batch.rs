@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
+use comfyd_node::{Error, Grow, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::latent::arrays::{Samples, expect_picture, fit_batch, join, narrow, repeat as repeat_samples};
-use crate::resize;
+use crate::resize::{self, like};
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -20,6 +20,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Takes some consecutive latents out of a batch; they keep the noise that they had in the \
                      batch.",
                 )
+                .aliases(["one of many", "nth latent"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::int("batch_index").default(0).min(-16384).max(16384).tooltip("The first one to take, counted from 0."))
                 .input(Input::int("length").default(1).min(1).max(64).tooltip("How many to take."))
@@ -33,6 +34,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Repeat Latent Batch")
                 .category("model/latent/batch")
                 .description("Repeats a batch of latents.")
+                .aliases(["copies", "several pictures"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::int("amount").default(1).min(1).max(64).tooltip("How often."))
                 .output("LATENT")
@@ -48,6 +50,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_latent")
                 .schema_generation()
                 .description("Puts two batches of latents behind each other. The second gets the size of the first.")
+                .aliases(["append", "several latents"])
                 .input(Input::link("samples1", "LATENT").tooltip("The first batch."))
                 .input(Input::link("samples2", "LATENT").tooltip("The second batch."))
                 .output("LATENT")
@@ -68,6 +71,21 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_list("LATENT")
         },
         rebatch,
+    ),
+    Class::new(
+        || {
+            let latent = Input::link("latent", "LATENT").tooltip("Latents.");
+            Schema::new("BatchLatentsNode")
+                .display("Batch Latents")
+                .category("model/latent/batch")
+                .module("comfy_extras.nodes_post_processing")
+                .schema_generation()
+                .description("Puts latents behind each other into one batch. All get the size of the first.")
+                .aliases(["join latents", "collect", "combine"])
+                .input(Input::grow("latents", Grow::numbered(latent, "latent").max(50)))
+                .output("LATENT")
+        },
+        batch_all,
     ),
     Class::new(
         || {
@@ -130,6 +148,19 @@ fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         None => places(start as i64, length),
     });
     Ok(NodeOutput::one(latent))
+}
+
+fn batch_all(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let latents = call.each("latents", Call::latent)?;
+    let Some(first) = latents.first() else { return Err(Error::MissingInput("latents".into())) };
+    let mut parts = Vec::with_capacity(latents.len());
+    let mut indices = Vec::new();
+    for latent in &latents {
+        parts.push(like(call, &latent.samples, &first.samples)?);
+        indices.extend(latent.batch_index.clone().unwrap_or_else(|| places(0, latent.samples.shape()[0])));
+    }
+    let samples = join(call, &parts.iter().collect::<Vec<_>>(), 0)?;
+    Ok(NodeOutput::one(Latent { samples, batch_index: Some(indices), ..first.clone() }))
 }
 
 fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -14,6 +14,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Empty Latent Image")
                 .category("model/latent")
                 .description("Starts pictures for models with four latent channels (SD1, SD2, SDXL).")
+                .aliases(["blank canvas", "width and height", "start"])
                 .input(Input::int("width").default(512).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels wide, after decoding."))
                 .input(Input::int("height").default(512).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels high, after decoding."))
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))

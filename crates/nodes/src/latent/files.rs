@@ -22,6 +22,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Load Latent")
                 .category("model/latent")
                 .description("Reads a latent from the input folder.")
+                .aliases(["latent file"])
                 .input(Input::files("latent", FileSource::InputFiles(vec![".latent".into()])))
                 .output("LATENT")
                 .validates(["latent"])
@@ -36,6 +37,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Save Latent")
                 .category("model/latent")
                 .description("Saves latents in the output folder, with the workflow inside.")
+                .aliases(["latent file", "store"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::text("filename_prefix").default("latents/ComfyUI").tooltip(
                     "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, \

@@ -18,6 +18,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Applies an operation to latents.")
+                .aliases(["change latent"])
                 .input(Input::link("samples", "LATENT").tooltip("The latents."))
                 .input(Input::link("operation", "LATENT_OPERATION").tooltip("What to do with them."))
                 .output("LATENT")
@@ -36,6 +37,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "An operation that tames too strong values (Reinhard's tone mapping of the latent vectors' \
                      lengths).",
                 )
+                .aliases(["tone mapping", "compress"])
                 .input(
                     Input::float("multiplier")
                         .default(1.0)

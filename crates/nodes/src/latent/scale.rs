@@ -14,6 +14,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Upscale Latent")
                 .category("model/latent")
                 .description("Resizes latents to a width and a height; 0 for one of them keeps the proportions.")
+                .aliases(["latent size", "hires fix"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]))
                 .input(
@@ -43,6 +44,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Upscale Latent By")
                 .category("model/latent")
                 .description("Resizes latents by a factor.")
+                .aliases(["latent size", "hires fix", "zoom"])
                 .input(Input::link("samples", "LATENT"))
                 .input(Input::combo("upscale_method", ["nearest-exact", "bilinear", "area", "bicubic", "bislerp"]))
                 .input(

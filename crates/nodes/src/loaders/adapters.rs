@@ -19,6 +19,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/loaders")
                 .essentials("Image Generation")
                 .description("Changes a diffusion model and its text encoder by a LoRA. Several can be put one after another.")
+                .aliases(["style file", "fine-tuning", "adapter"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
                 .input(Input::files("lora_name", FileSource::Models("loras".into())).tooltip("The file in the folder loras."))
@@ -52,6 +53,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/loaders")
                 .essentials("Image Generation")
                 .description("Changes a diffusion model by a LoRA and leaves the text encoder as it is.")
+                .aliases(["style file", "fine-tuning", "adapter"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::files("lora_name", FileSource::Models("loras".into())))
                 .input(
@@ -74,6 +76,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("Load ControlNet Model")
                 .category("model/loaders")
                 .description("Loads a ControlNet, which makes the picture follow a hint such as edges or a pose.")
+                .aliases(["pose", "depth", "edges"])
                 .input(Input::files("control_net_name", FileSource::Models("controlnet".into())))
                 .output("CONTROL_NET")
         },
@@ -103,6 +106,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_controlnet")
                 .schema_generation()
                 .description("Tells a ControlNet for several kinds of hints which kind it gets.")
+                .aliases(["several controls", "mode"])
                 .input(Input::link("control_net", "CONTROL_NET"))
                 .input(Input::combo("type", ["auto"].into_iter().chain(UNION_TYPES)))
                 .output("CONTROL_NET")

@@ -55,7 +55,7 @@ const DUAL_UNSUPPORTED: [&str; 11] = [
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
-            Schema::new("CheckpointLoaderSimple").display("Load Checkpoint").category("model/loaders").description("Loads a checkpoint: its diffusion model, its text encoder and its autoencoder. What kind of model it holds is told from the file.")
+            Schema::new("CheckpointLoaderSimple").display("Load Checkpoint").category("model/loaders").description("Loads a checkpoint: its diffusion model, its text encoder and its autoencoder. What kind of model it holds is told from the file.").aliases(["model file", "safetensors", "sd15", "sdxl"])
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())).tooltip("The file in the folder checkpoints.")).output("MODEL").output("CLIP").output("VAE")
         },
         checkpoint,
@@ -63,7 +63,7 @@ pub(crate) const CLASSES: &[Class] = &[
     .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
     Class::new(
         || {
-            Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("model/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.")
+            Schema::new("CheckpointLoader").display("Load Checkpoint With Config (DEPRECATED)").category("model/loaders").deprecated().description("Loads a checkpoint. The configuration only decides between noise and velocity prediction and the CLIP layer; everything else is told from the file.").aliases(["yaml", "configuration"])
 .input(Input::files_and("config_name", CONFIGS, FileSource::Models("configs".into())))
 .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into()))).output("MODEL").output("CLIP").output("VAE")
         },
@@ -74,7 +74,7 @@ pub(crate) const CLASSES: &[Class] = &[
         || {
             Schema::new("DiffusersLoader").display("Load Diffusers Model (DEPRECATED)").deprecated()
                 .category("model/loaders")
-                .description("Loads a model from a folder in the layout of the diffusers library.")
+                .description("Loads a model from a folder in the layout of the diffusers library.").aliases(["hugging face folder"])
                 .input(Input::files("model_path", FileSource::DiffusersFolders))
                 .output("MODEL")
                 .output("CLIP")
@@ -87,7 +87,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("UNETLoader")
                 .display("Load Diffusion Model")
                 .category("model/loaders")
-                .description("Loads a diffusion model without text encoder and autoencoder.")
+                .description("Loads a diffusion model without text encoder and autoencoder.").aliases(["diffusion model file"])
                 .input(Input::files("unet_name", FileSource::Models("diffusion_models".into())))
                 .input(Input::combo("weight_dtype", ["default", "fp8_e4m3fn", "fp8_e4m3fn_fast", "fp8_e5m2"]).advanced())
                 .output("MODEL")
@@ -100,7 +100,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("CLIPLoader")
                 .display("Load CLIP")
                 .category("model/loaders")
-                .description("Loads a text encoder.")
+                .description("Loads a text encoder.").aliases(["text encoder file"])
                 .input(Input::files("clip_name", FileSource::Models("text_encoders".into())))
                 .input(Input::combo(
                     "type",
@@ -160,7 +160,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("VAELoader")
                 .display("Load VAE")
                 .category("model/loaders")
-                .description("Loads an autoencoder, which turns pictures into latents and back.")
+                .description("Loads an autoencoder, which turns pictures into latents and back.").aliases(["autoencoder file"])
                 .input(Input::files("vae_name", FileSource::Autoencoders))
                 .output("VAE")
         },

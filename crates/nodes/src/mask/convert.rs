@@ -15,6 +15,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_mask")
                 .schema_generation()
                 .description("Shows a mask as a grey picture.")
+                .aliases(["mask as picture"])
                 .input(Input::link("mask", "MASK"))
                 .output("IMAGE")
         },
@@ -28,6 +29,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_mask")
                 .schema_generation()
                 .description("Takes one channel of a picture as a mask.")
+                .aliases(["red", "green", "blue", "alpha"])
                 .input(Input::link("image", "IMAGE"))
                 .input(Input::combo("channel", ["red", "green", "blue", "alpha"]))
                 .output("MASK")
@@ -42,6 +44,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_mask")
                 .schema_generation()
                 .description("Masks the pixels that have exactly one colour.")
+                .aliases(["pick a colour", "green screen"])
                 .input(Input::link("image", "IMAGE"))
                 .input(
                     Input::int("color")

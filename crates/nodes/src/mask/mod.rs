@@ -1,5 +1,6 @@
 //! The nodes of the menu `mask`.
 
+mod batch;
 mod compositing;
 mod convert;
 mod edit;
@@ -7,5 +8,5 @@ mod edit;
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![convert::CLASSES, edit::CLASSES, compositing::CLASSES]
+    vec![convert::CLASSES, edit::CLASSES, compositing::CLASSES, batch::CLASSES]
 }

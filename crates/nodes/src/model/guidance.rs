@@ -101,6 +101,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Guides by how alike the predictions with and without guidance are.")
+                .aliases(["guidance by similarity"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .output_named("MODEL", "patched_model")
         },
@@ -205,6 +206,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Guides low and high frequencies differently.")
+                .aliases(["low and high frequencies"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::float("scale_low").default(1.0).min(0).max(10).step(0.01).tooltip("Factor of low frequencies.").advanced())
                 .input(Input::float("scale_high").default(1.25).min(0).max(10).step(0.01).tooltip("Factor of high frequencies.").advanced())
@@ -271,6 +273,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Lets a grey mask decide from which step on each part may change.")
+                .aliases(["soft inpainting", "how much changes"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
                     Input::float("strength")

@@ -88,6 +88,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("The first text encoder minus the second.")
+                .aliases(["difference of encoders"])
                 .input(Input::link("clip1", "CLIP"))
                 .input(Input::link("clip2", "CLIP"))
                 .input(
@@ -103,6 +104,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Adds the second text encoder, usually a difference, to the first.")
+                .aliases(["sum of encoders"])
                 .input(Input::link("clip1", "CLIP"))
                 .input(Input::link("clip2", "CLIP"))
                 .output("CLIP")

@@ -242,6 +242,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Multiplies the attention weights of a text encoder.")
+                .aliases(["experiment with attention"])
                 .input(Input::link("clip", "CLIP").tooltip("The text encoder."))
                 .input(Input::float("q").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the queries.").advanced())
                 .input(Input::float("k").default(1.0).min(0.0).max(10.0).step(0.01).tooltip("Factor of the keys.").advanced())

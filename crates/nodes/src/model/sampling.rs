@@ -152,6 +152,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description(
                     "Chooses the type of numbers to compute with. On the CPU that is always fp32, which the others only approximate.",
                 )
+                .aliases(["fp16", "bf16", "fp32"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::combo("dtype", ["default", "fp32", "fp16", "bf16"]).advanced())
                 .output("MODEL")

@@ -15,6 +15,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Saves a diffusion model, a text encoder and an autoencoder as one checkpoint, with the workflow inside.")
+                .aliases(["write model", "store"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("clip", "CLIP"))
                 .input(Input::link("vae", "VAE"))
@@ -60,6 +61,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .category("model/merging")
                 .module("comfy_extras.nodes_model_merging")
                 .description("Saves a diffusion model.")
+                .aliases(["write model", "store"])
                 .input(Input::link("model", "MODEL"))
                 .input(
                     Input::text("filename_prefix")
@@ -80,6 +82,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .experimental()
                 .description("Saves the differences of models as a LoRA.")
+                .aliases(["difference to file", "extract"])
                 .input(
                     Input::text("filename_prefix")
                         .default("loras/ComfyUI_extracted_lora")

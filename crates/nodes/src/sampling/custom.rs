@@ -95,6 +95,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_custom_sampler")
                 .schema_generation()
                 .description("Guidance by two prompts and a negative prompt.")
+                .aliases(["two prompts", "instruct pix2pix"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::link("cond1", "CONDITIONING"))
                 .input(Input::link("cond2", "CONDITIONING"))
@@ -199,6 +200,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_custom_sampler")
                 .schema_generation()
                 .description("No noise.")
+                .aliases(["without noise"])
                 .output("NOISE")
         },
         disable_noise,

@@ -13,6 +13,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("KSampler")
                 .category("model/sampling")
                 .description("Removes noise from a latent step by step, guided by the prompts.")
+                .aliases(["make picture", "run model", "text to image", "image to image"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
                     Input::int("seed")
@@ -55,6 +56,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .display("KSampler (Advanced)")
                 .category("model/sampling")
                 .description("Removes noise like KSampler, with the steps to start and to end at.")
+                .aliases(["start step", "end step", "two passes", "hires fix"])
                 .input(Input::link("model", "MODEL"))
                 .input(Input::combo("add_noise", ["enable", "disable"]).advanced())
                 .input(

@@ -9,7 +9,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_samplers::NAMES as SAMPLERS;
 use comfyd_samplers::sampler::{
     DpmAdaptive, Dpmpp2mSde, Dpmpp2sAncestral, Dpmpp3mSde, DpmppSde, ErSde, EulerAncestral, EulerAncestralCfgPp, EulerCfgPpAlternative,
-    LcmUpscale, Lms, NoiseScaler, SaSolver, SolverType, Tau,
+    Lcm, LcmUpscale, Lms, NoiseScaler, SaSolver, Seeds2, SolverType, Tau,
 };
 use ndarray::IxDyn;
 
@@ -17,6 +17,58 @@ use crate::class::{Call, Class, unknown_choice};
 use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
+    Class::new(
+        || {
+            let noise = |name: &str, text: &str| Input::float(name).default(1.0).min(0.0).max(64.0).step(0.01).tooltip(text);
+            Schema::new("SamplerLCM")
+                .no_display()
+                .category("model/sampling/samplers")
+                .module("comfy_extras.nodes_advanced_samplers")
+                .schema_generation()
+                .description("Consistency sampling, with as much fresh noise in each step as you like.")
+                .aliases(["latent consistency", "few steps"])
+                .input(noise("s_noise", "Factor of the fresh noise in the first step."))
+                .input(noise("s_noise_end", "Factor of the fresh noise in the last step."))
+                .input(
+                    Input::float("noise_clip_std")
+                        .default(0.0)
+                        .min(0.0)
+                        .max(10.0)
+                        .step(0.01)
+                        .tooltip("Cuts fresh noise off at so many standard deviations; 0 does not."),
+                )
+                .output("SAMPLER")
+        },
+        lcm,
+    ),
+    Class::new(
+        || {
+            Schema::new("SamplerSEEDS2")
+                .no_display()
+                .category("model/sampling/samplers")
+                .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
+                .description(
+                    "Exponential integrator of two stages. With phi_2 and r = 1 it is the exponential Heun method, without noise at eta = 0.",
+                )
+                .aliases(["stochastic", "exponential heun", "sde"])
+                .input(Input::combo("solver_type", ["phi_1", "phi_2"]).tooltip("How the second stage counts."))
+                .input(eta().advanced())
+                .input(s_noise().advanced())
+                .input(
+                    Input::float("r")
+                        .default(0.5)
+                        .min(0.01)
+                        .max(1.0)
+                        .step(0.01)
+                        .round(false)
+                        .advanced()
+                        .tooltip("How far on the way the second stage is."),
+                )
+                .output("SAMPLER")
+        },
+        seeds_2,
+    ),
     Class::new(
         || {
             Schema::new("KSamplerSelect")
@@ -269,6 +321,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_custom_sampler")
                 .schema_generation()
                 .description("Stochastic Adams method: predictor and corrector with fresh noise in a part of the sampling.")
+                .aliases(["stochastic", "adams"])
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(
                     Input::float("eta")
@@ -416,6 +469,24 @@ fn dpm_adaptive(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         eta: call.float("eta")?,
         s_noise: call.float("s_noise")?,
     })
+}
+
+fn lcm(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (s_noise, s_noise_end) = (call.float("s_noise")?, call.float("s_noise_end")?);
+    give(Lcm { s_noise, s_noise_end, noise_clip_std: call.float("noise_clip_std")? })
+}
+
+fn seeds_2(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let phi_2 = match call.text("solver_type")? {
+        "phi_1" => false,
+        "phi_2" => true,
+        other => return Err(unknown_choice("solver_type", other)),
+    };
+    let r = call.float("r")?;
+    if r <= 0.0 {
+        return Err(Error::msg(format!("input 'r' is {r}, it must be above 0")));
+    }
+    give(Seeds2 { eta: call.float("eta")?, s_noise: call.float("s_noise")?, r, phi_2 })
 }
 
 fn er_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -233,6 +233,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_align_your_steps")
                 .schema_generation()
                 .description("Noise levels that were optimised for a family of models (Align Your Steps).")
+                .aliases(["few steps"])
                 .input(Input::combo("model_type", ["SD1", "SDXL", "SVD"]).tooltip("The family of the model."))
                 .input(Input::int("steps").default(10).min(1).max(10000).tooltip("How many noise levels the way is divided into."))
                 .input(denoise())

@@ -12,6 +12,21 @@ use crate::class::{Call, Class, unknown_choice};
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
+            Schema::new("ManualSigmas")
+                .no_display()
+                .category("model/sampling/sigmas")
+                .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
+                .experimental()
+                .description("Noise levels that you write yourself.")
+                .aliases(["schedule by hand", "own sigmas", "noise levels"])
+                .input(Input::text("sigmas").default("1, 0.5").tooltip("The levels, from the highest to the lowest."))
+                .output("SIGMAS")
+        },
+        manual,
+    ),
+    Class::new(
+        || {
             Schema::new("SplitSigmas")
                 .no_display()
                 .category("model/sampling/sigmas")
@@ -90,6 +105,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .module("comfy_extras.nodes_custom_sampler")
                 .schema_generation()
                 .description("Puts more noise levels between those within a range.")
+                .aliases(["more levels", "denser schedule"])
                 .input(Input::link("sigmas", "SIGMAS"))
                 .input(Input::int("steps").default(2).min(1).max(100).tooltip("How many levels are put into each step."))
                 .input(
@@ -135,6 +151,39 @@ pub(crate) const CLASSES: &[Class] = &[
         percent_to_sigma,
     ),
 ];
+
+fn manual(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let mut levels = Vec::new();
+    for number in numbers(call.text("sigmas")?) {
+        let level: f64 = number.parse().map_err(|_| Error::msg(format!("input 'sigmas' holds '{number}', which is no number")))?;
+        levels.push(level as f32);
+    }
+    Ok(NodeOutput::one(Sigmas::new(levels)))
+}
+
+/// All that looks like a number in a text: a sign, digits, dots, and digits behind them.
+fn numbers(text: &str) -> Vec<&str> {
+    let bytes = text.as_bytes();
+    let run = |from: usize, wanted: fn(&u8) -> bool| from + bytes[from..].iter().take_while(|b| wanted(b)).count();
+    let mut numbers = Vec::new();
+    let mut at = 0;
+    while at < bytes.len() {
+        let digits = at + usize::from(matches!(bytes[at], b'+' | b'-'));
+        let dots = run(digits, u8::is_ascii_digit);
+        let behind = run(dots, |b| *b == b'.');
+        let end = match run(behind, u8::is_ascii_digit) {
+            end if end > behind => end,
+            _ => dots,
+        };
+        if end > digits {
+            numbers.push(&text[at..end]);
+            at = end;
+        } else {
+            at += 1;
+        }
+    }
+    numbers
+}
 
 fn split(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (levels, step) = (levels(call)?, call.int::<usize>("step")?);
@@ -212,4 +261,18 @@ fn levels(call: &Call<'_, '_>) -> Result<Arc<Vec<f32>>> {
 
 fn sigmas(levels: &[f32]) -> Value {
     Value::object(Sigmas::new(levels.to_vec()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_in_any_text() {
+        // python: re.findall(r"[-+]?(?:\d*\.*\d+)", text)
+        assert_eq!(numbers("1, 0.5;.25 -3"), ["1", "0.5", ".25", "-3"]);
+        assert_eq!(numbers("1. 2e-5 ö+7.x"), ["1", "2", "-5", "+7"]);
+        assert_eq!(numbers("1..5 . - --2"), ["1..5", "-2"]);
+        assert!(numbers("none").is_empty());
+    }
 }

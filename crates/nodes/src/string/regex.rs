@@ -19,6 +19,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Tells whether a regular expression is found in a text. A pattern that is not valid is not \
                      found.",
                 )
+                .aliases(["regular expression", "find"])
                 .input(Input::text("string").multiline().tooltip("The text to search."))
                 .input(Input::text("regex_pattern").multiline().tooltip("A regular expression in Python's syntax."))
                 .input(Input::bool("case_insensitive").default(true).tooltip("Upper and lower case count as equal.").advanced())
@@ -39,6 +40,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Takes what a regular expression finds out of a text, one finding per line. A pattern that is \
                      not valid finds nothing.",
                 )
+                .aliases(["regular expression", "groups"])
                 .input(Input::text("string").multiline().tooltip("The text to search."))
                 .input(Input::text("regex_pattern").multiline().tooltip("A regular expression in Python's syntax."))
                 .input(Input::combo("mode", ["First Match", "All Matches", "First Group", "All Groups"]).tooltip("What to take."))
@@ -61,6 +63,7 @@ pub(crate) const CLASSES: &[Class] = &[
                     "Replaces what a regular expression finds. \\1 and \\g<name> in the replacement stand for \
                      groups.",
                 )
+                .aliases(["regular expression", "rewrite"])
                 .input(Input::text("string").multiline().tooltip("The text to search."))
                 .input(Input::text("regex_pattern").multiline().tooltip("A regular expression in Python's syntax."))
                 .input(Input::text("replace").multiline().tooltip("What to put there."))

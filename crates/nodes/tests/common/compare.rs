@@ -48,7 +48,16 @@ fn compare_latents(got: &[u8], want: &[u8], tolerance: f64) -> Result<f64, Strin
 /// What differs in one case, whose files lie in `folder`; else the largest relative error of its latents.
 pub fn check(bench: &Bench, folder: &Path, case: &Json) -> Result<f64, String> {
     let shown = bench.graph(case["workflow"].as_object().unwrap())?;
-    let items = shown.iter().flat_map(|ui| ["images", "latents"].into_iter().filter_map(|key| ui.get(key)?.as_array())).flatten();
+    let listed = |keys: &'static [&str]| shown.iter().flat_map(|ui| keys.iter().filter_map(|key| ui.get(*key)?.as_array())).flatten();
+    if let Some(want) = case["texts"].as_array() {
+        let got: Vec<&Json> = listed(&["text"]).collect();
+        let wrong: Vec<String> =
+            got.iter().zip(want).filter(|(got, want)| *got != want).map(|(got, want)| format!("{got}, reference {want}")).collect();
+        if got.len() != want.len() || !wrong.is_empty() {
+            return Err(format!("{} texts, reference {}: {}", got.len(), want.len(), wrong.join("; ")));
+        }
+    }
+    let items = listed(&["images", "a_images", "b_images", "latents"]);
     let files: Vec<(bool, Vec<u8>)> = items.map(|file| (file["filename"].as_str().unwrap().ends_with(".png"), bench.saved(file))).collect();
     let want: Vec<&str> = case["expect"].as_array().unwrap().iter().map(|f| f.as_str().unwrap()).collect();
     let mut largest = 0f64;

@@ -40,8 +40,43 @@ impl Sampler for Ddpm {
 }
 
 /// Multistep consistency sampling, for latent consistency models: Luo et al. (2023), arXiv 2310.04378 (the reference's `sample_lcm`).
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Lcm;
+#[derive(Debug, Clone, Copy)]
+pub struct Lcm {
+    /// The factor of the fresh noise in the first step.
+    pub s_noise: f64,
+    /// The same in the last one; those between lie between.
+    pub s_noise_end: f64,
+    /// Cuts fresh noise off at so many of its standard deviations; 0 does not.
+    pub noise_clip_std: f64,
+}
+
+impl Default for Lcm {
+    fn default() -> Self {
+        Self { s_noise: 1.0, s_noise_end: 1.0, noise_clip_std: 0.0 }
+    }
+}
+
+impl Lcm {
+    /// Fresh noise as a step uses it, the steps counted from 0.
+    fn tamed(&self, mut noise: Tensor, step: usize, steps: usize) -> Result<Tensor> {
+        if self.noise_clip_std > 0.0 {
+            let bound = self.noise_clip_std * f64::from(deviation(&noise)?);
+            noise = noise.clamp(-bound, bound)?;
+        }
+        let part = if steps > 1 { step as f64 / (steps - 1) as f64 } else { 0.0 };
+        let factor = self.s_noise + (self.s_noise_end - self.s_noise) * part;
+        Ok(if factor == 1.0 { noise } else { noise.affine(factor, 0.0)? })
+    }
+}
+
+/// The standard deviation of all values, with Bessel's correction.
+fn deviation(tensor: &Tensor) -> Result<f32> {
+    let values = tensor.flatten_all()?.to_vec1::<f32>()?;
+    let count = values.len() as f64;
+    let mean = values.iter().map(|value| f64::from(*value)).sum::<f64>() / count;
+    let squares: f64 = values.iter().map(|value| (f64::from(*value) - mean).powi(2)).sum();
+    Ok((squares / (count - 1.0).max(1.0)).sqrt() as f32)
+}
 
 impl Sampler for Lcm {
     fn sample(&self, model: &mut dyn Denoiser, mut x: Tensor, sigmas: &[f32], seed: u64, observer: &mut dyn Observer) -> Result<Tensor> {
@@ -51,7 +86,7 @@ impl Sampler for Lcm {
             report(observer, i, pair[0], &x, &denoised)?;
             x = denoised;
             if pair[1] > 0.0 {
-                let fresh = noise.noise(pair[0], pair[1])?;
+                let fresh = self.tamed(noise.noise(pair[0], pair[1])?, i, sigmas.len() - 1)?;
                 x = model.schedule().add_noise(pair[1], &fresh, &x, false)?;
             }
         }

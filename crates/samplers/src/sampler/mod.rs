@@ -128,7 +128,7 @@ pub fn by_name(name: &str) -> Option<Arc<dyn Sampler>> {
         "dpmpp_2m_sde_heun" | "dpmpp_2m_sde_heun_gpu" => Arc::new(Dpmpp2mSde { solver_type: SolverType::Heun, ..Dpmpp2mSde::default() }),
         "dpmpp_3m_sde" | "dpmpp_3m_sde_gpu" => Arc::new(Dpmpp3mSde::default()),
         "ddpm" => Arc::new(Ddpm),
-        "lcm" => Arc::new(Lcm),
+        "lcm" => Arc::new(Lcm::default()),
         "ipndm" => Arc::new(Ipndm::default()),
         "ipndm_v" => Arc::new(IpndmV::default()),
         "deis" => Arc::new(Deis::default()),

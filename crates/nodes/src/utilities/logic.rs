@@ -31,7 +31,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_named("STRING", "STRING")
                 .output_named("INT", "INDEX")
                 .takes_any()
-                .validates(["choice"])
+                .validates(["choice", "index", "*"])
         },
         custom_combo,
     ),

@@ -1,0 +1,238 @@
+#!/usr/bin/env python3
+"""Records the cases of this folder that came after its first 71 from a running ComfyUI 0.33.0 whose input folder holds pic0.png, pic1.png, pic2.png
+and lat0.latent: `record_cases.py BASE_URL [--only PREFIX] [--new]`. Texts that nodes show stand in cases.json, pictures and latents beside it."""
+import argparse
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, ".."))
+from record import record  # noqa: E402
+
+
+class Graph(dict):
+    def add(self, class_type, slot=0, **inputs):
+        key = str(len(self) + 1)
+        self[key] = {"class_type": class_type, "inputs": {name.replace("__", "."): value for name, value in inputs.items()}}
+        return [key, slot]
+
+    def picture(self, n):
+        return self.add("LoadImage", image=f"pic{n}.png")
+
+    def mask(self, n, channel="red"):
+        return self.add("ImageToMask", image=self.picture(n), channel=channel)
+
+    def save(self, image):
+        self.add("SaveImage", images=image, filename_prefix="nodes/x")
+
+    def save_mask(self, mask):
+        self.save(self.add("MaskToImage", mask=mask))
+
+    def show(self, *links):
+        for link in links:
+            self.add("PreviewAny", source=link)
+
+
+CASES = {}
+
+
+def case(name):
+    def keep(build):
+        graph = Graph()
+        build(graph)
+        CASES[name] = dict(graph)
+    return keep
+
+
+# Pictures of 67x52 and 83x71 pixels and masks of a new size.
+RESIZES = {
+    "dimensions": {"resize_type": "scale dimensions", "resize_type.width": 41, "resize_type.height": 57, "resize_type.crop": "center"},
+    "stretched": {"resize_type": "scale dimensions", "resize_type.width": 41, "resize_type.height": 57, "resize_type.crop": "disabled"},
+    "width_only": {"resize_type": "scale dimensions", "resize_type.width": 41, "resize_type.height": 0, "resize_type.crop": "center"},
+    "multiplier": {"resize_type": "scale by multiplier", "resize_type.multiplier": 0.55},
+    "longer": {"resize_type": "scale longer dimension", "resize_type.longer_size": 71},
+    "shorter": {"resize_type": "scale shorter dimension", "resize_type.shorter_size": 45},
+    "width": {"resize_type": "scale width", "resize_type.width": 50},
+    "height": {"resize_type": "scale height", "resize_type.height": 50},
+    "total": {"resize_type": "scale total pixels", "resize_type.megapixels": 0.013},
+    "multiple": {"resize_type": "scale to multiple", "resize_type.multiple": 7},
+    "large_multiple": {"resize_type": "scale to multiple", "resize_type.multiple": 30},
+}
+METHODS = ["nearest-exact", "bilinear", "area", "bicubic", "lanczos"]
+for at, (way, inputs) in enumerate(RESIZES.items()):
+    for kind in ("image", "mask"):
+        @case(f"resize_{kind}_{way}")
+        def _(g, kind=kind, inputs=inputs, at=at):
+            source = g.picture(at % 2) if kind == "image" else g.mask(at % 2, "green")
+            method = METHODS[at % 5]
+            resized = g.add("ResizeImageMaskNode", input=source, scale_method=method, **inputs)
+            g.save(resized) if kind == "image" else g.save_mask(resized)
+for method in METHODS:
+    @case(f"resize_match_{method}")
+    def _(g, method=method):
+        match = {"resize_type": "match size", "resize_type.match": g.mask(1), "resize_type.crop": "center"}
+        g.save(g.add("ResizeImageMaskNode", input=g.picture(0), scale_method=method, **match))
+        match = {"resize_type": "match size", "resize_type.match": g.picture(0), "resize_type.crop": "disabled"}
+        g.save_mask(g.add("ResizeImageMaskNode", input=g.mask(1), scale_method=method, **match))
+
+
+@case("total_pixels_steps")
+def _(g):
+    for n, steps in ((0, 8), (1, 13)):
+        g.save(g.add("ImageScaleToTotalPixels", image=g.picture(n), upscale_method="bicubic", megapixels=0.01, resolution_steps=steps))
+
+
+@case("batch_images")
+def _(g):
+    g.save(g.add("BatchImagesNode", **{"images.image0": g.picture(0), "images.image1": g.picture(1), "images.image2": g.picture(0)}))
+
+
+@case("batch_images_alpha")
+def _(g):
+    with_alpha = g.add("JoinImageWithAlpha", image=g.picture(1), alpha=g.mask(1))
+    g.save(g.add("BatchImagesNode", **{"images.image0": g.picture(0), "images.image3": with_alpha}))
+
+
+@case("batch_masks")
+def _(g):
+    g.save_mask(g.add("BatchMasksNode", **{"masks.mask0": g.mask(1), "masks.mask1": g.mask(0, "blue")}))
+
+
+@case("batch_latents")
+def _(g):
+    loaded = g.add("LoadLatent", latent="lat0.latent")
+    smaller = g.add("LatentUpscaleBy", samples=loaded, upscale_method="bilinear", scale_by=0.7)
+    g.add("SaveLatent", samples=g.add("BatchLatentsNode", **{"latents.latent0": smaller, "latents.latent1": loaded}), filename_prefix="nodes/x")
+
+
+for dim in ("x", "y", "t"):
+    @case(f"latent_cut_to_batch_{dim}")
+    def _(g, dim=dim):
+        cut = g.add("LatentCutToBatch", samples=g.add("LoadLatent", latent="lat0.latent"), dim=dim, slice_size=3)
+        g.add("SaveLatent", samples=cut, filename_prefix="nodes/x")
+
+for index in (-1, -3):
+    @case(f"latent_from_batch_{index}")
+    def _(g, index=index):
+        loaded = g.add("LoadLatent", latent="lat0.latent")
+        doubled = g.add("BatchLatentsNode", **{"latents.latent0": loaded, "latents.latent1": g.add("LatentMultiply", samples=loaded, multiplier=2.0)})
+        g.add("SaveLatent", samples=g.add("LatentFromBatch", samples=doubled, batch_index=index, length=1), filename_prefix="nodes/x")
+
+
+@case("crop_region")
+def _(g):
+    for n, (x, y, width, height) in ((0, (5, 7, 31, 23)), (1, (40, 50, 100, 100))):
+        box = {"x": x, "y": y, "width": width, "height": height}
+        g.save(g.add("ImageCropV2", image=g.picture(n), crop_region=box))
+
+
+@case("compare")
+def _(g):
+    g.add("ImageCompare", image_a=g.picture(0), image_b=g.picture(1), compare_view="")
+    g.add("ImageCompare", image_b=g.picture(1), compare_view="")
+
+
+@case("tiles")
+def _(g):
+    large = g.add("ImageScale", image=g.picture(0), upscale_method="bilinear", width=97, height=81, crop="disabled")
+    split = g.add("SplitImageToTileList", image=large, tile_width=64, tile_height=64, overlap=24)
+    g.save(split)
+    darker = g.add("ImageInvert", image=split)
+    g.save(g.add("ImageMergeTileList", image_list=darker, final_width=97, final_height=81, overlap=24))
+
+
+@case("tiles_no_overlap")
+def _(g):
+    large = g.add("ImageScale", image=g.picture(1), upscale_method="bilinear", width=150, height=133, crop="disabled")
+    split = g.add("SplitImageToTileList", image=large, tile_width=64, tile_height=70, overlap=0)
+    g.save(g.add("ImageMergeTileList", image_list=split, final_width=150, final_height=133, overlap=0))
+
+
+@case("create_list")
+def _(g):
+    pictures = g.add("CreateList", **{"inputs.input0": g.picture(0), "inputs.input1": g.picture(1)})
+    g.save(g.add("ImageInvert", image=pictures))
+    g.show(g.add("CreateList", **{"inputs.input0": g.add("PrimitiveInt", value=3), "inputs.input2": g.add("PrimitiveInt", value=5)}))
+
+
+@case("switch")
+def _(g):
+    for on in (True, False):
+        switched = g.add("ComfySwitchNode", switch=on, on_false=g.picture(0), on_true=g.add("ImageInvert", image=g.picture(1)))
+        g.save(switched)
+
+
+@case("logic")
+def _(g):
+    ints = [g.add("PrimitiveInt", value=n) for n in (0, 1, 2)]
+    texts = [g.add("PrimitiveString", value=text) for text in ("", "x")]
+    for class_type in ("ComfyAndNode", "ComfyOrNode"):
+        for pair in ((ints[0], ints[1]), (ints[1], texts[1]), (texts[0], ints[0])):
+            g.show(g.add(class_type, **{"values.value0": pair[0], "values.value1": pair[1]}))
+    for value in (*ints, *texts):
+        g.show(g.add("ComfyNotNode", value=value))
+    g.add("CustomCombo", choice="two", index=1, option1="one", option2="two")
+    g.show([str(len(g)), 0], [str(len(g)), 1])
+
+
+EXPRESSIONS = [
+    "a + b", "a // b", "a % b", "-a ** 2", "2 ** -a", "a / 2 if c else 0", "round(b, 1)", "round(a / 2)", "min(values)", "max(a, b, 7)", "sum(values)",
+    "values[-2] * 10", "1 < a <= 3 != b", "not c or b", "ceil(b) * floor(-b)", "sqrt(a) + log(8, 2) + log10(1000)", "a in values", "int(b * 3) ^ 5",
+    "abs(-b) + pow(2, 10)", "sin(a) + cos(b) + tan(a * b)", "c + c", "float(a)", "0x1F + 1_000", "~a << 2", "-7 // 2 + -7 % 2 + 7 // -2",
+]
+
+
+@case("math")
+def _(g):
+    a, b, c = g.add("PrimitiveInt", value=3), g.add("PrimitiveFloat", value=2.75), g.add("PrimitiveBoolean", value=True)
+    for expression in EXPRESSIONS:
+        result = g.add("ComfyMathExpression", expression=expression, **{"values.a": a, "values.b": b, "values.c": c})
+        g.show(result, [result[0], 1], [result[0], 2])
+
+
+@case("numbers")
+def _(g):
+    values = [("PrimitiveInt", -7), ("PrimitiveFloat", -2.9), ("PrimitiveBoolean", True), ("PrimitiveString", " 1_000 "), ("PrimitiveString", "-2.5e3"),
+              ("PrimitiveString", "9007199254740993")]
+    for class_type, value in values:
+        converted = g.add("ComfyNumberConvert", value=g.add(class_type, value=value))
+        g.show(converted, [converted[0], 1])
+
+
+@case("resolution")
+def _(g):
+    shapes = ["1:1 (Square)", "2:3 (Portrait Photo)", "16:9 (Widescreen)", "21:9 (Ultrawide)", "9:16 (Portrait Widescreen)"]
+    for at, shape in enumerate(shapes):
+        size = g.add("ResolutionSelector", aspect_ratio=shape, megapixels=0.3 + at * 0.7, multiple=8 + 4 * at)
+        g.show(size, [size[0], 1])
+
+
+@case("color")
+def _(g):
+    for color in ("#ff8001", "#01020380"):
+        picked = g.add("ColorToRGBInt", color=color)
+        g.show(picked, [picked[0], 1], [picked[0], 2])
+    g.show(g.add("SeedNode", seed=2**53 + 1))
+    g.show(g.add("PrimitiveBoundingBox", x=1, y=2, width=3, height=4))
+
+
+@case("json")
+def _(g):
+    document = '{"text": "é", "none": null, "yes": true, "number": 1.50, "list": [1, "a\'b", {"x": null}], "big": 12345678901234567890123}'
+    for key in ("text", "none", "yes", "number", "list", "big", "missing"):
+        g.show(g.add("JsonExtractString", json_string=document, key=key))
+    for wrong in ("[1]", "no json", ""):
+        g.show(g.add("JsonExtractString", json_string=wrong, key="a"))
+
+
+def main():
+    parser = argparse.ArgumentParser()
+    parser.add_argument("base")
+    parser.add_argument("--only", default="")
+    parser.add_argument("--new", action="store_true")
+    arguments = parser.parse_args()
+    return 0 if record(arguments.base, HERE, CASES, arguments.only, arguments.new) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
