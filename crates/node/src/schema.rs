@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value as Json, json};
 
 use crate::Inputs;
-use crate::input::{Choices, Generation, Input, InputKind, MATCH_TYPE, OptionSource};
+use crate::input::{Generation, Input, MATCH_TYPE, OptionSource};
 
 /// One output slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
