@@ -391,8 +391,7 @@ pub fn parse(
             places.config(Action::Nodes { class }, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, with_blueprints, common }) => {
-            let action =
-                Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates, blueprints: with_blueprints };
+            let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates, blueprints: with_blueprints };
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Key(command) => {

@@ -116,7 +116,10 @@ async fn results_come_with_their_metadata_to_clients_that_take_it() {
     assert_eq!(number(0), 4);
     let (metadata, picture) = frame[8..].split_at(number(4));
     let metadata: Value = serde_json::from_slice(metadata).unwrap();
-    assert_eq!((&metadata["image_type"], &metadata["node_id"], &metadata["prompt_id"]), (&json!("image/png"), &json!("2"), &json!(id("p"))));
+    assert_eq!(
+        (&metadata["image_type"], &metadata["node_id"], &metadata["prompt_id"]),
+        (&json!("image/png"), &json!("2"), &json!(id("p")))
+    );
     assert!(picture.starts_with(b"\x89PNG"));
 }
 

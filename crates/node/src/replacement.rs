@@ -164,7 +164,10 @@ mod tests {
         let scale = Replacement::renamed("Old", "New").widgets(&["by"]).input("image", "picture").value("mode", "area").output(0, 1);
         let told = Replacements::new([scale.clone(), Replacement::renamed("Old", "Other"), scale.clone(), Replacement::renamed("A ", "A")]);
         let json = Json::Object(told.to_json());
-        assert_eq!(json["Old"][0]["input_mapping"], json!([{"new_id": "image", "old_id": "picture"}, {"new_id": "mode", "set_value": "area"}]));
+        assert_eq!(
+            json["Old"][0]["input_mapping"],
+            json!([{"new_id": "image", "old_id": "picture"}, {"new_id": "mode", "set_value": "area"}])
+        );
         assert_eq!(json["Old"][0]["output_mapping"], json!([{"new_idx": 1, "old_idx": 0}]));
         assert_eq!((&json["A "][0]["input_mapping"], json["Old"].as_array().map(Vec::len)), (&Json::Null, Some(2)));
         let mut read = Replacements::default();

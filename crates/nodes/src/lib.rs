@@ -39,8 +39,8 @@ use std::sync::Arc;
 use comfyd_node::{Node, Provider};
 
 use crate::class::{Bound, Class};
-use crate::services::State;
 pub use crate::replacements::replacements;
+use crate::services::State;
 pub use crate::services::{Limits, Services};
 
 /// The built-in node classes.

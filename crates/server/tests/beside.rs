@@ -347,7 +347,8 @@ async fn handlers_of_packs_change_requests_where_their_process_answers_or_the_pr
 
 #[tokio::test]
 async fn what_packs_register_stands_in_for_classes_that_there_are_not() {
-    let entry = |old: &str, new: &str| json!({"new_node_id": new, "old_node_id": old, "input_mapping": [{"new_id": "value", "set_value": "put"}]});
+    let entry =
+        |old: &str, new: &str| json!({"new_node_id": new, "old_node_id": old, "input_mapping": [{"new_id": "value", "set_value": "put"}]});
     let told = json!({"Old": [entry("Old", "Show")], "Lost": [entry("Lost", "Nowhere")]});
     let double = Double::new(Some(json!({"replacements": told})));
     let server = Server::beside_with([Arc::clone(&double) as Arc<dyn Installation>], [text_class("Show")], |options| {

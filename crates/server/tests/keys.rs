@@ -187,11 +187,9 @@ async fn each_user_sees_and_changes_only_what_is_his() {
     }
     assert_eq!(store.claim(&worker()).await.unwrap().unwrap().job.id, B1);
     let (ann, bob, admin) = (&server.ann, &server.bob, &server.admin);
-    for (key, running, pending, ended) in [
-        (ann, vec![], vec![A1], vec![A0]),
-        (bob, vec![B1], vec![B2], vec![B0]),
-        (admin, vec![B1], vec![A1, B2], vec![B0, A0]),
-    ] {
+    for (key, running, pending, ended) in
+        [(ann, vec![], vec![A1], vec![A0]), (bob, vec![B1], vec![B2], vec![B0]), (admin, vec![B1], vec![A1, B2], vec![B0, A0])]
+    {
         let queue = server.get(key, "/queue").await;
         assert_eq!((ids(&queue["queue_running"]), ids(&queue["queue_pending"])), (running.clone(), pending.clone()));
         let figures = server.get(key, "/prompt").await;

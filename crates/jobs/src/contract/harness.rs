@@ -11,7 +11,7 @@ use super::sink;
 use crate::memory::Options as Limits;
 use crate::message::Message;
 use crate::secrets::Secrets;
-use crate::store::{now_ms, Claim, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Position, Status, Token, WorkerId};
+use crate::store::{Claim, HistoryQuery, JobStore, NewJob, OnRestart, Outcome, Position, Status, Token, WorkerId, now_ms};
 
 /// What a store's tests provide.
 #[async_trait]

@@ -1,14 +1,16 @@
 //! The nodes of the menu `utils/string`. They count characters and treat case and white space as Python does.
 
 mod case;
+mod format;
 mod matcher;
 mod pattern;
 mod regex;
 mod template;
 mod text;
+mod values;
 
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![text::CLASSES, regex::CLASSES]
+    vec![text::CLASSES, regex::CLASSES, values::CLASSES]
 }

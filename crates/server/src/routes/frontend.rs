@@ -43,7 +43,8 @@ pub(super) fn routes() -> Table {
             "/global_subgraphs",
             Read,
             subgraphs,
-            Doc::new("front end", "Subgraph blueprints of custom nodes and of the package of blueprints, by their ids.").json::<Subgraphs>(),
+            Doc::new("front end", "Subgraph blueprints of custom nodes and of the package of blueprints, by their ids.")
+                .json::<Subgraphs>(),
         )
         .get(
             "/global_subgraphs/{id}",

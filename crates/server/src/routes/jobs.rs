@@ -415,9 +415,9 @@ fn items(outputs: &Value) -> impl Iterator<Item = (&str, &str, &Value)> {
     let nodes = outputs.as_object().into_iter().flatten();
     let media = nodes.flat_map(|(node, output)| output.as_object().into_iter().flatten().map(move |(media, items)| (node, media, items)));
     // `animated` says something about the pictures beside it.
-    media.filter(|(_, media, _)| *media != "animated").flat_map(|(node, media, items)| {
-        items.as_array().into_iter().flatten().map(move |item| (node.as_str(), media.as_str(), item))
-    })
+    media
+        .filter(|(_, media, _)| *media != "animated")
+        .flat_map(|(node, media, items)| items.as_array().into_iter().flatten().map(move |item| (node.as_str(), media.as_str(), item)))
 }
 
 /// A result that is a file. Some nodes name one by a text.

@@ -98,12 +98,7 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
 
 /// The job of a body, and what is wrong with outputs that are left out. To hand work to another thread costs as much as to read and check a
 /// small graph: where no folder is listed and no class checks its inputs itself, that is done here.
-async fn checked(
-    app: &App,
-    body: Bytes,
-    usage_source: Option<String>,
-    principal: &Principal,
-) -> Result<(NewJob, NodeErrors), ApiError> {
+async fn checked(app: &App, body: Bytes, usage_source: Option<String>, principal: &Principal) -> Result<(NewJob, NodeErrors), ApiError> {
     let (checking, principal) = (app.clone(), principal.clone());
     let check = move |request: PromptRequest| {
         // Files that it names are its owner's.

@@ -75,7 +75,9 @@ impl Users {
     /// Makes a user; its id. Where there is one user only, a further one is kept for when there are several, as in the reference.
     pub(crate) fn add(&self, name: &str) -> Result<String, ApiError> {
         if name.starts_with(SYSTEM_PREFIX) {
-            return Err(ApiError::bad_request(format!("names that begin with {SYSTEM_PREFIX} are ComfyUI's own: choose another")).details(name));
+            return Err(
+                ApiError::bad_request(format!("names that begin with {SYSTEM_PREFIX} are ComfyUI's own: choose another")).details(name)
+            );
         }
         let _held = self.changing.lock();
         let mut users = self.known()?;
