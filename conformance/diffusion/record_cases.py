@@ -133,6 +133,8 @@ class Cases:
         out["patch/cross_attention_multiply"] = patch("UNetCrossAttentionMultiply", q=1.1, k=0.9, v=1.2, out=0.8)
         g = self.latents(); g["6"]["inputs"]["clip"] = node(g, "20", "CLIPAttentionMultiply", clip=["4", 1], q=1.1, k=0.9, v=1.2, out=0.8); out["patch/clip_attention_multiply"] = g
         out["patch/cfg_norm"] = patch("CFGNorm", strength=0.9)
+        out["patch/cfg_norm_pre"] = patch("CFGNorm", strength=0.9, pre_cfg=True)
+        g = patch("CFGOverride", cfg=2.0, start_percent=0.0, end_percent=0.6); g["3"]["inputs"]["model"] = node(g, "21", "CFGOverride", model=["20", 0], cfg=4.0, start_percent=0.3, end_percent=1.0); out["patch/cfg_override"] = g
         out["patch/epsilon_scaling"] = patch("Epsilon Scaling", scaling_factor=1.01)
         out["patch/renorm_cfg"] = patch("RenormCFG", cfg_trunc=10.0, renorm_cfg=0.8)
         out["patch/video_linear_cfg"] = patch("VideoLinearCFGGuidance", batch=3, min_cfg=1.0)
@@ -175,6 +177,7 @@ class Cases:
         out["cond/strength"] = combined("ConditioningSetAreaStrength", strength=0.4)
         out["cond/range"] = combined("ConditioningSetTimestepRange", start=0.2, end=0.8)
         out["cond/concat"] = two("ConditioningConcat", conditioning_to=["6", 0], conditioning_from=["60", 0])
+        if self.small: g = self.latents(); g["3"]["inputs"]["positive"] = node(g, "20", "ConditioningMultiply", conditioning=["6", 0], multiplier=1.3); out["cond/multiply"] = g
         out["cond/average"] = two("ConditioningAverage", conditioning_to=["6", 0], conditioning_from=["60", 0], conditioning_to_strength=0.3)
         g = self.latents(); g["3"]["inputs"]["negative"] = node(g, "60", "ConditioningZeroOut", conditioning=["6", 0]); out["cond/zero_out"] = g
         g = self.latents(); g["6"]["inputs"]["text"] = " ".join(f"(word{i} of many:{1 + i % 5 / 10})" for i in range(60)); out["cond/long"] = g
@@ -227,6 +230,10 @@ class Cases:
             node(g, "3", "SamplerCustom", add_noise=add_noise[1], noise_seed=8, sigmas=["45", 1], latent_image=["46", 0], **more)
             return g
         out["sigmas/split"] = split()
+        if self.small:
+            out["sigmas/manual"] = self.custom(self.latents(), "CFGGuider", sigmas=("ManualSigmas", dict(sigmas="14.6, 7; 3.5 1.2,0")), model=["4", 0], positive=["6", 0], negative=["7", 0], cfg=5.0)
+            for name, sampler in dict(lcm=("SamplerLCM", dict(s_noise=0.8, s_noise_end=1.2, noise_clip_std=1.5)), seeds_2=("SamplerSEEDS2", dict(solver_type="phi_2", eta=0.7, s_noise=0.9, r=0.4))).items():
+                g = self.custom(self.latents(), "CFGGuider", model=["4", 0], positive=["6", 0], negative=["7", 0], cfg=5.0); node(g, "41", sampler[0], **sampler[1]); out["sampler/node_" + name] = g
         # The second part makes noise of its own from its seed.
         out["sigmas/split_ancestral"] = split("euler_ancestral")
 

@@ -218,11 +218,41 @@ def _(g):
 
 @case("json")
 def _(g):
-    document = '{"text": "é", "none": null, "yes": true, "number": 1.50, "list": [1, "a\'b", {"x": null}], "big": 12345678901234567890123}'
-    for key in ("text", "none", "yes", "number", "list", "big", "missing"):
+    document = '{"text": "é", "none": null, "yes": true, "number": 1.50, "list": [1, "a\'b", {"x": null}]}'
+    for key in ("text", "none", "yes", "number", "list", "missing"):
         g.show(g.add("JsonExtractString", json_string=document, key=key))
     for wrong in ("[1]", "no json", ""):
         g.show(g.add("JsonExtractString", json_string=wrong, key="a"))
+
+
+@case("image_sets")
+def _(g):
+    both = g.add("CreateList", **{"inputs.input0": g.picture(0), "inputs.input1": g.picture(1), "inputs.input2": g.add("ImageInvert", image=g.picture(2))})
+    g.save(g.add("ShuffleDataset", images=both, seed=11))
+    g.save(g.add("ImageGrid", images=both, columns=2, cell_width=37, cell_height=41, padding=3))
+    twice = g.add("CreateList", **{"inputs.input0": both, "inputs.input1": g.add("ImageScale", image=g.picture(0), upscale_method="area", width=50, height=39, crop="disabled")})
+    g.save(g.add("ImageDeduplication", images=twice, similarity_threshold=0.95))
+    g.save(g.add("MergeImageLists", images=twice))
+
+
+@case("image_sets_single")
+def _(g):
+    for n in (0, 1):
+        g.save(g.add("CenterCropImages", images=g.picture(n), width=40, height=33))
+        g.save(g.add("RandomCropImages", images=g.picture(n), width=40, height=33, seed=2**33 + 5 + n))
+        g.save(g.add("NormalizeImages", images=g.picture(n), mean=0.4, std=0.6))
+        g.save(g.add("AdjustBrightness", images=g.picture(n), factor=1.3))
+        g.save(g.add("AdjustContrast", images=g.picture(n), factor=1.7))
+        g.save(g.add("ResizeImagesByShorterEdge", images=g.picture(n), shorter_edge=39))
+        g.save(g.add("ResizeImagesByLongerEdge", images=g.picture(n), longer_edge=91))
+
+
+@case("format")
+def _(g):
+    a, b, c = g.add("PrimitiveInt", value=-42), g.add("PrimitiveFloat", value=1234567.891), g.add("PrimitiveString", value="é'x")
+    box = g.add("PrimitiveBoundingBox", x=1, y=2, width=3, height=4)
+    for text in ("{a} {b} {c}", "{{{a:+06d}}} {a:#x}", "{b:,.2f}|{b:.3e}|{b:g}|{b:015,.1f}|{b:.1%}", "{c!r:*^9}|{c:>6}|{c:.1}", "{d[width]}|{d}", "none"):
+        g.show(g.add("StringFormat", f_string=text, **{"values.a": a, "values.b": b, "values.c": c, "values.d": box}))
 
 
 def main():

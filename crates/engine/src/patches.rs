@@ -2,6 +2,7 @@
 
 mod apg;
 mod cfg_norm;
+mod cfg_override;
 mod cfg_zero_star;
 mod contract;
 mod differential;
@@ -18,6 +19,7 @@ mod tangential;
 
 pub use self::apg::Apg;
 pub use self::cfg_norm::CfgNorm;
+pub use self::cfg_override::CfgOverride;
 pub use self::cfg_zero_star::CfgZeroStar;
 pub(crate) use self::contract::Passes;
 pub use self::contract::{Call, Hooked, ModelPatch, Sampling, Side};

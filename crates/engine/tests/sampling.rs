@@ -253,7 +253,7 @@ fn guidance_functions() {
         case(base.with(RescaleCfg { multiplier: 0.7 })).check("rescale");
         case(base.with(Apg::new(0.6, 4.0, -0.5))).check("apg");
         case(base.with(CfgZeroStar)).check("zero_star");
-        case(base.with(CfgNorm { strength: 0.9 })).check("norm");
+        case(base.with(CfgNorm { strength: 0.9, pre_cfg: false })).check("norm");
         case(base.with(TangentialDamping)).check("tcfg");
         case(base.with(FreSca { low: 0.8, high: 1.4, cutoff: 5 })).check("fresca");
         case(base.with(Mahiro)).check("mahiro");

@@ -296,6 +296,35 @@ fn only_the_outputs_asked_for_run() {
 }
 
 #[test]
+fn what_nodes_show_on_the_way_is_told_again_from_the_cache() {
+    let mut bench = bench();
+    let text = "1:Num value=1\nseen:Seen value=@1\nout:Show value=@seen";
+    let first = bench.run(text);
+    assert_eq!(first.events.matches("executed seen").count(), 1);
+    let second = bench.run(text);
+    succeeded(&second);
+    assert!(!second.ran("seen"));
+    assert_eq!(second.events.matches(r#"executed seen {"values":[1]}"#).count(), 1);
+    assert_eq!(*second.shown("seen"), json!([1]));
+    assert!(second.events.find("executed seen") < second.events.find("success"), "{}", second.events);
+}
+
+#[test]
+fn inputs_that_stand_for_others_reach_the_node_as_groups() {
+    let mut bench = bench();
+    let text = "1:Num value=1\n2:Num value=2\nt:Told values.v2=@2 values.v0=@1 how=times how.factor=3 how.then=plus how.then.more=4 other=5";
+    let ran = bench.run(&format!("{text}\nout:Show value=@t"));
+    succeeded(&ran);
+    let want = r#"v0=1 v2=2 | factor=3 then.more=4 then="plus" how="times" | more=4 then="plus""#;
+    assert_eq!(*ran.shown("out"), json!([want]));
+    // Each of them is part of what the cache knows the node by.
+    let same = bench.run(&format!("{text}\nout:Show value=@t"));
+    assert!(!same.ran("t"));
+    let other = bench.run(&format!("{}\nout:Show value=@t", text.replace("how.then.more=4", "how.then.more=6")));
+    assert!(other.ran("t"));
+}
+
+#[test]
 fn an_error_reports_the_node_and_its_inputs() {
     let mut bench = bench();
     let ran = bench.run("1:Num value=1\nbad:Fail how=broken value=@1\nout:Show value=@bad\nout2:Show value=@1");

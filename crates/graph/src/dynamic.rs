@@ -205,6 +205,15 @@ mod tests {
         assert_eq!(shown(&given), format!("size COMFY_DYNAMICCOMBO_V3, {grown}, {slot}"));
     }
 
+    #[test]
+    fn prompts_for_older_versions_may_lack_newer_inputs() {
+        let mut catalog = Catalog::new();
+        catalog.insert(Arc::new(Native(Schema::new("C").input(Input::int("old")).input(Input::int("new").newer()))));
+        let entry = catalog.get("C").unwrap();
+        let required = |entry: &Entry| entry.schema.inputs.iter().map(|input| input.required).collect::<Vec<_>>();
+        assert_eq!((required(entry), required(&finalized(entry, &Map::new()))), (vec![true, true], vec![true, false]));
+    }
+
     struct Native(Schema);
 
     impl Node for Native {

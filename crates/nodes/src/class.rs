@@ -192,6 +192,16 @@ impl<'a, 'c> Call<'a, 'c> {
         self.inputs.int_as(name)
     }
 
+    /// The number that an input of a node that takes lists holds first.
+    pub(crate) fn first<T: TryFrom<i128>>(&self, name: &str) -> Result<T> {
+        let wrong = |got: &str| Error::msg(format!("input '{name}' holds {got}, which is out of range; give it a whole number"));
+        match self.inputs.list(name)?.first() {
+            Some(Value::Int(int)) => T::try_from(*int).map_err(|_| wrong(&int.to_string())),
+            Some(other) => Err(wrong(other.type_name())),
+            None => Err(Error::MissingInput(name.into())),
+        }
+    }
+
     /// A number of at least `min`.
     pub(crate) fn count(&self, name: &str, min: usize) -> Result<usize> {
         let count = self.inputs.int_as::<usize>(name)?;

@@ -14,6 +14,11 @@ pub(crate) fn dumps_indented(json: &Json, indent: usize) -> String {
     Style { indent: Some(indent), ascii: true }.text(json)
 }
 
+/// `json.dumps(value, ensure_ascii=False, indent=…)`; on one line with an indent of 0.
+pub(crate) fn dumps_readable(json: &Json, indent: usize) -> String {
+    Style { indent: (indent > 0).then_some(indent), ascii: false }.text(json)
+}
+
 /// A value as PreviewAny shows it: texts as they are, numbers by `str`, the rest by `json.dumps` with an indent, and what JSON cannot hold by
 /// its description.
 pub(crate) fn shown(value: &Value) -> String {

@@ -38,6 +38,7 @@ fn producer(ty: &str) -> Option<(&'static str, usize)> {
 /// Values for classes for which a type alone does not say what fits, and first values where those of the schema are large. A value with
 /// `class_type` stands for a node, whose output `slot` is taken.
 fn given(class: &str, side: u32) -> Json {
+    let number = || json!({"class_type": "PrimitiveInt", "slot": 0, "inputs": {"value": 1}});
     let sdxl = |slot: usize| json!({"class_type": "CheckpointLoaderSimple", "slot": slot, "inputs": {"ckpt_name": "sdxl.safetensors"}});
     match class {
         "EmptyImage" | "SolidMask" => json!({"width": side, "height": side}),
@@ -49,6 +50,13 @@ fn given(class: &str, side: u32) -> Json {
         "ImageToMask" => json!({"image": {"class_type": "JoinImageWithAlpha", "slot": 0}}),
         "LoraSave" => json!({"model_diff": null}),
         "CLIPTextEncodeSDXL" => json!({"clip": sdxl(1)}),
+        "ImageCompare" => json!({"compare_view": ""}),
+        "CustomCombo" => json!({"choice": "one"}),
+        "ConvertDictionaryToString" => json!({"dictionary": {"a": 1}}),
+        "ConvertArrayToString" => json!({"array": {"__value__": [1, "b"]}}),
+        // Pictures are neither true nor false.
+        "ComfyNotNode" => json!({"value": number()}),
+        "ComfyAndNode" | "ComfyOrNode" => json!({"values.value0": number(), "values.value1": number()}),
         _ => json!({}),
     }
 }
@@ -62,7 +70,11 @@ const FAILING: [(&str, &[&str], &str); 15] = [
     ("StyleModelLoader", &[""], "style models are not supported"),
     ("GLIGENLoader", &[""], "GLIGEN models are not supported"),
     ("CLIPLoader", &["stable_cascade", "sd3", "hidream"], "are not supported; take stable_diffusion or sdxl"),
-    ("DualCLIPLoader", &["sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image"], "are not supported; take stable_diffusion or sdxl"),
+    (
+        "DualCLIPLoader",
+        &["sd3", "flux", "hunyuan_video", "hidream", "hunyuan_image", "kandinsky5", "ltxv", "newbie", r#""ace""#],
+        "are not supported; take stable_diffusion or sdxl",
+    ),
     ("ModelSamplingDiscrete", &["img_to_img"], "img_to_img is for models that are not supported"),
     ("KarrasScheduler", &[r#""rho":0.0"#], "needs a rho above 0"),
     ("ExponentialScheduler", &[r#""sigma_min":0.0}"#], "needs noise levels above 0"),
@@ -319,9 +331,12 @@ impl Runner {
 /// How long after it was interrupted a class may go on. It is a second where nothing else runs and the program is optimised.
 const SLOWEST: Duration = Duration::from_secs(4);
 
+/// Types of widgets, and what their values are.
+const WIDGETS: [(&str, &str); 2] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX")];
+
 /// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
 fn fits(got: &str, declared: &str) -> bool {
-    declared.split(',').any(|ty| ty == got) || declared == "*" || declared == MATCH_TYPE || (got == "NONE" && declared == "CLIP_VISION")
+    declared.split(',').any(|ty| ty == got) || declared == "*" || declared == MATCH_TYPE || WIDGETS.contains(&(got, declared)) || (got == "NONE" && declared == "CLIP_VISION")
 }
 
 /// The inputs that a node has for which `set` makes the choices that bring inputs; where it says nothing, the first is chosen. Of those that

@@ -24,6 +24,11 @@ pub trait ModelPatch: Send {
         false
     }
 
+    /// The strength of guidance at a noise level, if it sets it.
+    fn scale(&self, _sigma: f32) -> Option<f64> {
+        None
+    }
+
     /// Changes the predictions before guidance: with the prompt, without it, and what else the guider wants.
     fn before(&mut self, _call: &Call<'_>, _predictions: &mut [Tensor]) -> Result<()> {
         Ok(())

@@ -54,16 +54,18 @@ impl Guidance<'_> {
         let Self { model, lists, combine, patches } = self;
         let may_skip = !force_uncond && !patches.iter().any(|patch| patch.needs_uncond());
         let list = |i: usize| lists.get(i).map(Vec::as_slice);
+        // Of several patches the one nearest to the sampler.
+        let set = patches.iter().rev().find_map(|patch| patch.scale(sigma));
         let mut step = Step { model, patches, x, sigma, may_skip };
         match *combine {
-            Combine::Cfg { cfg } => step.cfg([list(0), list(1)], cfg),
+            Combine::Cfg { cfg } => step.cfg([list(0), list(1)], set.unwrap_or(cfg)),
             Combine::Dual { cfg_conds, cfg_second_negative, style: DualStyle::Nested } => {
                 step.nested([list(0), list(1), list(2)], cfg_conds, cfg_second_negative)
             }
             Combine::Dual { cfg_conds, cfg_second_negative, style: DualStyle::Regular } => {
                 step.dual([list(0), list(1), list(2)], cfg_conds, cfg_second_negative)
             }
-            Combine::PerpNeg { cfg, neg_scale } => step.perp_neg([list(0), list(1), list(2)], cfg, neg_scale),
+            Combine::PerpNeg { cfg, neg_scale } => step.perp_neg([list(0), list(1), list(2)], set.unwrap_or(cfg), neg_scale),
         }
     }
 }

@@ -8,7 +8,7 @@ use comfyd_executor::{Executor, ExecutorOptions};
 use comfyd_jobs::memory::MemorySink;
 use comfyd_jobs::{Event, EventKind, Job, Message, Outcome, Secrets};
 use comfyd_node::{
-    CancellationToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
+    Branch, CancellationToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, Grow, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
     Result, Schema, Source, Value,
 };
 use serde_json::{Value as Json, json};
@@ -88,6 +88,20 @@ pub fn catalog() -> Catalog {
     let show = Schema::new("Show").input(value()).output_node();
     let run: RunFn = Box::new(|_, i| Ok(NodeOutput::default().with_ui("values", vec![i.value("value")?.to_json()])));
     add(show, None, None, run);
+
+    // Shows something though it ends no graph.
+    let seen = Schema::new("Seen").input(value()).output("*").intermediate_output();
+    let run: RunFn = Box::new(|_, i| Ok(NodeOutput::one(i.value("value")?.clone()).with_ui("values", vec![i.value("value")?.to_json()])));
+    add(seen, None, None, run);
+
+    // Tells what it is given of inputs that stand for others.
+    let ways = [Branch::new("times", [Input::int("factor"), Input::branch("then", [Branch::new("plus", [Input::int("more")])])])];
+    let told = Schema::new("Told").input(Input::grow("values", Grow::numbered(value(), "v").max(3))).input(Input::branch("how", ways));
+    let run: RunFn = Box::new(|_, i| {
+        let told = |group: &Inputs| group.iter().map(|(name, value)| format!("{name}={}", value.to_json())).collect::<Vec<_>>().join(" ");
+        Ok(NodeOutput::one(format!("{} | {} | {}", told(&i.group("values")), told(&i.group("how")), told(&i.group("how").group("then")))))
+    });
+    add(told.output("STRING"), None, None, run);
 
     // An output node with an output of its own.
     let pass = Schema::new("ShowAndPass").input(value()).output("*").output_node();

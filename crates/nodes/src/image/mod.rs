@@ -10,6 +10,7 @@ mod postprocessing;
 mod resize_mask;
 mod save;
 mod scale;
+mod sets;
 mod svg;
 mod tiles;
 pub(crate) mod transform;
@@ -31,6 +32,7 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         svg::CLASSES,
         dataset::CLASSES,
         tiles::CLASSES,
+        sets::CLASSES,
         compare::CLASSES,
         upscale_model::CLASSES,
     ]

@@ -91,16 +91,6 @@ fn split(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     Ok(NodeOutput::one(Value::list(tiles)))
 }
 
-/// The first value of an input of a node that takes lists.
-fn first(call: &Call<'_, '_>, name: &str, min: usize) -> Result<usize> {
-    let wrong = |got: &str| Error::msg(format!("input '{name}' holds {got}, it must hold a whole number of at least {min}"));
-    match call.inputs.list(name)?.first() {
-        Some(Value::Int(int)) => usize::try_from(*int).ok().filter(|int| *int >= min).ok_or_else(|| wrong(&int.to_string())),
-        Some(other) => Err(wrong(other.type_name())),
-        None => Err(Error::MissingInput(name.into())),
-    }
-}
-
 fn merge(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut tiles = Vec::new();
     for value in call.inputs.list("image_list")? {
@@ -108,7 +98,8 @@ fn merge(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         tiles.push(tile.ok_or_else(|| Error::msg("input 'image_list' must hold pictures only, none of them empty"))?);
     }
     let Some(head) = tiles.first() else { return Err(Error::MissingInput("image_list".into())) };
-    let (width, height, overlap) = (first(call, "final_width", 1)?, first(call, "final_height", 1)?, first(call, "overlap", 0)?);
+    let (width, height, overlap): (_, _, usize) =
+        (call.first::<usize>("final_width")?.max(1), call.first::<usize>("final_height")?.max(1), call.first("overlap")?);
     let (batch, channels) = (head.batch(), head.channels());
     let (tile_width, tile_height) = (head.width(), head.height());
     call.reserve(&[batch, height, width, channels + 1])?;

@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use comfyd_engine::patches::{
-    self, Apg, CfgNorm, CfgOverBatch, CfgZeroStar, DifferentialDiffusion, EpsilonScaling, FreSca, Mahiro, ModelPatch, PerpNeg,
+    self, Apg, CfgNorm, CfgOverBatch, CfgOverride, CfgZeroStar, DifferentialDiffusion, EpsilonScaling, FreSca, Mahiro, ModelPatch, PerpNeg,
     PerturbedAttentionGuidance, RenormCfg, RescaleCfg, SelfAttentionGuidance, TangentialDamping,
 };
-use comfyd_engine::{Conditioning, Tensor};
+use comfyd_engine::{Conditioning, Model, Tensor};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::LatentOperation;
 
@@ -182,6 +182,30 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_named("MODEL", "patched_model")
         },
         |call| call.patched(CfgNorm { strength: call.float("strength")?, pre_cfg: call.bool_or("pre_cfg", false)? }),
+    ),
+    Class::new(
+        || {
+            let percent =
+                |name: &str, default: f64, text: &str| Input::float(name).default(default).min(0.0).max(1.0).step(0.001).tooltip(text);
+            Schema::new("CFGOverride")
+                .display("CFG Override")
+                .category("model/sampling/guiders")
+                .module("comfy_extras.nodes_custom_sampler")
+                .schema_generation()
+                .description("Another strength of guidance for a part of the sampling. Of several, the one nearest to the sampler counts.")
+                .aliases(["cfg schedule", "guidance interval", "limit guidance"])
+                .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
+                .input(Input::float("cfg").default(1.0).min(0.0).max(100.0).step(0.1).round(0.01).tooltip("The strength there."))
+                .input(percent("start_percent", 0.0, "Where the part begins: 0 is the begin of the sampling."))
+                .input(percent("end_percent", 1.0, "Where the part ends: 1 is the end of the sampling."))
+                .output("MODEL")
+        },
+        |call| {
+            let model = call.object::<Model>("model")?;
+            let sigma = |percent: f64| model.schedule().percent_to_sigma(percent);
+            let (highest, lowest) = (sigma(call.float("start_percent")?), sigma(call.float("end_percent")?));
+            call.patched(CfgOverride { cfg: call.float("cfg")?, highest, lowest })
+        },
     ),
     Class::new(
         || {

@@ -1,6 +1,7 @@
 //! The nodes of the menu `utils/string`. They count characters and treat case and white space as Python does.
 
 mod case;
+mod format;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 mod matcher;
@@ -8,9 +9,10 @@ mod pattern;
 mod regex;
 mod template;
 mod text;
+mod values;
 
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![text::CLASSES, regex::CLASSES]
+    vec![text::CLASSES, regex::CLASSES, values::CLASSES]
 }

@@ -78,6 +78,7 @@ impl Bench {
         let dir = tempfile::tempdir().unwrap();
         let mut roots = Roots::under(dir.path());
         if let Some(base) = base {
+            roots.models = base.join("models");
             roots.base = base.to_owned();
         }
         let mut folders = Folders::new(roots).unwrap();
