@@ -246,7 +246,7 @@ fn with_options(name: &str) -> Option<Arc<dyn Sampler>> {
             ..SaSolver::default()
         }),
         "sa_solver:no_corrector" => Arc::new(SaSolver { predictor_order: 2, corrector_order: 0, ..SaSolver::default() }),
-        "seeds_2:options" => Arc::new(Seeds2 { eta, s_noise, r: 0.4 }),
+        "seeds_2:options" => Arc::new(Seeds2 { eta, s_noise, r: 0.4, ..Seeds2::default() }),
         "euler_cfg_pp:alternative" => Arc::new(EulerCfgPpAlternative),
         "lcm:upscale" => Arc::new(LcmUpscale { scale_ratio: 1.5, steps: Some(3), resize: Arc::new(nearest_exact) }),
         _ => return None,
