@@ -439,9 +439,9 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
     use std::ffi::OsString;
 
-    use comfyd_folders::Roots;
     use super::*;
     use crate::config;
+    use comfyd_folders::Roots;
 
     fn config(args: &[&str]) -> Config {
         let args = ["comfyd", "serve", "--comfyui", "/c"].iter().chain(args).map(OsString::from);

@@ -283,7 +283,7 @@ async fn every_prompt_ends_once_while_its_process_is_killed_at_random() {
     let last = submit(&server, alive).await;
     assert_eq!(server.finished(&last).await["outputs"]["2"]["text"], json!(["0"]));
     let mut ends: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
-    while ends.get(&last).is_none() {
+    while !ends.contains_key(&last) {
         let message = tokio::time::timeout(Duration::from_secs(60), socket.next()).await.expect("an event").unwrap().unwrap();
         let Message::Text(text) = message else { continue };
         let event: Value = serde_json::from_str(&text).unwrap();

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use comfyd_graph::{ExecutionList, Graph, InputSource, NodeIndex, Signature};
 use comfyd_jobs::{EventKind, Failure, Message, NodeRef};
 use comfyd_node::{
-    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Expansion, Hidden, Host, HostedCall, HostedNode, HostedOutput, Node,
-    NodeOutput, Returned, Source, Value,
+    Argument, CancellationToken, Catalog, Code, Context, Error as NodeError, Expansion, Hidden, Host, HostedCall, HostedNode, HostedOutput,
+    Node, NodeOutput, Returned, Source, Value,
 };
 use indexmap::IndexSet;
 use serde_json::{Map, Value as Json, json};

@@ -189,7 +189,11 @@ pub(crate) struct Tensors(IndexMap<String, Tensor>);
 enum Tensor {
     Floats(ArrayD<f32>),
     /// Numbers of another kind, as they came.
-    Other { kind: Kind, shape: Vec<usize>, bytes: Vec<u8> },
+    Other {
+        kind: Kind,
+        shape: Vec<usize>,
+        bytes: Vec<u8>,
+    },
 }
 
 impl Tensor {

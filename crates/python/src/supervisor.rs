@@ -224,7 +224,8 @@ fn answer_to(objects: &Arc<Objects>, number: Json) -> Tell {
             Ok(json) => told("json", json),
             Err(why) => refused(why),
         };
-        let message = message.check().err().map_or(message, |_| refused("this is too much of the history for one answer: ask for less of it"));
+        let message =
+            message.check().err().map_or(message, |_| refused("this is too much of the history for one answer: ask for less of it"));
         objects.link.tell(message);
     })
 }
