@@ -153,6 +153,25 @@ async fn what_packs_have_besides_classes_is_served() {
 }
 
 #[tokio::test]
+async fn classes_of_which_comfyui_cannot_tell_run_all_the_same() {
+    let comfyui = comfyui();
+    let server = Server::start_with(&["env", "STUB_ODD=1"], &["--comfyui", comfyui.to_str().unwrap(), "--cpu"]).await;
+    let classes = server.get("/object_info").await;
+    assert!(classes["StubNoComma"].is_object() && classes.get("StubNoTypes").is_none() && classes.get("StubNoJson").is_none());
+    assert_eq!(server.get("/object_info/StubNoTypes").await, json!({}));
+    let prompt = json!({
+        "1": node("StubNoTypes", json!({"value": 5})),
+        "2": node("StubNoJson", json!({"value": 6})),
+        "3": node("StubOutput", json!({"value": ["2", 0]})),
+    });
+    let outputs = &run(&server, prompt).await["outputs"];
+    assert_eq!(
+        [&outputs["1"], &outputs["2"], &outputs["3"]],
+        [&json!({"text": ["5"]}), &json!({"text": ["set"]}), &json!({"text": ["2"]})]
+    );
+}
+
+#[tokio::test]
 async fn packs_see_the_history_and_remove_from_it() {
     let server = start(&[]).await;
     let first = submit(&server, sum(1, 2)).await;
@@ -283,7 +302,7 @@ async fn every_prompt_ends_once_while_its_process_is_killed_at_random() {
     let last = submit(&server, alive).await;
     assert_eq!(server.finished(&last).await["outputs"]["2"]["text"], json!(["0"]));
     let mut ends: std::collections::HashMap<String, usize> = std::collections::HashMap::new();
-    while ends.get(&last).is_none() {
+    while !ends.contains_key(&last) {
         let message = tokio::time::timeout(Duration::from_secs(60), socket.next()).await.expect("an event").unwrap().unwrap();
         let Message::Text(text) = message else { continue };
         let event: Value = serde_json::from_str(&text).unwrap();
