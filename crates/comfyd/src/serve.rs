@@ -119,7 +119,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
     let bounds = listen::Bounds::of(options.max_connections);
     let hub = Hub::new(options.ws_queue, options.preview_size, &account);
-    runtime.block_on(tell_ended(&*store, &hub, began_ms))?;
+    runtime.block_on(tell_ended(&*store, &hub, began_ms));
     mouth.speak_to(hub.clone());
     let spare = assemble::executors(&config, &beside, &engine, &folders);
     let executor = spare();
@@ -224,10 +224,12 @@ async fn recover(config: &Config, store: &dyn JobStore, worker: &WorkerId) -> Re
 
 /// Keeps for their clients the ends of prompts that failed since the start, which nobody could be told: those that the restart gave up, and
 /// those that are damaged.
-async fn tell_ended(store: &dyn JobStore, hub: &Hub, began_ms: i64) -> Result<(), Failure> {
+async fn tell_ended(store: &dyn JobStore, hub: &Hub, began_ms: i64) {
     let query = HistoryQuery { ended_ms: Some((began_ms, now_ms())), limit: Some(MAX_TOLD), ..HistoryQuery::default() };
-    store.history(&query).await?.entries.iter().for_each(|entry| hub.ended(entry));
-    Ok(())
+    match store.history(&query).await {
+        Ok(page) => page.entries.iter().for_each(|entry| hub.ended(entry)),
+        Err(error) => tracing::warn!(%error, "clients are not told which of their prompts failed at this start"),
+    }
 }
 
 /// As many connections as are wanted and as the limit on open files allows: some must be left for all else.
