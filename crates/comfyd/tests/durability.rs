@@ -211,7 +211,7 @@ async fn only_what_needs_the_database_waits_for_another_program() {
     for prompt in prompts {
         assert_eq!(prompt.await.unwrap().unwrap().status(), 200);
     }
-    server.finished("p31").await;
+    server.finished(&id("p31")).await;
 }
 
 #[cfg(unix)]
