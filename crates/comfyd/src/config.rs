@@ -76,6 +76,9 @@ pub enum Error {
     /// A key without a certificate or the other way round.
     #[error("HTTPS needs both tls-keyfile and tls-certfile; set {0} too")]
     HalfTls(&'static str),
+    /// Clients' certificates without HTTPS, in which alone they are shown.
+    #[error("tls-client-ca needs HTTPS: set tls-keyfile and tls-certfile too")]
+    NoTls,
     /// An option or a table of the file that says nothing without a ComfyUI.
     #[error("{0} is about ComfyUI's process: set --comfyui to its folder too")]
     NoComfyUi(String),
@@ -256,6 +259,8 @@ pub struct Tls {
     pub key: PathBuf,
     /// Certificate chain, PEM.
     pub certificates: PathBuf,
+    /// Certificates of those who sign clients' certificates, PEM; `None`: clients need none.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Which results are kept between prompts.
@@ -406,8 +411,10 @@ impl Places<'_> {
         server: ServerArgs,
     ) -> Result<Config> {
         let python = python.map(|args| self.python(args)).transpose()?.flatten();
+        let client_ca = server.tls_client_ca.map(|path| self.absolute(path));
         let tls = match (server.tls_keyfile, server.tls_certfile) {
-            (Some(key), Some(certificates)) => Some(Tls { key: self.absolute(key), certificates: self.absolute(certificates) }),
+            (Some(key), Some(certificates)) => Some(Tls { key: self.absolute(key), certificates: self.absolute(certificates), client_ca }),
+            (None, None) if client_ca.is_some() => return Err(Error::NoTls),
             (None, None) => None,
             (Some(_), None) => return Err(Error::HalfTls("tls-certfile")),
             (None, Some(_)) => return Err(Error::HalfTls("tls-keyfile")),

@@ -12,6 +12,7 @@ mod python;
 mod run;
 mod said;
 mod serve;
+mod tls;
 
 use std::any::Any;
 use std::process::ExitCode;

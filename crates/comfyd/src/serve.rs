@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use comfyd_engine::Engine;
 use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
-use comfyd_jobs::{JobStore, OnRestart, Recovered, WorkerId};
+use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, WorkerId, now_ms};
 use comfyd_python::Outlet;
 use comfyd_server::{
     ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, listen, router,
@@ -22,7 +22,7 @@ use tokio::sync::watch;
 use crate::assemble::{self, Failure};
 use crate::beside::{self, Beside, Served};
 use crate::config::{self, Config, Verbosity};
-use crate::{frontend, key, said};
+use crate::{frontend, key, said, tls};
 
 /// The job store's file in the user folder.
 pub(crate) const STORE_FILE: &str = "comfyd.db";
@@ -42,6 +42,9 @@ const OTHER_FILES: usize = 256;
 
 /// How many threads the server needs beside those that answer requests and those that compute, of which there are as many as processors.
 const LEAST_THREADS: usize = 16;
+
+/// How many prompts that ended at the start their clients are told of.
+const MAX_TOLD: usize = 1000;
 
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
@@ -81,12 +84,13 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let log = Log::default();
     init_log(config.verbosity, log.clone());
     check_limits()?;
-    let tls = tls(&config)?;
+    let tls = config.tls.as_ref().map(tls::server).transpose()?;
     // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
     let database = Lock::database(&config.roots.user.join(STORE_FILE))?;
     let _temp = Lock::folder(&config.roots.temp)?;
     let listeners = bind(&config)?;
     let (keys, first_key) = key::of_server(&config)?;
+    let began_ms = now_ms();
 
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
@@ -112,6 +116,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
     let bounds = listen::Bounds::of(options.max_connections);
     let hub = Hub::new(options.ws_queue, options.preview_size, &account);
+    runtime.block_on(tell_ended(&*store, &hub, began_ms));
     mouth.speak_to(hub.clone());
     let spare = assemble::executors(&config, &beside, &engine, &folders);
     let executor = spare();
@@ -210,6 +215,16 @@ async fn recover(config: &Config, store: &dyn JobStore, worker: &WorkerId) -> Re
         tracing::info!(pending, rerun, failed, "prompts of the last run were found");
     }
     Ok(())
+}
+
+/// Keeps for their clients the ends of prompts that failed since the start, which nobody could be told: those that the restart gave up, and
+/// those that are damaged.
+async fn tell_ended(store: &dyn JobStore, hub: &Hub, began_ms: i64) {
+    let query = HistoryQuery { ended_ms: Some((began_ms, now_ms())), limit: Some(MAX_TOLD), ..HistoryQuery::default() };
+    match store.history(&query).await {
+        Ok(page) => page.entries.iter().for_each(|entry| hub.ended(entry)),
+        Err(error) => tracing::warn!(%error, "clients are not told which of their prompts failed at this start"),
+    }
 }
 
 /// As many connections as are wanted and as the limit on open files allows: some must be left for all else.
@@ -376,23 +391,6 @@ pub(crate) fn install_front_end(version: Option<&str>, extras: &[&'static fronte
     });
     bar.finish_and_clear();
     Ok(installed?)
-}
-
-fn tls(config: &Config) -> Result<Option<Arc<rustls::ServerConfig>>, Failure> {
-    let Some(config::Tls { key: key_file, certificates: cert_file }) = &config.tls else { return Ok(None) };
-    let read = |path: &Path| std::fs::read(path).map_err(|e| format!("cannot read {}: {e}", path.display()));
-    let unusable = |path: &Path, error: &dyn std::fmt::Display| format!("{} cannot be used: {error}", path.display());
-    let certs = rustls_pemfile::certs(&mut read(cert_file)?.as_slice())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|error| unusable(cert_file, &error))?;
-    let key = rustls_pemfile::private_key(&mut read(key_file)?.as_slice())
-        .map_err(|error| unusable(key_file, &error))?
-        .ok_or_else(|| format!("{} holds no private key", key_file.display()))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
-    let mut server = builder.with_no_client_auth().with_single_cert(certs, key).map_err(|error| unusable(cert_file, &error))?;
-    server.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Some(Arc::new(server)))
 }
 
 /// Removes what is in the temp folder: previews of the last run. The folder itself may be a mount point and stays, and so does its lock.

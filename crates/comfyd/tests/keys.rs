@@ -125,6 +125,140 @@ async fn two_users_each_see_their_own() {
     assert_eq!(history(&server, &ann, "into").await["status"]["status_str"], "error");
 }
 
+/// What each parameter of a request may name of somebody else's.
+fn names(parameter: &str) -> &'static [&'static str] {
+    const FILES: &[&str] = &[
+        "up.png",
+        "users/other/up.png",
+        "users/ann/../other/up.png",
+        "./users//other/up.png",
+        "USERS/other/up.png",
+        "users\\other\\up.png",
+        "up.png [input]",
+        "../other/workflows/w.json",
+        "../../user/other/workflows/w.json",
+        "workflows/w.json",
+        "w.json",
+        "pic_00001_.png",
+        "users/other/pic_00001_.png",
+        "..",
+        "users",
+    ];
+    match parameter {
+        "prompt_id" | "job_id" => &["done", "waits"],
+        "workflow_id" => &["other's"],
+        "id" => &["done", "Test.Secret", "../other/g"],
+        "filename" | "file" => FILES,
+        "dest" => &["mine.json", "../other/w.json"],
+        "type" => &["input", "output", "temp", "users"],
+        "subfolder" => &["users/other", "users/ann/../other", "users"],
+        "dir" | "path" => &[".", "..", "../other", "workflows"],
+        "recurse" | "full_info" | "overwrite" => &["true"],
+        "folder" | "folder_name" => &["checkpoints", "../users"],
+        "path_index" => &["0"],
+        "node_class" => &["LoadImage"],
+        _ => &[],
+    }
+}
+
+/// Requests that name what is somebody else's, for each route of the document: method and path.
+fn prying(document: &Value) -> Vec<(String, String)> {
+    let mut requests = Vec::new();
+    for (path, methods) in document["paths"].as_object().unwrap().iter().filter(|(path, _)| *path != "/ws") {
+        for (method, operation) in methods.as_object().unwrap() {
+            let mut addresses = vec![path.clone()];
+            for parameter in operation["parameters"].as_array().into_iter().flatten().filter_map(|parameter| parameter["name"].as_str()) {
+                let (place, given) = (format!("{{{parameter}}}"), !path.contains(&format!("{{{parameter}}}")));
+                let named = |address: &String| {
+                    let with = |name: &&str| {
+                        let name: String = name.bytes().map(|byte| format!("%{byte:02x}")).collect();
+                        match (given, address.contains('?')) {
+                            (false, _) => address.replace(&place, &name),
+                            (true, false) => format!("{address}?{parameter}={name}"),
+                            (true, true) => format!("{address}&{parameter}={name}"),
+                        }
+                    };
+                    names(parameter).iter().map(with).chain(given.then(|| address.clone())).collect::<Vec<_>>()
+                };
+                addresses = addresses.iter().flat_map(named).collect();
+            }
+            requests.extend(addresses.into_iter().map(|address| (method.to_uppercase(), address)));
+        }
+    }
+    requests
+}
+
+#[tokio::test]
+async fn no_answer_holds_what_is_anothers_and_no_request_changes_it() {
+    let base = tempfile::tempdir().unwrap();
+    let [other, ann] = ["other", "ann"].map(|name| key(base.path(), &["add", name]));
+    let guest = key(base.path(), &["add", "guest", "--scope", "read"]);
+    let server = Server::start_in(base, &[]).await;
+    let secret = "OF-THE-OTHER";
+    let mut graph = workflow(1);
+    graph["1"]["_meta"] = json!({"title": secret});
+    graph["2"]["inputs"]["filename_prefix"] = json!("pic");
+    let prompt = |graph: &Value, id: &str| {
+        let extra = json!({"extra_pnginfo": {"workflow": {"id": "other's", "x": secret}}});
+        json!({"prompt": graph, "prompt_id": id, "client_id": "page", "extra_data": extra})
+    };
+    assert_eq!(ask(&server, &other, "POST", "/prompt", prompt(&graph, "done")).await.0, 200);
+    history(&server, &other, "done").await;
+    for (path, body) in [("/userdata/workflows%2Fw.json", json!({"x": secret})), ("/settings", json!({"Test.Secret": secret}))] {
+        assert_eq!(ask(&server, &other, "POST", path, body).await.0, 200, "{path}");
+    }
+    let file = server.base.path().join("input/users/other/up.png");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(&file, secret).unwrap();
+    let mut long = support::long_workflow();
+    long["0"]["_meta"] = json!({"title": secret});
+    for (graph, id) in [(&long, "runs"), (&graph, "waits")] {
+        assert_eq!(ask(&server, &other, "POST", "/prompt", prompt(graph, id)).await.0, 200);
+    }
+    let state = async || {
+        let mut state = Vec::new();
+        for path in ["/settings", "/userdata?dir=.&recurse=true", "/internal/files/input"] {
+            state.push(get(&server, &other, path).await);
+        }
+        state
+    };
+    let before = state().await;
+    let document = get(&server, &ann, "/openapi.json").await;
+    let bodies = [
+        (
+            "/prompt",
+            json!({"prompt": {"1": {"class_type": "LoadImage", "inputs": {"image": "users/other/up.png"}},
+            "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}, "client_id": "page"}),
+        ),
+        ("/queue", json!({"delete": ["runs", "waits"]})),
+        ("/history", json!({"delete": ["done"]})),
+        ("/interrupt", json!({"prompt_id": "runs"})),
+        ("/jobs/cancel", json!({"job_ids": ["runs", "waits"]})),
+    ];
+    let (client, mut asked) = (reqwest::Client::new(), 0);
+    for (method, address) in prying(&document) {
+        let body = bodies.iter().find(|(path, _)| *path == address).map_or(json!({"mine": 1}), |(_, body)| body.clone());
+        for key in [&ann, &guest] {
+            let request = client.request(method.parse().unwrap(), format!("{}{address}", server.url)).bearer_auth(key).json(&body);
+            let answer = request.send().await.unwrap();
+            let (status, answer) = (answer.status(), answer.bytes().await.unwrap());
+            assert!(!status.is_server_error(), "{method} {address}: {status}");
+            let told = answer.windows(secret.len()).any(|part| part == secret.as_bytes());
+            assert!(!told, "{method} {address}: {status} {}", String::from_utf8_lossy(&answer));
+            asked += 1;
+        }
+    }
+    assert!(asked > 1000, "{asked}");
+    assert_eq!(before, state().await);
+    assert_eq!(std::fs::read_to_string(file).unwrap(), secret);
+    // Some may have ended meanwhile, but not otherwise than they should.
+    let queue = get(&server, &other, "/queue").await;
+    let ended = get(&server, &other, "/history").await;
+    assert!(ended.as_object().unwrap().values().all(|entry| entry["status"]["status_str"] == "success"), "{ended}");
+    let waiting = ["queue_running", "queue_pending"].iter().map(|list| queue[*list].as_array().unwrap().len()).sum::<usize>();
+    assert_eq!(waiting + ended.as_object().unwrap().len(), 3);
+}
+
 #[tokio::test]
 async fn revoked_and_ended_keys_open_nothing_at_once() {
     let base = tempfile::tempdir().unwrap();

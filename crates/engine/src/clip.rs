@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use comfyd_memory::Lease;
 use comfyd_models::Vb;
 use comfyd_models::clip::ClipConfig;
 use comfyd_models::prompt::Embeddings;
@@ -19,7 +20,7 @@ use crate::{CondEntry, Conditioning, Engine, Error, Result, lora};
 pub use comfyd_models::text_encoding::Tokens;
 
 /// What a text takes while it is cut into tokens, per byte of it.
-const BYTES_PER_LETTER: u64 = 64;
+const BYTES_PER_LETTER: u64 = 128;
 
 /// `CLIP`.
 #[derive(Clone)]
@@ -76,22 +77,32 @@ impl Clip {
     }
 
     /// A prompt's tokens.
-    pub fn tokenize(&self, text: &str) -> Result<Tokens> {
-        let _room = self.engine.account().reserve((text.len() as u64).saturating_mul(BYTES_PER_LETTER))?;
-        Ok(text_encoding::tokenize(self.stack, text, &Finder(&self.engine.options().embeddings))?)
+    pub fn tokenize(&self, cx: &Context<'_>, text: &str) -> Result<Tokens> {
+        let check = crate::engine::cancel_check(cx);
+        let _room = self.room_for(text.len())?;
+        Ok(text_encoding::tokenize(self.stack, text, &Finder(&self.engine.options().embeddings), &check)?)
+    }
+
+    /// Room for what the tokens of so many letters take.
+    fn room_for(&self, letters: usize) -> Result<Lease> {
+        Ok(self.engine.account().reserve((letters as u64).saturating_mul(BYTES_PER_LETTER))?)
     }
 
     /// CLIPTextEncode.
     pub fn encode(&self, cx: &Context<'_>, text: &str) -> Result<Conditioning> {
-        self.encode_tokens(cx, &self.tokenize(text)?)
+        self.encode_tokens(cx, &self.tokenize(cx, text)?)
     }
 
     /// CLIPTextEncodeSDXL: one text for each encoder. The shorter one is padded to as many windows as the longer one.
     pub fn encode_pair(&self, cx: &Context<'_>, text_g: &str, text_l: &str) -> Result<Conditioning> {
         let tokens = match self.stack {
-            TextStack::Sdxl => text_encoding::tokenize_sdxl(text_g, text_l, &Finder(&self.engine.options().embeddings))?,
-            TextStack::SdxlRefiner => self.tokenize(text_g)?,
-            TextStack::Sd1 | TextStack::Sd2 => self.tokenize(text_l)?,
+            TextStack::Sdxl => {
+                let check = crate::engine::cancel_check(cx);
+                let _room = self.room_for(text_g.len() + text_l.len())?;
+                text_encoding::tokenize_sdxl(text_g, text_l, &Finder(&self.engine.options().embeddings), &check)?
+            }
+            TextStack::SdxlRefiner => self.tokenize(cx, text_g)?,
+            TextStack::Sd1 | TextStack::Sd2 => self.tokenize(cx, text_l)?,
         };
         self.encode_tokens(cx, &tokens)
     }

@@ -24,3 +24,6 @@ mod vb;
 
 pub use crate::error::{Error, Result};
 pub use crate::vb::{Provider, Vb};
+
+/// Asked now and then whether to go on.
+pub type Check<'a> = &'a dyn Fn() -> Result<()>;

@@ -1,13 +1,14 @@
 //! From a prompt's text to windows of weighted tokens: `(words:1.2)`, `embedding:name`, and what fits into the 77 tokens of a window.
 //! Where the files of embeddings lie is the caller's business.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
 use comfyd_weights::StateDict;
 
 use crate::tokenizer::{END, START, Tokenizer};
-use crate::{Error, Result};
+use crate::{Check, Error, Result};
 
 mod weights;
 
@@ -61,50 +62,78 @@ pub struct WindowRules {
 
 /// A word of so many tokens or more is cut where a window ends; a shorter one goes to the next window as a whole.
 const MAX_WORD_LENGTH: usize = 8;
-/// Rows that an embedding may have.
+/// Rows that an embedding may have, and all embeddings of a prompt together.
 const MAX_EMBEDDING_ROWS: usize = 4096;
+const MAX_ROWS: usize = 1 << 16;
+/// Sentences about embeddings that are skipped.
+const MAX_WARNINGS: usize = 100;
 const EMBEDDING: &str = "embedding:";
 
-/// Cuts a prompt into windows. Embeddings that do not exist or cannot be used are skipped with a sentence in `warnings`.
-pub fn windows(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings, warnings: &mut Vec<String>) -> Result<Vec<Window>> {
+/// Cuts a prompt into windows. Embeddings that do not exist or cannot be used are skipped with a sentence in `warnings`. Long prompts take a
+/// while: `check` is asked whether to go on.
+pub fn windows(
+    text: &str,
+    rules: &WindowRules,
+    embeddings: &dyn Embeddings,
+    warnings: &mut Vec<String>,
+    check: Check<'_>,
+) -> Result<Vec<Window>> {
     let tokenizer = Tokenizer::shared();
+    let mut rows_left = MAX_ROWS;
     let mut words: Vec<Vec<(Token, f64)>> = Vec::new();
-    for segment in parse_weights(text)? {
+    for segment in parse_weights(text, check)? {
         for part in split_at_embeddings(&segment.text) {
-            let mut text = part;
-            if let Some(name) = text.strip_prefix(EMBEDDING) {
+            check()?;
+            let mut text = Cow::Borrowed(part);
+            if let Some(name) = part.strip_prefix(EMBEDDING) {
                 let found = find_embedding(name.trim_matches('\n'), rules, embeddings);
+                let name = name.split_whitespace().next().unwrap_or_default();
                 match found.rows {
-                    Ok(Some(rows)) => words.push(rows.into_iter().map(|row| (Token::Embedding(row), segment.weight)).collect()),
-                    Ok(None) => warnings.push(format!("the embedding '{}' does not exist and is skipped", name.trim())),
-                    Err(error) => warnings.push(format!("the embedding '{}' cannot be used and is skipped: {error}", name.trim())),
+                    Ok(Some(rows)) => {
+                        rows_left = rows_left.checked_sub(rows.len()).ok_or_else(|| {
+                            Error::msg(format!("the prompt's embeddings have more than {MAX_ROWS} rows together: name fewer of them"))
+                        })?;
+                        words.push(rows.into_iter().map(|row| (Token::Embedding(row), segment.weight)).collect());
+                    }
+                    Ok(None) => warn(warnings, || format!("the embedding '{name}' does not exist and is skipped")),
+                    Err(error) => warn(warnings, || format!("the embedding '{name}' cannot be used and is skipped: {error}")),
                 }
                 if found.rest.is_empty() {
                     continue;
                 }
-                text = found.rest;
+                text = found.rest.into();
             }
-            words.push(tokenizer.encode(&text).into_iter().map(|id| (Token::Id(id), segment.weight)).collect());
+            words.push(tokenizer.encode(&text, check)?.into_iter().map(|id| (Token::Id(id), segment.weight)).collect());
         }
     }
-    Ok(fill(words, rules))
+    fill(words, rules, check)
+}
+
+fn warn(warnings: &mut Vec<String>, words: impl FnOnce() -> String) {
+    if warnings.len() < MAX_WARNINGS {
+        let words = words();
+        if !warnings.contains(&words) {
+            warnings.push(words);
+        }
+    }
 }
 
 /// Puts words into windows.
-fn fill(words: Vec<Vec<(Token, f64)>>, rules: &WindowRules) -> Vec<Window> {
+fn fill(words: Vec<Vec<(Token, f64)>>, rules: &WindowRules, check: Check<'_>) -> Result<Vec<Window>> {
     let mut windows = Vec::new();
     let mut window = vec![WeightedToken::own(START)];
     for (index, word) in words.into_iter().enumerate() {
         let is_large = word.len() >= MAX_WORD_LENGTH;
-        let mut rest = word.into_iter().map(|(token, weight)| WeightedToken { token, weight, word: index + 1 }).collect::<Vec<_>>();
-        while !rest.is_empty() {
+        let mut rest = word.into_iter().map(|(token, weight)| WeightedToken { token, weight, word: index + 1 });
+        while rest.len() > 0 {
             if rest.len() + window.len() < rules.length {
-                window.append(&mut rest);
+                window.extend(rest);
                 break;
             }
+            check()?;
             let room = rules.length - window.len() - 1;
             if is_large {
-                window.extend(rest.drain(..room));
+                window.extend(rest.by_ref().take(room));
                 window.push(WeightedToken::own(END));
             } else {
                 window.push(WeightedToken::own(END));
@@ -116,27 +145,27 @@ fn fill(words: Vec<Vec<(Token, f64)>>, rules: &WindowRules) -> Vec<Window> {
     window.push(WeightedToken::own(END));
     window.resize(rules.length.max(window.len()), WeightedToken::own(rules.pad));
     windows.push(window);
-    windows
+    Ok(windows)
 }
 
 /// The window of an empty prompt.
 pub fn empty_window(rules: &WindowRules) -> Window {
-    fill(Vec::new(), rules).remove(0)
+    let mut window = vec![WeightedToken::own(START), WeightedToken::own(END)];
+    window.resize(rules.length.max(window.len()), WeightedToken::own(rules.pad));
+    window
 }
 
 /// Splits before each `embedding:` that follows a space or a line break.
-fn split_at_embeddings(text: &str) -> Vec<String> {
+fn split_at_embeddings(text: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut start = 0;
-    let mut from = 0;
-    while let Some(at) = text[from..].find(EMBEDDING).map(|at| at + from) {
-        from = at + EMBEDDING.len();
+    for (at, _) in text.match_indices(EMBEDDING) {
         if at > start && matches!(text.as_bytes()[at - 1], b' ' | b'\n') {
-            parts.push(text[start..at - 1].to_owned());
+            parts.push(&text[start..at - 1]);
             start = at;
         }
     }
-    parts.push(text[start..].to_owned());
+    parts.push(&text[start..]);
     parts.retain(|part| !part.is_empty());
     parts
 }

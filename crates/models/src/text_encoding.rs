@@ -3,6 +3,7 @@
 use candle_core::{Device, Tensor};
 use comfyd_weights::EncoderKind;
 
+use crate::Check;
 use crate::clip::{ClipConfig, ClipTextModel};
 use crate::error::{Error, Result};
 use crate::prompt::{self, Embeddings, Token, WeightedToken, Window, WindowRules};
@@ -75,12 +76,12 @@ impl Tokens {
     }
 }
 
-/// Tokenises a prompt for a family. Needs no model.
-pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
+/// Tokenises a prompt for a family. Needs no model. `check` is asked whether to go on.
+pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings, check: Check<'_>) -> Result<Tokens> {
     let mut tokens = Tokens::default();
     for kind in stack.kinds() {
         let mut warnings = Vec::new();
-        *tokens.of_mut(*kind) = prompt::windows(text, &rules(*kind), embeddings, &mut warnings)?;
+        *tokens.of_mut(*kind) = prompt::windows(text, &rules(*kind), embeddings, &mut warnings, check)?;
         warnings.retain(|warning| !tokens.warnings.contains(warning));
         tokens.warnings.append(&mut warnings);
     }
@@ -88,10 +89,10 @@ pub fn tokenize(stack: TextStack, text: &str, embeddings: &dyn Embeddings) -> Re
 }
 
 /// Different texts for G and L (CLIPTextEncodeSDXL): the shorter one is padded with empty windows.
-pub fn tokenize_sdxl(text_g: &str, text_l: &str, embeddings: &dyn Embeddings) -> Result<Tokens> {
+pub fn tokenize_sdxl(text_g: &str, text_l: &str, embeddings: &dyn Embeddings, check: Check<'_>) -> Result<Tokens> {
     let mut tokens = Tokens::default();
-    tokens.g = prompt::windows(text_g, &rules(EncoderKind::ClipG), embeddings, &mut tokens.warnings)?;
-    tokens.l = prompt::windows(text_l, &rules(EncoderKind::ClipL), embeddings, &mut tokens.warnings)?;
+    tokens.g = prompt::windows(text_g, &rules(EncoderKind::ClipG), embeddings, &mut tokens.warnings, check)?;
+    tokens.l = prompt::windows(text_l, &rules(EncoderKind::ClipL), embeddings, &mut tokens.warnings, check)?;
     let count = tokens.g.len().max(tokens.l.len());
     tokens.g.resize(count, prompt::empty_window(&rules(EncoderKind::ClipG)));
     tokens.l.resize(count, prompt::empty_window(&rules(EncoderKind::ClipL)));
@@ -138,7 +139,7 @@ impl TextEncoder {
     }
 
     /// Encodes a tokenised prompt. `check` is called between blocks; its error stops.
-    pub fn encode(&self, tokens: &Tokens, options: &ClipOptions, check: &dyn Fn() -> Result<()>) -> Result<Encoded> {
+    pub fn encode(&self, tokens: &Tokens, options: &ClipOptions, check: Check<'_>) -> Result<Encoded> {
         let mut parts = Vec::new();
         let (mut pooled, mut left_out) = (None, 0);
         for (kind, model) in &self.models {
@@ -199,7 +200,7 @@ fn encode_windows(
     windows: &[Window],
     pad: u32,
     selection: &Selection,
-    check: &dyn Fn() -> Result<()>,
+    check: Check<'_>,
 ) -> Result<(Tensor, Option<Tensor>)> {
     if windows.is_empty() {
         return Err(Error::msg("the prompt was tokenised for another text encoder; tokenise it again"));

@@ -4,6 +4,7 @@
 use candle_core::{DType, Device, Tensor};
 use comfyd_weights::StateDict;
 
+use crate::Check;
 use crate::error::{Error, Result};
 use crate::tiles::{self, Progress, Scale, Tile};
 use crate::vb::Vb;
@@ -68,8 +69,6 @@ enum Model {
 pub const DECODE_TILE: Tile = Tile { x: 64, y: 64, overlap: 16 };
 /// The tiles that the reference encodes with when memory does not suffice, in pixels.
 pub const ENCODE_TILE: Tile = Tile { x: 512, y: 512, overlap: 64 };
-
-type Check<'a> = &'a dyn Fn() -> Result<()>;
 
 impl Vae {
     /// Reads the weights.

@@ -2,6 +2,7 @@
 //! (`golden/make_text_golden.py`).
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used)]
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -89,7 +90,7 @@ fn hard_texts_give_the_same_ids() {
     for case in json("tokens.json")["ids"].as_array().unwrap() {
         let text = case[0].as_str().unwrap();
         let wanted: Vec<u32> = case[1].as_array().unwrap().iter().map(|id| id.as_u64().unwrap() as u32).collect();
-        let got = Tokenizer::shared().encode(text);
+        let got = Tokenizer::shared().encode(text, &go_on).unwrap();
         if got != wanted {
             wrong.push(format!("{text:?}:\n  {got:?}\n  {wanted:?}"));
         }
@@ -125,7 +126,7 @@ fn prompts_give_the_same_windows() {
         let text = case[0].as_str().unwrap();
         for (place, pad, embedding_key) in [(1, END, "clip_l"), (2, 0, "clip_g")] {
             let rules = WindowRules { length: 77, pad, embedding_key };
-            let got = flat(&windows(text, &rules, &Few, &mut Vec::new()).unwrap());
+            let got = flat(&windows(text, &rules, &Few, &mut Vec::new(), &go_on).unwrap());
             if got != unpacked(&case[place]) {
                 wrong.push(format!("{text:?} {embedding_key}: {:?}", got[0].iter().take(20).collect::<Vec<_>>()));
             }
@@ -136,12 +137,40 @@ fn prompts_give_the_same_windows() {
 
 #[test]
 fn missing_embeddings_are_told_and_deep_brackets_refused() {
-    let tokens = tokenize(TextStack::Sdxl, "a embedding:gone", &Few).unwrap();
+    let tokens = tokenize(TextStack::Sdxl, "a embedding:gone", &Few, &go_on).unwrap();
     assert_eq!(tokens.warnings, ["the embedding 'gone' does not exist and is skipped"]);
     let deep = format!("{}a{}", "(".repeat(600), ")".repeat(600));
-    assert!(matches!(tokenize(TextStack::Sd1, &deep, &Few), Err(Error::Message(_))));
-    let tokens = tokenize_sdxl(&"word ".repeat(100), "a", &Few).unwrap();
+    assert!(matches!(tokenize(TextStack::Sd1, &deep, &Few, &go_on), Err(Error::Message(_))));
+    let tokens = tokenize_sdxl(&"word ".repeat(100), "a", &Few, &go_on).unwrap();
     assert_eq!((tokens.g.len(), tokens.l.len()), (2, 2));
+}
+
+#[test]
+fn long_texts_give_the_same_ids_and_ask_whether_to_go_on() {
+    let ids = |text: &str| Tokenizer::shared().encode(text, &go_on).unwrap();
+    let sentence = "It's 3 Än\u{65}\u{301} cats<|endoftext|>!! ";
+    assert_eq!(ids(&sentence.repeat(5000)), ids(sentence).repeat(5000));
+    assert_eq!(ids(&"ä".repeat(9000)).len(), 2 * ids(&"ä".repeat(2048)).len() + 2 * ids(&"ä".repeat(2452)).len());
+    // Words, one word, markers without a space, brackets around it all, and what must be looked for on the disk.
+    let texts = [
+        "word ".repeat(1 << 16),
+        "a".repeat(1 << 17),
+        "<|startoftext|>".repeat(1 << 14),
+        format!("{}{}{}", "(".repeat(400), "a ".repeat(1 << 12), ")".repeat(400)),
+        " embedding:gone".repeat(1 << 12),
+    ];
+    for text in texts {
+        let tokens = tokenize(TextStack::Sdxl, &text, &Few, &go_on).unwrap();
+        assert!(tokens.l.len() == tokens.g.len() && tokens.warnings.len() <= 1, "{}", &text[..20]);
+        let asked = Cell::new(0);
+        let check = || {
+            asked.set(asked.get() + 1);
+            if asked.get() > 30 { Err(Error::Interrupted) } else { Ok(()) }
+        };
+        let interrupted = tokenize(TextStack::Sdxl, &text, &Few, &check);
+        assert!(matches!(interrupted, Err(Error::Interrupted)), "{}", &text[..20]);
+        assert_eq!(asked.get(), 31, "{}", &text[..20]);
+    }
 }
 
 fn encoder(family: TextStack) -> TextEncoder {
@@ -176,7 +205,7 @@ fn text_encoders_agree() {
         ("sdxl", TextStack::Sdxl, TEXT, own),
     ];
     for (name, family, text, options) in cases {
-        let tokens = tokenize(family, text, &Few).unwrap();
+        let tokens = tokenize(family, text, &Few, &go_on).unwrap();
         let Encoded { cross_attn, pooled, left_out } = encoder(family).encode(&tokens, &options, &go_on).unwrap();
         let places = Tensor::from_iter((0..cross_attn.dim(1).unwrap() as u32).step_by(7), &Device::Cpu).unwrap();
         assert_close(name, &cross_attn.index_select(&places, 1).unwrap(), &golden[&format!("{name}.cond")]);
@@ -184,13 +213,13 @@ fn text_encoders_agree() {
         assert_eq!(left_out, 0, "{name}");
     }
     // Both rows are three wide.
-    let tokens = tokenize(TextStack::Sd1, "a embedding:emb_l b", &Few).unwrap();
+    let tokens = tokenize(TextStack::Sd1, "a embedding:emb_l b", &Few, &go_on).unwrap();
     assert_eq!(encoder(TextStack::Sd1).encode(&tokens, &own, &go_on).unwrap().left_out, 2);
 }
 
 #[test]
 fn work_can_be_interrupted() {
-    let tokens = tokenize(TextStack::Sd1, "a", &Few).unwrap();
+    let tokens = tokenize(TextStack::Sd1, "a", &Few, &go_on).unwrap();
     let result = encoder(TextStack::Sd1).encode(&tokens, &ClipOptions::default(), &|| Err(Error::Interrupted));
     assert!(matches!(result, Err(Error::Interrupted)));
     let dict = weights("kl");

@@ -1,50 +1,69 @@
-//! Arrays of these nodes as tensors of the engine, and back.
+//! Arrays of these nodes as tensors of the engine, and back. They are copied, which takes a while where they are large: an interruption leaves
+//! the copying behind.
 
 use comfyd_engine::{LatentInput, Tensor, tensor, values as tensor_values};
 use comfyd_node::{Error, Result};
 use comfyd_values::{Image, Latent, Mask};
 use ndarray::{ArcArray, Array, Dimension, IxDyn};
 
+use crate::class::Call;
+
 /// An array of any axes.
-pub(crate) fn of<D: Dimension>(array: &ArcArray<f32, D>) -> Result<Tensor> {
-    Ok(tensor(array.shape(), array.iter().copied().collect())?)
+pub(crate) fn of<D: Dimension + 'static>(call: &Call<'_, '_>, array: &ArcArray<f32, D>) -> Result<Tensor> {
+    let array = array.clone();
+    call.aside(array.len(), move || copied(&array))?
 }
 
 /// An array of the tensor's axes.
-pub(crate) fn to_array<D: Dimension>(tensor: &Tensor) -> Result<ArcArray<f32, D>> {
+pub(crate) fn to_array<D: Dimension + 'static>(call: &Call<'_, '_>, tensor: &Tensor) -> Result<ArcArray<f32, D>> {
+    let tensor = tensor.clone();
+    call.aside(tensor.elem_count(), move || array_of(&tensor))?
+}
+
+/// [`of`] where nothing is asked whether to go on.
+pub(crate) fn copied<D: Dimension>(array: &ArcArray<f32, D>) -> Result<Tensor> {
+    Ok(tensor(array.shape(), array.iter().copied().collect())?)
+}
+
+/// [`to_array`] where nothing is asked whether to go on.
+pub(crate) fn array_of<D: Dimension>(tensor: &Tensor) -> Result<ArcArray<f32, D>> {
     let (shape, values) = tensor_values(tensor)?;
     let array = Array::from_shape_vec(IxDyn(&shape), values).map_err(Error::other)?;
     Ok(array.into_dimensionality::<D>().map_err(Error::other)?.into_shared())
 }
 
 /// (B, H, W, C).
-pub(crate) fn image(image: &Image) -> Result<Tensor> {
-    of(&image.0)
+pub(crate) fn image(call: &Call<'_, '_>, image: &Image) -> Result<Tensor> {
+    of(call, &image.0)
 }
 
 /// (B, H, W).
-pub(crate) fn mask(mask: &Mask) -> Result<Tensor> {
-    of(&mask.0)
+pub(crate) fn mask(call: &Call<'_, '_>, mask: &Mask) -> Result<Tensor> {
+    of(call, &mask.0)
 }
 
 /// Pictures from (B, H, W, C).
-pub(crate) fn to_image(tensor: &Tensor) -> Result<Image> {
-    Ok(Image(to_array(tensor)?))
+pub(crate) fn to_image(call: &Call<'_, '_>, tensor: &Tensor) -> Result<Image> {
+    Ok(Image(to_array(call, tensor)?))
 }
 
 /// What the engine takes as a latent. An empty latent with other channels than the model's (as made for another family) gets the model's.
-pub(crate) fn latent(latent: &Latent, channels: usize) -> Result<LatentInput> {
-    let samples = if latent.samples.ndim() == 4 && latent.samples.shape()[1] != channels && latent.samples.iter().all(|v| *v == 0.0) {
-        let mut shape = latent.samples.shape().to_vec();
-        shape[1] = channels;
-        tensor(&shape, vec![0.0; shape.iter().product()])?
-    } else {
-        of(&latent.samples)?
-    };
-    Ok(LatentInput { samples, noise_mask: latent.noise_mask.as_ref().map(of).transpose()?, batch_index: latent.batch_index.clone() })
+pub(crate) fn latent(call: &Call<'_, '_>, latent: &Latent, channels: usize) -> Result<LatentInput> {
+    let is_foreign = latent.samples.ndim() == 4 && latent.samples.shape()[1] != channels;
+    let mut samples = latent.samples.clone();
+    let samples = call.aside(samples.len(), move || {
+        if is_foreign && samples.iter().all(|value| *value == 0.0) {
+            let mut shape = samples.shape().to_vec();
+            shape[1] = channels;
+            samples = ArcArray::zeros(shape);
+        }
+        copied(&samples)
+    })??;
+    let noise_mask = latent.noise_mask.as_ref().map(|mask| of(call, mask)).transpose()?;
+    Ok(LatentInput { samples, noise_mask, batch_index: latent.batch_index.clone() })
 }
 
 /// The latent with other samples.
-pub(crate) fn with_samples(latent: &Latent, samples: &Tensor) -> Result<Latent> {
-    Ok(Latent { samples: to_array(samples)?, ..latent.clone() })
+pub(crate) fn with_samples(call: &Call<'_, '_>, latent: &Latent, samples: &Tensor) -> Result<Latent> {
+    Ok(Latent { samples: to_array(call, samples)?, ..latent.clone() })
 }

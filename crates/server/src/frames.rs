@@ -79,7 +79,7 @@ pub(crate) fn message(event: &Event) -> Option<Message> {
     Some(match &event.kind {
         EventKind::Message(message) => text(message.name(), message),
         EventKind::Executing(node) => executing(id, node),
-        EventKind::Idle => text("executing", &json!({"node": null, "prompt_id": id})),
+        EventKind::Idle => idle(id),
         EventKind::Progress { node, value, max } => {
             text("progress", &json!({"value": Plain(*value), "max": Plain(*max), "prompt_id": id, "node": node.id}))
         }
@@ -90,6 +90,11 @@ pub(crate) fn message(event: &Event) -> Option<Message> {
         EventKind::Text { node, text } => Message::Binary(wire::text(&node.id, text)),
         EventKind::Image { .. } | EventKind::Queue { .. } => return None,
     })
+}
+
+/// `executing` without a node: the prompt is over.
+pub(crate) fn idle(prompt_id: &str) -> Message {
+    text("executing", &json!({"node": null, "prompt_id": prompt_id}))
 }
 
 /// `executing`, with the class and title that the API document names.

@@ -41,6 +41,8 @@ const MAX_COOKIES: usize = 4;
 /// What a caller without a key is told.
 const NO_KEY: &str = "this server asks for a key: open /login in a browser, or send one as 'Authorization: Bearer KEY' or 'X-API-Key: KEY' \
      (whoever runs the server makes one with `comfyd key add NAME`)";
+/// The same on the page to log in.
+const NO_KEY_PAGE: &str = "This server asks for a key. Whoever runs it makes one with `comfyd key add NAME`.";
 const WRONG_KEY: &str = "this key opens nothing: it is mistyped, was revoked or has ended; ask whoever runs the server for another";
 const TOO_MANY: &str = "too many wrong keys came from this address: wait a minute, and send the right one";
 
@@ -106,8 +108,12 @@ impl Gate {
             if wanted == Permission::Anybody {
                 return Ok(());
             }
-            let error = if shown.is_empty() { no_key() } else { self.wrong_key(request) };
-            return Err(Box::new(self.refused(request, error)));
+            let refused = if shown.is_empty() {
+                self.refused(request, no_key(), Some(NO_KEY_PAGE))
+            } else {
+                self.refused(request, self.wrong_key(request), None)
+            };
+            return Err(Box::new(refused));
         };
         if place == Place::Query && !is_websocket(request) {
             return Err(Box::new(self.welcome(request, key, &caller)));
@@ -164,10 +170,11 @@ impl Gate {
         known.count > MAX_FAILURES
     }
 
-    /// The answer to who is not let in: the page to log in where a browser would show it.
-    fn refused(&self, request: &Parts, error: ApiError) -> Response {
-        let (status, message) = (error.status(), error.message().to_owned());
-        let mut response = if shows_pages(request) { login::page(request.uri.path(), &message) } else { error.into_response() };
+    /// The answer to who is not let in: the page to log in where a browser would show it, which says why in words of its own, if there are.
+    fn refused(&self, request: &Parts, error: ApiError, why: Option<&str>) -> Response {
+        let status = error.status();
+        let page = shows_pages(request).then(|| login::page(request.uri.path(), why.unwrap_or(error.message())));
+        let mut response = page.unwrap_or_else(|| error.into_response());
         *response.status_mut() = status;
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfyd\""));

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::Message;
-use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
+use comfyd_jobs::{Counts, Event, EventKind, EventSink, HistoryEntry, NodeRef};
 use comfyd_memory::Account;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::frames::{self, QueueStatus, Status, text};
 
@@ -22,13 +23,16 @@ use self::gate::Gates;
 pub use self::gate::Held;
 use self::mailbox::{Body, Kind, Queued};
 pub use self::mailbox::{Closed, Hearer, Mailbox};
-use self::missed::Missed;
+use self::missed::{KEPT, Missed};
 use self::picture::Picture;
 
 /// How many bytes wait for all clients together at most.
 const MAX_WAITING_BYTES: u64 = 512 << 20;
 /// Smaller messages are not counted: their number is bounded.
 const LARGE_BYTES: usize = 16 << 10;
+
+/// How long the end of a prompt that a restart failed waits for its client, which must notice the restart first.
+const ENDED_KEPT: Duration = Duration::from_secs(300);
 
 /// What a prompt is at.
 struct Current {
@@ -102,7 +106,9 @@ impl Hub {
         let namesakes = clients.entry(client_id.to_owned()).or_default();
         for old in namesakes.extract_if(.., |known| known.who().owner == who.owner) {
             old.close(Closed::TakenOver);
-            missed.extend(old.leave());
+            let (heard, others) = old.leave().into_iter().partition(|queued: &Queued| who.hears(&queued.owner));
+            missed.extend::<Vec<_>>(heard);
+            self.keep(client_id, old.who(), others);
         }
         namesakes.push(Arc::clone(&mailbox));
         if missed.is_empty()
@@ -126,12 +132,30 @@ impl Hub {
         let known = namesakes.len();
         namesakes.retain(|known| !std::ptr::eq(&**known, mailbox));
         if namesakes.len() < known {
-            let (client_id, owner) = (client_id.into(), mailbox.who().owner.clone().unwrap_or_default());
-            let mut missed = self.inner.missed.lock();
-            mailbox.leave().into_iter().for_each(|queued| missed.keep(&client_id, &owner, queued));
+            self.keep(client_id, mailbox.who(), mailbox.leave());
         }
         if namesakes.is_empty() {
             clients.remove(client_id);
+        }
+    }
+
+    /// Keeps what a connection was not sent for its client's next one.
+    fn keep(&self, client_id: &str, who: &Hearer, left: Vec<Queued>) {
+        let (client_id, user) = (client_id.into(), who.owner.clone().unwrap_or_default());
+        let mut missed = self.inner.missed.lock();
+        left.into_iter().for_each(|queued| missed.keep(&client_id, &user, queued, KEPT));
+    }
+
+    /// Keeps the end of a prompt that ended while nobody could be connected, since the server was not there: its client, which knows only
+    /// that the connection broke, is told when it comes again.
+    pub fn ended(&self, entry: &HistoryEntry) {
+        let Some(client_id) = &entry.job.client_id else { return };
+        let Ok(messages) = serde_json::from_str::<Vec<(String, &RawValue)>>(entry.messages.get()) else { return };
+        let messages = messages.iter().map(|(name, data)| text(name, data));
+        let mut missed = self.inner.missed.lock();
+        for message in messages.chain([frames::idle(&entry.job.id)]) {
+            let queued = Queued { owner: Arc::clone(&entry.job.owner), ..Queued::new(message, Kind::Needed) };
+            missed.keep(client_id, &entry.job.owner, queued, ENDED_KEPT);
         }
     }
 
@@ -286,13 +310,14 @@ impl Hub {
             false => Kind::Passing,
         };
         let gate = self.inner.gates.of(&event.prompt_id);
+        let owner = Arc::clone(&event.owner);
         let body = match event.kind {
             EventKind::Image { node, image } => {
                 Body::Picture(Arc::new(Picture::new(event.prompt_id, node, image, self.inner.preview_size)?))
             }
             _ => Body::Message(frames::message(&event)?),
         };
-        self.weighed(Queued { body, kind, gate, _lease: None, tight: false })
+        self.weighed(Queued { body, kind, owner, gate, _lease: None, tight: false })
     }
 }
 
@@ -316,7 +341,7 @@ impl EventSink for Hub {
         let Some(client) = client else { return };
         match clients.get(&*client).and_then(|known| known.iter().find(|mailbox| mailbox.who().is(&owner))) {
             Some(mailbox) if !to_all => mailbox.push(queued),
-            None if lasting => self.inner.missed.lock().keep(&client, &owner, queued),
+            None if lasting => self.inner.missed.lock().keep(&client, &owner, queued, KEPT),
             Some(_) | None => {}
         }
     }

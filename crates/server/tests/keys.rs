@@ -167,6 +167,17 @@ async fn who_shows_none_is_told_how_and_a_browser_can_log_in() {
 }
 
 #[tokio::test]
+async fn where_folders_are_on_the_machine_is_told_to_administrators() {
+    let server = Keyed::new(|_| ());
+    let vae = server.get(&server.admin, "/internal/folder_paths").await["vae"][0].as_str().unwrap().to_owned();
+    assert!(std::path::Path::new(&vae).is_absolute() && vae.ends_with("vae"), "{vae}");
+    // The front end asks for them with every workflow that names a model.
+    for key in [&server.guest, &server.ann] {
+        assert_eq!(server.get(key, "/internal/folder_paths").await["vae"], json!(["models/vae"]));
+    }
+}
+
+#[tokio::test]
 async fn each_user_sees_and_changes_only_what_is_his() {
     let server = Keyed::with_device(Idle { runs: Some("b1"), ..Idle::default() }, |_| ());
     for (key, id) in [(&server.bob, "b0"), (&server.ann, "a0"), (&server.bob, "b1"), (&server.ann, "a1"), (&server.bob, "b2")] {

@@ -5,6 +5,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -114,12 +115,19 @@ pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
     }
 }
 
-/// Asks for the queue's figures and the queue in turn until it is told to stop, and notes how long the answers to the latter took.
-pub(super) async fn control(host: String, ledger: Arc<Ledger>) {
+/// [`control`] on a thread of its own: what other clients do here must not be measured.
+pub(super) fn watch(host: String, ledger: Arc<Ledger>) -> io::Result<JoinHandle<()>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().spawn(move || runtime.block_on(control(host, ledger)))
+}
+
+/// Asks for the queue's figures and the queue in turn until it is told to stop, and notes how long the answers to the latter took, but for
+/// the first of each server, which may have to start before it answers.
+async fn control(host: String, ledger: Arc<Ledger>) {
     let mut client = Client::new(host);
     while !ledger.stop.load(Ordering::Relaxed) {
-        let began = Instant::now();
-        if client.ask("/queue", None).await.is_ok() {
+        let (began, starts) = (Instant::now(), client.connection.is_none());
+        if client.ask("/queue", None).await.is_ok() && !starts {
             lock(&ledger.latencies).push(u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX));
         }
         if let Ok(body) = client.ask("/prompt", None).await {

@@ -3,6 +3,8 @@
 
 mod abuse;
 mod audit;
+mod hunger;
+mod limits;
 mod load;
 
 use std::fs::{self, File};
@@ -15,16 +17,21 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use self::audit::Findings;
+use self::limits::Limits;
 use self::load::{Ledger, lock};
 use crate::http::Connection;
 use crate::server::{cargo, memory_of};
 
 const USAGE: &str = "usage: cargo xtask torture [--minutes N | --seconds N] [--binary FILE] [--seed N] [--disk-full yes]
+                           [--address-space MB] [--group MB] [--control-ms N]
 
   --minutes N, --seconds N  how long (1 minute)
   --binary FILE             the program in place of this project's release build
   --seed N                  the same kills again, as far as the machine does the same
-  --disk-full yes           on a small file system in memory that is full now and then; needs root, and Linux";
+  --disk-full yes           on a small file system in memory that is full now and then; needs root, and Linux
+  --address-space MB        with so much address space (`ulimit -v`), and clients that want far more memory than that
+  --group MB                the same in a control group that gives so much memory; needs root, and Linux
+  --control-ms N            how long 99 of 100 answers to `GET /queue` may take (100); 0: any time, for machines that are busy otherwise";
 
 /// The size of that file system.
 const DISK: &str = "size=512m";
@@ -37,27 +44,32 @@ const CLIENTS: usize = 4;
 const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long everything that was accepted may take when nobody sends any more.
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(300);
-/// How long 99 of 100 answers to `GET /queue` may take at most.
-const CONTROL_P99: Duration = Duration::from_millis(100);
+/// How long 99 of 100 answers to `GET /queue` may take at most, in milliseconds.
+const CONTROL_P99_MS: u64 = 100;
 
 /// Runs the command.
 pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     let (mut time, mut binary, mut seed, mut disk) = (Duration::from_secs(60), None, 1_u64, false);
+    let (mut limits, mut control_ms) = (Limits::default(), CONTROL_P99_MS);
+    let number = |value: &String| value.parse::<u64>().map_err(|_| USAGE);
     let mut given = given.iter();
     while let Some(name) = given.next() {
         let value = given.next().ok_or(USAGE)?;
         match name.as_str() {
-            "--minutes" => time = Duration::from_secs(60 * value.parse::<u64>().map_err(|_| USAGE)?),
-            "--seconds" => time = Duration::from_secs(value.parse().map_err(|_| USAGE)?),
+            "--minutes" => time = Duration::from_secs(60 * number(value)?),
+            "--seconds" => time = Duration::from_secs(number(value)?),
             "--binary" => binary = Some(PathBuf::from(value)),
-            "--seed" => seed = value.parse().map_err(|_| USAGE)?,
+            "--seed" => seed = number(value)?,
+            "--address-space" => limits.address_space = Some(number(value)? << 20),
+            "--group" => limits.group(number(value)? << 20).map_err(|error| error.to_string())?,
+            "--control-ms" => control_ms = number(value)?,
             "--disk-full" if value == "yes" => disk = true,
             _ => return Err(USAGE.into()),
         }
     }
     let binary = binary.map_or_else(|| release(root), Ok).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let mut torture = Torture::new(binary, seed, disk).map_err(|error| error.to_string())?;
+    let mut torture = Torture::new(binary, seed, disk, limits, control_ms).map_err(|error| error.to_string())?;
     runtime.block_on(torture.run(time)).map_err(|error| format!("{error}\n{}", torture.log()))?;
     let faults = torture.report();
     if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), torture.log())) }
@@ -75,6 +87,8 @@ struct Torture {
     ledger: Arc<Ledger>,
     findings: Findings,
     dice: Dice,
+    limits: Limits,
+    control_ms: u64,
     /// The folder is a file system of its own, which may be filled.
     disk: bool,
     filled: u64,
@@ -85,7 +99,7 @@ struct Torture {
 }
 
 impl Torture {
-    fn new(binary: PathBuf, seed: u64, disk: bool) -> io::Result<Self> {
+    fn new(binary: PathBuf, seed: u64, disk: bool, limits: Limits, control_ms: u64) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let base = std::env::temp_dir().join(format!("comfyd-torture-{}", std::process::id()));
         fs::create_dir_all(&base)?;
@@ -101,6 +115,8 @@ impl Torture {
             ledger,
             findings,
             dice: Dice(seed.max(1)),
+            limits,
+            control_ms,
             disk,
             filled: 0,
             kills: [0; 3],
@@ -119,9 +135,13 @@ impl Torture {
         for client in 0..CLIENTS {
             tasks.spawn(load::submit(self.host(), format!("c{client}"), self.ledger.clone()));
         }
-        tasks.spawn(load::control(self.host(), self.ledger.clone()));
+        let control = load::watch(self.host(), self.ledger.clone())?;
         tasks.spawn(abuse::send_bad_input(self.host(), self.ledger.clone()));
         tasks.spawn(abuse::stay_silent(self.host(), self.ledger.clone()));
+        if self.limits.any() {
+            hunger::prepare(&self.base)?;
+            tasks.spawn(hunger::want_memory(self.host(), self.ledger.clone()));
+        }
         while began.elapsed() < time {
             self.round().await?;
         }
@@ -129,6 +149,7 @@ impl Torture {
         let mut server = self.spawn()?;
         self.answers(&mut server).await?;
         while tasks.join_next().await.is_some() {}
+        control.join().map_err(|_panic| io::Error::other("the client that asks for the queue has panicked"))?;
         let drain = Instant::now();
         loop {
             self.findings.audit(&self.host(), &self.base, &self.ledger).await?;
@@ -160,6 +181,9 @@ impl Torture {
                 self.fill_disk().await?;
             }
             self.measure(&server);
+            if let Some(status) = server.try_wait()? {
+                self.ledger.fault(format!("the server ended by itself: {status}"));
+            }
             if self.dice.roll(4) == 0 {
                 terminate(&server)?;
                 tokio::time::sleep(Duration::from_millis(self.dice.roll(100))).await;
@@ -194,7 +218,8 @@ impl Torture {
 
     fn spawn(&self) -> io::Result<Child> {
         let log = File::options().create(true).append(true).open(self.base.join("log"))?;
-        Command::new(&self.binary)
+        let mut program = self.limits.command(&self.binary);
+        program
             .args(["serve", "--front-end", "none", "--verbose", "WARNING", "--listen", "127.0.0.1", "--port", &self.port.to_string()])
             .arg("--base-directory")
             .arg(&self.base)
@@ -240,10 +265,14 @@ impl Torture {
         println!("files half written  {}", half_written.len());
         println!("bad inputs refused  {}", self.ledger.bad.load(Ordering::Relaxed));
         println!("GET /queue, ms      {} answers: p50 {:.1}, p99 {:.1}, p99.9 {:.1}", latencies.len(), at(500), at(990), at(999));
-        println!("peak memory         {} MB", self.peak_bytes >> 20);
+        let words = self.limits.words();
+        println!("peak memory         {} MB{}{words}", self.peak_bytes >> 20, if words.is_empty() { "" } else { " of " });
         let mut faults = self.findings.faults(&self.ledger);
-        if at(990) > CONTROL_P99.as_secs_f64() * 1000.0 {
-            faults.push(format!("GET /queue takes {:.1} ms at p99: more than {CONTROL_P99:?}", at(990)));
+        if self.control_ms > 0 && at(990) > self.control_ms as f64 {
+            faults.push(format!("GET /queue takes {:.1} ms at p99: more than {} ms", at(990), self.control_ms));
+        }
+        if self.limits.killed() > 0 {
+            faults.push(format!("the system ended the server {} times since it had no memory", self.limits.killed()));
         }
         faults.extend(lock(&self.ledger.faults).iter().cloned());
         faults.extend(self.database.clone());

@@ -344,6 +344,10 @@ pub struct ServerArgs {
     /// Certificate chain (PEM) for HTTPS; goes with --tls-keyfile.
     #[arg(long, value_name = "FILE")]
     pub tls_certfile: Option<PathBuf>,
+    /// Certificates (PEM) of those who sign clients' certificates: only who shows one that they signed is let in, and asked for a key then.
+    /// The file may hold their revocation lists too.
+    #[arg(long, value_name = "FILE")]
+    pub tls_client_ca: Option<PathBuf>,
     /// Which page to serve: the official front end, installed if need be, or else the built-in page; the built-in page; or none.
     #[arg(long, value_name = "PAGE", default_value = "auto")]
     pub front_end: FrontEnd,

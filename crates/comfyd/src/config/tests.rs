@@ -115,7 +115,10 @@ fn folders_are_absolute() {
     assert_eq!(config.extra_model_paths, [Path::new("/here/a.yaml"), Path::new("/b.yaml"), Path::new("/here/c.yaml")]);
     assert!(matches!(with(&["serve", "--tls-keyfile", "k"], &[]), Err(Error::HalfTls("tls-certfile"))));
     let tls = with(&["serve", "--tls-keyfile", "k"], &[("COMFYD_TLS_CERTFILE", "c")]).unwrap().tls.unwrap();
-    assert_eq!((tls.key.as_path(), tls.certificates.as_path()), (Path::new("/here/k"), Path::new("/here/c")));
+    assert_eq!((tls.key.as_path(), tls.certificates.as_path(), tls.client_ca), (Path::new("/here/k"), Path::new("/here/c"), None));
+    assert!(matches!(with(&["serve", "--tls-client-ca", "a"], &[]), Err(Error::NoTls)));
+    let tls = with(&["serve", "--tls-keyfile", "k", "--tls-certfile", "c", "--tls-client-ca", "a"], &[]).unwrap().tls.unwrap();
+    assert_eq!(tls.client_ca.unwrap(), Path::new("/here/a"));
 }
 
 #[test]

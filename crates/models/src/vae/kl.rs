@@ -3,6 +3,7 @@
 use candle_core::Tensor;
 use comfyd_weights::{StateDict, Weight};
 
+use crate::Check;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::vb::Vb;
@@ -73,8 +74,6 @@ impl KlConfig {
         self.channels * self.channel_mult[level]
     }
 }
-
-type Check<'a> = &'a dyn Fn() -> Result<()>;
 
 /// The model.
 pub struct AutoencoderKl {

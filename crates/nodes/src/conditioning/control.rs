@@ -166,18 +166,18 @@ fn apply_advanced(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 /// The hint's red, green and blue.
 fn hint(call: &Call<'_, '_>) -> Result<Tensor> {
-    tensors::image(&first_channels(&call.image("image")?)?)
+    tensors::image(call, &first_channels(&call.image("image")?)?)
 }
 
 fn inpaint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (positive, negative) = (call.object::<Conditioning>("positive")?, call.object::<Conditioning>("negative")?);
     let vae = call.object::<Vae>("vae")?;
     let (pixels, mask) = (call.image("pixels")?, call.mask("mask")?);
-    let original = vae.encode(call.cx, &tensors::image(&pixels)?)?;
+    let original = vae.encode(call.cx, &tensors::image(call, &pixels)?)?;
     let masked = masked(call, &pixels, &mask, CELL)?;
-    let concat_latent = vae.encode(call.cx, &tensors::image(&masked.pixels)?)?;
-    let concat_mask = tensors::mask(&masked.mask)?;
-    let mut latent = Latent::new(tensors::to_array(&original)?);
+    let concat_latent = vae.encode(call.cx, &tensors::image(call, &masked.pixels)?)?;
+    let concat_mask = tensors::mask(call, &masked.mask)?;
+    let mut latent = Latent::new(tensors::to_array(call, &original)?);
     if call.bool("noise_mask")? {
         latent.noise_mask = Some(with_channel_axis(&masked.mask));
     }
@@ -193,7 +193,7 @@ fn inpaint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn instruct(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (positive, negative) = (call.object::<Conditioning>("positive")?, call.object::<Conditioning>("negative")?);
     let pixels = centre_cut(&call.image("pixels")?.0, CELL);
-    let concat_latent = call.object::<Vae>("vae")?.encode(call.cx, &tensors::of(&pixels)?)?;
+    let concat_latent = call.object::<Vae>("vae")?.encode(call.cx, &tensors::of(call, &pixels)?)?;
     let latent = Latent::new(ArcArray::zeros(IxDyn(concat_latent.dims())));
     let shown = |conditioning: &Conditioning| Value::object(conditioning.map(|entry| entry.concat_latent = Some(concat_latent.clone())));
     Ok(NodeOutput::values([shown(&positive), shown(&negative), Value::object(latent)]))

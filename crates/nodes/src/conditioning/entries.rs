@@ -183,7 +183,7 @@ fn set_strength(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn set_mask(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let mask = tensors::mask(&call.mask("mask")?)?;
+    let mask = tensors::mask(call, &call.mask("mask")?)?;
     let strength = call.float("strength")?;
     let to_bounds = call.text("set_cond_area")? != "default";
     change(call, |entry| {

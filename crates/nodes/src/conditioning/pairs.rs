@@ -150,7 +150,7 @@ fn with_hooks(call: &Call<'_, '_>, conditionings: Vec<Conditioning>) -> Result<V
 
 /// For each pair of inputs: what is put before, and what gets the properties.
 fn set_properties<const N: usize>(call: &Call<'_, '_>, inputs: [(Option<&str>, &str); N]) -> Result<NodeOutput> {
-    let mask: Option<Tensor> = call.mask_optional("mask")?.map(|mask| tensors::mask(&mask)).transpose()?;
+    let mask: Option<Tensor> = call.mask_optional("mask")?.map(|mask| tensors::mask(call, &mask)).transpose()?;
     let (strength, to_bounds) = (call.float("strength")?, call.text("set_cond_area")? != "default");
     let range = call.inputs.get_optional::<TimestepsRange>("timesteps")?;
     let changed = with_hooks(call, conditionings(call, inputs.map(|(_, name)| name))?)?;

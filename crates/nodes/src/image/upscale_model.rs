@@ -56,7 +56,7 @@ fn upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let image = first_channels(&call.image("image")?)?;
     let scale = model.scale();
     call.reserve(&[image.batch(), image.height().saturating_mul(scale), image.width().saturating_mul(scale), 3])?;
-    Ok(NodeOutput::one(tensors::to_image(&model.upscale(call.cx, &tensors::image(&image)?)?)?))
+    Ok(NodeOutput::one(tensors::to_image(call, &model.upscale(call.cx, &tensors::image(call, &image)?)?)?))
 }
 
 fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {

@@ -108,8 +108,8 @@ pub(crate) const CLASSES: &[Class] = &[
 fn decode(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let latent = call.latent("samples")?;
     expect_picture(&latent.samples, "samples")?;
-    let image = call.object::<Vae>("vae")?.decode(call.cx, &tensors::of(&latent.samples)?)?;
-    Ok(NodeOutput::one(tensors::to_image(&image)?))
+    let image = call.object::<Vae>("vae")?.decode(call.cx, &tensors::of(call, &latent.samples)?)?;
+    Ok(NodeOutput::one(tensors::to_image(call, &image)?))
 }
 
 fn decode_tiled(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -122,29 +122,30 @@ fn decode_tiled(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         overlap = tile / 4;
     }
     let cell = vae.compression();
-    let image = vae.decode_tiled(call.cx, &tensors::of(&latent.samples)?, (tile / cell).max(1), overlap / cell)?;
-    Ok(NodeOutput::one(tensors::to_image(&image)?))
+    let image = vae.decode_tiled(call.cx, &tensors::of(call, &latent.samples)?, (tile / cell).max(1), overlap / cell)?;
+    Ok(NodeOutput::one(tensors::to_image(call, &image)?))
 }
 
 fn encode(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let pixels = first_channels(&call.image("pixels")?)?;
-    let samples = call.object::<Vae>("vae")?.encode(call.cx, &tensors::image(&pixels)?)?;
-    Ok(NodeOutput::one(Latent::new(tensors::to_array(&samples)?)))
+    let samples = call.object::<Vae>("vae")?.encode(call.cx, &tensors::image(call, &pixels)?)?;
+    Ok(NodeOutput::one(Latent::new(tensors::to_array(call, &samples)?)))
 }
 
 fn encode_tiled(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let pixels = first_channels(&call.image("pixels")?)?;
     let (tile, overlap) = (call.count("tile_size", 1)?, call.int("overlap")?);
-    let samples = call.object::<Vae>("vae")?.encode_tiled(call.cx, &tensors::image(&pixels)?, tile, overlap)?;
-    Ok(NodeOutput::one(Latent::new(tensors::to_array(&samples)?)))
+    let samples = call.object::<Vae>("vae")?.encode_tiled(call.cx, &tensors::image(call, &pixels)?, tile, overlap)?;
+    Ok(NodeOutput::one(Latent::new(tensors::to_array(call, &samples)?)))
 }
 
 fn encode_for_inpaint(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let vae = call.object::<Vae>("vae")?;
     let masked = masked(call, &call.image("pixels")?, &call.mask("mask")?, vae.compression())?;
-    let samples = vae.encode(call.cx, &tensors::image(&masked.pixels)?)?;
-    let mut latent = Latent::new(tensors::to_array(&samples)?);
-    let grown = grow(&masked.mask, call.int("grow_mask_by")?);
+    let samples = vae.encode(call.cx, &tensors::image(call, &masked.pixels)?)?;
+    let mut latent = Latent::new(tensors::to_array(call, &samples)?);
+    let (mask, by) = (masked.mask, call.int::<usize>("grow_mask_by")?);
+    let grown = call.aside(mask.0.len().saturating_mul(1 + by), move || grow(&mask, by))?;
     latent.noise_mask = Some(with_channel_axis(&grown));
     Ok(NodeOutput::one(latent))
 }
@@ -166,15 +167,19 @@ pub(crate) fn masked(call: &Call<'_, '_>, pixels: &Image, mask: &Mask, cell: usi
     if masks != 1 && masks != batch {
         return Err(Error::msg(format!("there are {masks} masks for {batch} pictures; give one mask, or one for each picture")));
     }
-    for (index, mut picture) in pixels.outer_iter_mut().enumerate() {
-        let mask = mask.index_axis(Axis(0), index % masks);
-        let colours = picture.shape()[2].min(3);
-        for mut channel in picture.axis_iter_mut(Axis(2)).take(colours) {
-            Zip::from(&mut channel).and(&mask).for_each(|value, mask| {
-                *value = (*value - 0.5) * (1.0 - mask.round_ties_even()) + 0.5;
-            });
+    let where_masked = mask.clone();
+    let pixels = call.aside(pixels.len(), move || {
+        for (index, mut picture) in pixels.outer_iter_mut().enumerate() {
+            let mask = where_masked.index_axis(Axis(0), index % masks);
+            let colours = picture.shape()[2].min(3);
+            for mut channel in picture.axis_iter_mut(Axis(2)).take(colours) {
+                Zip::from(&mut channel).and(&mask).for_each(|value, mask| {
+                    *value = (*value - 0.5) * (1.0 - mask.round_ties_even()) + 0.5;
+                });
+            }
         }
-    }
+        pixels
+    })?;
     Ok(Masked { pixels: first_channels(&Image(pixels))?, mask: Mask(mask) })
 }
 

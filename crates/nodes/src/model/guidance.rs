@@ -305,12 +305,12 @@ struct OperationCfg(Arc<LatentOperation>);
 impl ModelPatch for OperationCfg {
     fn before(&mut self, _call: &patches::Call<'_>, predictions: &mut [Tensor]) -> comfyd_engine::Result<()> {
         let guidance = if predictions.len() == 2 { (&predictions[0] - &predictions[1])? } else { predictions[0].clone() };
-        let samples = tensors::to_array(&guidance)?;
+        let samples = tensors::array_of(&guidance)?;
         let done = self.0.apply(&samples)?;
         if done.shape() != samples.shape() {
             return Err(Error::msg("the latent operation changed the shape of the latent; take one that keeps it").into());
         }
-        let changed = tensors::of(&done)?.to_device(guidance.device())?;
+        let changed = tensors::copied(&done)?.to_device(guidance.device())?;
         predictions[0] = if predictions.len() == 2 { (changed + &predictions[1])? } else { changed };
         Ok(())
     }

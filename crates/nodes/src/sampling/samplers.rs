@@ -380,9 +380,9 @@ fn sa_solver(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn lcm_upscale(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let method = call.method("upscale_method")?;
     let resize = move |x: &Tensor, width: usize, height: usize| {
-        let resized = tensors::to_array::<IxDyn>(x).and_then(|array| {
+        let resized = tensors::array_of::<IxDyn>(x).and_then(|array| {
             let array = resize::latent(&array, width, height, method, Crop::Disabled).map_err(Error::other)?;
-            tensors::of(&array)
+            tensors::copied(&array)
         });
         let resized = resized.map_err(|error| comfyd_samplers::Error::msg(error.to_string()))?;
         Ok(resized.to_device(x.device())?)

@@ -75,6 +75,8 @@ impl Hearer {
 pub(super) struct Queued {
     pub(super) body: Body,
     pub(super) kind: Kind,
+    /// Whose prompt it is of; empty where it is of none, or nobody is told apart.
+    pub(super) owner: Arc<str>,
     /// What it waits for.
     pub(super) gate: Option<Arc<Gate>>,
     /// The memory that it takes, if that is much, wherever it waits.
@@ -93,7 +95,7 @@ pub(super) enum Body {
 
 impl Queued {
     pub(super) fn new(message: Message, kind: Kind) -> Self {
-        Self { body: Body::Message(message), kind, gate: None, _lease: None, tight: false }
+        Self { body: Body::Message(message), kind, owner: Arc::default(), gate: None, _lease: None, tight: false }
     }
 
     pub(super) fn bytes(&self) -> usize {

@@ -8,15 +8,16 @@ use std::time::{Duration, Instant};
 use super::mailbox::{Hearer, Queued};
 
 /// How long a message waits for its client.
-const KEPT: Duration = Duration::from_secs(10);
+pub(super) const KEPT: Duration = Duration::from_secs(10);
 /// How many messages wait in all, and how many bytes they have; the oldest go first.
 const MAX_MESSAGES: usize = 4096;
 const MAX_BYTES: usize = 8 << 20;
 
 struct Entry {
-    at: Instant,
+    until: Instant,
     client: Arc<str>,
-    owner: Arc<str>,
+    /// Whose connection it was for: that of whoever sent the prompt, or of somebody who is told of those of others too.
+    user: Arc<str>,
     queued: Queued,
 }
 
@@ -27,27 +28,25 @@ pub(super) struct Missed {
 }
 
 impl Missed {
-    pub(super) fn keep(&mut self, client: &Arc<str>, owner: &Arc<str>, queued: Queued) {
+    pub(super) fn keep(&mut self, client: &Arc<str>, user: &Arc<str>, queued: Queued, how_long: Duration) {
         let now = Instant::now();
         self.bytes += queued.bytes();
-        self.entries.push_back(Entry { at: now, client: Arc::clone(client), owner: Arc::clone(owner), queued });
+        self.entries.push_back(Entry { until: now + how_long, client: Arc::clone(client), user: Arc::clone(user), queued });
         while let Some(oldest) = self.entries.front()
-            && (self.entries.len() > MAX_MESSAGES || self.bytes > MAX_BYTES || now - oldest.at > KEPT)
+            && (self.entries.len() > MAX_MESSAGES || self.bytes > MAX_BYTES || now > oldest.until)
         {
             self.bytes -= oldest.queued.bytes();
             self.entries.pop_front();
         }
     }
 
-    /// What a client that comes now has missed, in order.
+    /// What a client that comes now has missed, in order. What its key gives no right to hear stays for one that does.
     pub(super) fn take(&mut self, client: &str, who: &Hearer) -> Vec<Queued> {
         let now = Instant::now();
         let (mut taken, mut left) = (Vec::new(), VecDeque::with_capacity(self.entries.len()));
-        for entry in self.entries.drain(..) {
-            if now - entry.at > KEPT {
-                continue;
-            }
-            if &*entry.client == client && who.is(&entry.owner) { taken.push(entry.queued) } else { left.push_back(entry) }
+        for entry in self.entries.drain(..).filter(|entry| now <= entry.until) {
+            let heard = &*entry.client == client && who.is(&entry.user) && who.hears(&entry.queued.owner);
+            if heard { taken.push(entry.queued) } else { left.push_back(entry) }
         }
         self.bytes = left.iter().map(|entry| entry.queued.bytes()).sum();
         self.entries = left;

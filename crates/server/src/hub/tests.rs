@@ -7,12 +7,13 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use axum::extract::ws::Message;
 use comfyd_jobs::contract::sink::{self, Harness};
-use comfyd_jobs::{Counts, Event, EventKind, EventSink, NodeRef};
+use comfyd_jobs::{Counts, Event, EventKind, EventSink, HistoryEntry, Job, NodeRef, Outcome, Secrets};
 use comfyd_memory::Account;
 use comfyd_node::PreviewImage;
 use futures_util::FutureExt;
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde_json::value::to_raw_value;
+use serde_json::{Value, json};
 
 use super::mailbox::{Kind, Queued};
 use super::{Hearer, Hub, Mailbox};
@@ -130,14 +131,14 @@ fn who_is_behind_gets_the_newest_figures_only() {
             hub.send(&busy, "tick", &n);
         }
     }
-    let told = |mailbox: &Mailbox| {
+    let texts = |mailbox: &Mailbox| {
         let messages = std::iter::from_fn(|| mailbox.next().now_or_never());
         let texts = messages.map(|message| message.unwrap().into_text().unwrap().to_string());
         texts.collect::<Vec<String>>()
     };
-    let idle = told(&idle);
+    let idle = texts(&idle);
     assert!(idle.len() <= 5 && idle.last().unwrap().contains("\"queue_pending\":999"), "{idle:?}");
-    let busy = told(&busy);
+    let busy = texts(&busy);
     assert_eq!(busy.iter().filter(|text| text.contains("tick")).count(), 9, "{busy:?}");
     assert!(busy.last().unwrap().contains("\"queue_pending\":999"), "{busy:?}");
 }
@@ -201,4 +202,58 @@ fn results_wait_as_they_are_sent() {
     let frames: Vec<_> = std::iter::from_fn(|| late.next().now_or_never()).collect();
     assert_eq!(frames.len(), 6);
     assert!(frames.iter().all(|frame| matches!(frame, Ok(Message::Binary(png)) if png.len() < 1 << 20)));
+}
+
+/// What a hub told a connection so far.
+fn told(mailbox: &Mailbox) -> Vec<String> {
+    std::iter::from_fn(|| mailbox.next().now_or_never()).map_while(Result::ok).map(|message| words(&message)).collect()
+}
+
+#[test]
+fn what_an_administrator_was_not_sent_waits_for_one() {
+    let hub = Hub::new(ROOM, 8, &Account::unbounded());
+    let who = |all| Hearer { owner: Some("ann".into()), all };
+    let interrupted = |owner: &str, id: &str| {
+        let message = Outcome::interrupted(id, 0, 0).messages.remove(0);
+        hub.emit(Event { prompt_id: id.into(), owner: owner.into(), client_id: None, kind: EventKind::Message(message) });
+    };
+    let admin = hub.connect("page", who(true), None).unwrap();
+    interrupted("ann", "hers");
+    interrupted("bob", "his");
+    hub.disconnect("page", &admin);
+    // The same user and client with a lesser key, after the administrator's end and in its place.
+    let lesser = hub.connect("page", who(false), None).unwrap();
+    assert_eq!(told(&lesser), ["hers interrupted"]);
+    hub.disconnect("page", &lesser);
+    let admin = hub.connect("page", who(true), None).unwrap();
+    interrupted("bob", "later");
+    assert!(told(&hub.connect("page", who(false), None).unwrap()).is_empty());
+    drop(admin);
+    assert_eq!(told(&hub.connect("page", who(true), None).unwrap()), ["his interrupted", "later interrupted"]);
+}
+
+#[test]
+fn who_comes_after_a_restart_is_told_what_it_ended() {
+    let hub = Hub::new(ROOM, 8, &Account::unbounded());
+    let job = Job {
+        id: "p".into(),
+        number: 0.0,
+        owner: "ann".into(),
+        client_id: Some("page".into()),
+        workflow_id: None,
+        prompt: to_raw_value(&json!({})).unwrap().into(),
+        extra_data: to_raw_value(&json!({})).unwrap().into(),
+        secrets: Secrets::default(),
+        outputs: Vec::new(),
+        created_ms: 0,
+    };
+    let outcome = Outcome::stopped(&job, 0, 1);
+    hub.ended(&HistoryEntry::new(job.clone(), &outcome, usize::MAX).unwrap());
+    hub.ended(&HistoryEntry::new(Job { client_id: None, ..job }, &outcome, usize::MAX).unwrap());
+    let other = hub.connect("page", Hearer { owner: Some("bob".into()), all: true }, None).unwrap();
+    assert!(told(&other).is_empty());
+    let own = hub.connect("page", Hearer { owner: Some("ann".into()), all: false }, None).unwrap();
+    let told = told(&own);
+    assert!(told.len() == 2 && told[0].starts_with("p error \"the server stopped"), "{told:?}");
+    assert_eq!(told[1], "p idle");
 }

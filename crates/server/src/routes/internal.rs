@@ -37,7 +37,14 @@ pub(super) fn routes() -> Table {
             subscribe,
             Doc::new("internal", "Sends new lines of the log as logs events.").body("LogSubscription").done(),
         )
-        .get("/internal/folder_paths", Admin, folder_paths, Doc::new("internal", "Where models are looked for.").json::<FolderPaths>())
+        .get(
+            "/internal/folder_paths",
+            Read,
+            folder_paths,
+            Doc::new("internal", "Where models are looked for.")
+                .describe("Only administrators are told where on this machine that is; others get names such as models/vae.")
+                .json::<FolderPaths>(),
+        )
         .get(
             "/internal/files/{type}",
             Read,
@@ -88,8 +95,13 @@ async fn subscribe(State(app): State<App>, LenientJson(body): LenientJson) -> Re
 #[schema(value_type = HashMap<String, Vec<String>>)]
 struct FolderPaths(IndexMap<String, Vec<PathBuf>>);
 
-async fn folder_paths(State(app): State<App>) -> Json<FolderPaths> {
-    let paths = |name: String| (name.clone(), app.folders.model_paths(&name).unwrap_or_default());
+async fn folder_paths(State(app): State<App>, principal: Principal) -> Json<FolderPaths> {
+    let shown =
+        |path: PathBuf| if principal.only().is_none() { path } else { app.folders.without_roots(&path.display().to_string()).into() };
+    let paths = |name: String| {
+        let paths = app.folders.model_paths(&name).unwrap_or_default().into_iter().map(shown).collect();
+        (name, paths)
+    };
     Json(FolderPaths(app.folders.model_folders().into_iter().map(paths).collect()))
 }
 

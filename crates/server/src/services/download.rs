@@ -30,7 +30,8 @@ const MAX_PER_HOST: usize = 8;
 /// Disk space that is left free, in bytes; on small file systems less, this part of them.
 const DISK_RESERVE: u64 = 256 * 1024 * 1024;
 const RESERVED_PART: u64 = 10;
-/// How often the space is looked at again, in bytes: others write too.
+/// How often the space is looked at again, in bytes: others write too. Where little is left free more often, so that all downloads together
+/// do not write that before they notice.
 const MEASURE_EVERY: u64 = 8 * 1024 * 1024;
 /// Longest safetensors header that is believed, in bytes; also the format's own bound.
 const MAX_HEADER: u64 = 100_000_000;
@@ -296,7 +297,7 @@ async fn receive(
         }
         file.write_all(&chunk).await.map_err(failed)?;
         done += chunk.len() as u64;
-        if room.taken >= MEASURE_EVERY {
+        if room.taken >= room.measure_after {
             file.flush().await.map_err(failed)?;
             room = Room::of(&part.path);
         }
@@ -333,17 +334,25 @@ fn too_long(bounds: &Bounds) -> Failure {
 struct Room {
     left: u64,
     taken: u64,
+    /// How many bytes are taken before it is measured again.
+    measure_after: u64,
 }
 
 impl Room {
     /// No bound where the system does not tell.
     fn of(path: &Path) -> Self {
         let folder = path.parent().unwrap_or(path);
-        let left = match (fs4::available_space(folder), fs4::total_space(folder)) {
-            (Ok(free), Ok(total)) => free.saturating_sub(DISK_RESERVE.min(total / RESERVED_PART)),
-            (Err(_), _) | (_, Err(_)) => u64::MAX,
-        };
-        Self { left, taken: 0 }
+        match (fs4::available_space(folder), fs4::total_space(folder)) {
+            (Ok(free), Ok(total)) => Self::within(free, total),
+            (Err(_), _) | (_, Err(_)) => Self { left: u64::MAX, taken: 0, measure_after: MEASURE_EVERY },
+        }
+    }
+
+    /// Where so much of a file system is free.
+    fn within(free: u64, total: u64) -> Self {
+        let reserve = DISK_RESERVE.min(total / RESERVED_PART);
+        let measure_after = MEASURE_EVERY.min(reserve / (2 * MAX_DOWNLOADS as u64));
+        Self { left: free.saturating_sub(reserve), taken: 0, measure_after }
     }
 
     fn take(&mut self, bytes: u64) -> bool {

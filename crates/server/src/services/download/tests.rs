@@ -144,6 +144,14 @@ fn room_is_that_of_the_targets_file_system() {
     assert!(room.take(room.left) && !room.take(1));
 }
 
+#[test]
+fn all_downloads_together_leave_some_room() {
+    for total in [100 << 20, 1 << 30, 1 << 40] {
+        let Room { left, measure_after, .. } = Room::within(total / 2, total);
+        assert!(left + MAX_DOWNLOADS as u64 * measure_after < total / 2, "{total}");
+    }
+}
+
 async fn get_to(target: &Path, url: &str) -> Result<(), Failure> {
     Downloads::new(Policy::local()).fetch(url, target, Duration::from_secs(1), &|_| ()).await
 }
