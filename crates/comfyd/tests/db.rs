@@ -99,7 +99,7 @@ async fn the_database_is_checked_backed_up_and_restored() {
     let (_, base) = server.stop("TERM");
     let path = base.path().join("user/comfyd.db");
     rusqlite::Connection::open(&path).unwrap().execute("UPDATE history SET outputs = ''", []).unwrap();
-    assert!(said(&db(base.path(), &["check"]), false).contains("prompt 'before' of the history"));
+    assert!(said(&db(base.path(), &["check"]), false).contains(&format!("prompt '{}' of the history", id("before"))));
     let damaged = elsewhere.path().join("damaged.db");
     let damaged = damaged.to_str().unwrap();
     assert!(said(&db(base.path(), &["backup", damaged]), false).contains("the backup was written"));

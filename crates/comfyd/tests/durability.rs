@@ -56,7 +56,7 @@ async fn a_signal_puts_the_running_prompt_back() {
         let queue = server.get("/queue").await;
         let ids: Vec<&Value> =
             ["queue_running", "queue_pending"].iter().flat_map(|list| queue[list].as_array().unwrap()).map(|item| &item[1]).collect();
-        assert_eq!(ids, [id("long"), id("short")], "{signal}");
+        assert_eq!(ids, [&json!(id("long")), &json!(id("short"))], "{signal}");
         server.post("/interrupt", &json!({})).await;
         assert_eq!(server.finished(&id("short")).await["status"]["status_str"], "success");
     }
@@ -211,7 +211,7 @@ async fn only_what_needs_the_database_waits_for_another_program() {
     for prompt in prompts {
         assert_eq!(prompt.await.unwrap().unwrap().status(), 200);
     }
-    server.finished("p31").await;
+    server.finished(&id("p31")).await;
 }
 
 #[cfg(unix)]

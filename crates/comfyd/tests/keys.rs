@@ -195,7 +195,7 @@ async fn owners_take_turns() {
     history(&server, &ann, &id("a7")).await;
     let ended = get(&server, &boss, "/history").await;
     let order: Vec<_> = ended.as_object().unwrap().keys().collect();
-    let place = order.iter().position(|order| *order == id("b")).unwrap();
+    let place = order.iter().position(|ended| **ended == id("b")).unwrap();
     assert!(place < 7, "{order:?}");
 }
 

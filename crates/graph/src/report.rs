@@ -253,6 +253,8 @@ pub enum Problem {
     RequiredInputMissing {
         /// The input's name.
         input: String,
+        /// Its name where it is shown: without those of the inputs that it belongs to.
+        shown: String,
     },
     /// An array that is no `[node, slot]`.
     BadLinkedInput {
@@ -398,10 +400,10 @@ impl Problem {
     /// Where it is, and what was found there.
     pub fn details(&self) -> String {
         match self {
-            Self::RequiredInputMissing { input }
-            | Self::BadLinkedInput { input, .. }
-            | Self::ValueSmallerThanMin { input, .. }
-            | Self::ValueBiggerThanMax { input, .. } => input.clone(),
+            Self::RequiredInputMissing { shown, .. } => shown.clone(),
+            Self::BadLinkedInput { input, .. } | Self::ValueSmallerThanMin { input, .. } | Self::ValueBiggerThanMax { input, .. } => {
+                input.clone()
+            }
             Self::ReturnTypeMismatch { input, received_type, input_type, .. } => {
                 format!("{input}, received_type({received_type}) mismatch input_type({input_type})")
             }
@@ -433,7 +435,7 @@ impl Problem {
 
     fn extra_info(&self) -> Json {
         match self {
-            Self::RequiredInputMissing { input } | Self::CustomValidationFailed { input, .. } => json!({"input_name": input}),
+            Self::RequiredInputMissing { input, .. } | Self::CustomValidationFailed { input, .. } => json!({"input_name": input}),
             Self::BadLinkedInput { input, config, received } => {
                 json!({"input_name": input, "input_config": config, "received_value": received})
             }

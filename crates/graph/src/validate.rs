@@ -249,7 +249,9 @@ impl Walk<'_> {
         let input = &schema.inputs[index];
         let Some(value) = self.prompt.inputs(&frame.id).and_then(|i| i.get(&input.name)) else {
             if input.required {
-                frame.problems.push(Problem::RequiredInputMissing { input: input.name.clone() });
+                let last = input.name.rsplit('.').next().filter(|_| schema.generation == Generation::Schema);
+                let shown = last.unwrap_or(&input.name).to_owned();
+                frame.problems.push(Problem::RequiredInputMissing { input: input.name.clone(), shown });
             }
             return Ok(None);
         };

@@ -525,6 +525,7 @@ class Manifest(unittest.TestCase):
         self.assertGreater(packs["stub_nodes"]["seconds"], 0)
         self.assertEqual(self.manifest["web"], {"stub_web": os.path.join(STUB, "custom_nodes", "stub_web", "js")})
         self.assertEqual(self.manifest["on_prompt"], 1)
+        self.assertEqual(self.manifest["replacements"]["StubOld"][0]["new_node_id"], "StubSum")
         for route in (["GET", "/stub/hello/{name}"], ["GET", "/stub/files/{path:.*}"], ["POST", "/stub/echo"], ["GET", "/system_stats"]):
             self.assertIn(route, self.manifest["routes"])
 

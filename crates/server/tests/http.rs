@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use comfyd_node::{Input, Schema};
-use comfyd_server::{Options, listen};
+use comfyd_server::{Options, RequiredVersions, listen};
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
 use rustls::pki_types::pem::PemObject;

@@ -273,7 +273,7 @@ async fn each_user_has_his_own_files() {
     }
     assert_eq!(view(&server.admin, "made.png", "users/bob", "output").await, (200, bobs.clone()));
     assert_eq!(view(&server.bob, "made.png", "", "output").await, (200, bobs.clone()));
-    assert_eq!(server.get(&server.bob, "/internal/files/output").await, json!(["made.png"]));
+    assert_eq!(server.get(&server.bob, "/internal/files/output").await, json!(["made.png [output]"]));
     assert_eq!(server.get(&server.ann, "/internal/files/output").await, json!([]));
     // Settings and workflows too.
     assert_eq!(server.status(&server.ann, "POST", "/settings", json!({"a": 1})).await, 200);
@@ -293,7 +293,7 @@ async fn prompts_of_a_user_are_bounded() {
     let quotas = Quotas { prompts_per_minute: Some(3), prompt_pixels: Some(1000), ..Quotas::default() };
     let server = Keyed::new(|options| options.quotas = quotas);
     for id in ["1", "2", "3"] {
-        assert_eq!(server.submit(&server.ann, id).await, 200);
+        assert_eq!(server.submit(&server.ann, &support::id(id)).await, 200);
     }
     assert_eq!((server.submit(&server.ann, &support::id("4")).await, server.submit(&server.bob, &support::id("5")).await), (429, 200));
     let inputs = json!({"value": "", "width": 100, "height": 100, "batch_size": 1});
@@ -305,8 +305,9 @@ async fn prompts_of_a_user_are_bounded() {
 #[tokio::test]
 async fn what_is_changed_is_written_down() {
     let server = Keyed::new(|_| ());
-    assert_eq!(server.submit(&server.ann, &support::id("mine")).await, 200);
-    assert_eq!(server.status(&server.ann, "POST", "/queue", json!({"delete": ["mine"]})).await, 200);
+    let mine = support::id("mine");
+    assert_eq!(server.submit(&server.ann, &mine).await, 200);
+    assert_eq!(server.status(&server.ann, "POST", "/queue", json!({"delete": [mine]})).await, 200);
     assert_eq!(server.status(&server.guest, "POST", "/queue", json!({"clear": true})).await, 403);
     let path = server.server.dir.path().join("user/audit.jsonl");
     let records = loop {
@@ -319,8 +320,8 @@ async fn what_is_changed_is_written_down() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     };
     let told = |record: &Value| json!([record["user"], record["action"], record["what"], record["status"]]);
-    assert_eq!(told(&records[0]), json!(["ann", "POST /prompt", ["mine"], 200]));
-    assert_eq!(told(&records[1]), json!(["ann", "POST /queue", ["mine"], 200]));
+    assert_eq!(told(&records[0]), json!(["ann", "POST /prompt", [mine], 200]));
+    assert_eq!(told(&records[1]), json!(["ann", "POST /queue", [mine], 200]));
 }
 
 #[tokio::test]

@@ -146,7 +146,7 @@ async fn answers_have_the_shape(shape: &str) {
         ("get", "/jobs/{job_id}", "/jobs/ended", ""),
         ("get", "/jobs/{job_id}", "/jobs/running", ""),
         ("post", "/jobs/{job_id}/cancel", "/jobs/waiting/cancel", ""),
-        ("post", "/jobs/cancel", "/jobs/cancel", r#"{"job_ids": ["running"]}"#),
+        ("post", "/jobs/cancel", "/jobs/cancel", r#"{"job_ids": ["00000000-0000-4000-8000-000000000000"]}"#),
         ("get", "/system_stats", "/system_stats", ""),
         ("get", "/features", "/features", ""),
         ("get", "/object_info", "/object_info", ""),
@@ -170,6 +170,9 @@ async fn answers_have_the_shape(shape: &str) {
         ("get", "/v2/userdata", "/v2/userdata", ""),
         ("post", "/userdata/{file}/move/{dest}", "/userdata/a.json/move/b.json?full_info=true", ""),
         ("get", "/i18n", "/i18n", ""),
+        ("get", "/node_replacements", "/node_replacements", ""),
+        ("get", "/global_subgraphs", "/global_subgraphs", ""),
+        ("get", "/global_subgraphs/{id}", "/global_subgraphs/none", ""),
         (
             "post",
             "/internal/models/download",

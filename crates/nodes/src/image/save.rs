@@ -5,6 +5,8 @@ use std::sync::Arc;
 use comfyd_folders::Kind;
 use comfyd_imaging::Raster;
 use comfyd_node::{Error, Fingerprint, Input, NodeOutput, Result, Schema};
+use comfyd_values::Image;
+use ndarray::Axis;
 
 use crate::class::{Call, Class};
 use crate::saving;
@@ -62,13 +64,18 @@ pub(crate) const CLASSES: &[Class] = &[
     .fingerprint(|_, _, _| Ok(Fingerprint::Always)),
 ];
 
+/// What is to be saved. Nodes whose output is of any type may give masks, which are saved as pictures in grey.
+fn pictures(call: &Call<'_, '_>) -> Result<Image> {
+    call.mask("images").map_or_else(|_| call.image("images"), |mask| Ok(Image(mask.0.insert_axis(Axis(3)))))
+}
+
 fn save_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let images = call.image("images")?;
+    let images = pictures(call)?;
     saving::save_png(call, &images, Kind::Output, call.text("filename_prefix")?, saving::SAVE_COMPRESSION)
 }
 
 fn preview_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let images = call.image("images")?;
+    let images = pictures(call)?;
     saving::save_png(call, &images, Kind::Temp, &call.state.preview_prefix, saving::PREVIEW_COMPRESSION)
 }
 

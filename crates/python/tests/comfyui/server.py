@@ -14,6 +14,14 @@ from comfyui_version import __version__
 from protocol import BinaryEventTypes
 
 
+class NodeReplaceManager:
+    """What stands in for classes that there are not any more."""
+
+    def as_dict(self):
+        return {"StubOld": [{"new_node_id": "StubSum", "old_node_id": "StubOld", "old_widget_ids": None,
+                             "input_mapping": [{"new_id": "a", "old_id": "x"}], "output_mapping": None}]}
+
+
 class PromptServer:
     instance = None
 
@@ -21,6 +29,7 @@ class PromptServer:
         PromptServer.instance = self
         self.prompt_queue, self.loop, self.messages, self.number = execution.PromptQueue(self), loop, asyncio.Queue(), 0
         self.app, self.routes = web.Application(), web.RouteTableDef()
+        self.node_replace_manager = NodeReplaceManager()
         self.sockets, self.sockets_metadata, self.on_prompt_handlers = {}, {}, []
         self.client_id = self.last_node_id = self.last_prompt_id = None
         self._own_routes()

@@ -207,7 +207,7 @@ mod tests {
         assert_eq!(installed(&front_end), Installed { front_end: known("1.49.6"), templates: known("0.11.44"), docs: None });
         assert_eq!(blueprints(&front_end).iter().map(|found| found.name.as_str()).collect::<Vec<_>>(), ["sharpen"]);
 
-        let own = dir.path().join("web/1.58.1");
+        let own = dir.path().join("base/web/1.58.1");
         put(&own.join("docs/.version"), "0.5.15\n");
         put(&own.join("blueprints/blur.json"), "{}");
         let (front_end, packaged) = (FrontEnd::Folder(own), blueprints(&front_end));
