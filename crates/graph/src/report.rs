@@ -54,23 +54,21 @@ pub enum PromptProblem {
     /// A node without `class_type`.
     #[error(
         "Node '{}' has no class_type. The workflow may be corrupted or a custom node is missing.",
-        title.clone().unwrap_or_else(|| format!("ID #{node}"))
+        title.as_ref().map_or_else(|| format!("ID #{node}"), ToString::to_string)
     )]
     MissingClass {
         /// The node's id.
-        node: String,
+        node: Box<str>,
         /// Its title, if the client sent one.
-        title: Option<String>,
+        title: Option<Box<str>>,
     },
     /// A class that the catalog does not have.
-    #[error("Node '{}' not found. The custom node may not be installed.", title.as_ref().unwrap_or(class))]
+    #[error("Node '{}' not found. The custom node may not be installed.", wanted.shown())]
     UnknownClass {
         /// The node's id.
-        node: String,
-        /// The class asked for, as Python would print it.
-        class: String,
-        /// The node's title, if the client sent one.
-        title: Option<String>,
+        node: Box<str>,
+        /// What is asked for.
+        wanted: Box<Wanted>,
     },
     /// No output node, or none among the partial targets.
     #[error("Prompt has no outputs")]
@@ -84,6 +82,22 @@ pub enum PromptProblem {
     /// Linked classes that have no process in common.
     #[error(transparent)]
     Unplaceable(Box<Unplaceable>),
+}
+
+/// A class that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    /// The class, as Python would print it.
+    pub class: String,
+    /// The node's title, if the client sent one.
+    pub title: Option<String>,
+}
+
+impl Wanted {
+    /// By which name people know it.
+    fn shown(&self) -> &str {
+        self.title.as_ref().unwrap_or(&self.class)
+    }
 }
 
 /// Two linked nodes of which one process cannot run both, although what travels between them cannot leave the process that made it.
@@ -128,10 +142,8 @@ impl PromptProblem {
         match self {
             Self::NotAnObject | Self::TooManyNodes { .. } | Self::NoOutputs => String::new(),
             Self::TooDeep { node, .. } => format!("Node ID '#{node}'"),
-            Self::TooManyInputs { node, .. }
-            | Self::InputsNotAnObject { node }
-            | Self::MissingClass { node, .. }
-            | Self::UnknownClass { node, .. } => format!("Node ID '#{node}'"),
+            Self::MissingClass { node, .. } | Self::UnknownClass { node, .. } => format!("Node ID '#{node}'"),
+            Self::TooManyInputs { node, .. } | Self::InputsNotAnObject { node } => format!("Node ID '#{node}'"),
             Self::OutputsFailed { details } => details.clone(),
             Self::Unplaceable(between) => format!("Node ID '#{}' -> Node ID '#{}'", between.from, between.to),
         }
@@ -141,8 +153,8 @@ impl PromptProblem {
     pub fn extra_info(&self) -> Json {
         match self {
             Self::MissingClass { node, title } => json!({"node_id": node, "class_type": null, "node_title": title}),
-            Self::UnknownClass { node, class, title } => {
-                json!({"node_id": node, "class_type": class, "node_title": title.as_ref().unwrap_or(class)})
+            Self::UnknownClass { node, wanted } => {
+                json!({"node_id": node, "class_type": wanted.class, "node_title": wanted.shown()})
             }
             Self::NotAnObject
             | Self::TooManyNodes { .. }

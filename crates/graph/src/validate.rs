@@ -16,7 +16,7 @@ use crate::dynamic::finalized;
 use crate::place::place;
 use crate::placement::{Placement, Placing};
 use crate::prompt::{Prompt, as_link, unwrapped};
-use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected};
+use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected, Wanted};
 use crate::{check, python};
 
 /// Links that are followed to tell which outputs depend on a broken node; beyond, `dependent_outputs` may be incomplete.
@@ -88,10 +88,11 @@ fn outputs(catalog: &Catalog, prompt: &Prompt, partial_targets: Option<&[String]
     for (id, node) in prompt.nodes() {
         let title = || node.get("_meta")?.get("title")?.as_str().map(str::to_owned);
         let Some(class) = node.get("class_type") else {
-            return Err(PromptProblem::MissingClass { node: id.clone(), title: title() });
+            return Err(PromptProblem::MissingClass { node: id.as_str().into(), title: title().map(Box::from) });
         };
         let Some(entry) = class.as_str().and_then(|c| catalog.get(c)) else {
-            return Err(PromptProblem::UnknownClass { node: id.clone(), class: python::str(class), title: title() });
+            let wanted = Wanted { class: python::str(class), title: title() };
+            return Err(PromptProblem::UnknownClass { node: id.as_str().into(), wanted: wanted.into() });
         };
         if entry.schema.output_node && targets.as_ref().is_none_or(|t| t.contains(id.as_str())) {
             outputs.push((&entry.schema.class, id));

@@ -254,7 +254,7 @@ mod tests {
             (r#"{"a": NaN}"#, Some("5"), format!(r#"{{"a":null,"client_id":5,{told}"#)),
             ("{}", Some(r#"{"secret": 1}"#), format!(r#"{{"client_id":{{}},{told}"#)),
             (r#"{"comfy_usage_source": "own"}"#, None, r#"{"comfy_usage_source": "own", "create_time": 7}"#.to_owned()),
-            (r#"{"create_time": 1}"#, None, format!(r#"{{"create_time":7,"comfy_usage_source":"tests"}}"#)),
+            (r#"{"create_time": 1}"#, None, r#"{"create_time":7,"comfy_usage_source":"tests"}"#.to_owned()),
         ] {
             let client = client.map_or(String::new(), |client| format!("\"client_id\": {client}, "));
             let prompt = r#"{"1": {"class_type": "Show", "inputs": {"value": 1}}}"#;

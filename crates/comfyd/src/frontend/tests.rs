@@ -161,7 +161,7 @@ async fn help_is_put_below_the_pages() {
     let found = index::find(&clients, &clients.settings, package.name, DOCS.version).await.unwrap();
     unpacked(&clients, package, found, base.path().join("docs"), &|_, _, _| {}).await.unwrap();
     assert_eq!(std::fs::read_to_string(base.path().join("docs/KSampler/en.md")).unwrap(), "# help");
-    assert_eq!(std::fs::read_to_string(base.path().join("docs/.version")).unwrap(), "0.5.15");
+    assert_eq!(std::fs::read_to_string(base.path().join("docs/.version")).unwrap(), "0.0.1");
     assert_eq!(std::fs::read_dir(base.path().join("docs")).unwrap().count(), 2);
     let nowhere = PipSettings { indexes: vec!["http://127.0.0.1:9/".into()], ..index(Vec::new()).await };
     add(&nowhere, &DOCS, base.path(), &|_, _, _| {}).await.expect("what is there is not fetched again");
