@@ -312,7 +312,8 @@ fn what_nodes_show_on_the_way_is_told_again_from_the_cache() {
 #[test]
 fn inputs_that_stand_for_others_reach_the_node_as_groups() {
     let mut bench = bench();
-    let text = "1:Num value=1\n2:Num value=2\nt:Told values.v2=@2 values.v0=@1 how=times how.factor=3 how.then=plus how.then.more=4 other=5";
+    let text =
+        "1:Num value=1\n2:Num value=2\nt:Told values.v2=@2 values.v0=@1 how=times how.factor=3 how.then=plus how.then.more=4 other=5";
     let ran = bench.run(&format!("{text}\nout:Show value=@t"));
     succeeded(&ran);
     let want = r#"v0=1 v2=2 | factor=3 then.more=4 then="plus" how="times" | more=4 then="plus""#;

@@ -336,7 +336,11 @@ const WIDGETS: [(&str, &str); 2] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX"
 
 /// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
 fn fits(got: &str, declared: &str) -> bool {
-    declared.split(',').any(|ty| ty == got) || declared == "*" || declared == MATCH_TYPE || WIDGETS.contains(&(got, declared)) || (got == "NONE" && declared == "CLIP_VISION")
+    declared.split(',').any(|ty| ty == got)
+        || declared == "*"
+        || declared == MATCH_TYPE
+        || WIDGETS.contains(&(got, declared))
+        || (got == "NONE" && declared == "CLIP_VISION")
 }
 
 /// The inputs that a node has for which `set` makes the choices that bring inputs; where it says nothing, the first is chosen. Of those that

@@ -8,8 +8,8 @@ use comfyd_executor::{Executor, ExecutorOptions};
 use comfyd_jobs::memory::MemorySink;
 use comfyd_jobs::{Event, EventKind, Job, Message, Outcome, Secrets};
 use comfyd_node::{
-    Branch, CancellationToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, Grow, HiddenKind, Input, Inputs, Node, NodeOutput, Opaque,
-    Result, Schema, Source, Value,
+    Branch, CancellationToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, Grow, HiddenKind, Input, Inputs, Node,
+    NodeOutput, Opaque, Result, Schema, Source, Value,
 };
 use serde_json::{Value as Json, json};
 
