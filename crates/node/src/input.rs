@@ -213,7 +213,7 @@ fn groups(inputs: &[Input], generation: Generation, source: &dyn OptionSource) -
 }
 
 /// The order in which classes of the newer kind tell their options; those that only one class has stand before the first value.
-const OPTION_ORDER: [&str; 31] = [
+const OPTION_ORDER: [&str; 32] = [
     "display_name",
     "tooltip",
     "lazy",
@@ -224,6 +224,7 @@ const OPTION_ORDER: [&str; 31] = [
     "socketless",
     "widgetType",
     "forceInput",
+    "component",
     "min",
     "max",
     "step",
