@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use comfyd_assets::Assets;
 use comfyd_graph::Placing;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -47,7 +48,7 @@ pub struct Quotas {
 }
 
 /// The server's settings. Every bound of the HTTP side is here.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Default shape of answers.
     pub shape: ApiShape,
@@ -67,6 +68,8 @@ pub struct Options {
     pub trusted_proxies: Vec<IpAddr>,
     /// Where it is written down what was changed, and who tried to get in.
     pub audit: Option<Arc<Audit>>,
+    /// What is known of files, where that is wanted.
+    pub assets: Option<Arc<Assets>>,
     /// What each user may have, where users are told apart.
     pub quotas: Quotas,
     /// Largest request body, in bytes.
@@ -109,6 +112,7 @@ impl Default for Options {
             tls: false,
             trusted_proxies: Vec::new(),
             audit: None,
+            assets: None,
             quotas: Quotas::default(),
             max_upload_bytes: 100 * 1024 * 1024,
             max_connections: 4096,
@@ -134,11 +138,18 @@ pub(crate) struct Features {
     supports_raw_previews: bool,
     /// Bytes.
     max_upload_size: usize,
+    /// Whether the calls about assets are served.
+    assets: bool,
 }
 
 impl Options {
     /// What the server can do.
     pub(crate) fn features(&self) -> Features {
-        Features { supports_preview_metadata: true, supports_raw_previews: true, max_upload_size: self.max_upload_bytes }
+        Features {
+            supports_preview_metadata: true,
+            supports_raw_previews: true,
+            max_upload_size: self.max_upload_bytes,
+            assets: self.assets.is_some(),
+        }
     }
 }

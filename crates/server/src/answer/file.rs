@@ -30,6 +30,8 @@ const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub(crate) enum Disposition {
     /// Shown if it is of a kind that a browser only shows; stored by the browser otherwise.
     Inline,
+    /// Always stored by the browser.
+    Attachment,
     /// A part of the page: no `Content-Disposition`, its own type, checked again on each use.
     Page,
 }
@@ -45,15 +47,15 @@ pub(crate) async fn send_file(path: &Path, name: &str, request: &HeaderMap, how:
     let mut headers = common_headers(&etag);
     headers.typed_insert(AcceptRanges::bytes());
     let mime = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
-    let stored = how == Disposition::Inline && !is_passive(name, mime);
-    if how == Disposition::Inline {
-        headers.insert(header::CONTENT_DISPOSITION, disposition(name, stored));
+    let active = how != Disposition::Page && !is_passive(name, mime);
+    if how != Disposition::Page {
+        headers.insert(header::CONTENT_DISPOSITION, disposition(name, active || how == Disposition::Attachment));
     }
     if is_known(request, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     headers
-        .insert(header::CONTENT_TYPE, if stored { HeaderValue::from_static("application/octet-stream") } else { content_type(mime, how) });
+        .insert(header::CONTENT_TYPE, if active { HeaderValue::from_static("application/octet-stream") } else { content_type(mime, how) });
     let size = meta.len();
     let (start, end, status) = match range(request, size, &etag) {
         Range::Whole => (0, size, StatusCode::OK),
