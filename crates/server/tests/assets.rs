@@ -16,8 +16,18 @@ fn start() -> Server {
     Server::new([], |options, dir| options.assets = Some(assets(dir)))
 }
 
-/// Sends parts, of which those with a file name are files.
-async fn send(server: &Server, headers: &[(&str, &str)], parts: &[(&str, Option<&str>, &[u8])]) -> Answer {
+/// A part of a form: its name, that of a file, its content.
+type Part<'a> = (&'a str, Option<&'a str>, &'a [u8]);
+
+fn field<'a>(name: &'a str, text: &'a str) -> Part<'a> {
+    (name, None, text.as_bytes())
+}
+
+fn file<'a>(name: &'a str, bytes: &'a [u8]) -> Part<'a> {
+    ("file", Some(name), bytes)
+}
+
+async fn send(server: &Server, headers: &[(&str, &str)], parts: &[Part<'_>]) -> Answer {
     let mut body = Vec::new();
     for (name, file, bytes) in parts {
         let file = file.map_or_else(String::new, |file| format!("; filename=\"{file}\""));
@@ -26,13 +36,13 @@ async fn send(server: &Server, headers: &[(&str, &str)], parts: &[(&str, Option<
         body.extend(b"\r\n");
     }
     body.extend(b"--b--\r\n");
-    let headers = [&[("content-type", "multipart/form-data; boundary=b")], headers].concat();
+    let headers = [&[("content-type", "multipart/form-data; boundary=b")][..], headers].concat();
     server.send("POST", "/api/assets", &headers, body).await
 }
 
 /// Uploads a file with tags.
 async fn upload(server: &Server, headers: &[(&str, &str)], name: &str, bytes: &[u8], tags: &str) -> Answer {
-    send(server, headers, &[("tags", None, tags.as_bytes()), ("file", Some(name), bytes)]).await
+    send(server, headers, &[field("tags", tags), file(name, bytes)]).await
 }
 
 fn code(answer: &Answer) -> (u16, String) {
@@ -108,20 +118,20 @@ async fn an_upload_is_an_asset_and_is_shown_by_its_hash() {
 async fn what_cannot_be_taken_says_why_and_leaves_nothing() {
     let server = start();
     let hash = format!("blake3:{}", "0".repeat(64));
-    let file: (&str, Option<&str>, &[u8]) = ("file", Some("a.bin"), b"bytes");
-    let tags: (&str, Option<&str>, &[u8]) = ("tags", None, b"input");
+    let (whole, tags) = (file("a.bin", b"bytes"), field("tags", "input"));
+    let (long, longer) = ("x".repeat(600), " ".repeat(70_000));
     for (parts, wanted) in [
         (vec![tags], "MISSING_FILE"),
-        (vec![tags, ("file", Some("a.bin"), b"")], "EMPTY_UPLOAD"),
-        (vec![tags, ("hash", None, hash.as_bytes()), file], "HASH_MISMATCH"),
-        (vec![tags, ("hash", None, b"md5:00"), file], "INVALID_HASH"),
-        (vec![tags, ("id", None, b"mine"), file], "UNSUPPORTED_FIELD"),
-        (vec![tags, ("user_metadata", None, b"[1]"), file], "INVALID_BODY"),
-        (vec![tags, ("mime_type", None, b"a\tb"), file], "INVALID_BODY"),
-        (vec![("tags", None, b"input,output"), file], "INVALID_BODY"),
-        (vec![("tags", None, b"models"), file], "INVALID_BODY"),
-        (vec![tags, ("name", None, &[b'x'; 600]), file], "INVALID_BODY"),
-        (vec![tags, ("user_metadata", None, &[b' '; 70_000]), file], "INVALID_BODY"),
+        (vec![tags, file("a.bin", b"")], "EMPTY_UPLOAD"),
+        (vec![tags, field("hash", &hash), whole], "HASH_MISMATCH"),
+        (vec![tags, field("hash", "md5:00"), whole], "INVALID_HASH"),
+        (vec![tags, field("id", "mine"), whole], "UNSUPPORTED_FIELD"),
+        (vec![tags, field("user_metadata", "[1]"), whole], "INVALID_BODY"),
+        (vec![tags, field("mime_type", "a\tb"), whole], "INVALID_BODY"),
+        (vec![field("tags", "input,output"), whole], "INVALID_BODY"),
+        (vec![field("tags", "models"), whole], "INVALID_BODY"),
+        (vec![tags, field("name", &long), whole], "INVALID_BODY"),
+        (vec![tags, field("user_metadata", &longer), whole], "INVALID_BODY"),
     ] {
         assert_eq!(code(&send(&server, &[], &parts).await), (400, wanted.into()));
         assert!(files(&server.dir.path().join("input")).is_empty(), "{wanted}");
@@ -224,7 +234,7 @@ async fn each_user_has_his_own_assets() {
 #[tokio::test]
 async fn models_are_an_administrators_and_guests_look_only() {
     let server = Keyed::new(|_| ());
-    let model = |who| upload(&server.server, [&[], &server.header(who)[..]].concat().leak(), "m.safetensors", b"weights", "models,model_type:loras");
+    let model = async |who| upload(&server.server, &server.header(who), "m.safetensors", b"weights", "models,model_type:loras").await;
     assert_eq!(code(&model(ANN).await), (403, "FORBIDDEN".into()));
     assert_eq!(upload(&server.server, &server.header(GUEST), "a", b"a", "input").await.status, StatusCode::FORBIDDEN);
     assert!(files(&server.server.dir.path().join("models/loras")).is_empty());

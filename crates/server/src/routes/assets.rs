@@ -220,7 +220,7 @@ struct Pruned {
 async fn listed(State(app): State<App>, enabled: Enabled, asked: Asked) -> Result<Json<AssetList>, Coded> {
     let (filter, page) = (asked.filter()?, asked.page()?);
     let (by_cursor, offset) = (page.after.is_some(), page.offset as u64);
-    let wrong = |error| match error {
+    let wrong = |error: comfyd_assets::Error| match error {
         comfyd_assets::Error::Invalid(message) => query::refused("metadata_filter", &message),
         error => error.into(),
     };
