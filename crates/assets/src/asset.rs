@@ -112,8 +112,7 @@ impl Viewer {
 pub(crate) const COLUMNS: &str = "a.seq, a.id, a.name, a.path, a.loader_path, c.hash, c.size, c.mime, a.preview, p.path, a.user_metadata, \
     a.system_metadata, a.job, a.created, a.updated, a.accessed";
 /// Where it is read.
-pub(crate) const TABLES: &str =
-    "assets a JOIN contents c ON c.id = a.content LEFT JOIN assets p ON p.id = a.preview AND p.deleted IS NULL";
+pub(crate) const TABLES: &str = "assets a JOIN contents c ON c.id = a.content LEFT JOIN assets p ON p.id = a.preview AND p.deleted IS NULL";
 
 impl Asset {
     /// Reads a row of [`COLUMNS`], and its tags.
@@ -182,7 +181,9 @@ pub(crate) fn check_name(name: &str) -> Result<()> {
 /// Fails if a media type cannot be one.
 pub(crate) fn check_mime(mime: &str) -> Result<()> {
     if mime.len() > MAX_MIME_BYTES || !mime.contains('/') || !mime.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ') {
-        return Err(Error::Invalid(format!("the media type cannot be used: write one such as image/png, in at most {MAX_MIME_BYTES} bytes")));
+        return Err(Error::Invalid(format!(
+            "the media type cannot be used: write one such as image/png, in at most {MAX_MIME_BYTES} bytes"
+        )));
     }
     Ok(())
 }

@@ -124,6 +124,13 @@ mod tests {
             assert!(matches!(read(&text, Sort::Created, Order::Ascending), Err(Error::Cursor(_))), "{text}");
         }
         assert!(read(&field("v", json!("5")), Sort::Created, Order::Ascending).is_ok());
-        assert!(read(&write(&Cursor { key: Key::Number(1), id: "a".into() }, Sort::Accessed, Order::Ascending), Sort::Accessed, Order::Ascending).is_err());
+        assert!(
+            read(
+                &write(&Cursor { key: Key::Number(1), id: "a".into() }, Sort::Accessed, Order::Ascending),
+                Sort::Accessed,
+                Order::Ascending
+            )
+            .is_err()
+        );
     }
 }

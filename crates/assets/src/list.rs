@@ -210,7 +210,9 @@ impl Store {
         );
         // A name that nobody uses any more may be another's.
         let names = match viewer.sees {
-            Sees::All | Sees::Unowned => format!("SELECT n.name AS name, coalesce(u.uses, 0) AS uses FROM tag_names n LEFT JOIN ({uses}) u ON u.name = n.name"),
+            Sees::All | Sees::Unowned => {
+                format!("SELECT n.name AS name, coalesce(u.uses, 0) AS uses FROM tag_names n LEFT JOIN ({uses}) u ON u.name = n.name")
+            }
             Sees::Shared => uses,
         };
         let mut wanted = if page.unused { "1".to_owned() } else { "uses > 0".to_owned() };

@@ -12,7 +12,12 @@ pub(crate) const MAX_TEXT: usize = 2048;
 const MAX_ROWS: usize = 2000;
 
 /// Writes anew what filters find of an asset. What users say goes before what the file says.
-pub(crate) fn index(connection: &Connection, seq: i64, system: Option<&Map<String, Value>>, user: &Map<String, Value>) -> rusqlite::Result<()> {
+pub(crate) fn index(
+    connection: &Connection,
+    seq: i64,
+    system: Option<&Map<String, Value>>,
+    user: &Map<String, Value>,
+) -> rusqlite::Result<()> {
     connection.prepare_cached("DELETE FROM meta WHERE asset = ?")?.execute([seq])?;
     let mut insert = connection.prepare_cached("INSERT INTO meta (asset, key, ordinal, kind, value) VALUES (?, ?, ?, ?, ?)")?;
     let hidden = system.into_iter().flatten().filter(|(key, _)| !user.contains_key(*key));

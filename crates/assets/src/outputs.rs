@@ -33,7 +33,12 @@ impl Store {
             Ok(path) if path.is_file() => path,
             Ok(_) | Err(_) => return Ok(None),
         };
-        let new = New { name: name.to_owned(), tags: vec![kind.as_str().to_owned(), "uploaded".to_owned()], job: Some(prompt.to_owned()), ..New::default() };
+        let new = New {
+            name: name.to_owned(),
+            tags: vec![kind.as_str().to_owned(), "uploaded".to_owned()],
+            job: Some(prompt.to_owned()),
+            ..New::default()
+        };
         Ok(self.register(&Viewer::all(), &path, &new)?.map(|asset| asset.id))
     }
 }

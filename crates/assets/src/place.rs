@@ -57,7 +57,8 @@ impl Place {
             None if homes.is_empty() => return None,
             None => MODELS,
         };
-        let deepest = || listing().max_by_key(|home| home.base.as_os_str().len()).and_then(|home| slashed(path.strip_prefix(&home.base).ok()?));
+        let deepest =
+            || listing().max_by_key(|home| home.base.as_os_str().len()).and_then(|home| slashed(path.strip_prefix(&home.base).ok()?));
         let owner = owner.to_owned();
         let loader_path = relative.or_else(deepest);
         Some(Self { root, owner, loader_path, tags })

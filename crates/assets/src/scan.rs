@@ -64,7 +64,9 @@ impl Root {
     fn files(self, folders: &Folders, go_on: &mut dyn FnMut() -> bool) -> Vec<PathBuf> {
         match self {
             Self::Models => {
-                let names = |folder: &String| folders.model_files(folder).into_iter().flatten().map(|name| (folder.clone(), name)).collect::<Vec<_>>();
+                let names = |folder: &String| {
+                    folders.model_files(folder).into_iter().flatten().map(|name| (folder.clone(), name)).collect::<Vec<_>>()
+                };
                 let listed = place::model_folders(folders).iter().flat_map(names).collect::<Vec<_>>().into_iter();
                 let seen = listed.filter(|(_, name)| !name.split('/').any(|part| part.starts_with('.')));
                 seen.filter_map(|(folder, name)| folders.model_path(&folder, &name)).take(MAX_FILES).collect()
@@ -155,17 +157,20 @@ impl Store {
         self.read(|connection| {
             let sql = "SELECT a.seq, a.content, a.path, a.mtime_ns, a.missing, c.hash IS NOT NULL, c.size FROM assets a \
                        JOIN contents c ON c.id = a.content WHERE a.path > ? AND a.path < ? AND a.deleted IS NULL";
-            let rows = connection.prepare_cached(sql)?.query_map(below(folder), |row| {
-                Ok(Row {
-                    seq: row.get(0)?,
-                    content: row.get(1)?,
-                    path: PathBuf::from(row.get::<_, String>(2)?),
-                    mtime_ns: row.get(3)?,
-                    missing: row.get(4)?,
-                    hashed: row.get(5)?,
-                    size: row.get(6)?,
-                })
-            })?.collect::<rusqlite::Result<_>>()?;
+            let rows = connection
+                .prepare_cached(sql)?
+                .query_map(below(folder), |row| {
+                    Ok(Row {
+                        seq: row.get(0)?,
+                        content: row.get(1)?,
+                        path: PathBuf::from(row.get::<_, String>(2)?),
+                        mtime_ns: row.get(3)?,
+                        missing: row.get(4)?,
+                        hashed: row.get(5)?,
+                        size: row.get(6)?,
+                    })
+                })?
+                .collect::<rusqlite::Result<_>>()?;
             Ok(rows)
         })
     }
@@ -223,11 +228,21 @@ impl Store {
         self.read(|connection| {
             let sql = "SELECT seq, path, mtime_ns FROM assets WHERE seq > ? AND level <= ? AND path IS NOT NULL AND missing = 0 \
                        AND deleted IS NULL AND mtime_ns IS NOT NULL ORDER BY seq LIMIT 1000";
-            let rows = connection.prepare_cached(sql)?.query_map(params![behind, most], |row| {
-                Ok(Unread { seq: row.get(0)?, path: PathBuf::from(row.get::<_, String>(1)?), mtime_ns: row.get(2)? })
-            })?.collect::<rusqlite::Result<Vec<_>>>()?;
+            let rows = connection
+                .prepare_cached(sql)?
+                .query_map(params![behind, most], |row| {
+                    Ok(Unread { seq: row.get(0)?, path: PathBuf::from(row.get::<_, String>(1)?), mtime_ns: row.get(2)? })
+                })?
+                .collect::<rusqlite::Result<Vec<_>>>()?;
             // Those of other roots are left out by who asks, not here: the last one tells where to go on.
-            Ok(rows.into_iter().map(|row| if folders.iter().any(|folder| row.path.starts_with(folder)) { row } else { Unread { path: PathBuf::new(), ..row } }).collect())
+            Ok(rows
+                .into_iter()
+                .map(
+                    |row| {
+                        if folders.iter().any(|folder| row.path.starts_with(folder)) { row } else { Unread { path: PathBuf::new(), ..row } }
+                    },
+                )
+                .collect())
         })
     }
 
@@ -245,7 +260,8 @@ impl Store {
         };
         self.change(|change| {
             let sql = "SELECT content FROM assets WHERE seq = ? AND mtime_ns = ? AND deleted IS NULL";
-            let before: Option<i64> = change.prepare_cached(sql)?.query_row(params![file.seq, file.mtime_ns], |row| row.get(0)).optional()?;
+            let before: Option<i64> =
+                change.prepare_cached(sql)?.query_row(params![file.seq, file.mtime_ns], |row| row.get(0)).optional()?;
             // Somebody else knows more of it by now.
             let Some(before) = before else { return Ok(false) };
             observe(change, file.seq, &system)?;
@@ -270,8 +286,11 @@ impl Store {
             forget_tag_names(change)?;
             let mut select = change.prepare("SELECT seq, path FROM assets WHERE path IS NOT NULL AND deleted IS NULL AND missing = 0")?;
             let rows: Vec<(i64, String)> = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect::<rusqlite::Result<_>>()?;
-            let outside: Vec<i64> =
-                rows.iter().filter(|(_, path)| !folders.iter().any(|folder| Path::new(path).starts_with(folder))).map(|(seq, _)| *seq).collect();
+            let outside: Vec<i64> = rows
+                .iter()
+                .filter(|(_, path)| !folders.iter().any(|folder| Path::new(path).starts_with(folder)))
+                .map(|(seq, _)| *seq)
+                .collect();
             for seq in &outside {
                 change.prepare_cached("UPDATE assets SET missing = 1 WHERE seq = ?")?.execute([seq])?;
             }
@@ -324,7 +343,8 @@ fn settle(change: &Transaction<'_>, content: i64, rows: &[(Row, Fate)]) -> Resul
 
 /// A file has other bytes now: of them nothing is known yet, and all who have the old ones by another name keep them.
 fn changed(change: &Transaction<'_>, row: &Row, stamp: Stamp) -> Result<()> {
-    let mime: Option<String> = change.query_row("SELECT mime FROM contents WHERE id = ?", [row.content], |found| found.get(0)).optional()?.flatten();
+    let mime: Option<String> =
+        change.query_row("SELECT mime FROM contents WHERE id = ?", [row.content], |found| found.get(0)).optional()?.flatten();
     let content = unread_content(change, stamp, mime.as_deref())?;
     let sql = "UPDATE assets SET content = ?, mtime_ns = ?, level = ?, missing = 0, updated = ? WHERE seq = ? AND mtime_ns IS ?";
     change.prepare_cached(sql)?.execute(params![content, stamp.mtime_ns, LEVEL_STUB, now_us(), row.seq, row.mtime_ns])?;
@@ -347,12 +367,16 @@ fn missed(change: &Transaction<'_>, content: i64) -> Result<()> {
     if change.prepare_cached(sql)?.exists([content])? {
         return Ok(());
     }
-    let seqs: Vec<i64> =
-        change.prepare_cached("SELECT seq FROM assets WHERE content = ?")?.query_map([content], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let seqs: Vec<i64> = change
+        .prepare_cached("SELECT seq FROM assets WHERE content = ?")?
+        .query_map([content], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
     for seq in seqs {
         // It says so even where there are as many tags as there may be.
         change.prepare_cached("INSERT OR IGNORE INTO tag_names (name) VALUES (?)")?.execute([MISSING])?;
-        change.prepare_cached("INSERT OR IGNORE INTO tags (asset, tag, origin) VALUES (?, ?, 'automatic')")?.execute(params![seq, MISSING])?;
+        change
+            .prepare_cached("INSERT OR IGNORE INTO tags (asset, tag, origin) VALUES (?, ?, 'automatic')")?
+            .execute(params![seq, MISSING])?;
     }
     Ok(())
 }
@@ -415,7 +439,8 @@ mod tests {
         }
         #[cfg(unix)]
         std::os::unix::fs::symlink(dir.path(), dir.path().join("deep/round")).unwrap();
-        let mut files: Vec<PathBuf> = files_below(dir.path(), &mut || true).iter().map(|path| path.strip_prefix(dir.path()).unwrap().to_owned()).collect();
+        let mut files: Vec<PathBuf> =
+            files_below(dir.path(), &mut || true).iter().map(|path| path.strip_prefix(dir.path()).unwrap().to_owned()).collect();
         files.sort_unstable();
         assert_eq!(files, [PathBuf::from("a.txt"), PathBuf::from("deep/b.txt")]);
         assert!(files_below(&dir.path().join("nowhere"), &mut || true).is_empty());
@@ -425,6 +450,12 @@ mod tests {
     fn what_lies_below_a_folder_is_told_from_what_only_begins_so() {
         let [from, to] = below(Path::new("/x/input"));
         let inside = |path: &str| path > from.as_str() && path < to.as_str();
-        assert!(inside("/x/input/a") && inside("/x/input/\u{10ffff}") && !inside("/x/input2/a") && !inside("/x/input") && !inside("/x/input%/a"));
+        assert!(
+            inside("/x/input/a")
+                && inside("/x/input/\u{10ffff}")
+                && !inside("/x/input2/a")
+                && !inside("/x/input")
+                && !inside("/x/input%/a")
+        );
     }
 }

@@ -184,7 +184,12 @@ impl Seeder {
             state.running = false;
             let number = state.asked;
             drop(state);
-            self.shared.done.send_if_modified(|done| number > *done && { *done = number; true });
+            self.shared.done.send_if_modified(|done| {
+                number > *done && {
+                    *done = number;
+                    true
+                }
+            });
         }
     }
 

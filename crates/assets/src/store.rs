@@ -287,9 +287,19 @@ impl Store {
 
     /// Adds a file, or what is new of one that is known; tells its id.
     #[expect(clippy::too_many_arguments, reason = "all is said of one file")]
-    fn file(&self, change: &Transaction<'_>, viewer: &Viewer, path: &Path, hash: &str, stamp: Stamp, new: &New, origin: &str) -> Result<String> {
+    fn file(
+        &self,
+        change: &Transaction<'_>,
+        viewer: &Viewer,
+        path: &Path,
+        hash: &str,
+        stamp: Stamp,
+        new: &New,
+        origin: &str,
+    ) -> Result<String> {
         let text = path.to_str().ok_or_else(|| Error::Invalid("the file's path is no text: rename it".to_owned()))?;
-        let place = Place::of(&self.folders, path).ok_or_else(|| Error::Invalid("the file is in none of the folders for files".to_owned()))?;
+        let place =
+            Place::of(&self.folders, path).ok_or_else(|| Error::Invalid("the file is in none of the folders for files".to_owned()))?;
         let content = content(change, hash, stamp.size, new.mime.as_deref())?;
         let known: Option<(i64, String, i64)> = change
             .prepare_cached("SELECT seq, id, content FROM assets WHERE path = ?")?
@@ -312,7 +322,17 @@ impl Store {
         change.execute(
             "UPDATE assets SET path = ?, loader_path = ?, mtime_ns = ?, level = ?, preview = coalesce(?, preview), job = coalesce(?, job), \
              system_metadata = ?, updated = ? WHERE seq = ?",
-            params![text, place.loader_path, stamp.mtime_ns, LEVEL_HASHED, preview, new.job, Value::Object(system).to_string(), now_us(), seq],
+            params![
+                text,
+                place.loader_path,
+                stamp.mtime_ns,
+                LEVEL_HASHED,
+                preview,
+                new.job,
+                Value::Object(system).to_string(),
+                now_us(),
+                seq
+            ],
         )?;
         let said: Option<String> = change.query_row("SELECT user_metadata FROM assets WHERE seq = ?", [seq], |row| row.get(0))?;
         let mut said = object(said).unwrap_or_default();
@@ -320,10 +340,8 @@ impl Store {
         say(change, seq, said)?;
         tag(change, seq, &place.tags, "automatic")?;
         tag(change, seq, &new.tags, origin)?;
-        change.execute(
-            "DELETE FROM tags WHERE tag = ? AND asset IN (SELECT seq FROM assets WHERE content = ?)",
-            params![MISSING, content],
-        )?;
+        change
+            .execute("DELETE FROM tags WHERE tag = ? AND asset IN (SELECT seq FROM assets WHERE content = ?)", params![MISSING, content])?;
         Ok(id)
     }
 
@@ -331,10 +349,14 @@ impl Store {
     pub(crate) fn insert(&self, change: &Transaction<'_>, content: i64, owner: &str, root: &str, name: &str) -> Result<String> {
         let full = || Error::Full(format!("{MAX_ASSETS} assets are known, and no more can be: delete some of their files"));
         // One that is not made after all counts until the next start: that is no harm.
-        self.count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < MAX_ASSETS).then_some(count + 1)).map_err(|_| full())?;
+        self.count
+            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| (count < MAX_ASSETS).then_some(count + 1))
+            .map_err(|_| full())?;
         let (id, now) = (Uuid::new_v4().to_string(), now_us());
         change
-            .prepare_cached("INSERT INTO assets (id, content, owner, root, name, created, updated, accessed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?6)")?
+            .prepare_cached(
+                "INSERT INTO assets (id, content, owner, root, name, created, updated, accessed) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?6)",
+            )?
             .execute(params![id, content, owner, root, name, now])?;
         Ok(id)
     }

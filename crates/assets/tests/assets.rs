@@ -40,7 +40,11 @@ impl Place {
         let told = Told::default();
         let tell = Arc::clone(&told);
         let options = Options { database: Lock::database(&self.database()).unwrap(), hashes };
-        let assets = Assets::start(options, Arc::clone(&self.folders), Box::new(move |event, data| tell.lock().push((event.to_owned(), data.clone()))));
+        let assets = Assets::start(
+            options,
+            Arc::clone(&self.folders),
+            Box::new(move |event, data| tell.lock().push((event.to_owned(), data.clone()))),
+        );
         (assets.unwrap(), told)
     }
 
@@ -97,7 +101,10 @@ async fn a_scan_finds_what_came_and_forgets_what_went() {
     assert_eq!(names(&store, &Viewer::all()), ["gone.txt", "kept.txt", "l.safetensors"]);
     let lora = all(&store, &Viewer::all()).into_iter().find(|asset| asset.name == "l.safetensors").unwrap();
     assert_eq!(lora.tags, ["model_type:loras", "models"]);
-    assert_eq!((lora.hash, lora.mime.as_deref(), lora.loader_path.as_deref()), (None, Some("application/safetensors"), Some("l.safetensors")));
+    assert_eq!(
+        (lora.hash, lora.mime.as_deref(), lora.loader_path.as_deref()),
+        (None, Some("application/safetensors"), Some("l.safetensors"))
+    );
     assert_eq!(lora.system_metadata.unwrap()["content_length"], 10);
     let events: Vec<String> = told.lock().iter().map(|(event, _)| event.clone()).collect();
     let wanted = ["started", "fast_complete", "started", "enrich_complete", "completed"].map(|event| format!("assets.seed.{event}"));
@@ -206,7 +213,8 @@ fn an_upload_is_stored_once_and_named_often() {
     let hashed = digest(b"bytes");
     let path = place.dir.path().join("input/x.png");
     let put = || Ok(place.put("input/x.png", "bytes"));
-    let tagged = New { tags: vec!["input".into(), " label ".into()], metadata: json!({"epoch": 1}).as_object().unwrap().clone(), ..new("x.png") };
+    let tagged =
+        New { tags: vec!["input".into(), " label ".into()], metadata: json!({"epoch": 1}).as_object().unwrap().clone(), ..new("x.png") };
     let (first, created) = store.upload(&Viewer::all(), &hashed, &tagged, put).unwrap();
     assert!(created && first.path.as_ref() == Some(&path) && first.hash.as_ref() == Some(&hashed.hash));
     assert_eq!(first.tags, ["input", "label", "uploaded"]);
@@ -231,7 +239,14 @@ fn users_see_their_own_and_of_the_rest_inputs_and_models() {
     let place = Place::new();
     let store = place.store();
     let mut ids = std::collections::HashMap::new();
-    for path in ["input/shared.txt", "output/old.txt", "models/loras/l.safetensors", "input/users/ann/a.txt", "output/users/bob/b.txt", "temp/t.txt"] {
+    for path in [
+        "input/shared.txt",
+        "output/old.txt",
+        "models/loras/l.safetensors",
+        "input/users/ann/a.txt",
+        "output/users/bob/b.txt",
+        "temp/t.txt",
+    ] {
         let file = place.put(path, path);
         ids.insert(path, store.register(&Viewer::all(), &file, &new(path)).unwrap().unwrap().id);
     }
@@ -259,7 +274,8 @@ fn users_see_their_own_and_of_the_rest_inputs_and_models() {
     assert!(tags_of(&ann).contains(&"label".to_owned()) && !tags_of(&bob).contains(&"label".to_owned()));
     // Whoever has the bytes gets a file of his own.
     let hashed = digest(b"input/users/ann/a.txt");
-    let (his, created) = store.upload(&bob, &hashed, &new("b2"), || Ok(place.put("input/users/bob/same.txt", "input/users/ann/a.txt"))).unwrap();
+    let (his, created) =
+        store.upload(&bob, &hashed, &new("b2"), || Ok(place.put("input/users/bob/same.txt", "input/users/ann/a.txt"))).unwrap();
     assert!(created && his.path.unwrap().ends_with("users/bob/same.txt"));
     assert!(store.get(&ann, &his.id).is_err());
 }
@@ -319,12 +335,15 @@ fn a_damaged_database_is_set_aside_and_foreign_ones_are_left_alone() {
     store.register(&Viewer::all(), &path, &new("a")).unwrap().unwrap();
     drop(store);
     let whole = fs::read(place.database()).unwrap();
-    for damaged in [b"no database at all, but long enough for a header of one, which has a hundred bytes, or so it is said in SQLite's pages".to_vec(), {
-        let mut torn = whole.clone();
-        let half = torn.len() / 2;
-        torn[4096..half].fill(0xa5);
-        torn
-    }] {
+    for damaged in [
+        b"no database at all, but long enough for a header of one, which has a hundred bytes, or so it is said in SQLite's pages".to_vec(),
+        {
+            let mut torn = whole.clone();
+            let half = torn.len() / 2;
+            torn[4096..half].fill(0xa5);
+            torn
+        },
+    ] {
         fs::write(place.database(), &damaged).unwrap();
         let store = place.store();
         assert!(names(&store, &Viewer::all()).is_empty());

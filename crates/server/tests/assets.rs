@@ -50,7 +50,8 @@ fn code(answer: &Answer) -> (u16, String) {
 }
 
 fn files(folder: &Path) -> Vec<String> {
-    let mut names: Vec<String> = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    let mut names: Vec<String> =
+        std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort_unstable();
     names
 }
@@ -90,7 +91,10 @@ async fn an_upload_is_an_asset_and_is_shown_by_its_hash() {
     let hash = format!("blake3:{}", blake3::hash(&sent).to_hex());
     let stored = format!("{}.png", &hash["blake3:".len()..]);
     assert_eq!((asset["hash"].as_str(), asset["asset_hash"].as_str()), (Some(&*hash), Some(&*hash)));
-    assert_eq!((&asset["tags"], &asset["created_new"], &asset["name"]), (&json!(["input", "label", "uploaded"]), &json!(true), &json!("a.png")));
+    assert_eq!(
+        (&asset["tags"], &asset["created_new"], &asset["name"]),
+        (&json!(["input", "label", "uploaded"]), &json!(true), &json!("a.png"))
+    );
     assert_eq!((asset["loader_path"].as_str(), asset["display_name"].as_str()), (Some(&*stored), Some(&*stored)));
     assert_eq!((&asset["metadata"]["width"], &asset["metadata"]["height"]), (&json!(6), &json!(4)));
     assert_eq!(files(&server.dir.path().join("input")), [stored]);

@@ -56,7 +56,11 @@ pub(super) fn routes() -> Table {
         .query("offset", "integer", "Without so many first.")
         .query("order", "string", "count_desc or name_asc.")
         .query("include_zero", "boolean", "Those too that no asset has; true if it is missing.");
-    let refine = filtered("Counts the tags of the assets that pass a filter.").query("limit", "integer", "At most so many: 1 to 1000; 100 if it is missing.");
+    let refine = filtered("Counts the tags of the assets that pass a filter.").query(
+        "limit",
+        "integer",
+        "At most so many: 1 to 1000; 100 if it is missing.",
+    );
     let upload = doc("Takes a file, or gives known content another name.")
         .form("AssetUpload")
         .json::<AssetInfo>()
@@ -75,13 +79,23 @@ pub(super) fn routes() -> Table {
     Table::default()
         .get("/api/assets", Read, listed, list.json::<AssetList>())
         .post("/api/assets", Run, upload::upload, upload)
-        .post("/api/assets/from-hash", Run, from_hash, doc("Gives known content another name.").body("AssetFromHash").json_status::<AssetInfo>(201, "It has it."))
+        .post(
+            "/api/assets/from-hash",
+            Run,
+            from_hash,
+            doc("Gives known content another name.").body("AssetFromHash").json_status::<AssetInfo>(201, "It has it."),
+        )
         .head("/api/assets/hash/{hash}", Read, known, doc("Whether there is content of a hash.").done())
         .get("/api/assets/tags/refine", Read, refined, refine.json::<TagCounts>())
         .post("/api/assets/seed", Run, seed, wait)
         .get("/api/assets/seed/status", Read, status, doc("How far the scan of the folders is.").json::<ScanStatus>())
         .post("/api/assets/seed/cancel", Admin, cancel, doc("Gives up the scan that runs.").json::<Outcome>())
-        .post("/api/assets/prune", Admin, prune, doc("Marks files outside of all folders as missing.").json::<Pruned>().status(409, "A scan runs."))
+        .post(
+            "/api/assets/prune",
+            Admin,
+            prune,
+            doc("Marks files outside of all folders as missing.").json::<Pruned>().status(409, "A scan runs."),
+        )
         .get("/api/assets/{id}", Read, one, doc("An asset.").json::<AssetInfo>())
         .put("/api/assets/{id}", Run, update, doc("Changes what is said of an asset.").body("AssetChange").json::<AssetInfo>())
         .delete("/api/assets/{id}", Run, delete, doc("Hides an asset; its file stays.").status(204, "Done."))
@@ -257,7 +271,8 @@ fn no_hash() -> Coded {
 /// The id in a path, as it is kept.
 fn id_of(text: &str) -> Result<String, ApiError> {
     let id = Uuid::try_parse(text).ok().filter(|_| text.len() == 36);
-    id.map(|id| id.to_string()).ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "asset_not_found", "no asset has such an id: it is a UUID").details(text))
+    id.map(|id| id.to_string())
+        .ok_or_else(|| ApiError::new(StatusCode::NOT_FOUND, "asset_not_found", "no asset has such an id: it is a UUID").details(text))
 }
 
 async fn one(State(app): State<App>, enabled: Enabled, UrlPath(id): UrlPath<String>) -> Result<Json<AssetInfo>, Coded> {
@@ -280,7 +295,12 @@ async fn content(enabled: Enabled, UrlPath(id): UrlPath<String>, query: Query, h
     Ok(send_file(&found.path, &found.name, &headers, how).await?)
 }
 
-async fn update(State(app): State<App>, enabled: Enabled, UrlPath(id): UrlPath<String>, request: Request) -> Result<Json<AssetInfo>, Coded> {
+async fn update(
+    State(app): State<App>,
+    enabled: Enabled,
+    UrlPath(id): UrlPath<String>,
+    request: Request,
+) -> Result<Json<AssetInfo>, Coded> {
     let (id, body) = (id_of(&id)?, object(request, &app).await?);
     let change = Change { name: text(&body, "name")?, metadata: metadata(&body)?, preview: text(&body, "preview_id")? };
     if change.name.is_none() && change.metadata.is_none() && change.preview.is_none() {
@@ -292,7 +312,10 @@ async fn update(State(app): State<App>, enabled: Enabled, UrlPath(id): UrlPath<S
 
 async fn from_hash(State(app): State<App>, enabled: Enabled, request: Request) -> Result<(StatusCode, Json<AssetInfo>), Coded> {
     let body = object(request, &app).await?;
-    let hash = text(&body, "hash")?.as_deref().and_then(canonical_hash).ok_or_else(|| invalid("'hash' must be blake3: and 64 hexadecimal digits"))?;
+    let hash = text(&body, "hash")?
+        .as_deref()
+        .and_then(canonical_hash)
+        .ok_or_else(|| invalid("'hash' must be blake3: and 64 hexadecimal digits"))?;
     let tags = match body.get("tags") {
         Some(Value::Array(tags)) => tidy_tags(tags.iter().map(|tag| tag.as_str().map_or_else(|| tag.to_string(), str::to_owned))),
         Some(Value::String(tags)) => tidy_tags(tags.split(',')),
@@ -312,7 +335,12 @@ async fn from_hash(State(app): State<App>, enabled: Enabled, request: Request) -
     Ok((StatusCode::CREATED, Json(AssetInfo::new(&app.folders, asset, Some(false)))))
 }
 
-async fn add_tags(State(app): State<App>, enabled: Enabled, UrlPath(id): UrlPath<String>, request: Request) -> Result<Json<TagsAdded>, Coded> {
+async fn add_tags(
+    State(app): State<App>,
+    enabled: Enabled,
+    UrlPath(id): UrlPath<String>,
+    request: Request,
+) -> Result<Json<TagsAdded>, Coded> {
     let (id, tags) = (id_of(&id)?, tags(&object(request, &app).await?)?);
     let told = enabled.work(move |store, viewer| store.add_tags(viewer, &id, &tags)).await?;
     Ok(Json(TagsAdded { added: told.done, already_present: told.idle, total_tags: told.total }))

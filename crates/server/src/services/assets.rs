@@ -148,7 +148,8 @@ pub(crate) fn viewer(principal: &Principal) -> Viewer {
 pub(crate) fn stored(app: &App, principal: &Principal, kind: Kind, subfolder: &str, name: &str) -> Option<UploadedAsset> {
     let assets = app.options.assets.as_ref()?;
     let take = || -> comfyd_assets::Result<Option<Asset>> {
-        let path = app.folders.found(kind, &Path::new(subfolder).join(name)).map_err(|error| comfyd_assets::Error::Invalid(error.to_string()))?;
+        let path =
+            app.folders.found(kind, &Path::new(subfolder).join(name)).map_err(|error| comfyd_assets::Error::Invalid(error.to_string()))?;
         let role = if kind == Kind::Output { kind } else { Kind::Input };
         let labels = [Some(role.as_str()), subfolder_tag(subfolder), Some("uploaded")];
         let tags = labels.into_iter().flatten().map(str::to_owned).collect();
@@ -232,7 +233,9 @@ impl Incoming {
 
 /// The ending of a name with its dot, where it is a plain one.
 fn ending(name: &str) -> &str {
-    let plain = |ending: &&str| ending.len() <= MAX_ENDING && ending.bytes().skip(1).all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let plain = |ending: &&str| {
+        ending.len() <= MAX_ENDING && ending.bytes().skip(1).all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+    };
     match name.rfind('.') {
         Some(dot) if dot > 0 && dot + 1 < name.len() => Some(&name[dot..]).filter(plain).unwrap_or_default(),
         _ => "",

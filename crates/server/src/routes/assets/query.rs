@@ -49,7 +49,9 @@ impl Asked {
     pub(super) fn number(&self, name: &str, default: usize, least: i64, most: i64) -> Result<usize, Coded> {
         let Some(text) = self.get(name) else { return Ok(default) };
         let number = python::int(text).and_then(|number| i64::try_from(number).ok()).filter(|number| (least..=most).contains(number));
-        number.and_then(|number| usize::try_from(number).ok()).ok_or_else(|| refused(name, &format!("must be a whole number from {least} to {most}")))
+        number
+            .and_then(|number| usize::try_from(number).ok())
+            .ok_or_else(|| refused(name, &format!("must be a whole number from {least} to {most}")))
     }
 
     fn one_of<T: Copy>(&self, name: &str, known: &[(&str, T)], default: T) -> Result<T, Coded> {

@@ -59,7 +59,8 @@ pub(super) async fn upload(
         let asset = enabled.work(move |store, viewer| store.from_hash(viewer, &hash, &new)).await?;
         return Ok((StatusCode::OK, Json(AssetInfo::new(&app.folders, asset, Some(false)))));
     }
-    let file = parsed.file.ok_or_else(|| refused("MISSING_FILE", "no file came: send it as the part 'file', or the hash of known content"))?;
+    let file =
+        parsed.file.ok_or_else(|| refused("MISSING_FILE", "no file came: send it as the part 'file', or the hash of known content"))?;
     if file.size == 0 {
         return Err(refused("EMPTY_UPLOAD", "the file is empty: send one with content"));
     }
