@@ -30,6 +30,8 @@ const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub(crate) enum Disposition {
     /// Shown if it is of a kind that a browser only shows; stored by the browser otherwise.
     Inline,
+    /// The same, but what is of no known kind is left to the browser, which shows no bytes as anything else.
+    Asked,
     /// Always stored by the browser.
     Attachment,
     /// A part of the page: no `Content-Disposition`, its own type, checked again on each use.
@@ -48,8 +50,14 @@ pub(crate) async fn send_file(path: &Path, name: &str, request: &HeaderMap, how:
     headers.typed_insert(AcceptRanges::bytes());
     let mime = mime_guess::from_path(name).first_raw().unwrap_or("application/octet-stream");
     let active = how != Disposition::Page && !is_passive(name, mime);
+    let attached = match how {
+        Disposition::Inline => active,
+        Disposition::Asked => active && mime != "application/octet-stream",
+        Disposition::Attachment => true,
+        Disposition::Page => false,
+    };
     if how != Disposition::Page {
-        headers.insert(header::CONTENT_DISPOSITION, disposition(name, active || how == Disposition::Attachment));
+        headers.insert(header::CONTENT_DISPOSITION, disposition(name, attached));
     }
     if is_known(request, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());

@@ -291,7 +291,7 @@ async fn content(enabled: Enabled, UrlPath(id): UrlPath<String>, query: Query, h
     let id = id_of(&id)?;
     let found = enabled.work(move |store, viewer| store.content(viewer, &id)).await?;
     let inline = query.get("disposition").is_some_and(|how| how.trim().eq_ignore_ascii_case("inline"));
-    let how = if inline { Disposition::Inline } else { Disposition::Attachment };
+    let how = if inline { Disposition::Asked } else { Disposition::Attachment };
     Ok(send_file(&found.path, &found.name, &headers, how).await?)
 }
 
