@@ -3,8 +3,9 @@
 use std::io::{ErrorKind, Write as _};
 use std::sync::Arc;
 
+use comfyd_assets::Assets;
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
-use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions};
+use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions, Showing};
 use comfyd_folders::Folders;
 use comfyd_graph::{PlacementMode, Placing};
 use comfyd_memory::Account;
@@ -87,6 +88,7 @@ pub(crate) fn executors(
     beside: &Arc<Beside>,
     engine: &Engine,
     folders: &Arc<Folders>,
+    assets: Option<&Arc<Assets>>,
 ) -> impl Fn() -> Executor + Send + Sync + 'static {
     let options = executor_options(config);
     // On the processor both use the machine's memory, of which there is enough or not whoever holds it.
@@ -94,6 +96,7 @@ pub(crate) fn executors(
     let exclusive = |python: &Python| python.memory.map_or(on_card, |memory| memory == config::DeviceMemory::Exclusive);
     let turns = config.python.as_ref().is_some_and(exclusive).then(|| turns(beside, engine));
     let learns = config.python.is_some();
+    let showing = assets.map(showing);
     let (beside, folders, account) = (Arc::clone(beside), Arc::clone(folders), engine.account().clone());
     move || {
         let executor = Executor::new(beside.catalog().clone(), options.clone())
@@ -101,11 +104,24 @@ pub(crate) fn executors(
             .with_account(&account);
         let learning = Arc::clone(&beside);
         let executor = if learns { executor.with_learning(Arc::new(move |cancel| learning.learn(cancel))) } else { executor };
+        let executor = match &showing {
+            Some(showing) => executor.with_showing(Arc::clone(showing)),
+            None => executor,
+        };
         match &turns {
             Some(turns) => executor.with_before(Arc::clone(turns)),
             None => executor,
         }
     }
+}
+
+/// Has the files that nodes show be assets.
+fn showing(assets: &Arc<Assets>) -> Arc<Showing> {
+    let assets = Arc::clone(assets);
+    Arc::new(move |prompt, shown| match assets.store() {
+        Ok(store) => store.take_shown(prompt, shown),
+        Err(error) => tracing::warn!(prompt_id = prompt, %error, "results are not among the assets"),
+    })
 }
 
 /// Has one side at a time hold models: the others unload theirs before one of a side runs.

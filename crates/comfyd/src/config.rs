@@ -246,6 +246,8 @@ pub struct Config {
     pub quick_test: bool,
     /// Whether every user has a folder and settings.
     pub multi_user: bool,
+    /// Where and how it is kept what is known of files, where that is wanted.
+    pub assets: Option<Assets>,
     /// Shape of answers where the API document and the wire differ.
     pub api_shape: ApiShape,
     /// Most prompts kept in the history.
@@ -265,6 +267,18 @@ pub struct Config {
     /// Further names in `extra_data` whose values are secrets.
     pub secret_names: Vec<String>,
 }
+
+/// How it is kept what is known of files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assets {
+    /// The database, as an absolute path.
+    pub database: PathBuf,
+    /// Whether scans read all bytes of files.
+    pub hashing: bool,
+}
+
+/// The assets' file in the user folder.
+const ASSETS_FILE: &str = "assets.db";
 
 /// Files for HTTPS, as absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -461,14 +475,19 @@ impl Places<'_> {
             (false, None) => Device::Auto,
         };
         let Listen(listen) = server.listen;
+        let front_end_base = self.front_end_base(&common, python.as_ref())?;
+        let (extra_model_paths, verbosity, offline) = (&common.extra_model_paths_config, common.verbose, common.offline);
+        let extra_model_paths = extra_model_paths.iter().map(|path| self.absolute(path)).collect();
+        let roots = self.roots(common, python.as_ref())?;
+        let database = server.database_url.map_or_else(|| roots.user.join(ASSETS_FILE), |path| self.absolute(path));
         Ok(Config {
             action,
-            extra_model_paths: common.extra_model_paths_config.iter().map(|path| self.absolute(path)).collect(),
-            verbosity: common.verbose,
-            offline: common.offline,
+            extra_model_paths,
+            verbosity,
+            offline,
             unused: handed.unwrap_or_default(),
-            front_end_base: self.front_end_base(&common, python.as_ref())?,
-            roots: self.roots(common, python.as_ref())?,
+            front_end_base,
+            roots,
             python,
             device,
             preview_method: runner.preview_method,
@@ -499,6 +518,7 @@ impl Places<'_> {
             feature_flags: flags::read(&server.feature_flag)?,
             quick_test: server.quick_test_for_ci,
             multi_user: server.multi_user,
+            assets: server.enable_assets.then_some(Assets { database, hashing: server.enable_asset_hashing }),
             api_shape: server.api_shape,
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,

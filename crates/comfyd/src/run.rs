@@ -73,7 +73,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         .spawn(move || serve_ctrl_c(&stop))
         .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
     let bar = Arc::new(Bar::new());
-    let outcome = assemble::executors(config, &beside, &engine, &folders)().run(&job, &cancel, bar.clone());
+    let outcome = assemble::executors(config, &beside, &engine, &folders, None)().run(&job, &cancel, bar.clone());
     bar.0.finish_and_clear();
     beside.shutdown();
     report(&folders, &outcome)

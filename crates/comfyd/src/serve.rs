@@ -8,8 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use comfyd_assets::Assets;
 use comfyd_engine::Engine;
 use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
+use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, WorkerId, now_ms};
 use comfyd_python::Outlet;
 use comfyd_server::{
@@ -90,6 +92,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let tls = config.tls.as_ref().map(tls::server).transpose()?;
     // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
     let database = Lock::database(&config.roots.user.join(STORE_FILE))?;
+    let assets_database = config.assets.as_ref().map(|assets| Lock::database(&assets.database)).transpose()?;
     let _temp = Lock::folder(&config.roots.temp)?;
     let listeners = bind(&config)?;
     let (keys, first_key) = key::of_server(&config)?;
@@ -120,8 +123,10 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let bounds = listen::Bounds::of(options.max_connections);
     let hub = Hub::new(options.ws_queue, options.preview_size, &account);
     runtime.block_on(tell_ended(&*store, &hub, began_ms));
+    let assets = assets_database.map(|database| assets(&config, database, &folders, &hub)).transpose()?;
+    let options = Options { assets: assets.clone(), ..options };
     mouth.speak_to(hub.clone());
-    let spare = assemble::executors(&config, &beside, &engine, &folders);
+    let spare = assemble::executors(&config, &beside, &engine, &folders, assets.as_ref());
     let executor = spare();
     let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
     let drop_all = Arc::new(AtomicBool::new(false));
@@ -202,6 +207,9 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         }
         Ok(())
     });
+    if let Some(assets) = assets {
+        assets.close();
+    }
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
     drop(sqlite);
@@ -359,6 +367,14 @@ fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
         ..comfyd_store_sqlite::Options::default()
     };
     Ok(SqliteStore::open_locked(database, options)?)
+}
+
+/// What is known of files; what is found of them is told all clients.
+fn assets(config: &Config, database: Lock, folders: &Arc<Folders>, hub: &Hub) -> Result<Arc<Assets>, Failure> {
+    let hashes = config.assets.as_ref().is_some_and(|assets| assets.hashing);
+    let hub = hub.clone();
+    let tell = Box::new(move |event: &str, data: &serde_json::Value| hub.event(event, data, None));
+    Ok(Arc::new(Assets::start(comfyd_assets::Options { database, hashes }, Arc::clone(folders), tell)?))
 }
 
 /// The page to serve; installs the official front end when it is wanted and missing, and goes on without it when that fails.

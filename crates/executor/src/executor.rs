@@ -15,7 +15,7 @@ use crate::cache::Cache;
 use crate::hosts::Hosts;
 use crate::known::Known;
 use crate::options::ExecutorOptions;
-use crate::places::{BeforeNode, Places};
+use crate::places::{BeforeNode, Places, Showing};
 use crate::progress::Progress;
 use crate::results::Ledger;
 use crate::run::{Run, Shown};
@@ -34,6 +34,7 @@ pub struct Executor {
     options: ExecutorOptions,
     files: Option<Arc<dyn OptionSource>>,
     before: Option<Arc<BeforeNode>>,
+    showing: Option<Arc<Showing>>,
     learn: Option<Arc<Learn>>,
     cache: Arc<Mutex<Cache>>,
     ledger: Arc<Ledger>,
@@ -44,7 +45,7 @@ impl Executor {
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
         let (cache, ledger) = (Arc::new(Mutex::new(cache)), Ledger::new(Account::unbounded()));
-        Self { catalog: catalog.into(), options, files: None, before: None, learn: None, cache, ledger }
+        Self { catalog: catalog.into(), options, files: None, before: None, showing: None, learn: None, cache, ledger }
     }
 
     /// The same with an account of memory that is told of results, and for which results of earlier prompts give way.
@@ -62,6 +63,11 @@ impl Executor {
     /// The same with something to do on the device thread before each node.
     pub fn with_before(self, before: Arc<BeforeNode>) -> Self {
         Self { before: Some(before), ..self }
+    }
+
+    /// The same with something to do with what each node shows, before anybody is told.
+    pub fn with_showing(self, showing: Arc<Showing>) -> Self {
+        Self { showing: Some(showing), ..self }
     }
 
     /// The same with somebody to ask for classes that a prompt names and the catalog lacks: the process that has them may never have started.
@@ -124,8 +130,8 @@ impl Executor {
     /// is cached then.
     fn attempt(&mut self, job: &Job, progress: &Progress, mut hosts: Hosts<'_>, tell_cached: &mut dyn FnMut(Vec<Arc<str>>)) -> Ended {
         let catalog = self.catalog_for(&hosts.hidden.prompt, hosts.cancel);
-        let (files, before) = (self.files.as_deref(), self.before.as_deref());
-        let places = Places { placing: self.options.placing.clone(), files, before };
+        let (files, before, showing) = (self.files.as_deref(), self.before.as_deref(), self.showing.as_deref());
+        let places = Places { placing: self.options.placing.clone(), files, before, showing };
         let (placement, graph) = match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok(built) => built,
             Err(halt) => {
@@ -141,7 +147,7 @@ impl Executor {
         if !crossing || !catalog.has_hosted() {
             return ended;
         }
-        let places = Places { placing: Placing { mode: PlacementMode::Python, ..Placing::default() }, files, before };
+        let places = Places { placing: Placing { mode: PlacementMode::Python, ..Placing::default() }, files, before, showing };
         match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
             Ok((other, graph)) if other != placement => {
                 tracing::info!(prompt_id = job.id, "a value cannot leave its process: the prompt's nodes are placed anew");

@@ -2,7 +2,7 @@
 
 use comfyd_graph::{Graph, NodeIndex, Placement, Placing, Unplaceable, place, place_expansion};
 use comfyd_node::{Catalog, Entry, Expansion, OptionSource, Source};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 /// How the nodes of a run are placed, those of its expansions included.
 pub(crate) struct Places<'a> {
@@ -10,10 +10,16 @@ pub(crate) struct Places<'a> {
     pub files: Option<&'a dyn OptionSource>,
     /// Called before each node.
     pub before: Option<&'a BeforeNode>,
+    /// Called with what each node shows.
+    pub showing: Option<&'a Showing>,
 }
 
 /// What is to be done on the device thread before a node runs, whose class is given: models of another process may have to go.
 pub type BeforeNode = dyn Fn(&Entry) + Send + Sync;
+
+/// What is to be done on the device thread with what a node of a prompt shows, whose id is given, before anybody is told: its files may get
+/// ids.
+pub type Showing = dyn Fn(&str, &mut Map<String, Json>) + Send + Sync;
 
 impl Places<'_> {
     pub fn prompt(&self, catalog: &Catalog, prompt: &Json, outputs: &[String]) -> Result<Placement, Box<Unplaceable>> {

@@ -297,7 +297,10 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok(Step::Waiting)
     }
 
-    fn show(&mut self, index: NodeIndex, uis: Vec<Map<String, Json>>) {
+    fn show(&mut self, index: NodeIndex, mut uis: Vec<Map<String, Json>>) {
+        if let Some(showing) = self.places.showing {
+            uis.iter_mut().for_each(|ui| showing(&self.hidden.prompt_id, ui));
+        }
         if let Some(ui) = calls::join_ui(uis) {
             self.ui.insert(index, ui.clone());
             self.progress.emit(EventKind::Executed { node: node_ref(&self.graph, index), output: (*ui).clone() });

@@ -111,6 +111,17 @@ pub struct AddedFolder {
     pub extensions: Vec<String>,
 }
 
+/// A model folder that a file lies in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelHome {
+    /// Its name.
+    pub folder: String,
+    /// Its search path.
+    pub base: PathBuf,
+    /// Whether it lists files of that ending.
+    pub lists: bool,
+}
+
 /// All folders. Shared behind an [`Arc`]; listings are cached and follow the disk by the folders' modification times.
 pub struct Folders {
     roots: Roots,
@@ -281,6 +292,17 @@ impl Folders {
             names
         });
         Some(files.collect())
+    }
+
+    /// The model folders in one of whose search paths a file lies, and whether each lists it.
+    pub fn model_homes(&self, file: &Path) -> Vec<ModelHome> {
+        let listed = self.listed();
+        let homes = listed.iter().filter_map(|folder| {
+            let base = folder.paths.iter().filter(|path| file.starts_with(path)).max_by_key(|path| path.as_os_str().len())?;
+            let lists = folder.lists(&file.file_name()?.to_string_lossy());
+            Some(ModelHome { folder: folder.name.clone(), base: base.clone(), lists })
+        });
+        homes.collect()
     }
 
     /// The full path of a model file: the first search path that has it. `None` if there is none, or the name leads outside.

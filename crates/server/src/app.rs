@@ -134,12 +134,22 @@ impl App {
         }
     }
 
+    /// Has scans for assets wait while prompts run.
+    async fn pace_scans(&self) {
+        if let Some(assets) = &self.options.assets
+            && let Ok(counts) = self.store.counts().await
+        {
+            assets.pause(counts.running > 0);
+        }
+    }
+
     /// Tells all clients the queue's figures whenever they change, until the store is gone. Requests and workers tell of their own changes
     /// at once; what others did to the store is told with the least delay that does not cost much.
     pub async fn announce_changes(self) {
         let mut versions = self.store.versions();
         while versions.changed().await.is_ok() {
             self.announce().await;
+            self.pace_scans().await;
             tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
         }
     }

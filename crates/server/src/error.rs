@@ -1,5 +1,5 @@
 //! The one error type of handlers, and the table of statuses. Every error is `{"error": {type, message, details, extra_info}, "node_errors": {}}`,
-//! or, in the API document's shape, `{"error": sentence, "node_errors": []}`.
+//! or, in the API document's shape, `{"error": sentence, "node_errors": []}`. Calls about assets answer [`Coded`] ones, as ComfyUI's do.
 
 use std::io::ErrorKind;
 use std::sync::Arc;
@@ -142,6 +142,94 @@ impl IntoResponse for ApiError {
         let mut response = (self.status, Json(&self.body)).into_response();
         response.extensions_mut().insert(ErrorBody(self.body.into()));
         response
+    }
+}
+
+/// An error of calls about assets, as ComfyUI's clients get it.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct CodedError {
+    error: CodedProblem,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, Serialize, ToSchema)]
+struct CodedProblem {
+    /// A name for programs.
+    code: String,
+    /// A sentence.
+    message: String,
+    #[schema(value_type = Object)]
+    details: Value,
+}
+
+/// A failure of a handler whose clients know errors by codes.
+#[derive(Debug)]
+pub(crate) struct Coded {
+    error: ApiError,
+    details: Value,
+}
+
+impl Coded {
+    /// An error with a status, a code and a sentence.
+    pub(crate) fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        ApiError::new(status, code, message).into()
+    }
+
+    /// Sets the details, which are an object.
+    pub(crate) fn details(self, details: Value) -> Self {
+        Self { details, ..self }
+    }
+}
+
+impl From<ApiError> for Coded {
+    fn from(error: ApiError) -> Self {
+        let told = &error.body.error.details;
+        let details = if told.is_empty() { json!({}) } else { json!({ "cause": told }) };
+        Self { error, details }
+    }
+}
+
+impl IntoResponse for Coded {
+    fn into_response(self) -> Response {
+        let Self { error, details } = self;
+        let Problem { kind, message, .. } = &error.body.error;
+        let body = CodedError { error: CodedProblem { code: kind.to_uppercase(), message: message.clone(), details } };
+        let mut response = error.into_response();
+        response.headers_mut().remove(CONTENT_LENGTH);
+        *response.body_mut() = Body::from(json!(body).to_string());
+        response
+    }
+}
+
+impl From<comfyd_assets::Error> for ApiError {
+    fn from(error: comfyd_assets::Error) -> Self {
+        use comfyd_assets::Error;
+        let (status, kind) = match &error {
+            Error::NotFound(_) | Error::UnknownHash(_) => (StatusCode::NOT_FOUND, "asset_not_found"),
+            Error::NotOwner(_) => (StatusCode::FORBIDDEN, "forbidden"),
+            Error::NoFile => (StatusCode::NOT_FOUND, "file_not_found"),
+            Error::Invalid(_) => (StatusCode::BAD_REQUEST, "invalid_body"),
+            Error::Cursor(_) => (StatusCode::BAD_REQUEST, "invalid_cursor"),
+            Error::Full(_) => (StatusCode::INSUFFICIENT_STORAGE, "disk_full"),
+            Error::Unavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "storage_unavailable"),
+            Error::Io(source) if is_disk_full(source) => return Self::disk_full(),
+            Error::Io(_) | Error::Storage(_) => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+        };
+        Self::new(status, kind, error.to_string())
+    }
+}
+
+impl From<comfyd_assets::Error> for Coded {
+    fn from(error: comfyd_assets::Error) -> Self {
+        let id = match &error {
+            comfyd_assets::Error::NotFound(id) | comfyd_assets::Error::NotOwner(id) => Some(id.clone()),
+            _ => None,
+        };
+        let coded = Self::from(ApiError::from(error));
+        match id {
+            Some(id) => coded.details(json!({ "id": id })),
+            None => coded,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use comfyd_assets::Assets;
 use comfyd_graph::Placing;
 use comfyd_node::Replacements;
 use serde::Serialize;
@@ -60,7 +61,7 @@ pub struct RequiredVersions {
 }
 
 /// The server's settings. Every bound of the HTTP side is here.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Options {
     /// Default shape of answers.
     pub shape: ApiShape,
@@ -80,6 +81,8 @@ pub struct Options {
     pub trusted_proxies: Vec<IpAddr>,
     /// Where it is written down what was changed, and who tried to get in.
     pub audit: Option<Arc<Audit>>,
+    /// What is known of files, where that is wanted.
+    pub assets: Option<Arc<Assets>>,
     /// What each user may have, where users are told apart.
     pub quotas: Quotas,
     /// Largest request body, in bytes.
@@ -128,6 +131,7 @@ impl Default for Options {
             tls: false,
             trusted_proxies: Vec::new(),
             audit: None,
+            assets: None,
             quotas: Quotas::default(),
             max_upload_bytes: 100 * 1024 * 1024,
             max_connections: 4096,
@@ -161,6 +165,7 @@ pub(crate) struct Features {
     #[schema(value_type = Object)]
     extension: Value,
     node_replacements: bool,
+    /// Whether the calls about assets are served.
     assets: bool,
     /// What `--feature-flag` says.
     #[serde(flatten)]
@@ -178,7 +183,7 @@ impl Options {
             max_upload_size: self.max_upload_bytes,
             extension: json!({"manager": {"supports_v4": true}}),
             node_replacements: true,
-            assets: false,
+            assets: self.assets.is_some(),
             more: Map::new(),
         };
         let own = serde_json::to_value(&features).unwrap_or_default();

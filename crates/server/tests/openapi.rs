@@ -7,7 +7,7 @@ mod support;
 use axum::http::StatusCode;
 use comfyd_node::{Input, Schema};
 use serde_json::{Value, json};
-use support::{Server, safetensors};
+use support::{Server, assets, picture, safetensors};
 
 /// One job that ended, one that runs and one that waits; a class with something in every part of its declaration, and one without what a
 /// declaration may leave out, declared the reference's newer way.
@@ -15,7 +15,7 @@ async fn server() -> Server {
     let value = Input::int("value");
     let show = Schema::new("Show").display("Show").category("test").description("Shows.").input(value.clone().default(1)).output_node();
     let bare = Schema::new("Bare").no_display().schema_generation().input(value.min(3)).output_node();
-    let server = Server::new([show, bare], |_, _| ());
+    let server = Server::new([show, bare], |options, dir| options.assets = Some(assets(dir)));
     server.add_jobs().await;
     server.put("models/loras/a.safetensors", safetensors(r#"{"__metadata__": {"author": "me"}}"#));
     server
@@ -41,7 +41,8 @@ async fn the_document_and_the_router_name_the_same_calls() {
     for (template, methods) in document["paths"].as_object().unwrap() {
         let path: Vec<&str> = template.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
         let path = path.join("/");
-        for prefix in ["", "/api"] {
+        let prefixes: &[&str] = if path.starts_with("/api/") { &[""] } else { &["", "/api"] };
+        for prefix in prefixes {
             for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
                 let path = format!("{prefix}{path}");
                 let answer = server.send(method, &path, &[], "").await;
@@ -136,7 +137,19 @@ async fn answers_have_the_shape(shape: &str) {
         (answer.status, answer.json())
     };
     let prompt = json!({"prompt": {"1": {"class_type": "Show", "inputs": {"value": 3}}}, "client_id": "c"}).to_string();
+    server.upload("/upload/image", "a.png", &picture(1), &[]).await;
+    let asset = server.get("/api/assets?limit=1").await.json()["assets"][0]["id"].as_str().unwrap().to_owned();
+    let (asset, tags) = (format!("/api/assets/{asset}"), format!("/api/assets/{asset}/tags"));
     let calls: &[(&str, &str, &str, &str)] = &[
+        ("get", "/api/assets", "/api/assets", ""),
+        ("get", "/api/assets/{id}", &asset, ""),
+        ("put", "/api/assets/{id}", &asset, r#"{"name": "b"}"#),
+        ("post", "/api/assets/{id}/tags", &tags, r#"{"tags": ["a"]}"#),
+        ("delete", "/api/assets/{id}/tags", &tags, r#"{"tags": ["a"]}"#),
+        ("get", "/api/assets/tags/refine", "/api/assets/tags/refine", ""),
+        ("get", "/api/assets/seed/status", "/api/assets/seed/status", ""),
+        ("post", "/api/assets/seed/cancel", "/api/assets/seed/cancel", ""),
+        ("get", "/api/tags", "/api/tags", ""),
         ("get", "/prompt", "/prompt", ""),
         ("post", "/prompt", "/prompt", &prompt),
         ("get", "/queue", "/queue", ""),

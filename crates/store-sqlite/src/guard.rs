@@ -74,7 +74,7 @@ impl Lock {
     }
 
     /// What is locked.
-    pub(crate) fn target(&self) -> &Path {
+    pub fn target(&self) -> &Path {
         &self.target
     }
 }

@@ -384,6 +384,15 @@ pub struct ServerArgs {
     /// Keep a folder and settings for each user.
     #[arg(long)]
     pub multi_user: bool,
+    /// Keep what is known of files: hashes, tags, metadata (/api/assets, /api/tags). The folders are scanned in the background.
+    #[arg(long)]
+    pub enable_assets: bool,
+    /// Read all bytes of files in these scans, for their hashes; uploads and results have theirs anyway.
+    #[arg(long)]
+    pub enable_asset_hashing: bool,
+    /// Where that is kept, as sqlite:///PATH: a file of its own [default: assets.db in the user folder].
+    #[arg(long, value_name = "URL", value_parser = database_url)]
+    pub database_url: Option<PathBuf>,
     /// Shape of answers where the API document and ComfyUI's wire differ.
     #[arg(long, value_name = "SHAPE", default_value = "wire")]
     pub api_shape: ApiShape,
@@ -434,6 +443,12 @@ fn listen(text: &str) -> Result<Listen, String> {
         }
     }
     Ok(Listen(addresses))
+}
+
+/// The file that ComfyUI's way of naming a database means.
+fn database_url(text: &str) -> Result<PathBuf, String> {
+    let path = text.strip_prefix("sqlite:///").filter(|path| !path.is_empty() && *path != ":memory:" && !path.contains('?'));
+    path.map(PathBuf::from).ok_or_else(|| "write sqlite:///PATH, for an absolute path with four slashes: only files can be used".to_owned())
 }
 
 /// Megabytes; at most what a body may ever be, a terabyte.

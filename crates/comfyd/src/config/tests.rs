@@ -48,6 +48,22 @@ fn defaults_are_comfyuis() {
 }
 
 #[test]
+fn assets_are_kept_where_comfyuis_option_says() {
+    assert_eq!(serve(&["--database-url", "sqlite:///a.db"]).assets, None);
+    for (args, database, hashing) in [
+        (&["--enable-assets"][..], "/home/a/.local/share/comfyd/user/assets.db", false),
+        (&["--enable-assets", "--user-directory", "u"], "/here/u/assets.db", false),
+        (&["--enable-assets", "--database-url=sqlite:////x/y.db", "--enable-asset-hashing"], "/x/y.db", true),
+        (&["--enable-assets", "--database-url", "sqlite:///y.db"], "/here/y.db", false),
+    ] {
+        assert_eq!(serve(args).assets, Some(Assets { database: database.into(), hashing }), "{args:?}");
+    }
+    for url in ["postgresql://x", "sqlite:///", "sqlite:///:memory:", "/x.db"] {
+        assert!(refusal(&["serve", "--database-url", url], &[]).contains("sqlite:///PATH"), "{url}");
+    }
+}
+
+#[test]
 fn options_with_and_without_values() {
     let all: [IpAddr; 2] = ["0.0.0.0".parse().unwrap(), "::".parse().unwrap()];
     assert_eq!(serve(&["--listen"]).listen, all);

@@ -30,6 +30,10 @@ const CODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_'
 pub(crate) enum Disposition {
     /// Shown if it is of a kind that a browser only shows; stored by the browser otherwise.
     Inline,
+    /// The same, but what is of no known kind is left to the browser, which shows no bytes as anything else.
+    Asked,
+    /// Always stored by the browser.
+    Attachment,
     /// A part of the page: no `Content-Disposition`, its own type, checked again on each use.
     Page,
 }
@@ -53,15 +57,21 @@ pub(crate) async fn send_file(path: &Path, name: &str, request: &HeaderMap, how:
     }
     // In an <img> no script of a drawing runs. Browsers tell so themselves, and pages cannot.
     let as_image = drawing && request.get("sec-fetch-dest").is_some_and(|dest| dest == "image");
-    let stored = how == Disposition::Inline && !is_passive(name, mime) && !as_image;
-    if how == Disposition::Inline {
-        headers.insert(header::CONTENT_DISPOSITION, disposition(name, stored));
+    let active = how != Disposition::Page && !is_passive(name, mime) && !as_image;
+    let attached = match how {
+        Disposition::Inline => active,
+        Disposition::Asked => active && mime != "application/octet-stream",
+        Disposition::Attachment => true,
+        Disposition::Page => false,
+    };
+    if how != Disposition::Page {
+        headers.insert(header::CONTENT_DISPOSITION, disposition(name, attached));
     }
     if is_known(request, &etag) {
         return Ok((StatusCode::NOT_MODIFIED, headers).into_response());
     }
     headers
-        .insert(header::CONTENT_TYPE, if stored { HeaderValue::from_static("application/octet-stream") } else { content_type(mime, how) });
+        .insert(header::CONTENT_TYPE, if active { HeaderValue::from_static("application/octet-stream") } else { content_type(mime, how) });
     let size = meta.len();
     let (start, end, status) = match range(request, size, &etag) {
         Range::Whole => (0, size, StatusCode::OK),

@@ -11,13 +11,15 @@ use utoipa::ToSchema;
 use utoipa::openapi::{Ref, RefOr, Schema};
 
 use crate::app::App;
-use crate::error::{DocumentedError, WireError};
+use crate::error::{CodedError, DocumentedError, WireError};
 use crate::permission::Permission;
 
 /// The shapes that are no Rust types: bodies, which are read more leniently than they are documented, and what other crates render.
 const SCHEMAS: &str = include_str!("schemas.json");
-/// What errors are; the hand-written schema of both shapes refers to them.
-const ERRORS: [fn(&mut Schemas); 2] = [add_schemas::<WireError>, add_schemas::<DocumentedError>];
+/// What errors are; the hand-written schema of all shapes refers to them.
+const ERRORS: [fn(&mut Schemas); 3] = [add_schemas::<WireError>, add_schemas::<DocumentedError>, add_schemas::<CodedError>];
+/// With what paths begin that are not served without it too.
+const PREFIX: &str = "/api/";
 /// Media types.
 const JSON: &str = "application/json";
 const ANY: &str = "application/octet-stream";
@@ -60,6 +62,14 @@ impl Table {
         self.add(MethodFilter::POST, handler, Operation { method: "post", path, permission, doc })
     }
 
+    pub(crate) fn put<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
+        self.add(MethodFilter::PUT, handler, Operation { method: "put", path, permission, doc })
+    }
+
+    pub(crate) fn head<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
+        self.add(MethodFilter::HEAD, handler, Operation { method: "head", path, permission, doc })
+    }
+
     pub(crate) fn patch<T: 'static>(self, path: &'static str, permission: Permission, handler: impl Handler<T, App>, doc: Doc) -> Self {
         self.add(MethodFilter::PATCH, handler, Operation { method: "patch", path, permission, doc })
     }
@@ -70,7 +80,11 @@ impl Table {
 
     fn add<T: 'static>(mut self, method: MethodFilter, handler: impl Handler<T, App>, operation: Operation) -> Self {
         let (path, route) = (operation.path, on(method, handler));
-        self.router = self.router.route(path, route.clone()).route(&format!("/api{path}"), route);
+        // Some are below the prefix only: without it their paths are those of the front end's files.
+        self.router = match path.starts_with(PREFIX) {
+            true => self.router.route(path, route),
+            false => self.router.route(path, route.clone()).route(&format!("/api{path}"), route),
+        };
         self.operations.push(operation);
         self
     }
@@ -94,6 +108,9 @@ impl Table {
             // A rest of the path (`{*name}`) is a parameter as any other.
             let path = path.replace("{*", "{");
             let mut operation = json!({"tags": [doc.tag], "summary": doc.summary, "x-permission": permission});
+            if path.starts_with(PREFIX) {
+                operation["servers"] = json!([{"url": "/"}]);
+            }
             // The document's own requirement is any of the keys.
             if *permission == Permission::Anybody {
                 operation["security"] = json!([]);
@@ -139,7 +156,7 @@ impl Table {
             "info": {
                 "title": "comfyd",
                 "version": api_version,
-                "description": "ComfyUI's prompt server API. Every path is served below /api too. Bodies are read as JSON whatever their \
+                "description": "ComfyUI's prompt server API. Every path is served below /api too; those that begin with it, only so. Bodies are read as JSON whatever their \
                     content type says. Where the server asks for keys, x-permission is the scope that a call needs: read, run or admin, \
                     where each has those before it. Without a key the answer is 401, with one that does not allow it 403. Where an answer differs from the API document's, ?shape=documented gives the document's form.",
             },
@@ -236,6 +253,12 @@ impl Doc {
     /// Answers 200 with bytes of a media type.
     pub(crate) fn bytes(self, mime: &str) -> Self {
         self.answer(200, "The content.", Some(json!({mime: {}})))
+    }
+
+    /// Answers with JSON of a type, and a status that is not 200.
+    pub(crate) fn json_status<T: ToSchema>(mut self, status: u16, description: &str) -> Self {
+        let content = json!({JSON: {"schema": self.reference::<T>()}});
+        self.answer(status, description, Some(content))
     }
 
     /// A further answer without a JSON body.

@@ -1,5 +1,6 @@
 //! One module per family of routes; each offers `routes()`.
 
+mod assets;
 pub(crate) mod download;
 pub(crate) mod frontend;
 pub(crate) mod history;
@@ -24,6 +25,7 @@ use crate::openapi::Table;
 /// All routes, without prefix.
 pub(crate) fn all() -> Table {
     Table::default()
+        .merge(assets::routes())
         .merge(download::routes())
         .merge(frontend::routes())
         .merge(history::routes())
@@ -84,7 +86,7 @@ mod tests {
         for Operation { method, path, doc, .. } in &all().operations {
             assert!(!doc.answers.is_empty(), "{method} {path} has no answer");
             assert!(doc.summary.ends_with('.'), "{method} {path}: {:?}", doc.summary);
-            assert!(*method == "post" || *method == "patch" || doc.body.is_none(), "{method} {path} takes no body");
+            assert!(["post", "put", "patch", "delete"].contains(method) || doc.body.is_none(), "{method} {path} takes no body");
         }
     }
 }

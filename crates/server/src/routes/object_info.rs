@@ -7,6 +7,7 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::response::Response;
 use bytes::Bytes;
+use comfyd_assets::Root;
 use comfyd_node::Schema;
 use serde_json::json;
 
@@ -44,6 +45,10 @@ async fn replacements(State(app): State<App>) -> Json<Object> {
 async fn all(State(app): State<App>, shape: ApiShape, principal: Principal) -> Result<Response, ApiError> {
     // Listing folders and rendering hundreds of classes takes milliseconds; to find out whether a folder has changed, the disk is asked.
     await_classes(&app).await;
+    // Whoever opens the page gets to see the files that came meanwhile.
+    if let Some(assets) = &app.options.assets {
+        assets.seed(&Root::ALL);
+    }
     app.installations.refresh().await;
     blocking(move || Ok(json_text(render(&app, shape, &principal)))).await
 }

@@ -36,7 +36,7 @@ async fn image(State(app): State<App>, principal: Principal, form: Form) -> Resu
     let upload = read(&form)?;
     blocking(move || {
         let _acting = begin(&app, &principal, &upload)?;
-        store(&app.folders, upload, Ok).map(Json)
+        store(&app.folders, upload, Ok).map(|stored| Json(stored.with_asset(&app, &principal)))
     })
     .await
 }
@@ -58,9 +58,9 @@ async fn mask(State(app): State<App>, shape: ApiShape, principal: Principal, for
     let lease = app.room.take(original.memory() + mask.memory()).await?;
     blocking(move || {
         let _acting = principal.act();
-        let stored = store(&app.folders, upload, |_| with_alpha_of(&original, &mask).map(Bytes::from)).map(Json);
+        let stored = store(&app.folders, upload, |_| with_alpha_of(&original, &mask).map(Bytes::from));
         drop(lease);
-        stored
+        stored.map(|stored| Json(stored.with_asset(&app, &principal)))
     })
     .await
 }

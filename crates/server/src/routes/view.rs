@@ -15,6 +15,7 @@ use crate::openapi::{Doc, Table};
 use crate::permission::Permission::Read;
 use crate::principal::Principal;
 use crate::query::Query;
+use crate::services::assets;
 use crate::services::models::safetensors_header;
 use crate::services::paths::shown_file;
 use crate::services::pictures::{Shape, made};
@@ -30,7 +31,7 @@ pub(super) fn routes() -> Table {
             Read,
             view,
             Doc::new("files", "A file of the input, output or temp folder; ranges and validators are answered.")
-                .query("filename", "string", "Its name.")
+                .query("filename", "string", "Its name; or, where assets are on, the hash of its content: blake3: and 64 digits.")
                 .query("type", "string", "input, output or temp; output if it is missing.")
                 .query("subfolder", "string", "Its folder.")
                 .query("preview", "string", "webp or jpeg, with ;quality behind it.")
@@ -50,10 +51,15 @@ pub(super) fn routes() -> Table {
 async fn view(State(app): State<App>, principal: Principal, query: Query, headers: HeaderMap) -> Result<Response<Body>, ApiError> {
     let filename = query.get("filename").ok_or_else(|| ApiError::not_found("no file is named: add ?filename=..."))?;
     let (kind, subfolder) = (query.get("type").unwrap_or("output"), query.get("subfolder").unwrap_or_default());
-    let (path, name) = {
-        let _acting = principal.act();
-        shown_file(&app.folders, filename, kind, subfolder)?
+    let (path, name) = match assets::by_hash(&app, &principal, filename).await? {
+        Some(found) => found,
+        None => {
+            let _acting = principal.act();
+            let (path, name) = shown_file(&app.folders, filename, kind, subfolder)?;
+            (path, name.to_owned())
+        }
     };
+    let name = &name;
     match Shape::asked(query.get("preview"), query.get("channel").unwrap_or_default()) {
         Some(shape) => {
             let make = async |file| made(&app.room, file, move |picture| shape.encode(picture)).await;

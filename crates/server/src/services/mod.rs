@@ -1,6 +1,7 @@
 //! What the server keeps and does beside prompts, without a word of HTTP but the errors' statuses. The services that have a state are the
 //! [`App`](crate::App)'s.
 
+pub(crate) mod assets;
 pub(crate) mod download;
 pub(crate) mod log;
 pub(crate) mod machine;

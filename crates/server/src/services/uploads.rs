@@ -9,7 +9,10 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
+use crate::app::App;
 use crate::error::ApiError;
+use crate::principal::Principal;
+use crate::services::assets::{self, UploadedAsset};
 use crate::services::paths::parse_kind;
 use crate::services::stored::write_file;
 
@@ -34,6 +37,22 @@ pub(crate) struct Uploaded {
     #[serde(rename = "type")]
     #[schema(inline)]
     kind: FileKind,
+    /// What is known of it, where assets are on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    asset: Option<UploadedAsset>,
+}
+
+impl Uploaded {
+    /// The same, taken among the assets.
+    pub(crate) fn with_asset(self, app: &App, principal: &Principal) -> Self {
+        let kind = match self.kind {
+            FileKind::Input => Kind::Input,
+            FileKind::Output => Kind::Output,
+            FileKind::Temp => Kind::Temp,
+        };
+        let asset = assets::stored(app, principal, kind, &self.subfolder, &self.name);
+        Self { asset, ..self }
+    }
 }
 
 /// The folder that a file is in.
@@ -62,7 +81,7 @@ pub(crate) fn store(folders: &Folders, form: Upload, change: impl FnOnce(Bytes) 
     let kind = form.kind.as_deref().map_or(Ok(Kind::Input), parse_kind)?;
     let folder = folders.inside(kind, Path::new(&form.subfolder))?;
     let subfolder = folders.told(kind, &folder, &form.subfolder);
-    let stored = |name: String| Ok(Uploaded { name, subfolder: subfolder.clone(), kind: kind.into() });
+    let stored = |name: String| Ok(Uploaded { name, subfolder: subfolder.clone(), kind: kind.into(), asset: None });
     if !form.overwrite && std::fs::read(folder.join(&name)).is_ok_and(|old| old == bytes) {
         return stored(name);
     }

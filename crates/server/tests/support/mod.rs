@@ -8,12 +8,14 @@ use async_trait::async_trait;
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{HeaderMap, Request, StatusCode};
+use comfyd_assets::Assets;
 use comfyd_folders::{Folders, Roots};
 use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Position, Status, contract};
 use comfyd_memory::Account;
 use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Schema};
 use comfyd_server::{App, Device, DeviceState, Devices, Hub, Installation, Installations, Log, Options, Parts, router};
+use comfyd_store_sqlite::Lock;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tower::ServiceExt;
@@ -191,6 +193,13 @@ pub fn id(name: &str) -> String {
     let mut bytes = [0; 16];
     bytes.iter_mut().zip(name.bytes()).for_each(|(to, from)| *to = from);
     uuid::Uuid::from_bytes(bytes).to_string()
+}
+
+/// Assets of a server in this folder.
+pub fn assets(dir: &Path) -> Arc<Assets> {
+    let database = Lock::database(&dir.join("user/assets.db")).unwrap();
+    let folders = Arc::new(Folders::new(Roots::under(dir)).unwrap());
+    Arc::new(Assets::start(comfyd_assets::Options { database, hashes: false }, folders, Box::new(|_, _| ())).unwrap())
 }
 
 /// A safetensors file of a header.
