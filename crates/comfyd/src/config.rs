@@ -479,7 +479,13 @@ impl Places<'_> {
         let (extra_model_paths, verbosity, offline) = (&common.extra_model_paths_config, common.verbose, common.offline);
         let extra_model_paths = extra_model_paths.iter().map(|path| self.absolute(path)).collect();
         let roots = self.roots(common, python.as_ref())?;
-        let database = server.database_url.map_or_else(|| roots.user.join(ASSETS_FILE), |path| self.absolute(path));
+        // ComfyUI's database is of use for nothing else here.
+        let assets = match &server.database_url {
+            _ if !server.enable_assets => None,
+            Some(url) => Some(self.absolute(args::database_url(url)?)),
+            None => Some(roots.user.join(ASSETS_FILE)),
+        };
+        let assets = assets.map(|database| Assets { database, hashing: server.enable_asset_hashing });
         Ok(Config {
             action,
             extra_model_paths,
@@ -518,7 +524,7 @@ impl Places<'_> {
             feature_flags: flags::read(&server.feature_flag)?,
             quick_test: server.quick_test_for_ci,
             multi_user: server.multi_user,
-            assets: server.enable_assets.then_some(Assets { database, hashing: server.enable_asset_hashing }),
+            assets,
             api_shape: server.api_shape,
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,

@@ -2,7 +2,7 @@
 //! nor the configuration file.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -11,7 +11,8 @@ use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
 use super::{
-    ApiShape, DeviceMemory, Durability, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Templates, Verbosity,
+    ApiShape, DeviceMemory, Durability, Error, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Templates,
+    Verbosity,
 };
 
 const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
@@ -391,8 +392,8 @@ pub struct ServerArgs {
     #[arg(long)]
     pub enable_asset_hashing: bool,
     /// Where that is kept, as sqlite:///PATH: a file of its own [default: assets.db in the user folder].
-    #[arg(long, value_name = "URL", value_parser = database_url)]
-    pub database_url: Option<PathBuf>,
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
     /// Shape of answers where the API document and ComfyUI's wire differ.
     #[arg(long, value_name = "SHAPE", default_value = "wire")]
     pub api_shape: ApiShape,
@@ -446,9 +447,12 @@ fn listen(text: &str) -> Result<Listen, String> {
 }
 
 /// The file that ComfyUI's way of naming a database means.
-fn database_url(text: &str) -> Result<PathBuf, String> {
-    let path = text.strip_prefix("sqlite:///").filter(|path| !path.is_empty() && *path != ":memory:" && !path.contains('?'));
-    path.map(PathBuf::from).ok_or_else(|| "write sqlite:///PATH, for an absolute path with four slashes: only files can be used".to_owned())
+pub fn database_url(url: &str) -> Result<&Path, Error> {
+    let path = url.strip_prefix("sqlite:///").filter(|path| !path.is_empty() && *path != ":memory:" && !path.contains('?'));
+    path.map(Path::new).ok_or_else(|| Error::Value {
+        origin: "--database-url".into(),
+        message: format!("{url} is no file: write sqlite:///PATH, for an absolute path with four slashes"),
+    })
 }
 
 /// Megabytes; at most what a body may ever be, a terabyte.

@@ -22,7 +22,6 @@ use Takes::{Any, Nothing, One, Perhaps, Several};
 enum Alone {
     Browser,
     Cache,
-    Database,
     Kernels,
     Memory,
     Packs,
@@ -35,7 +34,6 @@ impl Alone {
         match self {
             Self::Browser => "no browser is opened: go to the address that the log tells",
             Self::Cache => "the results of the last prompt are kept: --cache-lru, --cache-none and --cache-memory say otherwise",
-            Self::Database => "queue and history are in comfyd.db in the user folder: --user-directory puts it elsewhere",
             Self::Kernels => "the native engine has its own kernels and chooses among them by the device",
             Self::Memory => "the native engine moves models by one account of memory: --memory-budget bounds it",
             Self::Packs => "there are no custom nodes without a ComfyUI: --comfyui names one",
@@ -45,7 +43,7 @@ impl Alone {
     }
 }
 
-use Alone::{Browser, Cache, Database, Kernels, Memory, Packs, Precision, Python};
+use Alone::{Browser, Cache, Kernels, Memory, Packs, Precision, Python};
 
 /// The options, as of ComfyUI 0.3.52 to 0.33: those are left out that this program has itself.
 const OPTIONS: &[(&str, Takes, Alone)] = &[
@@ -58,7 +56,6 @@ const OPTIONS: &[(&str, Takes, Alone)] = &[
     ("comfy-api-base", One, Packs),
     ("cpu-vae", Nothing, Memory),
     ("cuda-malloc", Nothing, Memory),
-    ("database-url", One, Database),
     ("debug-hang", Nothing, Python),
     ("default-device", One, Kernels),
     ("default-hashing-function", One, Python),
@@ -81,8 +78,6 @@ const OPTIONS: &[(&str, Takes, Alone)] = &[
     ("disable-xformers", Nothing, Kernels),
     ("dont-print-server", Nothing, Python),
     ("dont-upcast-attention", Nothing, Precision),
-    ("enable-asset-hashing", Nothing, Python),
-    ("enable-assets", Nothing, Python),
     ("enable-compress-response-body", Nothing, Python),
     ("enable-dynamic-vram", Nothing, Memory),
     ("enable-manager", Nothing, Packs),

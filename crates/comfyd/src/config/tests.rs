@@ -49,7 +49,7 @@ fn defaults_are_comfyuis() {
 
 #[test]
 fn assets_are_kept_where_comfyuis_option_says() {
-    assert_eq!(serve(&["--database-url", "sqlite:///a.db"]).assets, None);
+    assert_eq!(serve(&["--database-url", "sqlite:///:memory:"]).assets, None);
     for (args, database, hashing) in [
         (&["--enable-assets"][..], "/home/a/.local/share/comfyd/user/assets.db", false),
         (&["--enable-assets", "--user-directory", "u"], "/here/u/assets.db", false),
@@ -59,7 +59,7 @@ fn assets_are_kept_where_comfyuis_option_says() {
         assert_eq!(serve(args).assets, Some(Assets { database: database.into(), hashing }), "{args:?}");
     }
     for url in ["postgresql://x", "sqlite:///", "sqlite:///:memory:", "/x.db"] {
-        assert!(refusal(&["serve", "--database-url", url], &[]).contains("sqlite:///PATH"), "{url}");
+        assert!(refusal(&["serve", "--enable-assets", "--database-url", url], &[]).contains("sqlite:///PATH"), "{url}");
     }
 }
 
@@ -256,10 +256,10 @@ fn comfyuis_own_options_are_handed_on() {
     assert_eq!(serve(&packs).roots.models, Path::new("/here/m"));
     assert!(serve(&packs).unused.is_empty());
     assert_eq!(serve(&["--comfyui=/c", "--auto-launch", "--lowvram"]).python.unwrap().args, ["--lowvram"]);
-    let alone = serve(&["--lowvram", "--database-url", "sqlite:///x", "--fast"]);
+    let alone = serve(&["--lowvram", "--default-device", "0", "--fast"]);
     assert_eq!(alone.python, None);
-    assert_eq!(alone.unused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["database-url", "fast", "lowvram"]);
-    assert!(alone.unused[0].1.contains("comfyd.db"));
+    assert_eq!(alone.unused.iter().map(|(name, _)| *name).collect::<Vec<_>>(), ["default-device", "fast", "lowvram"]);
+    assert!(alone.unused[2].1.contains("--memory-budget"));
     assert!(refusal(&["serve", "--comfyui=/c", "--no-such-option"], &[]).contains("--no-such-option"));
     let env = [("COMFYD_COMFYUI", "/c"), ("COMFYD_LOWVRAM", "1"), ("COMFYD_PLACEMENT", "python"), ("COMFYD_PYTHON_START", "lazy")];
     let python = with(&["serve"], &env).unwrap().python.unwrap();
