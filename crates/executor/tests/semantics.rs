@@ -306,7 +306,6 @@ fn what_nodes_show_on_the_way_is_told_again_from_the_cache() {
     assert!(!second.ran("seen"));
     assert_eq!(second.events.matches(r#"executed seen {"values":[1]}"#).count(), 1);
     assert_eq!(*second.shown("seen"), json!([1]));
-    assert!(second.events.find("executed seen") < second.events.find("success"), "{}", second.events);
 }
 
 #[test]
