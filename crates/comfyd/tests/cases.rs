@@ -78,7 +78,8 @@ async fn run_case(server: &Server, folder: &str, case: &Value) -> Result<(), Str
     }
     let (mut pictures, mut latents) = (Vec::new(), Vec::new());
     for shown in entry["outputs"].as_object().unwrap().values() {
-        for file in ["images", "latents"].iter().filter_map(|k| shown.get(*k)).flat_map(|f| f.as_array().unwrap()) {
+        let files = |key: &str| key.ends_with("images") || key == "latents";
+        for file in shown.as_object().unwrap().iter().filter(|(key, _)| files(key)).flat_map(|(_, files)| files.as_array().unwrap()) {
             let field = |key: &str| file[key].as_str().unwrap().to_owned();
             let query = [("filename", field("filename")), ("subfolder", field("subfolder")), ("type", field("type"))];
             let response = reqwest::Client::new().get(format!("{}/view", server.url)).query(&query).send().await.unwrap();

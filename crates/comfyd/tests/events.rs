@@ -102,12 +102,12 @@ async fn who_comes_again_after_a_crash_is_told_what_it_failed() {
     let server = Server::start(&["--on-restart", "fail"]).await;
     let url = |server: &Server| format!("{}/ws?clientId=me", server.url.replace("http", "ws"));
     let (mut events, _) = connect_async(url(&server)).await.unwrap();
-    server.post("/prompt", &json!({"prompt": support::long_workflow(), "prompt_id": "p", "client_id": "me"})).await;
+    server.post("/prompt", &json!({"prompt": support::long_workflow(), "prompt_id": id("p"), "client_id": "me"})).await;
     assert_eq!(next(&mut events).await.0, "execution_start");
     let server = Server::start_in(server.kill(), &["--on-restart", "fail"]).await;
     let (mut events, _) = connect_async(url(&server)).await.unwrap();
     let (name, data) = next(&mut events).await;
-    assert_eq!((name.as_str(), &data["exception_type"], &data["prompt_id"]), ("execution_error", &json!("ServerStopped"), &json!("p")));
+    assert_eq!((name.as_str(), &data["exception_type"], &data["prompt_id"]), ("execution_error", &json!("ServerStopped"), &json!(id("p"))));
     assert!(ends(&next(&mut events).await));
     // Another restart did not end it.
     let server = Server::start_in(server.kill(), &["--on-restart", "fail"]).await;

@@ -125,6 +125,10 @@ async fn two_users_each_see_their_own() {
     assert_eq!(history(&server, &ann, &id("into")).await["status"]["status_str"], "error");
 }
 
+/// Ids of prompts that are somebody else's: `id("done")` and `id("waits")`.
+const DONE: &str = "646f6e65-0000-0000-0000-000000000000";
+const WAITS: &str = "77616974-7300-0000-0000-000000000000";
+
 /// What each parameter of a request may name of somebody else's.
 fn names(parameter: &str) -> &'static [&'static str] {
     const FILES: &[&str] = &[
@@ -145,9 +149,9 @@ fn names(parameter: &str) -> &'static [&'static str] {
         "users",
     ];
     match parameter {
-        "prompt_id" | "job_id" => &["done", "waits"],
+        "prompt_id" | "job_id" => &[DONE, WAITS],
         "workflow_id" => &["other's"],
-        "id" => &["done", "Test.Secret", "../other/g"],
+        "id" => &[DONE, "Test.Secret", "../other/g"],
         "filename" | "file" => FILES,
         "dest" => &["mine.json", "../other/w.json"],
         "type" => &["input", "output", "temp", "users"],
@@ -193,17 +197,17 @@ async fn no_answer_holds_what_is_anothers_and_no_request_changes_it() {
     let base = tempfile::tempdir().unwrap();
     let [other, ann] = ["other", "ann"].map(|name| key(base.path(), &["add", name]));
     let guest = key(base.path(), &["add", "guest", "--scope", "read"]);
-    let server = Server::start_in(base, &[]).await;
+    let server = Server::start_in(base, &["--enable-assets"]).await;
     let secret = "OF-THE-OTHER";
     let mut graph = workflow(1);
     graph["1"]["_meta"] = json!({"title": secret});
     graph["2"]["inputs"]["filename_prefix"] = json!("pic");
-    let prompt = |graph: &Value, id: &str| {
+    let prompt = |graph: &Value, name: &str| {
         let extra = json!({"extra_pnginfo": {"workflow": {"id": "other's", "x": secret}}});
-        json!({"prompt": graph, "prompt_id": id, "client_id": "page", "extra_data": extra})
+        json!({"prompt": graph, "prompt_id": id(name), "client_id": "page", "extra_data": extra})
     };
     assert_eq!(ask(&server, &other, "POST", "/prompt", prompt(&graph, "done")).await.0, 200);
-    history(&server, &other, "done").await;
+    history(&server, &other, &id("done")).await;
     for (path, body) in [("/userdata/workflows%2Fw.json", json!({"x": secret})), ("/settings", json!({"Test.Secret": secret}))] {
         assert_eq!(ask(&server, &other, "POST", path, body).await.0, 200, "{path}");
     }
@@ -212,9 +216,10 @@ async fn no_answer_holds_what_is_anothers_and_no_request_changes_it() {
     std::fs::write(&file, secret).unwrap();
     let mut long = support::long_workflow();
     long["0"]["_meta"] = json!({"title": secret});
-    for (graph, id) in [(&long, "runs"), (&graph, "waits")] {
-        assert_eq!(ask(&server, &other, "POST", "/prompt", prompt(graph, id)).await.0, 200);
+    for (graph, name) in [(&long, "runs"), (&graph, "waits")] {
+        assert_eq!(ask(&server, &other, "POST", "/prompt", prompt(graph, name)).await.0, 200);
     }
+    assert_eq!([DONE, WAITS], [&*id("done"), &id("waits")]);
     let state = async || {
         let mut state = Vec::new();
         for path in ["/settings", "/userdata?dir=.&recurse=true", "/internal/files/input"] {
@@ -230,10 +235,10 @@ async fn no_answer_holds_what_is_anothers_and_no_request_changes_it() {
             json!({"prompt": {"1": {"class_type": "LoadImage", "inputs": {"image": "users/other/up.png"}},
             "2": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}}}, "client_id": "page"}),
         ),
-        ("/queue", json!({"delete": ["runs", "waits"]})),
-        ("/history", json!({"delete": ["done"]})),
-        ("/interrupt", json!({"prompt_id": "runs"})),
-        ("/jobs/cancel", json!({"job_ids": ["runs", "waits"]})),
+        ("/queue", json!({"delete": [id("runs"), id("waits")]})),
+        ("/history", json!({"delete": [id("done")]})),
+        ("/interrupt", json!({"prompt_id": id("runs")})),
+        ("/jobs/cancel", json!({"job_ids": [id("runs"), id("waits")]})),
     ];
     let (client, mut asked) = (reqwest::Client::new(), 0);
     for (method, address) in prying(&document) {
@@ -276,6 +281,8 @@ async fn revoked_and_ended_keys_open_nothing_at_once() {
     let start = Instant::now();
     while ask(&server, &again, "GET", "/queue", Value::Null).await.0 != 200 {
         assert!(start.elapsed() < Duration::from_secs(5));
+        // Too many wrong ones, and the address is made to wait.
+        tokio::time::sleep(Duration::from_millis(250)).await;
     }
     assert_eq!(ask(&server, &again, "POST", "/prompt", json!({"prompt": workflow(1)})).await.0, 403);
     let list = key(server.base.path(), &["list"]);

@@ -623,7 +623,7 @@ fn a_folder_of_pictures_is_one_batch() {
 fn a_model_is_shown_with_its_camera() {
     let bench = Bench::new();
     let shown = ui(&bench.run("Preview3D", inputs(&json!({"model_file": "a.glb", "camera_info": {"zoom": 1}}))).unwrap());
-    assert_eq!(shown, json!({"result": ["a.glb", {"zoom": 1}]}));
+    assert_eq!(shown, json!({"result": ["a.glb", {"zoom": 1}, null]}));
     let shown = ui(&bench.run("Preview3DAnimation", inputs(&json!({"model_file": "a.glb"}))).unwrap());
     assert_eq!(shown, json!({"result": ["a.glb", null]}));
 }

@@ -1,4 +1,4 @@
-"""Records what ComfyUI 0.3.64 computes, for the tests beside this file.
+"""Records what ComfyUI 0.33.0 computes, for the tests beside this file.
 
 Run with ComfyUI's Python environment: python make_golden.py PATH_OF_COMFYUI
 Writes golden/{samplers,schedules,noise}.safetensors.

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use comfyd_node::{Input, Schema};
 use regex::Regex;
 use serde_json::{Map, Value, json};
-use support::{Server, picture, safetensors};
+use support::{Server, assets, picture, safetensors};
 
 /// What each call is shown with: method and path of the document, the path that is asked for, and the body.
 const EXAMPLES: &[(&str, &str, &str, &str)] = &[
@@ -49,11 +49,40 @@ const EXAMPLES: &[(&str, &str, &str, &str)] = &[
     ("delete", "/userdata/{file}", "/userdata/workflows%2Fb.json", ""),
     ("get", "/view", "/view?filename=a.png&type=input", ""),
     ("get", "/global_subgraphs/{id}", "/global_subgraphs/none", ""),
+    ("post", "/api/assets/seed", "/api/assets/seed?wait=true", r#"{"roots": ["input"]}"#),
+    ("get", "/api/assets/seed/status", "/api/assets/seed/status", ""),
+    ("post", "/api/assets/seed/cancel", "/api/assets/seed/cancel", ""),
+    ("post", "/api/assets/prune", "/api/assets/prune", ""),
+    ("get", "/api/assets", "/api/assets?tags_all=input&sort=name&limit=1", ""),
+    ("post", "/api/assets/from-hash", "/api/assets/from-hash", r#"{"hash": "CONTENT", "name": "hello again", "tags": ["mine"]}"#),
+    ("get", "/api/assets/tags/refine", "/api/assets/tags/refine?name_contains=hello", ""),
+    ("head", "/api/assets/hash/{hash}", "/api/assets/hash/CONTENT", ""),
+    ("put", "/api/assets/{id}", "/api/assets/ASSET", r#"{"user_metadata": {"stars": 5}}"#),
+    ("post", "/api/assets/{id}/tags", "/api/assets/ASSET/tags", r#"{"tags": ["best"]}"#),
+    ("get", "/api/assets/{id}", "/api/assets/ASSET", ""),
+    ("get", "/api/assets/{id}/content", "/api/assets/ASSET/content?disposition=inline", ""),
+    ("get", "/api/tags", "/api/tags?prefix=b", ""),
+    ("delete", "/api/assets/{id}/tags", "/api/assets/ASSET/tags", r#"{"tags": ["best"]}"#),
+    ("delete", "/api/assets/{id}", "/api/assets/ASSET", ""),
 ];
 
+/// An asset whose content is `hello`: what the examples call its id, and its hash.
+const ASSET: &str = "ASSET";
+const CONTENT: (&str, &str) = ("CONTENT", "blake3:ea8f163db38682925e4491c5e58d4bb3506ef8c14eb78a86e908c5624a67200f");
+
 /// Calls that are told without an answer: they take forms, or answer pages.
-const WITHOUT: [(&str, &str); 6] =
-    [("get", "/"), ("get", "/login"), ("post", "/login"), ("get", "/ws"), ("post", "/upload/image"), ("post", "/upload/mask")];
+const WITHOUT: [(&str, &str); 7] = [
+    ("get", "/"),
+    ("get", "/login"),
+    ("post", "/login"),
+    ("get", "/ws"),
+    ("post", "/upload/image"),
+    ("post", "/upload/mask"),
+    ("post", "/api/assets"),
+];
+
+/// What is shown for every id.
+const SAME_ID: &str = "6f1c1d0a-8f0e-4e0b-9d0e-0123456789ab";
 
 /// Values that are others in each run, and what is shown for them.
 fn usual(key: &str) -> Option<Value> {
@@ -65,6 +94,7 @@ fn usual(key: &str) -> Option<Value> {
         "cpu_utilization" | "utilization" => json!(12.5),
         "argv" => json!(["comfyd", "serve"]),
         "os" => json!("linux"),
+        "created_at" | "updated_at" | "last_access_time" => json!("2026-11-01T12:00:00Z"),
         "entries" => json!([]),
         _ => return None,
     })
@@ -81,7 +111,7 @@ fn shown(value: &Value, dir: &str, ids: &Regex) -> Value {
             items.iter().take(3).map(|item| shown(item, dir, ids)).chain(more).collect()
         }
         Value::String(text) => {
-            let text = ids.replace_all(text, "6f1c1d0a-8f0e-4e0b-9d0e-0123456789ab").replace(dir, "/data");
+            let text = ids.replace_all(text, SAME_ID).replace(dir, "/data");
             json!(if text.chars().count() > 160 { text.chars().take(160).chain(['…']).collect() } else { text })
         }
         Value::Null | Value::Bool(_) | Value::Number(_) => value.clone(),
@@ -142,7 +172,7 @@ fn parameters(document: &Value, operation: &Value, texts: &Texts) -> String {
 async fn server() -> Server {
     let value = Input::int("value").default(1);
     let show = Schema::new("Show").display("Show").category("test").description("Shows.").input(value).output_node();
-    let server = Server::new([show], |_, _| ());
+    let server = Server::new([show], |options, dir| options.assets = Some(assets(dir)));
     server.add_jobs().await;
     server.put("models/loras/a.safetensors", safetensors(r#"{"__metadata__": {"author": "me"}}"#));
     server.put("models/loras/a.png", picture(255));
@@ -164,6 +194,7 @@ async fn pages() -> [String; 2] {
     let place = |path: &str, method: &str| EXAMPLES.iter().position(|(m, template, ..)| (*m, *template) == (method, path));
     let mut order: Vec<usize> = (0..all.len()).collect();
     order.sort_by_key(|at| place(&all[*at].0, &all[*at].1).map_or(0, |place| place + 1));
+    let asset = server.upload("/upload/image", "hello.txt", b"hello", &[]).await.json()["asset"].clone();
     let mut answers = BTreeMap::new();
     for at in order {
         let (path, method, _) = &all[at];
@@ -172,7 +203,9 @@ async fn pages() -> [String; 2] {
         }
         let (asked, body) = place(path, method).map_or((path.as_str(), ""), |place| (EXAMPLES[place].2, EXAMPLES[place].3));
         assert!(!asked.contains('{'), "{method} {path} has no example");
-        let answer = server.send(&method.to_uppercase(), asked, &[], body.to_owned()).await;
+        let named = |text: &str| text.replace(ASSET, asset["id"].as_str().unwrap()).replace(CONTENT.0, CONTENT.1);
+        let (asked, body) = (named(asked), named(body));
+        let answer = server.send(&method.to_uppercase(), &asked, &[], body.clone()).await;
         assert!(answer.status.is_success(), "{method} {asked}: {} {}", answer.status, String::from_utf8_lossy(&answer.body));
         answers.insert(at, (asked, body, answer));
     }
@@ -185,11 +218,16 @@ async fn pages() -> [String; 2] {
             writeln!(text, "{} ({}: {permission})\n", texts.of(operation["summary"].as_str().unwrap()), texts.of("scope")).unwrap();
             text += &parameters(&document, operation, &texts);
             if let Some((asked, body, answer)) = answers.get(&at) {
-                let verb = if method == "get" { String::new() } else { format!("-X {} ", method.to_uppercase()) };
+                let verb = match method.as_str() {
+                    "get" => String::new(),
+                    "head" => "-I ".to_owned(),
+                    other => format!("-X {} ", other.to_uppercase()),
+                };
+                let asked = ids.replace_all(asked, SAME_ID);
                 let data = if body.is_empty() { String::new() } else { format!(" -d '{body}'") };
                 writeln!(text, "```sh\ncurl {verb}'http://127.0.0.1:8188{asked}'{data}\n```\n").unwrap();
                 match serde_json::from_slice::<Value>(&answer.body) {
-                    Ok(_) if *asked == "/openapi.json" => writeln!(text, "{}\n", texts.of("An OpenAPI 3.1 document.")).unwrap(),
+                    Ok(_) if asked == "/openapi.json" => writeln!(text, "{}\n", texts.of("An OpenAPI 3.1 document.")).unwrap(),
                     Ok(json) => {
                         let json = serde_json::to_string_pretty(&shown(&json, &dir, &ids)).unwrap();
                         writeln!(text, "{}:\n\n```json\n{json}\n```\n", answer.status.as_u16()).unwrap();

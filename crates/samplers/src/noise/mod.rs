@@ -30,14 +30,18 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Noise of the shape of `x` and on its device, from this seed. The first is the latent's initial noise of that seed, as in the reference.
+    /// Noise of the shape of `x` and on its device. It is that of the seed after the latent's, which would come again otherwise.
     pub fn new(x: &Tensor, seed: u64) -> Self {
+        Self::of(x, seed.wrapping_add(1))
+    }
+
+    fn of(x: &Tensor, seed: u64) -> Self {
         Self { generator: Generator::new(seed), shape: x.shape().clone(), device: x.device().clone() }
     }
 
     /// The process-wide stream of the reference after it has made a latent's initial noise with this seed. A few samplers draw from it.
     pub fn after_latent(x: &Tensor, seed: u64) -> Result<Self> {
-        let mut stream = Self::new(x, seed);
+        let mut stream = Self::of(x, seed);
         randn(&mut stream.generator, &stream.shape, &Device::Cpu)?;
         Ok(stream)
     }

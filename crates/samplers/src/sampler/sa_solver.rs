@@ -100,7 +100,7 @@ impl Sampler for SaSolver {
             }
 
             if sigma_next == 0.0 {
-                x = denoised;
+                predicted = denoised;
                 continue;
             }
             let tau = tau_at.at(sigma_next);
@@ -118,8 +118,7 @@ impl Sampler for SaSolver {
                 state.noise = Some(noise);
             }
         }
-        // A sampling that does not end at 0 returns the last corrected latent, as the reference does.
-        Ok(x)
+        Ok(predicted)
     }
 }
 
