@@ -255,6 +255,14 @@ def _(g):
         g.show(g.add("StringFormat", f_string=text, **{"values.a": a, "values.b": b, "values.c": c, "values.d": box}))
 
 
+
+@case("image_from_batch_end")
+def _(g):
+    both = g.add("BatchImagesNode", images__image0=g.picture(0), images__image1=g.picture(1))
+    for index in (-1, -9, 9):
+        g.save(g.add("ImageFromBatch", image=both, batch_index=index, length=2))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("base")

@@ -208,6 +208,14 @@ impl<'a, 'c> Call<'a, 'c> {
         if count < min { Err(Error::msg(format!("input '{name}' is {count}, it must be at least {min}"))) } else { Ok(count) }
     }
 
+    /// Which one of a batch, the nearest that there is: counted from 0, or from the end if it is negative.
+    pub(crate) fn place(&self, name: &str, batch: usize) -> Result<usize> {
+        Ok(match self.inputs.int_as::<i64>(name)? {
+            index @ ..0 => batch.saturating_sub(usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX)),
+            index => usize::try_from(index).unwrap_or(usize::MAX).min(batch.saturating_sub(1)),
+        })
+    }
+
     /// A number that is not NaN or infinite.
     pub(crate) fn float(&self, name: &str) -> Result<f64> {
         let value = self.inputs.float(name)?;

@@ -168,8 +168,8 @@ fn repeat(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (start, length) = (call.count("batch_index", 0)?, call.count("length", 1)?);
     let image = call.image("image")?;
+    let (start, length) = (call.place("batch_index", image.batch())?, call.count("length", 1)?);
     Ok(NodeOutput::one(call.apart(image.0.len(), move || transform::from_batch(&image, start, length))?))
 }
 

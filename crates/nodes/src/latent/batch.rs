@@ -129,11 +129,7 @@ fn places(start: i64, count: usize) -> Vec<i64> {
 fn from_batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let mut latent = call.latent("samples")?;
     let batch = latent.samples.shape()[0];
-    let start = match call.int::<i64>("batch_index")? {
-        // Counted from the end.
-        index @ ..0 => batch.saturating_sub(index.unsigned_abs() as usize),
-        index => (index as usize).min(batch - 1),
-    };
+    let start = call.place("batch_index", batch)?;
     let length = call.count("length", 1)?.min(batch - start);
     if let Some(mask) = latent.noise_mask.take() {
         let mask = match mask.shape()[0] {
