@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use rusqlite::types::ToSql;
-use rusqlite::{Connection, Row};
+use rusqlite::{Connection, Row, params_from_iter};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
@@ -55,6 +55,13 @@ pub struct Asset {
     pub updated: i64,
     /// When its content was fetched last.
     pub accessed: i64,
+}
+
+/// The assets that a statement finds.
+pub(crate) fn select(connection: &Connection, sql: &str, values: &[Box<dyn ToSql>]) -> Result<Vec<Asset>> {
+    let mut select = connection.prepare_cached(sql)?;
+    let found = select.query_map(params_from_iter(values), |row| Asset::read(connection, row))?.collect::<rusqlite::Result<_>>()?;
+    Ok(found)
 }
 
 /// Who asks.

@@ -5,7 +5,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
-use crate::list::{Order, Sort};
+use crate::order::{Key, Order, Sort};
 
 /// Longest text.
 const MAX_BYTES: usize = 8192;
@@ -22,13 +22,6 @@ const MIN_TIME: i64 = -62_135_596_800_000_000;
 pub(crate) struct Cursor {
     pub key: Key,
     pub id: String,
-}
-
-/// What assets are sorted by.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Key {
-    Text(String),
-    Number(i64),
 }
 
 /// The text of a cursor. It holds for the same order only.

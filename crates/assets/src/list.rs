@@ -4,95 +4,16 @@ use rusqlite::types::ToSql;
 use rusqlite::{Connection, params_from_iter};
 use serde_json::{Map, Value};
 
-use crate::asset::{Asset, COLUMNS, Sees, TABLES, Viewer, canonical};
-use crate::cursor::{self, Cursor, Key};
+use crate::asset::{Asset, COLUMNS, Sees, TABLES, Viewer, canonical, select};
+use crate::cursor::{self, Cursor};
 use crate::error::{Error, Result};
 use crate::meta::MAX_TEXT;
+use crate::order::{Key, Order, Sort};
 use crate::store::Store;
 
 /// Most keys that a filter may name, and most values for each.
 const MAX_KEYS: usize = 64;
 const MAX_VALUES: usize = 100;
-
-/// By what assets are sorted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Sort {
-    /// Their names.
-    Name,
-    /// When they were made.
-    #[default]
-    Created,
-    /// When what is said of them changed.
-    Updated,
-    /// Bytes.
-    Size,
-    /// When their content was fetched.
-    Accessed,
-}
-
-impl Sort {
-    const ALL: [Self; 5] = [Self::Name, Self::Created, Self::Updated, Self::Size, Self::Accessed];
-
-    /// As clients write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Name => "name",
-            Self::Created => "created_at",
-            Self::Updated => "updated_at",
-            Self::Size => "size",
-            Self::Accessed => "last_access_time",
-        }
-    }
-
-    /// The one of that name.
-    pub fn parse(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|sort| sort.name() == name)
-    }
-
-    pub(crate) fn has_cursor(self) -> bool {
-        self != Self::Accessed
-    }
-
-    fn column(self) -> &'static str {
-        match self {
-            Self::Name => "a.name",
-            Self::Created => "a.created",
-            Self::Updated => "a.updated",
-            Self::Size => "c.size",
-            Self::Accessed => "a.accessed",
-        }
-    }
-
-    fn key(self, asset: &Asset) -> Key {
-        match self {
-            Self::Name => Key::Text(asset.name.clone()),
-            Self::Created => Key::Number(asset.created),
-            Self::Updated => Key::Number(asset.updated),
-            Self::Size => Key::Number(i64::try_from(asset.size).unwrap_or(i64::MAX)),
-            Self::Accessed => Key::Number(asset.accessed),
-        }
-    }
-}
-
-/// Which way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Order {
-    /// The least first.
-    Ascending,
-    /// The greatest first.
-    #[default]
-    Descending,
-}
-
-impl Order {
-    /// As clients write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Ascending => "asc",
-            Self::Descending => "desc",
-        }
-    }
-}
 
 /// Which assets are meant.
 #[derive(Debug, Clone, Default)]
@@ -236,13 +157,6 @@ fn counted(connection: &Connection, sql: &str, values: &Values) -> Result<Vec<(S
     let mut select = connection.prepare_cached(sql)?;
     let rows = select.query_map(params_from_iter(values), |row| Ok((row.get(0)?, row.get::<_, i64>(1)?.unsigned_abs())))?;
     Ok(rows.collect::<rusqlite::Result<_>>()?)
-}
-
-/// The assets that a statement finds.
-pub(crate) fn select(connection: &Connection, sql: &str, values: &Values) -> Result<Vec<Asset>> {
-    let mut select = connection.prepare_cached(sql)?;
-    let found = select.query_map(params_from_iter(values), |row| Asset::read(connection, row))?.collect::<rusqlite::Result<_>>()?;
-    Ok(found)
 }
 
 /// What holds for the assets that are meant.

@@ -11,12 +11,12 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehav
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
-use crate::asset::{Asset, COLUMNS, TABLES, Viewer, check_mime, check_name, check_tags, metadata_text, tags_of, tidy_tags};
+use crate::asset::{Asset, COLUMNS, TABLES, Viewer, check_mime, check_name, check_tags, metadata_text, select, tags_of, tidy_tags};
 use crate::error::{Error, Result};
 use crate::facts::{self, Stamp};
 use crate::place::Place;
 use crate::time::now_us;
-use crate::{database, list, meta};
+use crate::{database, meta};
 
 /// Most assets that are kept.
 const MAX_ASSETS: i64 = 2_000_000;
@@ -367,7 +367,7 @@ pub(crate) fn get(connection: &Connection, viewer: &Viewer, id: &str) -> Result<
     let mut values: Vec<Box<dyn rusqlite::types::ToSql>> = vec![Box::new(id.to_owned())];
     let sees = viewer.condition(&mut values);
     let sql = format!("SELECT {COLUMNS} FROM {TABLES} WHERE a.id = ? AND a.deleted IS NULL AND {sees}");
-    list::select(connection, &sql, &values)?.pop().ok_or_else(|| Error::NotFound(id.to_owned()))
+    select(connection, &sql, &values)?.pop().ok_or_else(|| Error::NotFound(id.to_owned()))
 }
 
 /// The row of an asset that somebody may change.

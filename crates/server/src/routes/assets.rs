@@ -1,22 +1,21 @@
 //! `/api/assets` and `/api/tags`: what is known of files. Where it is off, all answer 503.
 
+mod enabled;
 mod query;
 mod upload;
 
-use std::sync::Arc;
-
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, Path as UrlPath, Request, State};
-use axum::http::request::Parts;
+use axum::extract::{Path as UrlPath, Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use axum::response::IntoResponse;
-use comfyd_assets::{Assets, Change, New, Root, Store, Viewer, canonical_hash, tidy_tags};
+use comfyd_assets::{Change, New, Root, canonical_hash, tidy_tags};
 use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use self::enabled::{Enabled, invalid, no_hash};
 use self::query::Asked;
 use crate::answer::blocking;
 use crate::answer::file::{Disposition, send_file};
@@ -25,9 +24,8 @@ use crate::body;
 use crate::error::{ApiError, Coded};
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::{Admin, Read, Run};
-use crate::principal::Principal;
 use crate::query::Query;
-use crate::services::assets::{AssetInfo, base_name, opened, viewer};
+use crate::services::assets::{AssetInfo, base_name, opened};
 
 /// The routes of this module.
 pub(super) fn routes() -> Table {
@@ -103,37 +101,6 @@ pub(super) fn routes() -> Table {
         .post("/api/assets/{id}/tags", Run, add_tags, doc("Adds tags.").body("TagList").json::<TagsAdded>())
         .delete("/api/assets/{id}/tags", Run, remove_tags, doc("Removes tags.").body("TagList").json::<TagsRemoved>())
         .get("/api/tags", Read, all_tags, tags.json::<TagPageAnswer>())
-}
-
-/// The assets, for somebody.
-#[derive(Clone)]
-struct Enabled {
-    assets: Arc<Assets>,
-    viewer: Viewer,
-}
-
-impl Enabled {
-    /// Does something with the database, on a thread that may wait.
-    async fn work<T: Send + 'static>(
-        self,
-        work: impl FnOnce(&Store, &Viewer) -> comfyd_assets::Result<T> + Send + 'static,
-    ) -> Result<T, Coded> {
-        // The error has more to tell than an `ApiError`.
-        blocking(move || Ok(work(&*opened(&self.assets)?, &self.viewer))).await?.map_err(Coded::from)
-    }
-}
-
-impl FromRequestParts<App> for Enabled {
-    type Rejection = Coded;
-
-    async fn from_request_parts(parts: &mut Parts, app: &App) -> Result<Self, Coded> {
-        let Some(assets) = app.options.assets.clone() else {
-            let message = "assets are off: start the server with --enable-assets";
-            return Err(Coded::new(StatusCode::SERVICE_UNAVAILABLE, "SERVICE_DISABLED", message));
-        };
-        let Ok(principal) = Principal::from_request_parts(parts, app).await;
-        Ok(Self { assets, viewer: viewer(&principal) })
-    }
 }
 
 /// A page of assets.
@@ -262,10 +229,6 @@ async fn known(enabled: Enabled, UrlPath(hash): UrlPath<String>) -> Result<Statu
     let hash = canonical_hash(&hash).ok_or_else(no_hash)?;
     let known = enabled.work(move |store, viewer| store.knows(viewer, &hash)).await?;
     Ok(if known { StatusCode::OK } else { StatusCode::NOT_FOUND })
-}
-
-fn no_hash() -> Coded {
-    Coded::new(StatusCode::BAD_REQUEST, "INVALID_HASH", "a hash is written as blake3: and 64 hexadecimal digits")
 }
 
 /// The id in a path, as it is kept.
@@ -407,10 +370,6 @@ async fn object(request: Request, app: &App) -> Result<Map<String, Value>, Coded
         Ok(_) => Err(invalid("the body must be a JSON object")),
         Err(error) => Err(Coded::new(StatusCode::BAD_REQUEST, "INVALID_JSON", format!("the body is not valid JSON: {error}"))),
     }
-}
-
-fn invalid(message: &str) -> Coded {
-    Coded::new(StatusCode::BAD_REQUEST, "INVALID_BODY", message).details(json!({"errors": [{"msg": message}]}))
 }
 
 /// A text of a body; `None` where it is missing or null.

@@ -12,7 +12,7 @@ use comfyd_folders::Kind;
 use multer::{Field, Multipart};
 use serde_json::{Map, Value};
 
-use super::{Enabled, invalid, no_hash};
+use super::enabled::{Enabled, invalid, no_hash};
 use crate::answer::blocking;
 use crate::app::App;
 use crate::body::{parameter, parameters, text_of, unreadable};
