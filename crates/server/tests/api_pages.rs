@@ -94,6 +94,7 @@ fn usual(key: &str) -> Option<Value> {
         "cpu_utilization" | "utilization" => json!(12.5),
         "argv" => json!(["comfyd", "serve"]),
         "os" => json!("linux"),
+        "next_cursor" => json!("eyJzIjoibmFtZSJ9"),
         "created_at" | "updated_at" | "last_access_time" => json!("2026-11-01T12:00:00Z"),
         "entries" => json!([]),
         _ => return None,
