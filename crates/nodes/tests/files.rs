@@ -625,5 +625,5 @@ fn a_model_is_shown_with_its_camera() {
     let shown = ui(&bench.run("Preview3D", inputs(&json!({"model_file": "a.glb", "camera_info": {"zoom": 1}}))).unwrap());
     assert_eq!(shown, json!({"result": ["a.glb", {"zoom": 1}, null]}));
     let shown = ui(&bench.run("Preview3DAnimation", inputs(&json!({"model_file": "a.glb"}))).unwrap());
-    assert_eq!(shown, json!({"result": ["a.glb", null]}));
+    assert_eq!(shown, json!({"result": ["a.glb", null, null]}));
 }
