@@ -2,6 +2,7 @@
 //! than everything else together.
 
 /// How many threads were to be used.
+#[derive(Clone, Copy)]
 pub enum Parallelism {
     /// One.
     None,
