@@ -13,7 +13,8 @@ use crate::{ExecutionList, Graph, Limits, Placement, Placing, Prompt, Rejected, 
 #[path = "../../../fuzz/kept.rs"]
 mod kept;
 
-struct Declared(Schema);
+/// A class that does nothing.
+pub(crate) struct Declared(pub(crate) Schema);
 
 impl Node for Declared {
     fn schema(&self) -> Schema {

@@ -4,26 +4,15 @@
 
 use std::sync::Arc;
 
-use comfyd_node::{Catalog, Context, Fingerprint, HiddenKind, Input, Inputs, Node, NodeOutput, Result, Schema};
+use comfyd_node::{Catalog, Fingerprint, HiddenKind, Input, Schema};
 use insta::assert_snapshot;
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
 use super::*;
+use crate::fuzz::Declared;
 use crate::placement::Placement;
 use crate::signature::{Signature, Signatures};
-
-struct Declared(Schema);
-
-impl Node for Declared {
-    fn schema(&self) -> Schema {
-        self.0.clone()
-    }
-
-    fn run(&self, _cx: &mut Context<'_>, _inputs: Inputs) -> Result<NodeOutput> {
-        Ok(NodeOutput::default())
-    }
-}
 
 fn catalog() -> Catalog {
     let mut catalog = Catalog::new();
