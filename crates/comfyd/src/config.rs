@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
@@ -131,6 +132,10 @@ pub enum Action {
     Db(DbAction),
     /// Manage the keys.
     Key(KeyAction),
+    /// Print what makes a shell complete the command line.
+    Completions(Shell),
+    /// Write the manual's pages into a folder.
+    Man(PathBuf),
 }
 
 /// What is to be done with the keys.
@@ -383,6 +388,11 @@ pub enum Durability {
     Full,
 }
 
+/// The command line's description.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Reads the settings. `args` begins with the program's name; relative paths of the command line and the environment start at
 /// `current_dir`, those of the configuration file at its folder.
 pub fn parse(
@@ -411,6 +421,13 @@ pub fn parse(
         }
         CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, with_blueprints, common }) => {
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates, blueprints: with_blueprints };
+            places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Completions { shell, common } => {
+            places.config(Action::Completions(shell), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Man { folder, common } => {
+            let action = Action::Man(current_dir.join(folder));
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Key(command) => {

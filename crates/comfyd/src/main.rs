@@ -7,6 +7,7 @@ mod config;
 mod db;
 mod frontend;
 mod key;
+mod manual;
 mod nodes;
 mod python;
 mod run;
@@ -90,6 +91,8 @@ fn act() -> Result<(), Failure> {
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
         Action::Db(action) => db::act(&config, action),
         Action::Key(action) => key::act(&config, action),
+        Action::Completions(shell) => manual::completions(*shell),
+        Action::Man(folder) => manual::pages(folder),
         Action::ListFeatureFlags => assemble::print_line(format_args!("{:#}", config::flags::listed())),
         Action::InstallFrontEnd { version, .. } if config.offline => {
             Err(frontend::Error::Offline(version.as_deref().unwrap_or(frontend::PINNED_VERSION).to_owned()).into())

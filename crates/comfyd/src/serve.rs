@@ -15,7 +15,8 @@ use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, WorkerId, now_ms};
 use comfyd_python::Outlet;
 use comfyd_server::{
-    ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, RequiredVersions, listen, router,
+    ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Metered, Metrics, Options, Parts,
+    RequiredVersions, listen, router,
 };
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -135,6 +136,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         unloaded.free(true, true);
         unloaded_beside.free(true, drops_all.swap(false, Ordering::AcqRel));
     };
+    let metrics = Metrics::default();
+    let (counted, device_name) = (metrics.clone(), engine.device_name());
     let defaults = WorkerOptions::default();
     // Python's nodes have a patience of their own.
     let python = config.python.as_ref().map_or(Duration::ZERO, |python| python.kill_timeout);
@@ -144,9 +147,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         node_timeout: config.node_timeout,
         spare: Some(Box::new(spare)),
         patience: defaults.patience + python,
+        on_node: Some(Arc::new(move |class, took| counted.node(class, &device_name, took))),
         ..defaults
     };
-    let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
+    let sink = Arc::new(Metered { metrics: metrics.clone(), sink: hub.clone() });
+    let worker = Worker::spawn(Arc::clone(&store), executor, sink, runtime.handle().clone(), worker_options)?;
     let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine, drop_all });
     let devices = Devices::new([device]);
     let parts = Parts {
@@ -157,6 +162,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
+        metrics,
         memory: account,
     };
     let app = App::new(parts, options);
