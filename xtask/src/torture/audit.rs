@@ -89,7 +89,8 @@ impl Findings {
     /// Looks for every accepted asset: it is there, and what it holds is what was sent.
     pub(super) async fn look_at_assets(&mut self, host: &str, ledger: &Ledger) -> io::Result<()> {
         let mut connection = Connection::open(host).await?;
-        for (id, content) in lock(&ledger.assets).drain(..) {
+        let accepted = std::mem::take(&mut *lock(&ledger.assets));
+        for (id, content) in accepted {
             match connection.get(&format!("/api/assets/{id}/content")).await {
                 Ok(found) if found == content.as_bytes() => self.assets += 1,
                 Ok(_) => self.half_written.push(format!("asset {id}")),
