@@ -125,7 +125,7 @@ async fn what_ran_is_counted() {
     let text = reqwest::get(format!("{}/metrics", server.url)).await.unwrap().text().await.unwrap();
     for line in [
         "comfyd_prompt_seconds_count{status=\"success\"} 2",
-        "comfyd_node_seconds_count{class=\"EmptyImage\",device=\"cpu\"} 1",
+        "comfyd_node_seconds_count{class=\"EmptyImage\",device=\"0\"} 1",
         "comfyd_cached_nodes_total 2",
         "comfyd_queue_prompts{state=\"pending\"} 0",
     ] {

@@ -63,7 +63,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Counts a run of a node of this class on a device.
+    /// Counts a run of a node of this class on the device of this place among all.
     pub fn node(&self, class: &str, device: &str, took: Duration) {
         let labels = NodeLabels { class: class.into(), device: device.into() };
         self.0.nodes.get_or_create(&labels).observe(took.as_secs_f64());
@@ -152,14 +152,14 @@ mod tests {
         for message in [start("a"), start("b"), cached, failed(None), success(), success(), failed(Some(1_010))] {
             sink.emit(Event { prompt_id: "a".into(), owner: "".into(), client_id: None, kind: EventKind::Message(message) });
         }
-        metrics.node("KSampler", "cpu", Duration::from_millis(500));
+        metrics.node("KSampler", "0", Duration::from_millis(500));
         let mut text = String::new();
         metrics.write(&mut text).unwrap();
         for line in [
             "comfyd_prompt_seconds_sum{status=\"success\"} 2.5",
             "comfyd_prompt_seconds_count{status=\"success\"} 1",
             "comfyd_prompt_seconds_count{status=\"error\"} 1",
-            "comfyd_node_seconds_sum{class=\"KSampler\",device=\"cpu\"} 0.5",
+            "comfyd_node_seconds_sum{class=\"KSampler\",device=\"0\"} 0.5",
             "comfyd_cached_nodes_total 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");

@@ -86,7 +86,9 @@ struct QueueLabels {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct DeviceLabels {
-    device: String,
+    /// Its place among all: several may be called the same.
+    device: usize,
+    name: String,
 }
 
 /// The figures that are there to be read.
@@ -107,8 +109,8 @@ fn read(app: &App, counts: &Counts) -> Registry {
     registry.register_with_unit("memory_held", "What is held of it", Unit::Bytes, gauge(app.memory.held()));
 
     let [total, free, models, stuck] = [(); 4].map(|()| Family::<DeviceLabels, Gauge>::default());
-    for device in app.devices.states() {
-        let labels = DeviceLabels { device: device.name };
+    for (number, device) in app.devices.states().enumerate() {
+        let labels = DeviceLabels { device: number, name: device.name };
         let figures = [(&total, device.memory), (&free, device.free), (&models, device.models), (&stuck, device.stuck_threads as u64)];
         for (family, value) in figures {
             family.get_or_create(&labels).set(whole(value));
