@@ -8,6 +8,7 @@ use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
 use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions, Showing};
 use comfyd_folders::Folders;
 use comfyd_graph::{PlacementMode, Placing};
+use comfyd_media::{Media, Options as MediaOptions};
 use comfyd_memory::Account;
 use comfyd_node::{Catalog, Input, OptionSource, Schema};
 use comfyd_nodes::{Builtin, Limits, Services};
@@ -62,6 +63,7 @@ pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -
         disable_metadata: config.disable_metadata,
         limits: Limits::default(),
         engine: engine.clone(),
+        media: Media::new(MediaOptions::new(&folders.roots().temp)),
     };
     for class in catalog.add(&Builtin::new(services)) {
         tracing::warn!(class, "a node class was declared twice; the later one is used");
