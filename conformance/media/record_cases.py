@@ -29,9 +29,9 @@ class Graph(dict):
         return [[node[0], 0], [node[0], 1]]
 
     def pictures(self, count):
-        """Moving pictures of 64x52 pixels."""
-        large = self.add("ImageScale", image=self.add("LoadImage", image="pic0.png"), upscale_method="bilinear", width=96, height=52, crop="disabled")
-        cut = [self.add("ImageCrop", image=large, width=64, height=52, x=3 * at, y=0) for at in range(count)]
+        """Moving pictures of 64x68 pixels: encoders have a smallest size."""
+        large = self.add("ImageScale", image=self.add("LoadImage", image="pic0.png"), upscale_method="bilinear", width=96, height=68, crop="disabled")
+        cut = [self.add("ImageCrop", image=large, width=64, height=68, x=3 * at, y=0) for at in range(count)]
         return self.add("BatchImagesNode", **{f"images.image{at}": image for at, image in enumerate(cut)})
 
     def frames(self, video):
@@ -104,7 +104,7 @@ def _(g):
 @case("equalizer")
 def _(g):
     bands = ("low_gain_dB", "mid_gain_dB", "high_gain_dB")
-    for gains in ((6.0, 0.0, 0.0), (0.0, -9.5, 0.0), (0.0, 0.0, 4.2), (-12.0, 8.0, -24.0), (24.0, 24.0, 24.0)):
+    for gains in ((6.0, 0.0, 0.0), (0.0, -9.5, 0.0), (0.0, 0.0, 4.2), (-12.0, 8.0, -24.0), (9.0, 11.5, 6.0)):
         settings = dict(low_freq=130, mid_freq=1100, mid_q=1.3, high_freq=4000)
         g.keep(g.add("AudioEqualizer3Band", audio=g.sound(0), **dict(zip(bands, gains)), **settings))
 

@@ -100,7 +100,8 @@ impl Media {
         self.reading(&mut args, path);
         let mut filters = trim(stream, window);
         let format = if stream.is_bytes() { "rgb24" } else { "gbrpf32le" };
-        filters.push_str(&format!("scale={width}:{height}:flags=bilinear,format={format}"));
+        let chroma = stream.chroma();
+        filters.push_str(&format!("scale={width}:{height}:flags=bilinear{chroma},format={format}"));
         args.add(["-map", &format!("0:{}", stream.index), "-an", "-sn", "-dn", "-vf", &filters]);
         self.keep_times(&mut args, work.cancel)?;
         args.add(["-pix_fmt", format, "-c:v", "rawvideo", "-f", "rawvideo", "pipe:1"]);

@@ -50,6 +50,8 @@ pub struct Stream {
     #[serde(default)]
     color_transfer: String,
     #[serde(default)]
+    chroma_location: String,
+    #[serde(default)]
     avg_frame_rate: String,
     #[serde(default)]
     time_base: String,
@@ -63,6 +65,9 @@ pub struct Stream {
     pub channels: usize,
     #[serde(default)]
     side_data_list: Vec<SideData>,
+    /// What the file says of it.
+    #[serde(default)]
+    pub tags: HashMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -155,6 +160,19 @@ impl Stream {
     /// Whether its pixels are of the kinds that the reference reads as bytes: all others it converts to floats.
     pub(crate) fn is_bytes(&self) -> bool {
         matches!(&*self.pix_fmt, "yuvj420p" | "yuvj422p" | "yuvj444p" | "rgb24" | "rgba" | "pal8")
+    }
+
+    /// Where its chroma lies between the pixels, as options of the scaler. Older ones do not ask the frames.
+    pub(crate) fn chroma(&self) -> &'static str {
+        match &*self.chroma_location {
+            "left" => ":in_h_chr_pos=0:in_v_chr_pos=128",
+            "center" => ":in_h_chr_pos=128:in_v_chr_pos=128",
+            "topleft" => ":in_h_chr_pos=0:in_v_chr_pos=0",
+            "top" => ":in_h_chr_pos=128:in_v_chr_pos=0",
+            "bottomleft" => ":in_h_chr_pos=0:in_v_chr_pos=256",
+            "bottom" => ":in_h_chr_pos=128:in_v_chr_pos=256",
+            _ => "",
+        }
     }
 
     /// The reference's name of its colors, where it knows them.

@@ -187,6 +187,9 @@ impl Process {
         if status.success() {
             return Ok(());
         }
+        // What an encoder tells of itself.
+        let said: Vec<&str> = said.lines().filter(|line| !line.starts_with("Svt[info]")).collect();
+        let said = said.join("\n");
         let told = if said.trim().is_empty() { format!("it ended with {status}") } else { said.trim().to_owned() };
         Err(Error::Failed { program: self.program.name(), told })
     }

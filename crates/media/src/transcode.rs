@@ -127,7 +127,7 @@ impl Media {
         let (numerator, denominator) = video.time_base();
         args.add(["-map", &format!("0:{}", video.index), "-vf", &filters, "-pix_fmt", format]);
         // Frames out of their order would have irregular times end in the wrong places.
-        args.add(["-c:v", codec.encoder(), "-bf", "0", "-enc_time_base", &format!("{numerator}:{denominator}")]);
+        args.add(["-c:v", codec.encoder(), "-bf", "0", "-enc_time_base:v", &format!("{numerator}:{denominator}")]);
         self.keep_times(&mut args, work.cancel)?;
         codec.quality(film.crf, &mut args);
         let seconds = length(video, window);

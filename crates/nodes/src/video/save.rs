@@ -44,7 +44,8 @@ pub(crate) const CLASSES: &[Class] = &[
     ),
     Class::new(
         || {
-            let format = |key: &str, codecs: &[&str]| Branch::new(key, [codec(codecs)]);
+            // Older workflows have the codec beside the format.
+            let format = |key: &str, codecs: &[&str]| Branch::new(key, [codec(codecs).newer()]);
             Schema::new("SaveVideo")
                 .display("Save Video")
                 .category("video")

@@ -75,7 +75,23 @@ impl Bench {
         Self::build(Some(base), true, limits, options)
     }
 
+    /// On a machine without FFmpeg.
+    pub fn without_ffmpeg() -> Self {
+        let nowhere = |options: &mut MediaOptions| (options.ffmpeg, options.ffprobe) = ("/no/ffmpeg".into(), "/no/ffprobe".into());
+        Self::build_with(None, false, Limits::default(), EngineOptions::default(), nowhere)
+    }
+
     fn build(base: Option<&Path>, disable_metadata: bool, limits: Limits, options: EngineOptions) -> Self {
+        Self::build_with(base, disable_metadata, limits, options, |_| {})
+    }
+
+    fn build_with(
+        base: Option<&Path>,
+        disable_metadata: bool,
+        limits: Limits,
+        options: EngineOptions,
+        change: impl FnOnce(&mut MediaOptions),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut roots = Roots::under(dir.path());
         if let Some(base) = base {
@@ -100,7 +116,9 @@ impl Bench {
             ..options
         })
         .unwrap();
-        let media = Media::new(MediaOptions::new(&folders.roots().temp));
+        let mut media = MediaOptions::new(&folders.roots().temp);
+        change(&mut media);
+        let media = Media::new(media);
         let mut catalog = Catalog::new();
         let replaced =
             catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine: engine.clone(), media }));
