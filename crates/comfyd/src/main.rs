@@ -7,6 +7,7 @@ mod config;
 mod db;
 mod frontend;
 mod key;
+mod leash;
 mod nodes;
 mod python;
 mod run;
@@ -47,6 +48,10 @@ fn spare_address_space() {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(ended) = leash::hold() {
+        return ended;
+    }
     #[cfg(target_os = "linux")]
     spare_address_space();
     // What panics on this thread ends the program, and becomes a sentence. Other threads have their panics caught and told of.

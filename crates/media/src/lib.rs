@@ -37,6 +37,9 @@ const DEMUXERS: &str = "mov,mp4,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,
 /// What FFmpeg's `-v` is set to: errors, without what it says of itself.
 const QUIET: [&str; 3] = ["-hide_banner", "-v", "error"];
 
+/// What [`Options::launcher`] ends with where the program cannot be started: what shells have for it.
+pub const NOT_STARTED: u8 = 127;
+
 /// How FFmpeg is used.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -44,7 +47,8 @@ pub struct Options {
     pub ffmpeg: PathBuf,
     /// The one beside it that tells what files hold.
     pub ffprobe: PathBuf,
-    /// Words before the program's: what starts it so that it ends with this process and within bounds.
+    /// Words before the program's: what starts it so that it ends with this process and within bounds, or ends with
+    /// [`NOT_STARTED`].
     pub launcher: Vec<OsString>,
     /// Where what is handed to it in files lies meanwhile.
     pub temp: PathBuf,
@@ -101,19 +105,25 @@ impl Media {
         args.add(["-protocol_whitelist", "file", "-format_whitelist", DEMUXERS, "-i"]).file(path);
     }
 
+    /// Fails where the program is not there. It is started for that once.
+    pub fn check(&self, cancel: &CancellationToken) -> Result<()> {
+        self.is_old(cancel).map(drop)
+    }
+
+    fn is_old(&self, cancel: &CancellationToken) -> Result<bool> {
+        if let Some(old) = self.old.get() {
+            return Ok(*old);
+        }
+        let mut process = self.ffmpeg(Args::default().add(["-version"]), cancel)?;
+        process.close();
+        let told = process.read_all(64 << 10)?;
+        process.wait()?;
+        Ok(*self.old.get_or_init(|| is_old(&String::from_utf8_lossy(&told))))
+    }
+
     /// Has frames keep their times, none doubled and none left out.
     fn keep_times(&self, args: &mut Args, cancel: &CancellationToken) -> Result<()> {
-        let old = match self.old.get() {
-            Some(old) => *old,
-            None => {
-                let mut process = self.ffmpeg(Args::default().add(["-version"]), cancel)?;
-                process.close();
-                let told = process.read_all(64 << 10)?;
-                process.wait()?;
-                *self.old.get_or_init(|| is_old(&String::from_utf8_lossy(&told)))
-            }
-        };
-        args.add([if old { "-vsync" } else { "-fps_mode" }, "passthrough"]);
+        args.add([if self.is_old(cancel)? { "-vsync" } else { "-fps_mode" }, "passthrough"]);
         Ok(())
     }
 

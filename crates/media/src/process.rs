@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use comfyd_node::CancellationToken;
 use parking_lot::Mutex;
 
-use crate::{Error, Media, Result};
+use crate::{Error, Media, NOT_STARTED, Result};
 
 /// How long an interruption may go unnoticed.
 const POLL: Duration = Duration::from_millis(20);
@@ -83,6 +83,8 @@ pub(crate) struct Process {
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
     said: Option<JoinHandle<String>>,
+    /// The program's path, if another one starts it.
+    launched: String,
 }
 
 impl Process {
@@ -106,7 +108,8 @@ impl Process {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let watched =
             Arc::new(Watched { child: Mutex::new(child), over: AtomicBool::new(false), moved: AtomicU64::new(0), ended: Mutex::new(None) });
-        let mut process = Self { program, watched, stdin, stdout, said: None };
+        let launched = if media.options.launcher.is_empty() { String::new() } else { path.display().to_string() };
+        let mut process = Self { program, watched, stdin, stdout, said: None, launched };
         process.said = stderr.map(|stderr| std::thread::Builder::new().name("ffmpeg says".into()).spawn(move || last_said(stderr))).transpose()?;
         let (watched, cancel) = (Arc::clone(&process.watched), cancel.clone());
         std::thread::Builder::new().name("ffmpeg watch".into()).spawn(move || watch(&watched, &cancel))?;
@@ -186,6 +189,10 @@ impl Process {
         let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
         if status.success() {
             return Ok(());
+        }
+        if !self.launched.is_empty() && status.code() == Some(NOT_STARTED.into()) {
+            let source = std::io::Error::other(said.trim().to_owned());
+            return Err(Error::Missing { program: self.launched.clone(), source });
         }
         // What an encoder tells of itself.
         let said: Vec<&str> = said.lines().filter(|line| !line.starts_with("Svt[info]")).collect();

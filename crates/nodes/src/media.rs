@@ -4,9 +4,10 @@ use std::path::Path;
 
 use comfyd_folders::{Kind, SavedFile};
 use comfyd_media::{Media, Work};
-use comfyd_node::{Error, FileSource, Result};
+use comfyd_node::{CancellationToken, Error, FileSource, Inputs, Result};
 
 use crate::class::Call;
+use crate::services::State;
 
 /// Endings of sound, as content types have it.
 const SOUND: [&str; 33] = [
@@ -29,6 +30,11 @@ pub(crate) fn sounds() -> FileSource {
 /// Films of the input folder.
 pub(crate) fn films() -> FileSource {
     FileSource::InputFiles(FILM.iter().map(|ending| (*ending).to_owned()).collect())
+}
+
+/// Why another implementation should be taken, where there is one: ComfyUI brings FFmpeg's libraries along.
+pub(crate) fn lacks_ffmpeg(state: &State, _: &Inputs) -> Option<Error> {
+    state.services.media.check(&CancellationToken::default()).err().map(failed)
 }
 
 /// An error of the work as one of the node.

@@ -2,12 +2,13 @@
 
 use comfyd_media::Window;
 use comfyd_node::{CancellationToken, Error, Fingerprint, Input, Inputs, NodeOutput, Result, Schema};
-use comfyd_values::Audio;
-use ndarray::Array3;
+use comfyd_values::{Audio, Latent};
+use ndarray::{ArcArray, Array3, IxDyn};
+use serde_json::json;
 
 use crate::class::{Call, Class};
 use crate::image::load::{file_fingerprint, validate_file};
-use crate::media::sounds;
+use crate::media::{lacks_ffmpeg, sounds};
 use crate::services::State;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -31,6 +32,7 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         load,
     )
+    .declines(lacks_ffmpeg)
     .validate(validate)
     .fingerprint(fingerprint),
     Class::new(
@@ -46,7 +48,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("AUDIO")
         },
         load,
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             Schema::new("EmptyAudio")
@@ -65,7 +68,27 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         silence,
     ),
+    Class::new(
+        || {
+            Schema::new("EmptyLatentAudio")
+                .display("Empty Latent Audio")
+                .category("model/latent")
+                .module("comfy_extras.nodes_audio")
+                .schema_generation()
+                .essentials("Audio")
+                .description("Starts sound for Stable Audio.")
+                .input(Input::float("seconds").default(47.6).min(1.0).max(1000.0).step(0.1).tooltip("How long, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        latent,
+    ),
 ];
+
+/// Samples of a latent's, at the rate that Stable Audio has.
+const SAMPLES_PER_LATENT: f64 = 2048.0;
+const STABLE_AUDIO_RATE: f64 = 44_100.0;
+
 
 fn load(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let path = call.state.input_file(call.text("audio")?)?;
@@ -84,6 +107,16 @@ fn validate(state: &State, inputs: &Inputs) -> std::result::Result<(), String> {
 
 fn fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     file_fingerprint(state, inputs, cancel, "audio")
+}
+
+fn latent(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let pairs = (call.float("seconds")? * STABLE_AUDIO_RATE / SAMPLES_PER_LATENT / 2.0).round_ties_even();
+    let shape = [call.count("batch_size", 1)?, 64, (pairs.max(0.0) as usize).saturating_mul(2)];
+    call.reserve(&shape)?;
+    let samples = ArcArray::zeros(IxDyn(&shape));
+    let extra = json!({"type": "audio", "downscale_ratio_temporal": SAMPLES_PER_LATENT as u32});
+    let extra = extra.as_object().cloned().unwrap_or_default();
+    Ok(NodeOutput::one(Latent { extra, ..Latent::new(samples) }))
 }
 
 fn silence(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -8,6 +8,7 @@ use ndarray::Axis;
 
 use super::sound;
 use crate::class::{Call, Class, unknown_choice};
+use crate::media::lacks_ffmpeg;
 use crate::saving;
 
 /// What is asked of MP3 and of Opus.
@@ -23,7 +24,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .aliases(["write flac", "lossless sound"])
         },
         |call| save(call, SoundFormat::Flac),
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             saver("SaveAudioMP3", "Save Audio (MP3) (DEPRECATED)", "Saves sound as MP3, which every player knows. Needs FFmpeg.")
@@ -33,7 +35,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(mp3())
         },
         |call| save(call, mp3_format(call.text("quality")?)?),
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             saver("SaveAudioOpus", "Save Audio (Opus) (DEPRECATED)", "Saves sound as Opus, which is small and good. Needs FFmpeg.")
@@ -42,7 +45,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(opus())
         },
         |call| save(call, opus_format(call.text("quality")?)?),
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             saver("SaveAudioAdvanced", "Save Audio (Advanced)", "Saves sound in one of several formats. Needs FFmpeg.")
@@ -61,7 +65,8 @@ pub(crate) const CLASSES: &[Class] = &[
             };
             save(call, format)
         },
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             Schema::new("PreviewAudio")
@@ -81,7 +86,8 @@ pub(crate) const CLASSES: &[Class] = &[
             let prefix = call.state.preview_prefix.clone();
             written(call, audio, Kind::Temp, &prefix, SoundFormat::Flac)
         },
-    ),
+    )
+    .declines(lacks_ffmpeg),
 ];
 
 fn saver(class: &str, name: &str, text: &str) -> Schema {

@@ -5,6 +5,7 @@ use comfyd_values::{Frames, Video};
 
 use super::{film, part, probe, window};
 use crate::class::{Call, Class};
+use crate::media::lacks_ffmpeg;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -24,7 +25,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_named("COMBO", "color_space")
         },
         components,
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             Schema::new("Video Slice")
@@ -49,7 +51,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output("VIDEO")
         },
         slice,
-    ),
+    )
+    .declines(lacks_ffmpeg),
 ];
 
 fn components(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -7,7 +7,7 @@ use comfyd_values::{Audio, FilmFile, Frames, Video};
 
 use crate::class::{Call, Class};
 use crate::image::load::validate_file;
-use crate::media::films;
+use crate::media::{films, lacks_ffmpeg};
 use crate::services::State;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -30,6 +30,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Ok(NodeOutput::one(Video::File(FilmFile { path, start: 0.0, duration: 0.0 })))
         },
     )
+    .declines(lacks_ffmpeg)
     .validate(|state, inputs| validate_file(state, inputs, "file", "video"))
     .fingerprint(fingerprint),
     Class::new(

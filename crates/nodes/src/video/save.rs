@@ -8,6 +8,7 @@ use serde_json::json;
 
 use super::{film, probe, window};
 use crate::class::{Call, Class, unknown_choice};
+use crate::media::lacks_ffmpeg;
 use crate::saving;
 
 const PREFIX: &str = "Start of the file names. A slash makes folders; %width%, %height%, %year%, %month%, %day%, %hour%, %minute% and %second% \
@@ -41,7 +42,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_node()
         },
         webm,
-    ),
+    )
+    .declines(lacks_ffmpeg),
     Class::new(
         || {
             // Older workflows have the codec beside the format.
@@ -74,7 +76,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_node()
         },
         save,
-    ),
+    )
+    .declines(lacks_ffmpeg),
 ];
 
 fn codec(known: &[&str]) -> Input {
