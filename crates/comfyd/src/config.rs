@@ -204,6 +204,8 @@ pub struct Config {
     pub node_timeout: Option<Duration>,
     /// Whether saved files leave out the workflow.
     pub disable_metadata: bool,
+    /// FFmpeg's program, if it is not looked for where the system looks for programs.
+    pub ffmpeg: Option<PathBuf>,
     /// The ComfyUI whose nodes run beside the program.
     pub python: Option<Python>,
     /// Where the front end is installed.
@@ -513,6 +515,7 @@ impl Places<'_> {
             memory_budget_bytes: runner.memory_budget,
             node_timeout: (server.node_timeout > 0).then(|| Duration::from_secs(server.node_timeout.into())),
             disable_metadata: runner.disable_metadata,
+            ffmpeg: runner.ffmpeg.map(|path| self.absolute(path)),
             listen,
             port: server.port,
             allow_origins: server.allow_origin.into_iter().chain(server.enable_cors_header).collect(),

@@ -8,6 +8,7 @@ mod db;
 mod devices;
 mod frontend;
 mod key;
+mod leash;
 mod manual;
 mod nodes;
 mod python;
@@ -49,6 +50,10 @@ fn spare_address_space() {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(ended) = leash::hold() {
+        return ended;
+    }
     #[cfg(target_os = "linux")]
     spare_address_space();
     // What panics on this thread ends the program, and becomes a sentence. Other threads have their panics caught and told of.

@@ -289,6 +289,9 @@ pub struct RunnerArgs {
     /// Do not write the workflow into saved files.
     #[arg(long)]
     pub disable_metadata: bool,
+    /// FFmpeg's program, for files of sound and video; ffprobe lies beside it [default: those that PATH leads to].
+    #[arg(long, value_name = "FILE")]
+    pub ffmpeg: Option<PathBuf>,
 }
 
 /// Options of the ComfyUI beside the program.
