@@ -25,6 +25,14 @@ pub enum Error {
         /// The system's reason.
         source: io::Error,
     },
+    /// A file that is shared with other servers cannot be had.
+    #[error("'{}' cannot be had: {source}", path.display())]
+    Shared {
+        /// The file, as clients know it.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// A name leads outside its folder.
     #[error("'{}' leads outside its folder: give a relative name without '..' at its start", path.display())]
     Outside {
@@ -49,6 +57,7 @@ pub enum Error {
 
 fn reason(source: &io::Error) -> String {
     match source.kind() {
+        io::ErrorKind::HostUnreachable => source.to_string(),
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => format!("the disk is full ({source}); make room and try again"),
         _ => format!("{source}; check the folder's permissions, and the name"),
     }

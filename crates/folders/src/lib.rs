@@ -1,6 +1,9 @@
 //! Where files live: the input, output, temp and user folders, the model folders with their search paths, and the names under which
 //! clients speak of files. This crate does not know what is inside a file, nor HTTP.
 
+mod access;
+#[cfg(any(test, feature = "contract"))]
+pub mod contract;
 mod error;
 mod extra;
 #[cfg(any(test, fuzzing))]
@@ -10,6 +13,7 @@ mod names;
 mod options;
 mod own;
 mod save;
+pub mod shared;
 mod version;
 pub mod whole;
 
@@ -133,6 +137,8 @@ pub struct Folders {
     counters: Arc<Mutex<save::Counters>>,
     /// Whether users are kept apart.
     apart: OnceLock<Arc<AtomicBool>>,
+    /// The copies of what is shared with other servers.
+    shared: OnceLock<Arc<shared::Copies>>,
 }
 
 impl Folders {
@@ -159,6 +165,7 @@ impl Folders {
             generation: AtomicU64::new(1),
             counters: Arc::default(),
             apart: OnceLock::new(),
+            shared: OnceLock::new(),
         })
     }
 
@@ -331,6 +338,12 @@ impl Folders {
 
     /// A number that grows when a folder that was listed has changed: what is derived from listings is then out of date.
     pub fn generation(&self) -> u64 {
+        if let Some(copies) = self.shared.get() {
+            for folder in self.seen(Kind::Input) {
+                // Where it cannot be listed now, what is known is good enough.
+                let _ = self.shared_list(copies, &folder);
+            }
+        }
         let listings = self.listings.read();
         let changed: Vec<PathBuf> = listings.iter().filter(|(_, known)| !known.is_current()).map(|(path, _)| path.clone()).collect();
         drop(listings);
@@ -344,13 +357,16 @@ impl Folders {
     /// the file need not exist.
     pub fn annotated_path(&self, name: &str, default: Kind) -> Result<PathBuf> {
         let (name, kind) = split_annotation(name);
-        self.found(kind.unwrap_or(default), Path::new(name))
+        let path = self.found(kind.unwrap_or(default), Path::new(name))?;
+        // What is not shared may be this server's own: a node of the same prompt may have written it.
+        self.here(&path).map_err(|source| Error::Shared { path: PathBuf::from(name), source })?;
+        Ok(path)
     }
 
     /// Where a node saves files named by a prefix such as `renders/%width%x%height%`; the pixel sizes fill the variables.
     pub fn save_target(&self, kind: Kind, prefix: &str, width: usize, height: usize) -> Result<SaveTarget> {
         let (folder, prefix) = (self.own(kind), self.own_prefix(prefix)?);
-        let mut target = save::target(&folder, kind, prefix, (width, height), Arc::clone(&self.counters))?;
+        let mut target = save::target(&folder, kind, prefix, (width, height), Arc::clone(&self.counters), self.shared.get().cloned())?;
         target.subfolder = self.told(kind, &target.dir, &target.subfolder);
         Ok(target)
     }
@@ -449,5 +465,7 @@ fn default_model_folders(roots: &Roots) -> Vec<ModelFolder> {
     ]
 }
 
+#[cfg(test)]
+mod shared_tests;
 #[cfg(test)]
 mod tests;

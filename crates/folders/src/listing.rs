@@ -39,6 +39,21 @@ impl Listing {
         listing
     }
 
+    /// That of files which are listed already, in their order.
+    pub(crate) fn of(files: Vec<String>) -> Self {
+        let mut folders: Vec<String> = Vec::new();
+        for file in &files {
+            for (end, _) in file.match_indices('/') {
+                if folders.last().is_none_or(|last| *last != file[..end]) {
+                    folders.push(file[..end].to_owned());
+                }
+            }
+        }
+        folders.sort_unstable();
+        folders.dedup();
+        Self { files, folders, watched: Vec::new(), settled: true }
+    }
+
     /// Whether no folder of it has another time than when it was read.
     pub(crate) fn is_current(&self) -> bool {
         self.settled && self.watched.iter().all(|(path, time)| modified(path) == *time)

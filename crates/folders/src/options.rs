@@ -1,5 +1,7 @@
 //! What combos offer: files and folders by what they are for.
 
+use std::path::Path;
+
 use comfyd_node::{FileSource, OptionSource};
 
 use crate::listing::Listing;
@@ -22,13 +24,31 @@ impl OptionSource for Folders {
             FileSource::DiffusersFolders => self.diffusers_folders(),
         }
     }
+
+    fn offers(&self, source: &FileSource, name: &str) -> bool {
+        if self.files(source).iter().any(|file| file == name) {
+            return true;
+        }
+        // Another server may have it since a moment ago.
+        let FileSource::InputFiles(endings) = source else { return false };
+        let may_be = self.is_shared() && !name.contains('/') && endings.contains(&extension(name));
+        may_be && self.found(Kind::Input, Path::new(name)).is_ok_and(|path| self.exists(&path))
+    }
 }
 
 impl Folders {
     /// What is picked from the listings of all folders with inputs that one gets to see.
     fn of_inputs(&self, pick: impl Fn(&Listing) -> Vec<String>) -> Vec<String> {
         let folders = self.seen(Kind::Input);
-        let mut names: Vec<String> = folders.iter().flat_map(|folder| pick(&self.listing(folder))).collect();
+        let mut names: Vec<String> = match self.shared.get() {
+            None => folders.iter().flat_map(|folder| pick(&self.listing(folder))).collect(),
+            // Where they cannot be listed there are none to choose from; whoever names one is told why it cannot be had.
+            Some(copies) => folders
+                .iter()
+                .filter_map(|folder| self.shared_list(copies, folder).ok())
+                .flat_map(|listed| pick(&Listing::of(listed.iter().map(|(name, _)| name.clone()).collect())))
+                .collect(),
+        };
         if folders.len() > 1 {
             names.retain(|name| name.split('/').next() != Some(USERS));
             names.sort_unstable();

@@ -66,7 +66,7 @@ impl Folders {
         }
         let own = self.inside(kind, relative)?;
         let shared = !others && (user.all || kind == Kind::Input);
-        Ok(if shared && !own.exists() && path.exists() { path } else { own })
+        Ok(if shared && !self.exists(&own) && self.exists(&path) { path } else { own })
     }
 
     /// How clients are told of a folder that they called so.

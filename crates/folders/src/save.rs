@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use crate::shared::{Copies, When};
 use crate::whole::{Replace, Unfinished};
 use crate::{Error, Kind, Result, join_inside};
 
@@ -29,6 +30,7 @@ pub struct SaveTarget {
     /// Which of the client's folders it is in.
     pub kind: Kind,
     counters: Arc<Mutex<Counters>>,
+    shared: Option<Arc<Copies>>,
 }
 
 /// A file that was saved, as clients are told of it.
@@ -83,10 +85,25 @@ impl SaveTarget {
         if counters.len() >= MAX_COUNTERS {
             counters.clear();
         }
-        let next = counters.entry(key).or_insert_with(|| highest_number(&self.dir, &self.prefix) + 1);
+        let next = counters.entry(key).or_insert_with(|| self.highest_number() + 1);
         let number = *next;
         *next += 1;
         number
+    }
+
+    /// The highest number that was given, here or, where files are shared, anywhere; zero if there is none.
+    fn highest_number(&self) -> u64 {
+        let here = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        let here = here.filter_map(|entry| number_of(entry.file_name().to_str()?, &self.prefix)).max();
+        // Where the store cannot be asked, the names that are taken are met one by one, and whoever saves is told.
+        let listed = self.shared.as_ref().and_then(|copies| copies.list(&self.dir).ok());
+        let there = listed.iter().flat_map(|(listed, _)| listed.iter()).filter_map(|(name, _)| number_of(name, &self.prefix)).max();
+        here.max(there).unwrap_or(0)
+    }
+
+    /// Forgets which number is next: other servers have given some.
+    fn count_anew(&self) {
+        self.counters.lock().remove(&(self.dir.clone(), self.prefix.clone()));
     }
 }
 
@@ -126,8 +143,11 @@ impl Saving<'_> {
 
     /// The same with all that follows the number: files of sound have only their ending there.
     pub fn finish_as(mut self, batch_index: usize, tail: &str) -> Result<SavedFile> {
-        let SaveTarget { dir, subfolder, prefix, kind, .. } = self.target;
+        let SaveTarget { dir, subfolder, prefix, kind, shared, .. } = self.target;
         let prefix = prefix.replace("%batch_num%", &batch_index.to_string());
+        if let Some(copies) = shared {
+            return self.finish_shared(copies, &prefix, tail);
+        }
         loop {
             let filename = format!("{prefix}_{:05}{tail}", self.number);
             match self.file.put(&dir.join(&filename), Replace::No) {
@@ -139,7 +159,36 @@ impl Saving<'_> {
     }
 }
 
-pub(crate) fn target(root: &Path, kind: Kind, prefix: &str, size: (usize, usize), counters: Arc<Mutex<Counters>>) -> Result<SaveTarget> {
+impl Saving<'_> {
+    /// Gives the file a name that no server has given. Others take numbers at the same time.
+    fn finish_shared(self, copies: &Copies, prefix: &str, tail: &str) -> Result<SavedFile> {
+        let SaveTarget { dir, subfolder, kind, .. } = self.target;
+        let (mut number, mut file) = (self.number, self.file);
+        for attempt in 1_u32.. {
+            let filename = format!("{prefix}_{number:05}{tail}");
+            let failed = |source| Error::Write { path: self.target.shown(&filename), source };
+            match copies.place(file, &dir.join(&filename), &When::New) {
+                Ok(None) => return Ok(SavedFile { filename, subfolder: subfolder.clone(), kind: *kind }),
+                Ok(Some(taken)) => file = taken,
+                Err(source) => return Err(failed(source)),
+            }
+            if attempt % 8 == 0 {
+                self.target.count_anew();
+            }
+            number = self.target.next_number();
+        }
+        Err(Error::Write { path: self.target.shown(prefix), source: std::io::ErrorKind::AlreadyExists.into() })
+    }
+}
+
+pub(crate) fn target(
+    root: &Path,
+    kind: Kind,
+    prefix: &str,
+    size: (usize, usize),
+    counters: Arc<Mutex<Counters>>,
+    shared: Option<Arc<Copies>>,
+) -> Result<SaveTarget> {
     let filled = fill_variables(prefix, size);
     let path = join_inside(root, Path::new(&filled))?;
     // A prefix that ends in a slash, or is empty, leaves no name.
@@ -152,18 +201,12 @@ pub(crate) fn target(root: &Path, kind: Kind, prefix: &str, size: (usize, usize)
         let shown = || Path::new(kind.as_str()).join(&subfolder);
         fs::create_dir_all(&dir).map_err(|source| Error::Create { path: shown(), source })?;
     }
-    Ok(SaveTarget { dir, subfolder, prefix: name, kind, counters })
+    Ok(SaveTarget { dir, subfolder, prefix: name, kind, counters, shared })
 }
 
-/// The highest number among the files `{prefix}_{number}_…` and `{prefix}_{number}.…`; zero if there is none.
-fn highest_number(dir: &Path, prefix: &str) -> u64 {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let numbers = entries.flatten().filter_map(|entry| {
-        let name = entry.file_name();
-        let rest = name.to_str()?.strip_prefix(prefix)?.strip_prefix('_')?;
-        rest.split(['_', '.']).next()?.parse::<u64>().ok()
-    });
-    numbers.max().unwrap_or(0)
+/// The number of a file `{prefix}_{number}_…` or `{prefix}_{number}.…`.
+fn number_of(name: &str, prefix: &str) -> Option<u64> {
+    name.strip_prefix(prefix)?.strip_prefix('_')?.split(['_', '.']).next()?.parse().ok()
 }
 
 fn fill_variables(prefix: &str, (width, height): (usize, usize)) -> String {

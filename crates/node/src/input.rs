@@ -57,6 +57,11 @@ pub enum ChoicePart {
 pub trait OptionSource: Send + Sync {
     /// The files' names as clients see them, sorted.
     fn files(&self, source: &FileSource) -> Vec<String>;
+
+    /// Whether this file is one of them.
+    fn offers(&self, source: &FileSource, name: &str) -> bool {
+        self.files(source).iter().any(|file| file == name)
+    }
 }
 
 /// An [`OptionSource`] with no files.
