@@ -164,7 +164,7 @@ impl Task for Pack<'_, '_> {
             for panel in 0..keys.div_ceil(width) {
                 let first = panel * width;
                 let columns = width.min(keys - first);
-                pack_transposed::<S, f32>(k.add(first * stride), stride, columns, head_dim, width, width, packed.add(first * head_dim));
+                pack_transposed::<S>(k.add(first * stride), stride, columns, head_dim, width, width, packed.add(first * head_dim));
             }
             let v = self.whole.v.as_ptr().add(offset);
             let mut packed = packed.add(self.whole.layout.keys_len);
@@ -231,7 +231,7 @@ impl Task for Queries<'_, '_> {
                     let c = scores.as_mut_ptr().add(panel * width);
                     let target = Target { c, ldc: SCORES_LD, columns: width, init: Init::Zero };
                     let packed = packed_keys.add((first_key + panel * width) * head_dim);
-                    block::<S, PANEL_VECTORS>(rows, head_dim, q, stride, packed, target);
+                    block::<S, PANEL_VECTORS, false>(rows, head_dim, q, stride, packed, target);
                 }
                 for row in 0..rows {
                     let mask = match &self.whole.mask {
@@ -260,9 +260,9 @@ impl Task for Queries<'_, '_> {
                     let c = sums_of_values.as_mut_ptr().add(at);
                     let target = Target { c, ldc: out_ld, columns: panel * S::LANES, init: Init::Accumulate };
                     match panel {
-                        3 => block::<S, 3>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
-                        2 => block::<S, 2>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
-                        _ => block::<S, 1>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
+                        3 => block::<S, 3, false>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
+                        2 => block::<S, 2, false>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
+                        _ => block::<S, 1, false>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
                     }
                     done += panel;
                 }
