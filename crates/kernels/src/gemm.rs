@@ -14,7 +14,7 @@ use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
 
 /// The slice of the depth that is worked on at a time.
-pub(crate) const DEPTH_SLICE: usize = 320;
+pub(crate) const DEPTH_SLICE: usize = 160;
 /// Rows of A that are kept in the second-level cache.
 const ROW_BLOCK: usize = 96;
 /// Panels of B that a task packs at once.

@@ -29,9 +29,9 @@ const KERNEL: usize = 9;
 /// Tiles in a panel: a multiple of every set's rows and lanes.
 const PANEL: usize = 48;
 /// Input channels whose kernels are transformed at a time, so that they stay in the second-level cache.
-const SLICE: usize = 96;
+const SLICE: usize = 160;
 /// Transformed numbers of the image that are kept at a time.
-const TRANSFORMED_LEN: usize = 3 << 20;
+const TRANSFORMED_LEN: usize = 1 << 20;
 /// Input channels in a task that transforms a panel.
 const CHANNELS_PER_TASK: usize = 32;
 /// Input channels whose kernels are turned at a time.

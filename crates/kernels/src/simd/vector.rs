@@ -49,6 +49,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// Two to the power of whole numbers from -127 (which gives zero) to 128 (infinity).
     unsafe fn pow2(n: Self::V) -> Self::V;
+    /// `a` times two to the power of whole numbers from -160 to 128: zero below the normal numbers, or what they continue in.
+    unsafe fn times_pow2(a: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: the caller has the instruction set.
+        unsafe { Self::mul(a, Self::pow2(Self::max(Self::splat(-127.0), n))) }
+    }
     /// Every element rounded to half precision.
     unsafe fn round_f16(a: Self::V) -> Self::V;
     /// The sum of the elements.
