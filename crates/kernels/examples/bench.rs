@@ -1,5 +1,6 @@
 //! Times every kernel at the sizes of Stable Diffusion: `cargo run --release -p comfyd-kernels --example bench -- [NAME [REPEATS]]` runs
-//! those whose name contains NAME and prints the least time of each. `RAYON_NUM_THREADS` sets the threads.
+//! those whose name contains NAME and prints the least time of each, and the least processor time of all threads together, which other load
+//! disturbs less (0 where the system does not tell it). `RAYON_NUM_THREADS` sets the threads.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 use std::time::Instant;
@@ -18,14 +19,25 @@ impl Bench {
             return;
         }
         work();
-        let mut least = f64::INFINITY;
+        let (mut least, mut least_busy) = (f64::INFINITY, f64::INFINITY);
         for _ in 0..self.repeats {
-            let start = Instant::now();
+            let (start, busy) = (Instant::now(), processor_time_s());
             work();
             least = least.min(start.elapsed().as_secs_f64());
+            least_busy = least_busy.min(processor_time_s() - busy);
         }
-        println!("{name}\t{:.2} ms\t{:.1} GFLOP/s", 1e3 * least, operations as f64 / least / 1e9);
+        let rate = operations as f64 / least / 1e9;
+        println!("{name}\t{:.2} ms\t{rate:.1} GFLOP/s\t{:.2} ms of processors", 1e3 * least, 1e3 * least_busy);
     }
+}
+
+/// What all threads of this process have run for so far.
+fn processor_time_s() -> f64 {
+    let Ok(threads) = std::fs::read_dir("/proc/self/task") else { return 0.0 };
+    let of_thread = |path: std::path::PathBuf| -> Option<f64> {
+        std::fs::read_to_string(path.join("schedstat")).ok()?.split_whitespace().next()?.parse().ok()
+    };
+    threads.flatten().filter_map(|thread| of_thread(thread.path())).sum::<f64>() / 1e9
 }
 
 fn numbers(len: usize) -> Vec<f32> {

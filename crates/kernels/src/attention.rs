@@ -1,5 +1,6 @@
 //! Scaled dot-product attention over blocks of keys with a running maximum and sum (Milakov and Gimelshein 2018, Dao et al. 2022), so that
-//! the matrix of all scores never exists. Keys and values are packed once for every head that is worked on; queries are read where they lie.
+//! the matrix of all scores never exists. Queries lie along vectors: keys and values are read where they are, a softmax is a maximum and a
+//! sum of whole vectors, and a head of any size fills them.
 
 use rayon::prelude::*;
 
@@ -9,15 +10,14 @@ use crate::math;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
 use crate::weight::{Error, Result, check_len, product};
+use crate::winograd::turn;
 
-/// Queries in a task.
-const QUERY_BLOCK: usize = 96;
-/// Most keys in a block of scores; a multiple of every panel's width.
-const KEY_BLOCK: usize = 256;
-/// Numbers in the keys of a block, so that keys and values stay in the second-level cache.
-const KEY_BLOCK_LEN: usize = 32 * 1024;
-/// Distance of rows of scores, not a power of two.
-const SCORES_LD: usize = KEY_BLOCK + 16;
+/// Panels of queries in a task; they share what is read of keys and values.
+const PANELS: usize = 3;
+/// Keys in a block of scores.
+const KEY_BLOCK: usize = 128;
+/// From how many blocks of queries on a head's keys and values are first brought together.
+const BLOCKS_TO_GATHER: usize = 4;
 
 /// The sizes of an attention.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,43 +85,39 @@ pub(crate) fn attention_at(
         }
     }
     let (lanes, _) = level.geometry();
-    let width = PANEL_VECTORS * lanes;
-    let layout = Layout {
-        keys_len: keys.div_ceil(width) * width * head_dim,
-        values_len: keys * head_dim.next_multiple_of(lanes),
-        key_block: (KEY_BLOCK_LEN / head_dim / width * width).clamp(width, KEY_BLOCK),
-        query_block: QUERY_BLOCK,
-    };
-    let whole = Whole { q, k, v, sizes: *sizes, mask, layout };
+    let whole = Whole { q, k, v, sizes: *sizes, mask };
+    let at_once = PANELS * PANEL_VECTORS * lanes;
+    let blocks = queries.div_ceil(at_once);
     let out = Shared(out.as_mut_ptr());
     let count = batch * heads;
-    // Only the heads that are worked on at a time are packed.
-    let at_once = rayon::current_num_threads().clamp(1, count);
-    let slot_len = layout.keys_len + layout.values_len;
-    let mut packed = Scratch::take(product("the packed keys", &[at_once, slot_len])?);
-    for first in (0..count).step_by(at_once) {
-        let active = at_once.min(count - first);
-        packed[..active * slot_len].par_chunks_mut(slot_len).enumerate().for_each(|(slot, packed)| {
-            dispatch(level, Pack { whole: &whole, head: first + slot, packed });
+    if blocks < BLOCKS_TO_GATHER {
+        (0..count * blocks).into_par_iter().with_max_len(1).for_each(|index| {
+            let (head, first) = (index / blocks, index % blocks * at_once);
+            dispatch(level, Queries { whole: &whole, head, first, gathered: None, out });
         });
-        let packed = &packed[..active * slot_len];
-        let blocks = queries.div_ceil(layout.query_block);
+        return Ok(());
+    }
+    // Only the heads that are worked on at a time are gathered.
+    let active = rayon::current_num_threads().clamp(1, count);
+    let len = keys * head_dim;
+    let mut memory = Scratch::take(product("the gathered keys", &[active, 2, len])?);
+    for head in (0..count).step_by(active) {
+        let active = active.min(count - head);
+        memory[..2 * active * len].par_chunks_mut(len.max(1)).enumerate().for_each(|(index, to)| {
+            let from = if index % 2 == 0 { k } else { v };
+            let start = whole.keys_at(head + index / 2, 0);
+            for (to, from) in to.chunks_exact_mut(head_dim).zip(from[start..].chunks(heads * head_dim)) {
+                to.copy_from_slice(&from[..head_dim]);
+            }
+        });
+        let memory = &memory[..2 * active * len];
         (0..active * blocks).into_par_iter().with_max_len(1).for_each(|index| {
-            let (slot, block) = (index / blocks, index % blocks);
-            let packed = &packed[slot * slot_len..(slot + 1) * slot_len];
-            dispatch(level, Queries { whole: &whole, head: first + slot, first: block * layout.query_block, packed, out });
+            let (slot, first) = (index / blocks, index % blocks * at_once);
+            let gathered = memory[2 * slot * len..2 * (slot + 1) * len].split_at(len);
+            dispatch(level, Queries { whole: &whole, head: head + slot, first, gathered: Some(gathered), out });
         });
     }
     Ok(())
-}
-
-/// How keys and values are packed, and the blocks.
-#[derive(Clone, Copy)]
-struct Layout {
-    keys_len: usize,
-    values_len: usize,
-    key_block: usize,
-    query_block: usize,
 }
 
 struct Whole<'a> {
@@ -130,203 +126,170 @@ struct Whole<'a> {
     v: &'a [f32],
     sizes: Attention,
     mask: Option<Mask<'a>>,
-    layout: Layout,
 }
 
-/// Packs keys and values of one head.
-struct Pack<'a, 'b> {
-    whole: &'a Whole<'b>,
-    head: usize,
-    packed: &'a mut [f32],
-}
-
-/// The widths in vectors of the panels of values, for `vectors` in all: pairs, and three or one to begin with if they are odd.
-#[inline(always)]
-fn next_panel(vectors_left: usize) -> usize {
-    match vectors_left {
-        1 => 1,
-        left if left % 2 == 1 => 3,
-        _ => 2,
+impl Whole<'_> {
+    /// Where a key of a head is, numbered over all sequences.
+    fn keys_at(&self, head: usize, key: usize) -> usize {
+        let Attention { heads, head_dim, keys, .. } = self.sizes;
+        (head / heads * keys + key) * heads * head_dim + head % heads * head_dim
     }
 }
 
-impl Task for Pack<'_, '_> {
-    #[inline(always)]
-    unsafe fn run<S: Simd>(self) {
-        let Attention { heads, head_dim, keys, .. } = self.whole.sizes;
-        let stride = heads * head_dim;
-        let offset = self.head / heads * keys * stride + self.head % heads * head_dim;
-        let width = PANEL_VECTORS * S::LANES;
-        let packed = self.packed.as_mut_ptr();
-        // SAFETY: the head's keys and values lie in `k` and `v`; `packed` has room for the panels of both.
-        unsafe {
-            let k = self.whole.k.as_ptr().add(offset);
-            for panel in 0..keys.div_ceil(width) {
-                let first = panel * width;
-                let columns = width.min(keys - first);
-                pack_transposed::<S, f32>(k.add(first * stride), stride, columns, head_dim, width, width, packed.add(first * head_dim));
-            }
-            let v = self.whole.v.as_ptr().add(offset);
-            let mut packed = packed.add(self.whole.layout.keys_len);
-            let vectors = head_dim.div_ceil(S::LANES);
-            let mut done = 0;
-            while done < vectors {
-                let panel = next_panel(vectors - done);
-                for key in 0..keys {
-                    for vector in done..done + panel {
-                        let column = vector * S::LANES;
-                        let src = v.add(key * stride + column);
-                        if column + S::LANES <= head_dim {
-                            S::store(packed, S::load(src));
-                        } else {
-                            for i in 0..S::LANES {
-                                *packed.add(i) = if column + i < head_dim { *src.add(i) } else { 0.0 };
-                            }
-                        }
-                        packed = packed.add(S::LANES);
-                    }
-                }
-                done += panel;
-            }
-        }
-    }
-}
-
-/// A block of queries of one head against all its keys.
+/// Some queries of one head against all its keys.
 struct Queries<'a, 'b> {
     whole: &'a Whole<'b>,
     head: usize,
     first: usize,
-    packed: &'a [f32],
+    /// The head's keys and values without those of other heads between them.
+    gathered: Option<(&'a [f32], &'a [f32])>,
     out: Shared,
+}
+
+/// Two vectors of queries on their way past the keys.
+struct Panel {
+    /// The first query, and how many there are.
+    first: usize,
+    count: usize,
+    /// The queries, turned and multiplied by the scale: a row for each of their elements.
+    queries: *const f32,
+    /// The sum of weighted values: a row for each element.
+    values: *mut f32,
+    maxima: *mut f32,
+    sums: *mut f32,
 }
 
 impl Task for Queries<'_, '_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Attention { heads, head_dim, queries, keys, .. } = self.whole.sizes;
-        let Layout { keys_len, key_block, query_block, .. } = self.whole.layout;
-        let rows = query_block.min(queries - self.first);
+        let width = PANEL_VECTORS * S::LANES;
         let stride = heads * head_dim;
         let (sequence, head) = (self.head / heads, self.head % heads);
-        let offset = (sequence * queries + self.first) * stride + head * head_dim;
-        let width = PANEL_VECTORS * S::LANES;
-        let out_ld = head_dim.next_multiple_of(S::LANES);
-        let mut scratch = Scratch::take(rows * (SCORES_LD + out_ld + 2));
-        let (scores, rest) = scratch.split_at_mut(rows * SCORES_LD);
-        let (sums_of_values, rest) = rest.split_at_mut(rows * out_ld);
-        let (maxima, sums) = rest.split_at_mut(rows);
-        sums_of_values.fill(0.0);
-        maxima.fill(f32::NEG_INFINITY);
-        sums.fill(0.0);
-        let scale = std::f32::consts::LOG2_E / (head_dim as f32).sqrt();
-        // SAFETY: the block's queries and outputs exist and belong to this task; the packed panels cover all keys, their widths rounded up
-        // to whole panels as the rows of scores are; the mask's strides were checked.
+        let count = (PANELS * width).min(queries - self.first);
+        let panels = count.div_ceil(width);
+        let panel_len = (2 * head_dim + 2) * width;
+        let mut scratch = Scratch::take(panels * panel_len + KEY_BLOCK * width);
+        let memory = scratch.as_mut_ptr();
+        // SAFETY: the parts of the scratch; the queries, keys, values and results of this head exist; no other task writes these results.
         unsafe {
-            let q = self.whole.q.as_ptr().add(offset);
-            let (packed_keys, packed_values) = (self.packed.as_ptr(), self.packed.as_ptr().add(keys_len));
-            for first_key in (0..keys).step_by(key_block) {
-                let columns = key_block.min(keys - first_key);
-                for panel in 0..columns.div_ceil(width) {
-                    let c = scores.as_mut_ptr().add(panel * width);
-                    let target = Target { c, ldc: SCORES_LD, columns: width, init: Init::Zero };
-                    let packed = packed_keys.add((first_key + panel * width) * head_dim);
-                    block::<S, PANEL_VECTORS>(rows, head_dim, q, stride, packed, target);
+            let scale = S::splat(std::f32::consts::LOG2_E / (head_dim as f32).sqrt());
+            let panel = |index: usize| {
+                let memory = memory.add(index * panel_len);
+                let (values, maxima) = (memory.add(head_dim * width), memory.add(2 * head_dim * width));
+                let first = self.first + index * width;
+                let count = width.min(queries - first);
+                Panel { first, count, queries: memory, values, maxima, sums: maxima.add(width) }
+            };
+            let row = |index: usize| (sequence * queries + index) * stride + head * head_dim;
+            for index in 0..panels {
+                let panel = panel(index);
+                let turned = panel.queries.cast_mut();
+                let q = self.whole.q.as_ptr().add(row(panel.first));
+                pack_transposed::<S>(q, stride, panel.count, head_dim, width, width, turned);
+                for at in (0..head_dim * width).step_by(S::LANES) {
+                    S::store(turned.add(at), S::mul(S::load(turned.add(at)), scale));
+                    S::store(panel.values.add(at), S::zero());
                 }
-                for row in 0..rows {
-                    let mask = match &self.whole.mask {
-                        Some(mask) => {
-                            let query = sequence * mask.batch_stride + head * mask.head_stride + (self.first + row) * mask.query_stride;
-                            mask.values.as_ptr().add(query + first_key)
-                        }
-                        None => std::ptr::null(),
-                    };
-                    let scores = scores.as_mut_ptr().add(row * SCORES_LD);
-                    let shrink = softmax_step::<S>(scores, columns, scale, mask, &mut maxima[row], &mut sums[row]);
-                    if shrink != 1.0 {
-                        let shrink = S::splat(shrink);
-                        for at in (0..out_ld).step_by(S::LANES) {
-                            let p = sums_of_values.as_mut_ptr().add(row * out_ld + at);
-                            S::store(p, S::mul(S::load(p), shrink));
-                        }
-                    }
-                }
-                let vectors = head_dim.div_ceil(S::LANES);
-                let mut done = 0;
-                while done < vectors {
-                    let panel = next_panel(vectors - done);
-                    let at = done * S::LANES;
-                    let packed = packed_values.add(keys * at + first_key * panel * S::LANES);
-                    let c = sums_of_values.as_mut_ptr().add(at);
-                    let target = Target { c, ldc: out_ld, columns: panel * S::LANES, init: Init::Accumulate };
-                    match panel {
-                        3 => block::<S, 3>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
-                        2 => block::<S, 2>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
-                        _ => block::<S, 1>(rows, columns, scores.as_ptr(), SCORES_LD, packed, target),
-                    }
-                    done += panel;
+                for at in (0..width).step_by(S::LANES) {
+                    S::store(panel.maxima.add(at), S::splat(f32::NEG_INFINITY));
+                    S::store(panel.sums.add(at), S::zero());
                 }
             }
-            for row in 0..rows {
-                // Nothing was added up where every key is masked out.
-                let factor = if sums[row] == 0.0 { 0.0 } else { 1.0 / sums[row] };
-                let out = self.out.0.add(offset + row * stride);
-                for i in 0..head_dim {
-                    *out.add(i) = sums_of_values[row * out_ld + i] * factor;
+            let scores = memory.add(panels * panel_len);
+            let (k, v, ld) = match self.gathered {
+                Some((k, v)) => (k.as_ptr(), v.as_ptr(), head_dim),
+                None => {
+                    let at = self.whole.keys_at(self.head, 0);
+                    (self.whole.k.as_ptr().add(at), self.whole.v.as_ptr().add(at), stride)
                 }
+            };
+            for first in (0..keys).step_by(KEY_BLOCK) {
+                let count = KEY_BLOCK.min(keys - first);
+                let (k, v) = (k.add(first * ld), v.add(first * ld));
+                for index in 0..panels {
+                    let panel = panel(index);
+                    let target = Target { c: scores, ldc: width, columns: width, init: Init::Zero };
+                    block::<S, PANEL_VECTORS, false>(count, head_dim, k, ld, panel.queries, target);
+                    if let Some(mask) = &self.whole.mask {
+                        let at = sequence * mask.batch_stride + head * mask.head_stride + panel.first * mask.query_stride + first;
+                        add_mask(mask.values.as_ptr().add(at), mask.query_stride, panel.count, scores, width, count);
+                    }
+                    for at in (0..width).step_by(S::LANES) {
+                        softmax_step::<S>(&panel, at, width, scores, count, head_dim);
+                    }
+                    let target = Target { c: panel.values, ldc: width, columns: width, init: Init::Accumulate };
+                    block::<S, PANEL_VECTORS, true>(head_dim, count, v, ld, scores, target);
+                }
+            }
+            for index in 0..panels {
+                let panel = panel(index);
+                for i in 0..width {
+                    let sum = panel.sums.add(i);
+                    // Nothing was added up where every key is masked out.
+                    *sum = if *sum == 0.0 { 0.0 } else { 1.0 / *sum };
+                }
+                for element in 0..head_dim {
+                    for at in (0..width).step_by(S::LANES) {
+                        let value = panel.values.add(element * width + at);
+                        S::store(value, S::mul(S::load(value), S::load(panel.sums.add(at))));
+                    }
+                }
+                turn::<S>(panel.values, width, head_dim, panel.count, self.out.0.add(row(panel.first)), stride);
             }
         }
     }
 }
 
-/// Turns a row of scores into weights relative to the greatest score so far, adds them to the sum, and returns what earlier results
-/// have to be multiplied with.
+/// Adds the mask of some queries and keys to their scores, which are in powers of two.
 ///
 /// # Safety
-/// The instruction set is available; the row is valid up to the next whole vector, the mask, if there is one, for `columns` numbers.
+/// The mask is valid for these queries and keys, the scores for a row of `width` queries for every key.
 #[inline(always)]
-unsafe fn softmax_step<S: Simd>(row: *mut f32, columns: usize, scale: f32, mask: *const f32, maximum: &mut f32, sum: &mut f32) -> f32 {
-    // SAFETY: all accesses lie below `columns` rounded up to a whole vector.
+unsafe fn add_mask(mask: *const f32, query_stride: usize, queries: usize, scores: *mut f32, width: usize, keys: usize) {
+    for key in 0..keys {
+        for query in 0..queries {
+            // SAFETY: the caller's.
+            unsafe { *scores.add(key * width + query) += *mask.add(query * query_stride + key) * std::f32::consts::LOG2_E };
+        }
+    }
+}
+
+/// Turns the scores of a vector of queries into weights relative to the greatest score so far, adds them to the sums, and multiplies the
+/// values so far by what that changes.
+///
+/// # Safety
+/// The instruction set is available; the scores have a row of `width` for every key, the panel is valid.
+#[inline(always)]
+unsafe fn softmax_step<S: Simd>(panel: &Panel, at: usize, width: usize, scores: *mut f32, keys: usize, head_dim: usize) {
+    // SAFETY: the caller's.
     unsafe {
-        if !mask.is_null() {
-            // The mask is added to scores in natural units, which `scale` turns into powers of two.
-            let ratio = std::f32::consts::LOG2_E / scale;
-            for i in 0..columns {
-                *row.add(i) += *mask.add(i) * ratio;
-            }
+        let scores = scores.add(at);
+        let before = S::load(panel.maxima.add(at));
+        let mut greatest = [before; 4];
+        for key in 0..keys {
+            greatest[key % 4] = S::max(greatest[key % 4], S::load(scores.add(key * width)));
         }
-        let end = columns.next_multiple_of(S::LANES);
-        for i in columns..end {
-            *row.add(i) = f32::NEG_INFINITY;
+        let now = S::max(S::max(greatest[0], greatest[1]), S::max(greatest[2], greatest[3]));
+        // Without a finite score there is nothing to be relative to. What is not a number shows in the weights.
+        let shift = S::select_greater(now, S::splat(f32::NEG_INFINITY), now, S::zero());
+        let mut sums = [S::zero(); 4];
+        for key in 0..keys {
+            let score = scores.add(key * width);
+            let weight = math::exp2_of_negative::<S>(S::sub(S::load(score), shift));
+            S::store(score, weight);
+            sums[key % 4] = S::add(sums[key % 4], weight);
         }
-        let mut greatest = [S::splat(f32::NEG_INFINITY); 2];
-        for (index, i) in (0..end).step_by(S::LANES).enumerate() {
-            greatest[index % 2] = S::max(greatest[index % 2], S::load(row.add(i)));
+        let sum = S::add(S::add(sums[0], sums[1]), S::add(sums[2], sums[3]));
+        let shrink = math::exp2_of_negative::<S>(S::sub(before, shift));
+        S::store(panel.maxima.add(at), now);
+        S::store(panel.sums.add(at), S::fma(S::load(panel.sums.add(at)), shrink, sum));
+        if S::max_of(S::sub(S::splat(1.0), shrink)) == 0.0 {
+            return;
         }
-        let before = *maximum;
-        let greatest = S::max_of(S::max(greatest[0], greatest[1])) * scale;
-        // Comparisons let what is not a number pass or hide it; if it is hidden, the weights below show it.
-        let mut now = if before > greatest { before } else { greatest };
-        if now == f32::NEG_INFINITY && (0..columns).any(|i| (*row.add(i)).is_nan()) {
-            now = f32::NAN;
+        for element in 0..head_dim {
+            let value = panel.values.add(element * width + at);
+            S::store(value, S::mul(S::load(value), shrink));
         }
-        if now == f32::NEG_INFINITY {
-            for i in 0..end {
-                *row.add(i) = 0.0;
-            }
-            return 1.0;
-        }
-        let (scales, shift) = (S::splat(scale), S::splat(-now));
-        let mut sums = [S::zero(); 2];
-        for (index, i) in (0..end).step_by(S::LANES).enumerate() {
-            let p = row.add(i);
-            let weight = math::exp2::<S>(S::fma(S::load(p), scales, shift));
-            S::store(p, weight);
-            sums[index % 2] = S::add(sums[index % 2], weight);
-        }
-        let shrink = (before - now).exp2();
-        *maximum = now;
-        *sum = *sum * shrink + S::sum(S::add(sums[0], sums[1]));
-        shrink
     }
 }

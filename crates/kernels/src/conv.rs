@@ -1,9 +1,10 @@
 //! Two-dimensional convolution as a matrix product whose right factor, the unfolded image, is made panel by panel (implicit im2col).
 
 use crate::gemm::{Bias, Gemm, Panels, Shared};
-use crate::rows::{Dense, Rows};
+use crate::rows::Rows;
 use crate::simd::{Level, Simd};
 use crate::weight::{Error, Result, Weight, check_len, product};
+use crate::winograd;
 
 /// The sizes of a convolution. The kernel has the same stride and the same zero padding on both axes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,23 +59,16 @@ pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, bias: Optio
     }
     product("the padded image", &[sizes.height + 2 * sizes.padding, sizes.width + 2 * sizes.padding, 4])?;
     let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
-    match weight {
-        Weight::F32(numbers) => typed(level, x, Dense { numbers, depth }, bias, sizes, out),
-        Weight::F16(numbers) => typed(level, x, Dense { numbers, depth }, bias, sizes, out),
-        Weight::BF16(numbers) => typed(level, x, Dense { numbers, depth }, bias, sizes, out),
-        Weight::Packed(packed) => typed(level, x, packed.rows(depth, level), bias, sizes, out),
+    let weight = Rows::new(weight, depth, level);
+    if winograd::suits(sizes) {
+        winograd::run(level, x, weight, bias, sizes, (out_height, out_width), out);
+        return Ok(());
     }
-    Ok(())
-}
-
-fn typed<W: Rows>(level: Level, x: &[f32], weight: W, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) {
-    // Checked by the caller.
-    let Ok((out_height, out_width)) = sizes.output_size() else { return };
     let unfolded = Unfolded { x, sizes: *sizes, out_width, pixels: out_height * out_width };
     let gemm = Gemm {
         a: weight,
         rows: sizes.out_channels,
-        depth: sizes.in_channels * sizes.kernel_height * sizes.kernel_width,
+        depth,
         b: &unfolded,
         c: Shared(out.as_mut_ptr()),
         ldc: unfolded.pixels,
@@ -82,6 +76,7 @@ fn typed<W: Rows>(level: Level, x: &[f32], weight: W, bias: Option<&[f32]>, size
     };
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
+    Ok(())
 }
 
 /// The unfolded image: a column for every output pixel, a row for every element of the kernel. A panel never spans two images.

@@ -11,10 +11,10 @@ use rayon::prelude::*;
 
 use crate::rows::Rows;
 use crate::scratch::Scratch;
-use crate::simd::{Element, Level, Simd, Task, dispatch};
+use crate::simd::{Level, Simd, Task, dispatch};
 
 /// The slice of the depth that is worked on at a time.
-pub(crate) const DEPTH_SLICE: usize = 320;
+pub(crate) const DEPTH_SLICE: usize = 160;
 /// Rows of A that are kept in the second-level cache.
 const ROW_BLOCK: usize = 96;
 /// Panels of B that a task packs at once.
@@ -56,8 +56,8 @@ unsafe impl Send for Shared {}
 unsafe impl Sync for Shared {}
 
 /// The whole product. `a` has `rows` rows of `depth`; row `i` of the product begins at `i * ldc` plus the panel's offset.
-pub(crate) struct Gemm<'a, A, P> {
-    pub(crate) a: A,
+pub(crate) struct Gemm<'a, P> {
+    pub(crate) a: Rows<'a>,
     pub(crate) rows: usize,
     pub(crate) depth: usize,
     pub(crate) b: &'a P,
@@ -66,7 +66,7 @@ pub(crate) struct Gemm<'a, A, P> {
     pub(crate) bias: Bias<'a>,
 }
 
-impl<A: Rows, P: Panels> Gemm<'_, A, P> {
+impl<P: Panels> Gemm<'_, P> {
     /// Computes it with all threads.
     ///
     /// # Safety
@@ -103,13 +103,13 @@ impl<A: Rows, P: Panels> Gemm<'_, A, P> {
 }
 
 /// Some rows times some panels, over the whole depth.
-struct Chunk<'a, 'b, A, P> {
-    gemm: &'a Gemm<'b, A, P>,
+struct Chunk<'a, 'b, P> {
+    gemm: &'a Gemm<'b, P>,
     rows: (usize, usize),
     panels: (usize, usize),
 }
 
-impl<A: Rows, P: Panels> Task for Chunk<'_, '_, A, P> {
+impl<P: Panels> Task for Chunk<'_, '_, P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Gemm { a, depth, b, c, ldc, bias, .. } = *self.gemm;
@@ -118,7 +118,7 @@ impl<A: Rows, P: Panels> Task for Chunk<'_, '_, A, P> {
         let slices = depth.div_ceil(DEPTH_SLICE).max(1);
         let slice = depth.div_ceil(slices);
         let panels_len = (end_panel - first_panel) * width * slice;
-        let converted_len = if A::Element::IS_F32 && !A::PACKED { 0 } else { ROW_BLOCK * slice };
+        let converted_len = if a.lie() { 0 } else { ROW_BLOCK * slice };
         let mut scratch = Scratch::take(panels_len + converted_len);
         let packed = scratch.as_mut_ptr();
         for k0 in (0..slices).map(|i| i * slice) {
@@ -132,9 +132,7 @@ impl<A: Rows, P: Panels> Task for Chunk<'_, '_, A, P> {
                 let mut row = self.rows.0;
                 while row < self.rows.1 {
                     let rows = ROW_BLOCK.min(self.rows.1 - row);
-                    let buffer = packed.add(panels_len);
-                    let (a, lda) = a.pieces::<S>(row, rows, k0, kc, buffer.cast());
-                    let (a, lda) = rows_as_f32::<S, A::Element>(a, lda, rows, kc, buffer);
+                    let (a, lda) = a.pieces::<S>(row, rows, k0, kc, packed.add(panels_len));
                     for panel in first_panel..end_panel {
                         let (offset, columns) = b.place(panel, width);
                         let init = match bias {
@@ -144,47 +142,11 @@ impl<A: Rows, P: Panels> Task for Chunk<'_, '_, A, P> {
                             Bias::Columns(bias) => Init::Columns(bias.as_ptr().add(offset)),
                         };
                         let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init };
-                        block::<S, PANEL_VECTORS>(rows, kc, a, lda, packed.add((panel - first_panel) * width * kc), target);
+                        block::<S, PANEL_VECTORS, false>(rows, kc, a, lda, packed.add((panel - first_panel) * width * kc), target);
                     }
                     row += rows;
                 }
             }
-        }
-    }
-}
-
-/// A block of rows as `f32`: where it is, or converted into `buffer`.
-///
-/// # Safety
-/// The rows are valid, and the buffer holds `rows * kc` numbers if the type is not `f32`.
-#[inline(always)]
-unsafe fn rows_as_f32<S: Simd, A: Element>(a: *const A, lda: usize, rows: usize, kc: usize, buffer: *mut f32) -> (*const f32, usize) {
-    if A::IS_F32 {
-        return (a.cast(), lda);
-    }
-    for row in 0..rows {
-        // SAFETY: the caller's.
-        unsafe { convert::<S, A>(a.add(row * lda), kc, buffer.add(row * kc)) };
-    }
-    (buffer.cast_const(), kc)
-}
-
-/// Converts a run of numbers.
-///
-/// # Safety
-/// Both pointers are valid for `len` elements.
-#[inline(always)]
-pub(crate) unsafe fn convert<S: Simd, A: Element>(src: *const A, len: usize, dst: *mut f32) {
-    let mut i = 0;
-    // SAFETY: `i + LANES <= len` in the first loop, `i < len` in the second.
-    unsafe {
-        while i + S::LANES <= len {
-            S::store(dst.add(i), A::load::<S>(src.add(i)));
-            i += S::LANES;
-        }
-        while i < len {
-            *dst.add(i) = (*src.add(i)).to_f32();
-            i += 1;
         }
     }
 }
@@ -211,12 +173,19 @@ pub(crate) enum Init {
     Columns(*const f32),
 }
 
-/// All tiles of a block of rows and one panel `NV` vectors wide.
+/// All tiles of a block of rows and one panel `NV` vectors wide. The rows of A are `lda` apart, or, if it is `TURNED`, its columns.
 ///
 /// # Safety
 /// `a` is valid for `rows` rows of `kc` numbers, `b` for `kc` rows of `NV` vectors, the target for the rows and its columns.
 #[inline(always)]
-pub(crate) unsafe fn block<S: Simd, const NV: usize>(rows: usize, kc: usize, a: *const f32, lda: usize, b: *const f32, target: Target) {
+pub(crate) unsafe fn block<S: Simd, const NV: usize, const TURNED: bool>(
+    rows: usize,
+    kc: usize,
+    a: *const f32,
+    lda: usize,
+    b: *const f32,
+    target: Target,
+) {
     // Three vectors take the place of a third of the rows; the sizes are constants, so that one branch is left.
     let most = if NV > 2 { S::TILE_ROWS * 2 / 3 } else { S::TILE_ROWS };
     let mut row = 0;
@@ -225,25 +194,25 @@ pub(crate) unsafe fn block<S: Simd, const NV: usize>(rows: usize, kc: usize, a: 
         while row + most <= rows {
             let at = Tile { row, kc, a, lda, b, target };
             match most {
-                12 => at.run::<S, 12, NV>(),
-                8 => at.run::<S, 8, NV>(),
-                6 => at.run::<S, 6, NV>(),
-                4 => at.run::<S, 4, NV>(),
-                2 => at.run::<S, 2, NV>(),
-                _ => at.run::<S, 1, NV>(),
+                12 => at.run::<S, 12, NV, TURNED>(),
+                8 => at.run::<S, 8, NV, TURNED>(),
+                6 => at.run::<S, 6, NV, TURNED>(),
+                4 => at.run::<S, 4, NV, TURNED>(),
+                2 => at.run::<S, 2, NV, TURNED>(),
+                _ => at.run::<S, 1, NV, TURNED>(),
             }
             row += if matches!(most, 12 | 8 | 6 | 4 | 2) { most } else { 1 };
         }
         while most > 4 && row + 4 <= rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 4, NV>();
+            Tile { row, kc, a, lda, b, target }.run::<S, 4, NV, TURNED>();
             row += 4;
         }
         while row + 2 <= rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 2, NV>();
+            Tile { row, kc, a, lda, b, target }.run::<S, 2, NV, TURNED>();
             row += 2;
         }
         while row < rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 1, NV>();
+            Tile { row, kc, a, lda, b, target }.run::<S, 1, NV, TURNED>();
             row += 1;
         }
     }
@@ -261,11 +230,12 @@ struct Tile {
 
 impl Tile {
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize, const NV: usize>(self) {
+    unsafe fn run<S: Simd, const R: usize, const NV: usize, const TURNED: bool>(self) {
         let Self { row, kc, a, lda, b, target } = self;
         // SAFETY: the rows `row..row + R` and the panel are valid by the contract of `block`.
         unsafe {
-            let a: [*const f32; R] = std::array::from_fn(|i| a.add((row + i) * lda));
+            let (from_row, from_column) = if TURNED { (1, lda) } else { (lda, 1) };
+            let a: [*const f32; R] = std::array::from_fn(|i| a.add((row + i) * from_row));
             let mut acc = [[S::zero(); NV]; R];
             let mut b = b;
             for k in 0..kc {
@@ -274,7 +244,7 @@ impl Tile {
                     columns[v] = S::load(b.add(v * S::LANES));
                 }
                 for i in 0..R {
-                    let x = S::splat(*a[i].add(k));
+                    let x = S::splat(*a[i].add(k * from_column));
                     for v in 0..NV {
                         acc[i][v] = S::fma(x, columns[v], acc[i][v]);
                     }

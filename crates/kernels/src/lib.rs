@@ -19,6 +19,7 @@ mod simd;
 #[cfg(test)]
 mod tests;
 mod weight;
+mod winograd;
 
 pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
 pub use crate::attention::{Attention, Mask, attention};

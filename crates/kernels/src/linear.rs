@@ -7,8 +7,8 @@ use rayon::prelude::*;
 
 use crate::gemm::{Bias, DEPTH_SLICE, Gemm, Panels, Shared};
 use crate::packed::Packed;
-use crate::rows::{Dense, Rows, room};
-use crate::simd::{Element, Level, Simd, Task, dispatch};
+use crate::rows::Rows;
+use crate::simd::{Level, Simd, Task, dispatch};
 use crate::weight::{Error, Result, Weight, check_len, product};
 
 /// Up to this many rows of input, a weight is read once and not packed.
@@ -49,28 +49,19 @@ pub(crate) fn linear_at(
         check_len("the bias", bias.len(), &[columns])?;
     }
     product("the product", &[rows.max(1), columns.max(1), 4])?;
-    match weight {
-        Weight::F32(numbers) => typed(level, x, Dense { numbers, depth }, bias, rows, depth, columns, out),
-        Weight::F16(numbers) => typed(level, x, Dense { numbers, depth }, bias, rows, depth, columns, out),
-        Weight::BF16(numbers) => typed(level, x, Dense { numbers, depth }, bias, rows, depth, columns, out),
-        Weight::Packed(packed) => typed(level, x, packed.rows(depth, level), bias, rows, depth, columns, out),
-    }
-    Ok(())
-}
-
-#[allow(clippy::too_many_arguments)]
-fn typed<W: Rows>(level: Level, x: &[f32], weight: W, bias: Option<&[f32]>, rows: usize, depth: usize, columns: usize, out: &mut [f32]) {
+    let weight = Rows::new(weight, depth, level);
     if rows <= FEW_ROWS {
         let out = Shared(out.as_mut_ptr());
         let work = |task: usize| {
             let range = (task * COLUMNS_PER_TASK, ((task + 1) * COLUMNS_PER_TASK).min(columns));
             dispatch(level, Dots { x, weight, bias, rows, depth, columns, range, out });
         };
-        return (0..columns.div_ceil(COLUMNS_PER_TASK)).into_par_iter().for_each(work);
+        (0..columns.div_ceil(COLUMNS_PER_TASK)).into_par_iter().for_each(work);
+        return Ok(());
     }
     let bias = bias.map_or(Bias::None, Bias::Columns);
     let gemm = Gemm {
-        a: Dense { numbers: x, depth },
+        a: Rows::new(Weight::F32(x), depth, level),
         rows,
         depth,
         b: &Transposed { weight, columns },
@@ -80,29 +71,29 @@ fn typed<W: Rows>(level: Level, x: &[f32], weight: W, bias: Option<&[f32]>, rows
     };
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
+    Ok(())
 }
 
 /// Rows of `weight (rows, depth)`: those of `ids` to `out (ids, depth)`.
 pub fn embedding(ids: &[u32], weight: Packed<'_>, rows: usize, depth: usize, out: &mut [f32]) -> Result<()> {
     Weight::Packed(weight).check(&[rows, depth])?;
     check_len("the output", out.len(), &[ids.len(), depth])?;
-    let weight = weight.rows(depth, Level::best());
     for (id, out) in ids.iter().zip(out.chunks_exact_mut(depth.max(1))) {
         if *id as usize >= rows {
             return Err(Error(format!("row {id} of a weight of {rows} rows does not exist")));
         }
-        weight.unpack(*id as usize, 0, depth, out);
+        weight.unpack_rows(Level::best(), depth, *id as usize, 0, depth, out);
     }
     Ok(())
 }
 
 /// Rows of a weight as columns of the right factor.
-struct Transposed<W> {
-    weight: W,
+struct Transposed<'a> {
+    weight: Rows<'a>,
     columns: usize,
 }
 
-impl<W: Rows> Panels for Transposed<W> {
+impl Panels for Transposed<'_> {
     fn count(&self, width: usize) -> usize {
         self.columns.div_ceil(width)
     }
@@ -116,7 +107,7 @@ impl<W: Rows> Panels for Transposed<W> {
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32) {
         let width = 2 * S::LANES;
         let (first, columns) = self.place(panel, width);
-        let mut buffer = room::<W, { COLUMNS_AT_ONCE * DEPTH_SLICE }>();
+        let mut buffer = self.weight.room::<{ COLUMNS_AT_ONCE * DEPTH_SLICE }>();
         for column in (0..width).step_by(COLUMNS_AT_ONCE) {
             let count = columns.saturating_sub(column).min(COLUMNS_AT_ONCE);
             // Where no column is left, nothing is read.
@@ -125,7 +116,7 @@ impl<W: Rows> Panels for Transposed<W> {
             // room for these columns.
             unsafe {
                 let (src, ld) = self.weight.pieces::<S>(row, count, k0, kc, buffer.as_mut_ptr().cast());
-                pack_transposed::<S, W::Element>(src, ld, count, kc, COLUMNS_AT_ONCE, width, dst.add(column));
+                pack_transposed::<S>(src, ld, count, kc, COLUMNS_AT_ONCE, width, dst.add(column));
             }
         }
     }
@@ -137,8 +128,8 @@ impl<W: Rows> Panels for Transposed<W> {
 /// # Safety
 /// The rows are valid, and so are `kc` rows of the panel; `columns <= width`, the width a multiple of eight.
 #[inline(always)]
-pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
-    src: *const E,
+pub(crate) unsafe fn pack_transposed<S: Simd>(
+    src: *const f32,
     ld: usize,
     columns: usize,
     kc: usize,
@@ -158,7 +149,7 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
             }
             while k < kc {
                 for j in 0..8 {
-                    *dst.add(k * ldd + column + j) = (*src.add(j * ld + k)).to_f32();
+                    *dst.add(k * ldd + column + j) = *src.add(j * ld + k);
                 }
                 k += 1;
             }
@@ -166,7 +157,7 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
         }
         while column < width {
             for k in 0..kc {
-                *dst.add(k * ldd + column) = if column < columns { (*src.add(column * ld + k)).to_f32() } else { 0.0 };
+                *dst.add(k * ldd + column) = if column < columns { *src.add(column * ld + k) } else { 0.0 };
             }
             column += 1;
         }
@@ -174,9 +165,9 @@ pub(crate) unsafe fn pack_transposed<S: Simd, E: Element>(
 }
 
 /// Few rows of input: dot products along the stored rows of the weight.
-struct Dots<'a, W> {
+struct Dots<'a> {
     x: &'a [f32],
-    weight: W,
+    weight: Rows<'a>,
     bias: Option<&'a [f32]>,
     rows: usize,
     depth: usize,
@@ -185,7 +176,7 @@ struct Dots<'a, W> {
     out: Shared,
 }
 
-impl<W: Rows> Task for Dots<'_, W> {
+impl Task for Dots<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         for column in self.range.0..self.range.1 {
@@ -203,11 +194,11 @@ impl<W: Rows> Task for Dots<'_, W> {
     }
 }
 
-impl<W: Rows> Dots<'_, W> {
+impl Dots<'_> {
     #[inline(always)]
     unsafe fn column<S: Simd, const R: usize>(&self, column: usize) {
         let depth = self.depth;
-        let mut buffer = room::<W, { DEPTH_SLICE }>();
+        let mut buffer = self.weight.room::<DEPTH_SLICE>();
         // SAFETY: the weight has this row, the input `R` rows of `depth` elements, the output `R` rows of `columns`.
         unsafe {
             let mut acc = [[S::zero(); 2]; R];
@@ -221,7 +212,7 @@ impl<W: Rows> Dots<'_, W> {
                 while k + 2 * S::LANES <= kc {
                     for half in 0..2 {
                         let at = k + half * S::LANES;
-                        let w = W::Element::load::<S>(w.add(at));
+                        let w = S::load(w.add(at));
                         for i in 0..R {
                             acc[i][half] = S::fma(w, S::load(x.add(i * depth + at)), acc[i][half]);
                         }
@@ -235,7 +226,7 @@ impl<W: Rows> Dots<'_, W> {
                 for i in 0..R {
                     let mut sum = S::sum(S::add(acc[i][0], acc[i][1]));
                     for k in k..kc {
-                        sum += (*w.add(k)).to_f32() * *x.add(i * depth + k);
+                        sum += *w.add(k) * *x.add(i * depth + k);
                     }
                     *self.out.0.add(i * self.columns + column) = sum + self.bias.map_or(0.0, |bias| bias[column]);
                 }

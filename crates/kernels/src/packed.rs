@@ -3,7 +3,6 @@
 
 use half::f16;
 
-use crate::rows::Rows;
 use crate::simd::{Level, Simd, Task, dispatch};
 
 /// How numbers are kept in few bits.
@@ -58,53 +57,21 @@ pub struct Packed<'a> {
     pub scales: &'a [f32],
 }
 
-impl<'a> Packed<'a> {
-    /// Its rows, unpacked with these instructions.
-    pub(crate) fn rows(self, depth: usize, level: Level) -> PackedRows<'a> {
-        PackedRows { packed: self, depth, level }
-    }
-
-    /// Writes the numbers from `start` on, before scales.
-    pub(crate) fn unpack(self, level: Level, start: usize, out: &mut [f32]) {
-        dispatch(level, Unpack { packed: self, start, out });
-    }
-}
-
-#[derive(Clone, Copy)]
-pub(crate) struct PackedRows<'a> {
-    packed: Packed<'a>,
-    depth: usize,
-    level: Level,
-}
-
-impl PackedRows<'_> {
-    /// Writes the numbers `k0..k0 + kc` of rows from `row` on, as many as there is room for.
-    pub(crate) fn unpack(&self, row: usize, k0: usize, kc: usize, out: &mut [f32]) {
-        let Self { packed, depth, level } = *self;
+impl Packed<'_> {
+    /// Writes the numbers `k0..k0 + kc` of rows of `depth` numbers from `row` on, as many as there is room for.
+    pub(crate) fn unpack_rows(self, level: Level, depth: usize, row: usize, k0: usize, kc: usize, out: &mut [f32]) {
         // Whole rows follow each other, so that no block is unpacked twice.
         let at_once = if kc == depth { out.len() } else { kc };
         for (i, out) in out.chunks_mut(at_once.max(1)).enumerate() {
-            packed.unpack(level, (row + i) * depth + k0, out);
+            dispatch(level, Unpack { packed: self, start: (row + i) * depth + k0, out });
         }
-        if packed.scales.is_empty() {
+        if self.scales.is_empty() {
             return;
         }
         for (i, out) in out.chunks_mut(kc.max(1)).enumerate() {
-            let scale = packed.scales[if packed.scales.len() == 1 { 0 } else { row + i }];
+            let scale = self.scales[if self.scales.len() == 1 { 0 } else { row + i }];
             out.iter_mut().for_each(|x| *x *= scale);
         }
-    }
-}
-
-impl Rows for PackedRows<'_> {
-    type Element = f32;
-    const PACKED: bool = true;
-
-    #[inline(always)]
-    unsafe fn pieces<S: Simd>(&self, row: usize, count: usize, k0: usize, kc: usize, buffer: *mut f32) -> (*const f32, usize) {
-        // SAFETY: the caller's buffer has this length.
-        self.unpack(row, k0, kc, unsafe { std::slice::from_raw_parts_mut(buffer, count * kc) });
-        (buffer, kc)
     }
 }
 

@@ -1,54 +1,81 @@
-//! The rows of a weight as the products read them: where they lie, or unpacked into a buffer. Knows no way of packing.
+//! The rows of a weight as the products read them: where they lie, or as `f32` in a buffer. Knows no way of packing.
 
 use std::mem::MaybeUninit;
 
-use crate::simd::{Element, Simd};
+use crate::simd::{Element, Level, Simd};
+use crate::weight::Weight;
 
 /// A weight whose rows can be read piece by piece.
-pub(crate) trait Rows: Copy + Send + Sync {
-    /// What the pieces are made of.
-    type Element: Element;
-    /// Whether pieces are written to the buffer.
-    const PACKED: bool;
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a> {
+    weight: Weight<'a>,
+    depth: usize,
+    level: Level,
+}
+
+impl<'a> Rows<'a> {
+    /// Rows of `depth` numbers, read with these instructions.
+    pub(crate) fn new(weight: Weight<'a>, depth: usize, level: Level) -> Self {
+        Self { weight, depth, level }
+    }
+
+    /// Whether pieces lie where they are, so that they need no buffer.
+    pub(crate) fn lie(&self) -> bool {
+        matches!(self.weight, Weight::F32(_))
+    }
 
     /// The numbers `k0..k0 + kc` of `count` rows from `row` on, and how far apart the rows are.
     ///
     /// # Safety
-    /// The rows have these numbers; the instruction set is available; the buffer holds `count * kc` initialised numbers if this is packed.
-    unsafe fn pieces<S: Simd>(
-        &self,
-        row: usize,
-        count: usize,
-        k0: usize,
-        kc: usize,
-        buffer: *mut Self::Element,
-    ) -> (*const Self::Element, usize);
-}
-
-/// A buffer for [`Rows::pieces`], initialised where it is written to: to clear it for rows that lie in memory costs a product up to a fifth.
-#[inline(always)]
-pub(crate) fn room<W: Rows, const N: usize>() -> MaybeUninit<[f32; N]> {
-    let mut buffer = MaybeUninit::uninit();
-    if W::PACKED {
-        buffer.write([0.0; N]);
-    }
-    buffer
-}
-
-/// Rows that lie in memory one after the other.
-#[derive(Clone, Copy)]
-pub(crate) struct Dense<'a, E> {
-    pub(crate) numbers: &'a [E],
-    pub(crate) depth: usize,
-}
-
-impl<E: Element> Rows for Dense<'_, E> {
-    type Element = E;
-    const PACKED: bool = false;
-
+    /// The rows have these numbers; the instruction set is available; the buffer holds `count * kc` numbers unless they [`Rows::lie`], and is
+    /// initialised as by [`Rows::room`].
     #[inline(always)]
-    unsafe fn pieces<S: Simd>(&self, row: usize, _: usize, k0: usize, _: usize, _: *mut E) -> (*const E, usize) {
+    pub(crate) unsafe fn pieces<S: Simd>(&self, row: usize, count: usize, k0: usize, kc: usize, buffer: *mut f32) -> (*const f32, usize) {
+        let start = row * self.depth + k0;
         // SAFETY: the caller's.
-        (unsafe { self.numbers.as_ptr().add(row * self.depth + k0) }, self.depth)
+        unsafe {
+            match self.weight {
+                Weight::F32(numbers) => return (numbers.as_ptr().add(start), self.depth),
+                Weight::F16(numbers) => convert_rows::<S, _>(numbers.as_ptr().add(start), self.depth, count, kc, buffer),
+                Weight::BF16(numbers) => convert_rows::<S, _>(numbers.as_ptr().add(start), self.depth, count, kc, buffer),
+                Weight::Packed(packed) => {
+                    packed.unpack_rows(self.level, self.depth, row, k0, kc, std::slice::from_raw_parts_mut(buffer, count * kc));
+                }
+            }
+        }
+        (buffer, kc)
+    }
+
+    /// A buffer for [`Rows::pieces`], initialised where it is handed on as a slice: to clear it for every weight costs a product up to a fifth.
+    #[inline(always)]
+    pub(crate) fn room<const N: usize>(&self) -> MaybeUninit<[f32; N]> {
+        let mut buffer = MaybeUninit::uninit();
+        if matches!(self.weight, Weight::Packed(_)) {
+            buffer.write([0.0; N]);
+        }
+        buffer
+    }
+}
+
+/// Converts rows that are `ld` apart.
+///
+/// # Safety
+/// `src` is valid for `count` rows of `kc` elements, `dst` for as many numbers.
+#[inline(always)]
+unsafe fn convert_rows<S: Simd, E: Element>(src: *const E, ld: usize, count: usize, kc: usize, dst: *mut f32) {
+    for row in 0..count {
+        // SAFETY: the caller's; `i + LANES <= kc` in the first loop, `i < kc` in the second.
+        unsafe {
+            let (src, dst) = (src.add(row * ld), dst.add(row * kc));
+            let mut i = 0;
+            while i + S::LANES <= kc {
+                S::store(dst.add(i), E::load::<S>(src.add(i)));
+                i += S::LANES;
+            }
+            while i < kc {
+                *dst.add(i) = (*src.add(i)).to_f32();
+                i += 1;
+            }
+        }
     }
 }

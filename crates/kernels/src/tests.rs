@@ -159,7 +159,7 @@ fn few_bits_give_what_their_numbers_give() {
                 let scales = numbers(3, scale_count);
                 let packed = Packed { format, bytes: &bytes, scales: &scales };
                 let mut plain = vec![0.0; depth * columns];
-                packed.rows(depth, Level::Portable).unpack(0, 0, depth, &mut plain);
+                packed.unpack_rows(Level::Portable, depth, 0, 0, depth, &mut plain);
                 assert!(plain.iter().all(|x| x.is_finite()) && plain.iter().any(|x| *x != plain[0]), "{format:?}");
                 let mut row = vec![0.0; depth];
                 crate::embedding(&[2], packed, columns, depth, &mut row).unwrap();
@@ -198,7 +198,7 @@ fn few_bits_convolve_as_their_numbers_do() {
             let (bytes, scales) = (blocks(format, halves, depth * out_channels), numbers(3, out_channels));
             let packed = Packed { format, bytes: &bytes, scales: &scales };
             let mut plain = vec![0.0; depth * out_channels];
-            packed.rows(depth, Level::Portable).unpack(0, 0, depth, &mut plain);
+            packed.unpack_rows(Level::Portable, depth, 0, 0, depth, &mut plain);
             for level in levels() {
                 let product = |weight| {
                     let mut out = vec![f32::NAN; 2 * out_channels * height * width];

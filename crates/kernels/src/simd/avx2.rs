@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use half::{bf16, f16};
 
-use super::vector::{Element, Simd, Task};
+use super::vector::{Simd, Task};
 
 /// 256-bit vectors.
 #[derive(Clone, Copy)]
@@ -125,18 +125,18 @@ impl Simd for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn transpose8<E: Element>(src: *const E, ld: usize, dst: *mut f32, ldd: usize) {
+    unsafe fn transpose8(src: *const f32, ld: usize, dst: *mut f32, ldd: usize) {
         // SAFETY: see above; the pointers are valid for eight rows of eight elements with these distances.
         unsafe {
             let r: [__m256; 8] = [
-                E::load::<Self>(src),
-                E::load::<Self>(src.add(ld)),
-                E::load::<Self>(src.add(2 * ld)),
-                E::load::<Self>(src.add(3 * ld)),
-                E::load::<Self>(src.add(4 * ld)),
-                E::load::<Self>(src.add(5 * ld)),
-                E::load::<Self>(src.add(6 * ld)),
-                E::load::<Self>(src.add(7 * ld)),
+                _mm256_loadu_ps(src),
+                _mm256_loadu_ps(src.add(ld)),
+                _mm256_loadu_ps(src.add(2 * ld)),
+                _mm256_loadu_ps(src.add(3 * ld)),
+                _mm256_loadu_ps(src.add(4 * ld)),
+                _mm256_loadu_ps(src.add(5 * ld)),
+                _mm256_loadu_ps(src.add(6 * ld)),
+                _mm256_loadu_ps(src.add(7 * ld)),
             ];
             let (a0, a1) = (_mm256_unpacklo_ps(r[0], r[1]), _mm256_unpackhi_ps(r[0], r[1]));
             let (a2, a3) = (_mm256_unpacklo_ps(r[2], r[3]), _mm256_unpackhi_ps(r[2], r[3]));
@@ -154,6 +154,23 @@ impl Simd for Avx2 {
             _mm256_storeu_ps(dst.add(5 * ldd), _mm256_permute2f128_ps::<0x31>(b1, b5));
             _mm256_storeu_ps(dst.add(6 * ldd), _mm256_permute2f128_ps::<0x31>(b2, b6));
             _mm256_storeu_ps(dst.add(7 * ldd), _mm256_permute2f128_ps::<0x31>(b3, b7));
+        }
+    }
+    #[inline(always)]
+    unsafe fn deinterleave4(p: *const f32) -> [__m256; 4] {
+        // SAFETY: see above; the pointer is valid for four vectors.
+        unsafe {
+            let v: [__m256; 4] = std::array::from_fn(|i| _mm256_loadu_ps(p.add(8 * i)));
+            let (a, b) = (_mm256_permute2f128_ps::<0x20>(v[0], v[2]), _mm256_permute2f128_ps::<0x31>(v[0], v[2]));
+            let (c, d) = (_mm256_permute2f128_ps::<0x20>(v[1], v[3]), _mm256_permute2f128_ps::<0x31>(v[1], v[3]));
+            let (low, high) = (_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b));
+            let (low_2, high_2) = (_mm256_unpacklo_ps(c, d), _mm256_unpackhi_ps(c, d));
+            [
+                _mm256_shuffle_ps::<0x44>(low, low_2),
+                _mm256_shuffle_ps::<0xEE>(low, low_2),
+                _mm256_shuffle_ps::<0x44>(high, high_2),
+                _mm256_shuffle_ps::<0xEE>(high, high_2),
+            ]
         }
     }
 }

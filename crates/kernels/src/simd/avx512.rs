@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use half::{bf16, f16};
 
 use super::avx2::Avx2;
-use super::vector::{Element, Simd, Task};
+use super::vector::{Simd, Task};
 
 /// 512-bit vectors.
 #[derive(Clone, Copy)]
@@ -103,6 +103,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127)))) }
     }
     #[inline(always)]
+    unsafe fn times_pow2(a: __m512, n: __m512) -> __m512 {
+        // SAFETY: see above.
+        unsafe { _mm512_scalef_ps(a, n) }
+    }
+    #[inline(always)]
     unsafe fn round_f16(a: __m512) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_cvtph_ps(_mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a)) }
@@ -118,8 +123,25 @@ impl Simd for Avx512 {
         unsafe { _mm512_reduce_max_ps(a) }
     }
     #[inline(always)]
-    unsafe fn transpose8<E: Element>(src: *const E, ld: usize, dst: *mut f32, ldd: usize) {
+    unsafe fn transpose8(src: *const f32, ld: usize, dst: *mut f32, ldd: usize) {
         // SAFETY: see above; AVX2 is switched on too.
         unsafe { Avx2::transpose8(src, ld, dst, ldd) }
+    }
+    #[inline(always)]
+    unsafe fn deinterleave4(p: *const f32) -> [__m512; 4] {
+        // SAFETY: see above; the pointer is valid for four vectors.
+        unsafe {
+            let v: [__m512; 4] = std::array::from_fn(|i| _mm512_loadu_ps(p.add(16 * i)));
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 16, 20, 24, 28, 1, 5, 9, 13, 17, 21, 25, 29);
+            let second = _mm512_add_epi32(first, _mm512_set1_epi32(2));
+            let (a, b) = (_mm512_permutex2var_ps(v[0], first, v[1]), _mm512_permutex2var_ps(v[2], first, v[3]));
+            let (c, d) = (_mm512_permutex2var_ps(v[0], second, v[1]), _mm512_permutex2var_ps(v[2], second, v[3]));
+            [
+                _mm512_shuffle_f32x4::<0x44>(a, b),
+                _mm512_shuffle_f32x4::<0xEE>(a, b),
+                _mm512_shuffle_f32x4::<0x44>(c, d),
+                _mm512_shuffle_f32x4::<0xEE>(c, d),
+            ]
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::vector::{Element, Simd};
+use super::vector::Simd;
 
 /// Eight numbers at a time.
 #[derive(Clone, Copy)]
@@ -100,12 +100,17 @@ impl Simd for Portable {
         a.into_iter().fold(f32::NEG_INFINITY, |m, x| if m > x { m } else { x })
     }
     #[inline(always)]
-    unsafe fn transpose8<E: Element>(src: *const E, ld: usize, dst: *mut f32, ldd: usize) {
+    unsafe fn transpose8(src: *const f32, ld: usize, dst: *mut f32, ldd: usize) {
         for row in 0..8 {
             for column in 0..8 {
                 // SAFETY: the caller's pointers are valid for eight rows and columns with these distances.
-                unsafe { *dst.add(column * ldd + row) = (*src.add(row * ld + column)).to_f32() };
+                unsafe { *dst.add(column * ldd + row) = *src.add(row * ld + column) };
             }
         }
+    }
+    #[inline(always)]
+    unsafe fn deinterleave4(p: *const f32) -> [Self::V; 4] {
+        // SAFETY: the caller's pointer is valid for four vectors.
+        std::array::from_fn(|j| std::array::from_fn(|i| unsafe { *p.add(4 * i + j) }))
     }
 }

@@ -49,6 +49,11 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     unsafe fn round(a: Self::V) -> Self::V;
     /// Two to the power of whole numbers from -127 (which gives zero) to 128 (infinity).
     unsafe fn pow2(n: Self::V) -> Self::V;
+    /// `a` times two to the power of whole numbers from -160 to 128: zero below the normal numbers, or what they continue in.
+    unsafe fn times_pow2(a: Self::V, n: Self::V) -> Self::V {
+        // SAFETY: the caller has the instruction set.
+        unsafe { Self::mul(a, Self::pow2(Self::max(Self::splat(-127.0), n))) }
+    }
     /// Every element rounded to half precision.
     unsafe fn round_f16(a: Self::V) -> Self::V;
     /// The sum of the elements.
@@ -56,33 +61,20 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     /// The greatest element.
     unsafe fn max_of(a: Self::V) -> f32;
     /// Reads eight rows of eight elements, `ld` elements apart, and writes them transposed, `ldd` elements apart.
-    unsafe fn transpose8<E: Element>(src: *const E, ld: usize, dst: *mut f32, ldd: usize);
+    unsafe fn transpose8(src: *const f32, ld: usize, dst: *mut f32, ldd: usize);
+    /// Reads four vectors of numbers: the first of them and every fourth after it, those after these, and so on.
+    unsafe fn deinterleave4(p: *const f32) -> [Self::V; 4];
 }
 
 /// A type in which weights are stored.
 pub(crate) trait Element: Copy + Send + Sync + 'static {
     /// The number.
     fn to_f32(self) -> f32;
-    /// Whether the type is `f32`, so that it needs no conversion.
-    const IS_F32: bool = false;
     /// Reads `S::LANES` elements.
     ///
     /// # Safety
     /// As for [`Simd::load`].
     unsafe fn load<S: Simd>(p: *const Self) -> S::V;
-}
-
-impl Element for f32 {
-    const IS_F32: bool = true;
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-    #[inline(always)]
-    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
-        // SAFETY: the caller's.
-        unsafe { S::load(p) }
-    }
 }
 
 impl Element for f16 {
