@@ -29,8 +29,11 @@ mod precision;
 mod residency;
 mod sampling;
 mod saving;
+mod told;
+mod unclip;
 mod upscale;
 mod vae;
+mod vision;
 
 pub use candle_core::Tensor;
 
@@ -52,5 +55,8 @@ pub use crate::options::{DeviceChoice, EngineOptions, PreviewMethod};
 pub use crate::picture_size::PictureSize;
 pub use crate::sampling::{KSampler, LatentInput, Noise, Sampled, Sampler};
 pub use crate::saving::Output;
+pub use crate::told::{Tells, Told};
+pub use crate::unclip::Unclip;
 pub use crate::upscale::UpscaleModel;
 pub use crate::vae::Vae;
+pub use crate::vision::{ClipVision, VisionCrop, VisionOutput};

@@ -3,6 +3,7 @@
 
 pub mod backbone;
 pub mod clip;
+pub mod clip_vision;
 pub mod controlnet;
 pub mod ops;
 pub mod prompt;

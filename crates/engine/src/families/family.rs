@@ -13,6 +13,7 @@ use comfyd_weights::lora::KeyMap;
 use comfyd_weights::{EncoderPlace, StateDict, Unet};
 
 use crate::latent_spec::LatentSpec;
+use crate::unclip::UnclipPlace;
 use crate::{PictureSize, Result};
 
 /// A family of models.
@@ -53,6 +54,9 @@ pub(crate) trait ModelKind: fmt::Debug + Send + Sync {
 
     /// The numbers that it is told beside the pooled text, of a picture of this height and width; `None` if it takes neither.
     fn vector(&self, size: &PictureSize, picture: (f64, f64), is_negative: bool) -> Option<Vec<f64>>;
+
+    /// Where it takes embeddings of pictures.
+    fn unclip(&self) -> Option<UnclipPlace>;
 
     /// Builds it.
     fn backbone(&self, vb: &Vb) -> Result<Box<dyn Backbone>>;

@@ -5,8 +5,9 @@ use comfyd_weights::detect::UNetConfig;
 use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace};
 
 use super::family::Objective;
-use super::sdxl;
+use super::sdxl::{self, POOLED};
 use super::unet::{UNetFamily, ends_without_transformers, is_like};
+use crate::unclip::UnclipPlace;
 
 /// The aesthetic scores of the prompt and of the negative prompt, unless a condition has its own.
 const SCORES: [f64; 2] = [6.0, 2.5];
@@ -21,6 +22,7 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
         let score = size.aesthetic_score.unwrap_or(SCORES[usize::from(is_negative)]);
         vec![height, width, size.crop_h.unwrap_or(0.0), size.crop_w.unwrap_or(0.0), score]
     }),
+    unclip: |_| Some(UnclipPlace::Pooled(POOLED)),
     text: TextStack::SdxlRefiner,
     encoders: &[EncoderPlace { kind: EncoderKind::ClipG, names: EncoderNames::OpenClip, prefixes: &["conditioner.embedders.0.model."] }],
     architecture: Some(["stable-diffusion-xl-v1-refiner"; 2]),

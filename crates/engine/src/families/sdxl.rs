@@ -8,6 +8,10 @@ use super::family::Objective;
 use super::unet::{UNetFamily, is_like, values};
 use crate::Result;
 use crate::latent_spec::{LatentSpec, Normal};
+use crate::unclip::UnclipPlace;
+
+/// The width of bigG's embeddings, of texts as of pictures.
+pub(super) const POOLED: usize = 1280;
 
 pub(super) const FAMILY: UNetFamily = UNetFamily {
     name: "SDXL",
@@ -19,6 +23,7 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
         let (crop_w, crop_h) = (size.crop_w.unwrap_or(0.0), size.crop_h.unwrap_or(0.0));
         vec![height, width, crop_h, crop_w, size.target_height.unwrap_or(height), size.target_width.unwrap_or(width)]
     }),
+    unclip: |_| Some(UnclipPlace::Pooled(POOLED)),
     text: TextStack::Sdxl,
     encoders: &[
         EncoderPlace {
