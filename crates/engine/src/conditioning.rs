@@ -7,6 +7,7 @@ use candle_core::Tensor;
 use comfyd_node::Opaque;
 
 use crate::control::{AppliedControl, ControlNet, ControlSettings};
+use crate::gligen::TextBoxes;
 use crate::hooks::HookGroup;
 use crate::picture_size::PictureSize;
 use crate::told::Tells;
@@ -83,6 +84,8 @@ pub struct CondEntry {
     pub is_default: bool,
     /// Whether it plays the part of the negative prompt whatever its place.
     pub is_negative: Option<bool>,
+    /// Texts in boxes.
+    pub boxes: Option<Arc<TextBoxes>>,
     /// Pictures as prompts, for models that take some.
     pub unclip: Vec<Unclip>,
     /// What else models are told.

@@ -13,7 +13,7 @@ use comfyd_models::text_encoding::TextStack;
 use comfyd_weights::{EncoderKind, StateDict, Unet};
 
 use self::family::Family;
-pub(crate) use self::family::{Concat, Found, ModelKind, Objective};
+pub(crate) use self::family::{Concat, Found, ModelKind, Objective, SIZE_EMBEDDING};
 pub use self::sd1::LATENTS as SD_LATENTS;
 pub use self::sdxl::{LATENTS as SDXL_LATENTS, PLAYGROUND_LATENTS};
 use crate::{Error, Result};

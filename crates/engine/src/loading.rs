@@ -7,7 +7,7 @@ use comfyd_weights::{EncoderKind, StateDict, convert};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
-use crate::{Clip, ClipVision, ControlNet, Engine, HookGroup, LatentSpec, Model, Result, UpscaleModel, Vae, families};
+use crate::{Clip, ClipVision, ControlNet, Engine, Gligen, HookGroup, LatentSpec, Model, Result, UpscaleModel, Vae, families};
 
 /// What a checkpoint file holds.
 #[derive(Debug, Clone)]
@@ -119,6 +119,11 @@ impl Engine {
             if weights.is_empty() { Ok(None) } else { ClipVision::new(self, weights).map(Some) }
         })?;
         Ok((self.load_checkpoint(path)?, vision))
+    }
+
+    /// GLIGENLoader.
+    pub fn load_gligen(&self, path: &Path) -> Result<Gligen> {
+        self.files().get("gligen", &[path], || Gligen::new(self, StateDict::open(path)?))
     }
 
     /// ControlNetLoader; DiffControlNetLoader with the model whose weights are added to those in the file.

@@ -87,6 +87,11 @@ impl Tells {
         self.0.get(name)
     }
 
+    /// All values, by their names.
+    pub fn iter(&self) -> impl Iterator<Item = (&'static str, &Told)> {
+        self.0.iter().map(|(name, value)| (*name, value))
+    }
+
     /// Bytes that they hold.
     pub fn size_bytes(&self) -> usize {
         self.0.values().map(Told::size_bytes).sum()

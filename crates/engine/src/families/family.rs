@@ -16,6 +16,9 @@ use crate::latent_spec::LatentSpec;
 use crate::unclip::UnclipPlace;
 use crate::{PictureSize, Result};
 
+/// The width of the sinusoidal embedding of each number that a model is told beside the pooled text.
+pub(crate) const SIZE_EMBEDDING: usize = 256;
+
 /// A family of models.
 pub(crate) trait Family: Sync {
     /// For people.

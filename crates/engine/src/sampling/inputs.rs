@@ -6,7 +6,7 @@ use comfyd_imaging::resize::{Crop, Method};
 
 use super::conds::ModelInputs;
 use crate::array::{resize, spread_to_batch};
-use crate::families::{Concat, ModelKind};
+use crate::families::{Concat, ModelKind, SIZE_EMBEDDING};
 use crate::unclip::{self, UnclipPlace};
 use crate::{CondEntry, Error, LatentSpec, Result};
 
@@ -24,9 +24,6 @@ pub(crate) struct InputContext<'a> {
     /// Of the sampling's noise.
     pub(crate) seed: u64,
 }
-
-/// The width of the sinusoidal embedding of each number in SDXL's vector.
-const SIZE_EMBEDDING: usize = 256;
 
 /// The inputs for one condition.
 pub(crate) fn encode(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>) -> Result<ModelInputs> {

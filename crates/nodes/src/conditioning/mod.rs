@@ -3,6 +3,7 @@
 mod control;
 mod edit;
 mod entries;
+mod gligen;
 mod hooks;
 mod pairs;
 mod references;
@@ -22,6 +23,7 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         edit::CLASSES,
         vision::CLASSES,
         references::CLASSES,
+        gligen::CLASSES,
     ];
     families.extend(video::families());
     families
