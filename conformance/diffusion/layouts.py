@@ -36,6 +36,12 @@ SDXL = dict(BASE, num_res_blocks=[2, 2, 2], channel_mult=[1, 2, 4], transformer_
 REFINER = dict(BASE, transformer_depth=[0, 0, 2, 2, 2, 2, 0, 0], transformer_depth_output=[0, 0, 0, 2, 2, 2, 2, 2, 2, 0, 0, 0], transformer_depth_middle=2,
                use_linear_in_transformer=True, num_heads=-1, num_head_channels=64, context_dim=192, adm_in_channels=192 + 5 * 256, num_classes="sequential")
 
+# Vision encoders: the numbers of layers tell which one it is. The embedding is as wide as the reduced SDXL's pooled text.
+VISION = dict(hidden_size=64, intermediate_size=128, num_attention_heads=16, num_channels=3, patch_size=14, image_size=224, model_type="clip_vision_model", projection_dim=192)
+VISION_L, VISION_H = dict(VISION, num_hidden_layers=24, hidden_act="quick_gelu"), dict(VISION, num_hidden_layers=32, hidden_act="gelu")
+SIGLIP = dict(hidden_size=32, intermediate_size=64, num_attention_heads=16, num_channels=3, patch_size=14, image_size=384, model_type="siglip_vision_model", num_hidden_layers=27, hidden_act="gelu_pytorch_tanh")
+UNCLIP = dict(SD2, adm_in_channels=2 * VISION["projection_dim"], num_classes="sequential")
+
 def unet(**config):
     from comfy.ldm.modules.diffusionmodules.openaimodel import UNetModel
     return shapes(UNetModel(**config, device="meta", operations=OPERATIONS), UNET)
@@ -56,6 +62,30 @@ def open_clip(config, prefix):
         out[p + "mlp.c_fc.weight"], out[p + "mlp.c_fc.bias"] = [config["intermediate_size"], d], [config["intermediate_size"]]
         out[p + "mlp.c_proj.weight"] = [d, config["intermediate_size"]]
     return {prefix + k: s for k, s in out.items()}
+
+def vision(config): return shapes(comfy.clip_model.CLIPVisionModelProjection(config, torch.float32, "meta", OPERATIONS))
+
+def open_clip_vision(config, prefix):
+    d, patch = config["hidden_size"], config["patch_size"]
+    out = {"class_embedding": [d], "conv1.weight": [d, 3, patch, patch], "positional_embedding": [(config["image_size"] // patch) ** 2 + 1, d], "proj": [d, config["projection_dim"]]}
+    for k in ("ln_pre", "ln_post"): out[k + ".weight"] = out[k + ".bias"] = [d]
+    layers = open_clip(dict(config, vocab_size=1), "")
+    return {prefix + k: s for k, s in {**out, **{k: s for k, s in layers.items() if k.startswith("transformer.")}}.items()}
+
+def gligen(layout, text, objects=48):
+    """Parts for each transformer of a UNet."""
+    out = {}
+    for name, shape in layout.items():
+        if not name.endswith("transformer_blocks.0.norm1.weight"): continue
+        p, d = name[len(UNET):-len("norm1.weight")] + "fuser.", shape[0]
+        out[p + "linear.weight"], out[p + "linear.bias"], out[p + "alpha_attn"], out[p + "alpha_dense"] = [d, objects], [d], [], []
+        for k in ("norm1", "norm2"): out[p + k + ".weight"] = out[p + k + ".bias"] = [d]
+        for k in ("to_q", "to_k", "to_v", "to_out.0"): out[f"{p}attn.{k}.weight"] = [d, d]
+        out[p + "attn.to_out.0.bias"], out[p + "ff.net.0.proj.weight"], out[p + "ff.net.0.proj.bias"], out[p + "ff.net.2.weight"], out[p + "ff.net.2.bias"] = [d], [8 * d, d], [8 * d], [d, 4 * d], [d]
+    n = "position_net."
+    out[n + "null_positive_feature"], out[n + "null_position_feature"] = [text], [64]
+    for i, (a, b) in zip((0, 2, 4), ((text + 64, 512), (512, 512), (512, objects))): out[f"{n}linears.{i}.weight"], out[f"{n}linears.{i}.bias"] = [b, a], [b]
+    return dict(tensors=out, values={"alpha_attn": 0.7, "alpha_dense": 0.4})
 
 def weights(layout, *parts, text=True):
     """The names in LoRA files of the weights that have one of these parts in their names, and their shapes."""
@@ -169,6 +199,12 @@ reduced = {
     # Matrices in eight bits with scales, others in sixteen, under the names of ComfyUI 0.3.64 and of later ones.
     "checkpoints/scaled.safetensors": plain({}, like=[[SD15, "", ""]], eight_bits=dict(root=UNET, parts=["attn", ".ff."], names="scale_weight")),
     "checkpoints/scaled_later.safetensors": plain({}, like=[[SD15, "", ""]], eight_bits=dict(root=UNET, parts=["attn", ".ff."], names="weight_scale")),
+    "checkpoints/unclip.safetensors": plain({**unet(**UNCLIP), **open_clip_vision(VISION_H, "embedder.model.visual.")}, like=[["checkpoints/sd2.safetensors", "cond_stage_model.model.", "cond_stage_model.model."], VAE]),
+    "clip_vision/clip_l.safetensors": plain(vision(VISION_L)),
+    "clip_vision/clip_h.safetensors": plain(open_clip_vision(VISION_H, "visual.")),
+    "clip_vision/siglip.safetensors": plain(vision(SIGLIP)),
+    # GLIGEN's objects are as wide as the text: the reference tells the width of heads by it.
+    "gligen/gligen.safetensors": gligen(unet(**SD2), TEXT_H["hidden_size"], TEXT_H["hidden_size"]),
     "diffusion_models/unet.safetensors": plain({}, like=[[SD15, UNET, ""]], prefix=UNET),
     "text_encoders/clip_l.safetensors": plain({}, like=[[SD15, CLIP_L, ""]], prefix=CLIP_L),
     "vae/vae.safetensors": plain({}, like=[[SD15, VAE[1], ""]], prefix=VAE[1]),

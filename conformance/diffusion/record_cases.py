@@ -270,6 +270,85 @@ class Cases:
             del g["4"]; self.all["loader/" + dtype] = g
         for name in ("scaled", "scaled_later"): self.all["loader/" + name] = self.latents(checkpoint=name)
 
+    def show(self, g, *links):
+        """What conditionings tell, in place of a sampling."""
+        for key in ("3", "10"): g.pop(key, None)
+        for n, link in enumerate(links): node(g, str(90 + n), "ShowConditioning", conditioning=link)
+        return g
+
+    def seen(self, g, vision=None, width=96, height=64, crop="center", key="60"):
+        """A picture with edges as a vision encoder sees it; without a name with the checkpoint's own."""
+        hint = self.hint(g); g["30"]["inputs"].update(width=width, height=height)
+        if vision: vision = node(g, "61", "CLIPVisionLoader", clip_name=vision + ".safetensors")
+        return node(g, key, "CLIPVisionEncode", clip_vision=vision or ["4", 3], image=hint, crop=crop)
+
+    def vision(self):
+        out = self.all
+        for name in ("clip_l", "clip_h", "siglip"):
+            for crop, width, height in (("center", 96, 64), ("none", 250, 301), ("center", 224, 224)):
+                g = self.latents(); seen = self.seen(g, name, width, height, crop)
+                out[f"vision/{name}_{crop}_{width}"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=seen, strength=0.7, noise_augmentation=0.2))
+        g = self.latents(); hint = self.hint(g); node(g, "63", "ImageFlip", image=hint, flip_method="y-axis: horizontally"); node(g, "64", "BatchImagesNode", **{"images.image0": hint, "images.image1": ["63", 0]}); node(g, "61", "CLIPVisionLoader", clip_name="clip_l.safetensors")
+        node(g, "60", "CLIPVisionEncode", clip_vision=["61", 0], image=["64", 0], crop="none"); out["vision/batch"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=["60", 0], strength=0.7, noise_augmentation=0.2))
+        def unclip(seed=7):
+            g = self.latents(); node(g, "4", "unCLIPCheckpointLoader", ckpt_name="unclip.safetensors"); g["3"]["inputs"]["seed"] = seed; return g
+        out["unclip/none"] = unclip()
+        for name, seed, noise in (("one", 7, 0.0), ("noised", 2**40 + 3, 0.35), ("small_seed", 4, 0.2)):
+            g = unclip(seed); g["3"]["inputs"]["positive"] = node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=self.seen(g), strength=0.8, noise_augmentation=noise); out["unclip/" + name] = g
+        g = unclip(); node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=self.seen(g), strength=0.8, noise_augmentation=0.1); g["3"]["inputs"]["positive"] = node(g, "65", "unCLIPConditioning", conditioning=["62", 0], clip_vision_output=self.seen(g, crop="none", key="66"), strength=-0.4, noise_augmentation=0.5); out["unclip/two"] = g
+        g = self.latents(checkpoint="sdxl"); g["3"]["inputs"]["positive"] = node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=self.seen(g, "clip_h"), strength=0.9, noise_augmentation=0.1); out["sdxl/revision"] = g
+        def boxes(*boxes, **more):
+            g = self.latents(checkpoint="sd2", size=96, **more); node(g, "70", "GLIGENLoader", gligen_name="gligen.safetensors"); link = ["6", 0]
+            for n, (text, width, height, x, y) in enumerate(boxes): link = node(g, str(71 + n), "GLIGENTextBoxApply", conditioning_to=link, clip=["4", 1], gligen_textbox_model=["70", 0], text=text, width=width, height=height, x=x, y=y)
+            g["3"]["inputs"]["positive"] = link; return g
+        out["gligen/one"] = boxes(("a red boat", 32, 40, 8, 16))
+        out["gligen/two"] = boxes(("a red boat", 32, 40, 8, 16), ("a white (tower:1.3)", 24, 64, 64, 0), batch=2)
+        g = boxes(("a red boat", 32, 40, 8, 16)); node(g, "80", "ConditioningSetArea", conditioning=["7", 0], width=64, height=64, x=32, y=0, strength=1.0); g["3"]["inputs"]["positive"] = node(g, "81", "ConditioningCombine", conditioning_1=["71", 0], conditioning_2=["80", 0]); out["gligen/beside_an_area"] = g
+
+    def told(self):
+        """Conditionings of models that are not here: what they are told, and their latents."""
+        out = self.all
+        def one(name, class_type, slots=(0,), kept=None, picture=None, **inputs):
+            g = self.latents(); hint = self.hint(g)
+            g["30"]["inputs"].update(width=72, height=56, batch_size=3)
+            if picture: inputs.update({key: hint for key in picture})
+            node(g, "20", class_type, **inputs); self.show(g, *(["20", slot] for slot in slots))
+            if kept is not None: node(g, "10", "SaveLatent", samples=["20", kept], filename_prefix="extra/x")
+            out["told/" + name] = g
+            return g
+        c, both, clip, vae = dict(conditioning=["6", 0]), dict(positive=["6", 0], negative=["7", 0]), dict(clip=["4", 1]), dict(vae=["4", 2])
+        size = dict(width=64, height=48, length=9, batch_size=2)
+        one("guidance", "FluxGuidance", **c, guidance=2.5); one("no_guidance", "FluxDisableGuidance", **c)
+        one("method", "FluxKontextMultiReferenceLatentMethod", **c, reference_latents_method="uxo/uno")
+        one("lotus", "LotusConditioning")
+        g = one("reference", "ReferenceLatent", conditioning=["21", 0], latent=["5", 0]); node(g, "21", "ReferenceLatent", **c, latent=["22", 0]); node(g, "22", "VAEEncode", pixels=["32", 0], **vae)
+        one("qwen", "TextEncodeQwenImageEdit", **clip, prompt="make it (night:1.2)", picture=["image"])
+        one("qwen_several", "TextEncodeQwenImageEditPlus", **clip, prompt="make it night", picture=["image1", "image3"])
+        one("mage", "TextEncodeMageFlowEdit", (0, 1), 2, **clip, **vae, prompt="make it night", negative_prompt="", width=0, height=64, batch_size=2, picture=["images.image_2", "images.image_1"])
+        one("boogu", "TextEncodeBooguEdit", (0, 1), **clip, **vae, prompt="make it night", negative_prompt="blurry")
+        one("joy", "TextEncodeJoyImageEdit", **clip, prompt="make it night")
+        g = one("bernini", "BerniniConditioning", (0, 1), 2, **both, **vae, **size, ref_max_size=64, **{"reference_images.reference_image_0": ["33", 0]}, picture=["source_video", "reference_video"]); node(g, "33", "ImageScale", image=["32", 0], upscale_method="area", width=96, height=40, crop="disabled")
+        for format in ("flux", "sd3", "sdxl"): g = one("pid_" + format, "PiDConditioning", positive=["6", 0], latent=["22", 0], latent_format=format, degrade_sigma=0.25); node(g, "22", "VAEEncode", pixels=["32", 0], **vae)
+        one("wan_image", "WanImageToVideo", (0, 1), 2, **both, **vae, **size, picture=["start_image"])
+        g = one("wan_seen", "WanImageToVideo", (0, 1), 2, **both, **vae, **size, clip_vision_output=["60", 0]); self.seen(g, "clip_h")
+        g = one("wan_first_last", "WanFirstLastFrameToVideo", (0, 1), 2, **both, **vae, **size, clip_vision_start_image=["60", 0], clip_vision_end_image=["67", 0], picture=["start_image"], end_image=["33", 0]); self.seen(g, "clip_h"); self.seen(g, "clip_h", crop="none", key="67"); node(g, "33", "ImageInvert", image=["32", 0])
+        one("wan_inpaint", "WanFunInpaintToVideo", (0, 1), 2, **both, **vae, **size, picture=["end_image"])
+        g = one("wan_vace", "WanVaceToVideo", (0, 1), 2, **both, **vae, **size, strength=0.8, control_masks=["34", 0], picture=["control_video"]); node(g, "33", "ImageScale", image=["32", 0], upscale_method="area", width=40, height=40, crop="disabled"); node(g, "34", "ImageToMask", image=["33", 0], channel="red")
+        one("wan_vace_alone", "WanVaceToVideo", (0, 1), 2, **both, **vae, **size, strength=1.0)
+        one("wan_control", "WanFunControlToVideo", (0, 1), 2, **both, **vae, **size)
+        g = one("wan_latent", "Wan22ImageToVideoLatent", (), 0, **vae, **size)
+        for pose in ("Pan Right", "Zoom Out", "ClockWise (CW)"): g = one("wan_camera_" + pose.split()[0].lower(), "WanCameraImageToVideo", (0,), 2, **both, **vae, **size, camera_conditions=["21", 0]); node(g, "21", "WanCameraEmbedding", camera_pose=pose, width=64, height=48, length=9, speed=1.5, fx=0.6, fy=0.5, cx=0.45, cy=0.55)
+        one("hunyuan_15", "HunyuanVideo15ImageToVideo", (0, 1), 2, **both, **vae, **size)
+        g = one("hunyuan_upscale", "HunyuanVideo15SuperResolution", (0, 1), 2, **both, latent=["21", 0], noise_augmentation=0.6); node(g, "21", "EmptyHunyuanVideo15Latent", **size)
+        for n, kind in enumerate(("v1 (concat)", "custom")): one(f"hunyuan_image_{n}", "HunyuanImageToVideo", (0,), 1, positive=["6", 0], **vae, **size, guidance_type=kind, picture=["start_image"])
+        g = one("hunyuan_refine", "HunyuanRefinerLatent", (0, 1), 2, **both, latent=["21", 0], noise_augmentation=0.2); node(g, "21", "EmptyHunyuanVideo15Latent", **size)
+        one("ltxv_rate", "LTXVConditioning", (0, 1), **both, frame_rate=24.5)
+        one("kandinsky", "Kandinsky5ImageToVideo", (0, 1), 3, **both, **vae, **size, picture=["start_image"])
+        one("cosmos", "CosmosImageToVideoLatent", (), 0, **vae, **size); one("cosmos_2", "CosmosPredict2ImageToVideoLatent", (), 0, **vae, **size)
+        one("upscaler", "SD_4XUpscale_Conditioning", (0, 1), 2, **both, scale_ratio=2.3, noise_augmentation=0.05, picture=["images"])
+        for name, sigmas in (("flux2", ("Flux2Scheduler", dict(steps=5, width=512, height=768))), ("flux2_large", ("Flux2Scheduler", dict(steps=4, width=2048, height=1024))), ("ltxv", ("LTXVScheduler", dict(steps=6, max_shift=2.05, base_shift=0.95, stretch=True, terminal=0.1))), ("ltxv_latent", ("LTXVScheduler", dict(steps=5, max_shift=2.05, base_shift=0.95, stretch=False, terminal=0.1, latent=["5", 0]))), ("optimal", ("OptimalStepsScheduler", dict(model_type="Wan", steps=7, denoise=0.8))), ("optimal_own", ("OptimalStepsScheduler", dict(model_type="FLUX", steps=10, denoise=1.0)))): out["sigmas/" + name] = self.custom(self.latents(), "CFGGuider", sigmas=sigmas, model=["4", 0], positive=["6", 0], negative=["7", 0], cfg=5.0)
+        out["sigmas/model_ltxv"] = self.with_model("ModelSamplingLTXV", max_shift=2.05, base_shift=0.95)
+
     def advanced(self):
         def stage(g, key, noise, start, end, leftover, latent): return node(g, key, "KSamplerAdvanced", add_noise=noise, noise_seed=7, steps=6, cfg=7.0, sampler_name="dpmpp_2m", scheduler="karras", start_at_step=start, end_at_step=end, return_with_leftover_noise=leftover, model=["4", 0], positive=["6", 0], negative=["7", 0], latent_image=latent)
         g = self.latents(); stage(g, "46", "enable", 0, 3, "enable", ["5", 0]); stage(g, "3", "disable", 3, 10000, "disable", ["46", 0]); self.all["txt2img/two_stages"] = g
@@ -303,7 +382,7 @@ def cases(kind, info):
                  controlnet="controlnet.safetensors", shuffle="net_shuffle.safetensors", control_lora="lora.safetensors", sdxl_control_lora="lora_sdxl.safetensors", t2i="t2i.safetensors", embedding="emb", upscaler="esrgan.safetensors")
     c = Cases(small if kind == "reduced" else full, kind == "reduced")
     for part in (c.adapters, c.patches, c.merging, c.conditioning, c.hooks, c.sampling, c.pictures): part()
-    if kind == "reduced": c.loaders(); c.advanced(); c.families(); c.names_of_samplers(info)
+    if kind == "reduced": c.vision(); c.told(); c.loaders(); c.advanced(); c.families(); c.names_of_samplers(info)
     return c.all
 
 if __name__ == "__main__":

@@ -263,6 +263,75 @@ def _(g):
         g.save(g.add("ImageFromBatch", image=both, batch_index=index, length=2))
 
 
+@case("save_advanced")
+def _(g):
+    for n, depth in ((0, "8-bit"), (1, "16-bit")):
+        g.add("SaveImageAdvanced", images=g.picture(n), filename_prefix="nodes/x", format="png", format__bit_depth=depth, format__input_color_space="sRGB")
+    grey = g.add("MaskToImage", mask=g.mask(0))
+    g.add("SaveImageAdvanced", images=grey, filename_prefix="nodes/x", format="png", format__bit_depth="16-bit", format__input_color_space="sRGB")
+
+
+@case("save_text")
+def _(g):
+    for text, kind in (("one\ntwo é", "txt"), ('{"a": [1, "é"]}', "json"), ("no json", "json")):
+        g.add("SaveText", text=g.add("PrimitiveString", value=text), filename_prefix="nodes/t", format=kind)
+
+
+for method in ("reinhard_lab", "mkl_lab", "histogram"):
+    @case(f"color_transfer_{method}")
+    def _(g, method=method):
+        both = g.add("BatchImagesNode", **{"images.image0": g.picture(0), "images.image1": g.add("ImageInvert", image=g.picture(1))})
+        others = g.add("BatchImagesNode", **{"images.image0": g.picture(1), "images.image1": g.picture(2)})
+        g.save(g.add("ColorTransfer", image_target=g.picture(0), image_ref=g.picture(1), method=method, source_stats="per_frame", strength=1.0))
+        g.save(g.add("ColorTransfer", image_target=both, image_ref=others, method=method, source_stats="per_frame", strength=0.6))
+        g.save(g.add("ColorTransfer", image_target=both, image_ref=others, method=method, source_stats="uniform", strength=1.0))
+        g.save(g.add("ColorTransfer", image_target=both, image_ref=g.picture(1), method=method, strength=1.0, **{"source_stats": "target_frame", "source_stats.target_index": 1}))
+
+
+@case("histogram")
+def _(g):
+    for n in (0, 1):
+        counted = g.add("ImageHistogram", image=g.picture(n))
+        g.show(*([counted[0], slot] for slot in range(5)))
+        g.add("CurveEditor", curve={"points": [[0, 0.1], [0.5, 0.7], [1, 1]], "interpolation": "linear"}, histogram=counted)
+
+
+@case("painter")
+def _(g):
+    for painted, color in (("pic2.png", "#204060"), ("", "#f0c010")):
+        drawn = g.add("Painter", mask=painted, width=64, height=128, bg_color=color)
+        g.save(drawn)
+        g.save_mask([drawn[0], 1])
+    g.save(g.add("Painter", mask="pic2.png", width=64, height=64, bg_color="#000000", image=g.picture(0)))
+
+
+@case("crop_to_mask")
+def _(g):
+    grey = g.add("ThresholdMask", mask=g.mask(0), value=0.6)
+    box = g.add("MaskComposite", destination=g.add("SolidMask", value=0.0, width=83, height=71), source=g.add("SolidMask", value=1.0, width=22, height=31), x=5, y=20, operation="add")
+    for grow, pad, (width, height) in ((0, 1.0, (64, 64)), (3, 1.4, (96, 64)), (-2, 1.2, (64, 120))):
+        g.save(g.add("ImageCropToMask", images=g.picture(1), masks=box, width=width, height=height, pad_factor=pad, grow_mask=grow, background="#3060c0"))
+    g.save(g.add("ImageCropToMask", images=g.picture(0), masks=grey, width=64, height=64, pad_factor=1.1, grow_mask=0, background="#ffffff"))
+    g.save(g.add("ImageCropToMask", images=g.picture(1), masks=g.add("InvertMask", mask=box), width=64, height=64, pad_factor=1.0, grow_mask=0, background="#000000"))
+
+
+@case("shuffle_with_texts")
+def _(g):
+    pictures = g.add("CreateList", **{f"inputs.input{n}": g.picture(n) for n in range(3)})
+    texts = g.add("CreateList", **{f"inputs.input{n}": g.add("PrimitiveString", value=text) for n, text in enumerate(("one", "two", "three"))})
+    shuffled = g.add("ShuffleImageTextDataset", images=pictures, texts=texts, seed=5)
+    g.save(shuffled)
+    g.show([shuffled[0], 1])
+
+
+for name, inputs in {"Flux2LatentImage": {"width": 80, "height": 48}, "HunyuanVideo15Latent": {"width": 80, "height": 48, "length": 10},
+                     "QwenImageLayeredLatentImage": {"width": 80, "height": 56, "layers": 2}, "HiDreamO1LatentImage": {"width": 64, "height": 96},
+                     "ARVideoLatent": {"width": 80, "height": 48, "length": 13}}.items():
+    @case(f"empty_{name}")
+    def _(g, name=name, inputs=inputs):
+        g.add("SaveLatent", samples=g.add("Empty" + name, batch_size=2, **inputs), filename_prefix="nodes/x")
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("base")

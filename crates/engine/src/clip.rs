@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 
+use candle_core::Tensor;
 use comfyd_memory::Lease;
 use comfyd_models::Vb;
 use comfyd_models::clip::ClipConfig;
@@ -143,6 +144,15 @@ impl Clip {
             tracing::warn!("{} rows of embeddings are of another width than the text encoder and are skipped", encoded.left_out);
         }
         Ok(CondEntry { cross_attn: Some(encoded.cross_attn), pooled: encoded.pooled, ..CondEntry::default() })
+    }
+
+    /// The pooled text (1, D) of a prompt without the projection (GLIGENTextBoxApply).
+    pub fn encode_pooled(&self, cx: &Context<'_>, text: &str) -> Result<Tensor> {
+        let tokens = self.tokenize(cx, text)?;
+        let _room = self.engine.account().reserve(encoded_bytes(&tokens))?;
+        let options = ClipOptions { clip_layer: self.layer, unprojected: true, ..ClipOptions::default() };
+        let encoded = self.encoder()?.encode(&tokens, &options, &crate::engine::cancel_check(cx))?;
+        encoded.pooled.ok_or_else(|| Error::msg("the text encoder gives no pooled text; load another one"))
     }
 
     /// A copy that encodes with hooks (SetClipHooks). With `for_conds` what it encodes carries them too; with `scheduled` keyframes count for

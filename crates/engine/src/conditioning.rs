@@ -7,8 +7,11 @@ use candle_core::Tensor;
 use comfyd_node::Opaque;
 
 use crate::control::{AppliedControl, ControlNet, ControlSettings};
+use crate::gligen::TextBoxes;
 use crate::hooks::HookGroup;
 use crate::picture_size::PictureSize;
+use crate::told::Tells;
+use crate::unclip::Unclip;
 use crate::{Error, Result};
 
 /// A part of the picture.
@@ -73,14 +76,20 @@ pub struct CondEntry {
     pub control_apply_to_uncond: bool,
     /// SDXL's sizes.
     pub size: PictureSize,
-    /// The picture that inpainting and instruct-pix2pix models are shown (B, C, H, W), not scaled.
+    /// The picture that inpainting and instruct-pix2pix models are shown (B, C, H, W), not scaled; (B, C, T, H, W) for models of videos.
     pub concat_latent: Option<Tensor>,
-    /// The mask that inpainting models are shown (B, H, W) or (B, 1, H, W), of any resolution.
+    /// The mask that inpainting models are shown (B, H, W) or (B, 1, H, W), of any resolution; (B, C, T, H, W) for models of videos.
     pub concat_mask: Option<Tensor>,
     /// Counts where no other condition does.
     pub is_default: bool,
     /// Whether it plays the part of the negative prompt whatever its place.
     pub is_negative: Option<bool>,
+    /// Texts in boxes.
+    pub boxes: Option<Arc<TextBoxes>>,
+    /// Pictures as prompts, for models that take some.
+    pub unclip: Vec<Unclip>,
+    /// What else models are told.
+    pub told: Tells,
 }
 
 /// `CONDITIONING`.
@@ -237,7 +246,12 @@ impl Opaque for Conditioning {
 
     fn size_bytes(&self) -> usize {
         let size = |tensor: &Option<Tensor>| tensor.as_ref().map_or(0, |t| t.elem_count() * 4);
-        self.0.iter().map(|e| size(&e.cross_attn) + size(&e.pooled) + size(&e.mask) + size(&e.concat_latent) + size(&e.concat_mask)).sum()
+        self.0
+            .iter()
+            .map(|e| {
+                size(&e.cross_attn) + size(&e.pooled) + size(&e.mask) + size(&e.concat_latent) + size(&e.concat_mask) + e.told.size_bytes()
+            })
+            .sum()
     }
 
     fn describe(&self) -> String {

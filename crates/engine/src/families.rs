@@ -6,19 +6,20 @@ mod refiner;
 mod sd1;
 mod sd2;
 mod sdxl;
+mod unclip;
 mod unet;
 
 use comfyd_models::text_encoding::TextStack;
 use comfyd_weights::{EncoderKind, StateDict, Unet};
 
 use self::family::Family;
-pub(crate) use self::family::{Concat, Found, ModelKind, Objective};
+pub(crate) use self::family::{Concat, Found, ModelKind, Objective, SIZE_EMBEDDING};
 pub use self::sd1::LATENTS as SD_LATENTS;
 pub use self::sdxl::{LATENTS as SDXL_LATENTS, PLAYGROUND_LATENTS};
 use crate::{Error, Result};
 
 /// All of them, in the order in which files are tried.
-const ALL: [&dyn Family; 4] = [&sd1::FAMILY, &sd2::FAMILY, &refiner::FAMILY, &sdxl::FAMILY];
+const ALL: [&dyn Family; 5] = [&sd1::FAMILY, &sd2::FAMILY, &unclip::FAMILY, &refiner::FAMILY, &sdxl::FAMILY];
 
 /// The denoiser of a file.
 pub(crate) fn find(file: &StateDict) -> Result<Found> {
@@ -104,9 +105,9 @@ mod tests {
             (true, None, [1, 1, 0], Some("SD2.x")),
             (true, Some(60), [0, 1, 0], Some("SDXL's refiner")),
             (true, Some(60), [0, 1, 2], Some("SDXL")),
-            // SD's upscaler has transformers in the smallest level, and SD2 unCLIP in the first.
+            (true, Some(60), [1, 1, 0], Some("SD2.1 unCLIP")),
+            // SD's upscaler has transformers in the smallest level.
             (true, None, [0, 1, 1], None),
-            (true, Some(60), [1, 1, 0], None),
         ] {
             assert_eq!(config(32, linear, adm, &depths), name);
             // As wide as the families' own, but not made for their conditioning: latent diffusion before SD, Kolors.

@@ -7,7 +7,7 @@ use comfyd_weights::{EncoderKind, StateDict, convert};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
-use crate::{Clip, ControlNet, Engine, HookGroup, LatentSpec, Model, Result, UpscaleModel, Vae, families};
+use crate::{Clip, ClipVision, ControlNet, Engine, Gligen, HookGroup, LatentSpec, Model, Result, UpscaleModel, Vae, families};
 
 /// What a checkpoint file holds.
 #[derive(Debug, Clone)]
@@ -105,6 +105,25 @@ impl Engine {
             dict.insert("vae_shift", Tensor::new(0f32, &Device::Cpu)?);
             Vae::new(self, dict)
         })
+    }
+
+    /// CLIPVisionLoader.
+    pub fn load_clip_vision(&self, path: &Path) -> Result<ClipVision> {
+        self.files().get("clip vision", &[path], || ClipVision::new(self, convert::vision::standalone(&StateDict::open(path)?)))
+    }
+
+    /// unCLIPCheckpointLoader: a checkpoint and its vision encoder, if it has one.
+    pub fn load_unclip_checkpoint(&self, path: &Path) -> Result<(Checkpoint, Option<ClipVision>)> {
+        let vision = self.files().get("vision encoder of a checkpoint", &[path], || {
+            let weights = convert::vision::of_checkpoint(&StateDict::open(path)?);
+            if weights.is_empty() { Ok(None) } else { ClipVision::new(self, weights).map(Some) }
+        })?;
+        Ok((self.load_checkpoint(path)?, vision))
+    }
+
+    /// GLIGENLoader.
+    pub fn load_gligen(&self, path: &Path) -> Result<Gligen> {
+        self.files().get("gligen", &[path], || Gligen::new(self, StateDict::open(path)?))
     }
 
     /// ControlNetLoader; DiffControlNetLoader with the model whose weights are added to those in the file.

@@ -51,6 +51,11 @@ impl Vae {
         self.config.as_ref().map_or(1, |config| config.compression())
     }
 
+    /// Channels of its latents.
+    pub fn channels(&self) -> usize {
+        self.config.as_ref().map_or(3, |config| config.latent_channels())
+    }
+
     /// `latent (B, C, h, w)` as on links to pictures `(B, H, W, 3)`, values 0..1.
     pub fn decode(&self, cx: &Context<'_>, latent: &Tensor) -> Result<Tensor> {
         let (batch, _, h, w) = latent.dims4().map_err(|_| wrong_latent(latent))?;

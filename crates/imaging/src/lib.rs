@@ -8,6 +8,7 @@ pub mod canny;
 pub mod color;
 pub mod decode;
 mod error;
+pub mod exr;
 pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
@@ -20,6 +21,7 @@ mod raster;
 pub mod resample;
 pub mod resize;
 mod tiff;
+pub mod transfer;
 pub mod transform;
 pub mod webp;
 

@@ -1,5 +1,7 @@
 //! PNG files: 8-bit pictures with text chunks, and reading the text back. Knows no animation (see [`crate::apng`]) and no node.
 
+use comfyd_values::Image;
+
 use crate::raster::Raster;
 use crate::{Error, Result};
 
@@ -31,6 +33,33 @@ pub fn encode(raster: &Raster, options: &Options) -> Result<Vec<u8>> {
         writer.write_chunk(kind, &data).map_err(encode_error)?;
     }
     writer.write_image_data(raster.data()).map_err(encode_error)?;
+    writer.finish().map_err(encode_error)?;
+    Ok(file)
+}
+
+/// Writes a picture of a batch with 16 bits per channel, fractions dropped: grey, grey and alpha, RGB or RGBA.
+///
+/// # Errors
+/// As [`encode`]; if there is no such picture.
+pub fn encode_16(image: &Image, index: usize, options: &Options) -> Result<Vec<u8>> {
+    if index >= image.batch() {
+        return Err(Error::Shape(format!("picture {index} was asked for, but the batch holds {}", image.batch())));
+    }
+    let picture = image.0.index_axis(ndarray::Axis(0), index);
+    let most = f32::from(u16::MAX);
+    let data: Vec<u8> = picture.iter().flat_map(|value| ((value * most).clamp(0.0, most) as u16).to_be_bytes()).collect();
+    // Its size and colours; the pixels are the ones above.
+    let like = Raster::new(image.width(), image.height(), image.channels(), vec![0; data.len() / 2])?;
+    let mut file = Vec::with_capacity(data.len() / 2 + 1024);
+    let mut encoder = encoder(&mut file, &like, options.compression)?;
+    encoder.set_depth(png::BitDepth::Sixteen);
+    encoder.validate_sequence(true);
+    let mut writer = encoder.write_header().map_err(encode_error)?;
+    for (keyword, text) in &options.text {
+        let (kind, data) = text_chunk(keyword, text)?;
+        writer.write_chunk(kind, &data).map_err(encode_error)?;
+    }
+    writer.write_image_data(&data).map_err(encode_error)?;
     writer.finish().map_err(encode_error)?;
     Ok(file)
 }

@@ -50,6 +50,11 @@ pub fn resize(raster: &Raster, width: usize, height: usize, filter: Filter) -> R
     }
     let premultiplied = raster.has_alpha().then(|| premultiply(raster)).transpose()?;
     let mut current = premultiplied.unwrap_or_else(|| raster.clone());
+    // As Pillow does since version 13, which thus has fewer pixels between: rounding between the passes shows in the last bit.
+    let columns_first = width > current.width() && height < current.height();
+    if columns_first {
+        current = resize_columns(&current, height, filter)?;
+    }
     if width != current.width() {
         current = resize_rows(&current, width, filter)?;
     }

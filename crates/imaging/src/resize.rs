@@ -148,6 +148,34 @@ pub fn latent(samples: &ArcArray<f32, IxDyn>, width: usize, height: usize, metho
     from_values(shape, values)
 }
 
+/// Resizes planes (C, H, W) as torch does with `mode="bicubic", antialias=True`: Keys' kernel with a = -0.5, as wide as what an output pixel
+/// covers, across and then down.
+///
+/// # Errors
+/// If a side is or becomes zero, or the result would be too large.
+pub fn antialiased_bicubic(values: &[f32], [planes, old_height, old_width]: [usize; 3], width: usize, height: usize) -> Result<Vec<f32>> {
+    window(old_width, old_height, width, height, Crop::Disabled)?;
+    check_size(planes, width, old_height.max(height))?;
+    let across = Taps::antialiased_bicubic(old_width, width);
+    let down = Taps::antialiased_bicubic(old_height, height);
+    let mut out = Vec::with_capacity(planes * height * width);
+    let mut narrow = vec![0.0; old_height * width];
+    let mut sums = vec![0.0; width];
+    for plane in values.chunks_exact(old_height * old_width) {
+        for (row, target) in plane.chunks_exact(old_width).zip(narrow.chunks_exact_mut(width)) {
+            interpolate_row::<1>(row, target, &across);
+        }
+        for (rows, weights) in down.iter() {
+            sums.fill(0.0);
+            for (row, &weight) in rows.iter().zip(weights) {
+                sums.iter_mut().zip(&narrow[row * width..(row + 1) * width]).for_each(|(sum, value)| *sum += weight * value);
+            }
+            out.extend_from_slice(&sums);
+        }
+    }
+    Ok(out)
+}
+
 /// The part of a picture that is used: left, top, width, height.
 fn window(old_width: usize, old_height: usize, width: usize, height: usize, crop: Crop) -> Result<(usize, usize, usize, usize)> {
     if width == 0 || height == 0 || old_width == 0 || old_height == 0 {
@@ -225,6 +253,31 @@ impl Taps {
                     let index = (((position as f32 + 0.5) * scale).floor() as usize).min(old - 1);
                     taps.push(index, 1.0);
                 }
+            }
+            taps.starts.push(taps.index.len());
+        }
+        taps
+    }
+
+    fn antialiased_bicubic(old: usize, new: usize) -> Self {
+        const A: f32 = -0.5;
+        let kernel = |x: f32| match x.abs() {
+            x if x < 1.0 => ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0,
+            x if x < 2.0 => (((x - 5.0) * x + 8.0) * x - 4.0) * A,
+            _ => 0.0,
+        };
+        let mut taps = Self { starts: vec![0], index: Vec::new(), weight: Vec::new() };
+        let scale = old as f32 / new as f32;
+        let wide = scale.max(1.0);
+        let support = 2.0 * wide;
+        for position in 0..new {
+            let center = scale * (position as f32 + 0.5);
+            let first = (center - support + 0.5).max(0.0) as usize;
+            let end = ((center + support + 0.5) as usize).min(old);
+            let weights: Vec<f32> = (first..end).map(|index| kernel((index as f32 - center + 0.5) / wide)).collect();
+            let sum: f32 = weights.iter().sum();
+            for (index, weight) in (first..end).zip(weights) {
+                taps.push(index, if sum == 0.0 { weight } else { weight / sum });
             }
             taps.starts.push(taps.index.len());
         }
@@ -426,4 +479,64 @@ impl Slerp {
         }
         &self.result
     }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn shrinking_with_antialiasing_is_torchs() {
+        // python: F.interpolate(torch.arange(35.).view(1, 1, 5, 7).sin(), size=size, mode="bicubic", antialias=True)
+        let values: Vec<f32> = (0..35).map(|i| (i as f32).sin()).collect();
+        for (width, height, want) in WANTED {
+            let got = antialiased_bicubic(&values, [1, 5, 7], *width, *height).unwrap();
+            assert_eq!(got.len(), want.len());
+            assert!(got.iter().zip(*want).all(|(got, want)| (got - want).abs() < 1e-6), "{got:?} {want:?}");
+        }
+    }
+
+    const WANTED: &[(usize, usize, &[f32])] = &[
+        (3, 2, &[0.70923263, -0.31151128, -0.31982398, 0.06608994, -0.56749654, 0.64331651]),
+        (
+            4,
+            8,
+            &[
+                0.37438321,
+                0.79351938,
+                -0.57712877,
+                -0.66388804,
+                0.57969338,
+                0.59496355,
+                -0.71809721,
+                -0.41495526,
+                0.86258274,
+                0.22974789,
+                -0.88695216,
+                0.01667820,
+                0.91158873,
+                -0.17169060,
+                -0.82253718,
+                0.41856986,
+                0.78643066,
+                -0.52388746,
+                -0.60552555,
+                0.72458953,
+                0.50082171,
+                -0.78825408,
+                -0.25969401,
+                0.90120810,
+                0.06324314,
+                -0.85833657,
+                0.17737678,
+                0.84780008,
+                -0.21307471,
+                -0.85959786,
+                0.44146565,
+                0.77248591,
+            ],
+        ),
+    ];
 }

@@ -3,7 +3,9 @@
 
 pub mod backbone;
 pub mod clip;
+pub mod clip_vision;
 pub mod controlnet;
+pub mod gligen;
 pub mod ops;
 pub mod prompt;
 pub mod residuals;

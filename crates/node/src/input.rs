@@ -255,8 +255,16 @@ const OPTION_ORDER: [&str; 34] = [
     "inputs",
 ];
 
+/// Types whose widgets every client has.
+const PLAIN_WIDGETS: [&str; 4] = ["INT", "FLOAT", "STRING", "BOOLEAN"];
+
 fn in_order(options: Map<String, Json>) -> Map<String, Json> {
-    let rank = |name: &str| OPTION_ORDER.iter().position(|other| *other == name).unwrap_or(5);
+    // A widget that one class alone has is told with what else belongs to it.
+    let own = options.get("widgetType").and_then(Json::as_str).is_some_and(|widget| !PLAIN_WIDGETS.contains(&widget));
+    let rank = |name: &str| match name {
+        "widgetType" | "image_upload" if own => 5,
+        name => OPTION_ORDER.iter().position(|other| *other == name).unwrap_or(5),
+    };
     let mut options: Vec<(String, Json)> = options.into_iter().collect();
     options.sort_by_key(|(name, _)| rank(name));
     options.into_iter().collect()

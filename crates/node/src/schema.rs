@@ -17,6 +17,8 @@ pub struct Output {
     pub name: String,
     /// Whether the node gives a list.
     pub is_list: bool,
+    /// Whether the reference tells clients nothing of that.
+    pub is_list_unsaid: bool,
     /// The template whose type it follows ([`Input::matching`]).
     pub matches: Option<String>,
 }
@@ -24,7 +26,7 @@ pub struct Output {
 impl Output {
     /// One whose type follows that of the inputs of a template.
     pub fn matching(name: &str, template: &str) -> Self {
-        Self { ty: MATCH_TYPE.into(), name: name.into(), is_list: false, matches: Some(template.into()) }
+        Self { ty: MATCH_TYPE.into(), name: name.into(), matches: Some(template.into()), ..Self::default() }
     }
 }
 
@@ -206,7 +208,7 @@ impl Schema {
 
     /// Adds an output that is a list.
     pub fn output_list_named(self, ty: &str, name: &str) -> Self {
-        self.slot(Output { ty: ty.into(), name: name.into(), is_list: true, matches: None })
+        self.slot(Output { ty: ty.into(), name: name.into(), is_list: true, ..Output::default() })
     }
 
     /// Adds an output whose type follows that of the inputs of a template.
@@ -326,7 +328,7 @@ impl Schema {
             "input_order": order,
             "is_input_list": self.input_is_list,
             "output": all(|output| json!(output.ty)),
-            "output_is_list": all(|output| json!(output.is_list)),
+            "output_is_list": all(|output| if output.is_list_unsaid { Json::Null } else { json!(output.is_list) }),
             "output_name": all(|output| json!(output.name)),
         });
         if newer {

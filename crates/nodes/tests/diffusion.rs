@@ -5,15 +5,16 @@
 
 mod common;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use comfyd_engine::EngineOptions;
-use common::{Bench, compare, conformance, models};
+use common::{Bench, compare, conformance, models, told};
 use serde_json::{Map, Value as Json};
 
 /// How far latents may be off, for cases whose names begin so; the longest beginning counts. Most reach 5e-6. Pictures pass through the
 /// autoencoder's encoder, whose norms of nearly even ground enlarge the last bits; velocities at high noise levels do likewise.
-const LIMITS: [(&str, f64); 4] = [("", 1e-4), ("vae/", 3e-4), ("inpaint/", 3e-4), ("inpaint/edit", 1e-3)];
+const LIMITS: [(&str, f64); 5] = [("", 1e-4), ("told/", 3e-4), ("vae/", 3e-4), ("inpaint/", 3e-4), ("inpaint/edit", 1e-3)];
 
 /// Left out: it takes as many steps as its bound on the error asks for, which is slow, and the reference itself moves by 6e-3 between one
 /// and two threads. Its full-size case is one of `cargo xtask parity`.
@@ -30,7 +31,8 @@ fn run(starts: &[&str]) {
     let mut count = 0;
     let wanted = |name: &str| starts.iter().any(|start| name.starts_with(start)) && !LEFT_OUT.contains(&name);
     for device in comfyd_engine::devices() {
-        let bench = Bench::with_models(models::folder(), EngineOptions { device, ..EngineOptions::default() });
+        let mut bench = Bench::with_models(models::folder(), EngineOptions { device, ..EngineOptions::default() });
+        bench.catalog.insert(Arc::new(told::ShowConditioning));
         for (name, case) in cases.iter().filter(|(name, _)| wanted(name)) {
             count += 1;
             let begin = Instant::now();
@@ -60,6 +62,16 @@ fn every_scheduler() {
 #[test]
 fn text_and_pictures() {
     run(&["txt2img/", "vae/", "inpaint/", "loader/"]);
+}
+
+#[test]
+fn pictures_and_boxes_as_prompts() {
+    run(&["vision/", "unclip/", "gligen/"]);
+}
+
+#[test]
+fn what_models_that_are_not_here_are_told() {
+    run(&["told/"]);
 }
 
 #[test]

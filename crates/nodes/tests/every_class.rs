@@ -33,6 +33,7 @@ fn producer(ty: &str) -> Option<(&'static str, usize)> {
         "SVG" => ("TestSvg", 0),
         "AUDIO" => ("EmptyAudio", 0),
         "VIDEO" => ("CreateVideo", 0),
+        "CLIP_VISION" => ("CLIPVisionLoader", 0),
         _ => return None,
     })
 }
@@ -62,6 +63,10 @@ fn given(class: &str, side: u32) -> Json {
         "CustomCombo" => json!({"choice": "one"}),
         "ConvertDictionaryToString" => json!({"dictionary": {"a": 1}}),
         "ConvertArrayToString" => json!({"array": {"__value__": [1, "b"]}}),
+        // They encode pictures of a megapixel.
+        "TextEncodeQwenImageEdit" | "TextEncodeQwenImageEditPlus" | "TextEncodeBooguEdit" | "TextEncodeJoyImageEdit" => {
+            json!({"vae": {"class_type": "VAELoader", "slot": 0, "inputs": {"vae_name": "pixel_space"}}})
+        }
         // Pictures are neither true nor false.
         "ComfyNotNode" => json!({"value": number()}),
         "ComfyMathExpression" => json!({"values.a": number(), "values.b": number()}),
@@ -75,9 +80,8 @@ const SIDE: u32 = 64;
 
 /// What must fail, and how: classes, what their inputs hold if they do not always fail, and the error. The first are declared only so that
 /// clients find them; with the smallest values of the others the reference fails too.
-const FAILING: [(&str, &[&str], &str); 16] = [
+const FAILING: [(&str, &[&str], &str); 15] = [
     ("StyleModelLoader", &[""], "style models are not supported"),
-    ("GLIGENLoader", &[""], "GLIGEN models are not supported"),
     ("CLIPLoader", &["stable_cascade", "sd3", "hidream"], "are not supported; take stable_diffusion or sdxl"),
     (
         "DualCLIPLoader",
@@ -343,7 +347,7 @@ impl Runner {
 const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Types of widgets, and what their values are.
-const WIDGETS: [(&str, &str); 2] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX")];
+const WIDGETS: [(&str, &str); 3] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM")];
 
 /// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
 fn fits(got: &str, declared: &str) -> bool {
@@ -440,10 +444,8 @@ fn add_files(bench: &Bench) {
     let latent = common::conformance().join("nodes/lat0.latent");
     std::fs::copy(latent, roots.input.join("a.latent")).unwrap();
     let models = |folder: &str| bench.folders.model_paths(folder).unwrap().last().unwrap().clone();
-    for folder in ["style_models", "gligen"] {
-        std::fs::create_dir_all(models(folder)).unwrap();
-        std::fs::write(models(folder).join("any.safetensors"), b"").unwrap();
-    }
+    std::fs::create_dir_all(models("style_models")).unwrap();
+    std::fs::write(models("style_models").join("any.safetensors"), b"").unwrap();
     let diffusers = models("diffusers").join("sd15");
     for (part, from, to) in [
         ("unet", "diffusion_models/unet.safetensors", "diffusion_pytorch_model.safetensors"),

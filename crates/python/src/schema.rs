@@ -204,6 +204,7 @@ fn outputs(info: &Json) -> Vec<Output> {
             ty: ty.into(),
             name: entry("output_name", slot).and_then(Json::as_str).unwrap_or(ty).into(),
             is_list: entry("output_is_list", slot).and_then(Json::as_bool).unwrap_or(false),
+            is_list_unsaid: entry("output_is_list", slot).is_some_and(Json::is_null),
             matches: None,
         }
     };

@@ -5,6 +5,7 @@ pub mod clip;
 pub mod control;
 pub mod unet;
 pub mod vae;
+pub mod vision;
 
 pub use self::clip::EncoderKind;
 pub use self::control::{ControlFile, ControlLora, ControlNet, LowRank, control};

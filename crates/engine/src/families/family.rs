@@ -13,7 +13,11 @@ use comfyd_weights::lora::KeyMap;
 use comfyd_weights::{EncoderPlace, StateDict, Unet};
 
 use crate::latent_spec::LatentSpec;
+use crate::unclip::UnclipPlace;
 use crate::{PictureSize, Result};
+
+/// The width of the sinusoidal embedding of each number that a model is told beside the pooled text.
+pub(crate) const SIZE_EMBEDDING: usize = 256;
 
 /// A family of models.
 pub(crate) trait Family: Sync {
@@ -53,6 +57,9 @@ pub(crate) trait ModelKind: fmt::Debug + Send + Sync {
 
     /// The numbers that it is told beside the pooled text, of a picture of this height and width; `None` if it takes neither.
     fn vector(&self, size: &PictureSize, picture: (f64, f64), is_negative: bool) -> Option<Vec<f64>>;
+
+    /// Where it takes embeddings of pictures.
+    fn unclip(&self) -> Option<UnclipPlace>;
 
     /// Builds it.
     fn backbone(&self, vb: &Vb) -> Result<Box<dyn Backbone>>;

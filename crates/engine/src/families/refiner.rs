@@ -5,11 +5,14 @@ use comfyd_weights::detect::UNetConfig;
 use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace};
 
 use super::family::Objective;
-use super::sdxl;
+use super::sdxl::{self, pooled};
 use super::unet::{UNetFamily, ends_without_transformers, is_like};
 
 /// The aesthetic scores of the prompt and of the negative prompt, unless a condition has its own.
 const SCORES: [f64; 2] = [6.0, 2.5];
+
+/// Numbers that it is told beside the pooled text.
+const NUMBERS: usize = 5;
 
 pub(super) const FAMILY: UNetFamily = UNetFamily {
     name: "SDXL's refiner",
@@ -21,6 +24,7 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
         let score = size.aesthetic_score.unwrap_or(SCORES[usize::from(is_negative)]);
         vec![height, width, size.crop_h.unwrap_or(0.0), size.crop_w.unwrap_or(0.0), score]
     }),
+    unclip: |config| pooled(config, NUMBERS),
     text: TextStack::SdxlRefiner,
     encoders: &[EncoderPlace { kind: EncoderKind::ClipG, names: EncoderNames::OpenClip, prefixes: &["conditioner.embedders.0.model."] }],
     architecture: Some(["stable-diffusion-xl-v1-refiner"; 2]),

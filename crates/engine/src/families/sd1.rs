@@ -14,6 +14,7 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
     objective: |_| Ok(Objective::Eps),
     latents: |_| &LATENTS,
     vector: None,
+    unclip: |_| None,
     text: TextStack::Sd1,
     encoders: &[EncoderPlace {
         kind: EncoderKind::ClipL,

@@ -15,6 +15,7 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
     objective,
     latents: |_| &sd1::LATENTS,
     vector: None,
+    unclip: |_| None,
     text: TextStack::Sd2,
     encoders: &[EncoderPlace {
         kind: EncoderKind::ClipH,

@@ -4,10 +4,19 @@ use comfyd_models::text_encoding::TextStack;
 use comfyd_weights::detect::UNetConfig;
 use comfyd_weights::{EncoderKind, EncoderNames, EncoderPlace, Unet};
 
-use super::family::Objective;
+use super::family::{Objective, SIZE_EMBEDDING};
 use super::unet::{UNetFamily, is_like, values};
 use crate::Result;
 use crate::latent_spec::{LatentSpec, Normal};
+use crate::unclip::UnclipPlace;
+
+/// Numbers that a model is told beside the pooled text.
+const NUMBERS: usize = 6;
+
+/// Embeddings of pictures are as wide as the pooled text, which is what is left of the vector beside the numbers.
+pub(super) fn pooled(config: &UNetConfig, numbers: usize) -> Option<UnclipPlace> {
+    config.adm_in_channels.and_then(|width| width.checked_sub(numbers * SIZE_EMBEDDING)).map(UnclipPlace::Pooled)
+}
 
 pub(super) const FAMILY: UNetFamily = UNetFamily {
     name: "SDXL",
@@ -19,6 +28,7 @@ pub(super) const FAMILY: UNetFamily = UNetFamily {
         let (crop_w, crop_h) = (size.crop_w.unwrap_or(0.0), size.crop_h.unwrap_or(0.0));
         vec![height, width, crop_h, crop_w, size.target_height.unwrap_or(height), size.target_width.unwrap_or(width)]
     }),
+    unclip: |config| pooled(config, NUMBERS),
     text: TextStack::Sdxl,
     encoders: &[
         EncoderPlace {

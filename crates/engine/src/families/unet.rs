@@ -14,6 +14,7 @@ use comfyd_weights::{EncoderPlace, StateDict, Unet};
 
 use super::family::{Concat, Family, Found, ModelKind, Objective};
 use crate::latent_spec::LatentSpec;
+use crate::unclip::UnclipPlace;
 use crate::{PictureSize, Result};
 
 /// What a model takes beside the noisy latent.
@@ -40,6 +41,8 @@ pub(super) struct UNetFamily {
     pub(super) objective: fn(&Unet) -> Result<Objective>,
     pub(super) latents: fn(Objective) -> &'static LatentSpec,
     pub(super) vector: Option<Numbers>,
+    /// Where a UNet of this shape takes embeddings of pictures.
+    pub(super) unclip: fn(&UNetConfig) -> Option<UnclipPlace>,
     pub(super) text: TextStack,
     pub(super) encoders: &'static [EncoderPlace],
     /// What the metadata of saved files call a model, and one that edits.
@@ -102,6 +105,10 @@ impl ModelKind for UNetKind {
 
     fn vector(&self, size: &PictureSize, (height, width): (f64, f64), is_negative: bool) -> Option<Vec<f64>> {
         self.family.vector.map(|numbers| numbers(size, height, width, is_negative))
+    }
+
+    fn unclip(&self) -> Option<UnclipPlace> {
+        (self.family.unclip)(&self.config)
     }
 
     fn backbone(&self, vb: &Vb) -> Result<Box<dyn Backbone>> {

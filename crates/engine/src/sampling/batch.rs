@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use candle_core::Tensor;
-use comfyd_models::backbone::{Backbone, Hooks, Pass};
+use comfyd_models::backbone::{Backbone, HookList, Pass};
 use comfyd_samplers::Schedule;
 
 use super::conds::{Cond, ModelInputs};
@@ -38,7 +38,7 @@ struct Job {
 
 impl Predictor<'_> {
     /// The clean latents that each list of conditions leads to from `x (B, C, H, W)`; zeros where there is no condition.
-    pub(crate) fn predict(&mut self, lists: &[Option<&[Cond]>], x: &Tensor, sigma: f32, hooks: &mut dyn Hooks) -> Result<Vec<Tensor>> {
+    pub(crate) fn predict(&mut self, lists: &[Option<&[Cond]>], x: &Tensor, sigma: f32, hooks: &mut HookList) -> Result<Vec<Tensor>> {
         let mut jobs = Vec::new();
         for (list, conds) in lists.iter().enumerate() {
             for cond in conds.iter().flat_map(|conds| conds.iter()).filter(|c| !c.is_default && c.is_active(sigma)) {
@@ -87,7 +87,7 @@ impl Predictor<'_> {
         Ok(indexes)
     }
 
-    fn run(&mut self, batch: &[Job], sigma: f32, hooks: &mut dyn Hooks) -> Result<Vec<Tensor>> {
+    fn run(&mut self, batch: &[Job], sigma: f32, hooks: &mut HookList) -> Result<Vec<Tensor>> {
         let x = Tensor::cat(&batch.iter().map(|job| &job.x).collect::<Vec<_>>(), 0)?;
         let inputs: Vec<&ModelInputs> = batch.iter().map(|job| &job.inputs).collect();
         let context = join_texts(inputs.iter().map(|i| i.cross_attn.as_ref()))?
@@ -131,8 +131,14 @@ impl Predictor<'_> {
             Some(group) => self.hooked.backbone(group)?,
             None => Arc::clone(&self.backbone),
         };
-        let output = backbone.forward(&pass, hooks)?;
-        let denoised = self.schedule.denoised(&output, &x, sigma)?;
+        let all = hooks.0.len();
+        if let Some(boxes) = &batch[0].cond.boxes {
+            let (_, _, rows, columns) = x.dims4()?;
+            hooks.push(boxes.hooks(rows, columns)?);
+        }
+        let output = backbone.forward(&pass, hooks);
+        hooks.0.truncate(all);
+        let denoised = self.schedule.denoised(&output?, &x, sigma)?;
         Ok(denoised.chunk(batch.len(), 0)?)
     }
 }
@@ -236,7 +242,10 @@ fn can_join(a: &Job, b: &Job) -> bool {
         (None, None) => true,
         (Some(_), None) | (None, Some(_)) => false,
     };
-    same_control
+    // What boxes say holds for one condition.
+    let no_boxes = a.cond.boxes.is_none() && b.cond.boxes.is_none();
+    no_boxes
+        && same_control
         && same_hooks
         && a.x.dims() == b.x.dims()
         && texts_join(&a.inputs.cross_attn, &b.inputs.cross_attn)

@@ -9,6 +9,7 @@ use comfyd_samplers::Schedule;
 
 use crate::array::{resize, values};
 use crate::control::AppliedControl;
+use crate::gligen::TextBoxes;
 use crate::hooks::HookGroup;
 use crate::{Area, CondEntry, Conditioning, Error, Result};
 
@@ -62,6 +63,7 @@ pub(crate) struct Cond {
     pub(crate) to_sigma: Option<f32>,
     pub(crate) control: Option<Arc<AppliedControl>>,
     pub(crate) hooks: Option<HookGroup>,
+    pub(crate) boxes: Option<Arc<TextBoxes>>,
     pub(crate) is_default: bool,
     entry: CondEntry,
     mask: Option<Tensor>,
@@ -115,6 +117,7 @@ pub(crate) fn resolve(
     for k in 1..lists.len() {
         let (positive, rest) = lists.split_at_mut(1);
         share_control(&positive[0], &mut rest[k - 1]);
+        share_boxes(&positive[0], &mut rest[k - 1]);
     }
     for cond in lists.iter_mut().flatten() {
         cond.weight = weight(cond, shape, device)?;
@@ -161,6 +164,7 @@ fn resolve_one(entry: &CondEntry, inputs: ModelInputs, shape: &[usize; 4], sched
         to_sigma: percents.1.map(|percent| schedule.percent_to_sigma(percent) as f32),
         control: entry.control.clone(),
         hooks: entry.hooks.clone(),
+        boxes: entry.boxes.clone(),
         is_default: entry.is_default,
         entry: entry.clone(),
         mask,
@@ -229,6 +233,18 @@ fn share_control(positive: &[Cond], conds: &mut [Cond]) {
     }
     for (i, control) in controls.into_iter().enumerate() {
         conds[whole[i % whole.len()]].control = Some(control);
+    }
+}
+
+/// Conditions without an area in `conds` get the text boxes of positive ones, if none has its own.
+fn share_boxes(positive: &[Cond], conds: &mut [Cond]) {
+    let boxes: Vec<Arc<TextBoxes>> = positive.iter().filter(|c| c.area.is_none()).filter_map(|c| c.boxes.clone()).collect();
+    let whole: Vec<usize> = conds.iter().enumerate().filter(|(_, c)| c.area.is_none()).map(|(i, _)| i).collect();
+    if whole.is_empty() || whole.iter().any(|i| conds[*i].boxes.is_some()) {
+        return;
+    }
+    for (i, boxes) in boxes.into_iter().enumerate() {
+        conds[whole[i % whole.len()]].boxes = Some(boxes);
     }
 }
 

@@ -6,7 +6,8 @@ use comfyd_imaging::resize::{Crop, Method};
 
 use super::conds::ModelInputs;
 use crate::array::{resize, spread_to_batch};
-use crate::families::{Concat, ModelKind};
+use crate::families::{Concat, ModelKind, SIZE_EMBEDDING};
+use crate::unclip::{self, UnclipPlace};
 use crate::{CondEntry, Error, LatentSpec, Result};
 
 /// What is known of one sampling when inputs are encoded.
@@ -20,10 +21,9 @@ pub(crate) struct InputContext<'a> {
     /// Where to sample (B, C, H, W).
     pub(crate) denoise_mask: Option<&'a Tensor>,
     pub(crate) device: &'a Device,
+    /// Of the sampling's noise.
+    pub(crate) seed: u64,
 }
-
-/// The width of the sinusoidal embedding of each number in SDXL's vector.
-const SIZE_EMBEDDING: usize = 256;
 
 /// The inputs for one condition.
 pub(crate) fn encode(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>) -> Result<ModelInputs> {
@@ -39,8 +39,17 @@ pub(crate) fn encode(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>
 fn vector(entry: &CondEntry, is_negative: bool, cx: &InputContext<'_>) -> Result<Option<Tensor>> {
     let [_, _, h, w] = cx.shape.map(|axis| (axis * cx.latents.factor) as f64);
     let picture = (entry.size.height.unwrap_or(h), entry.size.width.unwrap_or(w));
+    if let Some(UnclipPlace::Vector(width)) = cx.kind.unclip() {
+        return Ok(Some(unclip::vector(&entry.unclip, width, unclip::MERGED_NOISE, cx.seed)?));
+    }
     let Some(numbers) = cx.kind.vector(&entry.size, picture, is_negative) else { return Ok(None) };
-    let pooled = entry.pooled.as_ref().ok_or_else(|| {
+    let seen = match cx.kind.unclip() {
+        Some(UnclipPlace::Pooled(width)) if !entry.unclip.is_empty() => {
+            Some(unclip::vector(&entry.unclip, width, 0.0, cx.seed)?.narrow(1, 0, width)?)
+        }
+        _ => None,
+    };
+    let pooled = seen.as_ref().or(entry.pooled.as_ref()).ok_or_else(|| {
         Error::msg(
             "this model needs the pooled text that SDXL's text encoders give; connect a conditioning made by the checkpoint's own CLIP",
         )

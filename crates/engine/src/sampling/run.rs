@@ -117,8 +117,15 @@ fn run(
     let noise = noise.to_device(device)?;
 
     let backbone = model.backbone()?;
-    let context =
-        InputContext { shape, kind: model.kind.as_ref(), latents: options.latents, latent: &latent, denoise_mask: mask.as_ref(), device };
+    let context = InputContext {
+        shape,
+        kind: model.kind.as_ref(),
+        latents: options.latents,
+        latent: &latent,
+        denoise_mask: mask.as_ref(),
+        device,
+        seed,
+    };
     let resolve = |roles: &[Role]| {
         conds::resolve(roles, &shape, schedule.as_ref(), device, &|entry, is_negative| encode(entry, is_negative, &context))
     };

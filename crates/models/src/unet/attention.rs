@@ -15,7 +15,7 @@ pub(crate) struct Walk<'a> {
 
 /// Projections around an attention.
 #[derive(Debug)]
-struct CrossAttention {
+pub(crate) struct CrossAttention {
     to_q: Linear,
     to_k: Linear,
     to_v: Linear,
@@ -24,7 +24,7 @@ struct CrossAttention {
 }
 
 impl CrossAttention {
-    fn new(query_dim: usize, context_dim: usize, heads: usize, head_dim: usize, vb: &Vb) -> Result<Self> {
+    pub(crate) fn new(query_dim: usize, context_dim: usize, heads: usize, head_dim: usize, vb: &Vb) -> Result<Self> {
         let inner = heads * head_dim;
         Ok(Self {
             to_q: Linear::no_bias(query_dim, inner, &vb.pp("to_q"))?,
@@ -36,7 +36,7 @@ impl CrossAttention {
     }
 
     /// `replace` may compute the attention itself.
-    fn forward(
+    pub(crate) fn forward(
         &self,
         inputs: &AttentionInputs,
         replace: impl FnOnce(&Tensor, &Tensor, &Tensor) -> Result<Option<Tensor>>,
@@ -68,18 +68,18 @@ fn cut(tokens: Tensor, batch: usize) -> Result<Tensor> {
 
 /// Two linear layers around a gated GELU.
 #[derive(Debug)]
-struct FeedForward {
+pub(crate) struct FeedForward {
     proj: Linear,
     out: Linear,
 }
 
 impl FeedForward {
-    fn new(dim: usize, vb: &Vb) -> Result<Self> {
+    pub(crate) fn new(dim: usize, vb: &Vb) -> Result<Self> {
         let inner = dim * 4;
         Ok(Self { proj: Linear::new(dim, inner * 2, &vb.pp("net.0.proj"))?, out: Linear::new(inner, dim, &vb.pp("net.2"))? })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.out.forward(&ops::geglu(&self.proj.forward(x)?)?)
     }
 }

@@ -163,7 +163,7 @@ fn encode_controlnet(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 /// The content of the embeddings that a prompt names decides the result: of all those whose names are in it.
-fn embeddings_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
+pub(crate) fn embeddings_fingerprint(state: &State, inputs: &Inputs, cancel: &CancellationToken) -> Result<Fingerprint> {
     let folders = &state.services.folders;
     let mut paths = Vec::new();
     for (_, value) in inputs.iter() {

@@ -14,7 +14,7 @@ use crate::loaders::files::contents;
 use crate::services::State;
 
 /// The files that are read.
-const EXTENSIONS: [&str; 4] = [".png", ".jpg", ".jpeg", ".webp"];
+pub(super) const EXTENSIONS: [&str; 4] = [".png", ".jpg", ".jpeg", ".webp"];
 
 pub(crate) const CLASSES: &[Class] = &[Class::new(
     || {

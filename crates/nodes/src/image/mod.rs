@@ -3,12 +3,17 @@
 mod animation;
 mod basic;
 mod batch;
+mod color_transfer;
 mod compare;
+mod crop_to_mask;
 mod dataset;
+mod folders;
 pub(crate) mod load;
+mod painter;
 mod postprocessing;
 mod resize_mask;
 mod save;
+mod save_advanced;
 mod scale;
 mod sets;
 mod svg;
@@ -35,5 +40,10 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         sets::CLASSES,
         compare::CLASSES,
         upscale_model::CLASSES,
+        save_advanced::CLASSES,
+        color_transfer::CLASSES,
+        crop_to_mask::CLASSES,
+        folders::CLASSES,
+        painter::CLASSES,
     ]
 }

@@ -65,7 +65,7 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 /// What is to be saved. Nodes whose output is of any type may give masks, which are saved as pictures in grey.
-fn pictures(call: &Call<'_, '_>) -> Result<Image> {
+pub(super) fn pictures(call: &Call<'_, '_>) -> Result<Image> {
     call.mask("images").map_or_else(|_| call.image("images"), |mask| Ok(Image(mask.0.insert_axis(Axis(3)))))
 }
 

@@ -10,7 +10,7 @@ use crate::class::{Call, Class};
 use crate::resize;
 
 /// numpy's seeds have 32 bits; larger ones are brought there so.
-const SEEDS: u64 = u32::MAX as u64;
+pub(super) const SEEDS: u64 = u32::MAX as u64;
 
 /// The side of the pictures that likenesses are told by.
 const THUMB: usize = 8;
@@ -185,7 +185,7 @@ fn factor(text: &str) -> Input {
 }
 
 /// A whole number up to and with `most`, as numpy's older generator draws it: bits are drawn until they fit.
-fn below(random: &mut Generator, most: usize) -> usize {
+pub(super) fn below(random: &mut Generator, most: usize) -> usize {
     let Ok(most) = u32::try_from(most) else { return 0 };
     if most == 0 {
         return 0;

@@ -184,6 +184,91 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         stable_cascade,
     ),
+    Class::new(
+        || {
+            Schema::new("EmptyFlux2LatentImage")
+                .display("Empty Flux 2 Latent")
+                .category("model/latent/flux")
+                .module("comfy_extras.nodes_flux")
+                .schema_generation()
+                .description("Starts pictures for Flux 2.")
+                .input(Input::int("width").default(1024).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(1024).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        |call| picture(call, 128, 16),
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyHunyuanVideo15Latent")
+                .display("Empty HunyuanVideo 1.5 Latent")
+                .category("model/latent/hunyuan video")
+                .module("comfy_extras.nodes_hunyuan")
+                .schema_generation()
+                .description("Starts a video for HunyuanVideo 1.5.")
+                .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("length").default(25).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        |call| video(call, 32, 4, 16),
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyQwenImageLayeredLatentImage")
+                .display("Empty Qwen Image Layered Latent")
+                .category("model/latent/qwen")
+                .module("comfy_extras.nodes_qwen")
+                .schema_generation()
+                .description("Starts pictures in layers for Qwen Image Layered.")
+                .input(Input::int("width").default(640).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(640).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high, after decoding."))
+                .input(
+                    Input::int("layers")
+                        .default(3)
+                        .min(0)
+                        .max(MAX_RESOLUTION)
+                        .step(1)
+                        .tooltip("How many layers there are beside the whole picture."),
+                )
+                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        layered,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyHiDreamO1LatentImage")
+                .display("Empty HiDream-O1 Latent Image")
+                .category("model/latent/hidream")
+                .module("comfy_extras.nodes_hidream_o1")
+                .schema_generation()
+                .description("Starts pictures for HiDream O1, which works on pixels.")
+                .input(Input::int("width").default(2048).min(64).max(4096).step(32).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(2048).min(64).max(4096).step(32).tooltip("Pixels high, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(64).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        chroma_radiance,
+    ),
+    Class::new(
+        || {
+            Schema::new("EmptyARVideoLatent")
+                .no_display()
+                .category("model/latent/autoregressive")
+                .module("comfy_extras.nodes_ar_video")
+                .schema_generation()
+                .description("Starts a video for models that make one frame after the other.")
+                .input(Input::int("width").default(832).min(16).max(8192).step(16).tooltip("Pixels wide, after decoding."))
+                .input(Input::int("height").default(480).min(16).max(8192).step(16).tooltip("Pixels high, after decoding."))
+                .input(Input::int("length").default(81).min(1).max(1024).step(4).tooltip("Frames, after decoding."))
+                .input(Input::int("batch_size").default(1).min(1).max(64).tooltip("How many at once."))
+                .output("LATENT")
+        },
+        |call| video(call, 16, 4, 8),
+    ),
 ];
 
 fn zeros(call: &Call<'_, '_>, shape: &[usize]) -> Result<Latent> {
@@ -202,6 +287,13 @@ fn video(call: &Call<'_, '_>, channels: usize, frames: usize, pixels: usize) -> 
     let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
     let length = (call.count("length", 1)? - 1) / frames + 1;
     Ok(NodeOutput::one(zeros(call, &[call.count("batch_size", 1)?, channels, length, height / pixels, width / pixels])?))
+}
+
+/// Layers stand where frames of videos do.
+fn layered(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (width, height) = (call.count("width", 8)?, call.count("height", 8)?);
+    let shape = [call.count("batch_size", 1)?, 16, call.count("layers", 0)? + 1, height / 8, width / 8];
+    Ok(NodeOutput::one(zeros(call, &shape)?))
 }
 
 fn sd(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -35,22 +35,6 @@ pub(crate) const CLASSES: &[Class] = &[
         |_| Err(Error::msg("style models are not supported; take the node out of the workflow")),
     )
     .declines(|_, _| Some(Error::msg("it loads no style models"))),
-    Class::new(
-        || {
-            Schema::new("GLIGENLoader")
-                .display("Load GLIGEN Model")
-                .category("model/loaders")
-                .description("GLIGEN models are not supported: this node fails when it runs.")
-                .input(Input::files("gligen_name", FileSource::Models("gligen".into())))
-                .output("GLIGEN")
-        },
-        |_| {
-            Err(Error::msg(
-                "GLIGEN models are not supported; take the node out of the workflow, areas and masks of conditionings do similar",
-            ))
-        },
-    )
-    .declines(|_, _| Some(Error::msg("it loads no GLIGEN models"))),
 ];
 
 fn without_text(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

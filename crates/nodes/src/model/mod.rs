@@ -5,9 +5,10 @@ mod merging;
 mod patches;
 mod sampling;
 mod saving;
+mod training;
 
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![sampling::CLASSES, guidance::CLASSES, patches::CLASSES, merging::CLASSES, saving::CLASSES]
+    vec![sampling::CLASSES, guidance::CLASSES, patches::CLASSES, merging::CLASSES, saving::CLASSES, training::CLASSES]
 }

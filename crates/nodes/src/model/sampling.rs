@@ -8,6 +8,7 @@ use comfyd_samplers::schedule::{
     Cascade, Continuous, ContinuousSettings, Discrete, DiscreteFlow, DiscreteFlowSettings, DiscreteSettings, ShiftedFlow,
 };
 use comfyd_samplers::{Prediction, Schedule};
+use comfyd_values::Latent;
 
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 
@@ -159,6 +160,23 @@ pub(crate) const CLASSES: &[Class] = &[
         },
         compute_dtype,
     ),
+    Class::new(
+        || {
+            Schema::new("ModelSamplingLTXV")
+                .no_display()
+                .category("model/patch/ltxv")
+                .module("comfy_extras.nodes_lt")
+                .schema_generation()
+                .description("Noise levels for LTX-Video, whose shift depends on the size of the video.")
+                .aliases(["shift"])
+                .input(Input::link("model", "MODEL").tooltip("The model."))
+                .input(Input::float("max_shift").default(2.05).min(0.0).max(100.0).step(0.01).tooltip("The shift of large videos."))
+                .input(Input::float("base_shift").default(0.95).min(0.0).max(100.0).step(0.01).tooltip("The shift of small ones."))
+                .input(Input::link("latent", "LATENT").tooltip("The video whose size counts.").optional())
+                .output("MODEL")
+        },
+        ltxv,
+    ),
 ];
 
 /// A class that sets noise levels with a shift.
@@ -187,6 +205,18 @@ fn flux(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let slope = (max - base) / (4096.0 - 256.0);
     let patches = call.float("width")? * call.float("height")? / (PATCH * PATCH);
     let shift = patches * slope + (base - slope * 256.0);
+    with_schedule(call, Arc::new(ShiftedFlow::new(shift).map_err(Error::other)?))
+}
+
+/// The shift grows linearly with the number of cells of the latent, between 1024 of them and 4096.
+fn ltxv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (base, max) = (call.float("base_shift")?, call.float("max_shift")?);
+    let cells = match call.inputs.get_optional::<Latent>("latent")? {
+        Some(latent) => latent.samples.shape().iter().skip(2).product::<usize>() as f64,
+        None => 4096.0,
+    };
+    let slope = (max - base) / (4096.0 - 1024.0);
+    let shift = cells * slope + (base - slope * 1024.0);
     with_schedule(call, Arc::new(ShiftedFlow::new(shift).map_err(Error::other)?))
 }
 

@@ -1,6 +1,7 @@
 //! The nodes of the menu `sampling`.
 
 mod custom;
+mod flow_schedulers;
 mod gits;
 mod ksampler;
 mod samplers;
@@ -10,5 +11,5 @@ mod sigmas;
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![ksampler::CLASSES, custom::CLASSES, samplers::CLASSES, schedulers::CLASSES, sigmas::CLASSES]
+    vec![ksampler::CLASSES, custom::CLASSES, samplers::CLASSES, schedulers::CLASSES, flow_schedulers::CLASSES, sigmas::CLASSES]
 }

@@ -351,7 +351,7 @@ fn gits(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 /// `count` levels at equal distances along descending ones, between neighbours by the logarithm.
-fn log_linear(levels: &[f64], count: usize) -> Vec<f64> {
+pub(super) fn log_linear(levels: &[f64], count: usize) -> Vec<f64> {
     let last = levels.len() - 1;
     let at = |i: usize| {
         let place = i as f64 / (count - 1) as f64 * last as f64;

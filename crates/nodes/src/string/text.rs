@@ -180,10 +180,14 @@ fn trim(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn replace(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (text, find, replacement) = (call.text("string")?, call.text("find")?, call.text("replace")?);
+    Ok(NodeOutput::one(replaced(call, call.text("string")?, call.text("find")?, call.text("replace")?)?))
+}
+
+/// The text with a part replaced wherever it stands.
+pub(super) fn replaced(call: &Call<'_, '_>, text: &str, find: &str, replacement: &str) -> Result<String> {
     let growth = replacement.len().saturating_sub(find.len()).saturating_mul(text.matches(find).count());
     call.reserve_text(text.len().saturating_add(growth))?;
-    Ok(NodeOutput::one(text.replace(find, replacement)))
+    Ok(text.replace(find, replacement))
 }
 
 fn contains(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -1,6 +1,7 @@
 //! The nodes of the menu `utilities`: logic, numbers, expressions, lists.
 
 mod arithmetic;
+mod curve;
 mod expression;
 mod list;
 mod logic;
@@ -10,5 +11,5 @@ mod numbers;
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![logic::CLASSES, math::CLASSES, numbers::CLASSES, list::CLASSES]
+    vec![logic::CLASSES, math::CLASSES, numbers::CLASSES, list::CLASSES, curve::CLASSES]
 }

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 
 pub mod compare;
 pub mod models;
+pub mod told;
 
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions};
 use comfyd_executor::{CachePolicy, Executor, ExecutorOptions};

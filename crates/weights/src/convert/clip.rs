@@ -56,7 +56,7 @@ pub fn from_open_clip(dict: &StateDict, prefix: &str) -> StateDict {
         if let Some((_, to)) = OTHER_PARTS.iter().find(|(from, _)| *from == name) {
             out.insert(*to, tensor.clone());
         } else if let Some(rest) = name.strip_prefix("transformer.resblocks.") {
-            insert_layer_part(&mut out, rest, tensor);
+            insert_layer_part(&mut out, "text_model", rest, tensor);
         } else if name == "text_projection" && tensor.shape().len() == 2 {
             out.insert("text_projection.weight", transposed(tensor));
         } else if matches!(name, "text_projection.weight" | "logit_scale") {
@@ -66,9 +66,10 @@ pub fn from_open_clip(dict: &StateDict, prefix: &str) -> StateDict {
     out
 }
 
-fn insert_layer_part(out: &mut StateDict, rest: &str, tensor: &LazyTensor) {
+/// A part of a layer under its name of transformers, below `model`.
+pub(super) fn insert_layer_part(out: &mut StateDict, model: &str, rest: &str, tensor: &LazyTensor) {
     let Some((layer, part)) = rest.split_once('.') else { return };
-    let layer = format!("text_model.encoder.layers.{layer}");
+    let layer = format!("{model}.encoder.layers.{layer}");
     if let Some(kind) = part.strip_prefix("attn.in_proj_") {
         let rows = tensor.shape().first().map_or(0, |rows| rows / 3);
         for (i, projection) in PROJECTIONS.iter().enumerate() {
@@ -84,7 +85,7 @@ fn insert_layer_part(out: &mut StateDict, rest: &str, tensor: &LazyTensor) {
     }
 }
 
-fn transposed(tensor: &LazyTensor) -> LazyTensor {
+pub(super) fn transposed(tensor: &LazyTensor) -> LazyTensor {
     let shape = tensor.shape().iter().rev().copied().collect();
     tensor.map(shape, |t| t.t()?.contiguous())
 }
