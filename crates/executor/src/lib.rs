@@ -19,5 +19,5 @@ pub mod worker;
 
 pub use crate::executor::{Executor, Learn};
 pub use crate::options::{CachePolicy, ExecutorOptions};
-pub use crate::places::{BeforeNode, Showing};
+pub use crate::places::{Arriving, BeforeNode, Showing};
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

@@ -179,7 +179,9 @@ impl FileStore for ObjectFiles {
         };
         let tag = match put {
             Ok(tag) => tag,
-            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotFound { .. }) if *when != When::Always => return Ok(None),
+            Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotFound { .. }) if *when != When::Always => {
+                return Ok(None);
+            }
             Err(error) => return Err(IoError::other(error)),
         };
         match self.look(name)? {
@@ -223,7 +225,11 @@ impl FileStore for ObjectFiles {
             while let Some(meta) = found.next().await {
                 let meta = meta.map_err(IoError::other)?;
                 let whole = meta.location.as_ref();
-                let name = if self.prefix.is_empty() { Some(whole) } else { whole.strip_prefix(&self.prefix).and_then(|name| name.strip_prefix('/')) };
+                let name = if self.prefix.is_empty() {
+                    Some(whole)
+                } else {
+                    whole.strip_prefix(&self.prefix).and_then(|name| name.strip_prefix('/'))
+                };
                 files.extend(name.map(|name| (name.to_owned(), Self::told(&meta))));
             }
             Ok(files)

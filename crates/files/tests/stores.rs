@@ -28,13 +28,12 @@ impl S3 {
         let named = std::env::var_os("MOTO").map(PathBuf::from);
         let program = named.or_else(|| beside.is_file().then_some(beside)).unwrap_or_else(|| "moto_server".into());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let started = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn();
+        let started =
+            Command::new(program).args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         let Ok(child) = started else {
-            eprintln!("SKIPPED: there is no S3 server to test with: pip install 'moto[server]' into .venv, or name its moto_server in MOTO");
+            eprintln!(
+                "SKIPPED: there is no S3 server to test with: pip install 'moto[server]' into .venv, or name its moto_server in MOTO"
+            );
             return None;
         };
         let begun = Instant::now();

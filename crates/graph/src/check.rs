@@ -172,7 +172,9 @@ fn choice(schema: &Schema, input: &Input, value: &Json, options: &dyn OptionSour
 pub(crate) fn chosen(input: &Input, choices: &Choices, value: &Json, options: &dyn OptionSource) -> bool {
     match choices {
         Choices::Fixed(choices) => choices.iter().any(|c| python::equal(c, value)),
-        Choices::Files { extra, source } => value.as_str().is_some_and(|text| extra.iter().any(|c| c == text) || options.offers(source, text)),
+        Choices::Files { extra, source } => {
+            value.as_str().is_some_and(|text| extra.iter().any(|c| c == text) || options.offers(source, text))
+        }
         Choices::Parts(_) => input.choices(options).is_some_and(|choices| choices.iter().any(|c| python::equal(c, value))),
         Choices::Remote => true,
     }
