@@ -6,16 +6,19 @@ use std::sync::Arc;
 use comfyd_assets::Assets;
 use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
 use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions, Showing};
+use comfyd_files::ObjectFiles;
 use comfyd_folders::Folders;
+use comfyd_folders::shared::Copies;
 use comfyd_graph::{PlacementMode, Placing};
 use comfyd_media::{Media, Options as MediaOptions};
 use comfyd_memory::Account;
 use comfyd_node::{Catalog, Input, OptionSource, Schema};
 use comfyd_nodes::{Builtin, Limits, Services};
 use parking_lot::Mutex;
+use tokio::runtime::Handle;
 
 use crate::beside::{Beside, implied_paths};
-use crate::config::{self, Cache, Config, Python};
+use crate::config::{self, Cache, Config, Files, Python};
 use crate::leash;
 
 /// What `main` prints when a command fails.
@@ -136,6 +139,13 @@ pub(crate) fn executors(
             Some(showing) => executor.with_showing(Arc::clone(showing)),
             None => executor,
         };
+        let executor = if learns && folders.is_shared() {
+            // Python's nodes look into the folders themselves.
+            let files = Arc::clone(&folders);
+            executor.with_arriving(Arc::new(move |prompt| Ok(files.inputs_here(prompt)?)))
+        } else {
+            executor
+        };
         match &turns {
             Some(turns) => executor.with_before(Arc::clone(turns)),
             None => executor,
@@ -143,13 +153,32 @@ pub(crate) fn executors(
     }
 }
 
-/// Has the files that nodes show be assets.
-pub(crate) fn showing(assets: &Arc<Assets>) -> Arc<Showing> {
-    let assets = Arc::clone(assets);
-    Arc::new(move |prompt, shown| match assets.store() {
-        Ok(store) => store.take_shown(prompt, shown),
-        Err(error) => tracing::warn!(prompt_id = prompt, %error, "results are not among the assets"),
-    })
+/// What is done with what nodes show: where assets are kept, its files become some; where files are shared, they are by then.
+pub(crate) fn showing(folders: &Arc<Folders>, assets: Option<&Arc<Assets>>) -> Option<Arc<Showing>> {
+    if folders.is_shared() {
+        let folders = Arc::clone(folders);
+        return Some(Arc::new(move |_, shown| Ok(folders.announce(shown)?)));
+    }
+    let assets = Arc::clone(assets?);
+    Some(Arc::new(move |prompt, shown| {
+        match assets.store() {
+            Ok(store) => store.take_shown(prompt, shown),
+            Err(error) => tracing::warn!(prompt_id = prompt, %error, "results are not among the assets"),
+        }
+        Ok(())
+    }))
+}
+
+/// Has the folders' files be those of the store that servers share, where the settings name one.
+pub(crate) fn share(config: &Config, folders: &Folders, runtime: &Handle) -> Result<(), Failure> {
+    let Some(Files { place, settings, copies_bytes }) = &config.files else { return Ok(()) };
+    let store = ObjectFiles::open(place, settings, runtime.clone())?;
+    store
+        .check()
+        .map_err(|error| format!("the files at '{place}' cannot be had: {error}: look whether it runs, and at its name and keys"))?;
+    folders.share(Copies::new(Arc::new(store), folders.roots(), *copies_bytes));
+    tracing::info!(place, "files are shared");
+    Ok(())
 }
 
 /// Has one side at a time hold models: the others unload theirs before one of a side runs.

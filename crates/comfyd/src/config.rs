@@ -12,6 +12,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -87,6 +88,9 @@ pub enum Error {
     /// An option or a table of the file that says nothing without a ComfyUI.
     #[error("{0} is about ComfyUI's process: set --comfyui to its folder too")]
     NoComfyUi(String),
+    /// What is known of files is one server's, and the files are not.
+    #[error("--enable-assets knows the files of this server alone: leave it out where --files has servers share them")]
+    AssetsOfSharedFiles,
     /// There is no home folder to put the base directory into.
     #[error("neither XDG_DATA_HOME nor HOME is set; set --base-directory")]
     NoHome,
@@ -246,6 +250,8 @@ pub struct Config {
     pub multi_user: bool,
     /// Where and how it is kept what is known of files, where that is wanted.
     pub assets: Option<Assets>,
+    /// Where files are, if several servers share them.
+    pub files: Option<Files>,
     /// Shape of answers where the API document and the wire differ.
     pub api_shape: ApiShape,
     /// Most prompts kept in the history.
@@ -277,6 +283,27 @@ pub struct Assets {
 
 /// The assets' file in the user folder.
 const ASSETS_FILE: &str = "assets.db";
+
+/// Where files are that several servers share.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Files {
+    /// A folder, as an absolute path, or an address.
+    pub place: String,
+    /// What the environment says of keys and addresses, by the names that the store's own tools know.
+    pub settings: Vec<(String, String)>,
+    /// Most bytes of copies.
+    pub copies_bytes: u64,
+}
+
+impl fmt::Debug for Files {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The settings hold keys.
+        f.debug_struct("Files").field("place", &self.place).field("copies_bytes", &self.copies_bytes).finish_non_exhaustive()
+    }
+}
+
+/// How the variables begin that say how a store of files is reached.
+const FILES_SETTINGS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
 
 /// Files for HTTPS, as absolute paths.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -498,6 +525,19 @@ impl Places<'_> {
             None => Some(roots.user.join(ASSETS_FILE)),
         };
         let assets = assets.map(|database| Assets { database, hashing: server.enable_asset_hashing });
+        if assets.is_some() && server.files.is_some() {
+            return Err(Error::AssetsOfSharedFiles);
+        }
+        let files = server.files.map(|place| Files {
+            place: if place.contains("://") { place } else { self.absolute(place).to_string_lossy().into_owned() },
+            settings: self
+                .env
+                .iter()
+                .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
+                .filter(|(name, _)| FILES_SETTINGS.iter().any(|start| name.starts_with(start)))
+                .collect(),
+            copies_bytes: server.files_cache,
+        });
         Ok(Config {
             action,
             extra_model_paths,
@@ -538,6 +578,7 @@ impl Places<'_> {
             quick_test: server.quick_test_for_ci,
             multi_user: server.multi_user,
             assets,
+            files,
             api_shape: server.api_shape,
             history_limit: server.history_limit as usize,
             queue_limit: server.queue_limit as usize,

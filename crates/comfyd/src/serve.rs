@@ -63,6 +63,8 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
     let account = assemble::account(&config);
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    assemble::share(&config, &folders, runtime.handle())?;
     let (mouth, ears) = said::channel();
     let (address, apart) = (address(&listeners), keys.requires());
     let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
@@ -75,7 +77,6 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let scheme = if tls.is_some() { "https" } else { "http" };
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(recover(&config, &*store, &devices))?;
     let audit = Arc::new(Audit::start(config.roots.user.clone())?);
     let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
@@ -91,7 +92,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         sink: Arc::new(Metered { metrics: metrics.clone(), sink: hub.clone() }),
         metrics: metrics.clone(),
         runtime: runtime.handle().clone(),
-        showing: assets.as_ref().map(assemble::showing),
+        showing: assemble::showing(&folders, assets.as_ref()),
     };
     let working = devices.start(&config, &folders, &service)?;
     let parts = Parts {
@@ -145,6 +146,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     if let Some(assets) = assets {
         assets.close();
     }
+    folders.end();
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
     drop(sqlite);

@@ -12,10 +12,11 @@ use serde_json::value::RawValue;
 use serde_json::{Value as Json, json};
 
 use crate::cache::Cache;
+use crate::guard::guarded;
 use crate::hosts::Hosts;
 use crate::known::Known;
 use crate::options::ExecutorOptions;
-use crate::places::{BeforeNode, Places, Showing};
+use crate::places::{Arriving, BeforeNode, Places, Showing};
 use crate::progress::Progress;
 use crate::results::Ledger;
 use crate::run::{Run, Shown};
@@ -36,6 +37,7 @@ pub struct Executor {
     before: Option<Arc<BeforeNode>>,
     showing: Option<Arc<Showing>>,
     learn: Option<Arc<Learn>>,
+    arriving: Option<Arc<Arriving>>,
     cache: Arc<Mutex<Cache>>,
     ledger: Arc<Ledger>,
 }
@@ -45,7 +47,7 @@ impl Executor {
     pub fn new(catalog: impl Into<SharedCatalog>, options: ExecutorOptions) -> Self {
         let cache = Cache::new(options.cache, options.cache_budget_bytes);
         let (cache, ledger) = (Arc::new(Mutex::new(cache)), Ledger::new(Account::unbounded()));
-        Self { catalog: catalog.into(), options, files: None, before: None, showing: None, learn: None, cache, ledger }
+        Self { catalog: catalog.into(), options, files: None, before: None, showing: None, learn: None, arriving: None, cache, ledger }
     }
 
     /// The same with an account of memory that is told of results, and for which results of earlier prompts give way.
@@ -68,6 +70,11 @@ impl Executor {
     /// The same with something to do with what each node shows, before anybody is told.
     pub fn with_showing(self, showing: Arc<Showing>) -> Self {
         Self { showing: Some(showing), ..self }
+    }
+
+    /// The same with something to do with a prompt before anything of it runs.
+    pub fn with_arriving(self, arriving: Arc<Arriving>) -> Self {
+        Self { arriving: Some(arriving), ..self }
     }
 
     /// The same with somebody to ask for classes that a prompt names and the catalog lacks: the process that has them may never have started.
@@ -132,7 +139,9 @@ impl Executor {
         let catalog = self.catalog_for(&hosts.hidden.prompt, hosts.cancel);
         let (files, before, showing) = (self.files.as_deref(), self.before.as_deref(), self.showing.as_deref());
         let places = Places { placing: self.options.placing.clone(), files, before, showing };
-        let (placement, graph) = match built(&catalog, &places, &hosts.hidden.prompt, &job.outputs) {
+        let arrived = self.arriving.as_ref().map_or(Ok(()), |arriving| guarded(|| arriving(&hosts.hidden.prompt)));
+        let arrived = arrived.map_err(|error| Box::new(Halt { node_id: "".into(), node_type: "".into(), stop: error.into() }));
+        let (placement, graph) = match arrived.and_then(|()| built(&catalog, &places, &hosts.hidden.prompt, &job.outputs)) {
             Ok(built) => built,
             Err(halt) => {
                 tell_cached(Vec::new());

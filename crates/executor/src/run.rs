@@ -288,7 +288,7 @@ impl<'a, 'p> Run<'a, 'p> {
             expansions.extend(expand.map(|expansion| (parts.len(), expansion)));
             parts.push(values);
         }
-        self.show(index, uis);
+        self.show(index, uis)?;
         if expansions.is_empty() {
             self.store_parts(index, parts)?;
             return Ok(Step::Done);
@@ -297,14 +297,15 @@ impl<'a, 'p> Run<'a, 'p> {
         Ok(Step::Waiting)
     }
 
-    fn show(&mut self, index: NodeIndex, mut uis: Vec<Map<String, Json>>) {
+    fn show(&mut self, index: NodeIndex, mut uis: Vec<Map<String, Json>>) -> Result<(), Stop> {
         if let Some(showing) = self.places.showing {
-            uis.iter_mut().for_each(|ui| showing(&self.hidden.prompt_id, ui));
+            uis.iter_mut().try_for_each(|ui| showing(&self.hidden.prompt_id, ui))?;
         }
         if let Some(ui) = calls::join_ui(uis) {
             self.ui.insert(index, ui.clone());
             self.progress.emit(EventKind::Executed { node: node_ref(&self.graph, index), output: (*ui).clone() });
         }
+        Ok(())
     }
 
     fn one_call(&self, index: NodeIndex, class: &dyn Node, given: &Given, call: usize) -> Result<NodeOutput, Stop> {
@@ -379,7 +380,7 @@ impl<'a, 'p> Run<'a, 'p> {
                 for (slot, values) in outputs.iter().enumerate() {
                     calls::bounded(slot, values.len(), self.options.max_list_len)?;
                 }
-                self.show(index, ui.into_iter().collect());
+                self.show(index, ui.into_iter().collect())?;
                 self.store(index, outputs);
                 Ok(Step::Done)
             }

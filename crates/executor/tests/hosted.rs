@@ -590,7 +590,10 @@ fn before_each_node_it_is_said_where_it_runs() {
 #[test]
 fn what_a_node_shows_can_be_added_to_before_anybody_is_told() {
     let mut hosting = hosting();
-    let showing = |prompt: &str, shown: &mut Map<String, Json>| drop(shown.insert("of".to_owned(), json!([prompt])));
+    let showing = |prompt: &str, shown: &mut Map<String, Json>| {
+        shown.insert("of".to_owned(), json!([prompt]));
+        Ok(())
+    };
     hosting.bench.executor = executor(&hosting.host, ExecutorOptions::default()).with_showing(Arc::new(showing));
     let ran = hosting.run("r:Make value=4\nout:Show value=@r");
     succeeded(&ran);

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::shared::{Copies, SharedFile, When};
+use crate::shared::{Copies, Listed, Moment, SharedFile, When};
 use crate::whole::{self, Replace};
 use crate::{Folders, Kind, join_inside, split_annotation};
 
@@ -85,11 +85,11 @@ impl Folders {
     /// disk tells.
     pub fn listed_shared(&self, folder: &Path) -> Result<Option<Vec<(String, SharedFile)>>> {
         let Some(copies) = self.shared.get() else { return Ok(None) };
-        Ok(Some(self.shared_list(copies, folder)?.to_vec()))
+        Ok(Some(self.shared_list(copies, folder, Moment::Now)?.to_vec()))
     }
 
-    pub(crate) fn shared_list(&self, copies: &Copies, folder: &Path) -> Result<crate::shared::Listed> {
-        let (listed, differs) = copies.list(folder)?;
+    pub(crate) fn shared_list(&self, copies: &Copies, folder: &Path, moment: Moment) -> Result<Listed> {
+        let (listed, differs) = copies.list(folder, moment)?;
         if differs {
             self.generation.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
         }

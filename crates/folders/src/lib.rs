@@ -341,7 +341,7 @@ impl Folders {
         if let Some(copies) = self.shared.get() {
             for folder in self.seen(Kind::Input) {
                 // Where it cannot be listed now, what is known is good enough.
-                let _ = self.shared_list(copies, &folder);
+                let _ = self.shared_list(copies, &folder, shared::Moment::Recent);
             }
         }
         let listings = self.listings.read();

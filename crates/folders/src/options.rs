@@ -6,6 +6,7 @@ use comfyd_node::{FileSource, OptionSource};
 
 use crate::listing::Listing;
 use crate::own::USERS;
+use crate::shared::Moment;
 use crate::{Folders, Kind, extension};
 
 /// Tiny autoencoders that can be chosen without a file of their own in `vae`.
@@ -45,7 +46,7 @@ impl Folders {
             // Where they cannot be listed there are none to choose from; whoever names one is told why it cannot be had.
             Some(copies) => folders
                 .iter()
-                .filter_map(|folder| self.shared_list(copies, folder).ok())
+                .filter_map(|folder| self.shared_list(copies, folder, Moment::Recent).ok())
                 .flat_map(|listed| pick(&Listing::of(listed.iter().map(|(name, _)| name.clone()).collect())))
                 .collect(),
         };

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use crate::shared::{Copies, When};
+use crate::shared::{Copies, Moment, When};
 use crate::whole::{Replace, Unfinished};
 use crate::{Error, Kind, Result, join_inside};
 
@@ -96,7 +96,7 @@ impl SaveTarget {
         let here = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let here = here.filter_map(|entry| number_of(entry.file_name().to_str()?, &self.prefix)).max();
         // Where the store cannot be asked, the names that are taken are met one by one, and whoever saves is told.
-        let listed = self.shared.as_ref().and_then(|copies| copies.list(&self.dir).ok());
+        let listed = self.shared.as_ref().and_then(|copies| copies.list(&self.dir, Moment::Now).ok());
         let there = listed.iter().flat_map(|(listed, _)| listed.iter()).filter_map(|(name, _)| number_of(name, &self.prefix)).max();
         here.max(there).unwrap_or(0)
     }

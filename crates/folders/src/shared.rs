@@ -88,6 +88,13 @@ impl SharedFile {
 /// The files below a folder, by their names in it, sorted.
 pub(crate) type Listed = Arc<Vec<(String, SharedFile)>>;
 
+/// As of when something is wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Now,
+    Recent,
+}
+
 /// The copies that are here.
 pub struct Copies {
     store: Arc<dyn FileStore>,
@@ -179,7 +186,10 @@ impl Copies {
     }
 
     fn fetch_named(&self, name: &str, path: &Path) -> Result<bool> {
-        let Some(file) = self.store.look(name).map_err(unusable)? else { return Ok(false) };
+        let Some(file) = self.store.look(name).map_err(unusable)? else {
+            self.drop_copy(name, path);
+            return Ok(false);
+        };
         if let Ok(copy) = fs::metadata(path)
             && file.is(&copy)
         {
@@ -193,6 +203,15 @@ impl Copies {
         let Some(file) = self.store.get(name, unfinished.file()).map_err(unusable)? else { return Ok(false) };
         self.settle(name, unfinished, path, &file)?;
         Ok(true)
+    }
+
+    /// Removes a copy of what was removed elsewhere. What is no copy stays: it is nowhere else.
+    fn drop_copy(&self, name: &str, path: &Path) {
+        let copied = self.known.lock().copies.get(name).and_then(|used| used.version);
+        let here = fs::metadata(path).ok().and_then(|found| FileVersion::of(&found).ok());
+        if copied.is_some() && copied == here && removed(path).is_ok() {
+            self.known.lock().forget(name);
+        }
     }
 
     /// Puts a copy in its place.
@@ -317,12 +336,13 @@ impl Copies {
         Err(Error::new(ErrorKind::ResourceBusy, "others change this file all the time: try again").into())
     }
 
-    /// The files below a folder, by their names in it; whether this is another list than the last one.
-    pub(crate) fn list(&self, folder: &Path) -> Result<(Listed, bool)> {
+    /// The files below a folder, by their names in it, as they are or were a moment ago; whether this is another list than the last one.
+    pub(crate) fn list(&self, folder: &Path, moment: Moment) -> Result<(Listed, bool)> {
         let Some(name) = self.name(folder) else { return Ok((Arc::default(), false)) };
         let now = Instant::now();
         let last = self.listings.lock().get(&name).cloned();
         if let Some((at, listed)) = &last
+            && moment == Moment::Recent
             && now - *at < FRESH
         {
             return Ok((Arc::clone(listed), false));

@@ -72,8 +72,11 @@ fn what_one_writes_another_reads_whole_and_as_it_is_now() {
     // A copy is asked for once, and made anew when somebody spoilt it.
     fs::write(one.path("input/a.png"), "spoilt").unwrap();
     assert_eq!(one.read("input/a.png").unwrap(), b"again");
+    fs::write(one.path("input/own.png"), "own").unwrap();
+    assert!(one.read("input/own.png").is_none() && one.path("input/own.png").exists(), "what is nowhere else is not shared, and stays");
+    fs::remove_file(one.path("input/own.png")).unwrap();
     one.folders.remove(&one.path("input/a.png")).unwrap();
-    assert!(two.read("input/a.png").is_none(), "it is gone everywhere");
+    assert!(two.read("input/a.png").is_none() && !two.path("input/a.png").exists(), "it is gone everywhere");
     assert!(two.folders.remove(&two.path("input/a.png")).is_err());
     let names: Vec<_> = fs::read_dir(one.path("input")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(names, [""; 0], "nothing unfinished stays");

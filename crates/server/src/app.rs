@@ -98,7 +98,7 @@ impl App {
         parts.folders.keep_apart(options.keys.requires());
         let inner = Inner {
             gate: Gate::new(&options),
-            users: Users::new(parts.folders.roots().user.clone(), options.multi_user, Arc::clone(&options.keys)),
+            users: Users::new(Arc::clone(&parts.folders), options.multi_user, Arc::clone(&options.keys)),
             downloads: Downloads::new(Policy::public(options.download_hosts.clone())),
             machine: Machine::default(),
             // Bodies of the allowed size must fit, and what is read of them.

@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
 use axum::response::{IntoResponse, Response};
+use comfyd_folders::shared::is_unusable;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
@@ -93,6 +94,11 @@ impl ApiError {
     /// 507: the disk, or the user's share of it, is full.
     pub fn disk_full() -> Self {
         Self::new(StatusCode::INSUFFICIENT_STORAGE, "disk_full", "the disk is full: make room and try again")
+    }
+
+    /// 503: the files that servers share are out of reach.
+    fn files_unavailable(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "files_unavailable", message)
     }
 
     /// 500: the server's fault.
@@ -305,9 +311,27 @@ impl From<comfyd_folders::Error> for ApiError {
             comfyd_folders::Error::Create { source, .. } | comfyd_folders::Error::Write { source, .. } if is_disk_full(source) => {
                 Self::disk_full()
             }
-            comfyd_folders::Error::Create { .. } | comfyd_folders::Error::Write { .. } | comfyd_folders::Error::ExtraPaths { .. } => {
-                Self::internal(error.to_string())
+            comfyd_folders::Error::Shared { source, .. } | comfyd_folders::Error::Write { source, .. } if is_unusable(source) => {
+                Self::files_unavailable(error.to_string())
             }
+            comfyd_folders::Error::Create { .. }
+            | comfyd_folders::Error::Write { .. }
+            | comfyd_folders::Error::Shared { .. }
+            | comfyd_folders::Error::ExtraPaths { .. } => Self::internal(error.to_string()),
+        }
+    }
+}
+
+/// A file that a client named cannot be read or written.
+impl From<std::io::Error> for ApiError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            _ if is_disk_full(&error) => Self::disk_full(),
+            _ if is_unusable(&error) => Self::files_unavailable(error.to_string()),
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Self::internal(format!("the file cannot be written: {error}")),
+            ErrorKind::ResourceBusy => Self::conflict(error.to_string()),
+            // What remains is about the name: too long, a folder, a file in place of a folder.
+            _ => Self::bad_request(format!("no file can be written under that name: {error}")),
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
+use comfyd_folders::Folders;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
 use comfyd_jobs::{NewJob, Position, Secrets, now_ms};
 use comfyd_node::{Catalog, Choices, Entry, Input, InputKind, OptionSource, Replacements};
@@ -90,6 +91,11 @@ impl PromptRequest {
     pub(crate) fn asks_python(&self, catalog: &Catalog) -> bool {
         let checks = |entry: &Entry| entry.schema.hosted.as_ref().is_some_and(|hosted| hosted.validates);
         self.classes().any(|class| catalog.all(class).iter().any(checks))
+    }
+
+    /// Has the files here that it names: Python's checks look for them in the folders. May wait.
+    pub(crate) fn files_here(&self, folders: &Folders) -> Result<(), ApiError> {
+        Ok(folders.inputs_here(&self.prompt)?)
     }
 
     /// The body.

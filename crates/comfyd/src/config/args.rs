@@ -420,6 +420,14 @@ pub struct ServerArgs {
     /// Where that is kept, as sqlite:///PATH: a file of its own [default: assets.db in the user folder].
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
+    /// Where files are that several servers share: a folder that all mount, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. The
+    /// input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the environment, by the names that the
+    /// store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL [default: the folders have the files].
+    #[arg(long, value_name = "PLACE")]
+    pub files: Option<String>,
+    /// Most bytes of copies, in bytes or with K, M, G or T; those used last stay.
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20G")]
+    pub files_cache: u64,
     /// Shape of answers where the API document and ComfyUI's wire differ.
     #[arg(long, value_name = "SHAPE", default_value = "wire")]
     pub api_shape: ApiShape,

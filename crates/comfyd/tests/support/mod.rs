@@ -20,15 +20,20 @@ impl Server {
     }
 
     pub async fn start_in(base: tempfile::TempDir, extra: &[&str]) -> Self {
-        Self::launch(&[], base, extra).await
+        Self::launch(&[], base, extra, &[]).await
+    }
+
+    /// With variables of the environment.
+    pub async fn start_with_env(variables: &[(&str, String)], extra: &[&str]) -> Self {
+        Self::launch(&[], tempfile::tempdir().unwrap(), extra, variables).await
     }
 
     /// With a command in front that runs the program and its arguments.
     pub async fn start_with(command: &[&str], extra: &[&str]) -> Self {
-        Self::launch(command, tempfile::tempdir().unwrap(), extra).await
+        Self::launch(command, tempfile::tempdir().unwrap(), extra, &[]).await
     }
 
-    async fn launch(command: &[&str], base: tempfile::TempDir, extra: &[&str]) -> Self {
+    async fn launch(command: &[&str], base: tempfile::TempDir, extra: &[&str], variables: &[(&str, String)]) -> Self {
         // The build leaves the choice of cryptography to the program; an error means that another test chose already.
         drop(rustls::crypto::ring::default_provider().install_default());
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -38,6 +43,7 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1", "--front-end", "none", "--port", &port.to_string(), "--base-directory"])
             .arg(base.path())
             .args(extra)
+            .envs(variables.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -93,6 +99,67 @@ impl Server {
             assert!(start.elapsed() < Duration::from_secs(120), "prompt {prompt_id} did not end");
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+}
+
+/// An S3 server from PyPI (`pip install 'moto[server]'`) on this machine: MOTO names its program, or it is in .venv of the checkout or in PATH.
+pub struct S3 {
+    child: Child,
+    port: u16,
+}
+
+impl S3 {
+    /// `None`, loudly, where there is none.
+    pub fn start() -> Option<Self> {
+        let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../.venv/bin/moto_server");
+        let named = std::env::var_os("MOTO").map(PathBuf::from);
+        let program = named.or_else(|| beside.is_file().then_some(beside)).unwrap_or_else(|| "moto_server".into());
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let mut command = Command::new(program);
+        command.args(["-H", "127.0.0.1", "-p", &port.to_string()]).stdout(Stdio::null()).stderr(Stdio::null());
+        let Ok(child) = command.spawn() else {
+            eprintln!(
+                "SKIPPED: there is no S3 server to test with: pip install 'moto[server]' into .venv, or name its moto_server in MOTO"
+            );
+            return None;
+        };
+        let begun = Instant::now();
+        while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(60), "the S3 server does not answer");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Some(Self { child, port })
+    }
+
+    /// How programs are told of it.
+    pub fn settings(&self) -> Vec<(&'static str, String)> {
+        let address = format!("http://127.0.0.1:{}", self.port);
+        let key = || "test".to_owned();
+        vec![
+            ("AWS_ENDPOINT_URL", address),
+            ("AWS_ALLOW_HTTP", "true".into()),
+            ("AWS_ACCESS_KEY_ID", key()),
+            ("AWS_SECRET_ACCESS_KEY", key()),
+            ("AWS_REGION", "us-east-1".into()),
+        ]
+    }
+
+    /// Makes a bucket, which needs no more than a request to this server.
+    pub fn make(&self, bucket: &str) {
+        use std::io::{Read as _, Write as _};
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let key = "Authorization: AWS4-HMAC-SHA256 Credential=test/20200101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0";
+        write!(socket, "PUT /{bucket} HTTP/1.1\r\nHost: 127.0.0.1\r\n{key}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    }
+}
+
+impl Drop for S3 {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
     }
 }
 

@@ -69,6 +69,7 @@ fn load_folder(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 /// The folder's path, and the names of the pictures in it in their order.
 fn pictures(state: &State, folder: &str) -> Result<(PathBuf, Vec<String>)> {
     let path = state.services.folders.found(Kind::Input, folder.as_ref()).map_err(Error::other)?;
+    state.services.folders.all_here(&path)?;
     let mut names = Vec::new();
     for entry in std::fs::read_dir(&path)? {
         names.extend(entry?.file_name().into_string().ok().filter(|name| EXTENSIONS.contains(&extension(name).as_str())));

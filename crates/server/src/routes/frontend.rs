@@ -202,7 +202,8 @@ fn missing(app: &App, principal: &Principal, root: &Path, path: &str) -> Found {
     match path {
         "favicon.ico" => Found::Empty,
         "user.css" => {
-            let own = app.users.folder(principal.user()).ok().and_then(|folder| std::fs::read(folder.join("user.css")).ok());
+            let own = app.users.folder(principal.user()).ok().map(|folder| folder.join("user.css"));
+            let own = own.filter(|path| app.folders.here(path).unwrap_or(false)).and_then(|path| std::fs::read(path).ok());
             Found::Text("text/css; charset=utf-8", own.unwrap_or_default())
         }
         "templates/index_logo.json" => Found::Text("application/json", b"{}".to_vec()),

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
+use comfyd_folders::Folders;
 use comfyd_folders::whole::is_unfinished;
 use indexmap::IndexMap;
 use serde::Serialize;
@@ -110,15 +111,21 @@ async fn files(State(app): State<App>, principal: Principal, UrlPath(kind): UrlP
     let kind = parse_kind(&kind)?;
     blocking(move || {
         let _acting = principal.act();
-        let names = newest_first(&app.folders.seen(kind)).into_iter();
+        let names = newest_first(&app.folders, &app.folders.seen(kind))?.into_iter();
         Ok(Json(Names(names.map(|name| format!("{name} [{}]", kind.as_str())).collect())))
     })
     .await
 }
 
 /// The names of the files directly in some folders, but for hidden ones.
-fn newest_first(folders: &[PathBuf]) -> Vec<String> {
-    let entries = folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
+fn newest_first(files: &Folders, folders: &[PathBuf]) -> Result<Vec<String>, ApiError> {
+    let mut shared = Vec::new();
+    for folder in folders.iter().filter(|_| files.is_shared()) {
+        let listed = files.listed_shared(folder)?.into_iter().flatten();
+        shared.extend(listed.filter(|(name, _)| !name.contains('/') && !name.starts_with('.')).map(|(name, file)| (file.time(), name)));
+    }
+    let here = if files.is_shared() { &[][..] } else { folders };
+    let entries = here.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten();
     let mut files: Vec<(SystemTime, String)> = entries
         .flatten()
         .take(MAX_FILES)
@@ -127,9 +134,10 @@ fn newest_first(folders: &[PathBuf]) -> Vec<String> {
             let name = entry.file_name().into_string().ok().filter(|name| !name.starts_with('.') && !is_unfinished(name))?;
             Some((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), name))
         })
+        .chain(shared)
         .collect();
     files.sort_by(|(a, a_name), (b, b_name)| b.cmp(a).then_with(|| a_name.cmp(b_name)));
-    files.into_iter().map(|(_, name)| name).collect()
+    Ok(files.into_iter().map(|(_, name)| name).collect())
 }
 
 #[cfg(test)]
@@ -147,6 +155,7 @@ mod tests {
             file.set_modified(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)).unwrap();
         }
         std::fs::create_dir(dir.path().join("folder")).unwrap();
-        assert_eq!(newest_first(&[dir.path().to_owned()]), ["b", "c", "d", "a"]);
+        let folders = Folders::new(comfyd_folders::Roots::under(dir.path().join("base"))).unwrap();
+        assert_eq!(newest_first(&folders, &[dir.path().to_owned()]).unwrap(), ["b", "c", "d", "a"]);
     }
 }

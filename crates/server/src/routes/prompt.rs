@@ -77,7 +77,7 @@ async fn submit(State(app): State<App>, shape: ApiShape, sent: Sent, principal: 
         let app = app.clone();
         blocking(move || {
             let (owner, folders) = principal.files(&app);
-            app.usage.room(&owner, &folders, 0)
+            app.usage.room(&owner, &app.folders, &folders, 0)
         })
         .await?;
     }
@@ -103,6 +103,9 @@ async fn checked(app: &App, body: Bytes, usage_source: Option<String>, principal
     let check = move |request: PromptRequest| {
         // Files that it names are its owner's.
         let _acting = acting_for(Actor { owner: principal.owner(), all: false });
+        if !checking.installations.is_empty() {
+            request.files_here(&checking.folders)?;
+        }
         request.check(&checking.catalog.current(), &*checking.folders, &checking.options, (principal.owner(), usage_source.as_deref()))
     };
     if !app.installations.is_empty() {
@@ -113,7 +116,11 @@ async fn checked(app: &App, body: Bytes, usage_source: Option<String>, principal
         return blocking(move || check(read(&app, body)?)).await;
     }
     let request = read(app, body)?;
-    if request.may_wait(&app.catalog.current()) { blocking(move || check(request)).await } else { check(request) }
+    if request.may_wait(&app.catalog.current()) || app.folders.is_shared() {
+        blocking(move || check(request)).await
+    } else {
+        check(request)
+    }
 }
 
 /// A request, with classes that there are in the place of those that there are not any more.

@@ -35,7 +35,11 @@ async fn one(State(app): State<App>, UrlPath(id): UrlPath<String>, principal: Pr
 /// The user's settings. A damaged file shows none, as the front end could not start otherwise; it can be changed when it is mended.
 fn shown(app: &App, principal: &Principal) -> Result<Map<String, Value>, ApiError> {
     let folder = app.users.folder(principal.user())?;
-    let stored = app.users.settings_in(&folder).ok().flatten();
+    let stored = match app.users.settings_in(&folder) {
+        // It can be read when the store is back.
+        Err(away) if away.status() == StatusCode::SERVICE_UNAVAILABLE => return Err(away),
+        stored => stored.ok().flatten(),
+    };
     Ok(stored.unwrap_or_else(|| initial_settings(&app.options.front_end)))
 }
 
@@ -43,7 +47,7 @@ async fn set_many(State(app): State<App>, principal: Principal, LenientJson(body
     let Value::Object(changes) = body else {
         return Err(ApiError::bad_request("the body must be an object of settings"));
     };
-    change(app, principal, move |settings| settings.extend(changes)).await
+    change(app, principal, move |settings| settings.extend(changes.clone())).await
 }
 
 async fn set_one(
@@ -52,14 +56,10 @@ async fn set_one(
     principal: Principal,
     LenientJson(value): LenientJson,
 ) -> Result<StatusCode, ApiError> {
-    change(app, principal, move |settings| drop(settings.insert(id, value))).await
+    change(app, principal, move |settings| drop(settings.insert(id.clone(), value.clone()))).await
 }
 
-async fn change(
-    app: App,
-    principal: Principal,
-    change: impl FnOnce(&mut Map<String, Value>) + Send + 'static,
-) -> Result<StatusCode, ApiError> {
+async fn change(app: App, principal: Principal, change: impl Fn(&mut Map<String, Value>) + Send + 'static) -> Result<StatusCode, ApiError> {
     blocking(move || {
         app.users.change_settings(principal.user(), || initial_settings(&app.options.front_end), change)?;
         Ok(StatusCode::OK)

@@ -68,7 +68,7 @@ async fn mask(State(app): State<App>, shape: ApiShape, principal: Principal, for
 /// Has this thread write into the caller's folders, if there is room.
 fn begin(app: &App, principal: &Principal, upload: &Upload) -> Result<Acting, ApiError> {
     let (owner, folders) = principal.files(app);
-    app.usage.room(&owner, &folders, upload.file.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64))?;
+    app.usage.room(&owner, &app.folders, &folders, upload.file.as_ref().map_or(0, |(_, bytes)| bytes.len() as u64))?;
     Ok(principal.act())
 }
 

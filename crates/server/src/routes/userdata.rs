@@ -23,7 +23,7 @@ use crate::openapi::{Doc, Table};
 use crate::permission::Permission::{Admin, Read, Run};
 use crate::principal::Principal;
 use crate::query::Query;
-use crate::services::userdata::{self, Entry, FileInfo, times, user_file, user_path};
+use crate::services::userdata::{self, Entry, Facts, FileInfo, Found, user_file, user_path};
 
 /// Folders and files that the front end asks for before it has made them, with the type and content of an empty one: an error would only
 /// stand in the browser's console.
@@ -147,8 +147,8 @@ enum EntryKind {
 
 impl UserEntry {
     fn of(entry: Entry) -> Self {
-        let (name, is_file) = (entry.name().to_owned(), !entry.meta.is_dir());
-        let (size, modified) = (is_file.then_some(entry.meta.len()), is_file.then(|| times(&entry.meta).0));
+        let (name, is_file) = (entry.name().to_owned(), !entry.facts.is_folder);
+        let (size, modified) = (is_file.then_some(entry.facts.bytes), is_file.then_some(entry.facts.modified));
         Self { name, path: entry.path, kind: if is_file { EntryKind::File } else { EntryKind::Directory }, size, modified }
     }
 }
@@ -156,7 +156,8 @@ impl UserEntry {
 async fn users(State(app): State<App>) -> Result<Json<Users>, ApiError> {
     blocking(move || {
         let users = app.users.names()?;
-        Ok(Json(Users { storage: "server", migrated: users.is_none().then(|| app.users.has_default()), users }))
+        let migrated = users.is_none().then(|| app.users.has_default()).transpose()?;
+        Ok(Json(Users { storage: "server", migrated, users }))
     })
     .await
 }
@@ -174,19 +175,19 @@ async fn list(State(app): State<App>, query: Query, principal: Principal) -> Res
     blocking(move || {
         let dir = query.get("dir").filter(|d| !d.is_empty()).ok_or_else(|| ApiError::bad_request("no folder is named: add ?dir=..."))?;
         let root = user_path(&app.users.folder(principal.user())?, dir)?;
-        if !root.exists() {
+        if userdata::found(&app.folders, &root)? == Found::Nothing {
             if EXPECTED_FOLDERS.contains(&dir.trim_end_matches('/')) {
                 return Ok(Json(UserFiles::default()));
             }
             return Err(ApiError::not_found("there is no such folder").details(dir));
         }
         let (full, split) = (query.is_true("full_info"), query.is_true("split"));
-        let told = |Entry { path, meta }| match (full, split) {
-            (true, _) => ListedFile::Full(FileInfo::of(path, &meta)),
+        let told = |Entry { path, facts }| match (full, split) {
+            (true, _) => ListedFile::Full(FileInfo::of(path, &facts)),
             (false, true) => ListedFile::Parts(std::iter::once(path.as_str()).chain(path.split('/')).map(str::to_owned).collect()),
             (false, false) => ListedFile::Path(path),
         };
-        Ok(Json(UserFiles(userdata::files(&root, query.is_true("recurse")).into_iter().map(told).collect())))
+        Ok(Json(UserFiles(userdata::files(&app.folders, &root, query.is_true("recurse"))?.into_iter().map(told).collect())))
     })
     .await
 }
@@ -200,17 +201,12 @@ async fn list_v2(State(app): State<App>, query: Query, principal: Principal) -> 
         let wanted = query.get("path").unwrap_or_default();
         let root =
             user_path(&base, wanted).map_err(|_| ApiError::bad_request("the path leads outside: give a relative one").details(wanted))?;
-        if !root.exists() {
-            return if root == base {
-                Ok(Json(UserEntries::default()))
-            } else {
-                Err(ApiError::not_found("there is no such folder").details(wanted))
-            };
+        match userdata::found(&app.folders, &root)? {
+            Found::Nothing if root == base => Ok(Json(UserEntries::default())),
+            Found::Nothing => Err(ApiError::not_found("there is no such folder").details(wanted)),
+            Found::File => Err(ApiError::bad_request("the path is not a folder").details(wanted)),
+            Found::Folder => Ok(Json(UserEntries(userdata::entries(&app.folders, &base, &root)?.into_iter().map(UserEntry::of).collect()))),
         }
-        if !root.is_dir() {
-            return Err(ApiError::bad_request("the path is not a folder").details(wanted));
-        }
-        Ok(Json(UserEntries(userdata::entries(&base, &root).into_iter().map(UserEntry::of).collect())))
     })
     .await
 }
@@ -222,7 +218,7 @@ fn told(base: &Path, path: &Path, query: &Query) -> Result<Json<UserFile>, ApiEr
         return Ok(Json(UserFile::Path(relative)));
     }
     let meta = fs::metadata(path).map_err(|e| ApiError::internal(format!("the file was written but cannot be read: {e}")))?;
-    Ok(Json(UserFile::Full(FileInfo::of(relative, &meta))))
+    Ok(Json(UserFile::Full(FileInfo::of(relative, &Facts::from(&meta)))))
 }
 
 fn replacing(query: &Query) -> Replace {
@@ -238,7 +234,7 @@ async fn read(
     let expected = EXPECTED_FILES.iter().find(|(expected, ..)| name == *expected);
     let found = blocking(move || {
         let path = user_file(&app.users.folder(principal.user())?, &name)?;
-        Ok((path.exists(), path))
+        Ok((app.folders.here(&path)? || !app.folders.is_shared() && path.exists(), path))
     });
     let (exists, path) = match (found.await, expected) {
         (Ok(found), _) => found,
@@ -249,6 +245,7 @@ async fn read(
     let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
     match expected {
         Some((_, mime, empty)) if !exists => Ok(([(header::CONTENT_TYPE, *mime)], *empty).into_response()),
+        None if !exists => Err(ApiError::not_found("there is no such file").details(name)),
         Some((USER_STYLE, ..)) => send_file(&path, &name, &headers, Disposition::Page).await,
         Some(_) | None => send_file(&path, &name, &headers, Disposition::Inline).await,
     }
@@ -264,16 +261,16 @@ async fn write(
     let body = body::bytes(request, &()).await?;
     blocking(move || {
         let (owner, folders) = principal.files(&app);
-        app.usage.room(&owner, &folders, body.len() as u64)?;
+        app.usage.room(&owner, &app.folders, &folders, body.len() as u64)?;
         let base = app.users.folder(principal.user())?;
-        let path = userdata::store(&base, &name, &body, replacing(&query))?;
+        let path = userdata::store(&app.folders, &base, &name, &body, replacing(&query))?;
         told(&base, &path, &query)
     })
     .await
 }
 
 async fn delete(State(app): State<App>, UrlPath(name): UrlPath<String>, principal: Principal) -> Result<StatusCode, ApiError> {
-    blocking(move || userdata::remove(&app.users.folder(principal.user())?, &name).map(|()| StatusCode::NO_CONTENT)).await
+    blocking(move || userdata::remove(&app.folders, &app.users.folder(principal.user())?, &name).map(|()| StatusCode::NO_CONTENT)).await
 }
 
 async fn rename(
@@ -284,7 +281,7 @@ async fn rename(
 ) -> Result<Json<UserFile>, ApiError> {
     blocking(move || {
         let base = app.users.folder(principal.user())?;
-        let path = userdata::rename(&base, &name, &dest, replacing(&query))?;
+        let path = userdata::rename(&app.folders, &base, &name, &dest, replacing(&query))?;
         told(&base, &path, &query)
     })
     .await

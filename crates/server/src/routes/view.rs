@@ -53,6 +53,18 @@ async fn view(State(app): State<App>, principal: Principal, query: Query, header
     let (kind, subfolder) = (query.get("type").unwrap_or("output"), query.get("subfolder").unwrap_or_default());
     let (path, name) = match assets::by_hash(&app, &principal, filename).await? {
         Some(found) => found,
+        None if app.folders.is_shared() => {
+            let (app, filename, kind, subfolder) = (app.clone(), filename.to_owned(), kind.to_owned(), subfolder.to_owned());
+            blocking(move || {
+                let _acting = principal.act();
+                let (path, name) = shown_file(&app.folders, &filename, &kind, &subfolder)?;
+                if !app.folders.here(&path)? {
+                    return Err(ApiError::not_found("there is no such file").details(name));
+                }
+                Ok((path, name.to_owned()))
+            })
+            .await?
+        }
         None => {
             let _acting = principal.act();
             let (path, name) = shown_file(&app.folders, filename, kind, subfolder)?;

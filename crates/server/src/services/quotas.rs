@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
+use comfyd_folders::Folders;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -60,11 +61,18 @@ impl Usage {
     }
 
     /// Fails if the files in these folders, which are the user's, leave no room for so many bytes.
-    pub(crate) fn room(&self, owner: &Arc<str>, folders: &[PathBuf], more: u64) -> Result<(), ApiError> {
+    pub(crate) fn room(&self, owner: &Arc<str>, files: &Folders, folders: &[PathBuf], more: u64) -> Result<(), ApiError> {
         let Some(most) = self.quotas.disk_bytes.filter(|_| !owner.is_empty()) else { return Ok(()) };
         let now = Instant::now();
         let known = self.disk.lock().get(owner).copied().filter(|(_, since)| now - *since < MEASURED_FOR);
-        let used = known.map_or_else(|| folders.iter().map(|folder| bytes_below(folder)).sum(), |(used, _)| used);
+        let below = |folder: &PathBuf| {
+            let shared = files.listed_shared(folder)?;
+            Ok::<_, ApiError>(shared.map_or_else(|| bytes_below(folder), |shared| shared.iter().map(|(_, file)| file.bytes).sum()))
+        };
+        let used = match known {
+            Some((used, _)) => used,
+            None => folders.iter().map(below).sum::<Result<u64, ApiError>>()?,
+        };
         let since = known.map_or(now, |(_, since)| since);
         let mut disk = self.disk.lock();
         if disk.len() >= MAX_USERS {
@@ -136,9 +144,11 @@ mod tests {
         let usage = Usage::new(Quotas { disk_bytes: Some(10), ..Quotas::default() });
         std::fs::create_dir(dir.path().join("deep")).unwrap();
         std::fs::write(dir.path().join("deep/a"), "12345").unwrap();
-        let fits = |more| usage.room(&"a".into(), &[dir.path().to_owned()], more).is_ok();
+        let base = tempfile::tempdir().unwrap();
+        let folders = Folders::new(comfyd_folders::Roots::under(base.path())).unwrap();
+        let fits = |more| usage.room(&"a".into(), &folders, &[dir.path().to_owned()], more).is_ok();
         assert_eq!([fits(0), fits(6), fits(4), fits(2), fits(1)], [true, false, true, false, true]);
-        assert!(usage.room(&"".into(), &[dir.path().to_owned()], 100).is_ok());
+        assert!(usage.room(&"".into(), &folders, &[dir.path().to_owned()], 100).is_ok());
     }
 
     #[test]

@@ -14,7 +14,6 @@ use crate::error::ApiError;
 use crate::principal::Principal;
 use crate::services::assets::{self, UploadedAsset};
 use crate::services::paths::parse_kind;
-use crate::services::stored::write_file;
 
 /// Numbers that are tried for a free name.
 const MAX_NUMBER: u32 = 10_000;
@@ -82,25 +81,26 @@ pub(crate) fn store(folders: &Folders, form: Upload, change: impl FnOnce(Bytes) 
     let folder = folders.inside(kind, Path::new(&form.subfolder))?;
     let subfolder = folders.told(kind, &folder, &form.subfolder);
     let stored = |name: String| Ok(Uploaded { name, subfolder: subfolder.clone(), kind: kind.into(), asset: None });
-    if !form.overwrite && std::fs::read(folder.join(&name)).is_ok_and(|old| old == bytes) {
+    let is_same = |path: &Path| Ok::<_, ApiError>(folders.here(path)? && std::fs::read(path).is_ok_and(|old| old == bytes));
+    if !form.overwrite && is_same(&folder.join(&name))? {
         return stored(name);
     }
     let changed = change(bytes.clone())?;
     if form.overwrite {
-        write_file(&folder.join(&name), &changed, Replace::Yes)?;
+        folders.write(&folder.join(&name), &changed, Replace::Yes)?;
         return stored(name);
     }
     for number in 0..MAX_NUMBER {
         let candidate = if number == 0 { name.clone() } else { numbered(&name, number) };
         let path = folder.join(&candidate);
-        if path.exists() {
-            if std::fs::read(&path).is_ok_and(|old| old == bytes) {
+        if folders.exists(&path) {
+            if is_same(&path)? {
                 return stored(candidate);
             }
             continue;
         }
         // Somebody else may take the name between the question and the answer: then the next one is tried.
-        if write_file(&path, &changed, Replace::No)? {
+        if folders.write(&path, &changed, Replace::No)? {
             return stored(candidate);
         }
     }
@@ -141,7 +141,7 @@ pub(crate) fn original_path(folders: &Folders, reference: Option<&str>) -> Resul
     let subfolder = reference.get("subfolder").and_then(Value::as_str).unwrap_or_default();
     folders.found(kind, Path::new(subfolder)).map_err(|e| ApiError::forbidden(e.to_string()))?;
     let path = folders.found(kind, &Path::new(subfolder).join(name))?;
-    if !path.is_file() {
+    if !folders.here(&path)? {
         return Err(ApiError::not_found("the original picture of the mask is not there: upload it first").details(name));
     }
     Ok(path)

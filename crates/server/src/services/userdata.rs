@@ -1,9 +1,12 @@
 //! The files that the front end keeps for a user, such as workflows: where they are, what there is, moving and removing them.
 
+use std::collections::BTreeSet;
 use std::fs::{self, Metadata};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use comfyd_folders::Folders;
+use comfyd_folders::shared::{SharedFile, is_unusable};
 use comfyd_folders::whole::{self, Replace};
 use percent_encoding::percent_decode_str;
 use serde::Serialize;
@@ -11,7 +14,6 @@ use utoipa::ToSchema;
 
 use crate::error::{ApiError, is_disk_full};
 use crate::services::paths::inside;
-use crate::services::stored::write_file;
 
 /// Entries that one listing may have.
 const MAX_ENTRIES: usize = 100_000;
@@ -22,7 +24,32 @@ const MAX_DEPTH: usize = 32;
 pub(crate) struct Entry {
     /// Relative, with forward slashes.
     pub path: String,
-    pub meta: Metadata,
+    pub facts: Facts,
+}
+
+/// What is known of it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Facts {
+    pub is_folder: bool,
+    pub bytes: u64,
+    /// Seconds since 1970.
+    pub modified: f64,
+    created: f64,
+}
+
+impl From<&Metadata> for Facts {
+    fn from(meta: &Metadata) -> Self {
+        let (modified, created) = times(meta);
+        Self { is_folder: meta.is_dir(), bytes: meta.len(), modified, created }
+    }
+}
+
+impl From<&SharedFile> for Facts {
+    fn from(file: &SharedFile) -> Self {
+        // A copy here has this time.
+        let modified = file.time().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
+        Self { is_folder: false, bytes: file.bytes, modified, created: modified }
+    }
 }
 
 impl Entry {
@@ -46,10 +73,9 @@ pub(crate) struct FileInfo {
 }
 
 impl FileInfo {
-    pub(crate) fn of(path: String, meta: &Metadata) -> Self {
-        let (modified, created) = times(meta);
+    pub(crate) fn of(path: String, facts: &Facts) -> Self {
         let milliseconds = |seconds: f64| (seconds * 1000.0) as i64;
-        Self { path, size: meta.len(), modified: milliseconds(modified), created: milliseconds(created) }
+        Self { path, size: facts.bytes, modified: milliseconds(facts.modified), created: milliseconds(facts.created) }
     }
 }
 
@@ -71,20 +97,56 @@ pub(crate) fn user_file(base: &Path, name: &str) -> Result<PathBuf, ApiError> {
     if path == base { Err(ApiError::forbidden("that is the user's folder: name a file in it")) } else { Ok(path) }
 }
 
+/// What a name is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    Nothing,
+    File,
+    Folder,
+}
+
+/// What there is of this name.
+pub(crate) fn found(folders: &Folders, path: &Path) -> Result<Found, ApiError> {
+    Ok(match folders.listed_shared(path)? {
+        None if path.is_dir() => Found::Folder,
+        None if path.exists() => Found::File,
+        None => Found::Nothing,
+        Some(files) if !files.is_empty() => Found::Folder,
+        Some(_) if folders.exists(path) => Found::File,
+        Some(_) => Found::Nothing,
+    })
+}
+
 /// The files in a folder, with `recurse` in its folders too; those whose names begin with a dot are left out.
-pub(crate) fn files(folder: &Path, recurse: bool) -> Vec<Entry> {
+pub(crate) fn files(folders: &Folders, folder: &Path, recurse: bool) -> Result<Vec<Entry>, ApiError> {
+    if let Some(shared) = folders.listed_shared(folder)? {
+        let shown = |path: &String| path.split('/').all(|part| !part.starts_with('.')) && (recurse || !path.contains('/'));
+        let shared = shared.into_iter().filter(|(path, _)| shown(path));
+        return Ok(shared.map(|(path, file)| Entry { path, facts: Facts::from(&file) }).collect());
+    }
     let mut entries = Vec::new();
     walk(folder, folder, if recurse { MAX_DEPTH } else { 0 }, Hidden::Skip, &mut entries);
-    entries.retain(|entry| entry.meta.is_file());
-    entries
+    entries.retain(|entry| !entry.facts.is_folder);
+    Ok(entries)
 }
 
 /// All files and folders below a folder, named from `base`: folders first, then by name.
-pub(crate) fn entries(base: &Path, folder: &Path) -> Vec<Entry> {
+pub(crate) fn entries(folders: &Folders, base: &Path, folder: &Path) -> Result<Vec<Entry>, ApiError> {
     let mut entries = Vec::new();
-    walk(base, folder, MAX_DEPTH, Hidden::Show, &mut entries);
-    entries.sort_by_cached_key(|e| (!e.meta.is_dir(), e.name().to_lowercase(), e.path.clone()));
-    entries
+    match folders.listed_shared(folder)? {
+        Some(shared) => {
+            let below = folder.strip_prefix(base).ok().and_then(Path::to_str).unwrap_or_default().replace('\\', "/");
+            let named = |path: &str| if below.is_empty() { path.to_owned() } else { format!("{below}/{path}") };
+            let parents = shared.iter().flat_map(|(path, _)| path.match_indices('/').map(|(end, _)| &path[..end]));
+            let parents: BTreeSet<&str> = parents.collect();
+            entries
+                .extend(parents.into_iter().map(|path| Entry { path: named(path), facts: Facts { is_folder: true, ..Facts::default() } }));
+            entries.extend(shared.iter().map(|(path, file)| Entry { path: named(path), facts: Facts::from(file) }));
+        }
+        None => walk(base, folder, MAX_DEPTH, Hidden::Show, &mut entries),
+    }
+    entries.sort_by_cached_key(|e| (!e.facts.is_folder, e.name().to_lowercase(), e.path.clone()));
+    Ok(entries)
 }
 
 /// What is done with names that start with a dot.
@@ -108,7 +170,7 @@ fn walk(base: &Path, folder: &Path, depth: usize, hidden: Hidden, entries: &mut 
         if hidden == Hidden::Skip && last_part(relative).starts_with('.') || whole::is_unfinished(last_part(relative)) {
             continue;
         }
-        entries.push(Entry { path: relative.replace('\\', "/"), meta });
+        entries.push(Entry { path: relative.replace('\\', "/"), facts: Facts::from(&meta) });
         if depth > 0 && child.file_type().is_ok_and(|t| t.is_dir()) {
             walk(base, &path, depth - 1, hidden, entries);
         }
@@ -120,44 +182,40 @@ fn last_part(path: &str) -> &str {
 }
 
 /// Stores a file of the user whose folder is `base`; where it is.
-pub(crate) fn store(base: &Path, name: &str, bytes: &[u8], replace: Replace) -> Result<PathBuf, ApiError> {
+pub(crate) fn store(folders: &Folders, base: &Path, name: &str, bytes: &[u8], replace: Replace) -> Result<PathBuf, ApiError> {
     let path = user_file(base, name)?;
-    if write_file(&path, bytes, replace)? { Ok(path) } else { Err(exists_already(name)) }
+    if folders.write(&path, bytes, replace)? { Ok(path) } else { Err(exists_already(name)) }
 }
 
 /// Removes a file.
-pub(crate) fn remove(base: &Path, name: &str) -> Result<(), ApiError> {
+pub(crate) fn remove(folders: &Folders, base: &Path, name: &str) -> Result<(), ApiError> {
     let path = user_file(base, name)?;
-    match fs::remove_file(&path) {
+    match folders.remove(&path) {
         Ok(()) => Ok(()),
-        Err(_) if !path.exists() => Err(ApiError::not_found("there is no such file").details(name)),
+        Err(away) if is_unusable(&away) => Err(away.into()),
+        Err(_) if !folders.exists(&path) => Err(ApiError::not_found("there is no such file").details(name)),
         Err(_) if path.is_dir() => Err(ApiError::bad_request("that is a folder: name a file").details(name)),
         Err(e) => Err(ApiError::internal(format!("the file cannot be removed: {e}"))),
     }
 }
 
 /// Moves a file; where it is then.
-pub(crate) fn rename(base: &Path, name: &str, target_name: &str, replace: Replace) -> Result<PathBuf, ApiError> {
+pub(crate) fn rename(folders: &Folders, base: &Path, name: &str, target_name: &str, replace: Replace) -> Result<PathBuf, ApiError> {
     let source = user_file(base, name)?;
-    if !source.exists() {
+    if found(folders, &source)? == Found::Nothing {
         return Err(ApiError::not_found("there is no such file").details(name));
     }
     let target = user_file(base, target_name)?;
-    if target.exists() && (replace == Replace::No || target.is_dir()) {
-        return Err(exists_already(target_name));
+    match found(folders, &target)? {
+        Found::Nothing => {}
+        Found::File if replace == Replace::Yes => {}
+        Found::File | Found::Folder => return Err(exists_already(target_name)),
     }
-    let failed = |e: std::io::Error| match is_disk_full(&e) {
-        true => ApiError::disk_full(),
+    let failed = |e: std::io::Error| match is_disk_full(&e) || is_unusable(&e) {
+        true => e.into(),
         false => ApiError::bad_request(format!("the file cannot be moved there: {e}")),
     };
-    if let Some(folder) = target.parent() {
-        fs::create_dir_all(folder).map_err(failed)?;
-    }
-    let moved = match replace {
-        Replace::Yes => fs::rename(&source, &target).map(|()| true),
-        Replace::No => whole::rename_new(&source, &target),
-    };
-    if moved.map_err(failed)? { Ok(target) } else { Err(exists_already(target_name)) }
+    if folders.rename(&source, &target, replace).map_err(failed)? { Ok(target) } else { Err(exists_already(target_name)) }
 }
 
 fn exists_already(name: &str) -> ApiError {

@@ -4,14 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use axum::http::StatusCode;
-use comfyd_folders::whole::Replace;
+use comfyd_folders::Folders;
 use parking_lot::Mutex;
 use serde_json::{Map, Value};
 
 use crate::error::ApiError;
 use crate::keys::Keys;
 use crate::services::paths::inside;
-use crate::services::stored::{stored_object, write_file};
+use crate::services::stored::stored_object;
 
 /// Folders in the user folder whose names begin so are the system's, which no client may name.
 const SYSTEM_PREFIX: &str = "__";
@@ -26,6 +26,7 @@ const SETTINGS: &str = "comfy.settings.json";
 /// The users of one server.
 pub(crate) struct Users {
     root: PathBuf,
+    folders: Arc<Folders>,
     several: bool,
     /// Where keys are asked for, each is somebody's, whose name is his folder's.
     keys: Arc<Keys>,
@@ -34,9 +35,9 @@ pub(crate) struct Users {
 }
 
 impl Users {
-    /// The users whose folders are in `root`; several of them, or one, unless these keys tell whose they are.
-    pub(crate) fn new(root: PathBuf, several: bool, keys: Arc<Keys>) -> Self {
-        Self { root, several, keys, changing: Mutex::default() }
+    /// The users whose folders are in the user folder; several of them, or one, unless these keys tell whose they are.
+    pub(crate) fn new(folders: Arc<Folders>, several: bool, keys: Arc<Keys>) -> Self {
+        Self { root: folders.roots().user.clone(), folders, several, keys, changing: Mutex::default() }
     }
 
     /// The folder of a user. 401 if there is no such user.
@@ -60,8 +61,9 @@ impl Users {
     }
 
     /// Whether the one user has a folder.
-    pub(crate) fn has_default(&self) -> bool {
-        self.root.join(DEFAULT_USER).exists()
+    pub(crate) fn has_default(&self) -> Result<bool, ApiError> {
+        let folder = self.root.join(DEFAULT_USER);
+        Ok(self.folders.listed_shared(&folder)?.map_or_else(|| folder.exists(), |files| !files.is_empty()))
     }
 
     fn file(&self) -> PathBuf {
@@ -69,7 +71,12 @@ impl Users {
     }
 
     fn known(&self) -> Result<Map<String, Value>, ApiError> {
-        Ok(stored_object(&self.root, &self.file())?.unwrap_or_default())
+        Ok(self.object(&self.file())?.unwrap_or_default())
+    }
+
+    /// The object in a file, as it was written last; `None` where there is none.
+    fn object(&self, path: &Path) -> Result<Option<Map<String, Value>>, ApiError> {
+        if self.folders.here(path)? { stored_object(&self.root, path) } else { Ok(None) }
     }
 
     /// Makes a user; its id. Where there is one user only, a further one is kept for when there are several, as in the reference.
@@ -80,37 +87,42 @@ impl Users {
             );
         }
         let _held = self.changing.lock();
-        let mut users = self.known()?;
-        if users.values().any(|known| known == name) || !self.several && name == DEFAULT_USER {
-            return Err(ApiError::bad_request("there is a user of that name: choose another").details(name));
-        }
-        if users.len() >= MAX_USERS {
-            return Err(ApiError::bad_request(format!("there are {MAX_USERS} users already: remove some from users.json")));
-        }
-        let id = format!("{}_{}", safe_name(name), uuid::Uuid::new_v4());
-        users.insert(id.clone(), name.into());
-        write_file(&self.file(), Value::Object(users).to_string().as_bytes(), Replace::Yes)?;
+        let (id, path) = (format!("{}_{}", safe_name(name), uuid::Uuid::new_v4()), self.file());
+        self.folders.change(&path, |is_there| {
+            let users = if is_there { stored_object(&self.root, &path)? } else { None };
+            let mut users = users.unwrap_or_default();
+            if users.values().any(|known| known == name) || !self.several && name == DEFAULT_USER {
+                return Err(ApiError::bad_request("there is a user of that name: choose another").details(name));
+            }
+            if users.len() >= MAX_USERS {
+                return Err(ApiError::bad_request(format!("there are {MAX_USERS} users already: remove some from users.json")));
+            }
+            users.insert(id.clone(), name.into());
+            Ok(Value::Object(users).to_string().into_bytes())
+        })?;
         Ok(id)
     }
 
     /// The settings in a user's folder; `None` where there are none yet. An error if they cannot be read.
     pub(crate) fn settings_in(&self, folder: &Path) -> Result<Option<Map<String, Value>>, ApiError> {
-        stored_object(&self.root, &folder.join(SETTINGS))
+        self.object(&folder.join(SETTINGS))
     }
 
     /// Changes the settings of a user, who without any begins with `initial`.
     pub(crate) fn change_settings(
         &self,
         user: &str,
-        initial: impl FnOnce() -> Map<String, Value>,
-        change: impl FnOnce(&mut Map<String, Value>),
+        initial: impl Fn() -> Map<String, Value>,
+        change: impl Fn(&mut Map<String, Value>),
     ) -> Result<(), ApiError> {
-        let folder = self.folder(user)?;
+        let path = self.folder(user)?.join(SETTINGS);
         let _held = self.changing.lock();
-        let mut settings = self.settings_in(&folder)?.unwrap_or_else(initial);
-        change(&mut settings);
-        let text = serde_json::to_vec_pretty(&settings).map_err(|e| ApiError::internal(format!("the settings cannot be written: {e}")))?;
-        write_file(&folder.join(SETTINGS), &text, Replace::Yes).map(drop)
+        self.folders.change(&path, |is_there| {
+            let settings = if is_there { stored_object(&self.root, &path)? } else { None };
+            let mut settings = settings.unwrap_or_else(&initial);
+            change(&mut settings);
+            serde_json::to_vec_pretty(&settings).map_err(|e| ApiError::internal(format!("the settings cannot be written: {e}")))
+        })
     }
 }
 

@@ -105,7 +105,7 @@ fn place(app: &App, principal: &Principal, tags: &[String], size: u64) -> Result
         principal.caller().map_or(Ok(()), |caller| Admin.ask(caller))?;
     } else {
         let (owner, folders) = principal.files(app);
-        app.usage.room(&owner, &folders, size)?;
+        app.usage.room(&owner, &app.folders, &folders, size)?;
     }
     Ok(folder)
 }
@@ -123,7 +123,7 @@ async fn parse(app: &App, enabled: &Enabled, principal: &Principal, request: Req
     let folder = blocking(move || {
         let _acting = who.act();
         let (owner, folders) = who.files(&asked);
-        asked.usage.room(&owner, &folders, 0)?;
+        asked.usage.room(&owner, &asked.folders, &folders, 0)?;
         Ok(asked.folders.own(Kind::Input))
     })
     .await?;
