@@ -332,6 +332,49 @@ for name, inputs in {"Flux2LatentImage": {"width": 80, "height": 48}, "HunyuanVi
         g.add("SaveLatent", samples=g.add("Empty" + name, batch_size=2, **inputs), filename_prefix="nodes/x")
 
 
+BLENDS = ["normal", "multiply", "screen", "overlay", "darken", "lighten", "color-dodge", "color-burn", "hard-light", "soft-light", "difference", "exclusion", "linear-dodge",
+          "linear-burn", "vivid-light", "pin-light", "linear-light", "hard-mix", "subtract", "divide", "grain-extract", "grain-merge", "hue", "saturation", "color", "luminosity"]
+for part, blends in enumerate((BLENDS[:13], BLENDS[13:])):
+    @case(f"layers_blends_{part}")
+    def _(g, blends=blends):
+        below = g.add("AddLayer", image=g.picture(0), x=3, y=2)
+        for n, blend in enumerate(blends):
+            layers = g.add("AddLayer", layers=below, image=g.picture(1), x=n - 6, y=8, blend_mode=blend, opacity=1.0 if n % 3 else 0.7)
+            g.add("ImageCompositor", layers=layers, compositor={})
+
+
+@case("layers_placed")
+def _(g):
+    for rotation, width, height, h, v in ((30.0, 50, 20, False, False), (-75.0, 0, 0, True, False), (90.0, 31, 0, False, True), (180.0, 0, 90, True, True), (-90.0, 33, 21, False, False)):
+        layers = g.add("AddLayer", image=g.picture(0), x=10, y=12, rotation=rotation, width=width, height=height, flip_h=h, flip_v=v, mask=g.mask(1, "green"))
+        layers = g.add("AddLayer", layers=layers, image=g.picture(2), x=-8, y=20, opacity=0.8, z_index=-1, name="below")
+        picture = g.add("ImageCompositor", layers=layers, compositor={})
+        g.save_mask([picture[0], 1])
+
+
+EDITED = {"version": 1, "canvas": {"w": 90.4, "h": "70"}, "inputs": ["501671f6e827383f", "e2caefb84659b1ba"], "order": [1, 0], "background": {"color": "#8CF", "opacity": 0.6, "visible": True},
+          "layers": [{"visible": True, "opacity": 0.9, "blend": "screen", "flipH": True, "transform": {"x": 5.5, "y": 3, "w": 60, "h": 41.7, "rotation": 0.3}}, {"opacity": 1.0, "transform": {"x": 20, "y": 10}}]}
+
+
+@case("layers_edited")
+def _(g):
+    batch = g.add("BatchImagesNode", **{"images.image0": g.picture(0), "images.image1": g.add("ImageInvert", image=g.picture(0))})
+    layers = g.add("AddLayer", image=batch, x=4, y=5, rotation=10.0, opacity=0.5)
+    for state in (EDITED, {**EDITED, "inputs": ["1", "2"]}, {}):
+        g.add("ImageCompositor", layers=layers, compositor=state)
+
+
+@case("layers_from_boxes")
+def _(g):
+    batch = g.add("BatchImagesNode", **{"images.image0": g.picture(0), "images.image1": g.picture(1), "images.image2": g.add("ImageInvert", image=g.picture(2))})
+    for boxes in ('[{"x": 4, "y": 6, "width": 30, "height": 40}, {"x": 40, "y": 2, "width": 9, "height": 9, "metadata": {"content_rect": [10, 5, 33, 20], "z_index": 5, "desc": "cut"}}]',
+                  '[{"bbox": [100, 200, 700, 650], "type": "text", "desc": "a"}, {"bbox": [0, 0, 300, 1000]}, {"bbox": [900, 600, 400, 100]}]'):
+        layers = g.add("LayersFromBoundingBoxes", image=batch, bboxes=g.add("PrimitiveString", value=boxes), mask=g.mask(0), canvas_width=96, canvas_height=80)
+        g.add("ImageCompositor", layers=layers, compositor={})
+    boxes = g.add("PrimitiveBoundingBox", x=7, y=9, width=20, height=10)
+    g.add("ImageCompositor", layers=g.add("LayersFromBoundingBoxes", image=batch, bboxes=boxes, layers=g.add("AddLayer", image=g.picture(1))), compositor={})
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("base")

@@ -13,6 +13,7 @@ pub mod filter;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
 pub mod jpeg;
+pub mod layers;
 pub mod mask;
 pub mod morphology;
 pub mod png;

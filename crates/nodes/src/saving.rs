@@ -42,6 +42,11 @@ pub(crate) fn metadata(call: &Call<'_, '_>) -> Vec<(String, String)> {
 
 /// Saves each picture of a batch as PNG tells the client where, and hands the pictures on.
 pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: &str, compression: u8) -> Result<NodeOutput> {
+    Ok(NodeOutput::one(images.clone()).with_ui("images", saved_png(call, images, kind, prefix, compression)?))
+}
+
+/// Saves each picture of a batch as PNG, and gives what clients are told of the files.
+pub(crate) fn saved_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: &str, compression: u8) -> Result<Vec<Json>> {
     let target = call.state.services.folders.save_target(kind, prefix, images.width(), images.height()).map_err(Error::other)?;
     let options = Arc::new(png::Options { compression, text: metadata(call) });
     let mut saved = Vec::with_capacity(images.batch());
@@ -52,5 +57,5 @@ pub(crate) fn save_png(call: &Call<'_, '_>, images: &Image, kind: Kind, prefix: 
         })?;
         saved.push(target.save(index, "png", &bytes).map_err(Error::other)?.to_json());
     }
-    Ok(NodeOutput::one(images.clone()).with_ui("images", saved))
+    Ok(saved)
 }

@@ -102,7 +102,7 @@ impl AutoencoderKl {
         let encoder = self.encoder.as_ref().ok_or_else(|| Error::msg("the VAE has no encoder; choose a file that has one"))?;
         let mut moments = encoder.forward(x, check)?;
         if let Some(quant) = &self.quant {
-            moments = quant.forward(&moments)?;
+            moments = quant.forward(&moments, check)?;
         }
         Ok(moments.narrow(1, 0, moments.dim(1)? / 2)?.contiguous()?)
     }
@@ -110,7 +110,7 @@ impl AutoencoderKl {
     /// Latents `(B, C, h, w)` to pixels `(B, 3, H, W)`, about -1..1.
     pub fn decode(&self, z: &Tensor, check: Check<'_>) -> Result<Tensor> {
         match &self.post_quant {
-            Some(post_quant) => self.decoder.forward(&post_quant.forward(z)?, check),
+            Some(post_quant) => self.decoder.forward(&post_quant.forward(z, check)?, check),
             None => self.decoder.forward(z, check),
         }
     }
@@ -128,8 +128,11 @@ impl Conv {
         Ok(Self { weight, bias: vb.get(&[output], "bias")?, padding: kernel / 2 })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::conv2d(x, &self.weight, Some(&self.bias), 1, self.padding)
+    /// Asks whether to go on, in large pictures every few rows: a single layer takes seconds there.
+    fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
+        let outputs: usize = x.dims().iter().product::<usize>() / x.dim(1)?.max(1);
+        let work = self.weight.dims().iter().product::<usize>().saturating_mul(outputs);
+        in_strips(x, strips(work, x), self.padding, check, |x| ops::conv2d(x, &self.weight, Some(&self.bias), 1, self.padding))
     }
 
     /// Half the size: one row and column of zeros at the end, none at the begin.
@@ -137,6 +140,33 @@ impl Conv {
         let x = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
         ops::conv2d(&x, &self.weight, Some(&self.bias), 2, 0)
     }
+}
+
+/// Multiplications after which it is asked whether to go on: a fraction of a second's work.
+const MOST_WORK: usize = 20_000_000_000;
+
+/// In how many parts work of so many multiplications is done. A card is asked for all at once.
+fn strips(work: usize, x: &Tensor) -> usize {
+    if x.device().is_cpu() { work.div_ceil(MOST_WORK).max(1) } else { 1 }
+}
+
+/// What `layer` makes of `x (B, C, H, W)`, some rows at a time; it keeps the size and looks at `reach` rows above and below.
+fn in_strips(x: &Tensor, strips: usize, reach: usize, check: Check<'_>, layer: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+    check()?;
+    let rows = x.dim(2)?;
+    let height = rows.div_ceil(strips).max(reach).max(1);
+    if height >= rows {
+        return layer(x);
+    }
+    let mut parts = Vec::new();
+    for top in (0..rows).step_by(height) {
+        check()?;
+        let bottom = (top + height).min(rows);
+        let (above, below) = (top.saturating_sub(reach), (bottom + reach).min(rows));
+        let part = layer(&x.narrow(2, above, below - above)?.contiguous()?)?;
+        parts.push(part.narrow(2, top - above, bottom - top)?);
+    }
+    Ok(Tensor::cat(&parts, 2)?)
 }
 
 struct Norm {
@@ -173,11 +203,11 @@ impl ResBlock {
         })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.conv1.forward(&self.norm1.silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.silu(&h)?)?;
+    fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
+        let h = self.conv1.forward(&self.norm1.silu(x)?, check)?;
+        let h = self.conv2.forward(&self.norm2.silu(&h)?, check)?;
         match &self.shortcut {
-            Some(shortcut) => ops::add(&shortcut.forward(x)?, &h),
+            Some(shortcut) => ops::add(&shortcut.forward(x, check)?, &h),
             None => ops::add(x, &h),
         }
     }
@@ -198,12 +228,21 @@ impl AttnBlock {
         Ok(Self { norm: Norm::new(channels, &vb.pp("norm"))?, q: conv("q")?, k: conv("k")?, v: conv("v")?, out: conv("proj_out")? })
     }
 
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
         let h = ops::group_norm(x, &self.norm.weight, &self.norm.bias, GROUPS, EPS)?;
-        let rows = |conv: &Conv| -> Result<Tensor> { Ok(conv.forward(&h)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?) };
-        let h = ops::attention(&rows(&self.q)?, &rows(&self.k)?, &rows(&self.v)?, 1, None)?;
-        let h = h.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
-        ops::add(x, &self.out.forward(&h)?)
+        let rows = |conv: &Conv| -> Result<Tensor> { Ok(conv.forward(&h, check)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?) };
+        let (q, k, v) = (rows(&self.q)?, rows(&self.k)?, rows(&self.v)?);
+        let (batch, pixels, channels) = q.dims3()?;
+        let work = (2 * batch * channels).saturating_mul(pixels).saturating_mul(pixels);
+        let height = pixels.div_ceil(strips(work, x)).max(1);
+        let mut parts = Vec::new();
+        for first in (0..pixels).step_by(height) {
+            check()?;
+            let queries = q.narrow(1, first, height.min(pixels - first))?.contiguous()?;
+            parts.push(ops::attention(&queries, &k, &v, 1, None)?);
+        }
+        let h = Tensor::cat(&parts, 1)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
+        ops::add(x, &self.out.forward(&h, check)?)
     }
 }
 
@@ -223,12 +262,9 @@ impl Middle {
     }
 
     fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
-        check()?;
-        let x = self.block1.forward(x)?;
-        check()?;
-        let x = self.attention.forward(&x)?;
-        check()?;
-        self.block2.forward(&x)
+        let x = self.block1.forward(x, check)?;
+        let x = self.attention.forward(&x, check)?;
+        self.block2.forward(&x, check)
     }
 }
 
@@ -270,18 +306,18 @@ impl Encoder {
     }
 
     fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
-        let mut x = self.conv_in.forward(x)?;
+        let mut x = self.conv_in.forward(x, check)?;
         for level in &self.levels {
             for block in &level.blocks {
-                check()?;
-                x = block.forward(&x)?;
+                x = block.forward(&x, check)?;
             }
             if let Some(downsample) = &level.resample {
+                check()?;
                 x = downsample.halve(&x)?;
             }
         }
         x = self.middle.forward(&x, check)?;
-        self.conv_out.forward(&self.norm_out.silu(&x)?)
+        self.conv_out.forward(&self.norm_out.silu(&x)?, check)
     }
 }
 
@@ -315,18 +351,47 @@ impl Decoder {
     }
 
     fn forward(&self, z: &Tensor, check: Check<'_>) -> Result<Tensor> {
-        let mut x = self.middle.forward(&self.conv_in.forward(z)?, check)?;
+        let mut x = self.middle.forward(&self.conv_in.forward(z, check)?, check)?;
         for level in &self.levels {
             for block in &level.blocks {
-                check()?;
-                x = block.forward(&x)?;
+                x = block.forward(&x, check)?;
             }
             if let Some(upsample) = &level.resample {
-                check()?;
-                x = upsample.forward(&ops::upsample_nearest_2x(&x)?)?;
+                x = upsample.forward(&ops::upsample_nearest_2x(&x)?, check)?;
             }
         }
-        check()?;
-        self.conv_out.forward(&self.norm_out.silu(&x)?)
+        self.conv_out.forward(&self.norm_out.silu(&x)?, check)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::cell::Cell;
+
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn strips_make_the_same_picture_and_ask_in_between() {
+        let noise = |shape: &[usize]| Tensor::randn(0f32, 1f32, shape, &Device::Cpu).unwrap();
+        let (x, weight, bias) = (noise(&[1, 4, 21, 9]), Weight::from(noise(&[5, 4, 3, 3])), noise(&[5]));
+        let layer = |x: &Tensor| ops::conv2d(x, &weight, Some(&bias), 1, 1);
+        let whole = layer(&x).unwrap();
+        for strips in [1, 2, 5, 21, 100] {
+            let asked = Cell::new(0);
+            let check = || {
+                asked.set(asked.get() + 1);
+                Ok(())
+            };
+            let parts = in_strips(&x, strips, 1, &check, layer).unwrap();
+            let off = (&parts - &whole).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+            assert!(parts.dims() == whole.dims() && off < 1e-5, "{strips} strips: {off}");
+            assert!(asked.get() >= strips.min(21), "{strips} strips asked {} times", asked.get());
+        }
+        let stop = || Err(Error::Interrupted);
+        assert!(matches!(in_strips(&x, 3, 1, &stop, layer), Err(Error::Interrupted)));
     }
 }

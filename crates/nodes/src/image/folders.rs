@@ -21,11 +21,118 @@ use crate::services::State;
 const MAX_FILES: usize = 100_000;
 
 pub(crate) const CLASSES: &[Class] = &[
-Class::new(|| { Schema::new("LoadImageDataSetFromFolder").display("Load Image (from Folder)").category("image").module("comfy_extras.nodes_dataset").schema_generation().experimental().description("Reads all pictures of a folder as a list, in the order of their names.").aliases(["directory", "many files"]).input(Input::files("folder", FileSource::InputFolders).tooltip("A folder inside the input folder.")).output_list_named("IMAGE", "images") }, load).fingerprint(fingerprint),
-Class::new(|| { Schema::new("LoadImageTextDataSetFromFolder").display("Load Image-Text (from Folder)").category("image").module("comfy_extras.nodes_dataset").schema_generation().experimental().description("Reads all pictures of a folder as a list, with the text that lies beside each of them. Folders inside it whose names begin with a number and _ are read so many times.").aliases(["captions", "directory"]).input(Input::files("folder", FileSource::InputFolders).tooltip("A folder inside the input folder.")).output_list_named("IMAGE", "images").output_list_named("STRING", "texts") }, load_with_texts).fingerprint(fingerprint),
-Class::new(|| { Schema::new("SaveImageDataSetToFolder").display("Save Image (to Folder) (DEPRECATED)").category("image").module("comfy_extras.nodes_dataset").schema_generation().experimental().deprecated().description("Saves a list of pictures as PNG in a folder.").aliases(["directory", "export"]).input(Input::link("images", "IMAGE").tooltip("The pictures.")).input(Input::text("folder_name").default("dataset").tooltip("The folder inside the output folder.")).input(Input::text("filename_prefix").default("image").advanced().tooltip("What the names of the files begin with; folders are allowed.")).input(Input::combo("mode", ["overwrite", "increment"]).default("overwrite").tooltip("Whether files of earlier runs are replaced, or kept and numbered on.")).hidden_metadata().input_is_list().output_node() }, save),
-Class::new(|| { Schema::new("SaveImageTextDataSetToFolder").display("Save Image-Text (to Folder)").category("image").module("comfy_extras.nodes_dataset").schema_generation().experimental().description("Saves a list of pictures as PNG in a folder, and a text file beside each of them.").aliases(["captions", "directory", "export"]).input(Input::link("images", "IMAGE").tooltip("The pictures.")).input(Input::text("folder_name").default("dataset").tooltip("The folder inside the output folder.")).input(Input::text("filename_prefix").default("image").advanced().tooltip("What the names of the files begin with; folders are allowed.")).input(Input::combo("mode", ["overwrite", "increment"]).default("overwrite").tooltip("Whether files of earlier runs are replaced, or kept and numbered on.")).input(Input::text("texts").option("forceInput", true).tooltip("A text for each picture.").optional()).hidden_metadata().input_is_list().output_node() }, save),
-Class::new(|| { Schema::new("ShuffleImageTextDataset").display("Shuffle Pairs of Image-Text").category("image/batch").module("comfy_extras.nodes_dataset").schema_generation().experimental().description("Brings a list of pictures and their texts into an order that the seed decides.").aliases(["random order", "captions"]).input(Input::link("images", "IMAGE").tooltip("The pictures.")).input(Input::text("texts").option("forceInput", true).tooltip("A text for each picture.")).input(Input::int("seed").default(0).min(0).max(u64::MAX).tooltip("Decides the random numbers.")).input_is_list().output_list_named("IMAGE", "images").output_list_named("STRING", "texts") }, shuffle),
+    Class::new(
+        || {
+            Schema::new("LoadImageDataSetFromFolder")
+                .display("Load Image (from Folder)")
+                .category("image")
+                .module("comfy_extras.nodes_dataset")
+                .schema_generation()
+                .experimental()
+                .description("Reads all pictures of a folder as a list, in the order of their names.")
+                .aliases(["directory", "many files"])
+                .input(Input::files("folder", FileSource::InputFolders).tooltip("A folder inside the input folder."))
+                .output_list_named("IMAGE", "images")
+        },
+        load,
+    )
+    .fingerprint(fingerprint),
+    Class::new(
+        || {
+            Schema::new("LoadImageTextDataSetFromFolder")
+                .display("Load Image-Text (from Folder)")
+                .category("image")
+                .module("comfy_extras.nodes_dataset")
+                .schema_generation()
+                .experimental()
+                .description("Reads all pictures of a folder as a list, with their texts. Folders in it such as 3_cats count so often.")
+                .aliases(["captions", "directory"])
+                .input(Input::files("folder", FileSource::InputFolders).tooltip("A folder inside the input folder."))
+                .output_list_named("IMAGE", "images")
+                .output_list_named("STRING", "texts")
+        },
+        load_with_texts,
+    )
+    .fingerprint(fingerprint),
+    Class::new(
+        || {
+            Schema::new("SaveImageDataSetToFolder")
+                .display("Save Image (to Folder) (DEPRECATED)")
+                .category("image")
+                .module("comfy_extras.nodes_dataset")
+                .schema_generation()
+                .experimental()
+                .deprecated()
+                .description("Saves a list of pictures as PNG in a folder.")
+                .aliases(["directory", "export"])
+                .input(Input::link("images", "IMAGE").tooltip("The pictures."))
+                .input(Input::text("folder_name").default("dataset").tooltip("The folder inside the output folder."))
+                .input(
+                    Input::text("filename_prefix")
+                        .default("image")
+                        .advanced()
+                        .tooltip("What the names of the files begin with; folders are allowed."),
+                )
+                .input(
+                    Input::combo("mode", ["overwrite", "increment"])
+                        .default("overwrite")
+                        .tooltip("Whether files of earlier runs are replaced, or kept and numbered on."),
+                )
+                .hidden_metadata()
+                .input_is_list()
+                .output_node()
+        },
+        save,
+    ),
+    Class::new(
+        || {
+            Schema::new("SaveImageTextDataSetToFolder")
+                .display("Save Image-Text (to Folder)")
+                .category("image")
+                .module("comfy_extras.nodes_dataset")
+                .schema_generation()
+                .experimental()
+                .description("Saves a list of pictures as PNG in a folder, and a text file beside each of them.")
+                .aliases(["captions", "directory", "export"])
+                .input(Input::link("images", "IMAGE").tooltip("The pictures."))
+                .input(Input::text("folder_name").default("dataset").tooltip("The folder inside the output folder."))
+                .input(
+                    Input::text("filename_prefix")
+                        .default("image")
+                        .advanced()
+                        .tooltip("What the names of the files begin with; folders are allowed."),
+                )
+                .input(
+                    Input::combo("mode", ["overwrite", "increment"])
+                        .default("overwrite")
+                        .tooltip("Whether files of earlier runs are replaced, or kept and numbered on."),
+                )
+                .input(Input::text("texts").option("forceInput", true).tooltip("A text for each picture.").optional())
+                .hidden_metadata()
+                .input_is_list()
+                .output_node()
+        },
+        save,
+    ),
+    Class::new(
+        || {
+            Schema::new("ShuffleImageTextDataset")
+                .display("Shuffle Pairs of Image-Text")
+                .category("image/batch")
+                .module("comfy_extras.nodes_dataset")
+                .schema_generation()
+                .experimental()
+                .description("Brings a list of pictures and their texts into an order that the seed decides.")
+                .aliases(["random order", "captions"])
+                .input(Input::link("images", "IMAGE").tooltip("The pictures."))
+                .input(Input::text("texts").option("forceInput", true).tooltip("A text for each picture."))
+                .input(Input::int("seed").default(0).min(0).max(u64::MAX).tooltip("Decides the random numbers."))
+                .input_is_list()
+                .output_list_named("IMAGE", "images")
+                .output_list_named("STRING", "texts")
+        },
+        shuffle,
+    ),
 ];
 
 /// The pictures of a folder in the order of their names, and, with `inner`, of those in it, as often as their names say.

@@ -3,8 +3,10 @@
 mod animation;
 mod basic;
 mod batch;
+mod boxes;
 mod color_transfer;
 mod compare;
+mod compositor;
 mod crop_to_mask;
 mod dataset;
 mod folders;
@@ -45,5 +47,6 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         crop_to_mask::CLASSES,
         folders::CLASSES,
         painter::CLASSES,
+        compositor::CLASSES,
     ]
 }

@@ -40,69 +40,31 @@ pub(crate) const CLASSES: &[Class] = &[
     ),
     Class::new(
         || {
-            Schema::new("VAEDecodeTiled")
-                .display("VAE Decode (Tiled)")
-                .category("model/latent")
-                .description("Turns latents into pictures tile by tile, which takes less memory.")
-                .input(Input::link("samples", "LATENT"))
-                .input(Input::link("vae", "VAE"))
-                .input(Input::int("tile_size").default(512).min(64).max(4096).step(32).tooltip("Side of a tile in pixels.").advanced())
-                .input(
-                    Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share.").advanced(),
-                )
-                .input(
-                    Input::int("temporal_size")
-                        .default(64)
-                        .min(8)
-                        .max(4096)
-                        .step(4)
-                        .tooltip("Frames of a tile; for video models.")
-                        .advanced(),
-                )
-                .input(
-                    Input::int("temporal_overlap")
-                        .default(8)
-                        .min(4)
-                        .max(4096)
-                        .step(4)
-                        .tooltip("Frames that neighbouring tiles share; for video models.")
-                        .advanced(),
-                )
-                .output("IMAGE")
+            tiled(
+                Schema::new("VAEDecodeTiled")
+                    .display("VAE Decode (Tiled)")
+                    .category("model/latent")
+                    .description("Turns latents into pictures tile by tile, which takes less memory.")
+                    .input(Input::link("samples", "LATENT"))
+                    .input(Input::link("vae", "VAE")),
+                32,
+            )
+            .output("IMAGE")
         },
         decode_tiled,
     ),
     Class::new(
         || {
-            Schema::new("VAEEncodeTiled")
-                .display("VAE Encode (Tiled)")
-                .category("model/latent")
-                .description("Turns pictures into latents tile by tile, which takes less memory.")
-                .input(Input::link("pixels", "IMAGE"))
-                .input(Input::link("vae", "VAE"))
-                .input(Input::int("tile_size").default(512).min(64).max(4096).step(64).tooltip("Side of a tile in pixels.").advanced())
-                .input(
-                    Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share.").advanced(),
-                )
-                .input(
-                    Input::int("temporal_size")
-                        .default(64)
-                        .min(8)
-                        .max(4096)
-                        .step(4)
-                        .tooltip("Frames of a tile; for video models.")
-                        .advanced(),
-                )
-                .input(
-                    Input::int("temporal_overlap")
-                        .default(8)
-                        .min(4)
-                        .max(4096)
-                        .step(4)
-                        .tooltip("Frames that neighbouring tiles share; for video models.")
-                        .advanced(),
-                )
-                .output("LATENT")
+            tiled(
+                Schema::new("VAEEncodeTiled")
+                    .display("VAE Encode (Tiled)")
+                    .category("model/latent")
+                    .description("Turns pictures into latents tile by tile, which takes less memory.")
+                    .input(Input::link("pixels", "IMAGE"))
+                    .input(Input::link("vae", "VAE")),
+                64,
+            )
+            .output("LATENT")
         },
         encode_tiled,
     ),
@@ -129,6 +91,23 @@ pub(crate) const CLASSES: &[Class] = &[
         encode_for_inpaint,
     ),
 ];
+
+/// The widgets of classes that work in tiles, whose side goes in steps of so many pixels.
+fn tiled(schema: Schema, step: i64) -> Schema {
+    schema
+        .input(Input::int("tile_size").default(512).min(64).max(4096).step(step).tooltip("Side of a tile in pixels.").advanced())
+        .input(Input::int("overlap").default(64).min(0).max(4096).step(32).tooltip("Pixels that neighbouring tiles share.").advanced())
+        .input(Input::int("temporal_size").default(64).min(8).max(4096).step(4).tooltip("Frames of a tile; for video models.").advanced())
+        .input(
+            Input::int("temporal_overlap")
+                .default(8)
+                .min(4)
+                .max(4096)
+                .step(4)
+                .tooltip("Frames that neighbouring tiles share; for video models.")
+                .advanced(),
+        )
+}
 
 fn decode(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let latent = call.latent("samples")?;

@@ -38,15 +38,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Takes from the negative prompt only what is perpendicular to the prompt. PerpNegGuider does it better.")
                 .input(Input::link("model", "MODEL").tooltip("The diffusion model."))
                 .input(Input::link("empty_conditioning", "CONDITIONING").tooltip("The conditioning of an empty prompt."))
-                .input(
-                    Input::float("neg_scale")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .tooltip("How strong the negative prompt is.")
-                        .advanced(),
-                )
+                .input(neg_scale())
                 .output("MODEL")
         },
         |call| {
@@ -367,6 +359,11 @@ pub(crate) const CLASSES: &[Class] = &[
         |call| call.patched(CfgOverBatch { min: call.float("min_cfg")?, triangle: true }),
     ),
 ];
+
+/// How much the negative prompt counts where guidance is perpendicular to it.
+pub(crate) fn neg_scale() -> Input {
+    Input::float("neg_scale").default(1.0).min(0.0).max(100.0).step(0.01).tooltip("How strong the negative prompt is.").advanced()
+}
 
 /// A class whose guidance depends on the place in the batch.
 fn over_batch(class: &str, display: &str, description: &str) -> Schema {

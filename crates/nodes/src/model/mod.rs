@@ -9,6 +9,8 @@ mod training;
 
 use crate::class::Class;
 
+pub(crate) use self::guidance::neg_scale;
+
 pub(crate) fn families() -> Vec<&'static [Class]> {
     vec![sampling::CLASSES, guidance::CLASSES, patches::CLASSES, merging::CLASSES, saving::CLASSES, training::CLASSES]
 }

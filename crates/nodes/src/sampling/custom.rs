@@ -5,6 +5,7 @@ use comfyd_node::{Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Sigmas;
 
 use crate::class::{Call, Class};
+use crate::model::neg_scale;
 use crate::tensors;
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -159,15 +160,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .round(0.01)
                         .tooltip("How strongly the prompt pulls against the negative prompt; 1 leaves the negative prompt out."),
                 )
-                .input(
-                    Input::float("neg_scale")
-                        .default(1.0)
-                        .min(0.0)
-                        .max(100.0)
-                        .step(0.01)
-                        .tooltip("How strong the negative prompt is.")
-                        .advanced(),
-                )
+                .input(neg_scale())
                 .output("GUIDER")
         },
         perp_neg_guider,

@@ -1,4 +1,4 @@
-//! Texts with places for values, as Python's `str.format` fills them: `{a}`, `{b:.2f}`, `{c[0]!r:>10}`. Knows no node.
+//! Texts with places for values, as Python's `str.format` fills them: `{a}`, `{b:.2f}`, `{c[0]!r:>10}`, `{d.real}`. Knows no node.
 
 use comfyd_node::Value;
 use comfyd_wire::python::repr_float;
@@ -100,8 +100,17 @@ fn taken(field: &str, values: &dyn Fn(&str) -> Option<Value>) -> Result<Value> {
     let mut value = values(name).ok_or_else(|| format!("the text uses '{name}', which is not connected"))?;
     while !members.is_empty() {
         let missing = |member: &str| format!("'{{{field}}}' asks for '{member}', which the value does not have");
+        if let Some(dotted) = members.strip_prefix('.') {
+            let (attribute, rest) = dotted.split_at(dotted.find(['[', '.']).unwrap_or(dotted.len()));
+            let within = matches!(&value, Value::Json(json) if json.get(attribute).is_some());
+            let before = &field[..field.len() - members.len()];
+            let hint = || if within { format!(": write {{{before}[{attribute}]}}") } else { String::new() };
+            value = attribute_of(&value, attribute).ok_or_else(|| missing(attribute) + &hint())?;
+            members = rest;
+            continue;
+        }
         let Some((member, rest)) = members.strip_prefix('[').and_then(|rest| rest.split_once(']')) else {
-            return Err(missing(members.trim_start_matches('.')));
+            return Err(missing(members));
         };
         let json = json_of(&value)?;
         let found = match member.parse::<usize>() {
@@ -112,6 +121,19 @@ fn taken(field: &str, values: &dyn Fn(&str) -> Option<Value>) -> Result<Value> {
         members = rest;
     }
     Ok(value)
+}
+
+/// The attributes of Python's numbers. Those of other values are methods, which no text is the better for.
+fn attribute_of(value: &Value, name: &str) -> Option<Value> {
+    match (value, name) {
+        (Value::Int(int), "real" | "numerator") => Some(Value::Int(*int)),
+        (Value::Bool(yes), "real" | "numerator") => Some(Value::Int(i128::from(*yes))),
+        (Value::Int(_) | Value::Bool(_), "imag") => Some(Value::Int(0)),
+        (Value::Int(_) | Value::Bool(_), "denominator") => Some(Value::Int(1)),
+        (Value::Float(float), "real") => Some(Value::Float(*float)),
+        (Value::Float(_), "imag") => Some(Value::Float(0.0)),
+        _ => None,
+    }
 }
 
 fn json_of(value: &Value) -> Result<Json> {
@@ -417,6 +439,10 @@ mod tests {
         ("{a:_}|{b:,.0f}|{h:,}", "-42|1,234,568|7"),
         ("{h:e}|{h:.1f}|{h:%}|{a:g}", "7.000000e+00|7.0|700.000000%|-42"),
         ("{a:x<6}|{a:0<6}|{a:+06d}", "-42xxx|-42000|-00042"),
+        (
+            "{a.real}|{a.imag}|{a.numerator}|{a.denominator}|{d.real}|{b.real:.1f}|{b.imag}|{e[k][0].real:>3}",
+            "-42|0|-42|1|1|1234567.9|0.0|  1",
+        ),
     ];
 
     #[test]
@@ -428,6 +454,8 @@ mod tests {
             ("{z}", "the text uses 'z', which is not connected"),
             ("{e[x]}", "'{e[x]}' asks for 'x', which the value does not have"),
             ("{c.upper}", "'{c.upper}' asks for 'upper', which the value does not have"),
+            ("{e.s}", "'{e.s}' asks for 's', which the value does not have: write {e[s]}"),
+            ("{b.numerator}", "'{b.numerator}' asks for 'numerator', which the value does not have"),
             ("{a!q}", "'!q' is no conversion: use !s, !r or !a"),
             ("{c:d}", "'d' writes no text; take another letter at the end of the specification"),
             ("{a:.2}", "a precision is for numbers with fractions: write f at the end"),

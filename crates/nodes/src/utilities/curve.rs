@@ -11,7 +11,19 @@ use crate::class::{Call, Class};
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
         || {
-            Schema::new("ImageHistogram").display("Image Histogram").category("utilities").module("comfy_extras.nodes_curve").schema_generation().description("Counts how often each of 256 levels occurs in a picture: on average over the colours, of the brightness, and of each colour.").aliases(["levels", "exposure"]).input(Input::link("image", "IMAGE").tooltip("The picture.")).output_named("HISTOGRAM", "rgb").output_named("HISTOGRAM", "luminance").output_named("HISTOGRAM", "red").output_named("HISTOGRAM", "green").output_named("HISTOGRAM", "blue")
+            Schema::new("ImageHistogram")
+                .display("Image Histogram")
+                .category("utilities")
+                .module("comfy_extras.nodes_curve")
+                .schema_generation()
+                .description("Counts how often each of 256 levels occurs: of the colours together, the brightness, and each colour.")
+                .aliases(["levels", "exposure"])
+                .input(Input::link("image", "IMAGE").tooltip("The picture."))
+                .output_named("HISTOGRAM", "rgb")
+                .output_named("HISTOGRAM", "luminance")
+                .output_named("HISTOGRAM", "red")
+                .output_named("HISTOGRAM", "green")
+                .output_named("HISTOGRAM", "blue")
         },
         histogram,
     ),
