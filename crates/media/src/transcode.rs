@@ -73,7 +73,9 @@ impl Media {
         if film.keeps_streams()? {
             match self.copy(film, tags, into, work.cancel) {
                 // A container that does not take them: they are encoded anew.
-                Err(Error::Failed { told, .. }) => tracing::info!("the streams are encoded anew, since copying them fails: {}", told.trim()),
+                Err(Error::Failed { told, .. }) => {
+                    tracing::info!("the streams are encoded anew, since copying them fails: {}", told.trim())
+                }
                 done => return done,
             }
         }
@@ -81,7 +83,7 @@ impl Media {
     }
 
     fn copy(&self, film: &Transcode<'_>, tags: &[(String, String)], into: &Path, cancel: &CancellationToken) -> Result<()> {
-        let tags = Tags::new(self, tags)?;
+        let tags = Tags::new(self, &merged(film, tags))?;
         let mut args = Args::default();
         args.add(QUIET);
         self.reading(&mut args, film.path);
@@ -99,15 +101,24 @@ impl Media {
         process.wait()
     }
 
-    fn encode_anew(&self, film: &Transcode<'_>, codec: VideoCodec, tags: &[(String, String)], into: &Path, work: &mut Work<'_>) -> Result<()> {
+    fn encode_anew(
+        &self,
+        film: &Transcode<'_>,
+        codec: VideoCodec,
+        tags: &[(String, String)],
+        into: &Path,
+        work: &mut Work<'_>,
+    ) -> Result<()> {
         let video = film.probe.video()?;
         let (width, height) = video.shown_size();
         if width % 2 != 0 || height % 2 != 0 {
             let name = codec.name();
-            return Err(Error::unfit(format!("{name} films have an even width and height, this one is {width} x {height}; scale or crop it")));
+            return Err(Error::unfit(format!(
+                "{name} films have an even width and height, this one is {width} x {height}; scale or crop it"
+            )));
         }
         let window = self.settled(film.path, film.probe, film.window, work.cancel)?;
-        let tags = Tags::new(self, tags)?;
+        let tags = Tags::new(self, &merged(film, tags))?;
         let mut args = Args::default();
         args.add(QUIET).add(["-progress", "pipe:1", "-stats_period", "0.5"]);
         seek(&mut args, window.start);
@@ -153,9 +164,19 @@ impl Media {
     }
 }
 
-/// The given tags first, then those of the source that are not among them, and no chapters, of which a container would make a stream.
+/// What a container says of itself alone.
+const CONTAINERS_OWN: [&str; 4] = ["major_brand", "minor_version", "compatible_brands", "encoder"];
+
+/// The source's tags, those given instead of ones of the same name. Several of FFmpeg's own `-map_metadata` mean other things in other versions.
+fn merged(film: &Transcode<'_>, tags: &[(String, String)]) -> Vec<(String, String)> {
+    let given = |name: &str| tags.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+    let kept = film.probe.tags().iter().filter(|(name, _)| !given(name) && !CONTAINERS_OWN.contains(&&*name.to_ascii_lowercase()));
+    kept.map(|(name, text)| (name.clone(), text.clone())).chain(tags.iter().cloned()).collect()
+}
+
+/// The tags of the second input, and no chapters, of which a container would make a stream.
 fn own_tags(args: &mut Args) {
-    args.add(["-map_metadata", "1", "-map_metadata", "0", "-map_chapters", "-1"]);
+    args.add(["-map_metadata", "1", "-map_chapters", "-1"]);
 }
 
 /// How long the part is, as far as the stream tells.

@@ -18,8 +18,8 @@ const SOUND: [&str; 33] = [
 
 /// Endings of film.
 const FILM: [&str; 25] = [
-    ".avi", ".dif", ".dv", ".flv", ".m1v", ".m2v", ".m4v", ".mj2", ".mjp2", ".mkv", ".mov", ".movie", ".mp4", ".mpa", ".mpe", ".mpeg", ".mpg",
-    ".mpg4", ".mpv", ".ogv", ".qt", ".webm", ".wm", ".wmv", ".wmx",
+    ".avi", ".dif", ".dv", ".flv", ".m1v", ".m2v", ".m4v", ".mj2", ".mjp2", ".mkv", ".mov", ".movie", ".mp4", ".mpa", ".mpe", ".mpeg",
+    ".mpg", ".mpg4", ".mpv", ".ogv", ".qt", ".webm", ".wm", ".wmv", ".wmx",
 ];
 
 /// Files of the input folder that have sound: films have it, too.

@@ -59,9 +59,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Silence of a given length.")
                 .aliases(["silence", "pause"])
-                .input(
-                    Input::float("duration").default(60.0).min(0.0).max(u64::MAX).step(0.01).tooltip("How long, in seconds."),
-                )
+                .input(Input::float("duration").default(60.0).min(0.0).max(u64::MAX).step(0.01).tooltip("How long, in seconds."))
                 .input(Input::int("sample_rate").default(44100).min(1).max(192_000).advanced().tooltip("Samples a second."))
                 .input(Input::int("channels").default(2).min(1).max(2).advanced().tooltip("1 is mono, 2 is stereo."))
                 .output("AUDIO")
@@ -88,7 +86,6 @@ pub(crate) const CLASSES: &[Class] = &[
 /// Samples of a latent's, at the rate that Stable Audio has.
 const SAMPLES_PER_LATENT: f64 = 2048.0;
 const STABLE_AUDIO_RATE: f64 = 44_100.0;
-
 
 fn load(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let path = call.state.input_file(call.text("audio")?)?;

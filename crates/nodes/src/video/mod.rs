@@ -3,6 +3,7 @@
 mod edit;
 mod load;
 mod save;
+mod sets;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use ndarray::s;
 use crate::class::{Call, Class};
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![load::CLASSES, save::CLASSES, edit::CLASSES]
+    vec![load::CLASSES, save::CLASSES, edit::CLASSES, sets::CLASSES]
 }
 
 /// The film of an input.
@@ -98,9 +99,15 @@ mod tests {
         let images = Image::new(Array4::from_shape_fn((10, 1, 1, 3), |(at, ..)| at as f32));
         let audio = Some(Audio::new(Array3::from_shape_fn((1, 1, 1000), |(_, _, at)| at as f32), 1000));
         let frames = Frames { images, audio, frame_rate: 10.0, bit_depth: 8 };
-        for (start, duration, first, count) in
-            [(0.0, 0.0, 0, 10), (0.3, 0.0, 3, 7), (0.25, 0.2, 3, 2), (-0.2, 0.0, 8, 2), (0.5, 9.0, 5, 5), (-9.0, 0.1, 0, 1), (2.0, 1.0, 10, 0)]
-        {
+        for (start, duration, first, count) in [
+            (0.0, 0.0, 0, 10),
+            (0.3, 0.0, 3, 7),
+            (0.25, 0.2, 3, 2),
+            (-0.2, 0.0, 8, 2),
+            (0.5, 9.0, 5, 5),
+            (-9.0, 0.1, 0, 1),
+            (2.0, 1.0, 10, 0),
+        ] {
             let part = part_of_frames(&frames, start, duration);
             let shown: Vec<f32> = part.images.0.slice(s![.., 0, 0, 0]).to_vec();
             assert_eq!(shown, (first..first + count).map(|at| at as f32).collect::<Vec<_>>(), "{start} {duration}");

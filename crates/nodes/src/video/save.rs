@@ -29,14 +29,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::text("filename_prefix").default("ComfyUI").tooltip(PREFIX))
                 .input(Input::combo("codec", ["vp9", "av1"]).tooltip("How frames are encoded."))
                 .input(Input::float("fps").default(24.0).min(0.01).max(1000.0).step(0.01).tooltip("Frames a second."))
-                .input(
-                    Input::float("crf")
-                        .default(32.0)
-                        .min(0)
-                        .max(63.0)
-                        .step(1)
-                        .tooltip("Smaller looks better and takes more space."),
-                )
+                .input(Input::float("crf").default(32.0).min(0).max(63.0).step(1).tooltip("Smaller looks better and takes more space."))
                 .hidden_metadata()
                 .output_named("IMAGE", "images")
                 .output_node()
@@ -86,7 +79,8 @@ fn codec(known: &[&str]) -> Input {
         "av1" => Branch::new("av1", [encoding(30.0, 63.0)]),
         other => Branch::new(other, []),
     };
-    Input::branch("codec", known.iter().map(branch)).tooltip("How frames are encoded. auto keeps those of a loaded video, where that can be.")
+    Input::branch("codec", known.iter().map(branch))
+        .tooltip("How frames are encoded. auto keeps those of a loaded video, where that can be.")
 }
 
 fn encoding(crf: f64, worst: f64) -> Input {
