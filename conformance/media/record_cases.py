@@ -177,6 +177,12 @@ def _(g):
     g.add("SaveWEBM", images=g.pictures(4), filename_prefix="media/x", codec="av1", fps=10.0, crf=20.0)
 
 
+@case("webm_alpha")
+def _(g):
+    clear = g.add("JoinImageWithAlpha", image=g.pictures(3), alpha=g.add("SolidMask", value=0.4, width=64, height=68))
+    g.add("SaveWEBM", images=clear, filename_prefix="media/x", codec="vp9", fps=10.0, crf=20.0)
+
+
 for strategy in ("uniform", "head", "tail", "random"):
     @case(f"sample_{strategy}")
     def _(g, strategy=strategy):
