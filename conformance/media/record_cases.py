@@ -177,6 +177,31 @@ def _(g):
     g.add("SaveWEBM", images=g.pictures(4), filename_prefix="media/x", codec="av1", fps=10.0, crf=20.0)
 
 
+@case("webm_alpha")
+def _(g):
+    clear = g.add("JoinImageWithAlpha", image=g.pictures(3), alpha=g.add("SolidMask", value=0.4, width=64, height=68))
+    g.add("SaveWEBM", images=clear, filename_prefix="media/x", codec="vp9", fps=10.0, crf=20.0)
+
+
+for strategy in ("uniform", "head", "tail", "random"):
+    @case(f"sample_{strategy}")
+    def _(g, strategy=strategy):
+        g.frames(g.add("VideoFrameSample", video=g.film(), num_frames=4, strategy=strategy, seed=2**33 + 7))
+
+
+@case("crop_in_time")
+def _(g):
+    g.keep(g.frames(g.add("VideoTemporalCrop", video=g.film(), start_frame=5, length=4)))
+    g.keep(g.frames(g.add("VideoRandomTemporalCrop", video=g.film(), length=6, seed=11)))
+
+
+@case("shuffle")
+def _(g):
+    parts = [g.add("VideoTemporalCrop", video=g.film(), start_frame=at, length=1) for at in (1, 4, 7, 10)]
+    films = g.add("CreateList", **{f"inputs.input{at}": part for at, part in enumerate(parts)})
+    g.frames(g.add("ShuffleVideoDataset", videos=films, seed=5))
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("base")

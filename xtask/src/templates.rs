@@ -20,6 +20,9 @@ const DRAWN: [&str; 4] = ["MarkdownNote", "Note", "PrimitiveNode", "Reroute"];
 /// So many of the classes that most templates lack are told.
 const TOLD: usize = 20;
 
+/// How wide the column of the classes is.
+const CLASS_COLUMN: usize = 32;
+
 struct Arguments {
     templates: Option<PathBuf>,
     comfyd: Option<PathBuf>,
@@ -41,6 +44,14 @@ fn arguments(given: &[String]) -> Result<Arguments, String> {
     Ok(arguments)
 }
 
+/// The class in a line of `comfyd nodes`, which are in columns: some names have a space inside.
+fn class_of(line: &str) -> Option<&str> {
+    match line.split_at_checked(CLASS_COLUMN) {
+        Some((class, rest)) if rest.starts_with(' ') => Some(class.trim_end()),
+        _ => line.split_whitespace().next(),
+    }
+}
+
 /// Runs the command.
 pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     let Arguments { templates, comfyd, models } = arguments(given)?;
@@ -53,7 +64,7 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
         if answered.status.success() { Ok(said(answered.stdout)) } else { Err(said(answered.stderr)) }
     };
     let listed = ask(&["nodes"])?;
-    let classes: BTreeSet<&str> = listed.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let classes: BTreeSet<&str> = listed.lines().filter_map(class_of).collect();
     let folder = match templates {
         Some(folder) => folder,
         None => Path::new(ask(&["frontend", "install", "--with-templates=workflows"])?.trim()).join("templates"),
@@ -159,6 +170,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+
+    #[test]
+    fn classes_with_spaces_are_read_too() {
+        let line = |class: &str| format!("{class:<32} a menu/of words");
+        for class in ["KSampler", "Video Slice", "AClassWhoseNameIsMuchLongerThanItsColumn"] {
+            assert_eq!(class_of(&line(class)), Some(class));
+        }
+    }
 
     #[test]
     fn what_runs_on_ones_own_machine_is_listed_once() {

@@ -1,6 +1,7 @@
 //! Files to arrays: sound as waveforms, film as pictures. Streamed, with room asked for as the arrays grow, since what a file says of its
 //! length need not be true.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use comfyd_values::{Audio, Image};
@@ -85,52 +86,73 @@ impl Media {
         Ok(Some(Audio::new(waveform, rate)))
     }
 
-    /// The pictures of a film's part, (B, H, W, 3). What the file says of their number is asked room for before.
-    pub fn decode_frames(&self, path: &Path, probe: &Probe, window: Window, work: &mut Work<'_>) -> Result<Image> {
+    /// The pictures of a film's part, (B, H, W, 3), or those `wanted` of them, counted from 0. What the file says of their number is asked room
+    /// for before.
+    pub fn decode_frames(
+        &self,
+        path: &Path,
+        probe: &Probe,
+        window: Window,
+        wanted: Option<&BTreeSet<usize>>,
+        work: &mut Work<'_>,
+    ) -> Result<Image> {
         let stream = probe.video()?;
         let (width, height) = stream.shown_size();
         let values = width.checked_mul(height).and_then(|pixels| pixels.checked_mul(3)).filter(|values| *values > 0);
         let values =
             values.ok_or_else(|| Error::unfit(format!("its frames are told to be {width} x {height}; convert it to another format")))?;
         let mut frames = Growing::new();
-        let expected = usize::try_from(probe.estimate(window).unwrap_or(1)).unwrap_or(usize::MAX);
+        let expected = match wanted {
+            Some(wanted) => wanted.len(),
+            None => usize::try_from(probe.estimate(window).unwrap_or(1)).unwrap_or(usize::MAX),
+        };
         frames.place(expected.saturating_mul(values), work)?;
         let mut args = Args::default();
         args.add(QUIET);
         seek(&mut args, window.start);
         self.reading(&mut args, path);
         let mut filters = trim(stream, window);
-        let format = if stream.is_bytes() { "rgb24" } else { "gbrpf32le" };
-        let chroma = stream.chroma();
+        // What the reference picks out it has as bytes.
+        let as_bytes = stream.is_bytes() || wanted.is_some();
+        let (format, chroma) = if as_bytes { ("rgb24", "") } else { ("gbrpf32le", stream.chroma()) };
         filters.push_str(&format!("scale={width}:{height}:flags=bilinear{chroma},format={format}"));
         args.add(["-map", &format!("0:{}", stream.index), "-an", "-sn", "-dn", "-vf", &filters]);
         self.keep_times(&mut args, work.cancel)?;
         args.add(["-pix_fmt", format, "-c:v", "rawvideo", "-f", "rawvideo", "pipe:1"]);
         let mut process = self.ffmpeg(&args, work.cancel)?;
         process.close();
-        let mut bytes = vec![0; if stream.is_bytes() { values } else { values * 4 }];
-        let mut count = 0;
-        loop {
-            let read = process.read(&mut bytes)?;
-            if read < bytes.len() {
+        let mut bytes = vec![0; if as_bytes { values } else { values * 4 }];
+        let (mut count, mut at) = (0_usize, 0_usize);
+        let last = wanted.map_or(usize::MAX, |wanted| wanted.last().copied().unwrap_or(0));
+        let mut ended = false;
+        while at <= last {
+            if process.read(&mut bytes)? < bytes.len() {
+                ended = true;
                 break;
             }
+            at += 1;
+            if wanted.is_some_and(|wanted| !wanted.contains(&(at - 1))) {
+                continue;
+            }
             frames.place(values, work)?;
-            if stream.is_bytes() {
+            if as_bytes {
                 frames.values.extend(bytes.iter().map(|byte| f32::from(*byte) / 255.0));
             } else {
                 interleave(&bytes, &mut frames.values);
             }
             count += 1;
-            (work.progress)(f64::from(count), expected.max(count as usize) as f64);
+            (work.progress)(count as f64, expected.max(count) as f64);
         }
-        process.wait()?;
+        // Else the rest is not wanted: it is ended when it is dropped.
+        if ended {
+            process.wait()?;
+        }
         if count == 0 {
             return Err(Error::unfit(
                 "no frame of the film lies in the part that was asked for, or none can be decoded; take another part",
             ));
         }
-        let array = Array4::from_shape_vec((count as usize, height, width, 3), frames.done());
+        let array = Array4::from_shape_vec((count, height, width, 3), frames.done());
         Ok(Image::new(array.map_err(|error| Error::unfit(error.to_string()))?))
     }
 }

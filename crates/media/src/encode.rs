@@ -290,7 +290,7 @@ impl Media {
         let mut args = Args::default();
         args.add(QUIET);
         let rate = format!("{}/1000", film.rate());
-        args.add(["-f", "rawvideo", "-pix_fmt", given, "-s", &format!("{width}x{height}"), "-framerate", &rate, "-i", "pipe:0"]);
+        args.add(["-f", "rawvideo", "-pix_fmt", given, "-video_size", &format!("{width}x{height}"), "-framerate", &rate, "-i", "pipe:0"]);
         tags.input(&mut args);
         if let Some((file, channels, rate)) = &sound {
             args.add(["-f", "f32le", "-ac", &channels.to_string(), "-ar", &rate.to_string(), "-i"]).file(file.path());

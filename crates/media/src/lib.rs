@@ -18,6 +18,7 @@ mod transcode;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use comfyd_node::CancellationToken;
 
@@ -25,7 +26,7 @@ pub use crate::encode::{ColorSpace, Container, Film, Sound, SoundFormat, VideoCo
 pub use crate::error::{Error, Result};
 pub use crate::filter::{Biquad, filter};
 pub use crate::probe::{Probe, Stream, Window};
-use crate::process::{Args, Process, Program};
+use crate::process::{Args, Process, Program, STALL};
 pub use crate::resample::{resample, resampled_len};
 pub use crate::transcode::Transcode;
 
@@ -33,6 +34,9 @@ pub use crate::transcode::Transcode;
 const DEMUXERS: &str = "mov,mp4,matroska,webm,avi,asf,flv,mpegts,mpeg,mpegvideo,m4v,h264,hevc,vvc,obu,av1,ivf,nut,mxf,dv,rm,gif,apng,webp_pipe,\
                         webp_anim,png_pipe,jpeg_pipe,mjpeg,yuv4mpegpipe,swf,bink,smk,rawvideo,flac,mp3,ogg,wav,w64,aiff,aac,ac3,eac3,amr,amrnb,\
                         amrwb,caf,au,dts,dtshd,truehd,mlp,tta,ape,wv,mpc,mpc8,opus,voc,qcp,loas,spdif,oma,f32le,ffmetadata";
+
+/// How long a program may take to say what it is, and how long one may be silent that tells of a file.
+const QUICK: Duration = Duration::from_secs(30);
 
 /// What FFmpeg's `-v` is set to: errors, without what it says of itself.
 const QUIET: [&str; 3] = ["-hide_banner", "-v", "error"];
@@ -90,7 +94,7 @@ impl Media {
     }
 
     fn ffmpeg(&self, args: &Args, cancel: &CancellationToken) -> Result<Process> {
-        Process::start(self, Program::Ffmpeg, args, cancel)
+        Process::start(self, Program::Ffmpeg, args, STALL, cancel)
     }
 
     /// What is said before a file that is read.
@@ -108,7 +112,7 @@ impl Media {
         if let Some(old) = self.old.get() {
             return Ok(*old);
         }
-        let mut process = self.ffmpeg(Args::default().add(["-version"]), cancel)?;
+        let mut process = Process::start(self, Program::Ffmpeg, Args::default().add(["-version"]), QUICK, cancel)?;
         process.close();
         let told = process.read_all(64 << 10)?;
         process.wait()?;

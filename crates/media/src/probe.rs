@@ -1,13 +1,13 @@
 //! What a file holds, as ffprobe tells it.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use comfyd_node::CancellationToken;
 use serde::Deserialize;
 
 use crate::process::{Args, Process, Program};
-use crate::{DEMUXERS, Error, Media, QUIET, Result};
+use crate::{DEMUXERS, Error, Media, QUICK, QUIET, Result};
 
 /// The most that is read of what ffprobe says. The workflow is in it.
 const MAX_TOLD: usize = 64 << 20;
@@ -27,7 +27,7 @@ struct Format {
     format_name: String,
     duration: Option<String>,
     #[serde(default)]
-    tags: HashMap<String, String>,
+    tags: BTreeMap<String, String>,
 }
 
 /// One stream of a file.
@@ -67,7 +67,7 @@ pub struct Stream {
     side_data_list: Vec<SideData>,
     /// What the file says of it.
     #[serde(default)]
-    pub tags: HashMap<String, String>,
+    pub tags: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Clone, Deserialize)]
@@ -236,7 +236,7 @@ impl Probe {
     }
 
     /// What it says of itself.
-    pub fn tags(&self) -> &HashMap<String, String> {
+    pub fn tags(&self) -> &BTreeMap<String, String> {
         &self.format.tags
     }
 
@@ -271,7 +271,7 @@ impl Media {
         let mut args = Args::default();
         args.add(QUIET).add(["-protocol_whitelist", "file", "-format_whitelist", DEMUXERS, "-of", "json"]).add(wanted);
         args.add(["-i"]).file(path);
-        let mut process = Process::start(self, Program::Ffprobe, &args, cancel)?;
+        let mut process = Process::start(self, Program::Ffprobe, &args, QUICK, cancel)?;
         process.close();
         let told = process.read_all(MAX_TOLD)?;
         process.wait()?;
@@ -291,6 +291,19 @@ impl Media {
             (Some(packets), Some(_)) => Ok(packets / video.frame_rate()),
             _ => Err(Error::unfit("how long the film is cannot be told from its file; convert it to another format")),
         }
+    }
+
+    /// How many frames a part of a film has, as far as that can be told without decoding it; at least one.
+    pub fn count_frames(&self, path: &Path, probe: &Probe, window: Window, cancel: &CancellationToken) -> Result<u64> {
+        if window.is_whole()
+            && let Some(frames) = probe.video()?.frames()
+        {
+            return Ok(frames);
+        }
+        let whole = self.duration(path, probe, cancel)?;
+        let left = if window.start < 0.0 { whole.min(-window.start) } else { whole - window.start };
+        let seconds = if window.duration > 0.0 { left.min(window.duration) } else { left };
+        Ok(((seconds * probe.video()?.frame_rate()).round() as u64).max(1))
     }
 
     /// A part with its start counted from the beginning.

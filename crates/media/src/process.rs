@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::JoinHandle;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
 use comfyd_node::CancellationToken;
@@ -17,8 +17,10 @@ use crate::{Error, Media, NOT_STARTED, Result};
 
 /// How long an interruption may go unnoticed.
 const POLL: Duration = Duration::from_millis(20);
-/// How long a program may neither take nor give a byte.
-const STALL: Duration = Duration::from_secs(300);
+/// How long a program that works on a film may neither take nor give a byte.
+pub(crate) const STALL: Duration = Duration::from_secs(300);
+/// How long the last that a program said is waited for when it has ended: others that it started may hold the pipe.
+const LAST_WORDS: Duration = Duration::from_millis(300);
 /// So much of what a program says is kept, of its end.
 const KEPT: usize = 4 << 10;
 /// What is read of it at once.
@@ -82,14 +84,16 @@ pub(crate) struct Process {
     watched: Arc<Watched>,
     stdin: Option<ChildStdin>,
     stdout: Option<ChildStdout>,
-    said: Option<JoinHandle<String>>,
+    said: Option<Receiver<String>>,
+    patience: Duration,
     /// The program's path, if another one starts it.
     launched: String,
 }
 
 impl Process {
     /// Starts it. What it is given and gives goes through pipes.
-    pub fn start(media: &Media, program: Program, args: &Args, cancel: &CancellationToken) -> Result<Self> {
+    /// It is ended when nothing moves for as long as `patience` says.
+    pub fn start(media: &Media, program: Program, args: &Args, patience: Duration, cancel: &CancellationToken) -> Result<Self> {
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }
@@ -109,11 +113,15 @@ impl Process {
         let watched =
             Arc::new(Watched { child: Mutex::new(child), over: AtomicBool::new(false), moved: AtomicU64::new(0), ended: Mutex::new(None) });
         let launched = if media.options.launcher.is_empty() { String::new() } else { path.display().to_string() };
-        let mut process = Self { program, watched, stdin, stdout, said: None, launched };
-        process.said =
-            stderr.map(|stderr| std::thread::Builder::new().name("ffmpeg says".into()).spawn(move || last_said(stderr))).transpose()?;
+        let mut process = Self { program, watched, stdin, stdout, said: None, patience, launched };
+        if let Some(stderr) = stderr {
+            let (sender, receiver) = sync_channel(1);
+            // Nobody takes it where the program ended well.
+            std::thread::Builder::new().name("ffmpeg says".into()).spawn(move || drop(sender.send(last_said(stderr))))?;
+            process.said = Some(receiver);
+        }
         let (watched, cancel) = (Arc::clone(&process.watched), cancel.clone());
-        std::thread::Builder::new().name("ffmpeg watch".into()).spawn(move || watch(&watched, &cancel))?;
+        std::thread::Builder::new().name("ffmpeg watch".into()).spawn(move || watch(&watched, patience, &cancel))?;
         Ok(process)
     }
 
@@ -184,13 +192,13 @@ impl Process {
         let status = self.status()?;
         match *self.watched.ended.lock() {
             Some(Ended::Interrupted) => return Err(Error::Interrupted),
-            Some(Ended::Stalled) => return Err(Error::Stalled { program: self.program.name(), seconds: STALL.as_secs() }),
+            Some(Ended::Stalled) => return Err(Error::Stalled { program: self.program.name(), seconds: self.patience.as_secs() }),
             None => {}
         }
-        let said = self.said.take().and_then(|said| said.join().ok()).unwrap_or_default();
         if status.success() {
             return Ok(());
         }
+        let said = self.said.take().and_then(|said| said.recv_timeout(LAST_WORDS).ok()).unwrap_or_default();
         if !self.launched.is_empty() && status.code() == Some(NOT_STARTED.into()) {
             let source = std::io::Error::other(said.trim().to_owned());
             return Err(Error::Missing { program: self.launched.clone(), source });
@@ -224,15 +232,15 @@ impl Drop for Process {
         self.watched.over.store(true, Ordering::Release);
         let mut child = self.watched.child.lock();
         if !matches!(child.try_wait(), Ok(Some(_))) {
-            // They fail where it has ended; waited for is what was killed, which takes no time.
-            let _ = child.kill();
+            kill(&mut child);
+            // It was killed, so that this takes no time.
             let _ = child.wait();
         }
     }
 }
 
 /// Ends a process when its prompt is interrupted, or when nothing goes through its pipes for long.
-fn watch(watched: &Watched, cancel: &CancellationToken) {
+fn watch(watched: &Watched, patience: Duration, cancel: &CancellationToken) {
     let (mut moved, mut since) = (0, Instant::now());
     while !watched.over.load(Ordering::Acquire) {
         let now = watched.moved.load(Ordering::Relaxed);
@@ -241,15 +249,25 @@ fn watch(watched: &Watched, cancel: &CancellationToken) {
         }
         let why = match cancel.is_cancelled() {
             true => Some(Ended::Interrupted),
-            false => (since.elapsed() > STALL).then_some(Ended::Stalled),
+            false => (since.elapsed() > patience).then_some(Ended::Stalled),
         };
         if why.is_some() {
             *watched.ended.lock() = why;
-            let _ = watched.child.lock().kill();
+            kill(&mut watched.child.lock());
             return;
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Kills a program, and what it started: a script in its place may have others do its work.
+fn kill(child: &mut Child) {
+    #[cfg(unix)]
+    if let Some(group) = i32::try_from(child.id()).ok().and_then(rustix::process::Pid::from_raw) {
+        // It fails where all have ended.
+        let _ = rustix::process::kill_process_group(group, rustix::process::Signal::KILL);
+    }
+    let _ = child.kill();
 }
 
 /// The end of what a program said.

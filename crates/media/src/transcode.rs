@@ -83,7 +83,7 @@ impl Media {
     }
 
     fn copy(&self, film: &Transcode<'_>, tags: &[(String, String)], into: &Path, cancel: &CancellationToken) -> Result<()> {
-        let tags = Tags::new(self, tags)?;
+        let tags = Tags::new(self, &merged(film, tags))?;
         let mut args = Args::default();
         args.add(QUIET);
         self.reading(&mut args, film.path);
@@ -118,7 +118,7 @@ impl Media {
             )));
         }
         let window = self.settled(film.path, film.probe, film.window, work.cancel)?;
-        let tags = Tags::new(self, tags)?;
+        let tags = Tags::new(self, &merged(film, tags))?;
         let mut args = Args::default();
         args.add(QUIET).add(["-progress", "pipe:1", "-stats_period", "0.5"]);
         seek(&mut args, window.start);
@@ -164,9 +164,19 @@ impl Media {
     }
 }
 
-/// The given tags first, then those of the source that are not among them, and no chapters, of which a container would make a stream.
+/// What a container says of itself alone.
+const CONTAINERS_OWN: [&str; 4] = ["major_brand", "minor_version", "compatible_brands", "encoder"];
+
+/// The source's tags, those given instead of ones of the same name. Several of FFmpeg's own `-map_metadata` mean other things in other versions.
+fn merged(film: &Transcode<'_>, tags: &[(String, String)]) -> Vec<(String, String)> {
+    let given = |name: &str| tags.iter().any(|(given, _)| given.eq_ignore_ascii_case(name));
+    let kept = film.probe.tags().iter().filter(|(name, _)| !given(name) && !CONTAINERS_OWN.contains(&&*name.to_ascii_lowercase()));
+    kept.map(|(name, text)| (name.clone(), text.clone())).chain(tags.iter().cloned()).collect()
+}
+
+/// The tags of the second input, and no chapters, of which a container would make a stream.
 fn own_tags(args: &mut Args) {
-    args.add(["-map_metadata", "1", "-map_metadata", "0", "-map_chapters", "-1"]);
+    args.add(["-map_metadata", "1", "-map_chapters", "-1"]);
 }
 
 /// How long the part is, as far as the stream tells.

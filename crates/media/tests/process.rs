@@ -57,7 +57,7 @@ fn files_are_named_so_that_they_are_nothing_else() {
 fn an_interruption_ends_it() {
     let folder = tempfile::tempdir().unwrap();
     let pid = folder.path().join("pid");
-    let media = media(folder.path(), &format!("echo $$ > {}; exec sleep 600", pid.display()));
+    let media = media(folder.path(), &format!("echo $$ > {}; sleep 600; echo late", pid.display()));
     let cancel = CancellationToken::default();
     let ended = {
         let cancel = cancel.clone();
@@ -71,5 +71,5 @@ fn an_interruption_ends_it() {
     };
     cancel.cancel();
     assert!(matches!(ended.join().unwrap(), Err(Error::Interrupted)));
-    assert!(!Path::new("/proc").join(number).exists(), "it is gone");
+    assert!(!Path::new("/proc").join(number).exists(), "it is gone, and so is what it started: else its pipe would still be waited for");
 }

@@ -356,13 +356,14 @@ const SLOWEST: Duration = Duration::from_secs(4);
 /// Types of widgets, and what their values are.
 const WIDGETS: [(&str, &str); 3] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM")];
 
-/// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
+/// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty, and so is
+/// the sound of a silent film.
 fn fits(got: &str, declared: &str) -> bool {
     declared.split(',').any(|ty| ty == got)
         || declared == "*"
         || declared == MATCH_TYPE
         || WIDGETS.contains(&(got, declared))
-        || (got == "NONE" && declared == "CLIP_VISION")
+        || (got == "NONE" && ["CLIP_VISION", "AUDIO"].contains(&declared))
 }
 
 /// The inputs that a node has for which `set` makes the choices that bring inputs; where it says nothing, the first is chosen. Of those that
@@ -448,6 +449,7 @@ fn add_files(bench: &Bench) {
     for (from, to) in [("snd0.wav", "sound.wav"), ("film0.mp4", "film.mp4")] {
         std::fs::copy(common::conformance().join("media").join(from), roots.input.join(to)).unwrap();
     }
+    std::fs::copy(roots.input.join("film.mp4"), roots.input.join("set/film.mp4")).unwrap();
     let latent = common::conformance().join("nodes/lat0.latent");
     std::fs::copy(latent, roots.input.join("a.latent")).unwrap();
     let models = |folder: &str| bench.folders.model_paths(folder).unwrap().last().unwrap().clone();

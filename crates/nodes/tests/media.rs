@@ -39,7 +39,7 @@ struct Opened {
 
 fn open(media: &Media, path: &Path) -> Opened {
     let probe = media.probe(path, &CancellationToken::default()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-    let images = probe.video().is_ok().then(|| work(|work| media.decode_frames(path, &probe, Window::default(), work)));
+    let images = probe.video().is_ok().then(|| work(|work| media.decode_frames(path, &probe, Window::default(), None, work)));
     let audio = probe.last_audio().and_then(|stream| work(|work| media.decode_sound(path, stream, Window::default(), work)));
     Opened { probe, images, audio }
 }
@@ -48,19 +48,20 @@ fn open(media: &Media, path: &Path) -> Opened {
 fn facts(stream: &Stream) -> String {
     let Stream { codec_type, width, height, channels, .. } = stream;
     let (codec, rate, fps) = (stream.codec(), stream.sample_rate(), stream.frame_rate());
-    format!("{codec_type} {codec:?} {width}x{height} {channels} {rate} {fps:.4} {} {:?}", stream.bit_depth(), stream.color_space())
+    let alpha = stream.tags.iter().any(|(name, text)| name.eq_ignore_ascii_case("alpha_mode") && text == "1");
+    let (depth, space) = (stream.bit_depth(), stream.color_space());
+    format!("{codec_type} {codec:?} {width}x{height} {channels} {rate} {fps:.4} {depth} {space:?} {alpha}")
 }
 
 /// Names of tags, as programs that read them compare them.
 fn tag_names(probe: &Probe) -> Vec<String> {
-    let own = |name: &&String| !matches!(&***name, "encoder" | "major_brand" | "minor_version" | "compatible_brands" | "ENCODER" | "TSS");
+    let own = |name: &&String| !["encoder", "major_brand", "minor_version", "compatible_brands", "tss"].contains(&&*name.to_lowercase());
     let mut names: Vec<String> = probe.tags().keys().filter(own).cloned().collect();
     names.sort_unstable();
     names
 }
 
-fn compare_files(media: &Media, got: &Path, want: &Path) -> Result<(), String> {
-    let is_part = want.file_name().is_some_and(|name| name.to_string_lossy().starts_with("slice"));
+fn compare_files(media: &Media, got: &Path, want: &Path, of_film: bool) -> Result<(), String> {
     let lossless = want.extension().is_some_and(|ending| ending == "flac");
     let (got, want) = (open(media, got), open(media, want));
     let all = |opened: &Opened| opened.probe.streams.iter().map(facts).collect::<Vec<_>>();
@@ -74,7 +75,7 @@ fn compare_files(media: &Media, got: &Path, want: &Path) -> Result<(), String> {
         return Err("another container".into());
     }
     match (&got.audio, &want.audio) {
-        (Some(got), Some(want)) => compare_sound(got, want, lossless, is_part)?,
+        (Some(got), Some(want)) => compare_sound(got, want, lossless, of_film)?,
         (None, None) => {}
         (got, want) => return Err(format!("sound {}, reference {}", got.is_some(), want.is_some())),
     }
@@ -87,7 +88,7 @@ fn compare_files(media: &Media, got: &Path, want: &Path) -> Result<(), String> {
     if off < 0.02 { Ok(()) } else { Err(format!("frames are off by {off:.4} on average")) }
 }
 
-fn compare_sound(got: &Audio, want: &Audio, lossless: bool, is_part: bool) -> Result<(), String> {
+fn compare_sound(got: &Audio, want: &Audio, lossless: bool, of_film: bool) -> Result<(), String> {
     let shapes = (got.waveform.shape(), want.waveform.shape());
     if lossless {
         // A part begins at a time whose product with the rate the reference cuts, so that rounding may move it by a sample.
@@ -95,9 +96,11 @@ fn compare_sound(got: &Audio, want: &Audio, lossless: bool, is_part: bool) -> Re
             let [got, want] = [(got, moved[0]), (want, moved[1])].map(|(of, from)| of.waveform.slice(s![.., .., from..]));
             got.iter().zip(&want).map(|(got, want)| (got - want).abs()).fold(0_f32, f32::max)
         };
-        let off = if is_part { [[0, 0], [0, 1], [1, 0]].map(off).into_iter().fold(1.0, f32::min) } else { off([0, 0]) };
+        let off = if of_film { [[0, 0], [0, 1], [1, 0]].map(off).into_iter().fold(1.0, f32::min) } else { off([0, 0]) };
         // The last place of 16 bits, where rounding decides between two.
-        let fits = got.samples().abs_diff(want.samples()) <= usize::from(is_part) && shapes.0[..2] == shapes.1[..2] && off < 1.5 / 32768.0;
+        // Newer FFmpegs cut what fills the last frame of AAC up.
+        let longer = if of_film { 1024 } else { 0 };
+        let fits = got.samples().abs_diff(want.samples()) <= longer && shapes.0[..2] == shapes.1[..2] && off < 1.5 / 32768.0;
         return if fits { Ok(()) } else { Err(format!("{shapes:?}, off by {} of 65536", off * 32768.0)) };
     }
     if got.samples().abs_diff(want.samples()) > want.samples() / 20 {
@@ -113,7 +116,7 @@ fn compare_sound(got: &Audio, want: &Audio, lossless: bool, is_part: bool) -> Re
     };
     let off = (-4..=4).map(off).fold(f64::INFINITY, f64::min);
     // Encoders of other versions.
-    if off < 0.12 { Ok(()) } else { Err(format!("relative error {off:.4}")) }
+    if off < 0.25 { Ok(()) } else { Err(format!("relative error {off:.4}")) }
 }
 
 fn check(media: &Media, bench: &Bench, folder: &Path, case: &Json) -> Result<(), String> {
@@ -135,7 +138,7 @@ fn check(media: &Media, bench: &Bench, folder: &Path, case: &Json) -> Result<(),
         let compared = if want.extension().unwrap() == "png" {
             compare::pictures(&bench.saved(got), &std::fs::read(&want).unwrap(), 3)
         } else {
-            compare_files(media, &bench.path(got), &want)
+            compare_files(media, &bench.path(got), &want, case["workflow"].to_string().contains("film0.mp4"))
         };
         compared.map_err(|error| format!("{}: {error}", want.file_name().unwrap().display()))?;
     }
@@ -157,7 +160,7 @@ fn all_cases_agree_with_the_reference() {
     let bench = with_files();
     let folder = conformance().join("media");
     let cases: Map<String, Json> = serde_json::from_slice(&std::fs::read(folder.join("cases.json")).unwrap()).unwrap();
-    assert_eq!(cases.len(), 20);
+    assert_eq!(cases.len(), 27);
     let failed: Vec<String> =
         cases.iter().filter_map(|(name, case)| check(&media, &bench, &folder, case).err().map(|e| format!("{name}: {e}"))).collect();
     assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), cases.len(), failed.join("\n"));
@@ -353,27 +356,32 @@ fn what_is_too_large_is_refused_before_it_is_there() {
 }
 
 /// Where FFmpeg ends with the prompt, nothing is left of what it wrote.
+#[cfg(unix)]
 #[test]
 fn an_interrupted_film_leaves_nothing() {
-    if ffmpeg().is_none() {
-        return;
-    }
-    let bench = Bench::new();
-    let video = Value::object(frames(600, (512, 512)));
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let (program, begun) = (folder.path().join("ffmpeg"), folder.path().join("begun"));
+    std::fs::write(&program, format!("#!/bin/sh\necho > {}\nsleep 600\n", begun.display())).unwrap();
+    std::fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+    let bench = Bench::with_ffmpeg(&program);
     let cancel = bench.cancel.clone();
     std::thread::spawn(move || {
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        while !begun.exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
         cancel.cancel();
     });
-    let error = run(&bench, "SaveVideo", json!({"filename_prefix": "x", "format": "mp4", "format.codec": "h264"}), &[("video", video)]);
+    let widgets = json!({"filename_prefix": "x", "format": "mp4", "format.codec": "h264"});
+    let error = run(&bench, "SaveVideo", widgets, &[("video", Value::object(frames(20, (128, 128))))]);
     assert_eq!(error.unwrap_err(), "interrupted");
-    let left = std::fs::read_dir(&bench.folders.roots().output).unwrap().count();
-    assert_eq!((left, std::fs::read_dir(&bench.folders.roots().temp).unwrap().count()), (0, 0));
+    let left = |folder: &Path| std::fs::read_dir(folder).unwrap().count();
+    assert_eq!((left(&bench.folders.roots().output), left(&bench.folders.roots().temp)), (0, 0));
 }
 
 #[test]
 fn a_missing_program_is_told_in_the_nodes_words() {
-    let bench = Bench::without_ffmpeg();
+    let bench = Bench::with_ffmpeg(Path::new("/no/ffmpeg"));
     std::fs::copy(conformance().join("media/snd0.wav"), bench.folders.roots().input.join("snd0.wav")).unwrap();
     let error = run(&bench, "LoadAudio", json!({"audio": "snd0.wav"}), &[]).unwrap_err();
     assert!(error.contains("cannot be started") && error.contains("apt-get install ffmpeg"), "{error}");

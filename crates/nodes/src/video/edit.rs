@@ -61,7 +61,7 @@ fn components(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
         Video::File(file) => {
             let probe = probe(call, &file)?;
             let window = call.media(|media, work| media.settled(&file.path, &probe, window(&file), work.cancel))?;
-            let images = call.media(|media, work| media.decode_frames(&file.path, &probe, window, work))?;
+            let images = call.media(|media, work| media.decode_frames(&file.path, &probe, window, None, work))?;
             let audio = match probe.last_audio() {
                 Some(stream) => call.media(|media, work| media.decode_sound(&file.path, stream, window, work))?,
                 None => None,

@@ -3,6 +3,7 @@
 mod edit;
 mod load;
 mod save;
+mod sets;
 
 use std::sync::Arc;
 
@@ -14,7 +15,7 @@ use ndarray::s;
 use crate::class::{Call, Class};
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![load::CLASSES, save::CLASSES, edit::CLASSES]
+    vec![load::CLASSES, save::CLASSES, edit::CLASSES, sets::CLASSES]
 }
 
 /// The film of an input.

@@ -76,10 +76,10 @@ impl Bench {
         Self::build(Some(base), true, limits, options)
     }
 
-    /// On a machine without FFmpeg.
-    pub fn without_ffmpeg() -> Self {
-        let nowhere = |options: &mut MediaOptions| (options.ffmpeg, options.ffprobe) = ("/no/ffmpeg".into(), "/no/ffprobe".into());
-        Self::build_with(None, false, Limits::default(), EngineOptions::default(), nowhere)
+    /// With another program in FFmpeg's place.
+    pub fn with_ffmpeg(program: &Path) -> Self {
+        let instead = |options: &mut MediaOptions| (options.ffmpeg, options.ffprobe) = (program.to_owned(), program.to_owned());
+        Self::build_with(None, false, Limits::default(), EngineOptions::default(), instead)
     }
 
     fn build(base: Option<&Path>, disable_metadata: bool, limits: Limits, options: EngineOptions) -> Self {
