@@ -257,7 +257,7 @@ mod tests {
         assert!(schema.find_input("n").unwrap().lazy && schema.find_input("any").unwrap().raw_link);
         assert_eq!(schema.find_input("m").unwrap().accepts, ["CLIP"]);
         assert_eq!(schema.hidden, [("id".to_owned(), HiddenKind::UniqueId)]);
-        assert_eq!(schema.outputs[1], Output { ty: "COMBO".into(), name: "choice".into(), is_list: true, matches: None });
+        assert_eq!(schema.outputs[1], Output { ty: "COMBO".into(), name: "choice".into(), is_list: true, ..Output::default() });
         assert!(schema.output_node && schema.input_is_list);
         let hosted = schema.hosted.clone().unwrap();
         assert!(hosted.validates && !hosted.validates_all && hosted.unique && !hosted.open);
