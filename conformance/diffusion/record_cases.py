@@ -305,6 +305,18 @@ class Cases:
         out["gligen/two"] = boxes(("a red boat", 32, 40, 8, 16), ("a white (tower:1.3)", 24, 64, 64, 0), batch=2)
         g = boxes(("a red boat", 32, 40, 8, 16)); node(g, "80", "ConditioningSetArea", conditioning=["7", 0], width=64, height=64, x=32, y=0, strength=1.0); g["3"]["inputs"]["positive"] = node(g, "81", "ConditioningCombine", conditioning_1=["71", 0], conditioning_2=["80", 0]); out["gligen/beside_an_area"] = g
 
+        def styled(name, seen, *steps, link=("6", 0), g=None):
+            g = g or self.latents(); seen = self.seen(g, seen); node(g, "70", "StyleModelLoader", style_model_name=name + ".safetensors"); link = list(link)
+            for n, (strength, kind) in enumerate(steps): link = node(g, str(71 + n), "StyleModelApply", conditioning=link, style_model=["70", 0], clip_vision_output=seen, strength=strength, strength_type=kind)
+            g["3"]["inputs"]["positive"] = link; return g, link
+        for model, seen in (("style", "clip_l"), ("redux", "siglip")):
+            for name, *steps in (("one", (1.0, "multiply")), ("less", (0.4, "multiply")), ("masked", (0.6, "attn_bias"), (0.9, "multiply"), (2.5, "attn_bias"))):
+                out[f"style/{model}_{name}_shown"] = self.show(*styled(model, seen, *steps))
+            out[f"style/{model}"] = styled(model, seen, (0.8, "multiply"))[0]
+        out["style/biased"] = styled("style", "clip_h", (0.5, "attn_bias"))[0]
+        g = self.latents(); hint = self.hint(g); node(g, "63", "ImageFlip", image=hint, flip_method="y-axis: horizontally"); node(g, "64", "BatchImagesNode", **{"images.image0": hint, "images.image1": ["63", 0]})
+        g, link = styled("style", "clip_l", (1.0, "multiply"), g=g); g["60"]["inputs"]["image"] = ["64", 0]; out["style/batch_shown"] = self.show(g, link)
+
     def told(self):
         """Conditionings of models that are not here: what they are told, and their latents."""
         out = self.all

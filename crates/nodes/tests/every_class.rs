@@ -84,10 +84,9 @@ fn given(class: &str, side: u32) -> Json {
 /// Width and height of pictures, unless a test wants others.
 const SIDE: u32 = 64;
 
-/// What must fail, and how: classes, what their inputs hold if they do not always fail, and the error. The first are declared only so that
-/// clients find them; with the smallest values of the others the reference fails too.
-const FAILING: [(&str, &[&str], &str); 17] = [
-    ("StyleModelLoader", &[""], "style models are not supported"),
+/// What must fail, and how: classes, what their inputs hold if they do not always fail, and the error. With the smallest values the reference
+/// fails too.
+const FAILING: [(&str, &[&str], &str); 16] = [
     ("CLIPLoader", &["stable_cascade", "sd3", "hidream"], "are not supported; take stable_diffusion or sdxl"),
     (
         "DualCLIPLoader",
@@ -278,7 +277,14 @@ impl Runner {
             InputKind::Combo(Choices::Remote) => Some(json!("picture.png [output]")),
             InputKind::Combo(_) => {
                 let choices = input.choices(&*self.bench.folders).unwrap_or_default();
-                let preferred = ["sd15.safetensors", "lora.safetensors", "controlnet.safetensors", "vae.safetensors", "picture.png"];
+                let preferred = [
+                    "sd15.safetensors",
+                    "lora.safetensors",
+                    "controlnet.safetensors",
+                    "vae.safetensors",
+                    "style.safetensors",
+                    "picture.png",
+                ];
                 let fitting = choices.iter().find(|choice| preferred.iter().any(|name| **choice == **name));
                 Some(fitting.or(choices.first()).unwrap_or_else(|| panic!("no file for {}", input.name)).clone())
             }
@@ -460,8 +466,6 @@ fn add_files(bench: &Bench) {
     let latent = common::conformance().join("nodes/lat0.latent");
     std::fs::copy(latent, roots.input.join("a.latent")).unwrap();
     let models = |folder: &str| bench.folders.model_paths(folder).unwrap().last().unwrap().clone();
-    std::fs::create_dir_all(models("style_models")).unwrap();
-    std::fs::write(models("style_models").join("any.safetensors"), b"").unwrap();
     let diffusers = models("diffusers").join("sd15");
     for (part, from, to) in [
         ("unet", "diffusion_models/unet.safetensors", "diffusion_pytorch_model.safetensors"),

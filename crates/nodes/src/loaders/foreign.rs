@@ -6,36 +6,22 @@ use comfyd_node::{Error, FileSource, Input, NodeOutput, Result, Schema, Value};
 use crate::class::{Call, Class};
 use crate::loaders::files::{files_fingerprint, model_file};
 
-pub(crate) const CLASSES: &[Class] = &[
-    Class::new(
-        || {
-            Schema::new("ImageOnlyCheckpointLoader")
-                .display("Load Checkpoint Image Only (img2vid model)")
-                .category("model/loaders")
-                .module("comfy_extras.nodes_video_model")
-                .description("Loads a checkpoint without its text encoder. Vision encoders are not supported: that output stays empty.")
-                .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())))
-                .output("MODEL")
-                .output("CLIP_VISION")
-                .output("VAE")
-        },
-        without_text,
-    )
-    .declines(|_, _| Some(Error::msg("it loads no vision encoders")))
-    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
-    Class::new(
-        || {
-            Schema::new("StyleModelLoader")
-                .display("Load Style Model")
-                .category("model/loaders")
-                .description("Style models are not supported: this node fails when it runs.")
-                .input(Input::files("style_model_name", FileSource::Models("style_models".into())))
-                .output("STYLE_MODEL")
-        },
-        |_| Err(Error::msg("style models are not supported; take the node out of the workflow")),
-    )
-    .declines(|_, _| Some(Error::msg("it loads no style models"))),
-];
+pub(crate) const CLASSES: &[Class] = &[Class::new(
+    || {
+        Schema::new("ImageOnlyCheckpointLoader")
+            .display("Load Checkpoint Image Only (img2vid model)")
+            .category("model/loaders")
+            .module("comfy_extras.nodes_video_model")
+            .description("Loads a checkpoint without its text encoder. Vision encoders are not supported: that output stays empty.")
+            .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())))
+            .output("MODEL")
+            .output("CLIP_VISION")
+            .output("VAE")
+    },
+    without_text,
+)
+.declines(|_, _| Some(Error::msg("it loads no vision encoders")))
+.fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")]))];
 
 fn without_text(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
