@@ -34,7 +34,7 @@ pub(crate) const CLASSES: &[Class] = &[
             Schema::new("StyleModelApply")
                 .display("Apply Style Model")
                 .category("model/conditioning")
-                .description("Puts what a style model makes of a picture behind the text.")
+                .description("Puts what a style model makes of a picture behind the text; its tokens are scaled, or looked at less.")
                 .aliases(["redux", "style transfer"])
                 .input(Input::link("conditioning", "CONDITIONING"))
                 .input(Input::link("style_model", "STYLE_MODEL"))
