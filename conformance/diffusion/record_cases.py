@@ -350,6 +350,13 @@ class Cases:
         one("wan_control", "WanFunControlToVideo", (0, 1), 2, **both, **vae, **size)
         g = one("wan_latent", "Wan22ImageToVideoLatent", (), 0, **vae, **size)
         for pose in ("Pan Right", "Zoom Out", "ClockWise (CW)"): g = one("wan_camera_" + pose.split()[0].lower(), "WanCameraImageToVideo", (0,), 2, **both, **vae, **size, camera_conditions=["21", 0]); node(g, "21", "WanCameraEmbedding", camera_pose=pose, width=64, height=48, length=9, speed=1.5, fx=0.6, fy=0.5, cx=0.45, cy=0.55)
+        shown = dict(clip_vision=["61", 0], **vae, width=72, height=48)
+        def stable(name, class_type, **inputs):
+            g = one(name, class_type, (0, 1), 2, **shown, **inputs, init_image=["33", 0]); node(g, "33", "ImageScale", image=["34", 0], upscale_method="area", width=100, height=40, crop="disabled"); node(g, "34", "ImageFromBatch", image=["32", 0], batch_index=0, length=1); node(g, "61", "CLIPVisionLoader", clip_name="clip_h.safetensors")
+        stable("svd", "SVD_img2vid_Conditioning", video_frames=5, motion_bucket_id=90, fps=7, augmentation_level=0.0)
+        stable("zero123", "StableZero123_Conditioning", batch_size=3, elevation=12.5, azimuth=-70.0)
+        stable("zero123_batched", "StableZero123_Conditioning_Batched", batch_size=3, elevation=12.5, azimuth=-70.0, elevation_batch_increment=2.25, azimuth_batch_increment=33.3)
+        stable("sv3d", "SV3D_Conditioning", video_frames=4, elevation=10.5)
         one("hunyuan_15", "HunyuanVideo15ImageToVideo", (0, 1), 2, **both, **vae, **size)
         g = one("hunyuan_upscale", "HunyuanVideo15SuperResolution", (0, 1), 2, **both, latent=["21", 0], noise_augmentation=0.6); node(g, "21", "EmptyHunyuanVideo15Latent", **size)
         for n, kind in enumerate(("v1 (concat)", "custom")): one(f"hunyuan_image_{n}", "HunyuanImageToVideo", (0,), 1, positive=["6", 0], **vae, **size, guidance_type=kind, picture=["start_image"])

@@ -40,9 +40,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::link("style_model", "STYLE_MODEL"))
                 .input(Input::link("clip_vision_output", "CLIP_VISION_OUTPUT"))
                 .input(Input::float("strength").default(1.0).min(0.0).max(10.0).step(0.001).tooltip("How much the picture counts."))
-                .input(
-                    Input::combo("strength_type", ["multiply", "attn_bias"]).tooltip("Whether its tokens are scaled, or looked at less."),
-                )
+                .input(Input::combo("strength_type", ["multiply", "attn_bias"]))
                 .output("CONDITIONING")
         },
         apply,
