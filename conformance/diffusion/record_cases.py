@@ -290,6 +290,8 @@ class Cases:
                 out[f"vision/{name}_{crop}_{width}"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=seen, strength=0.7, noise_augmentation=0.2))
         g = self.latents(); hint = self.hint(g); node(g, "63", "ImageFlip", image=hint, flip_method="y-axis: horizontally"); node(g, "64", "BatchImagesNode", **{"images.image0": hint, "images.image1": ["63", 0]}); node(g, "61", "CLIPVisionLoader", clip_name="clip_l.safetensors")
         node(g, "60", "CLIPVisionEncode", clip_vision=["61", 0], image=["64", 0], crop="none"); out["vision/batch"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=["60", 0], strength=0.7, noise_augmentation=0.2))
+        g = self.latents(); node(g, "20", "ImageOnlyCheckpointLoader", ckpt_name="unclip.safetensors"); self.seen(g); g["60"]["inputs"]["clip_vision"] = ["20", 1]
+        out["vision/of_checkpoint"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=["60", 0], strength=0.7, noise_augmentation=0.2))
         def unclip(seed=7):
             g = self.latents(); node(g, "4", "unCLIPCheckpointLoader", ckpt_name="unclip.safetensors"); g["3"]["inputs"]["seed"] = seed; return g
         out["unclip/none"] = unclip()

@@ -71,6 +71,7 @@ fn given(class: &str, side: u32) -> Json {
         | "CosmosPredict2ImageToVideoLatent" => json!({
             "start_image": null, "end_image": null, "control_video": null, "control_masks": null, "reference_image": null, "images": null
         }),
+        "SVD_img2vid_Conditioning" | "SV3D_Conditioning" if side <= SIDE => json!({"width": 64, "height": 64}),
         "HunyuanVideo15SuperResolution" => json!({"start_image": null, "latent": film()}),
         "NormalizeVideoLatentStart" => json!({"latent": film()}),
         // Pictures are neither true nor false.
