@@ -13,7 +13,8 @@ import comfy.ops, comfy.model_base, comfy.supported_models, comfy.clip_model
 from comfy.cldm.cldm import ControlNet
 from comfy.ldm.models.autoencoder import AutoencoderKL
 from comfy.taesd.taesd import Decoder, Encoder
-from comfy.t2i_adapter.adapter import Adapter
+from comfy.ldm.flux.redux import ReduxImageEncoder
+from comfy.t2i_adapter.adapter import Adapter, StyleAdapter
 from spandrel.architectures.ESRGAN.__arch.RRDB import RRDBNet
 
 UNET, CLIP_L = "model.diffusion_model.", "cond_stage_model.transformer."
@@ -86,6 +87,12 @@ def gligen(layout, text, objects=48):
     out[n + "null_positive_feature"], out[n + "null_position_feature"] = [text], [64]
     for i, (a, b) in zip((0, 2, 4), ((text + 64, 512), (512, 512), (512, objects))): out[f"{n}linears.{i}.weight"], out[f"{n}linears.{i}.bias"] = [b, a], [b]
     return dict(tensors=out, values={"alpha_attn": 0.7, "alpha_dense": 0.4})
+
+def style(width, text):
+    """A style adapter of T2I-Adapter: three blocks, eight tokens."""
+    return shapes(StyleAdapter(width=width, context_dim=text, num_head=8, n_layes=3, num_token=8))
+
+def redux(seen, text): return shapes(ReduxImageEncoder(seen, text, device="meta"))
 
 def weights(layout, *parts, text=True):
     """The names in LoRA files of the weights that have one of these parts in their names, and their shapes."""
@@ -205,6 +212,8 @@ reduced = {
     "clip_vision/siglip.safetensors": plain(vision(SIGLIP)),
     # GLIGEN's objects are as wide as the text: the reference tells the width of heads by it.
     "gligen/gligen.safetensors": gligen(unet(**SD2), TEXT_H["hidden_size"], TEXT_H["hidden_size"]),
+    "style_models/style.safetensors": plain(style(VISION["hidden_size"], TEXT_L["hidden_size"])),
+    "style_models/redux.safetensors": plain(redux(SIGLIP["hidden_size"], TEXT_L["hidden_size"])),
     "diffusion_models/unet.safetensors": plain({}, like=[[SD15, UNET, ""]], prefix=UNET),
     "text_encoders/clip_l.safetensors": plain({}, like=[[SD15, CLIP_L, ""]], prefix=CLIP_L),
     "vae/vae.safetensors": plain({}, like=[[SD15, VAE[1], ""]], prefix=VAE[1]),

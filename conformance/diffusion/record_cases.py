@@ -290,6 +290,8 @@ class Cases:
                 out[f"vision/{name}_{crop}_{width}"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=seen, strength=0.7, noise_augmentation=0.2))
         g = self.latents(); hint = self.hint(g); node(g, "63", "ImageFlip", image=hint, flip_method="y-axis: horizontally"); node(g, "64", "BatchImagesNode", **{"images.image0": hint, "images.image1": ["63", 0]}); node(g, "61", "CLIPVisionLoader", clip_name="clip_l.safetensors")
         node(g, "60", "CLIPVisionEncode", clip_vision=["61", 0], image=["64", 0], crop="none"); out["vision/batch"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=["60", 0], strength=0.7, noise_augmentation=0.2))
+        g = self.latents(); node(g, "20", "ImageOnlyCheckpointLoader", ckpt_name="unclip.safetensors"); self.seen(g); g["60"]["inputs"]["clip_vision"] = ["20", 1]
+        out["vision/of_checkpoint"] = self.show(g, node(g, "62", "unCLIPConditioning", conditioning=["6", 0], clip_vision_output=["60", 0], strength=0.7, noise_augmentation=0.2))
         def unclip(seed=7):
             g = self.latents(); node(g, "4", "unCLIPCheckpointLoader", ckpt_name="unclip.safetensors"); g["3"]["inputs"]["seed"] = seed; return g
         out["unclip/none"] = unclip()
@@ -304,6 +306,18 @@ class Cases:
         out["gligen/one"] = boxes(("a red boat", 32, 40, 8, 16))
         out["gligen/two"] = boxes(("a red boat", 32, 40, 8, 16), ("a white (tower:1.3)", 24, 64, 64, 0), batch=2)
         g = boxes(("a red boat", 32, 40, 8, 16)); node(g, "80", "ConditioningSetArea", conditioning=["7", 0], width=64, height=64, x=32, y=0, strength=1.0); g["3"]["inputs"]["positive"] = node(g, "81", "ConditioningCombine", conditioning_1=["71", 0], conditioning_2=["80", 0]); out["gligen/beside_an_area"] = g
+
+        def styled(name, seen, *steps, link=("6", 0), g=None):
+            g = g or self.latents(); seen = self.seen(g, seen); node(g, "70", "StyleModelLoader", style_model_name=name + ".safetensors"); link = list(link)
+            for n, (strength, kind) in enumerate(steps): link = node(g, str(71 + n), "StyleModelApply", conditioning=link, style_model=["70", 0], clip_vision_output=seen, strength=strength, strength_type=kind)
+            g["3"]["inputs"]["positive"] = link; return g, link
+        for model, seen in (("style", "clip_l"), ("redux", "siglip")):
+            for name, *steps in (("one", (1.0, "multiply")), ("less", (0.4, "multiply")), ("masked", (0.6, "attn_bias"), (0.9, "multiply"), (2.5, "attn_bias"))):
+                out[f"style/{model}_{name}_shown"] = self.show(*styled(model, seen, *steps))
+            out[f"style/{model}"] = styled(model, seen, (0.8, "multiply"))[0]
+        out["style/biased"] = styled("style", "clip_h", (0.5, "attn_bias"))[0]
+        g = self.latents(); hint = self.hint(g); node(g, "63", "ImageFlip", image=hint, flip_method="y-axis: horizontally"); node(g, "64", "BatchImagesNode", **{"images.image0": hint, "images.image1": ["63", 0]})
+        g, link = styled("style", "clip_l", (1.0, "multiply"), g=g); g["60"]["inputs"]["image"] = ["64", 0]; out["style/batch_shown"] = self.show(g, link)
 
     def told(self):
         """Conditionings of models that are not here: what they are told, and their latents."""
@@ -338,6 +352,13 @@ class Cases:
         one("wan_control", "WanFunControlToVideo", (0, 1), 2, **both, **vae, **size)
         g = one("wan_latent", "Wan22ImageToVideoLatent", (), 0, **vae, **size)
         for pose in ("Pan Right", "Zoom Out", "ClockWise (CW)"): g = one("wan_camera_" + pose.split()[0].lower(), "WanCameraImageToVideo", (0,), 2, **both, **vae, **size, camera_conditions=["21", 0]); node(g, "21", "WanCameraEmbedding", camera_pose=pose, width=64, height=48, length=9, speed=1.5, fx=0.6, fy=0.5, cx=0.45, cy=0.55)
+        shown = dict(clip_vision=["61", 0], **vae, width=72, height=48)
+        def stable(name, class_type, **inputs):
+            g = one(name, class_type, (0, 1), 2, **shown, **inputs, init_image=["33", 0]); node(g, "33", "ImageScale", image=["34", 0], upscale_method="area", width=100, height=40, crop="disabled"); node(g, "34", "ImageFromBatch", image=["32", 0], batch_index=0, length=1); node(g, "61", "CLIPVisionLoader", clip_name="clip_h.safetensors")
+        stable("svd", "SVD_img2vid_Conditioning", video_frames=5, motion_bucket_id=90, fps=7, augmentation_level=0.0)
+        stable("zero123", "StableZero123_Conditioning", batch_size=3, elevation=12.5, azimuth=-70.0)
+        stable("zero123_batched", "StableZero123_Conditioning_Batched", batch_size=3, elevation=12.5, azimuth=-70.0, elevation_batch_increment=2.25, azimuth_batch_increment=33.3)
+        stable("sv3d", "SV3D_Conditioning", video_frames=4, elevation=10.5)
         one("hunyuan_15", "HunyuanVideo15ImageToVideo", (0, 1), 2, **both, **vae, **size)
         g = one("hunyuan_upscale", "HunyuanVideo15SuperResolution", (0, 1), 2, **both, latent=["21", 0], noise_augmentation=0.6); node(g, "21", "EmptyHunyuanVideo15Latent", **size)
         for n, kind in enumerate(("v1 (concat)", "custom")): one(f"hunyuan_image_{n}", "HunyuanImageToVideo", (0,), 1, positive=["6", 0], **vae, **size, guidance_type=kind, picture=["start_image"])

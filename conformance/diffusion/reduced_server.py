@@ -40,13 +40,17 @@ def reduced_pooled(args, augmentor):
     return comfy.model_base.unclip_adm(args["unclip_conditioning"], args["device"], augmentor, seed=args.get("seed", 0) - 10)[:, :width]
 comfy.model_base.sdxl_pooled = reduced_pooled
 
+adapter, redux = comfy.t2i_adapter.adapter.StyleAdapter, comfy.ldm.flux.redux.ReduxImageEncoder
+comfy.t2i_adapter.adapter.StyleAdapter = lambda width, context_dim, **more: adapter(width=layouts.VISION["hidden_size"], context_dim=layouts.TEXT_L["hidden_size"], **more)
+comfy.ldm.flux.redux.ReduxImageEncoder = lambda: redux(layouts.SIGLIP["hidden_size"], layouts.TEXT_L["hidden_size"])
+
 class ShowConditioning:
     """What a conditioning tells a model, by name: numbers and texts as they are, of arrays the axes and mean sizes."""
     INPUT_TYPES = classmethod(lambda cls: {"required": {"conditioning": ("CONDITIONING",)}})
     RETURN_TYPES, FUNCTION, OUTPUT_NODE, CATEGORY = (), "show", True, "tests"
     def show(self, conditioning):
         def told(value):
-            if isinstance(value, list): return "[" + ", ".join(map(told, value)) + "]"
+            if isinstance(value, (list, tuple)): return "[" + ", ".join(map(told, value)) + "]"
             if isinstance(value, dict): return "{" + ", ".join(f"{name} {told(one)}" for name, one in sorted(value.items())) + "}"
             if hasattr(value, "penultimate_hidden_states"): return " ".join(["seen"] + [told(getattr(value, name)) for name in ("last_hidden_state", "penultimate_hidden_states", "image_embeds") if hasattr(value, name)])
             if hasattr(value, "shape"):

@@ -150,7 +150,7 @@ impl Clip {
     pub fn encode_pooled(&self, cx: &Context<'_>, text: &str) -> Result<Tensor> {
         let tokens = self.tokenize(cx, text)?;
         let _room = self.engine.account().reserve(encoded_bytes(&tokens))?;
-        let options = ClipOptions { clip_layer: self.layer, unprojected: true, ..ClipOptions::default() };
+        let options = ClipOptions { clip_layer: self.layer, unprojected: true };
         let encoded = self.encoder()?.encode(&tokens, &options, &crate::engine::cancel_check(cx))?;
         encoded.pooled.ok_or_else(|| Error::msg("the text encoder gives no pooled text; load another one"))
     }

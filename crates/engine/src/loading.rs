@@ -7,7 +7,7 @@ use comfyd_weights::{EncoderKind, StateDict, convert};
 
 use crate::part::{Part, Weights};
 use crate::precision::Precision;
-use crate::{Clip, ClipVision, ControlNet, Engine, Gligen, HookGroup, LatentSpec, Model, Result, UpscaleModel, Vae, families};
+use crate::{Clip, ClipVision, ControlNet, Engine, Gligen, HookGroup, LatentSpec, Model, Result, StyleModel, UpscaleModel, Vae, families};
 
 /// What a checkpoint file holds.
 #[derive(Debug, Clone)]
@@ -124,6 +124,11 @@ impl Engine {
     /// GLIGENLoader.
     pub fn load_gligen(&self, path: &Path) -> Result<Gligen> {
         self.files().get("gligen", &[path], || Gligen::new(self, StateDict::open(path)?))
+    }
+
+    /// StyleModelLoader.
+    pub fn load_style_model(&self, path: &Path) -> Result<StyleModel> {
+        self.files().get("style model", &[path], || StyleModel::new(self, StateDict::open(path)?))
     }
 
     /// ControlNetLoader; DiffControlNetLoader with the model whose weights are added to those in the file.

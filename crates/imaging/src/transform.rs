@@ -108,10 +108,17 @@ pub fn from_batch(image: &Image, start: usize, length: usize) -> Result<Image> {
 
 /// Adds normal noise of a standard deviation of `strength`, and clips to 0..1 (ComfyUI's ImageAddNoise).
 pub fn add_noise(image: &Image, seed: u64, strength: f32) -> Image {
+    let mut noisy = with_noise(image, seed, strength);
+    noisy.0.mapv_inplace(|value| value.clamp(0.0, 1.0));
+    noisy
+}
+
+/// Adds normal noise of a standard deviation of `strength`.
+pub fn with_noise(image: &Image, seed: u64, strength: f32) -> Image {
     let mut noise = Generator::new(seed).randn(image.0.len()).into_iter();
     let mut out = image.0.as_standard_layout().into_owned();
     // As many numbers as values, in the same order.
-    out.iter_mut().for_each(|value| *value = (*value + strength * noise.next().unwrap_or(0.0)).clamp(0.0, 1.0));
+    out.iter_mut().for_each(|value| *value += strength * noise.next().unwrap_or(0.0));
     Image::new(out)
 }
 

@@ -95,7 +95,7 @@ impl VisionConfig {
     /// What is taken from pixels of 0 to 1, and what they are divided by, by colour.
     pub fn normal(&self) -> ([f32; 3], [f32; 3]) {
         match self.kind {
-            VisionKind::Clip => ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_58, 0.275_777_11]),
+            VisionKind::Clip => ([0.481_454_66, 0.457_827_5, 0.408_210_73], [0.268_629_54, 0.261_302_6, 0.275_777_1]),
             VisionKind::Siglip => ([0.5; 3], [0.5; 3]),
         }
     }

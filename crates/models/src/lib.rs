@@ -9,6 +9,7 @@ pub mod gligen;
 pub mod ops;
 pub mod prompt;
 pub mod residuals;
+pub mod style;
 pub mod t2i_adapter;
 pub mod taesd;
 pub mod text_encoding;

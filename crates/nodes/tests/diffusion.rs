@@ -66,7 +66,7 @@ fn text_and_pictures() {
 
 #[test]
 fn pictures_and_boxes_as_prompts() {
-    run(&["vision/", "unclip/", "gligen/"]);
+    run(&["vision/", "unclip/", "gligen/", "style/"]);
 }
 
 #[test]

@@ -236,10 +236,8 @@ fn files_are_known_by_their_content() {
         cases.push(("VAELoader".into(), json!({"vae_name": "taesd"}), vec![file]));
     }
     for entry in bench.catalog.iter() {
-        // These only fail, whatever the file.
-        let foreign = ["StyleModelLoader", "GLIGENLoader"].contains(&entry.schema.class.as_str());
         let lists = |input: &Input| match &input.kind {
-            InputKind::Combo(Choices::Files { source, .. }) if !foreign => Some(files_of(&bench, source)),
+            InputKind::Combo(Choices::Files { source, .. }) => Some(files_of(&bench, source)),
             _ => None,
         };
         let listed: Vec<_> = entry.schema.inputs.iter().filter_map(|input| Some((input.name.clone(), lists(input)?))).collect();

@@ -116,7 +116,7 @@ fn every_class_has_the_references_hidden_properties() {
         got.as_object_mut().unwrap().retain(|_, value| *value != json!(false) && *value != json!([]));
         let mut want = properties.get(&schema.class).cloned().unwrap_or(json!({}));
         let files = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
-        if schema.inputs.iter().any(files) && !FOREIGN.contains(&schema.class.as_str()) {
+        if schema.inputs.iter().any(files) {
             // The reference notices no change of a model's file, or of a folder.
             want["fingerprint"] = json!(true);
         }
@@ -126,9 +126,6 @@ fn every_class_has_the_references_hidden_properties() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
-
-/// They fail whatever the file.
-const FOREIGN: [&str; 1] = ["StyleModelLoader"];
 
 #[test]
 fn every_class_is_described() {

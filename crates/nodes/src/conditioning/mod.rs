@@ -7,6 +7,7 @@ mod gligen;
 mod hooks;
 mod pairs;
 mod references;
+mod style;
 mod text;
 mod video;
 mod vision;
@@ -24,6 +25,7 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         vision::CLASSES,
         references::CLASSES,
         gligen::CLASSES,
+        style::CLASSES,
     ];
     families.extend(video::families());
     families

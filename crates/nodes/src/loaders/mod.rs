@@ -3,11 +3,10 @@
 pub(crate) mod adapters;
 pub(crate) mod checkpoint;
 pub(crate) mod files;
-mod foreign;
 mod vision;
 
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![checkpoint::CLASSES, adapters::CLASSES, foreign::CLASSES, vision::CLASSES]
+    vec![checkpoint::CLASSES, adapters::CLASSES, vision::CLASSES]
 }

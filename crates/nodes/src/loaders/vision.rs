@@ -39,6 +39,25 @@ pub(crate) const CLASSES: &[Class] = &[
         declined(state, inputs, &[("checkpoints", "ckpt_name")], |engine, paths| engine.load_unclip_checkpoint(paths[0]))
     })
     .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
+    // The official front end looks this one up by name to tie model folders to nodes.
+    Class::new(
+        || {
+            Schema::new("ImageOnlyCheckpointLoader")
+                .display("Load Checkpoint Image Only (img2vid model)")
+                .category("model/loaders")
+                .module("comfy_extras.nodes_video_model")
+                .description("Loads a checkpoint and its vision encoder, without the text encoder.")
+                .input(Input::files("ckpt_name", FileSource::Models("checkpoints".into())))
+                .output("MODEL")
+                .output("CLIP_VISION")
+                .output("VAE")
+        },
+        without_text,
+    )
+    .declines(|state, inputs| {
+        declined(state, inputs, &[("checkpoints", "ckpt_name")], |engine, paths| engine.load_unclip_checkpoint(paths[0]))
+    })
+    .fingerprint(|state, inputs, cancel| files_fingerprint(state, inputs, cancel, &[("checkpoints", "ckpt_name")])),
 ];
 
 fn load(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
@@ -51,4 +70,11 @@ fn load_unclip(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (loaded, vision) = call.engine().load_unclip_checkpoint(&path)?;
     let (clip, vae) = (loaded.clip.map_or(Value::Null, Value::object), loaded.vae.map_or(Value::Null, Value::object));
     Ok(NodeOutput::values([Value::object(loaded.model), clip, vae, vision.map_or(Value::Null, Value::object)]))
+}
+
+fn without_text(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let path = model_file(call.state, "checkpoints", call.text("ckpt_name")?)?;
+    let (loaded, vision) = call.engine().load_unclip_checkpoint(&path)?;
+    let (vision, vae) = (vision.map_or(Value::Null, Value::object), loaded.vae.map_or(Value::Null, Value::object));
+    Ok(NodeOutput::values([Value::object(loaded.model), vision, vae]))
 }

@@ -1,6 +1,6 @@
 //! Pictures and texts made ready for training.
 
-use comfyd_engine::{Clip, Conditioning, Vae};
+use comfyd_engine::{Clip, CondEntry, Conditioning, Vae};
 use comfyd_node::{Error, Input, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent};
 use ndarray::{ArcArray, Axis, IxDyn};
@@ -92,6 +92,13 @@ fn make(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     Ok(NodeOutput::values([Value::list(latents), Value::list(conditionings)]))
 }
 
+/// Samples of one shape, and what belongs to each.
+struct Bucket {
+    shape: Vec<usize>,
+    samples: Vec<ArcArray<f32, IxDyn>>,
+    entries: Vec<CondEntry>,
+}
+
 fn buckets(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (latents, conditionings) = (objects::<Latent>(call, "latents")?, objects::<Conditioning>(call, "conditioning")?);
     if latents.len() != conditionings.len() {
@@ -101,7 +108,7 @@ fn buckets(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
             conditionings.len()
         )));
     }
-    let mut buckets: Vec<(Vec<usize>, Vec<ArcArray<f32, IxDyn>>, Vec<comfyd_engine::CondEntry>)> = Vec::new();
+    let mut buckets: Vec<Bucket> = Vec::new();
     for (latent, conditioning) in latents.iter().zip(&conditionings) {
         if latent.samples.ndim() < 3 {
             return Err(Error::msg(format!("{} has no rows and columns; latents have at least three axes", latent.describe())));
@@ -114,17 +121,17 @@ fn buckets(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
             let sample = latent.samples.clone().index_axis_move(Axis(0), index);
             let shape = sample.shape().to_vec();
             // Samples of one size but of other channels cannot lie in one batch.
-            match buckets.iter_mut().find(|(known, _, _)| *known == shape) {
-                Some((_, samples, entries)) => {
-                    samples.push(sample);
-                    entries.push(entry.clone());
+            match buckets.iter_mut().find(|bucket| bucket.shape == shape) {
+                Some(bucket) => {
+                    bucket.samples.push(sample);
+                    bucket.entries.push(entry.clone());
                 }
-                None => buckets.push((shape, vec![sample], vec![entry.clone()])),
+                None => buckets.push(Bucket { shape, samples: vec![sample], entries: vec![entry.clone()] }),
             }
         }
     }
     let (mut latents, mut conditionings) = (Vec::new(), Vec::new());
-    for (shape, samples, entries) in buckets {
+    for Bucket { shape, samples, entries } in buckets {
         call.reserve(&[&[samples.len()], shape.as_slice()].concat())?;
         let views: Vec<_> = samples.iter().map(|sample| sample.view()).collect();
         let stacked = ndarray::stack(Axis(0), &views).map_err(Error::other)?;

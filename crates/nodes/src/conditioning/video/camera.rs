@@ -146,7 +146,7 @@ fn embedding(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }
     // The first frame is there four times.
     let groups = (length - 1 + STRIDE) / STRIDE;
-    if (length - 1 + STRIDE) % STRIDE != 0 {
+    if !(length - 1 + STRIDE).is_multiple_of(STRIDE) {
         return Err(Error::msg(format!("a length of {length} does not fit groups of {STRIDE} frames behind the first; take 4 n + 1")));
     }
     let shape = [1, RAY * STRIDE, groups, height, width];

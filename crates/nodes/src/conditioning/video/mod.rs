@@ -5,11 +5,12 @@ mod camera;
 mod common;
 mod hunyuan;
 mod others;
+mod stable;
 mod wan;
 
 pub(crate) use self::wan::{MEANS, SPREADS};
 use crate::class::Class;
 
 pub(crate) fn families() -> Vec<&'static [Class]> {
-    vec![wan::CLASSES, camera::CLASSES, hunyuan::CLASSES, others::CLASSES]
+    vec![wan::CLASSES, camera::CLASSES, hunyuan::CLASSES, others::CLASSES, stable::CLASSES]
 }
