@@ -12,6 +12,7 @@ const WORD: &str = "__leash";
 
 #[cfg(target_os = "linux")]
 mod linux {
+    use std::io::Write as _;
     use std::os::unix::process::CommandExt as _;
     use std::process::{Command, ExitCode};
 
@@ -48,7 +49,8 @@ mod linux {
         let program = words.next()?;
         // It returns only if it failed.
         let error = Command::new(program).args(words).exec();
-        crate::assemble::print_notice(error);
+        // Whoever wanted it reads this.
+        let _ = writeln!(std::io::stderr(), "{error}");
         Some(ExitCode::from(comfyd_media::NOT_STARTED))
     }
 }

@@ -8,9 +8,11 @@ use comfyd_node::CancellationToken;
 use comfyd_values::{Audio, Image};
 use ndarray::ArrayView2;
 
+use crate::error::{Error, Result};
+use crate::ffmpeg::{Media, QUIET};
+use crate::options::Work;
 use crate::process::{Args, Process};
 use crate::tags::Tags;
-use crate::{Error, Media, QUIET, Result, Work};
 
 /// Samples that are handed over at once, of each channel.
 const SAMPLES: usize = 16 << 10;
