@@ -19,7 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::beside::{Beside, implied_paths};
 use crate::config::{self, Cache, Config, Files, Python};
-use crate::leash;
+use crate::leash::words;
 
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -90,7 +90,7 @@ pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -
 /// How FFmpeg is used.
 fn media(config: &Config, folders: &Folders) -> MediaOptions {
     let mut options = MediaOptions::new(&folders.roots().temp);
-    options.launcher = leash::words();
+    options.launcher = words();
     if let Some(ffmpeg) = &config.ffmpeg {
         let ending = ffmpeg.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();
         options.ffprobe = ffmpeg.with_file_name(format!("ffprobe{ending}"));

@@ -7,9 +7,11 @@ use std::path::Path;
 use comfyd_values::{Audio, Image};
 use ndarray::{Array3, Array4};
 
+use crate::error::{Error, Result};
+use crate::ffmpeg::{Media, QUIET};
+use crate::options::Work;
 use crate::probe::{Probe, Stream, Window};
 use crate::process::{Args, Process};
-use crate::{Error, Media, QUIET, Result, Work};
 
 /// What is read of a pipe at once, in bytes.
 const CHUNK: usize = 64 << 10;

@@ -1,7 +1,6 @@
 //! Arrays to files: sound, and pictures with sound. Samples and frames go to FFmpeg as they are needed; only the sound of a film waits in a
 //! file, since a program has one standard input.
 
-use std::borrow::Cow;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 
@@ -9,9 +8,11 @@ use comfyd_node::CancellationToken;
 use comfyd_values::{Audio, Image};
 use ndarray::ArrayView2;
 
+use crate::error::{Error, Result};
+use crate::ffmpeg::{Media, QUIET};
+use crate::options::Work;
 use crate::process::{Args, Process};
 use crate::tags::Tags;
-use crate::{Error, Media, QUIET, Result, Work};
 
 /// Samples that are handed over at once, of each channel.
 const SAMPLES: usize = 16 << 10;
@@ -358,12 +359,9 @@ fn write_frames(film: &Film<'_>, process: &mut Process, work: &mut Work<'_>) -> 
         (work.progress)(at as f64, film.images.batch() as f64);
         bytes.clear();
         for pixel in frame.rows() {
-            // One channel is grey.
-            let pixel = match pixel.len() {
-                1 => Cow::Owned(vec![pixel[0]; 3]),
-                _ => Cow::Borrowed(pixel.as_slice().unwrap_or_default()),
-            };
-            for value in pixel.iter().take(channels) {
+            for channel in 0..channels {
+                // One channel is grey, whatever lies beside each other in memory.
+                let value = pixel[if pixel.len() < 3 { 0 } else { channel }];
                 if film.is_ten_bit() && !film.has_alpha() {
                     bytes.extend(((value * 65535.0).clamp(0.0, 65535.0) as u16).to_le_bytes());
                 } else {

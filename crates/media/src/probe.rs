@@ -6,8 +6,9 @@ use std::path::Path;
 use comfyd_node::CancellationToken;
 use serde::Deserialize;
 
+use crate::error::{Error, Result};
+use crate::ffmpeg::{DEMUXERS, Media, QUICK, QUIET};
 use crate::process::{Args, Process, Program};
-use crate::{DEMUXERS, Error, Media, QUICK, QUIET, Result};
 
 /// The most that is read of what ffprobe says. The workflow is in it.
 const MAX_TOLD: usize = 64 << 20;
@@ -271,7 +272,7 @@ impl Media {
         let mut args = Args::default();
         args.add(QUIET).add(["-protocol_whitelist", "file", "-format_whitelist", DEMUXERS, "-of", "json"]).add(wanted);
         args.add(["-i"]).file(path);
-        let mut process = Process::start(self, Program::Ffprobe, &args, QUICK, cancel)?;
+        let mut process = Process::start(&self.options, Program::Ffprobe, &args, QUICK, cancel)?;
         process.close();
         let told = process.read_all(MAX_TOLD)?;
         process.wait()?;

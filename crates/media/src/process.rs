@@ -13,7 +13,8 @@ use std::time::{Duration, Instant};
 use comfyd_node::CancellationToken;
 use parking_lot::Mutex;
 
-use crate::{Error, Media, NOT_STARTED, Result};
+use crate::error::{Error, Result};
+use crate::options::{NOT_STARTED, Options};
 
 /// How long an interruption may go unnoticed.
 const POLL: Duration = Duration::from_millis(20);
@@ -93,15 +94,15 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it. What it is given and gives goes through pipes.
     /// It is ended when nothing moves for as long as `patience` says.
-    pub fn start(media: &Media, program: Program, args: &Args, patience: Duration, cancel: &CancellationToken) -> Result<Self> {
+    pub fn start(options: &Options, program: Program, args: &Args, patience: Duration, cancel: &CancellationToken) -> Result<Self> {
         if cancel.is_cancelled() {
             return Err(Error::Interrupted);
         }
         let path = match program {
-            Program::Ffmpeg => &media.options.ffmpeg,
-            Program::Ffprobe => &media.options.ffprobe,
+            Program::Ffmpeg => &options.ffmpeg,
+            Program::Ffprobe => &options.ffprobe,
         };
-        let mut words = media.options.launcher.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
+        let mut words = options.launcher.iter().map(OsString::as_os_str).chain([path.as_os_str()]);
         let mut command = Command::new(words.next().unwrap_or(path.as_os_str()));
         command.args(words).args(&args.0).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         #[cfg(unix)]
@@ -112,7 +113,7 @@ impl Process {
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         let watched =
             Arc::new(Watched { child: Mutex::new(child), over: AtomicBool::new(false), moved: AtomicU64::new(0), ended: Mutex::new(None) });
-        let launched = if media.options.launcher.is_empty() { String::new() } else { path.display().to_string() };
+        let launched = if options.launcher.is_empty() { String::new() } else { path.display().to_string() };
         let mut process = Self { program, watched, stdin, stdout, said: None, patience, launched };
         if let Some(stderr) = stderr {
             let (sender, receiver) = sync_channel(1);

@@ -5,8 +5,9 @@ use std::io::Write;
 
 use tempfile::NamedTempFile;
 
+use crate::error::Result;
+use crate::ffmpeg::Media;
 use crate::process::Args;
-use crate::{Media, Result};
 
 /// Tags on their way into a file.
 pub(crate) struct Tags(NamedTempFile);

@@ -6,10 +6,12 @@ use comfyd_node::CancellationToken;
 
 use crate::decode::{seek, trim};
 use crate::encode::{ColorSpace, Container, VideoCodec};
+use crate::error::{Error, Result};
+use crate::ffmpeg::{Media, QUIET};
+use crate::options::Work;
 use crate::probe::{Probe, Stream, Window};
 use crate::process::Args;
 use crate::tags::Tags;
-use crate::{Error, Media, QUIET, Result, Work};
 
 /// Codecs that a WebM file may hold.
 const WEBM: [(&str, &[&str]); 3] = [("video", &["av1", "vp8", "vp9"]), ("audio", &["opus", "vorbis"]), ("subtitle", &["webvtt"])];

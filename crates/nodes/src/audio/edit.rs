@@ -5,7 +5,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Audio;
 use ndarray::{ArcArray, Array3, Axis, Ix3, concatenate, s};
 
-use super::optional;
+use super::given::optional;
 use crate::class::{Call, Class, unknown_choice};
 
 pub(crate) const CLASSES: &[Class] = &[

@@ -5,7 +5,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Value};
 use comfyd_values::Audio;
 
 use super::edit::{audio, schema};
-use super::optional;
+use super::given::optional;
 use crate::class::{Call, Class};
 
 /// The width of both shelves' slopes.

@@ -6,7 +6,8 @@ use comfyd_node::{Branch, Input, NodeOutput, Result, Schema};
 use comfyd_values::Audio;
 use ndarray::Axis;
 
-use super::sound;
+use super::edit::at_rate;
+use super::given::sound;
 use crate::class::{Call, Class, unknown_choice};
 use crate::media::lacks_ffmpeg;
 use crate::saving;
@@ -138,7 +139,7 @@ fn written(call: &Call<'_, '_>, audio: Audio, kind: Kind, prefix: &str, format: 
     let target = call.target(kind, prefix, (0, 0))?;
     let tags = saving::metadata(call);
     let rate = format.rate(audio.sample_rate);
-    let kept = if rate == audio.sample_rate { audio.clone() } else { super::edit::at_rate(call, audio.clone(), rate)? };
+    let kept = if rate == audio.sample_rate { audio.clone() } else { at_rate(call, audio.clone(), rate)? };
     let mut saved = Vec::with_capacity(kept.batch());
     for (index, waveform) in kept.waveform.axis_iter(Axis(0)).enumerate() {
         let sound = Sound { waveform, sample_rate: kept.sample_rate, format };

@@ -3,7 +3,7 @@
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::{Frames, Video};
 
-use super::{film, part, probe, window};
+use super::given::{film, part, probe, window};
 use crate::class::{Call, Class};
 use crate::media::lacks_ffmpeg;
 

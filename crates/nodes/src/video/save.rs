@@ -6,7 +6,7 @@ use comfyd_node::{Branch, Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::{Frames, Video};
 use serde_json::json;
 
-use super::{film, probe, window};
+use super::given::{film, probe, window};
 use crate::class::{Call, Class, unknown_choice};
 use crate::media::lacks_ffmpeg;
 use crate::saving;

@@ -10,7 +10,7 @@ use comfyd_node::{Error, FileSource, Fingerprint, Input, Inputs, NodeOutput, Res
 use comfyd_values::{FilmFile, Frames, Image, Video};
 use ndarray::Axis;
 
-use super::{film, part, probe, window};
+use super::given::{film, part, probe, window};
 use crate::class::{Call, Class, unknown_choice};
 use crate::media::lacks_ffmpeg;
 use crate::services::State;
