@@ -33,6 +33,7 @@ mod upscale;
 mod vae;
 
 pub use candle_core::Tensor;
+pub use comfyd_kernels::Level as CpuLevel;
 
 pub use crate::array::{tensor, values};
 pub use crate::clip::{Clip, Tokens};

@@ -132,6 +132,17 @@ impl Conv {
         ops::conv2d(x, &self.weight, Some(&self.bias), 1, self.padding)
     }
 
+    /// Plus `residual`, which has the result's shape.
+    fn forward_added(&self, x: &Tensor, residual: &Tensor) -> Result<Tensor> {
+        let added = ops::Added { bias: Some(&self.bias), residual: Some(residual), ..ops::Added::default() };
+        ops::conv2d_added(x, &self.weight, added, 1, self.padding)
+    }
+
+    /// Of `x` with every pixel twice along both axes.
+    fn forward_doubled(&self, x: &Tensor) -> Result<Tensor> {
+        ops::conv2d_of_doubled(x, &self.weight, Some(&self.bias), self.padding)
+    }
+
     /// Half the size: one row and column of zeros at the end, none at the begin.
     fn halve(&self, x: &Tensor) -> Result<Tensor> {
         let x = x.pad_with_zeros(2, 0, 1)?.pad_with_zeros(3, 0, 1)?;
@@ -175,11 +186,9 @@ impl ResBlock {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.silu(x)?)?;
-        let h = self.conv2.forward(&self.norm2.silu(&h)?)?;
-        match &self.shortcut {
-            Some(shortcut) => ops::add(&shortcut.forward(x)?, &h),
-            None => ops::add(x, &h),
-        }
+        let h = self.norm2.silu(&h)?;
+        let shortcut = self.shortcut.as_ref().map(|shortcut| shortcut.forward(x)).transpose()?;
+        self.conv2.forward_added(&h, shortcut.as_ref().unwrap_or(x))
     }
 }
 
@@ -203,7 +212,7 @@ impl AttnBlock {
         let rows = |conv: &Conv| -> Result<Tensor> { Ok(conv.forward(&h)?.flatten_from(2)?.transpose(1, 2)?.contiguous()?) };
         let h = ops::attention(&rows(&self.q)?, &rows(&self.k)?, &rows(&self.v)?, 1, None)?;
         let h = h.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
-        ops::add(x, &self.out.forward(&h)?)
+        self.out.forward_added(&h, x)
     }
 }
 
@@ -323,7 +332,7 @@ impl Decoder {
             }
             if let Some(upsample) = &level.resample {
                 check()?;
-                x = upsample.forward(&ops::upsample_nearest_2x(&x)?)?;
+                x = upsample.forward_doubled(&x)?;
             }
         }
         check()?;
