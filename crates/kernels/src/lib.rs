@@ -1,8 +1,7 @@
 //! CPU kernels and torch-compatible random numbers. This crate knows neither models nor nodes.
 //!
-//! The kernels work on slices, use all threads of rayon's pool, and choose AVX-512, AVX2 or plain code at run time
-//! ([`Level`]). Weights are used in the
-//! type in which they are stored. Every kernel checks the lengths of its slices and returns an [`Error`] if they do not fit.
+//! The kernels work on slices, use all threads of rayon's pool, and choose AVX-512, AVX2, NEON or plain code at run time ([`Level`]). Weights
+//! are used in the type in which they are stored. Every kernel checks the lengths of its slices and returns an [`Error`] if they do not fit.
 
 pub mod random;
 

@@ -107,8 +107,7 @@ pub(crate) fn run(
         (0..groups * panels.div_ceil(each)).into_par_iter().with_max_len(1).for_each(|index| {
             let (group, part) = (index % groups, index / groups);
             let panels = (part * each, ((part + 1) * each).min(panels));
-            let v = v;
-            dispatch(level, Products { plan: &plan, weight, added, first, end, panels, column: group * columns, v: v.0, out });
+            dispatch(level, Products { plan: &plan, weight, added, first, end, panels, column: group * columns, v, out });
         });
     }
 }
@@ -417,7 +416,7 @@ struct Products<'a> {
     panels: (usize, usize),
     /// The first output channel.
     column: usize,
-    v: *const f32,
+    v: Shared,
     out: Shared,
 }
 
@@ -445,7 +444,7 @@ impl Task for Products<'_> {
                     let place_len = self.plan.place_len(panel.width);
                     let sums = sums.add(if kept == 1 { 0 } else { (index - self.panels.0) * sums_len });
                     for place in 0..PLACES {
-                        let a = self.v.add(panel.at + place * place_len + c0 * panel.width);
+                        let a = self.v.0.cast_const().add(panel.at + place * place_len + c0 * panel.width);
                         let init = if c0 == 0 { Init::Zero } else { Init::Accumulate };
                         let target = Target { c: sums.add(place * PANEL * width), ldc: width, columns: width, init };
                         block::<S, PANEL_VECTORS, true>(panel.count, kc, a, panel.width, kernels.add(place * kernel_len), target);
