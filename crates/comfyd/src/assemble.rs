@@ -40,6 +40,7 @@ pub(crate) fn engine(config: &Config, folders: &Arc<Folders>, account: &Account)
             config::Device::Cpu => DeviceChoice::Cpu,
             config::Device::Cuda(number) => DeviceChoice::Cuda(number),
         },
+        cpu_level: config.cpu_level,
         memory_budget_bytes: config.memory_budget_bytes,
         account: account.clone(),
         preview: match config.preview_method {

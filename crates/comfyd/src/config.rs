@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
+use comfyd_engine::CpuLevel;
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
@@ -127,6 +128,8 @@ pub enum Action {
     },
     /// Print the feature flags that the front end knows.
     ListFeatureFlags,
+    /// Print the instruction sets of the processor that models use.
+    ListCpuFeatures,
     /// Look after the database.
     Db(DbAction),
     /// Manage the keys.
@@ -194,6 +197,8 @@ pub struct Config {
     pub verbosity: Verbosity,
     /// What runs models.
     pub device: Device,
+    /// The best instruction set that models on the processor use; the best there is without it.
+    pub cpu_level: Option<CpuLevel>,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,
     /// Longer side of previews, in pixels.
@@ -331,6 +336,17 @@ pub enum Verbosity {
     Critical,
 }
 
+/// Which instruction sets kernels use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuFeatures {
+    /// All that the processor has.
+    Auto,
+    /// None that is preferred to this one.
+    Most(CpuLevel),
+    /// Print which there are, and stop.
+    List,
+}
+
 /// How samplers make previews.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PreviewMethod {
@@ -395,12 +411,19 @@ pub fn parse(
     let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
         CliCommand::Serve { common, runner, python, server } => {
-            let action = if server.list_feature_flags { Action::ListFeatureFlags } else { Action::Serve };
+            let action = match runner.cpu_features {
+                CpuFeatures::List => Action::ListCpuFeatures,
+                _ if server.list_feature_flags => Action::ListFeatureFlags,
+                CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Serve,
+            };
             places.config(action, common, runner, Some(*python), *server)
         }
         CliCommand::Run { workflow, set, output, mut common, runner, python } => {
             common.output_directory = output.or(common.output_directory);
-            let action = Action::Run { workflow: current_dir.join(workflow), set };
+            let action = match runner.cpu_features {
+                CpuFeatures::List => Action::ListCpuFeatures,
+                CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Run { workflow: current_dir.join(workflow), set },
+            };
             places.config(action, common, runner, Some(*python), defaults::<ServerArgs>()?)
         }
         CliCommand::Python(PythonCommand::Check { json, common, runner, python }) => {
@@ -496,6 +519,10 @@ impl Places<'_> {
             roots,
             python,
             device,
+            cpu_level: match runner.cpu_features {
+                CpuFeatures::Most(level) => Some(level),
+                CpuFeatures::Auto | CpuFeatures::List => None,
+            },
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
             cache,

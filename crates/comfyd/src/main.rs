@@ -17,6 +17,8 @@ mod tls;
 use std::any::Any;
 use std::process::ExitCode;
 
+use comfyd_engine::CpuLevel;
+
 use crate::assemble::Failure;
 use crate::config::Action;
 
@@ -91,6 +93,10 @@ fn act() -> Result<(), Failure> {
         Action::Db(action) => db::act(&config, action),
         Action::Key(action) => key::act(&config, action),
         Action::ListFeatureFlags => assemble::print_line(format_args!("{:#}", config::flags::listed())),
+        Action::ListCpuFeatures => {
+            let names: Vec<_> = CpuLevel::available().map(CpuLevel::name).collect();
+            assemble::print_line(names.join("\n"))
+        }
         Action::InstallFrontEnd { version, .. } if config.offline => {
             Err(frontend::Error::Offline(version.as_deref().unwrap_or(frontend::PINNED_VERSION).to_owned()).into())
         }

@@ -16,6 +16,7 @@ mod packed;
 mod rows;
 mod scratch;
 mod simd;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -23,9 +24,10 @@ mod winograd;
 
 pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
 pub use crate::attention::{Attention, Mask, attention};
-pub use crate::conv::{Added, Conv2d, conv2d, conv2d_of_doubled};
+pub use crate::conv::{conv2d, conv2d_of_doubled};
 pub use crate::linear::{embedding, linear};
 pub use crate::norm::{GroupNorm, group_norm, layer_norm};
 pub use crate::packed::{Format, Packed};
 pub use crate::simd::Level;
+pub use crate::sizes::{Added, Conv2d};
 pub use crate::weight::{Error, Result, Weight};

@@ -11,12 +11,12 @@
 
 use rayon::prelude::*;
 
-use crate::conv::{Added, Conv2d};
 use crate::gemm::{Init, PANEL_VECTORS, Shared, Target, block};
-use crate::linear::pack_transposed;
+use crate::linear::{pack_transposed, turn};
 use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
+use crate::sizes::{Added, Conv2d};
 
 /// Results along a side of a tile.
 const OUT: usize = 4;
@@ -577,29 +577,6 @@ unsafe fn add<S: Simd>(more: *const f32, len: usize, sum: *mut f32) {
         while i < len {
             *sum.add(i) += *more.add(i);
             i += 1;
-        }
-    }
-}
-
-/// Writes rows of `columns` numbers as columns of `rows` numbers.
-///
-/// # Safety
-/// The instruction set is available; the pointers are valid for so many rows and columns with these distances.
-#[inline(always)]
-pub(crate) unsafe fn turn<S: Simd>(src: *const f32, ld: usize, rows: usize, columns: usize, dst: *mut f32, ldd: usize) {
-    let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
-    // SAFETY: the caller's; whole blocks lie inside both limits.
-    unsafe {
-        for row in (0..whole_rows).step_by(8) {
-            for column in (0..whole_columns).step_by(8) {
-                S::transpose8(src.add(row * ld + column), ld, dst.add(column * ldd + row), ldd);
-            }
-        }
-        for row in 0..rows {
-            let from = if row < whole_rows { whole_columns } else { 0 };
-            for column in from..columns {
-                *dst.add(column * ldd + row) = *src.add(row * ld + column);
-            }
         }
     }
 }
