@@ -57,6 +57,7 @@ pub(crate) fn engine(config: &Config, device: DeviceChoice, folders: &Arc<Folder
     let (for_embeddings, for_decoders) = (Arc::clone(folders), Arc::clone(folders));
     Ok(Engine::new(EngineOptions {
         device,
+        cpu_level: config.cpu_level,
         memory_budget_bytes: config.memory_budget_bytes,
         account: account.clone(),
         preview: match config.preview_method {

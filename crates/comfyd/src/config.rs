@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
+use comfyd_engine::CpuLevel;
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
@@ -134,6 +135,8 @@ pub enum Action {
     },
     /// Print the feature flags that the front end knows.
     ListFeatureFlags,
+    /// Print the instruction sets of the processor that models use.
+    ListCpuFeatures,
     /// Look after the database.
     Db(DbAction),
     /// Manage the keys.
@@ -194,6 +197,8 @@ pub struct Config {
     pub verbosity: Verbosity,
     /// What runs prompts.
     pub devices: Devices,
+    /// The best instruction set that models on the processor use; the best there is without it.
+    pub cpu_level: Option<CpuLevel>,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,
     /// Longer side of previews, in pixels.
@@ -356,6 +361,17 @@ pub enum Verbosity {
     Critical,
 }
 
+/// Which instruction sets kernels use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CpuFeatures {
+    /// All that the processor has.
+    Auto,
+    /// None that is preferred to this one.
+    Most(CpuLevel),
+    /// Print which there are, and stop.
+    List,
+}
+
 /// How samplers make previews.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum PreviewMethod {
@@ -425,12 +441,19 @@ pub fn parse(
     let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
         CliCommand::Serve { common, runner, python, server } => {
-            let action = if server.list_feature_flags { Action::ListFeatureFlags } else { Action::Serve };
+            let action = match runner.cpu_features {
+                CpuFeatures::List => Action::ListCpuFeatures,
+                _ if server.list_feature_flags => Action::ListFeatureFlags,
+                CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Serve,
+            };
             places.config(action, common, runner, Some(*python), *server)
         }
         CliCommand::Run { workflow, set, output, mut common, runner, python } => {
             common.output_directory = output.or(common.output_directory);
-            let action = Action::Run { workflow: current_dir.join(workflow), set };
+            let action = match runner.cpu_features {
+                CpuFeatures::List => Action::ListCpuFeatures,
+                CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Run { workflow: current_dir.join(workflow), set },
+            };
             places.config(action, common, runner, Some(*python), defaults::<ServerArgs>()?)
         }
         CliCommand::Python(PythonCommand::Check { json, common, runner, python }) => {
@@ -548,6 +571,10 @@ impl Places<'_> {
             roots,
             python,
             devices,
+            cpu_level: match runner.cpu_features {
+                CpuFeatures::Most(level) => Some(level),
+                CpuFeatures::Auto | CpuFeatures::List => None,
+            },
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
             cache,

@@ -20,6 +20,8 @@ mod tls;
 use std::any::Any;
 use std::process::ExitCode;
 
+use comfyd_engine::CpuLevel;
+
 use crate::assemble::Failure;
 use crate::config::Action;
 
@@ -100,6 +102,10 @@ fn act() -> Result<(), Failure> {
         Action::Completions(shell) => manual::completions(*shell),
         Action::Man(folder) => manual::pages(folder),
         Action::ListFeatureFlags => assemble::print_line(format_args!("{:#}", config::flags::listed())),
+        Action::ListCpuFeatures => {
+            let names: Vec<_> = CpuLevel::available().map(CpuLevel::name).collect();
+            assemble::print_line(names.join("\n"))
+        }
         Action::InstallFrontEnd { version, .. } if config.offline => {
             Err(frontend::Error::Offline(version.as_deref().unwrap_or(frontend::PINNED_VERSION).to_owned()).into())
         }

@@ -42,6 +42,9 @@ const RESERVE_BYTES: u64 = 1 << 30;
 impl Engine {
     /// An engine; fails if the device that the options name is not there.
     pub fn new(options: EngineOptions) -> Result<Self> {
+        if let Some(level) = options.cpu_level {
+            level.limit();
+        }
         let device = device::open(options.device)?;
         let residency = if device.is_cpu() {
             Residency::new(&options.account, Short::Fails)

@@ -4,6 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use comfyd_kernels::Level as CpuLevel;
 use comfyd_memory::Account;
 
 /// Which previews are shown while sampling.
@@ -48,6 +49,8 @@ pub type FileLookup = Arc<dyn Fn(&str) -> Option<PathBuf> + Send + Sync>;
 pub struct EngineOptions {
     /// Where models run.
     pub device: DeviceChoice,
+    /// The best instruction set of the processor that kernels use, in the whole process; `None`: the best there is.
+    pub cpu_level: Option<CpuLevel>,
     /// Bytes that loaded models may take together on a card; `None`: four fifths of its memory.
     pub memory_budget_bytes: Option<u64>,
     /// The memory of this process, of which models on the CPU are a part.
@@ -66,6 +69,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         Self {
             device: DeviceChoice::Auto,
+            cpu_level: None,
             memory_budget_bytes: None,
             account: Account::unbounded(),
             preview: PreviewMethod::None,
@@ -80,6 +84,7 @@ impl fmt::Debug for EngineOptions {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("EngineOptions")
             .field("device", &self.device)
+            .field("cpu_level", &self.cpu_level)
             .field("memory_budget_bytes", &self.memory_budget_bytes)
             .field("preview", &self.preview)
             .field("preview_size", &self.preview_size)

@@ -5,7 +5,9 @@
 
 use std::time::Instant;
 
-use comfyd_kernels::{Attention, Conv2d, Format, GroupNorm, Packed, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear};
+use comfyd_kernels::{
+    Added, Attention, Conv2d, Format, GroupNorm, Packed, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear,
+};
 use half::f16;
 
 struct Bench {
@@ -122,7 +124,7 @@ fn convolutions(bench: &Bench) {
         let bytes = vec![0x31; 2 * w.len()];
         for (kind, weight) in weights(&w, &halves, &bytes) {
             bench.time(&format!("conv 3x3 {channels} {size}x{size} {kind}"), 2 * batch * channels * channels * 9 * pixels, || {
-                conv2d(&x, weight, Some(&bias), &sizes, &mut out).unwrap();
+                conv2d(&x, weight, Added { bias: Some(&bias), ..Added::default() }, &sizes, &mut out).unwrap();
             });
         }
     }

@@ -5,12 +5,11 @@
 use rayon::prelude::*;
 
 use crate::gemm::{Init, PANEL_VECTORS, Shared, Target, block};
-use crate::linear::pack_transposed;
+use crate::linear::{pack_transposed, turn};
 use crate::math;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
 use crate::weight::{Error, Result, check_len, product};
-use crate::winograd::turn;
 
 /// Panels of queries in a task; they share what is read of keys and values.
 const PANELS: usize = 3;

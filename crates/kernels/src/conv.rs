@@ -1,67 +1,80 @@
 //! Two-dimensional convolution as a matrix product whose right factor, the unfolded image, is made panel by panel (implicit im2col).
 
+use rayon::prelude::*;
+
+use crate::activation::upsample_nearest;
 use crate::gemm::{Bias, Gemm, Panels, Shared};
 use crate::rows::Rows;
 use crate::simd::{Level, Simd};
+use crate::sizes::{Added, Conv2d};
 use crate::weight::{Error, Result, Weight, check_len, product};
 use crate::winograd;
 
-/// The sizes of a convolution. The kernel has the same stride and the same zero padding on both axes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Conv2d {
-    /// Images.
-    pub batch: usize,
-    /// Channels of the input.
-    pub in_channels: usize,
-    /// Channels of the output.
-    pub out_channels: usize,
-    /// Height of the input in pixels.
-    pub height: usize,
-    /// Width of the input in pixels.
-    pub width: usize,
-    /// Height of the kernel.
-    pub kernel_height: usize,
-    /// Width of the kernel.
-    pub kernel_width: usize,
-    /// Pixels from one output to the next.
-    pub stride: usize,
-    /// Rows and columns of zeros on every side.
-    pub padding: usize,
+/// Numbers that a task adds.
+const SUMS_PER_TASK: usize = 16 * 1024;
+
+/// `x (batch, in, height, width)` with `weight (out, in, kernel_height, kernel_width)` to `out (batch, out, height', width')`.
+pub fn conv2d(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+    conv2d_at(Level::best(), x, weight, added, sizes, out)
 }
 
-impl Conv2d {
-    /// Height and width of the output, or an error if the kernel does not fit.
-    pub fn output_size(&self) -> Result<(usize, usize)> {
-        let along = |size: usize, kernel: usize| {
-            let padded = size.checked_add(self.padding.checked_mul(2)?)?;
-            if kernel == 0 || self.stride == 0 { None } else { Some(padded.checked_sub(kernel)? / self.stride + 1) }
-        };
-        match (along(self.height, self.kernel_height), along(self.width, self.kernel_width)) {
-            (Some(height), Some(width)) => Ok((height, width)),
-            _ => Err(Error(format!("the kernel does not fit the padded image: {self:?}"))),
-        }
+/// The same of a picture of which every pixel is taken twice along both axes: `x (batch, in, height / 2, width / 2)`, the sizes those of the
+/// picture that this makes.
+pub fn conv2d_of_doubled(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+    conv2d_of_doubled_at(Level::best(), x, weight, added, sizes, out)
+}
+
+pub(crate) fn conv2d_of_doubled_at(
+    level: Level,
+    x: &[f32],
+    weight: Weight<'_>,
+    added: Added<'_>,
+    sizes: &Conv2d,
+    out: &mut [f32],
+) -> Result<()> {
+    let Conv2d { batch, in_channels, height, width, .. } = *sizes;
+    if height % 2 != 0 || width % 2 != 0 {
+        return Err(Error(format!("a doubled picture has even sides, not {width} x {height}")));
     }
+    check_len("the input", x.len(), &[batch, in_channels, height / 2, width / 2])?;
+    let (out_height, out_width) = sizes.output_size()?;
+    if winograd::suits(sizes) {
+        check(weight, added, sizes, (out_height, out_width), out)?;
+        let weight = Rows::new(weight, in_channels * sizes.kernel_height * sizes.kernel_width, level);
+        winograd::run(level, winograd::Input { x, doubled: true }, weight, added, sizes, (out_height, out_width), out);
+        return Ok(());
+    }
+    let mut doubled = vec![0.0; product("the doubled picture", &[batch, in_channels, height, width])?];
+    upsample_nearest(x, batch * in_channels, height / 2, width / 2, 2, &mut doubled)?;
+    conv2d_at(level, &doubled, weight, added, sizes, out)
 }
 
-/// `x (batch, in, height, width)` with `weight (out, in, kernel_height, kernel_width)` and `bias (out)` to
-/// `out (batch, out, height', width')`.
-pub fn conv2d(x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
-    conv2d_at(Level::best(), x, weight, bias, sizes, out)
+/// Checks everything but the input.
+fn check(weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, (height, width): (usize, usize), out: &[f32]) -> Result<()> {
+    let Conv2d { batch, in_channels, out_channels, kernel_height, kernel_width, padding, .. } = *sizes;
+    weight.check(&[out_channels, in_channels, kernel_height, kernel_width])?;
+    check_len("the output", out.len(), &[batch, out_channels, height, width])?;
+    if let Some(bias) = added.bias {
+        check_len("the bias", bias.len(), &[out_channels])?;
+    }
+    if let Some(per_image) = added.per_image {
+        check_len("what is added to images", per_image.len(), &[batch, out_channels])?;
+    }
+    if let Some(residual) = added.residual {
+        check_len("the residual", residual.len(), &[batch, out_channels, height, width])?;
+    }
+    product("the padded image", &[sizes.height + 2 * padding, sizes.width + 2 * padding, 4])?;
+    Ok(())
 }
 
-pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, bias: Option<&[f32]>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
     let (out_height, out_width) = sizes.output_size()?;
     check_len("the input", x.len(), &[sizes.batch, sizes.in_channels, sizes.height, sizes.width])?;
-    weight.check(&[sizes.out_channels, sizes.in_channels, sizes.kernel_height, sizes.kernel_width])?;
-    check_len("the output", out.len(), &[sizes.batch, sizes.out_channels, out_height, out_width])?;
-    if let Some(bias) = bias {
-        check_len("the bias", bias.len(), &[sizes.out_channels])?;
-    }
-    product("the padded image", &[sizes.height + 2 * sizes.padding, sizes.width + 2 * sizes.padding, 4])?;
+    check(weight, added, sizes, (out_height, out_width), out)?;
     let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
     let weight = Rows::new(weight, depth, level);
     if winograd::suits(sizes) {
-        winograd::run(level, x, weight, bias, sizes, (out_height, out_width), out);
+        winograd::run(level, winograd::Input { x, doubled: false }, weight, added, sizes, (out_height, out_width), out);
         return Ok(());
     }
     let unfolded = Unfolded { x, sizes: *sizes, out_width, pixels: out_height * out_width };
@@ -72,10 +85,17 @@ pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, bias: Optio
         b: &unfolded,
         c: Shared(out.as_mut_ptr()),
         ldc: unfolded.pixels,
-        bias: bias.map_or(Bias::None, Bias::Rows),
+        bias: added.bias.map_or(Bias::None, Bias::Rows),
     };
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
+    if let Some(per_image) = added.per_image {
+        let planes = out.par_chunks_mut(unfolded.pixels.max(1)).zip(per_image);
+        planes.for_each(|(plane, more)| plane.iter_mut().for_each(|x| *x += more));
+    }
+    if let Some(residual) = added.residual {
+        out.par_iter_mut().zip(residual).with_min_len(SUMS_PER_TASK).for_each(|(x, more)| *x += more);
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! CPU kernels and torch-compatible random numbers. This crate knows neither models nor nodes.
 //!
-//! The kernels work on slices, use all threads of rayon's pool, and choose AVX-512, AVX2 or plain code at run time. Weights are used in the
-//! type in which they are stored. Every kernel checks the lengths of its slices and returns an [`Error`] if they do not fit.
+//! The kernels work on slices, use all threads of rayon's pool, and choose AVX-512, AVX2, NEON or plain code at run time ([`Level`]). Weights
+//! are used in the type in which they are stored. Every kernel checks the lengths of its slices and returns an [`Error`] if they do not fit.
 
 pub mod random;
 
@@ -16,6 +16,7 @@ mod packed;
 mod rows;
 mod scratch;
 mod simd;
+mod sizes;
 #[cfg(test)]
 mod tests;
 mod weight;
@@ -23,8 +24,10 @@ mod winograd;
 
 pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
 pub use crate::attention::{Attention, Mask, attention};
-pub use crate::conv::{Conv2d, conv2d};
+pub use crate::conv::{conv2d, conv2d_of_doubled};
 pub use crate::linear::{embedding, linear};
 pub use crate::norm::{GroupNorm, group_norm, layer_norm};
 pub use crate::packed::{Format, Packed};
+pub use crate::simd::Level;
+pub use crate::sizes::{Added, Conv2d};
 pub use crate::weight::{Error, Result, Weight};

@@ -164,6 +164,29 @@ pub(crate) unsafe fn pack_transposed<S: Simd>(
     }
 }
 
+/// Writes rows of `columns` numbers as columns of `rows` numbers.
+///
+/// # Safety
+/// The instruction set is available; the pointers are valid for so many rows and columns with these distances.
+#[inline(always)]
+pub(crate) unsafe fn turn<S: Simd>(src: *const f32, ld: usize, rows: usize, columns: usize, dst: *mut f32, ldd: usize) {
+    let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
+    // SAFETY: the caller's; whole blocks lie inside both limits.
+    unsafe {
+        for row in (0..whole_rows).step_by(8) {
+            for column in (0..whole_columns).step_by(8) {
+                S::transpose8(src.add(row * ld + column), ld, dst.add(column * ldd + row), ldd);
+            }
+        }
+        for row in 0..rows {
+            let from = if row < whole_rows { whole_columns } else { 0 };
+            for column in from..columns {
+                *dst.add(column * ldd + row) = *src.add(row * ld + column);
+            }
+        }
+    }
+}
+
 /// Few rows of input: dot products along the stored rows of the weight.
 struct Dots<'a> {
     x: &'a [f32],

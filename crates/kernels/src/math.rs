@@ -27,6 +27,8 @@ pub(crate) unsafe fn exp2_of_negative<S: Simd>(x: S::V) -> S::V {
         // The operands' order lets what is not a number pass.
         let x = S::max(S::splat(-160.0), x);
         let whole = S::round(x);
+        // Nearly the logarithm of two, but the polynomial is exact with this.
+        #[allow(clippy::approx_constant)]
         let coefficients = [1.0, 6.931_47e-1, 2.402_224_3e-1, 5.550_733_6e-2, 9.671_513e-3, 1.326_472_7e-3];
         S::times_pow2(polynomial::<S, 6>(S::sub(x, whole), coefficients), whole)
     }

@@ -1,4 +1,4 @@
-//! One vocabulary of vector operations with three instruction sets behind it, and the choice between them at run time. Knows no kernel.
+//! One vocabulary of vector operations with four instruction sets behind it, and the choice between them at run time. Knows no kernel.
 //!
 //! Kernels are written once, generic over [`Simd`], as a [`Task`]; [`dispatch`] runs a task inside a function that has the instruction set
 //! switched on. Everything a task calls in its loops must be `#[inline(always)]`, or it would be compiled without the instruction set.
@@ -8,10 +8,11 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 mod level;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 mod portable;
 mod vector;
 
-#[cfg(test)]
-pub(crate) use self::level::levels;
-pub(crate) use self::level::{Level, dispatch};
+pub use self::level::Level;
+pub(crate) use self::level::dispatch;
 pub(crate) use self::vector::{Element, Simd, Task};

@@ -9,8 +9,9 @@ use crate::attention::attention_at;
 use crate::conv::conv2d_at;
 use crate::linear::linear_at;
 use crate::norm::{group_norm_at, layer_norm_at};
-use crate::simd::{Level, levels};
-use crate::{Attention, Conv2d, Format, GroupNorm, Mask, Packed, Weight, upsample_nearest};
+use crate::{Added, Attention, Conv2d, Format, GroupNorm, Level, Mask, Packed, Weight, upsample_nearest};
+
+mod winograd;
 
 /// Numbers in [-1, 1), the same for the same seed.
 fn numbers(seed: u64, len: usize) -> Vec<f32> {
@@ -73,31 +74,29 @@ fn check_linear(rows: usize, depth: usize, columns: usize, kind: usize, with_bia
             wanted[i * columns + j] = dot + if with_bias { f64::from(bias[j]) } else { 0.0 };
         }
     }
-    for level in levels() {
+    for level in Level::available() {
         let mut out = vec![f32::NAN; rows * columns];
         linear_at(level, &x, weight.weight(), with_bias.then_some(&bias), rows, depth, columns, &mut out).unwrap();
         assert_close(&out, &wanted, 2e-6 * (1.0 + (depth as f64).sqrt()));
     }
 }
 
-fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
-    let Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding } = sizes;
+/// A convolution in double precision.
+fn convolved(x: &[f32], weight: &[f32], bias: Option<&[f32]>, sizes: &Conv2d) -> Vec<f64> {
+    let Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding } = *sizes;
     let (out_height, out_width) = sizes.output_size().unwrap();
-    let x = numbers(1, batch * in_channels * height * width);
-    let weight = Stored::new(2, out_channels * in_channels * kernel_height * kernel_width, kind);
-    let bias = numbers(3, out_channels);
     let mut wanted = Vec::new();
     for b in 0..batch {
-        for (o, bias) in bias.iter().enumerate() {
+        for o in 0..out_channels {
             for y in 0..out_height {
                 for column in 0..out_width {
-                    let mut sum = if with_bias { f64::from(*bias) } else { 0.0 };
+                    let mut sum = bias.map_or(0.0, |bias| f64::from(bias[o]));
                     for i in 0..in_channels {
                         for ky in 0..kernel_height {
                             for kx in 0..kernel_width {
                                 let (sy, sx) = ((y * stride + ky).wrapping_sub(padding), (column * stride + kx).wrapping_sub(padding));
                                 if sy < height && sx < width {
-                                    let w = weight.f32s[((o * in_channels + i) * kernel_height + ky) * kernel_width + kx];
+                                    let w = weight[((o * in_channels + i) * kernel_height + ky) * kernel_width + kx];
                                     sum += f64::from(w) * f64::from(x[((b * in_channels + i) * height + sy) * width + sx]);
                                 }
                             }
@@ -108,9 +107,18 @@ fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
             }
         }
     }
-    for level in levels() {
+    wanted
+}
+
+fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
+    let Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, .. } = sizes;
+    let x = numbers(1, batch * in_channels * height * width);
+    let weight = Stored::new(2, out_channels * in_channels * kernel_height * kernel_width, kind);
+    let bias = numbers(3, out_channels);
+    let wanted = convolved(&x, &weight.f32s, with_bias.then_some(&bias), &sizes);
+    for level in Level::available() {
         let mut out = vec![f32::NAN; wanted.len()];
-        conv2d_at(level, &x, weight.weight(), with_bias.then_some(&bias), &sizes, &mut out).unwrap();
+        conv2d_at(level, &x, weight.weight(), Added { bias: with_bias.then_some(&bias), ..Added::default() }, &sizes, &mut out).unwrap();
         assert_close(&out, &wanted, 2e-6 * (1.0 + ((in_channels * kernel_height * kernel_width) as f64).sqrt()));
     }
 }
@@ -164,7 +172,7 @@ fn few_bits_give_what_their_numbers_give() {
                 let mut row = vec![0.0; depth];
                 crate::embedding(&[2], packed, columns, depth, &mut row).unwrap();
                 assert_eq!(row, plain[2 * depth..3 * depth], "{format:?}");
-                for level in levels() {
+                for level in Level::available() {
                     let product = |weight| {
                         let mut out = vec![f32::NAN; rows * columns];
                         linear_at(level, &x, weight, None, rows, depth, columns, &mut out).unwrap();
@@ -199,10 +207,10 @@ fn few_bits_convolve_as_their_numbers_do() {
             let packed = Packed { format, bytes: &bytes, scales: &scales };
             let mut plain = vec![0.0; depth * out_channels];
             packed.unpack_rows(Level::Portable, depth, 0, 0, depth, &mut plain);
-            for level in levels() {
+            for level in Level::available() {
                 let product = |weight| {
                     let mut out = vec![f32::NAN; 2 * out_channels * height * width];
-                    conv2d_at(level, &x, weight, None, &sizes, &mut out).unwrap();
+                    conv2d_at(level, &x, weight, Added::default(), &sizes, &mut out).unwrap();
                     out
                 };
                 assert_eq!(product(Weight::Packed(packed)), product(Weight::F32(&plain)), "{format:?} {sizes:?}");
@@ -258,7 +266,7 @@ fn check_attention(sizes: Attention, mask_kind: usize) {
             }
         }
     }
-    for level in levels() {
+    for level in Level::available() {
         let mut out = vec![f32::NAN; q.len()];
         attention_at(level, &q, &k, &v, &sizes, mask, &mut out).unwrap();
         assert_close(&out, &wanted, 3e-6);
@@ -390,7 +398,7 @@ fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f3
     }
     // What single precision of the numbers themselves costs.
     let tolerance = 2e-6 * (1.0 + f64::from(mean.abs()));
-    for level in levels() {
+    for level in Level::available() {
         let mut out = vec![f32::NAN; x.len()];
         group_norm_at(level, &x, &weight, &bias, &GroupNorm { batch, channels, pixels, groups, eps, silu }, &mut out).unwrap();
         assert_close(&out, &wanted, tolerance);
@@ -401,7 +409,7 @@ fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f3
         wanted.extend(row.iter().zip(&weight).zip(&bias).map(|((x, w), b)| (f64::from(*x) - mean) * scale * f64::from(*w) + f64::from(*b)));
     }
     if channels > 1 {
-        for level in levels() {
+        for level in Level::available() {
             let mut out = vec![f32::NAN; x.len()];
             layer_norm_at(level, &x, Some(&weight), Some(&bias), channels, eps, &mut out).unwrap();
             // Few numbers that lie close together are spread by the norm, and their rounding with them.
@@ -436,7 +444,7 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
         .chunks(2 * columns)
         .flat_map(|row| (0..columns).map(|i| f64::from(row[i]) * gelu(row[columns + i])).collect::<Vec<_>>())
         .collect();
-    for level in levels() {
+    for level in Level::available() {
         for (got, wanted) in all_at(level, &x).iter().zip(&wanted) {
             assert_close(got, wanted, 1e-6);
         }
@@ -451,14 +459,14 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
 fn gelu_is_accurate_everywhere() {
     let x: Vec<f32> = (0..=120_000).map(|i| -6.0 + i as f32 * 1e-4).collect();
     let wanted: Vec<f64> = x.iter().map(|&x| 0.5 * f64::from(x) * (1.0 + reference_erf(f64::from(x) / std::f64::consts::SQRT_2))).collect();
-    for level in levels() {
+    for level in Level::available() {
         assert_close(&all_at(level, &x)[2], &wanted, 1e-6);
     }
 }
 
 #[test]
 fn activations_at_the_ends_of_the_numbers() {
-    for level in levels() {
+    for level in Level::available() {
         let [silu, quick, gelu] = all_at(level, &[f32::NAN, f32::INFINITY, -1e30, 1e30, 0.0, -0.0, -90.0, 90.0]);
         for got in [silu, quick, gelu] {
             assert!(got[0].is_nan());
@@ -478,7 +486,7 @@ fn numbers_that_are_none_pass_through() {
     let (mut q, k, v) = (numbers(1, 24), numbers(2, 160), numbers(3, 160));
     q[0] = f32::NAN;
     q[8] = f32::INFINITY;
-    for level in levels() {
+    for level in Level::available() {
         let mut out = vec![0.0; 24];
         attention_at(level, &q, &k, &v, &sizes, None, &mut out).unwrap();
         assert!(out[..16].iter().all(|x| x.is_nan()));
@@ -536,7 +544,7 @@ fn wrong_lengths_are_errors() {
     assert_eq!(error.to_string(), "the weight has 11 elements where the sizes [3, 4] need 12");
     let sizes =
         Conv2d { batch: 1, in_channels: 1, out_channels: 1, height: 2, width: 2, kernel_height: 3, kernel_width: 3, stride: 1, padding: 0 };
-    assert!(crate::conv2d(&[0.0; 4], Weight::F32(&[0.0; 9]), None, &sizes, &mut []).is_err());
+    assert!(crate::conv2d(&[0.0; 4], Weight::F32(&[0.0; 9]), Added::default(), &sizes, &mut []).is_err());
     assert!(crate::layer_norm(&[0.0; 5], None, None, 2, 1e-5, &mut [0.0; 5]).is_err());
     assert!(crate::geglu(&[0.0; 5], 0, &mut [0.0; 5]).is_err());
     let huge = usize::MAX / 2;

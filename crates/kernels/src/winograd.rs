@@ -11,12 +11,12 @@
 
 use rayon::prelude::*;
 
-use crate::conv::Conv2d;
 use crate::gemm::{Init, PANEL_VECTORS, Shared, Target, block};
-use crate::linear::pack_transposed;
+use crate::linear::{pack_transposed, turn};
 use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
+use crate::sizes::{Added, Conv2d};
 
 /// Results along a side of a tile.
 const OUT: usize = 4;
@@ -42,6 +42,8 @@ const KERNELS_AT_ONCE: usize = 8;
 const GAP: usize = 16;
 /// Tiles whose results are written at a time.
 const WRITTEN: usize = 8;
+/// Most elements of a vector.
+const MAX_LANES: usize = 16;
 /// Pixels of a panel in a row, and behind them two more for each run of tiles.
 const LINE: usize = OUT * PANEL + 2 * PANEL;
 /// Room for one of the six numbers that every tile of a panel has in a row, with a vector before it and one after it.
@@ -61,12 +63,21 @@ pub(crate) fn suits(sizes: &Conv2d) -> bool {
         && PLACES * (tiles + 5) <= KERNEL * pixels
 }
 
-/// `x (batch, in, height, width)` to `out`, whose pictures have this height and width. The lengths were checked against the sizes, for which [`suits`] holds.
+/// The picture.
+#[derive(Clone, Copy)]
+pub(crate) struct Input<'a> {
+    /// `(batch, in, height, width)`, or half as high and wide where it is doubled.
+    pub(crate) x: &'a [f32],
+    /// Whether every pixel is taken twice along both axes.
+    pub(crate) doubled: bool,
+}
+
+/// The input to `out`, whose pictures have this height and width. The lengths were checked against the sizes, for which [`suits`] holds.
 pub(crate) fn run(
     level: Level,
-    x: &[f32],
+    input: Input<'_>,
     weight: Rows<'_>,
-    bias: Option<&[f32]>,
+    added: Added<'_>,
     sizes: &Conv2d,
     (height, width): (usize, usize),
     out: &mut [f32],
@@ -87,7 +98,7 @@ pub(crate) fn run(
             let (panel, task) = (index / tasks, index % tasks);
             let channels = (task * CHANNELS_PER_TASK, ((task + 1) * CHANNELS_PER_TASK).min(channels));
             let panel = plan.panel(first, end, panel);
-            dispatch(level, Tiles { plan: &plan, x, panel, channels, v });
+            dispatch(level, Tiles { plan: &plan, input, panel, channels, v });
         });
         let groups = sizes.out_channels.div_ceil(columns);
         // Few output channels: the panels are divided too.
@@ -96,8 +107,7 @@ pub(crate) fn run(
         (0..groups * panels.div_ceil(each)).into_par_iter().with_max_len(1).for_each(|index| {
             let (group, part) = (index % groups, index / groups);
             let panels = (part * each, ((part + 1) * each).min(panels));
-            let v = v;
-            dispatch(level, Products { plan: &plan, weight, bias, first, end, panels, column: group * columns, v: v.0, out });
+            dispatch(level, Products { plan: &plan, weight, added, first, end, panels, column: group * columns, v, out });
         });
     }
 }
@@ -240,7 +250,7 @@ unsafe fn to_results<S: Simd>(m: [S::V; SIDE]) -> [S::V; OUT] {
 /// Transforms some channels of a panel's tiles: for each place and channel the numbers of all tiles follow each other.
 struct Tiles<'a> {
     plan: &'a Plan,
-    x: &'a [f32],
+    input: Input<'a>,
     panel: Panel,
     channels: (usize, usize),
     v: Shared,
@@ -249,17 +259,19 @@ struct Tiles<'a> {
 impl Task for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { plan, x, panel, channels, v } = self;
+        let Self { plan, input: Input { x, doubled }, panel, channels, v } = self;
         let Conv2d { in_channels, height, width, padding, .. } = plan.sizes;
         let (runs, count) = plan.runs(panel);
         let runs = &runs[..count];
-        let plane = height * width;
+        let shift = u32::from(doubled);
+        let row_len = width >> shift;
+        let plane = (height >> shift) * row_len;
         let tail = OUT * panel.width;
         let line_len = (tail + 2 * count).next_multiple_of(S::LANES);
         let place_len = plan.place_len(panel.width);
         let mut lines = [[0.0f32; LINE + 16]; SIDE];
         let mut phases = [[[0.0f32; PHASE]; SIDE]; SIDE];
-        debug_assert!(line_len <= LINE + 16 && panel.width <= PANEL && S::LANES <= 16);
+        debug_assert!(line_len <= LINE + 16 && panel.width <= PANEL && S::LANES <= MAX_LANES);
         for channel in channels.0..channels.1 {
             // SAFETY: rows and columns are read where they lie inside the image; a line holds four pixels of every tile and two of every run,
             // a phase a number of every tile and a vector on either side; the panel has `place_len` numbers for each place.
@@ -274,10 +286,15 @@ impl Task for Tiles<'_> {
                             fill_zero::<S>(edge, 2);
                             continue;
                         }
-                        let row = x.as_ptr().add((run.image * in_channels + channel) * plane + y * width);
+                        let row = x.as_ptr().add((run.image * in_channels + channel) * plane + (y >> shift) * row_len);
                         let column = OUT * run.x;
-                        copy_row::<S>(row, width, column, padding, OUT * run.len, dst);
-                        copy_row::<S>(row, width, column + OUT * run.len, padding, 2, edge);
+                        if doubled {
+                            double_row::<S>(row, width, column, padding, OUT * run.len, dst);
+                            double_row::<S>(row, width, column + OUT * run.len, padding, 2, edge);
+                        } else {
+                            copy_row::<S>(row, width, column, padding, OUT * run.len, dst);
+                            copy_row::<S>(row, width, column + OUT * run.len, padding, 2, edge);
+                        }
                     }
                 }
                 for i in (0..line_len).step_by(S::LANES) {
@@ -342,6 +359,35 @@ unsafe fn copy_row<S: Simd>(row: *const f32, width: usize, column: usize, paddin
     }
 }
 
+/// The same of a row of `width` numbers, of which each lies in memory once and is taken twice.
+///
+/// # Safety
+/// The row is valid for half of `width` numbers, `dst` for `len`.
+#[inline(always)]
+unsafe fn double_row<S: Simd>(row: *const f32, width: usize, column: usize, padding: usize, len: usize, dst: *mut f32) {
+    let low = padding.saturating_sub(column).min(len);
+    let high = (width + padding).saturating_sub(column).clamp(low, len);
+    // SAFETY: `low..high` are the numbers inside the row.
+    unsafe {
+        fill_zero::<S>(dst, low);
+        let mut i = low;
+        if i < high && (column + i - padding) % 2 == 1 {
+            *dst.add(i) = *row.add((column + i - padding) / 2);
+            i += 1;
+        }
+        while i + 2 <= high {
+            let number = *row.add((column + i - padding) / 2);
+            *dst.add(i) = number;
+            *dst.add(i + 1) = number;
+            i += 2;
+        }
+        if i < high {
+            *dst.add(i) = *row.add((column + i - padding) / 2);
+        }
+        fill_zero::<S>(dst.add(high), len - high);
+    }
+}
+
 /// # Safety
 /// `dst` is valid for `len` numbers.
 #[inline(always)]
@@ -364,13 +410,13 @@ unsafe fn fill_zero<S: Simd>(dst: *mut f32, len: usize) {
 struct Products<'a> {
     plan: &'a Plan,
     weight: Rows<'a>,
-    bias: Option<&'a [f32]>,
+    added: Added<'a>,
     first: usize,
     end: usize,
     panels: (usize, usize),
     /// The first output channel.
     column: usize,
-    v: *const f32,
+    v: Shared,
     out: Shared,
 }
 
@@ -398,7 +444,7 @@ impl Task for Products<'_> {
                     let place_len = self.plan.place_len(panel.width);
                     let sums = sums.add(if kept == 1 { 0 } else { (index - self.panels.0) * sums_len });
                     for place in 0..PLACES {
-                        let a = self.v.add(panel.at + place * place_len + c0 * panel.width);
+                        let a = self.v.0.cast_const().add(panel.at + place * place_len + c0 * panel.width);
                         let init = if c0 == 0 { Init::Zero } else { Init::Accumulate };
                         let target = Target { c: sums.add(place * PANEL * width), ldc: width, columns: width, init };
                         block::<S, PANEL_VECTORS, true>(panel.count, kc, a, panel.width, kernels.add(place * kernel_len), target);
@@ -469,13 +515,15 @@ impl Products<'_> {
         let Plan { sizes, height, width: out_width, .. } = *self.plan;
         let width = PANEL_VECTORS * S::LANES;
         let columns = self.columns::<S>();
-        let mut bias = [0.0f32; 32];
-        if let Some(given) = self.bias {
-            bias[..columns].copy_from_slice(&given[self.column..self.column + columns]);
-        }
         let plane = height * out_width;
         let (runs, count) = self.plan.runs(panel);
         for run in &runs[..count] {
+            let mut bias = [0.0f32; PANEL_VECTORS * MAX_LANES];
+            for (added, at) in [(self.added.bias, 0), (self.added.per_image, run.image * sizes.out_channels)] {
+                for (sum, more) in bias.iter_mut().zip(added.iter().flat_map(|added| &added[at + self.column..]).take(columns)) {
+                    *sum += more;
+                }
+            }
             for start in (0..run.len).step_by(WRITTEN) {
                 let tiles = WRITTEN.min(run.len - start);
                 // SAFETY: the sums have `PANEL` tiles for each place; the results written lie inside the image.
@@ -503,6 +551,11 @@ impl Products<'_> {
                         let y = OUT * run.y + row;
                         let to = (run.image * sizes.out_channels + self.column) * plane + y * out_width + x;
                         turn::<S>(buffer.add(row * WRITTEN * OUT * width), width, pixels, columns, self.out.0.add(to), plane);
+                        if let Some(residual) = self.added.residual {
+                            for at in (0..columns).map(|column| to + column * plane) {
+                                add::<S>(residual.as_ptr().add(at), pixels, self.out.0.add(at));
+                            }
+                        }
                     }
                 }
             }
@@ -510,25 +563,20 @@ impl Products<'_> {
     }
 }
 
-/// Writes rows of `columns` numbers as columns of `rows` numbers.
-///
 /// # Safety
-/// The instruction set is available; the pointers are valid for so many rows and columns with these distances.
+/// The instruction set is available; both pointers are valid for `len` numbers.
 #[inline(always)]
-pub(crate) unsafe fn turn<S: Simd>(src: *const f32, ld: usize, rows: usize, columns: usize, dst: *mut f32, ldd: usize) {
-    let (whole_rows, whole_columns) = (rows / 8 * 8, columns / 8 * 8);
-    // SAFETY: the caller's; whole blocks lie inside both limits.
+unsafe fn add<S: Simd>(more: *const f32, len: usize, sum: *mut f32) {
+    let mut i = 0;
+    // SAFETY: `i + LANES <= len` in the first loop, `i < len` in the second.
     unsafe {
-        for row in (0..whole_rows).step_by(8) {
-            for column in (0..whole_columns).step_by(8) {
-                S::transpose8(src.add(row * ld + column), ld, dst.add(column * ldd + row), ldd);
-            }
+        while i + S::LANES <= len {
+            S::store(sum.add(i), S::add(S::load(sum.add(i)), S::load(more.add(i))));
+            i += S::LANES;
         }
-        for row in 0..rows {
-            let from = if row < whole_rows { whole_columns } else { 0 };
-            for column in from..columns {
-                *dst.add(column * ldd + row) = *src.add(row * ld + column);
-            }
+        while i < len {
+            *sum.add(i) += *more.add(i);
+            i += 1;
         }
     }
 }

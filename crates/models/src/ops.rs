@@ -17,9 +17,33 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     cpu::linear(x, weight, bias)?.map_or_else(|| portable::linear(x, weight, bias), Ok)
 }
 
+/// What is added to the result of a convolution, in the same go.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Added<'a> {
+    /// `(O)`.
+    pub bias: Option<&'a Tensor>,
+    /// `(B, O)`, at every place, as a time embedding is.
+    pub channels: Option<&'a Tensor>,
+    /// Of the result's shape.
+    pub residual: Option<&'a Tensor>,
+}
+
 /// `x (B, I, H, W) -> (B, O, H', W')` with `weight (O, I, kh, kw)`, `bias (O)`; `padding` on all sides.
 pub fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Tensor> {
-    cpu::conv2d(x, weight, bias, stride, padding)?.map_or_else(|| portable::conv2d(x, weight, bias, stride, padding), Ok)
+    conv2d_added(x, weight, Added { bias, ..Added::default() }, stride, padding)
+}
+
+/// [`conv2d`] and more sums.
+pub fn conv2d_added(x: &Tensor, weight: &Weight, added: Added<'_>, stride: usize, padding: usize) -> Result<Tensor> {
+    cpu::conv2d(x, weight, added, stride, padding)?.map_or_else(|| portable::conv2d_added(x, weight, added, stride, padding), Ok)
+}
+
+/// [`conv2d`] of [`upsample_nearest_2x`] with a stride of one.
+pub fn conv2d_of_doubled(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
+    match cpu::conv2d_of_doubled(x, weight, bias, padding)? {
+        Some(result) => Ok(result),
+        None => conv2d(&upsample_nearest_2x(x)?, weight, bias, 1, padding),
+    }
 }
 
 /// Scaled dot-product attention: `q (B, N, heads * D)`, `k` and `v (B, M, heads * D)` to `(B, N, heads * D)`, scale `1 / sqrt(D)`. `mask`

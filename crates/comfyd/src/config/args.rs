@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
+use comfyd_engine::CpuLevel;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
 use super::devices::{Devices, devices};
 use super::{
-    ApiShape, DeviceMemory, Durability, Error, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Templates,
-    Verbosity,
+    ApiShape, CpuFeatures, DeviceMemory, Durability, Error, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput,
+    Templates, Verbosity,
 };
 
 const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
@@ -264,6 +265,9 @@ pub struct RunnerArgs {
     /// The same as --device cuda:N.
     #[arg(long, value_name = "N", group = "runs_on")]
     pub cuda_device: Option<usize>,
+    /// The best instruction set that models on the processor use: auto, or one of those that are printed without a value.
+    #[arg(long, value_name = "SET", num_args = 0..=1, default_value = "auto", default_missing_value = "list", value_parser = cpu_features)]
+    pub cpu_features: CpuFeatures,
     /// How samplers make previews.
     #[arg(long, value_name = "METHOD", default_value = "none")]
     pub preview_method: PreviewMethod,
@@ -493,6 +497,18 @@ pub fn database_url(url: &str) -> Result<&Path, Error> {
 fn megabytes(text: &str) -> Result<f64, String> {
     let number: f64 = text.parse().map_err(|_| "not a number of megabytes".to_owned())?;
     if number > 0.0 && number <= 1024.0 * 1024.0 { Ok(number) } else { Err("must be above 0 and at most 1048576 megabytes".into()) }
+}
+
+/// The instruction sets that kernels may use.
+fn cpu_features(text: &str) -> Result<CpuFeatures, String> {
+    match text.to_ascii_lowercase().as_str() {
+        "auto" => Ok(CpuFeatures::Auto),
+        "list" => Ok(CpuFeatures::List),
+        name => CpuLevel::available().find(|level| level.name() == name).map(CpuFeatures::Most).ok_or_else(|| {
+            let names: Vec<_> = CpuLevel::available().map(CpuLevel::name).collect();
+            format!("this processor does not have `{text}`; take auto or one of {}", names.join(", "))
+        }),
+    }
 }
 
 /// A number of bytes, with an optional suffix that stands for a power of 1024: `1.5G`, `512 MiB`, `4096`.

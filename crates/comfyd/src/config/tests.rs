@@ -48,6 +48,17 @@ fn defaults_are_comfyuis() {
 }
 
 #[test]
+fn instruction_sets_are_told_and_limited() {
+    assert_eq!(serve(&[]).cpu_level, None);
+    assert_eq!(serve(&["--cpu-features"]).action, Action::ListCpuFeatures);
+    for level in comfyd_engine::CpuLevel::available() {
+        let config = serve(&["--cpu-features", level.name()]);
+        assert_eq!((config.cpu_level, config.action), (Some(level), Action::Serve));
+    }
+    assert!(refusal(&["serve", "--cpu-features", "mmx"], &[]).contains("does not have `mmx`; take auto or one of portable"));
+}
+
+#[test]
 fn assets_are_kept_where_comfyuis_option_says() {
     assert_eq!(serve(&["--database-url", "sqlite:///:memory:"]).assets, None);
     for (args, database, hashing) in [

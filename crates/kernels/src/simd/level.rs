@@ -1,33 +1,86 @@
 //! The instruction sets, and the choice between them at run time.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 #[cfg(target_arch = "x86_64")]
 use super::avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Avx512};
+#[cfg(target_arch = "aarch64")]
+use super::neon::Neon;
 use super::portable::Portable;
 use super::vector::{Simd, Task};
 
-/// The instruction sets that kernels are compiled for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Level {
+/// The instruction sets that kernels are compiled for, from the plainest to the one that is preferred.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    /// What the target has at least.
     Portable,
+    /// AVX2, FMA and F16C.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// AVX-512F besides.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// What every 64-bit Arm has.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
+/// The place in [`Level::ALL`] of the best one that may be used.
+static LIMIT: AtomicUsize = AtomicUsize::new(usize::MAX);
+
 impl Level {
-    /// The best one this processor has.
-    pub(crate) fn best() -> Self {
+    const ALL: &[Self] = &[
+        Self::Portable,
         #[cfg(target_arch = "x86_64")]
-        {
-            // The standard library remembers the answers.
-            if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c") {
-                return if is_x86_feature_detected!("avx512f") { Self::Avx512 } else { Self::Avx2 };
-            }
+        Self::Avx2,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512,
+        #[cfg(target_arch = "aarch64")]
+        Self::Neon,
+    ];
+
+    /// What it is called in options.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Portable => "portable",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => "avx2",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => "avx512",
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => "neon",
         }
-        Self::Portable
+    }
+
+    /// Those that this processor has.
+    pub fn available() -> impl Iterator<Item = Self> {
+        Self::ALL.iter().copied().filter(|level| level.is_available())
+    }
+
+    /// Lets this process use none that is preferred to this one from now on.
+    pub fn limit(self) {
+        LIMIT.store(self as usize, Ordering::Relaxed);
+    }
+
+    fn is_available(self) -> bool {
+        // The standard library remembers the answers.
+        match self {
+            Self::Portable => true,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
+        }
+    }
+
+    /// The best one that this processor has and that may be used.
+    pub fn best() -> Self {
+        let limit = LIMIT.load(Ordering::Relaxed);
+        Self::ALL.iter().copied().take(limit.saturating_add(1)).rfind(|level| level.is_available()).unwrap_or(Self::Portable)
     }
 
     /// The elements of its vectors and the rows of its tiles.
@@ -41,11 +94,13 @@ impl Level {
             Self::Avx2 => of::<Avx2>(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => of::<Avx512>(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => of::<Neon>(),
         }
     }
 }
 
-/// Runs a task with an instruction set that [`Level::best`] gave, or with the portable one.
+/// Runs a task with an instruction set that is available.
 #[inline]
 pub(crate) fn dispatch<T: Task>(level: Level, task: T) {
     match level {
@@ -57,21 +112,8 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) {
         // SAFETY: the level came from the detection of the processor's features.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512 => unsafe { avx512::run(task) },
+        // SAFETY: the level came from the detection of the processor's features; the target has them switched on.
+        #[cfg(target_arch = "aarch64")]
+        Level::Neon => unsafe { task.run::<Neon>() },
     }
-}
-
-/// The levels this processor can run, for tests.
-#[cfg(test)]
-pub(crate) fn levels() -> Vec<Level> {
-    let mut levels = vec![Level::Portable];
-    #[cfg(target_arch = "x86_64")]
-    {
-        if Level::best() != Level::Portable {
-            levels.push(Level::Avx2);
-        }
-        if Level::best() == Level::Avx512 {
-            levels.push(Level::Avx512);
-        }
-    }
-    levels
 }

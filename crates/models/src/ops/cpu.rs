@@ -6,6 +6,7 @@ use candle_core::{CpuStorage, D, DType, Storage, StorageRef, Tensor};
 use comfyd_kernels::{Attention, Conv2d, Format, GroupNorm, Mask, Packed};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
+use super::Added;
 use crate::error::{Error, Result};
 
 /// Whether a tensor holds F32 numbers on the CPU.
@@ -155,20 +156,51 @@ pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resu
     with_weight(weight, |weight| mapped(x, shape, |x, out| comfyd_kernels::linear(x, weight, bias.as_deref(), rows, depth, columns, out)))
 }
 
-pub(super) fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
-    let &[out_channels, in_channels, kernel_height, kernel_width] = weight.dims() else { return Ok(None) };
-    if !is_ours(x) || !is_weight(weight) || x.rank() != 4 || x.dim(1)? != in_channels {
+/// The sizes of a convolution of a picture of this shape, and the shape of its result.
+fn conv2d_sizes(
+    (batch, channels, height, width): (usize, usize, usize, usize),
+    weight: &Weight,
+    stride: usize,
+    padding: usize,
+) -> Option<(Conv2d, [usize; 4])> {
+    let &[out_channels, in_channels, kernel_height, kernel_width] = weight.dims() else { return None };
+    let sizes = Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding };
+    let (out_height, out_width) = sizes.output_size().ok()?;
+    (in_channels == channels).then_some((sizes, [batch, out_channels, out_height, out_width]))
+}
+
+pub(super) fn conv2d(x: &Tensor, weight: &Weight, added: Added<'_>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
+    if !is_ours(x) || !is_weight(weight) || x.rank() != 4 {
         return Ok(None);
     }
-    let (batch, _, height, width) = x.dims4()?;
-    let sizes = Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding };
-    let Ok((out_height, out_width)) = sizes.output_size() else { return Ok(None) };
-    if bias.is_some_and(|bias| bias.elem_count() != out_channels) {
+    let Some((sizes, shape)) = conv2d_sizes(x.dims4()?, weight, stride, padding) else { return Ok(None) };
+    let [batch, out_channels, ..] = shape;
+    let fits = added.bias.is_none_or(|bias| bias.elem_count() == out_channels)
+        && added.channels.is_none_or(|more| is_ours(more) && more.dims() == [batch, out_channels])
+        && added.residual.is_none_or(|more| is_ours(more) && more.dims() == shape);
+    if !fits {
+        return Ok(None);
+    }
+    let (bias, channels) = (added.bias.map(parameter).transpose()?, added.channels.map(parameter).transpose()?);
+    let residual = added.residual.map(Tensor::contiguous).transpose()?;
+    let residual = residual.as_ref().map(Numbers::of).transpose()?;
+    let residual = residual.as_ref().map(Numbers::f32).transpose()?;
+    let added = comfyd_kernels::Added { bias: bias.as_deref(), per_image: channels.as_deref(), residual };
+    with_weight(weight, |weight| mapped(x, &shape, |x, out| comfyd_kernels::conv2d(x, weight, added, &sizes, out)))
+}
+
+pub(super) fn conv2d_of_doubled(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, padding: usize) -> Result<Option<Tensor>> {
+    if !is_ours(x) || !is_weight(weight) || x.rank() != 4 {
+        return Ok(None);
+    }
+    let (batch, channels, height, width) = x.dims4()?;
+    let Some((sizes, shape)) = conv2d_sizes((batch, channels, 2 * height, 2 * width), weight, 1, padding) else { return Ok(None) };
+    if bias.is_some_and(|bias| bias.elem_count() != shape[1]) {
         return Ok(None);
     }
     let bias = bias.map(parameter).transpose()?;
-    let shape = (batch, out_channels, out_height, out_width);
-    with_weight(weight, |weight| mapped(x, shape, |x, out| comfyd_kernels::conv2d(x, weight, bias.as_deref(), &sizes, out)))
+    let added = comfyd_kernels::Added { bias: bias.as_deref(), ..Default::default() };
+    with_weight(weight, |weight| mapped(x, &shape, |x, out| comfyd_kernels::conv2d_of_doubled(x, weight, added, &sizes, out)))
 }
 
 pub(super) fn embedding(ids: &Tensor, weight: &Weight) -> Result<Option<Tensor>> {

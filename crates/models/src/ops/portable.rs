@@ -3,6 +3,7 @@
 use candle_core::{D, DType, Tensor};
 use comfyd_weights::Weight;
 
+use super::Added;
 use crate::error::{Error, Result};
 
 pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
@@ -22,6 +23,17 @@ pub(super) fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride:
     match bias {
         Some(bias) => Ok(y.broadcast_add(&bias.to_dtype(x.dtype())?.reshape((1, bias.elem_count(), 1, 1))?)?),
         None => Ok(y),
+    }
+}
+
+pub(super) fn conv2d_added(x: &Tensor, weight: &Weight, added: Added<'_>, stride: usize, padding: usize) -> Result<Tensor> {
+    let mut sum = conv2d(x, weight, added.bias, stride, padding)?;
+    if let Some(channels) = added.channels {
+        sum = add_channels(&sum, channels)?;
+    }
+    match added.residual {
+        Some(residual) => add(&sum, residual),
+        None => Ok(sum),
     }
 }
 

@@ -7,7 +7,7 @@ use candle_core::quantized::{GgmlDType, QTensor};
 use candle_core::{D, DType, Device, Tensor};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
-use crate::ops::{self, cpu, portable};
+use crate::ops::{self, Added, cpu, portable};
 
 fn tensor(seed: u64, shape: &[usize]) -> Tensor {
     let len: usize = shape.iter().product();
@@ -53,10 +53,32 @@ fn conv2d_with_every_type() {
             let bias = tensor(2, &[10]).to_dtype(dtype).unwrap();
             let x = tensor(3, &[2, 9, 12, 19]).narrow(1, 1, 7).unwrap();
             let wanted = portable::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap();
-            assert_close(cpu::conv2d(&x, &weight, Some(&bias), stride, padding).unwrap(), &wanted);
+            assert_close(cpu::conv2d(&x, &weight, with_bias(&bias), stride, padding).unwrap(), &wanted);
         }
     }
     assert!(ops::conv2d(&tensor(1, &[1, 2, 2, 2]), &tensor(2, &[1, 3, 3, 3]).into(), None, 1, 1).is_err());
+}
+
+fn with_bias(bias: &Tensor) -> Added<'_> {
+    Added { bias: Some(bias), ..Added::default() }
+}
+
+#[test]
+fn sums_of_convolutions_are_made_in_one_go() {
+    // Small and direct, and large enough for the other algorithm.
+    for (channels, size) in [(7, 5), (20, 12)] {
+        let weight = Weight::Dense(tensor(1, &[24, channels, 3, 3]));
+        let (bias, embedding) = (tensor(2, &[24]), tensor(4, &[2, 24]));
+        let x = tensor(3, &[2, channels, size, size + 3]);
+        let residual = tensor(5, &[2, 24, size + 3, size]).transpose(2, 3).unwrap();
+        let added = Added { bias: Some(&bias), channels: Some(&embedding), residual: Some(&residual) };
+        assert_close(cpu::conv2d(&x, &weight, added, 1, 1).unwrap(), &portable::conv2d_added(&x, &weight, added, 1, 1).unwrap());
+        let doubled = portable::upsample_nearest_2x(&x).unwrap();
+        let wanted = portable::conv2d(&doubled, &weight, Some(&bias), 1, 1).unwrap();
+        assert_close(cpu::conv2d_of_doubled(&x, &weight, Some(&bias), 1).unwrap(), &wanted);
+        let wrong = Added { residual: Some(&x), ..Added::default() };
+        assert!(cpu::conv2d(&x, &weight, wrong, 1, 1).unwrap().is_none() && ops::conv2d_added(&x, &weight, wrong, 1, 1).is_err());
+    }
 }
 
 /// A weight of that shape in every form of few bits.
@@ -106,11 +128,11 @@ fn few_bits_are_multiplied_as_what_they_are_unpacked_to() {
     for weight in few_bits(&[64, 4, 3, 3]) {
         let (dense, x) = (Weight::Dense(weight.dense().unwrap()), tensor(3, &[2, 4, 6, 5]));
         let product = |weight: &Weight| {
-            let product = cpu::conv2d(&x, weight, None, 1, 1).unwrap().unwrap();
+            let product = cpu::conv2d(&x, weight, Added::default(), 1, 1).unwrap().unwrap();
             product.flatten_all().unwrap().to_vec1::<f32>().unwrap()
         };
         assert_eq!(product(&weight), product(&dense), "{weight:?}");
-        assert_close(cpu::conv2d(&x, &weight, None, 1, 1).unwrap(), &portable::conv2d(&x, &weight, None, 1, 1).unwrap());
+        assert_close(cpu::conv2d(&x, &weight, Added::default(), 1, 1).unwrap(), &portable::conv2d(&x, &weight, None, 1, 1).unwrap());
     }
 }
 

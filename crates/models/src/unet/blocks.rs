@@ -7,7 +7,7 @@ use comfyd_weights::detect::{Heads, UNetConfig};
 use super::attention::{SpatialTransformer, TransformerConfig, Walk};
 use super::layers::Conv2d;
 use super::resblock::ResBlock;
-use crate::{Error, Result, Vb, ops};
+use crate::{Error, Result, Vb};
 
 /// One layer of a block.
 #[derive(Debug)]
@@ -43,19 +43,19 @@ impl Block {
                     block.forward(&h, emb_silu)?
                 }
                 Layer::Transformer(transformer) => transformer.forward(&h, context, walk)?,
-                Layer::Up(conv) => conv.forward(&upsample(&h, size)?)?,
+                Layer::Up(conv) => upsample(conv, &h, size)?,
             };
         }
         Ok(h)
     }
 }
 
-/// Nearest neighbours, to twice the size or to `size`.
-fn upsample(h: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
+/// Nearest neighbours, to twice the size or to `size`, and the convolution.
+fn upsample(conv: &Conv2d, h: &Tensor, size: Option<(usize, usize)>) -> Result<Tensor> {
     let (_, _, height, width) = h.dims4()?;
     match size {
-        Some(size) if size != (2 * height, 2 * width) => Ok(h.upsample_nearest2d(size.0, size.1)?),
-        _ => ops::upsample_nearest_2x(h),
+        Some(size) if size != (2 * height, 2 * width) => conv.forward(&h.upsample_nearest2d(size.0, size.1)?),
+        _ => conv.forward_doubled(h),
     }
 }
 

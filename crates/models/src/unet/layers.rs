@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use comfyd_weights::Weight;
 
 use crate::error::{Error, Result};
-use crate::ops;
+use crate::ops::{self, Added};
 use crate::vb::Vb;
 
 /// `y = x W^T + b`.
@@ -56,6 +56,16 @@ impl Conv2d {
     /// `(B, in, H, W) -> (B, out, H / stride, W / stride)`, rounded up.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::conv2d(x, &self.weight, Some(&self.bias), self.stride, self.padding)
+    }
+
+    /// The same, plus `channels (B, out)` at every place and `residual` of the result's shape.
+    pub fn forward_added(&self, x: &Tensor, channels: Option<&Tensor>, residual: Option<&Tensor>) -> Result<Tensor> {
+        ops::conv2d_added(x, &self.weight, Added { bias: Some(&self.bias), channels, residual }, self.stride, self.padding)
+    }
+
+    /// Of `x` with every pixel twice along both axes.
+    pub fn forward_doubled(&self, x: &Tensor) -> Result<Tensor> {
+        ops::conv2d_of_doubled(x, &self.weight, Some(&self.bias), self.padding)
     }
 }
 

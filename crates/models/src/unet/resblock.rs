@@ -3,7 +3,7 @@
 use candle_core::Tensor;
 
 use super::layers::{Conv2d, GroupNorm, Linear};
-use crate::{Result, Vb, ops};
+use crate::{Result, Vb};
 
 /// `ResBlock` of the latent-diffusion code, without resampling.
 #[derive(Debug)]
@@ -33,14 +33,10 @@ impl ResBlock {
 
     /// `x (B, channels, H, W) -> (B, out_channels, H, W)`; `emb_silu (B, emb_channels)` has gone through SiLU already, once for all blocks.
     pub fn forward(&self, x: &Tensor, emb_silu: &Tensor) -> Result<Tensor> {
-        let h = self.in_conv.forward(&self.in_norm.forward_silu(x)?)?;
         let emb = self.emb.forward(emb_silu)?;
-        let (b, c) = emb.dims2()?;
-        let h = h.broadcast_add(&emb.reshape((b, c, 1, 1))?)?;
-        let h = self.out_conv.forward(&self.out_norm.forward_silu(&h)?)?;
-        match &self.skip {
-            Some(skip) => ops::add(&skip.forward(x)?, &h),
-            None => ops::add(x, &h),
-        }
+        let h = self.in_conv.forward_added(&self.in_norm.forward_silu(x)?, Some(&emb), None)?;
+        let h = self.out_norm.forward_silu(&h)?;
+        let skip = self.skip.as_ref().map(|skip| skip.forward(x)).transpose()?;
+        self.out_conv.forward_added(&h, None, Some(skip.as_ref().unwrap_or(x)))
     }
 }

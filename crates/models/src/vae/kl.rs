@@ -1,5 +1,7 @@
 //! `AutoencoderKL`, the autoencoder of Stable Diffusion (latent-diffusion, `ldm/models/autoencoder.py`), with that code's names.
 
+use std::ops::Range;
+
 use candle_core::Tensor;
 use comfyd_weights::{StateDict, Weight};
 
@@ -130,9 +132,28 @@ impl Conv {
 
     /// Asks whether to go on, in large pictures every few rows: a single layer takes seconds there.
     fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
-        let outputs: usize = x.dims().iter().product::<usize>() / x.dim(1)?.max(1);
-        let work = self.weight.dims().iter().product::<usize>().saturating_mul(outputs);
-        in_strips(x, strips(work, x), self.padding, check, |x| ops::conv2d(x, &self.weight, Some(&self.bias), 1, self.padding))
+        in_strips(x, self.strips(x, 1)?, (self.padding, 1), check, |x, _| ops::conv2d(x, &self.weight, Some(&self.bias), 1, self.padding))
+    }
+
+    /// Plus `residual`, which has the result's shape.
+    fn forward_added(&self, x: &Tensor, residual: &Tensor, check: Check<'_>) -> Result<Tensor> {
+        in_strips(x, self.strips(x, 1)?, (self.padding, 1), check, |x, rows| {
+            let residual = rows_of(residual, rows)?;
+            let added = ops::Added { bias: Some(&self.bias), residual: Some(&residual), ..ops::Added::default() };
+            ops::conv2d_added(x, &self.weight, added, 1, self.padding)
+        })
+    }
+
+    /// Of `x` with every pixel twice along both axes.
+    fn forward_doubled(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
+        let layer = |x: &Tensor, _: &Range<usize>| ops::conv2d_of_doubled(x, &self.weight, Some(&self.bias), self.padding);
+        in_strips(x, self.strips(x, 2)?, (self.padding, 2), check, layer)
+    }
+
+    /// In how many parts a layer is done whose result has `scale` times the sides of `x`.
+    fn strips(&self, x: &Tensor, scale: usize) -> Result<usize> {
+        let outputs = scale * scale * x.dims().iter().product::<usize>() / x.dim(1)?.max(1);
+        Ok(strips(self.weight.dims().iter().product::<usize>().saturating_mul(outputs), x))
     }
 
     /// Half the size: one row and column of zeros at the end, none at the begin.
@@ -143,30 +164,42 @@ impl Conv {
 }
 
 /// Multiplications after which it is asked whether to go on: a fraction of a second's work.
-const MOST_WORK: usize = 20_000_000_000;
+const MOST_WORK: usize = 40_000_000_000;
 
 /// In how many parts work of so many multiplications is done. A card is asked for all at once.
 fn strips(work: usize, x: &Tensor) -> usize {
     if x.device().is_cpu() { work.div_ceil(MOST_WORK).max(1) } else { 1 }
 }
 
-/// What `layer` makes of `x (B, C, H, W)`, some rows at a time; it keeps the size and looks at `reach` rows above and below.
-fn in_strips(x: &Tensor, strips: usize, reach: usize, check: Check<'_>, layer: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Tensor> {
+/// What `layer` makes of `x (B, C, H, W)`, some rows at a time, whose places it is told; its result has `scale` times the sides, and it looks at
+/// `reach` rows above and below.
+fn in_strips(
+    x: &Tensor,
+    strips: usize,
+    (reach, scale): (usize, usize),
+    check: Check<'_>,
+    layer: impl Fn(&Tensor, &Range<usize>) -> Result<Tensor>,
+) -> Result<Tensor> {
     check()?;
     let rows = x.dim(2)?;
     let height = rows.div_ceil(strips).max(reach).max(1);
     if height >= rows {
-        return layer(x);
+        return layer(x, &(0..rows));
     }
     let mut parts = Vec::new();
     for top in (0..rows).step_by(height) {
         check()?;
         let bottom = (top + height).min(rows);
-        let (above, below) = (top.saturating_sub(reach), (bottom + reach).min(rows));
-        let part = layer(&x.narrow(2, above, below - above)?.contiguous()?)?;
-        parts.push(part.narrow(2, top - above, bottom - top)?);
+        let seen = top.saturating_sub(reach)..(bottom + reach).min(rows);
+        let part = layer(&rows_of(x, &seen)?, &seen)?;
+        parts.push(part.narrow(2, scale * (top - seen.start), scale * (bottom - top))?);
     }
     Ok(Tensor::cat(&parts, 2)?)
+}
+
+/// Some rows of `x (B, C, H, W)`.
+fn rows_of(x: &Tensor, rows: &Range<usize>) -> Result<Tensor> {
+    Ok(x.narrow(2, rows.start, rows.len())?.contiguous()?)
 }
 
 struct Norm {
@@ -205,11 +238,9 @@ impl ResBlock {
 
     fn forward(&self, x: &Tensor, check: Check<'_>) -> Result<Tensor> {
         let h = self.conv1.forward(&self.norm1.silu(x)?, check)?;
-        let h = self.conv2.forward(&self.norm2.silu(&h)?, check)?;
-        match &self.shortcut {
-            Some(shortcut) => ops::add(&shortcut.forward(x, check)?, &h),
-            None => ops::add(x, &h),
-        }
+        let h = self.norm2.silu(&h)?;
+        let shortcut = self.shortcut.as_ref().map(|shortcut| shortcut.forward(x, check)).transpose()?;
+        self.conv2.forward_added(&h, shortcut.as_ref().unwrap_or(x), check)
     }
 }
 
@@ -242,7 +273,7 @@ impl AttnBlock {
             parts.push(ops::attention(&queries, &k, &v, 1, None)?);
         }
         let h = Tensor::cat(&parts, 1)?.transpose(1, 2)?.contiguous()?.reshape(x.shape())?;
-        ops::add(x, &self.out.forward(&h, check)?)
+        self.out.forward_added(&h, x, check)
     }
 }
 
@@ -357,7 +388,7 @@ impl Decoder {
                 x = block.forward(&x, check)?;
             }
             if let Some(upsample) = &level.resample {
-                x = upsample.forward(&ops::upsample_nearest_2x(&x)?, check)?;
+                x = upsample.forward_doubled(&x, check)?;
             }
         }
         self.conv_out.forward(&self.norm_out.silu(&x)?, check)
@@ -378,20 +409,27 @@ mod tests {
     fn strips_make_the_same_picture_and_ask_in_between() {
         let noise = |shape: &[usize]| Tensor::randn(0f32, 1f32, shape, &Device::Cpu).unwrap();
         let (x, weight, bias) = (noise(&[1, 4, 21, 9]), Weight::from(noise(&[5, 4, 3, 3])), noise(&[5]));
-        let layer = |x: &Tensor| ops::conv2d(x, &weight, Some(&bias), 1, 1);
-        let whole = layer(&x).unwrap();
-        for strips in [1, 2, 5, 21, 100] {
+        let residual = noise(&[1, 5, 21, 9]);
+        let layer = |x: &Tensor, _: &Range<usize>| ops::conv2d(x, &weight, Some(&bias), 1, 1);
+        let added = |x: &Tensor, rows: &Range<usize>| {
+            let residual = rows_of(&residual, rows)?;
+            ops::conv2d_added(x, &weight, ops::Added { bias: Some(&bias), residual: Some(&residual), ..ops::Added::default() }, 1, 1)
+        };
+        let doubled = |x: &Tensor, _: &Range<usize>| ops::conv2d_of_doubled(x, &weight, Some(&bias), 1);
+        let layers: [(&dyn Fn(&Tensor, &Range<usize>) -> Result<Tensor>, usize); 3] = [(&layer, 1), (&added, 1), (&doubled, 2)];
+        for ((layer, scale), strips) in layers.into_iter().flat_map(|layer| [1, 2, 5, 21, 100].map(|strips| (layer, strips))) {
             let asked = Cell::new(0);
             let check = || {
                 asked.set(asked.get() + 1);
                 Ok(())
             };
-            let parts = in_strips(&x, strips, 1, &check, layer).unwrap();
+            let whole = layer(&x, &(0..21)).unwrap();
+            let parts = in_strips(&x, strips, (1, scale), &check, layer).unwrap();
             let off = (&parts - &whole).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
             assert!(parts.dims() == whole.dims() && off < 1e-5, "{strips} strips: {off}");
             assert!(asked.get() >= strips.min(21), "{strips} strips asked {} times", asked.get());
         }
         let stop = || Err(Error::Interrupted);
-        assert!(matches!(in_strips(&x, 3, 1, &stop, layer), Err(Error::Interrupted)));
+        assert!(matches!(in_strips(&x, 3, (1, 1), &stop, layer), Err(Error::Interrupted)));
     }
 }
