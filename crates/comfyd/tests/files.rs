@@ -98,6 +98,33 @@ async fn two_share(place: &str, settings: &[(&str, String)]) {
     assert_eq!(third.get("/settings/Comfy.Locale").await, json!("ja"));
 }
 
+/// Classes of a ComfyUI know nothing of it: they read and write folders.
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn classes_that_read_and_write_folders_share_files_too() {
+    let (dir, comfyui) = (tempfile::tempdir().unwrap(), support::conformance("../crates/python/tests/comfyui").canonicalize().unwrap());
+    let place = dir.path().join("files");
+    let start =
+        async || Server::start_with_env(&[], &["--files", place.to_str().unwrap(), "--comfyui", comfyui.to_str().unwrap(), "--cpu"]).await;
+    let (one, other) = (start().await, start().await);
+    let saves = |file: &str| {
+        json!({
+            "1": {"class_type": "StubReadInput", "inputs": {"file": file}},
+            "2": {"class_type": "StubSaveOutput", "inputs": {"text": ["1", 0]}},
+        })
+    };
+    let mut names = Vec::new();
+    for (file, taker, runner) in [("a.txt", &one, &other), ("b.txt", &other, &one), ("c.txt", &one, &other)] {
+        upload(taker, file, format!("of {file}").as_bytes()).await;
+        let saved = run(runner, &saves(file)).await;
+        assert_eq!(view(taker, &saved, None).await.2, format!("of {file}").as_bytes());
+        names.push(saved["filename"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(names, ["stub_00001_.txt", "stub_00002_.txt", "stub_00003_.txt"], "each counts what is in its own folder");
+    let (status, refused) = one.post("/prompt", &json!({"prompt": saves("none.txt")})).await;
+    assert!(status == 400 && refused.to_string().contains("there is no none.txt"), "{refused}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_programs_share_a_folder() {
     let dir = tempfile::tempdir().unwrap();

@@ -143,7 +143,11 @@ impl Executor {
         let arrived = arrived.map_err(|error| Box::new(Halt { node_id: "".into(), node_type: "".into(), stop: error.into() }));
         let (placement, graph) = match arrived.and_then(|()| built(&catalog, &places, &hosts.hidden.prompt, &job.outputs)) {
             Ok(built) => built,
-            Err(halt) => {
+            Err(mut halt) => {
+                // Whoever interrupted the wait for its classes is not told that there are none.
+                if hosts.cancel.is_cancelled() {
+                    halt.stop = Stop::Interrupted;
+                }
                 tell_cached(Vec::new());
                 return Ended { halt: Some(halt), executed: IndexSet::new(), prompt_ids: Vec::new(), shown: Shown::default() };
             }

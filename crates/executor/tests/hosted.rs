@@ -600,3 +600,29 @@ fn what_a_node_shows_can_be_added_to_before_anybody_is_told() {
     assert!(ran.events.contains("\"of\":"), "{}", ran.events);
     assert!(ran.outcome.outputs["out"]["of"][0].is_string());
 }
+
+#[test]
+fn who_interrupts_a_prompt_that_waits_for_its_classes_is_not_told_that_there_are_none() {
+    let mut hosting = hosting();
+    hosting.bench.executor = executor(&hosting.host, ExecutorOptions::default()).with_learning(Arc::new(CancellationToken::cancel));
+    let ran = hosting.run("r:Unheard value=4\nout:Show value=@r");
+    assert_eq!(ran.outcome.status, Status::Interrupted, "{}", ran.events);
+    // Where nobody interrupts it, it is.
+    hosting.bench.executor = executor(&hosting.host, ExecutorOptions::default()).with_learning(Arc::new(|_| ()));
+    assert_eq!(hosting.run("r:Unheard value=4\nout:Show value=@r").outcome.status, Status::Error);
+}
+
+#[test]
+fn what_is_to_be_done_when_a_prompt_arrives_is_done_first_and_may_fail_it() {
+    let mut hosting = hosting();
+    let arriving = |prompt: &serde_json::Value| match prompt["r"]["inputs"]["value"] == 4 {
+        true => Ok(()),
+        false => Err(comfyd_node::Error::msg("a file cannot be had")),
+    };
+    hosting.bench.executor = executor(&hosting.host, ExecutorOptions::default()).with_arriving(Arc::new(arriving));
+    succeeded(&hosting.run("r:Make value=4\nout:Show value=@r"));
+    let refused = hosting.run("r:Make value=5\nout:Show value=@r");
+    let told = format!("{:?}", refused.outcome.messages.last());
+    assert!(refused.outcome.status == Status::Error && told.contains("a file cannot be had"), "{told}");
+    assert!(!refused.events.contains("executing"), "nothing of it ran");
+}

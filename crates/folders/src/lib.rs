@@ -12,6 +12,7 @@ mod listing;
 mod names;
 mod options;
 mod own;
+mod roots;
 mod save;
 pub mod shared;
 mod version;
@@ -28,6 +29,7 @@ use crate::names::{clean_relative, replace_root};
 pub use crate::error::{Error, Result};
 use crate::listing::Listing;
 pub use crate::names::{Kind, extension, join_inside, split_annotation};
+pub use crate::roots::Roots;
 pub use crate::save::{SaveTarget, SavedFile, Saving};
 pub use crate::version::FileVersion;
 
@@ -36,38 +38,6 @@ pub const MODEL_EXTENSIONS: [&str; 8] = [".ckpt", ".pt", ".pt2", ".bin", ".pth",
 
 /// Model folders of which the output folder has one too: what the nodes that save models write can be loaded again.
 const SAVED_MODELS: [&str; 5] = ["checkpoints", "clip", "vae", "diffusion_models", "loras"];
-
-/// The folders that hold everything else.
-#[derive(Debug, Clone)]
-pub struct Roots {
-    /// Holds `custom_nodes/`, and the other roots unless they are set apart.
-    pub base: PathBuf,
-    /// Uploads and other inputs.
-    pub input: PathBuf,
-    /// Results.
-    pub output: PathBuf,
-    /// Previews and other short-lived files.
-    pub temp: PathBuf,
-    /// Settings, workflows, the job store.
-    pub user: PathBuf,
-    /// Model files.
-    pub models: PathBuf,
-}
-
-impl Roots {
-    /// ComfyUI's layout under one folder.
-    pub fn under(base: impl Into<PathBuf>) -> Self {
-        let base = base.into();
-        Self {
-            input: base.join("input"),
-            output: base.join("output"),
-            temp: base.join("temp"),
-            user: base.join("user"),
-            models: base.join("models"),
-            base,
-        }
-    }
-}
 
 /// One group of model files, such as `checkpoints`.
 #[derive(Debug, Clone, PartialEq)]

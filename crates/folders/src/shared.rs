@@ -10,9 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use parking_lot::Mutex;
 
+use crate::FileVersion;
 use crate::listing::Listing;
+use crate::roots::Roots;
 use crate::whole::{Replace, Unfinished};
-use crate::{FileVersion, Roots};
 
 /// Files of one folder that a listing has.
 const MAX_LISTED: usize = 200_000;

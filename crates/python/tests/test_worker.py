@@ -538,7 +538,7 @@ class Manifest(unittest.TestCase):
             self.assertEqual(told[name], flags, name)
         checks = {name: (entry["validate"], entry["validates"]) for name, entry in self.manifest["classes"].items() if entry["validate"]}
         self.assertEqual(checks, {"StubChecked": ("names", ["number"]), "StubCheckedTypes": ("names", ["input_types"]),
-                                  "StubCheckedAll": ("all", []), "StubExits": ("names", ["where"])})
+                                  "StubCheckedAll": ("all", []), "StubExits": ("names", ["where"]), "StubReadInput": ("names", ["file"])})
         wild = {name: entry["wild"] for name, entry in self.manifest["classes"].items() if entry["wild"] or entry["any_slot"]}
         self.assertEqual(wild, {"StubWild": [0]})
         self.assertEqual(self.manifest["classes"]["StubAny"]["accepts"], {"value": ["*"], "number": ["INT"]})

@@ -54,6 +54,9 @@ checks
     StubChecked    number INT, other INT -> INT             VALIDATE_INPUTS(number): > 10 "too much", < 0 False, 5 raises
     StubCheckedTypes value * -> STRING                      VALIDATE_INPUTS(input_types): must be INT
     StubCheckedAll a INT, b INT -> INT                      VALIDATE_INPUTS(**kwargs): a < b, else a text for both
+files
+    StubReadInput  file STRING -> STRING                    what the file of the input folder holds; VALIDATE_INPUTS(file): it is there
+    StubSaveOutput text STRING (output node)                stub_00001_.txt in the output folder, counted on from what is there
 """
 import asyncio
 import ctypes
@@ -573,6 +576,28 @@ class StubCheckedAll:
 
     def run(self, a, b):
         return (a + b,)
+
+
+@node(["STRING"], {"file": TEXT})
+class StubReadInput:
+    @classmethod
+    def VALIDATE_INPUTS(cls, file):
+        return os.path.isfile(os.path.join(folder_paths.get_input_directory(), file)) or f"there is no {file}"
+
+    def run(self, file):
+        with open(os.path.join(folder_paths.get_input_directory(), file), encoding="utf-8") as opened:
+            return (opened.read(),)
+
+
+@node([], {"text": TEXT}, OUTPUT_NODE=True)
+class StubSaveOutput:
+    def run(self, text):
+        folder = folder_paths.get_output_directory()
+        taken = [int(name.split("_")[1]) for name in os.listdir(folder) if name.startswith("stub_")]
+        name = f"stub_{max(taken, default=0) + 1:05}_.txt"
+        with open(os.path.join(folder, name), "w", encoding="utf-8") as opened:
+            opened.write(text)
+        return {"ui": {"images": [{"filename": name, "subfolder": "", "type": "output"}]}}
 
 
 NODE_CLASS_MAPPINGS = CLASSES
