@@ -268,6 +268,7 @@ async fn verbatim(harness: &dyn Harness) {
         secrets: Secrets::default(),
         outputs: ids(&["9", "10:1", "", "é"]),
         created_ms: 1_700_000_000_123,
+        needs: Default::default(),
     };
     store.enqueue(new.clone()).await.unwrap();
     let verify = |job: &Job, place: &str| {

@@ -137,6 +137,7 @@ impl PromptRequest {
             secrets: secrets.unwrap_or_default(),
             outputs: validated.outputs,
             created_ms,
+            needs: Default::default(),
         };
         Ok((job, validated.node_errors))
     }
