@@ -12,6 +12,7 @@ use crate::memory::Options as Limits;
 use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
+pub mod cluster;
 mod handover;
 mod harness;
 mod holders;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use comfyd_jobs::contract::cluster::{self, Cluster, MAX_TRIES};
 use comfyd_jobs::contract::{self, Harness};
 use comfyd_jobs::{JobStore, memory};
 use comfyd_store_nats::testing::Servers;
@@ -60,4 +61,50 @@ async fn one_server() {
     let connection = Connection { servers: servers.0.addresses(), ..Connection::default() };
     let link = Link::connect(&connection, "contract").await.unwrap();
     contract::run(&Nats { _servers: servers, link, made: AtomicUsize::new(0), keeps_texts: true }).await;
+}
+
+/// Processes that share one NATS; each has its own connection. Workers read texts when they claim.
+struct Hosts {
+    servers: (Servers, TempDir),
+    made: AtomicUsize,
+    joined: AtomicUsize,
+}
+
+#[async_trait]
+impl Cluster for Hosts {
+    async fn fresh(&self) {
+        self.made.fetch_add(1, Ordering::Relaxed);
+    }
+
+    async fn join(&self, name: &str, limits: memory::Options) -> Arc<dyn JobStore> {
+        let connection = Connection { servers: self.servers.0.addresses(), ..Connection::default() };
+        let link = Link::connect(&connection, name).await.unwrap();
+        let options = Options {
+            cluster: format!("h{}", self.made.load(Ordering::Relaxed)),
+            keeps_texts: self.joined.fetch_add(1, Ordering::Relaxed) % 2 == 0,
+            lease: Duration::from_secs(1),
+            max_tries: MAX_TRIES,
+            max_pending: limits.max_pending,
+            max_history: limits.max_history,
+            ..Options::default()
+        };
+        Arc::new(NatsStore::open(&link, options).await.unwrap())
+    }
+
+    async fn kill(&self, store: Arc<dyn JobStore>) {
+        assert_eq!(Arc::strong_count(&store), 1, "the suite keeps the store");
+        drop(store);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes() {
+    let Some(servers) = common::servers(1) else { return };
+    cluster::run(&Hosts { servers, made: AtomicUsize::new(0), joined: AtomicUsize::new(0) }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_on_a_cluster() {
+    let Some(servers) = common::servers(3) else { return };
+    cluster::run(&Hosts { servers, made: AtomicUsize::new(0), joined: AtomicUsize::new(0) }).await;
 }
