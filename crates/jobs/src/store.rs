@@ -422,7 +422,7 @@ pub struct Queue {
 }
 
 /// The queue's figures, for `status` events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// How many run.
     pub running: usize,
@@ -557,6 +557,11 @@ pub trait JobStore: Send + Sync + 'static {
     /// Deals with jobs that this worker held when it ended, and with those that nobody can hold any more: each counts one crash more, which
     /// is stored. Called once at the worker's start, before its first claim.
     async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered>;
+
+    /// Why jobs wait that nobody can run at present: prompt id → what is missing. Where all workers are alike, nothing.
+    async fn waiting_for(&self) -> Result<HashMap<String, String>> {
+        Ok(HashMap::new())
+    }
 
     /// Watches for changes.
     fn versions(&self) -> watch::Receiver<Versions>;

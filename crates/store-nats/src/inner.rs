@@ -15,13 +15,14 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::bucket::{Bucket, Document, Found, Refused};
 use crate::connect::Link;
 use crate::document::{EndTexts, Head, JobTexts, SCHEMA, State as At, Texts, ended, key, nonce, raw};
 use crate::error::Error;
+use crate::fleet::{About, Abilities, Command, Member};
 use crate::leases::Leases;
 use crate::mirror::{Live, Mirror, NUMBER, Numbered, READERS, vanished};
 use crate::options::Options;
@@ -42,6 +43,13 @@ pub(crate) struct Inner {
     pub leases: Leases,
     pub link: Link,
     pub wants: RwLock<Option<Wants>>,
+    /// What this process says of itself, and the bell to say it at once.
+    pub about: Mutex<About>,
+    pub abilities: RwLock<Arc<Abilities>>,
+    pub beat: Notify,
+    /// Who is heard of, by session, and how often that changed.
+    pub members: Mutex<HashMap<String, Member>>,
+    pub fleet: watch::Sender<u64>,
     bucket: Bucket,
     /// Jobs that this process holds, with their texts.
     held: Mutex<HashMap<String, Arc<Job>>>,
@@ -101,6 +109,11 @@ impl Inner {
             leases: Leases::default(),
             link: link.clone(),
             wants: RwLock::default(),
+            about: Mutex::new(About { instance: options.instance.clone(), ..About::default() }),
+            abilities: RwLock::default(),
+            beat: Notify::new(),
+            members: Mutex::default(),
+            fleet: watch::Sender::default(),
             bucket,
             held: Mutex::default(),
             unsure: Mutex::default(),
@@ -288,7 +301,13 @@ impl Inner {
                 self.back_off(lost);
                 return Ok(None);
             };
-            let job = if self.options.keeps_texts { Some(job) } else { self.read(&live).await? };
+            let job = if !self.options.keeps_texts {
+                self.read(&live).await?
+            } else if job.secrets.lost_names().is_empty() {
+                Some(job)
+            } else {
+                Some(Arc::new(Job { secrets: self.secrets(&live.head).await, ..job.as_ref().clone() }))
+            };
             let Some(job) = job else {
                 self.mirror.beyond(live.revision).await;
                 continue;
@@ -336,8 +355,23 @@ impl Inner {
         let Some(found) = self.bucket.read(live.revision).await? else { return Ok(None) };
         let texts = self.mirror.job_texts(&live.head, &found.texts).await?;
         let texts = texts.ok_or_else(|| JobError::Damaged { id: live.head.id.clone(), detail: "its texts are missing".to_owned() })?;
-        let own = self.mirror.state.lock().secrets.get(&live.head.id).cloned();
-        Ok(Some(Arc::new(live.head.job(&texts, own.unwrap_or_else(|| Secrets::lost(live.head.secrets.clone()))))))
+        Ok(Some(Arc::new(live.head.job(&texts, self.secrets(&live.head).await))))
+    }
+
+    /// The secrets that a job came with: this process has them, or the one that it came to, if that is still there.
+    async fn secrets(&self, head: &Head) -> Secrets {
+        if head.secrets.is_empty() {
+            return Secrets::default();
+        }
+        if let Some(own) = self.mirror.state.lock().secrets.get(&head.id) {
+            return own.clone();
+        }
+        let asked = if head.origin == self.session() { None } else {
+            self.ask(&head.origin, &Command::Secrets { prompt_id: head.id.clone() }).await.ok()
+        };
+        let values: Option<serde_json::Value> = asked.and_then(|answer| serde_json::from_slice(&answer).ok());
+        let found = values.filter(serde_json::Value::is_object).and_then(|mut values| Secrets::take(&mut values, &head.secrets));
+        found.unwrap_or_else(|| Secrets::lost(head.secrets.clone()))
     }
 
     // -- ends

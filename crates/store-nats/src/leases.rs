@@ -11,11 +11,11 @@ use comfyd_jobs::line::{Place, Running};
 use comfyd_jobs::{Outcome, now_ms};
 use futures_util::StreamExt as _;
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
 use crate::bucket::Document;
 use crate::document::{SCHEMA, State as At, nonce};
+use crate::fleet::{Beat, beat};
 use crate::inner::Inner;
 
 /// How many times a process tells that it is there in the length of a lease.
@@ -31,13 +31,6 @@ pub(crate) struct Leases {
     sound: Mutex<Option<Instant>>,
 }
 
-/// That a process is there.
-#[derive(Debug, Serialize, Deserialize)]
-struct Beat {
-    v: u32,
-    session: String,
-}
-
 impl Inner {
     fn beats(&self) -> String {
         format!("comfyd.{}.beat", self.options.cluster)
@@ -46,14 +39,13 @@ impl Inner {
     /// Tells that this process is there, and, where it does so, gives back what those ran who are not.
     pub fn keep_leases(self: Arc<Self>) -> JoinHandle<()> {
         tokio::spawn(async move {
-            let beat = Beat { v: SCHEMA, session: self.session().to_owned() };
-            let beat = Bytes::from(serde_json::to_vec(&beat).unwrap_or_default());
             let interval = self.options.lease / BEATS;
             let tell = async {
                 loop {
                     // Where it cannot be told, it is told the next time.
-                    let _ = self.link.client.publish(self.beats(), beat.clone()).await;
-                    tokio::time::sleep(interval).await;
+                    let beat = beat(self.session(), self.about.lock().clone());
+                    let _ = self.link.client.publish(self.beats(), beat).await;
+                    let _soon = tokio::time::timeout(interval, self.beat.notified()).await;
                 }
             };
             if self.options.expires {
@@ -64,15 +56,18 @@ impl Inner {
         })
     }
 
-    async fn hear(&self) {
+    async fn hear(self: &Arc<Self>) {
         loop {
             let Ok(mut beats) = self.link.client.subscribe(self.beats()).await else {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
             while let Some(message) = beats.next().await {
-                if let Ok(Beat { session, .. }) = serde_json::from_slice(&message.payload) {
-                    self.leases.heard.lock().insert(session, Instant::now());
+                if let Ok(beat) = serde_json::from_slice::<Beat>(&message.payload) {
+                    self.leases.heard.lock().insert(beat.session.clone(), Instant::now());
+                    // It may be asked for more, which must not keep the others from being heard.
+                    let inner = self.clone();
+                    tokio::spawn(async move { inner.heard(beat).await });
                 }
             }
         }

@@ -10,6 +10,8 @@ mod bucket;
 mod connect;
 mod document;
 mod error;
+mod events;
+mod fleet;
 mod inner;
 mod leases;
 mod mirror;
@@ -17,6 +19,7 @@ mod options;
 #[cfg(feature = "testing")]
 pub mod testing;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -33,6 +36,8 @@ use tokio::task::JoinHandle;
 
 pub use crate::connect::Link;
 pub use crate::error::Error;
+pub use crate::events::Post;
+pub use crate::fleet::{About, AboutDevice, Abilities, Command, Does, Member};
 use crate::inner::{Held, Inner};
 use crate::mirror::READERS;
 pub use crate::options::{Connection, Options};
@@ -176,6 +181,10 @@ impl JobStore for NatsStore {
 
     async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered> {
         self.inner.recover(worker, on_restart).await
+    }
+
+    async fn waiting_for(&self) -> Result<HashMap<String, String>> {
+        Ok(self.lacking())
     }
 
     fn versions(&self) -> watch::Receiver<Versions> {
