@@ -3,6 +3,7 @@
 
 mod args;
 mod comfyui;
+mod devices;
 pub mod flags;
 mod layers;
 mod python;
@@ -24,6 +25,7 @@ use serde_json::{Map, Value};
 use self::args::{
     Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
 };
+pub use self::devices::{Device, Devices};
 use self::layers::Section;
 pub use self::python::{DEFAULT_ENVIRONMENT, DeviceMemory, Environment, Network, Placement, Python, PythonStart};
 
@@ -166,17 +168,6 @@ pub struct SetInput {
     pub value: serde_json::Value,
 }
 
-/// What runs models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// The first graphics card, or else the processor.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The graphics card of that number.
-    Cuda(usize),
-}
-
 /// All settings. Those of the server keep their defaults where no server is started.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -192,8 +183,8 @@ pub struct Config {
     pub unused: Vec<(&'static str, &'static str)>,
     /// Least severe messages shown.
     pub verbosity: Verbosity,
-    /// What runs models.
-    pub device: Device,
+    /// What runs prompts.
+    pub devices: Devices,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,
     /// Longer side of previews, in pixels.
@@ -469,10 +460,12 @@ impl Places<'_> {
             (false, Some(count)) if count > 0 => Cache::Lru(count),
             (false, Some(_) | None) => Cache::Classic,
         };
-        let device = match (runner.cpu, runner.cuda_device) {
-            (true, _) => Device::Cpu,
-            (false, Some(number)) => Device::Cuda(number),
-            (false, None) => Device::Auto,
+        // At most one of these is given.
+        let devices = match (runner.device, runner.cpu, runner.cuda_device) {
+            (Some(devices), _, _) => devices,
+            (None, true, _) => Devices::These(vec![Device::Cpu]),
+            (None, false, Some(number)) => Devices::These(vec![Device::Cuda(number)]),
+            (None, false, None) => Devices::Auto,
         };
         let Listen(listen) = server.listen;
         let front_end_base = self.front_end_base(&common, python.as_ref())?;
@@ -495,7 +488,7 @@ impl Places<'_> {
             front_end_base,
             roots,
             python,
-            device,
+            devices,
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
             cache,

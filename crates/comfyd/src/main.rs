@@ -5,6 +5,7 @@ mod assemble;
 mod beside;
 mod config;
 mod db;
+mod devices;
 mod frontend;
 mod key;
 mod nodes;

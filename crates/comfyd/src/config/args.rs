@@ -10,6 +10,7 @@ use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
+use super::devices::{Devices, devices};
 use super::{
     ApiShape, DeviceMemory, Durability, Error, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Templates,
     Verbosity,
@@ -235,11 +236,16 @@ pub struct CommonArgs {
 /// Options of what runs prompts.
 #[derive(Debug, Args)]
 pub struct RunnerArgs {
-    /// Run models on the processor even where a graphics card could.
-    #[arg(long, group = "device")]
+    /// What runs prompts: cpu, cuda:N, auto (the first graphics card, where the program was built with CUDA and there is one, else the
+    /// processor), all (every card), or several, such as cuda:0,cuda:1. Each runs one prompt at a time, beside the others; `run` takes the
+    /// first [default: auto].
+    #[arg(long, value_name = "DEVICES", group = "runs_on", value_parser = devices)]
+    pub device: Option<Devices>,
+    /// The same as --device cpu.
+    #[arg(long, group = "runs_on")]
     pub cpu: bool,
-    /// Run models on this graphics card [default: the first one, where the program was built with CUDA and there is one].
-    #[arg(long, value_name = "N", group = "device")]
+    /// The same as --device cuda:N.
+    #[arg(long, value_name = "N", group = "runs_on")]
     pub cuda_device: Option<usize>,
     /// How samplers make previews.
     #[arg(long, value_name = "METHOD", default_value = "none")]
