@@ -20,10 +20,11 @@ use clap::{CommandFactory, Parser, ValueEnum};
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
+use comfyd_store_nats::Connection;
 use serde_json::{Map, Value};
 
 use self::args::{
-    Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
+    Cli, CliCommand, ClusterArgs, ClusterCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
 };
 pub use self::devices::{Device, Devices};
 use self::layers::Section;
@@ -86,6 +87,9 @@ pub enum Error {
     /// An option or a table of the file that says nothing without a ComfyUI.
     #[error("{0} is about ComfyUI's process: set --comfyui to its folder too")]
     NoComfyUi(String),
+    /// A command of a cluster that names none.
+    #[error("no cluster is named: set --cluster to the address of its NATS servers, such as nats://host:4222")]
+    NoCluster,
     /// There is no home folder to put the base directory into.
     #[error("neither XDG_DATA_HOME nor HOME is set; set --base-directory")]
     NoHome,
@@ -129,6 +133,13 @@ pub enum Action {
     },
     /// Print the feature flags that the front end knows.
     ListFeatureFlags,
+    /// Run a cluster's prompts.
+    Work,
+    /// Tell how a cluster is.
+    ClusterStatus {
+        /// Whether as JSON.
+        json: bool,
+    },
     /// Look after the database.
     Db(DbAction),
     /// Manage the keys.
@@ -257,6 +268,29 @@ pub struct Config {
     pub download_hosts: Vec<String>,
     /// Further names in `extra_data` whose values are secrets.
     pub secret_names: Vec<String>,
+    /// The cluster that queue and history are shared in.
+    pub cluster: Option<Cluster>,
+}
+
+/// A cluster, and this process's part in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// How NATS is reached; files as absolute paths.
+    pub connection: Connection,
+    /// Its name.
+    pub name: String,
+    /// That of this process, unless it is to be made up.
+    pub instance: Option<String>,
+    /// On how many servers everything is kept.
+    pub replicas: Option<usize>,
+    /// After how long a process that is not heard of has lost what it ran.
+    pub lease: Duration,
+    /// How often a prompt is tried.
+    pub max_tries: u32,
+    /// Among how many prompts a worker chooses.
+    pub affinity_window: usize,
+    /// Whether this process runs prompts.
+    pub works: bool,
 }
 
 /// How it is kept what is known of files.
@@ -385,9 +419,20 @@ pub fn parse(
     let (args, section) = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
     let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
-        CliCommand::Serve { common, runner, python, server } => {
+        CliCommand::Serve { common, runner, python, server, cluster, no_workers } => {
             let action = if server.list_feature_flags { Action::ListFeatureFlags } else { Action::Serve };
-            places.config(action, common, runner, Some(*python), *server)
+            let cluster = places.cluster(*cluster, !no_workers);
+            Ok(Config { cluster, ..places.config(action, common, runner, Some(*python), *server)? })
+        }
+        CliCommand::Worker { common, runner, python, cluster, node_timeout } => {
+            let cluster = Some(places.cluster(*cluster, true).ok_or(Error::NoCluster)?);
+            let server = ServerArgs { node_timeout, ..defaults::<ServerArgs>()? };
+            Ok(Config { cluster, ..places.config(Action::Work, common, runner, Some(*python), server)? })
+        }
+        CliCommand::Cluster(ClusterCommand::Status { json, common, cluster }) => {
+            let cluster = Some(places.cluster(*cluster, false).ok_or(Error::NoCluster)?);
+            let action = Action::ClusterStatus { json };
+            Ok(Config { cluster, ..places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)? })
         }
         CliCommand::Run { workflow, set, output, mut common, runner, python } => {
             common.output_directory = output.or(common.output_directory);
@@ -527,6 +572,30 @@ impl Places<'_> {
             durability: server.durability,
             download_hosts: server.download_host,
             secret_names: server.secret_name,
+            cluster: None,
+        })
+    }
+
+    fn cluster(&self, args: ClusterArgs, works: bool) -> Option<Cluster> {
+        if args.cluster.is_empty() {
+            return None;
+        }
+        let absolute = |file: Option<PathBuf>| file.map(|file| self.absolute(file));
+        Some(Cluster {
+            connection: Connection {
+                servers: args.cluster,
+                credentials: absolute(args.cluster_credentials),
+                token: args.cluster_token,
+                ca: absolute(args.cluster_ca),
+                certificate: absolute(args.cluster_certificate).zip(absolute(args.cluster_key)),
+            },
+            name: args.cluster_name,
+            instance: args.instance,
+            replicas: args.cluster_replicas.map(|replicas| replicas as usize),
+            lease: Duration::from_secs(args.lease.into()),
+            max_tries: args.max_tries,
+            affinity_window: args.affinity_window as usize,
+            works,
         })
     }
 

@@ -3,6 +3,7 @@
 
 mod assemble;
 mod beside;
+mod cluster;
 mod config;
 mod db;
 mod devices;
@@ -89,6 +90,8 @@ fn act() -> Result<(), Failure> {
         Action::Run { workflow, set } => run::run(&config, workflow, set),
         Action::CheckPython { json } => python::check(&config, *json),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
+        Action::Work => cluster::work(&config),
+        Action::ClusterStatus { json } => cluster::status(&config, *json),
         Action::Db(action) => db::act(&config, action),
         Action::Key(action) => key::act(&config, action),
         Action::ListFeatureFlags => assemble::print_line(format_args!("{:#}", config::flags::listed())),

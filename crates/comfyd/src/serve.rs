@@ -8,16 +8,18 @@ use std::time::Duration;
 
 use comfyd_assets::Assets;
 use comfyd_folders::Folders;
-use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, now_ms};
-use comfyd_server::{ApiShape, App, Audit, FrontEnd, Hub, Installations, Log, Options, Parts, RequiredVersions, listen, router};
+use comfyd_jobs::{EventSink, HistoryQuery, JobStore, OnRestart, Recovered, now_ms};
+use comfyd_server::{ApiShape, App, Audit, Device, FrontEnd, Hub, Installations, Log, Options, Parts, RequiredVersions, listen, router};
+use comfyd_store_nats::{NatsStore, Post};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::assemble::{self, Failure};
-use crate::beside::{self, Around, Served};
+use crate::beside::{self, Around, Beside, Served};
+use crate::cluster::{self, Others, Part};
 use crate::config::{self, Config, Verbosity};
-use crate::devices::{Devices, Service};
+use crate::devices::{Devices, Service, Working};
 use crate::{frontend, key, said, tls};
 
 /// The job store's file in the user folder.
@@ -39,6 +41,10 @@ const LEAST_THREADS: usize = 16;
 /// How many prompts that ended at the start their clients are told of.
 const MAX_TOLD: usize = 1000;
 
+/// How long a file stays in the temp folder of a cluster, and how often it is looked.
+const TEMP_KEPT: Duration = Duration::from_hours(24);
+const TEMP_LOOK: Duration = Duration::from_hours(1);
+
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -51,29 +57,40 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     check_limits()?;
     let tls = config.tls.as_ref().map(tls::server).transpose()?;
     // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
-    let database = Lock::database(&config.roots.user.join(STORE_FILE))?;
-    let assets_database = config.assets.as_ref().map(|assets| Lock::database(&assets.database)).transpose()?;
-    let _temp = Lock::folder(&config.roots.temp)?;
+    // Hosts of a cluster share their folders, and have the queue elsewhere.
+    let own = config.cluster.is_none();
+    let database = own.then(|| Lock::database(&config.roots.user.join(STORE_FILE))).transpose()?;
+    let assets_database = config.assets.as_ref().filter(|_| own).map(|assets| Lock::database(&assets.database)).transpose()?;
+    let _temp = own.then(|| Lock::folder(&config.roots.temp)).transpose()?;
     let listeners = bind(&config)?;
     let (keys, first_key) = key::of_server(&config)?;
     let began_ms = now_ms();
 
     let folders = assemble::folders(&config)?;
-    empty(folders.directory(comfyd_folders::Kind::Temp));
+    if own {
+        empty(folders.directory(comfyd_folders::Kind::Temp));
+    }
     let account = assemble::account(&config);
     let (mouth, ears) = said::channel();
     let (address, apart) = (address(&listeners), keys.requires());
     let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
     let devices = Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs)))?;
     let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
-    let sqlite = Closing(Arc::new(open_store(&config, database)?));
-    let store: Arc<dyn JobStore> = sqlite.0.clone();
-    folders.remove_unfinished();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let queue = match (&config.cluster, database) {
+        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true))?),
+        (None, Some(database)) => Queue::Own(Closing(Arc::new(open_store(&config, database)?))),
+        (None, None) => return Err("the database is not locked".into()),
+    };
+    let store = queue.store();
+    let devices = if let Queue::Shared(shared) = &queue { devices.of(shared.instance()) } else { devices };
+    if own {
+        folders.remove_unfinished();
+    }
     let front_end = front_end(&config, beside.workers().first());
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let scheme = if tls.is_some() { "https" } else { "http" };
 
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(recover(&config, &*store, &devices))?;
     let audit = Arc::new(Audit::start(config.roots.user.clone())?);
     let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
@@ -85,16 +102,18 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     mouth.speak_to(hub.clone());
     let service = Service {
         store: Arc::clone(&store),
-        sink: Arc::new(hub.clone()),
+        sink: queue.sink(&runtime, &hub),
         runtime: runtime.handle().clone(),
         showing: assets.as_ref().map(assemble::showing),
     };
-    let working = devices.start(&config, &folders, &service)?;
+    let works = config.cluster.as_ref().is_none_or(|cluster| cluster.works);
+    let working = Arc::new(if works { devices.start(&config, &folders, &service)? } else { Working::default() });
+    let others = queue.shared().map(|store| Arc::new(Others { store, runtime: runtime.handle().clone() }) as Arc<dyn Device>);
     let parts = Parts {
         catalog: beside.catalog().clone(),
         folders: Arc::clone(&folders),
         store,
-        devices: comfyd_server::Devices::new(working.served()),
+        devices: comfyd_server::Devices::new(working.served().chain(others)),
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
@@ -102,12 +121,12 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let app = App::new(parts, options);
 
-    let (watched, quick_test) = (sqlite.0.clone(), config.quick_test);
+    let quick_test = config.quick_test;
     let ended = runtime.block_on(async {
         // Before the first answer: whoever got one may stop the server.
         let signal = shutdown_signal()?;
         tokio::spawn(app.clone().announce_changes());
-        tokio::spawn(watch_store(watched));
+        queue.watch(&beside, &folders, &working, &hub).await?;
         tokio::spawn(keys.follow());
         tokio::spawn(ears.listen(app.clone(), besides));
         let (stop, stopped) = watch::channel(false);
@@ -129,6 +148,9 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         // The first receiver is the server's; it ends when it has drained.
         let _ = stop.send(true);
         working.shutdown().await;
+        if let Queue::Shared(shared) = &queue {
+            shared.leave().await;
+        }
         hub.shutdown();
         server.await??;
         // Their sockets are no longer the server's, but the clients have not been told yet why they are closed.
@@ -142,16 +164,86 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     }
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
-    drop(sqlite);
-    empty(folders.directory(comfyd_folders::Kind::Temp));
+    drop(queue);
+    if own {
+        empty(folders.directory(comfyd_folders::Kind::Temp));
+    }
     ended
+}
+
+/// Where prompts wait: in a database of this host, or with those of others.
+enum Queue {
+    Own(Closing),
+    Shared(Arc<NatsStore>),
+}
+
+impl Queue {
+    fn store(&self) -> Arc<dyn JobStore> {
+        match self {
+            Self::Own(own) => own.0.clone(),
+            Self::Shared(shared) => shared.clone(),
+        }
+    }
+
+    fn shared(&self) -> Option<Arc<NatsStore>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(shared) => Some(Arc::clone(shared)),
+        }
+    }
+
+    /// Who is told what happens on this host's devices.
+    fn sink(&self, runtime: &tokio::runtime::Runtime, hub: &Hub) -> Arc<dyn EventSink> {
+        match self {
+            Self::Own(_) => Arc::new(hub.clone()),
+            Self::Shared(shared) => {
+                let post = Post::new(shared, Some(Arc::new(hub.clone())));
+                let _inside = runtime.enter();
+                post.run();
+                Arc::new(post)
+            }
+        }
+    }
+
+    /// Looks after it while the server runs.
+    async fn watch(&self, beside: &Beside, folders: &Arc<Folders>, working: &Arc<Working>, hub: &Hub) -> Result<(), Failure> {
+        match self {
+            Self::Own(own) => drop(tokio::spawn(watch_store(own.0.clone()))),
+            Self::Shared(shared) => {
+                shared.hear_events(Arc::new(hub.clone())).await?;
+                let (catalog, folders) = (beside.catalog().clone(), Arc::clone(folders));
+                tokio::spawn(cluster::list_models(Arc::clone(shared), Arc::clone(&folders)));
+                tokio::spawn(empty_old(folders.directory(comfyd_folders::Kind::Temp).to_owned()));
+                Part { store: Arc::clone(shared), working: Arc::clone(working), catalog, folders, api: true }.play().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes what has been in a cluster's temp folder for long, again and again: no host knows whether another still shows it.
+async fn empty_old(folder: PathBuf) {
+    loop {
+        let folder = folder.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|changed| changed.elapsed().ok());
+                if age.is_some_and(|age| age > TEMP_KEPT) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    drop(std::fs::remove_file(entry.path()));
+                }
+            }
+        });
+        drop(removed.await);
+        tokio::time::sleep(TEMP_LOOK).await;
+    }
 }
 
 /// Deals with the prompts that the last run left.
 async fn recover(config: &Config, store: &dyn JobStore, devices: &Devices) -> Result<(), Failure> {
-    let on_restart = match config.on_restart {
-        config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
-        config::OnRestart::Fail => OnRestart::Fail,
+    let on_restart = match (&config.cluster, config.on_restart) {
+        (Some(cluster), _) => cluster::on_restart(cluster),
+        (None, config::OnRestart::Rerun) => OnRestart::Rerun { max_crashes: config.max_crashes },
+        (None, config::OnRestart::Fail) => OnRestart::Fail,
     };
     let Recovered { pending, rerun, failed } = devices.recover(store, on_restart).await?;
     if (pending, rerun, failed) != (0, 0, 0) {
@@ -205,6 +297,7 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         max_upload_bytes: config.max_upload_bytes,
         max_connections: connections(config.max_connections),
         multi_user: config.multi_user,
+        tells_needs: config.cluster.is_some(),
         replacements: comfyd_nodes::replacements(),
         feature_flags: config.feature_flags.clone(),
         offline: config.offline,
@@ -241,7 +334,7 @@ async fn watch_store(store: Arc<SqliteStore>) {
 }
 
 /// Libraries panic, or wait for ever, where the system refuses them a file or a thread: it is said before it comes to that.
-fn check_limits() -> Result<(), Failure> {
+pub(crate) fn check_limits() -> Result<(), Failure> {
     #[cfg(unix)]
     {
         use std::os::fd::AsFd as _;
@@ -370,7 +463,7 @@ fn empty(folder: &Path) {
 }
 
 /// Waits until the process is asked to stop; from when this returns, asking does not end the process by itself.
-fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
+pub(crate) fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
@@ -390,7 +483,7 @@ fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
     }
 }
 
-fn init_log(verbosity: Verbosity, log: Log) {
+pub(crate) fn init_log(verbosity: Verbosity, log: Log) {
     let level = match verbosity {
         Verbosity::Debug | Verbosity::Detail => "debug",
         Verbosity::Info => "info",

@@ -182,10 +182,12 @@ impl Line {
         Some((place, Claim { job, token }))
     }
 
-    /// The first waiting job, in the order in which they are claimed, that is wanted.
-    pub fn next(&self, wants: impl Fn(&Job) -> bool) -> Option<Arc<Job>> {
-        let place = self.pending.next(wants)?;
-        self.pending.get(&place).cloned()
+    /// The first waiting job, in the order in which they are claimed, that is wanted, and behind it those that are next of the same owner:
+    /// so many together. What goes before all others stands alone.
+    pub fn upcoming(&self, many: usize, wants: impl Fn(&Job) -> bool) -> Vec<Arc<Job>> {
+        let Some(place) = self.pending.next(&wants) else { return Vec::new() };
+        let many = if place.rank < 0 { 1 } else { many };
+        self.pending.from(&place).filter(|job| wants(job)).take(many).cloned().collect()
     }
 
     /// The place of a waiting job.

@@ -142,9 +142,10 @@ impl Waiting {
         Some(job)
     }
 
-    /// The job at a place.
-    pub fn get(&self, place: &Place) -> Option<&Arc<Job>> {
-        self.jobs.get(place)
+    /// The job at a place, and those of its owner behind it.
+    pub fn from(&self, place: &Place) -> impl Iterator<Item = &Arc<Job>> {
+        let owner = self.jobs.get(place).map(|job| &job.owner);
+        self.jobs.range(*place..).map(|(_, job)| job).filter(move |job| Some(&job.owner) == owner)
     }
 
     /// Where the next one that is wanted stands.

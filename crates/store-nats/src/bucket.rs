@@ -289,6 +289,25 @@ impl Bucket {
         Ok((info.state.last_sequence, info.created.to_string()))
     }
 
+    /// How it is kept, for people.
+    pub async fn replication(&self) -> Result<String, JobError> {
+        let info = self.stream.get_info().await.map_err(|error| unavailable(&error.to_string()))?;
+        let messages = info.state.messages;
+        let mebibytes = info.state.bytes as f64 / f64::from(1 << 20);
+        let Some(cluster) = info.cluster else { return Ok(format!("one server, {messages} documents, {mebibytes:.1} MiB")) };
+        let replicas = cluster.replicas.iter().map(|peer| {
+            let state = match (peer.offline, peer.current) {
+                (true, _) => "offline".to_owned(),
+                (false, true) => "current".to_owned(),
+                (false, false) => format!("{} behind", peer.lag.unwrap_or_default()),
+            };
+            format!("{} {state}", peer.name)
+        });
+        let replicas: Vec<String> = replicas.collect();
+        let leader = cluster.leader.unwrap_or_else(|| "nobody".to_owned());
+        Ok(format!("{} servers, {leader} leads, {}, {messages} documents, {mebibytes:.1} MiB", info.config.num_replicas, replicas.join(", ")))
+    }
+
     /// The key of a message's subject.
     pub fn key<'a>(&self, subject: &'a str) -> Option<&'a str> {
         subject.strip_prefix(&self.prefix)

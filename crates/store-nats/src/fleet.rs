@@ -129,6 +129,9 @@ pub(crate) struct Beat {
     pub session: String,
     #[serde(default)]
     pub about: About,
+    /// Whether it was the last one.
+    #[serde(default)]
+    pub ends: bool,
 }
 
 impl Inner {
@@ -285,7 +288,7 @@ impl NatsStore {
 
 /// What the first sign of life says.
 pub(crate) fn beat(session: &str, about: About) -> Bytes {
-    serde_json::to_vec(&Beat { v: SCHEMA, session: session.to_owned(), about }).unwrap_or_default().into()
+    serde_json::to_vec(&Beat { v: SCHEMA, session: session.to_owned(), about, ends: false }).unwrap_or_default().into()
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
+use crate::affinity::Affinity;
 use crate::bucket::{Bucket, Document, Found, Refused};
 use crate::connect::Link;
 use crate::document::{EndTexts, Head, JobTexts, SCHEMA, State as At, Texts, ended, key, nonce, raw};
@@ -59,6 +60,7 @@ pub(crate) struct Inner {
     enqueuing: tokio::sync::Mutex<()>,
     /// Those who wait for a job are served in the order in which they came.
     waiting: tokio::sync::Mutex<()>,
+    affinity: Mutex<Affinity>,
     /// How long, at most, it waits before it claims: longer where others were first the last time.
     backoff_ms: Mutex<u64>,
 }
@@ -119,6 +121,7 @@ impl Inner {
             unsure: Mutex::default(),
             enqueuing: tokio::sync::Mutex::default(),
             waiting: tokio::sync::Mutex::default(),
+            affinity: Mutex::default(),
             backoff_ms: Mutex::new(0),
             options,
         })
@@ -142,6 +145,21 @@ impl Inner {
         let kept = matches!(head.state, At::Gone).then_some(GONE_KEPT);
         let document = Document { key: &key(&head.id), head: head.to_header(), nonce: head.nonce, texts, after: Some(after), kept };
         self.bucket.write(&document).await
+    }
+
+    /// Who holds what runs.
+    pub fn holders(&self) -> Vec<(String, String)> {
+        let state = self.mirror.state.lock();
+        let held = state.line.running().iter().filter_map(|running| {
+            let At::Running { session, .. } = &state.live.get(&running.job.id)?.head.state else { return None };
+            Some((running.job.id.clone(), session.clone()))
+        });
+        held.collect()
+    }
+
+    /// How the bucket is kept.
+    pub async fn replication(&self) -> Result<String> {
+        self.bucket.replication().await
     }
 
     /// Whether a sign of life could be written.
@@ -294,7 +312,9 @@ impl Inner {
         loop {
             let next = {
                 let state = self.mirror.state.lock();
-                let job = state.line.next(|job| wants.as_ref().is_none_or(|wants| wants(&job.needs)));
+                let upcoming =
+                    state.line.upcoming(self.options.affinity_window.max(1), |job| wants.as_ref().is_none_or(|wants| wants(&job.needs)));
+                let job = self.preferred(worker, &upcoming);
                 job.and_then(|job| Some((state.live.get(&job.id)?.clone(), state.line.place(&job.id)?, job)))
             };
             let Some((live, place, job)) = next else {
@@ -320,6 +340,7 @@ impl Inner {
                 Ok(revision) => {
                     self.back_off(lost);
                     self.held.lock().insert(job.id.clone(), job.clone());
+                    self.affinity.lock().took(worker, &job);
                     self.mirror.reached(revision).await;
                     let claim = i64::try_from(revision).unwrap_or(i64::MAX);
                     let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim };
@@ -332,6 +353,11 @@ impl Inner {
                 Err(Refused::Failed(error)) => return Err(error),
             }
         }
+    }
+
+    /// The one of these that a worker takes: the first whose models it has used last, unless that passes another over too often.
+    fn preferred(&self, worker: &WorkerId, upcoming: &[Arc<Job>]) -> Option<Arc<Job>> {
+        upcoming.get(self.affinity.lock().choose(worker, upcoming, self.options.affinity_window)).cloned()
     }
 
     /// Waits until more is known of a job than this.

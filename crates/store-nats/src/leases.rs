@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::bucket::Document;
 use crate::document::{SCHEMA, State as At, nonce};
-use crate::fleet::{Beat, beat};
+use crate::fleet::{About, Beat, beat};
 use crate::inner::Inner;
 
 /// How many times a process tells that it is there in the length of a lease.
@@ -56,6 +56,13 @@ impl Inner {
         })
     }
 
+    /// Tells that this process ends.
+    pub async fn tell_end(&self) {
+        let beat = Beat { v: SCHEMA, session: self.session().to_owned(), about: About::default(), ends: true };
+        let _ = self.link.client.publish(self.beats(), serde_json::to_vec(&beat).unwrap_or_default().into()).await;
+        let _ = self.link.client.flush().await;
+    }
+
     async fn hear(self: &Arc<Self>) {
         loop {
             let Ok(mut beats) = self.link.client.subscribe(self.beats()).await else {
@@ -64,6 +71,14 @@ impl Inner {
             };
             while let Some(message) = beats.next().await {
                 if let Ok(beat) = serde_json::from_slice::<Beat>(&message.payload) {
+                    if beat.ends {
+                        // As long ago as a lease lasts.
+                        let ended = Instant::now().checked_sub(self.options.lease).unwrap_or_else(Instant::now);
+                        self.leases.heard.lock().insert(beat.session.clone(), ended);
+                        self.members.lock().remove(&beat.session);
+                        self.fleet.send_modify(|changes| *changes += 1);
+                        continue;
+                    }
                     self.leases.heard.lock().insert(beat.session.clone(), Instant::now());
                     // It may be asked for more, which must not keep the others from being heard.
                     let inner = self.clone();

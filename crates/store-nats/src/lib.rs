@@ -6,6 +6,7 @@
 //! confirmed by the majority of the servers when it returns, and is in this process's lists. A process that is not heard of for the length
 //! of a lease has lost what it ran. This crate knows neither HTTP nor what a graph is.
 
+mod affinity;
 mod bucket;
 mod connect;
 mod document;
@@ -66,6 +67,30 @@ impl NatsStore {
     /// Which life of its process this is: what it claims is held by it.
     pub fn session(&self) -> &str {
         self.inner.session()
+    }
+
+    /// The name of its process.
+    pub fn instance(&self) -> &str {
+        &self.inner.mirror.instance
+    }
+
+    /// Tells the others that this process ends: what it still holds is given back at once.
+    pub async fn leave(&self) {
+        self.inner.tell_end().await;
+        self.close();
+    }
+
+    /// Who holds what runs: prompt ids and sessions, in the order in which they were claimed.
+    pub fn holders(&self) -> Vec<(String, String)> {
+        self.inner.holders()
+    }
+
+    /// How NATS keeps the jobs, for people.
+    ///
+    /// # Errors
+    /// When NATS does not answer.
+    pub async fn replication(&self) -> Result<String> {
+        self.inner.replication().await
     }
 
     /// Claims only what this wants from now on.

@@ -35,6 +35,8 @@ pub struct Options {
     pub expires: bool,
     /// How often a job is tried whose workers end before it does; 0 is no limit.
     pub max_tries: u32,
+    /// Among how many jobs that are next a worker takes one first whose models it has used last; it passes none over more often than that.
+    pub affinity_window: usize,
     /// How long a change may take before it counts as failed.
     pub patience: Duration,
     /// How many jobs may wait.
@@ -63,6 +65,7 @@ impl Default for Options {
             lease: Duration::from_secs(15),
             expires: true,
             max_tries: 3,
+            affinity_window: 8,
             patience: Duration::from_secs(5),
             max_pending: 10_000,
             max_pending_bytes: 512 << 20,
