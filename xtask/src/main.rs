@@ -2,6 +2,7 @@
 
 mod bench_api;
 mod bench_engine;
+mod chaos;
 mod fuzz;
 mod http;
 mod imports;
@@ -31,6 +32,7 @@ const USAGE: &str = "usage: cargo xtask COMMAND
   bench-engine                       the same for making a picture
   templates                          tell which node classes and models the official workflow templates lack; --help tells how
   torture                            kill the server at random under load and look for what is lost; --help tells how
+  chaos                              kill and stop parts of a cluster at random and look for what is lost; --help tells how
   fuzz [--seconds N] [--keep] [TARGET...]
                                      run the targets of fuzz/ and say what they reached and found
   sbom [--target TRIPLE] [--features LIST] [FILE]
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
         ["templates", ..] => bench(templates::run(&root(), &arguments[1..])),
         ["torture", ..] => bench(torture::run(&root(), &arguments[1..])),
+        ["chaos", ..] => bench(chaos::run(&root(), &arguments[1..])),
         ["fuzz", ..] => bench(fuzz::run(&root(), &arguments[1..])),
         ["sbom", ..] => bench(sbom::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {

@@ -144,7 +144,9 @@ impl Inner {
     async fn write(&self, head: &Head, texts: Bytes, after: u64) -> std::result::Result<u64, Refused> {
         let kept = matches!(head.state, At::Gone).then_some(GONE_KEPT);
         let document = Document { key: &key(&head.id), head: head.to_header(), nonce: head.nonce, texts, after: Some(after), kept };
-        self.bucket.write(&document).await
+        let revision = self.bucket.write(&document).await?;
+        self.mirror.own(revision, head, None);
+        Ok(revision)
     }
 
     /// Who holds what runs.
@@ -187,9 +189,12 @@ impl Inner {
         }
         let mut after = 0;
         for _ in 0..MAX_ROUNDS {
-            match self.write(&head, payload.clone(), after).await {
+            let document =
+                Document { key: &key(&head.id), head: head.to_header(), nonce: head.nonce, texts: payload.clone(), after: Some(after), kept: None };
+            match self.bucket.write(&document).await {
                 Ok(revision) => {
-                    self.mirror.reached(revision).await;
+                    let texts = JobTexts { prompt: new.prompt, extra_data: new.extra_data, outputs: new.outputs };
+                    self.mirror.own(revision, &head, Some(texts));
                     return Ok(Ticket { id: new.id, number });
                 }
                 Err(Refused::Failed(error)) => return Err(self.not_enqueued(&head, error).await),
@@ -341,7 +346,6 @@ impl Inner {
                     self.back_off(lost);
                     self.held.lock().insert(job.id.clone(), job.clone());
                     self.affinity.lock().took(worker, &job);
-                    self.mirror.reached(revision).await;
                     let claim = i64::try_from(revision).unwrap_or(i64::MAX);
                     let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim };
                     return Ok(Some(Claim { job, token }));
@@ -421,9 +425,8 @@ impl Inner {
         let job = job.as_ref().clone();
         let entry = HistoryEntry::new(job, outcome, self.options.max_outcome_bytes)?;
         match self.end(&live, place, &entry, outcome).await {
-            Ok(revision) => {
+            Ok(_revision) => {
                 self.held.lock().remove(&token.prompt_id);
-                self.mirror.reached(revision).await;
                 self.trim().await;
                 Ok(())
             }
@@ -471,9 +474,8 @@ impl Inner {
         let (live, place, job) = self.holds(token)?;
         let head = live.head.next(live.revision, place, At::Waiting);
         match self.write(&head, payload(&job_texts(&live.head, &job)?)?, live.revision).await {
-            Ok(revision) => {
+            Ok(_revision) => {
                 self.held.lock().remove(&token.prompt_id);
-                self.mirror.reached(revision).await;
                 Ok(())
             }
             Err(Refused::Conflict) => {
@@ -503,10 +505,7 @@ impl Inner {
             }
         };
         match written {
-            Ok(revision) => {
-                self.mirror.reached(revision).await;
-                Ok(true)
-            }
+            Ok(_revision) => Ok(true),
             Err(Refused::Conflict) => Ok(false),
             Err(Refused::Failed(error)) => Err(error),
         }
@@ -539,11 +538,9 @@ impl Inner {
         let Some(job) = job else { return Ok(()) };
         let head = live.head.next(live.revision, place, At::Waiting);
         match self.write(&head, payload(&job_texts(&live.head, &job)?)?, live.revision).await {
-            Ok(revision) => self.mirror.reached(revision).await,
-            Err(Refused::Conflict) => {}
-            Err(Refused::Failed(error)) => return Err(error),
+            Ok(_) | Err(Refused::Conflict) => Ok(()),
+            Err(Refused::Failed(error)) => Err(error),
         }
-        Ok(())
     }
 
     // -- what leaves
@@ -555,47 +552,39 @@ impl Inner {
         };
         let removed = futures_util::stream::iter(waiting).map(async |live| {
             match self.write(&Head::gone(&live.head.id), Bytes::new(), live.revision).await {
-                Ok(revision) => {
+                Ok(_revision) => {
                     if let Some(object) = &live.head.job_object {
                         self.bucket.drop_object(object).await;
                     }
-                    Ok(Some(revision))
+                    Ok(true)
                 }
                 // It runs already, or another process took it back.
-                Err(Refused::Conflict) => Ok(None),
+                Err(Refused::Conflict) => Ok(false),
                 Err(Refused::Failed(error)) => Err(error),
             }
         });
-        let removed: Vec<Option<u64>> = removed.buffer_unordered(READERS).try_collect().await?;
-        let removed: Vec<u64> = removed.into_iter().flatten().collect();
-        if let Some(last) = removed.iter().max() {
-            self.mirror.reached(*last).await;
-        }
-        Ok(removed.len())
+        let removed: Vec<bool> = removed.buffer_unordered(READERS).try_collect().await?;
+        Ok(removed.into_iter().filter(|removed| *removed).count())
     }
 
     /// Takes entries out of the history.
     pub async fn forget(&self, entries: Vec<(i64, Arc<str>)>) -> Result<usize> {
         let removed = futures_util::stream::iter(entries).map(async |(revision, id)| {
             let after = u64::try_from(revision).unwrap_or_default();
+            let objects = self.mirror.state.lock().objects.get(&revision).cloned();
             match self.write(&Head::gone(&id), Bytes::new(), after).await {
-                Ok(gone) => {
-                    let objects = self.mirror.state.lock().objects.get(&revision).cloned();
+                Ok(_revision) => {
                     for object in objects.iter().flatten() {
                         self.bucket.drop_object(object).await;
                     }
-                    Ok(Some(gone))
+                    Ok(true)
                 }
-                Err(Refused::Conflict) => Ok(None),
+                Err(Refused::Conflict) => Ok(false),
                 Err(Refused::Failed(error)) => Err(error),
             }
         });
-        let removed: Vec<Option<u64>> = removed.buffer_unordered(READERS).try_collect().await?;
-        let removed: Vec<u64> = removed.into_iter().flatten().collect();
-        if let Some(last) = removed.iter().max() {
-            self.mirror.reached(*last).await;
-        }
-        Ok(removed.len())
+        let removed: Vec<bool> = removed.buffer_unordered(READERS).try_collect().await?;
+        Ok(removed.into_iter().filter(|removed| *removed).count())
     }
 
     /// Drops what the history has over its bound. That it cannot now is no failure of whoever ended a job.

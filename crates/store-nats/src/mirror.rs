@@ -178,12 +178,24 @@ impl Mirror {
                 let revision = info.stream_sequence;
                 if let (Some(key), Some(line)) = (self.bucket.key(&message.subject), head_of(&message)) {
                     let payload = if self.keeps_texts { message.payload.clone() } else { Bytes::new() };
-                    let touched = self.take(revision, key, &line, &payload).await;
-                    self.announce(revision, touched);
+                    self.take(revision, key, &line, &payload).await;
                 }
                 self.applied.send_replace(revision);
             }
         }
+    }
+
+    /// Takes in what this process wrote, which it knows before it hears of it.
+    pub fn own(&self, revision: u64, head: &Head, texts: Option<JobTexts>) {
+        self.apply(revision, head.clone(), texts);
+    }
+
+    /// Changes the lists and says so in one step: who finds a change that another thread has made finds it announced.
+    fn apply(&self, revision: u64, head: Head, texts: Option<JobTexts>) {
+        let mut cache = self.cache.lock();
+        let mut state = self.state.lock();
+        let touched = state.apply(revision, head, texts, &mut cache, (&self.instance, &self.session));
+        self.announce(revision, touched);
     }
 
     fn announce(&self, revision: u64, touched: Touched) {
@@ -191,25 +203,13 @@ impl Mirror {
             self.versions.send_modify(|versions| {
                 // All processes call a state by the same number, so that figures of one can be told after those of another.
                 if touched.queue {
-                    versions.queue = revision;
+                    versions.queue = versions.queue.max(revision);
                 }
                 if touched.history {
-                    versions.history = revision;
+                    versions.history = versions.history.max(revision);
                 }
             });
         }
-    }
-
-    /// Waits until a revision is taken in. It is no failure if it is not for long: what was stored is.
-    pub async fn reached(&self, revision: u64) {
-        let mut applied = self.applied.subscribe();
-        for _ in 0..5 {
-            if tokio::time::timeout(Duration::from_secs(1), applied.wait_for(|applied| *applied >= revision)).await.is_ok() {
-                return;
-            }
-            self.missing.notify_one();
-        }
-        tracing::warn!(revision, "a change was stored, but is not seen yet");
     }
 
     /// Waits until more is known than at this revision, for a while.
@@ -221,14 +221,17 @@ impl Mirror {
     }
 
     /// Takes a document in.
-    async fn take(&self, revision: u64, key: &str, line: &str, payload: &[u8]) -> Touched {
+    async fn take(&self, revision: u64, key: &str, line: &str, payload: &[u8]) {
         if key == NUMBER {
             if let Ok(Numbered { next, .. }) = serde_json::from_str(line) {
-                self.state.lock().number = (next, revision);
+                let mut state = self.state.lock();
+                if state.number.1 < revision {
+                    state.number = (next, revision);
+                }
             }
-            return Touched::default();
+            return;
         }
-        let Some(head) = Head::from_header(line) else { return Touched::default() };
+        let Some(head) = Head::from_header(line) else { return };
         let in_line = matches!(head.state, At::Waiting | At::Running { .. });
         let known = self.state.lock().live.contains_key(&head.id);
         let texts = if in_line && self.keeps_texts && !known { self.job_texts(&head, payload).await } else { Ok(None) };
@@ -236,8 +239,7 @@ impl Mirror {
             tracing::warn!(%error, prompt_id = head.id, "the texts of a prompt could not be read: lists show it without");
             None
         });
-        let mut cache = self.cache.lock();
-        self.state.lock().apply(revision, head, texts, &mut cache, (&self.instance, &self.session))
+        self.apply(revision, head, texts);
     }
 
     /// The texts of a job, from its message or where its head says.
@@ -262,6 +264,11 @@ impl State {
     fn apply(&mut self, revision: u64, head: Head, texts: Option<JobTexts>, cache: &mut Cache, process: (&str, &str)) -> Touched {
         let id = head.id.clone();
         let mut touched = Touched::default();
+        // A process knows what it wrote already, and maybe more.
+        let known = self.live.get(&id).map(|live| live.revision).max(self.index.key(&id).and_then(|key| u64::try_from(key).ok()));
+        if known >= Some(revision) {
+            return touched;
+        }
         if let Some(key) = self.index.remove(&id) {
             cache.remove(key);
             self.objects.remove(&key);

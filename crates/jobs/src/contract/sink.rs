@@ -77,6 +77,7 @@ pub fn label(event: &Event) -> String {
     }
 }
 
+/// A node of this id.
 pub fn node(id: &str) -> NodeRef {
     NodeRef { id: id.into(), display_id: id.into(), real_id: id.into(), parent_id: None, class_type: "Class".into(), title: None }
 }
