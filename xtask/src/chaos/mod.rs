@@ -30,7 +30,7 @@ const NODES: usize = 3;
 /// Clients that send prompts.
 const CLIENTS: usize = 4;
 /// How long a client rests between two prompts.
-const PACE: Duration = Duration::from_millis(40);
+const PACE: Duration = Duration::from_millis(120);
 /// Clients rest while more prompts wait than this.
 const MOST_WAITING: u64 = 200;
 /// Whatever takes longer has failed.
