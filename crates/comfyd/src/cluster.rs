@@ -2,7 +2,7 @@
 //! `worker` and `cluster status`. Does not know how NATS is spoken to.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use comfyd_folders::Folders;
@@ -10,7 +10,7 @@ use comfyd_jobs::{JobStore, OnRestart};
 use comfyd_memory::Account;
 use comfyd_node::SharedCatalog;
 use comfyd_server::{Device, DeviceState, Log};
-use comfyd_store_nats::{About, AboutDevice, Abilities, Command, Does, Link, Member, NatsStore, Options, Post};
+use comfyd_store_nats::{About, AboutDevice, Abilities, Command, Does, Error, Link, Member, NatsStore, Options, Post};
 use serde_json::json;
 
 use crate::assemble::{self, Failure};
@@ -23,8 +23,27 @@ use crate::serve;
 /// How often it is looked whether the own models changed, and what the devices hold.
 const LOOK: Duration = Duration::from_secs(5);
 
-/// Who runs what in the cluster that the settings name, and what is there.
-pub(crate) async fn join(config: &Config, cluster: &Cluster, api: bool) -> Result<Arc<NatsStore>, Failure> {
+/// How long a process that starts waits for NATS: its servers may start at the same time, or have no majority for a moment.
+pub(crate) const START_PATIENCE: Duration = Duration::from_secs(120);
+/// Before it tries again.
+const START_PAUSE: Duration = Duration::from_secs(1);
+
+/// Joins the cluster that the settings name, and waits for so long where NATS does not answer.
+pub(crate) async fn join(config: &Config, cluster: &Cluster, api: bool, patience: Duration) -> Result<Arc<NatsStore>, Failure> {
+    let began = Instant::now();
+    loop {
+        match join_once(config, cluster, api).await {
+            Ok(store) => return Ok(Arc::new(store)),
+            Err(error @ (Error::Unreachable { .. } | Error::Refused(_))) if began.elapsed() < patience => {
+                tracing::warn!(%error, "the cluster cannot be joined yet");
+                tokio::time::sleep(START_PAUSE).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn join_once(config: &Config, cluster: &Cluster, api: bool) -> Result<NatsStore, Error> {
     let instance = cluster.instance.clone().unwrap_or_else(|| format!("{}-{:08x}", host(), uuid::Uuid::new_v4().as_fields().0));
     let link = Link::connect(&cluster.connection, &format!("comfyd {instance}")).await?;
     let options = Options {
@@ -42,7 +61,7 @@ pub(crate) async fn join(config: &Config, cluster: &Cluster, api: bool) -> Resul
         max_history: config.history_limit,
         ..Options::default()
     };
-    Ok(Arc::new(NatsStore::open(&link, options).await?))
+    NatsStore::open(&link, options).await
 }
 
 fn host() -> String {
@@ -191,7 +210,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
             worker.known()?;
         }
         lead.rebuild();
-        let store = join(config, cluster, false).await?;
+        let store = join(config, cluster, false, START_PATIENCE).await?;
         let devices = devices.of(&store_name(&store));
         devices.recover(&*store, on_restart(cluster)).await?;
         let post = Post::new(&store, None);
@@ -226,7 +245,7 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), Failure> {
     let cluster = config.cluster.as_ref().ok_or("no cluster is named: set --cluster")?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let store = join(config, cluster, true).await?;
+        let store = join(config, cluster, true, Duration::ZERO).await?;
         // All tell of themselves several times in a lease.
         tokio::time::sleep((cluster.lease / 3).min(Duration::from_secs(10))).await;
         let members: Vec<Member> = store.members().into_iter().filter(|member| member.session != store.session()).collect();

@@ -78,7 +78,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let queue = match (&config.cluster, database) {
-        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true))?),
+        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true, cluster::START_PATIENCE))?),
         (None, Some(database)) => Queue::Own(Closing(Arc::new(open_store(&config, database)?))),
         (None, None) => return Err("the database is not locked".into()),
     };
@@ -490,8 +490,10 @@ pub(crate) fn init_log(verbosity: Verbosity, log: Log) {
         Verbosity::Warning => "warn",
         Verbosity::Error | Verbosity::Critical => "error",
     };
+    // The connection to NATS says in our words what it does.
+    let filter = if level == "info" { "info,async_nats=warn" } else { level };
     // Fails only if a logger is there already.
-    drop(tracing_subscriber::fmt().with_env_filter(level).with_ansi(false).with_writer(move || Tee(log.clone())).try_init());
+    drop(tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(move || Tee(log.clone())).try_init());
 }
 
 /// Log lines go to the terminal and to `/internal/logs`.
