@@ -50,7 +50,7 @@ fn main() -> ExitCode {
         },
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
         ["bench-cluster", program, more @ ..] => {
-            let example = ["run", "--release", "-p", "comfyd-store-nats", "--example", "throughput", "--", program];
+            let example = ["run", "--release", "-p", "comfyd-store-nats", "--example", "cluster", "--", program];
             bench(server::cargo(&root(), &[&example, more].concat(), &[]).map_err(|error| error.to_string()))
         }
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),

@@ -22,11 +22,17 @@ impl Link {
     /// # Errors
     /// [`Error::Options`] and [`Error::Unreachable`].
     pub async fn connect(connection: &Connection, name: &str) -> Result<Self, Error> {
-        let servers = connection.servers.join(",");
+        // What is told of an address is not who may use it.
+        let hidden = |server: &String| match (server.split_once("://"), server.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) => format!("{scheme}://{host}"),
+            _ => server.clone(),
+        };
+        let servers = connection.servers.iter().map(hidden).collect::<Vec<_>>().join(",");
         let addresses: Result<Vec<async_nats::ServerAddr>, _> = connection.servers.iter().map(|server| server.parse()).collect();
         let addresses = addresses.map_err(|error| {
             Error::Options(format!("'{servers}' are no addresses of NATS ({error}): write nats://host:4222,nats://other:4222"))
         })?;
+        let user = addresses.iter().find_map(|address| Some((address.username()?.to_owned(), address.password()?.to_owned())));
         if addresses.is_empty() {
             return Err(Error::Options("no address of NATS is given: write nats://host:4222".to_owned()));
         }
@@ -60,6 +66,9 @@ impl Link {
         }
         if let Some(token) = &connection.token {
             options = options.token(token.clone());
+        }
+        if let Some((user, password)) = user {
+            options = options.user_and_password(user, password);
         }
         if let Some(ca) = &connection.ca {
             options = options.add_root_certificates(ca.clone()).require_tls(true);

@@ -415,6 +415,11 @@ impl Inner {
         Ok((live, *place, held.unwrap_or_else(|| job.clone())))
     }
 
+    /// Whether a token is worth anything, as far as is known here.
+    pub fn is_held(&self, token: &Token) -> bool {
+        self.mirror.state.lock().line.held(token).is_ok()
+    }
+
     /// Moves a job into the history.
     pub async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()> {
         let held = self.holds(token);

@@ -105,12 +105,11 @@ impl NatsStore {
     }
 
     /// Gives a claim that is made in the background, and puts the job back if nobody waits for it any more.
-    async fn claimed(&self, worker: &WorkerId, waits: bool) -> Result<Option<Claim>> {
+    async fn claimed(&self, worker: &WorkerId, waits: bool) -> Result<Option<Held>> {
         let (reply, answer) = oneshot::channel();
         let (inner, worker) = (self.inner.clone(), worker.clone());
         self.runtime.spawn(async move { inner.claim_for(&worker, waits, reply).await });
-        let held: Option<Held> = answer.await.map_err(|_closed| stopped())??;
-        Ok(held.map(Held::keep))
+        answer.await.map_err(|_closed| stopped())?
     }
 }
 
@@ -129,24 +128,40 @@ impl JobStore for NatsStore {
     }
 
     async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>> {
-        self.claimed(worker, false).await
+        Ok(self.claimed(worker, false).await?.map(Held::keep))
     }
 
     async fn next_job(&self, worker: &WorkerId) -> Result<Claim> {
-        self.claimed(worker, true).await?.ok_or_else(stopped)
+        self.claimed(worker, true).await?.map(Held::keep).ok_or_else(stopped)
     }
 
     async fn finish(&self, token: &Token, outcome: &Outcome) -> Result<()> {
         self.inner.finish(token, outcome).await
     }
 
-    /// The end is stored first. That no job could be claimed then is no failure of it.
+    /// Both are written at the same time, so that the worker waits once. Where the end is refused, the job that was claimed goes back; that
+    /// none could be claimed is no failure of the end.
     async fn finish_and_claim(&self, token: &Token, outcome: &Outcome) -> Result<Option<Claim>> {
-        self.inner.finish(token, outcome).await?;
-        Ok(self.claimed(&token.worker, false).await.unwrap_or_else(|error| {
+        if !self.inner.is_held(token) {
+            self.inner.finish(token, outcome).await?;
+            return Ok(self.claimed(&token.worker, false).await?.map(Held::keep));
+        }
+        let (ended, claimed) = tokio::join!(self.inner.finish(token, outcome), self.claimed(&token.worker, false));
+        let claimed = claimed.unwrap_or_else(|error| {
             tracing::debug!(%error, "no job could be claimed along with the end of one");
             None
-        }))
+        });
+        match (ended, claimed.map(Held::keep)) {
+            (Ok(()), claim) => Ok(claim),
+            (Err(error), claim) => {
+                if let Some(claim) = claim
+                    && let Err(error) = self.inner.requeue(&claim.token).await
+                {
+                    tracing::warn!(%error, prompt_id = claim.token.prompt_id, "a prompt could not be put back: its lease ends");
+                }
+                Err(error)
+            }
+        }
     }
 
     async fn requeue(&self, token: &Token) -> Result<()> {
