@@ -10,15 +10,15 @@ use comfyd_jobs::{JobStore, OnRestart};
 use comfyd_memory::Account;
 use comfyd_node::SharedCatalog;
 use comfyd_server::{Device, DeviceState, Log};
-use comfyd_store_nats::{About, AboutDevice, Abilities, Command, Does, Error, Link, Member, NatsStore, Options, Post};
+use comfyd_store_nats::{Abilities, About, AboutDevice, Command, Does, Error, Link, Member, NatsStore, Options, Post};
 use serde_json::json;
 
 use crate::assemble::{self, Failure};
 use crate::beside::Around;
 use crate::config::{Cluster, Config};
 use crate::devices::{Devices, Service, Working};
+use crate::process;
 use crate::python::Deaf;
-use crate::serve;
 
 /// How often it is looked whether the own models changed, and what the devices hold.
 const LOOK: Duration = Duration::from_secs(5);
@@ -108,7 +108,10 @@ impl Part {
             move |needs| {
                 let known = catalog.current();
                 needs.classes.iter().all(|class| known.get(class).is_some())
-                    && needs.models.iter().all(|(folder, file)| folders.model_path(folder, file).is_some() || offered(&folders, folder, file))
+                    && needs
+                        .models
+                        .iter()
+                        .all(|(folder, file)| folders.model_path(folder, file).is_some() || offered(&folders, folder, file))
             }
         });
         tokio::spawn(async move {
@@ -194,8 +197,8 @@ pub(crate) async fn list_models(store: Arc<NatsStore>, folders: Arc<Folders>) {
 
 /// `comfyd worker`.
 pub(crate) fn work(config: &Config) -> Result<(), Failure> {
-    serve::init_log(config.verbosity, Log::default());
-    serve::check_limits()?;
+    process::init_log(config.verbosity, Log::default());
+    process::check_limits()?;
     let cluster = config.cluster.as_ref().ok_or("no cluster is named: set --cluster")?;
     let folders = assemble::folders(config)?;
     let account: Account = assemble::account(config);
@@ -205,7 +208,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
     let lead = Arc::clone(devices.lead());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        let signal = serve::shutdown_signal()?;
+        let signal = process::shutdown_signal()?;
         for worker in lead.workers() {
             worker.known()?;
         }
@@ -257,7 +260,8 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), Failure> {
             let members: Vec<_> = members
                 .iter()
                 .map(|member| {
-                    let models = member.abilities.as_ref().map(|abilities| abilities.models.values().map(|files| files.len()).sum::<usize>());
+                    let models =
+                        member.abilities.as_ref().map(|abilities| abilities.models.values().map(|files| files.len()).sum::<usize>());
                     json!({
                         "instance": member.about.instance, "host": member.about.host, "version": member.about.version,
                         "api": member.about.api, "devices": member.about.devices, "models": models,
@@ -271,7 +275,12 @@ pub(crate) fn status(config: &Config, as_json: bool) -> Result<(), Failure> {
                     "waiting_for": waiting_for, "history": total, "replication": replication})
             ));
         }
-        assemble::print_line(format_args!("cluster {}: {} running, {} waiting, {total} in the history", cluster.name, queue.running.len(), queue.pending.len()))?;
+        assemble::print_line(format_args!(
+            "cluster {}: {} running, {} waiting, {total} in the history",
+            cluster.name,
+            queue.running.len(),
+            queue.pending.len()
+        ))?;
         assemble::print_line(format_args!("kept in NATS: {replication}"))?;
         for member in &members {
             let About { instance, host, version, api, devices, .. } = &member.about;

@@ -24,7 +24,8 @@ use comfyd_store_nats::Connection;
 use serde_json::{Map, Value};
 
 use self::args::{
-    Cli, CliCommand, ClusterArgs, ClusterCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
+    Cli, CliCommand, ClusterArgs, ClusterCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand,
+    RunnerArgs, ServerArgs,
 };
 pub use self::devices::{Device, Devices};
 use self::layers::Section;

@@ -10,6 +10,7 @@ mod devices;
 mod frontend;
 mod key;
 mod nodes;
+mod process;
 mod python;
 mod run;
 mod said;

@@ -53,7 +53,8 @@ impl Cluster {
 
     fn options(&self) -> Vec<String> {
         let folder = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut options = vec!["--cluster".to_owned(), self.nats.addresses().join(","), "--lease".to_owned(), "3".to_owned(), "--cpu".to_owned()];
+        let mut options =
+            vec!["--cluster".to_owned(), self.nats.addresses().join(","), "--lease".to_owned(), "3".to_owned(), "--cpu".to_owned()];
         for name in ["output", "temp", "input"] {
             options.extend([format!("--{name}-directory"), folder(name)]);
         }

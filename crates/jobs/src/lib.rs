@@ -18,6 +18,6 @@ pub use crate::event::{Event, EventKind, EventSink};
 pub use crate::message::{Failure, Interruption, Message, NodeRef};
 pub use crate::secrets::Secrets;
 pub use crate::store::{
-    Claim, Counts, Cursor, Error, HistoryEntry, HistoryQuery, Job, JobStore, Needs, NewJob, OnRestart, Order, Outcome, Page, Position, Queue,
-    Recovered, Result, Status, Ticket, Token, Versions, WorkerId, now_ms,
+    Claim, Counts, Cursor, Error, HistoryEntry, HistoryQuery, Job, JobStore, Needs, NewJob, OnRestart, Order, Outcome, Page, Position,
+    Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, now_ms,
 };

@@ -218,7 +218,6 @@ impl Line {
         Some(self.running.remove(index).job)
     }
 
-
     /// Takes a running job out of the line.
     ///
     /// # Errors

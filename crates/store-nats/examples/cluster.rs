@@ -12,9 +12,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use comfyd_jobs::{JobStore, NewJob, Position, Status, WorkerId, contract};
-use comfyd_store_nats::testing::Servers;
 use comfyd_store_nats::{Connection, Link, NatsStore, Options};
 use tokio::task::JoinSet;
+
+use self::testing::Servers;
+
+#[allow(dead_code)]
+#[path = "../src/testing.rs"]
+mod testing;
 
 /// What a prompt takes.
 const WORK: Duration = Duration::from_millis(50);
@@ -131,9 +136,10 @@ async fn cost(addresses: &str) {
         worker.finish(&claim.token, &contract::outcome(Status::Success)).await.unwrap();
     }
     for ((name, before), after) in ["API server", "worker"].iter().zip(before).zip([api.traffic(), link.traffic()]) {
-        let [messages_in, bytes_in, messages_out, bytes_out] =
-            std::array::from_fn(|at| (after[at] - before[at]) as f64 / MANY as f64);
-        println!("a job costs the {name}: {messages_in:.1} messages in ({bytes_in:.0} bytes), {messages_out:.1} out ({bytes_out:.0} bytes)");
+        let [messages_in, bytes_in, messages_out, bytes_out] = std::array::from_fn(|at| (after[at] - before[at]) as f64 / MANY as f64);
+        println!(
+            "a job costs the {name}: {messages_in:.1} messages in ({bytes_in:.0} bytes), {messages_out:.1} out ({bytes_out:.0} bytes)"
+        );
     }
 }
 
@@ -164,5 +170,10 @@ async fn claims(addresses: &str) {
     let mut took = running.join_all().await.concat();
     took.sort_unstable();
     let at = |share: usize| took[(took.len() - 1) * share / 100].as_secs_f64() * 1000.0;
-    println!("64 workers, 1,000 waiting: an end and the next claim take {:.1} ms (p50), {:.1} ms (p99), {:.1} ms at most", at(50), at(99), at(100));
+    println!(
+        "64 workers, 1,000 waiting: an end and the next claim take {:.1} ms (p50), {:.1} ms (p99), {:.1} ms at most",
+        at(50),
+        at(99),
+        at(100)
+    );
 }

@@ -170,7 +170,8 @@ impl Bucket {
                 Err(_elapsed) => "it does not answer".to_owned(),
             };
             unsure = true;
-            if began.elapsed() >= patience || self.client.connection_state() != ConnectionState::Connected && began.elapsed() >= IMPATIENCE {
+            if began.elapsed() >= patience || self.client.connection_state() != ConnectionState::Connected && began.elapsed() >= IMPATIENCE
+            {
                 self.down.store(true, Ordering::Relaxed);
                 return Err(Refused::Failed(unavailable(&error)));
             }
@@ -204,7 +205,9 @@ impl Bucket {
                 Ok(message) => return Ok(found(message)),
                 Err(error) => match error.kind() {
                     LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-                    LastRawMessageErrorKind::JetStream(_) | LastRawMessageErrorKind::InvalidSubject | LastRawMessageErrorKind::Other => error,
+                    LastRawMessageErrorKind::JetStream(_) | LastRawMessageErrorKind::InvalidSubject | LastRawMessageErrorKind::Other => {
+                        error
+                    }
                 },
             };
             if began.elapsed() >= self.patience {
@@ -226,7 +229,9 @@ impl Bucket {
                 Ok(message) => return Ok(found(message)),
                 Err(error) => match error.kind() {
                     LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-                    LastRawMessageErrorKind::JetStream(_) | LastRawMessageErrorKind::InvalidSubject | LastRawMessageErrorKind::Other => error,
+                    LastRawMessageErrorKind::JetStream(_) | LastRawMessageErrorKind::InvalidSubject | LastRawMessageErrorKind::Other => {
+                        error
+                    }
                 },
             };
             if began.elapsed() >= self.patience {
@@ -305,7 +310,11 @@ impl Bucket {
         });
         let replicas: Vec<String> = replicas.collect();
         let leader = cluster.leader.unwrap_or_else(|| "nobody".to_owned());
-        Ok(format!("{} servers, {leader} leads, {}, {messages} documents, {mebibytes:.1} MiB", info.config.num_replicas, replicas.join(", ")))
+        Ok(format!(
+            "{} servers, {leader} leads, {}, {messages} documents, {mebibytes:.1} MiB",
+            info.config.num_replicas,
+            replicas.join(", ")
+        ))
     }
 
     /// The key of a message's subject.

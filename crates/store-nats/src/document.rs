@@ -79,7 +79,12 @@ pub(crate) enum State {
         claimed_ms: i64,
     },
     /// In the history.
-    Ended { status: Status, started_ms: i64, ended_ms: i64, claim: u64 },
+    Ended {
+        status: Status,
+        started_ms: i64,
+        ended_ms: i64,
+        claim: u64,
+    },
     /// Taken back, or out of the history. Such a document passes after a while.
     Gone,
 }
@@ -179,8 +184,7 @@ impl Head {
     /// What an index keeps of one in the history.
     pub fn facts(&self) -> Option<Facts> {
         let State::Ended { status, started_ms, ended_ms, .. } = self.state else { return None };
-        let (id, owner, workflow_id, created_ms) =
-            (self.id.as_str().into(), self.owner.clone(), self.workflow_id.clone(), self.created_ms);
+        let (id, owner, workflow_id, created_ms) = (self.id.as_str().into(), self.owner.clone(), self.workflow_id.clone(), self.created_ms);
         Some(Facts { id, owner, workflow_id, status, created_ms, started_ms, ended_ms })
     }
 

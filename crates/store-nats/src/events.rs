@@ -18,10 +18,11 @@ use serde_json::Value as Json;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
-use crate::NatsStore;
 use crate::connect::Link;
 use crate::document::{SCHEMA, key, nonce};
+use crate::error::Error;
 use crate::inner::Inner;
+use crate::store::NatsStore;
 
 /// How many bytes of events may wait to be sent, and from how many on previews are left out.
 const MAX_WAITING_BYTES: usize = 64 << 20;
@@ -261,7 +262,7 @@ impl NatsStore {
     ///
     /// # Errors
     /// When NATS cannot be asked for it.
-    pub async fn hear_events(&self, sink: Arc<dyn EventSink>) -> Result<JoinHandle<()>, crate::Error> {
+    pub async fn hear_events(&self, sink: Arc<dyn EventSink>) -> Result<JoinHandle<()>, Error> {
         let inner = self.inner.clone();
         let subject = format!("comfyd.{}.event.>", inner.options.cluster);
         let subscribed = subscribe(&inner.link, &subject).await?;
@@ -290,8 +291,8 @@ impl NatsStore {
     }
 }
 
-pub(crate) async fn subscribe(link: &Link, subject: &str) -> Result<async_nats::Subscriber, crate::Error> {
-    link.client.subscribe(subject.to_owned()).await.map_err(|error| crate::Error::Refused(error.to_string()))
+pub(crate) async fn subscribe(link: &Link, subject: &str) -> Result<async_nats::Subscriber, Error> {
+    link.client.subscribe(subject.to_owned()).await.map_err(|error| Error::Refused(error.to_string()))
 }
 
 #[cfg(test)]

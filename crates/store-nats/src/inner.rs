@@ -23,8 +23,7 @@ use crate::bucket::{Bucket, Document, Found, Refused};
 use crate::connect::Link;
 use crate::document::{EndTexts, Head, JobTexts, SCHEMA, State as At, Texts, ended, key, nonce, raw};
 use crate::error::Error;
-use crate::fleet::{About, Abilities, Command, Member};
-use crate::leases::Leases;
+use crate::members::{Abilities, About, Command, Leases, Member};
 use crate::mirror::{Live, Mirror, NUMBER, Numbered, READERS, vanished};
 use crate::options::Options;
 
@@ -179,7 +178,10 @@ impl Inner {
     pub async fn enqueue(&self, new: NewJob) -> Result<Ticket> {
         let _turn = self.enqueuing.lock().await;
         self.admissible(&new)?;
-        let mut texts = Texts { job: Some(raw(&JobTexts { prompt: new.prompt.clone(), extra_data: new.extra_data.clone(), outputs: new.outputs.clone() })?), end: None };
+        let mut texts = Texts {
+            job: Some(raw(&JobTexts { prompt: new.prompt.clone(), extra_data: new.extra_data.clone(), outputs: new.outputs.clone() })?),
+            end: None,
+        };
         let number = self.number(&new).await?;
         let mut head = Head::new(&new, number, self.session());
         head.job_object = self.put_apart(&mut texts.job).await?;
@@ -189,8 +191,14 @@ impl Inner {
         }
         let mut after = 0;
         for _ in 0..MAX_ROUNDS {
-            let document =
-                Document { key: &key(&head.id), head: head.to_header(), nonce: head.nonce, texts: payload.clone(), after: Some(after), kept: None };
+            let document = Document {
+                key: &key(&head.id),
+                head: head.to_header(),
+                nonce: head.nonce,
+                texts: payload.clone(),
+                after: Some(after),
+                kept: None,
+            };
             match self.bucket.write(&document).await {
                 Ok(revision) => {
                     let texts = JobTexts { prompt: new.prompt, extra_data: new.extra_data, outputs: new.outputs };
@@ -396,7 +404,9 @@ impl Inner {
         if let Some(own) = self.mirror.state.lock().secrets.get(&head.id) {
             return own.clone();
         }
-        let asked = if head.origin == self.session() { None } else {
+        let asked = if head.origin == self.session() {
+            None
+        } else {
             self.ask(&head.origin, &Command::Secrets { prompt_id: head.id.clone() }).await.ok()
         };
         let values: Option<serde_json::Value> = asked.and_then(|answer| serde_json::from_slice(&answer).ok());

@@ -2,7 +2,6 @@
 //! clock of another host is believed: each watcher counts the time itself, and only while it could write to NATS all along, so that an
 //! outage of NATS, or its own, costs nobody's lease.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,26 +9,17 @@ use bytes::Bytes;
 use comfyd_jobs::line::{Place, Running};
 use comfyd_jobs::{Outcome, now_ms};
 use futures_util::StreamExt as _;
-use parking_lot::Mutex;
 use tokio::task::JoinHandle;
 
 use crate::bucket::Document;
 use crate::document::{SCHEMA, State as At, nonce};
-use crate::fleet::{About, Beat, beat};
 use crate::inner::Inner;
+use crate::members::{About, Beat, beat};
 
 /// How many times a process tells that it is there in the length of a lease.
 const BEATS: u32 = 4;
 /// How long a watcher's own sign stays in the bucket.
 const SIGN_KEPT: Duration = Duration::from_hours(1);
-
-/// Who was heard of when.
-#[derive(Debug, Default)]
-pub(crate) struct Leases {
-    heard: Mutex<HashMap<String, Instant>>,
-    /// Since when this process can write without a break.
-    sound: Mutex<Option<Instant>>,
-}
 
 impl Inner {
     fn beats(&self) -> String {
@@ -146,7 +136,9 @@ impl Inner {
             let failed = (most > 0 && crashes >= most).then(|| Outcome::crashed(&running.job, crashes, running.claimed_ms, now_ms()));
             let prompt_id = &running.job.id;
             match self.give_back(&running, place, failed).await {
-                Ok(true) => tracing::warn!(prompt_id, tries = crashes, "the worker of a prompt is not heard of any more: it was given back"),
+                Ok(true) => {
+                    tracing::warn!(prompt_id, tries = crashes, "the worker of a prompt is not heard of any more: it was given back")
+                }
                 Ok(false) => {}
                 Err(error) => tracing::warn!(%error, prompt_id, "a prompt whose worker is gone could not be given back"),
             }

@@ -73,13 +73,7 @@ impl Servers {
         let config = home.join("nats.conf");
         std::fs::write(&config, text)?;
         let log = std::fs::File::create(home.join("log"))?;
-        let child = Command::new(&self.program)
-            .arg("-c")
-            .arg(config)
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
+        let child = Command::new(&self.program).arg("-c").arg(config).stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).spawn()?;
         self.running[index] = Some(child);
         Ok(())
     }

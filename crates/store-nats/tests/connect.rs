@@ -5,8 +5,8 @@ mod common;
 
 use std::path::Path;
 
-use comfyd_store_nats::testing::Servers;
 use comfyd_store_nats::{Connection, Error, Link, NatsStore, Options};
+use common::testing::Servers;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair};
 
 async fn joins(connection: &Connection) -> Result<(), Error> {
@@ -72,6 +72,7 @@ async fn what_is_no_address_is_told() {
         let error = joins(&Connection { servers, ..Connection::default() }).await.unwrap_err();
         assert!(matches!(&error, Error::Options(text) if text.contains(told)), "{error:?}");
     }
-    let missing = Connection { servers: vec!["nats://127.0.0.1:1".to_owned()], credentials: Some("/none.creds".into()), ..Connection::default() };
+    let missing =
+        Connection { servers: vec!["nats://127.0.0.1:1".to_owned()], credentials: Some("/none.creds".into()), ..Connection::default() };
     assert!(joins(&missing).await.unwrap_err().to_string().contains("/none.creds"));
 }

@@ -11,8 +11,8 @@ use async_trait::async_trait;
 use comfyd_jobs::contract::cluster::{self, Cluster, MAX_TRIES};
 use comfyd_jobs::contract::{self, Harness};
 use comfyd_jobs::{JobStore, memory};
-use comfyd_store_nats::testing::Servers;
 use comfyd_store_nats::{Connection, Link, NatsStore, Options};
+use common::testing::Servers;
 use tempfile::TempDir;
 
 struct Nats {
@@ -81,7 +81,7 @@ impl Cluster for Hosts {
         let link = Link::connect(&connection, name).await.unwrap();
         let options = Options {
             cluster: format!("h{}", self.made.load(Ordering::Relaxed)),
-            keeps_texts: self.joined.fetch_add(1, Ordering::Relaxed) % 2 == 0,
+            keeps_texts: self.joined.fetch_add(1, Ordering::Relaxed).is_multiple_of(2),
             lease: Duration::from_secs(1),
             max_tries: MAX_TRIES,
             max_pending: limits.max_pending,

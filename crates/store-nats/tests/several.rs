@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use comfyd_jobs::memory::MemorySink;
 use comfyd_jobs::{Error, Event, EventKind, EventSink, JobStore, Needs, NewJob, Position, Secrets, Status, WorkerId, contract};
-use comfyd_store_nats::{About, AboutDevice, Abilities, Command, Connection, Link, NatsStore, Options, Post};
+use comfyd_store_nats::{Abilities, About, AboutDevice, Command, Connection, Link, NatsStore, Options, Post};
 use serde_json::json;
 
 async fn join(servers: &[String], api: bool) -> NatsStore {
@@ -139,7 +139,9 @@ async fn events_arrive_in_order_and_behind_what_they_tell_of() {
     post.emit(event(EventKind::Idle));
     until("all are there", async || heard.look(|events| events.len() == 52)).await;
     let labels: Vec<String> = heard.take().iter().map(contract::sink::label).collect();
-    let wanted: Vec<String> = (0..50).map(|n| contract::sink::label(&event(EventKind::Progress { node: node.clone(), value: f64::from(n), max: 50.0 }))).collect();
+    let wanted: Vec<String> = (0..50)
+        .map(|n| contract::sink::label(&event(EventKind::Progress { node: node.clone(), value: f64::from(n), max: 50.0 })))
+        .collect();
     assert_eq!(labels[..50], wanted);
     assert_eq!(labels[50..], ["result".to_owned(), contract::sink::label(&event(EventKind::Idle))]);
     // An end that is told can be read.

@@ -151,7 +151,12 @@ impl Chaos {
             self.round().await?;
             if round % 10 == 9 {
                 self.look().await;
-                eprintln!("round {} of {rounds}: {} accepted, {} found", round + 1, lock(&self.ledger.accepted).len(), self.ends.ends.len());
+                eprintln!(
+                    "round {} of {rounds}: {} accepted, {} found",
+                    round + 1,
+                    lock(&self.ledger.accepted).len(),
+                    self.ends.ends.len()
+                );
             }
         }
         for part in &mut self.parts {

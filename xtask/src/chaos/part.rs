@@ -47,7 +47,14 @@ impl Part {
         );
         std::fs::write(home.join("nats.conf"), config)?;
         let arguments = vec!["-c".to_owned(), home.join("nats.conf").display().to_string()];
-        Ok(Self { kind: Kind::Nats, name: format!("nats-{index}"), log: home.join("log"), program: program.to_owned(), arguments, child: None })
+        Ok(Self {
+            kind: Kind::Nats,
+            name: format!("nats-{index}"),
+            log: home.join("log"),
+            program: program.to_owned(),
+            arguments,
+            child: None,
+        })
     }
 
     /// A process of comfyd, which shares the folder of files with the others.

@@ -3,8 +3,12 @@
 
 use std::path::PathBuf;
 
-use comfyd_store_nats::testing::Servers;
 use tempfile::TempDir;
+
+use self::testing::Servers;
+
+#[path = "../../src/testing.rs"]
+pub mod testing;
 
 /// Where the program is. Without one nothing can be tested, which is said; with REQUIRE_NATS that is a failure.
 pub fn program() -> Option<PathBuf> {
