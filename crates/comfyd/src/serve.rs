@@ -255,6 +255,26 @@ async fn tell_ended(store: &dyn JobStore, hub: &Hub, began_ms: i64) {
     }
 }
 
+/// The command line as clients may see it: without what lets into a cluster.
+fn shown(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut secret = false;
+    let show = |argument: String| {
+        if std::mem::replace(&mut secret, argument == "--cluster-token") {
+            return "...".to_owned();
+        }
+        if argument.starts_with("--cluster-token=") {
+            return "--cluster-token=...".to_owned();
+        }
+        // Users and passwords in addresses of NATS.
+        let hidden = |address: &str| match (address.split_once("://"), address.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) if scheme.ends_with("nats") || scheme.ends_with("tls") => format!("{scheme}://...@{host}"),
+            _ => address.to_owned(),
+        };
+        argument.split(',').map(hidden).collect::<Vec<_>>().join(",")
+    };
+    arguments.map(show).collect()
+}
+
 /// As many connections as are wanted and as the limit on open files allows: some must be left for all else.
 fn connections(wanted: usize) -> usize {
     #[cfg(unix)]
@@ -303,7 +323,7 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         placing: assemble::placing(config),
         download_hosts: config.download_hosts.clone(),
         secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
-        argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        argv: shown(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())),
         ..defaults
     }
 }
@@ -428,5 +448,29 @@ fn empty(folder: &Path) {
         if let Err(error) = removed {
             tracing::warn!(%error, path = %path.display(), "a temporary file could not be removed");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clients_do_not_see_what_lets_into_a_cluster() {
+        let given = [
+            "comfyd",
+            "serve",
+            "--cluster",
+            "nats://me:pw@a:1,tls://me:pw@b",
+            "--cluster-token",
+            "t0ken",
+            "--cluster-token=t0ken",
+            "--cpu",
+        ];
+        let wanted =
+            ["comfyd", "serve", "--cluster", "nats://...@a:1,tls://...@b", "--cluster-token", "...", "--cluster-token=...", "--cpu"];
+        assert_eq!(shown(given.map(str::to_owned).into_iter()), wanted);
+        let other = ["--cluster=nats://me:pw@a", "--listen", "0.0.0.0,::", "a@b,c"];
+        assert_eq!(shown(other.map(str::to_owned).into_iter()), ["--cluster=nats://...@a", "--listen", "0.0.0.0,::", "a@b,c"]);
     }
 }
