@@ -34,6 +34,9 @@ const MAX_ROUNDS: usize = 64;
 /// How long a worker waits at most before it tries to claim what others want too.
 const MAX_BACKOFF_MS: u64 = 16;
 
+/// Among how many jobs workers choose that want one at the same time.
+const MAX_SPREAD: usize = 16;
+
 /// What a worker takes.
 pub(crate) type Wants = Arc<dyn Fn(&Needs) -> bool + Send + Sync>;
 
@@ -318,21 +321,26 @@ impl Inner {
         }
     }
 
-    /// Claims the first job that this process may run.
+    /// Claims the first job that this process may run. Where others claimed the first ones at the same time, the one behind them.
     pub async fn claim(&self, worker: &WorkerId) -> Result<Option<Claim>> {
         let wants = self.wants.read().clone();
-        let mut lost = false;
+        // Jobs that another process was faster with, as this one does not know yet.
+        let mut gone: Vec<Live> = Vec::new();
         loop {
             let next = {
                 let state = self.mirror.state.lock();
-                let upcoming =
-                    state.line.upcoming(self.options.affinity_window.max(1), |job| wants.as_ref().is_none_or(|wants| wants(&job.needs)));
+                let wanted =
+                    |job: &Job| gone.iter().all(|gone| gone.head.id != job.id) && wants.as_ref().is_none_or(|wants| wants(&job.needs));
+                let upcoming = state.line.upcoming(self.options.affinity_window.max(MAX_SPREAD), wanted);
                 let job = self.preferred(worker, &upcoming);
                 job.and_then(|job| Some((state.live.get(&job.id)?.clone(), state.line.place(&job.id)?, job)))
             };
             let Some((live, place, job)) = next else {
-                self.back_off(lost);
-                return Ok(None);
+                self.back_off(!gone.is_empty());
+                let Some(last) = gone.pop() else { return Ok(None) };
+                self.past(&last).await;
+                gone.clear();
+                continue;
             };
             let job = if !self.options.keeps_texts {
                 self.read(&live).await?
@@ -342,7 +350,7 @@ impl Inner {
                 Some(Arc::new(Job { secrets: self.secrets(&live.head).await, ..job.as_ref().clone() }))
             };
             let Some(job) = job else {
-                self.mirror.beyond(live.revision).await;
+                gone.push(live);
                 continue;
             };
             let claimed_ms = now_ms();
@@ -351,17 +359,14 @@ impl Inner {
             let head = live.head.next(live.revision, place, state);
             match self.write(&head, payload(&job_texts(&live.head, &job)?)?, live.revision).await {
                 Ok(revision) => {
-                    self.back_off(lost);
+                    self.back_off(!gone.is_empty());
                     self.held.lock().insert(job.id.clone(), job.clone());
                     self.affinity.lock().took(worker, &job);
                     let claim = i64::try_from(revision).unwrap_or(i64::MAX);
                     let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim };
                     return Ok(Some(Claim { job, token }));
                 }
-                Err(Refused::Conflict) => {
-                    lost = true;
-                    self.past(&live).await;
-                }
+                Err(Refused::Conflict) => gone.push(live),
                 Err(Refused::Failed(error)) => return Err(error),
             }
         }
@@ -369,7 +374,12 @@ impl Inner {
 
     /// The one of these that a worker takes: the first whose models it has used last, unless that passes another over too often.
     fn preferred(&self, worker: &WorkerId, upcoming: &[Arc<Job>]) -> Option<Arc<Job>> {
-        upcoming.get(self.affinity.lock().choose(worker, upcoming, self.options.affinity_window)).cloned()
+        let window = upcoming.len().min(self.options.affinity_window.max(1));
+        let at = self.affinity.lock().choose(worker, &upcoming[..window], self.options.affinity_window);
+        // Where others were faster the last times, not all try the first: each takes one of the first few, and the others take the rest.
+        let spread = (*self.backoff_ms.lock()).min(upcoming.len().min(MAX_SPREAD).saturating_sub(1) as u64);
+        let at = if at == 0 && spread > 0 { usize::try_from(nonce() % (spread + 1)).unwrap_or(0) } else { at };
+        upcoming.get(at).cloned()
     }
 
     /// Waits until more is known of a job than this.
@@ -385,7 +395,7 @@ impl Inner {
     /// Where many wait for the same job, they do not all try at once.
     fn back_off(&self, lost: bool) {
         let mut backoff_ms = self.backoff_ms.lock();
-        *backoff_ms = if lost { (*backoff_ms * 2).clamp(1, MAX_BACKOFF_MS) } else { *backoff_ms / 2 };
+        *backoff_ms = if lost { (*backoff_ms * 2).clamp(1, MAX_BACKOFF_MS) } else { backoff_ms.saturating_sub(1) };
     }
 
     /// A job with its texts; `None` if it has changed.
