@@ -2,6 +2,7 @@
 
 mod bench_api;
 mod bench_engine;
+mod chaos;
 mod fuzz;
 mod http;
 mod imports;
@@ -28,9 +29,12 @@ const USAGE: &str = "usage: cargo xtask COMMAND
                                      run the recorded diffusion cases, or one set of them, on full-size test checkpoints, which are made
                                      if they are not there (27 GB; --sd15 2 GB)
   bench-api                          measure the server, beside a ComfyUI if one is given; --help tells how
+  bench-cluster NATS_SERVER [SERVERS]
+                                     measure the queue on NATS: throughput, claims, what a job costs
   bench-engine                       the same for making a picture
   templates                          tell which node classes and models the official workflow templates lack; --help tells how
   torture                            kill the server at random under load and look for what is lost; --help tells how
+  chaos                              kill and stop parts of a cluster at random and look for what is lost; --help tells how
   fuzz [--seconds N] [--keep] [TARGET...]
                                      run the targets of fuzz/ and say what they reached and found
   sbom [--target TRIPLE] [--features LIST] [FILE]
@@ -45,9 +49,14 @@ fn main() -> ExitCode {
             None => usage(),
         },
         ["bench-api", ..] => bench(bench_api::run(&root(), &arguments[1..])),
+        ["bench-cluster", program, more @ ..] => {
+            let example = ["run", "--release", "-p", "comfyd-store-nats", "--example", "cluster", "--", program];
+            bench(server::cargo(&root(), &[&example, more].concat(), &[]).map_err(|error| error.to_string()))
+        }
         ["bench-engine", ..] => bench(bench_engine::run(&root(), &arguments[1..])),
         ["templates", ..] => bench(templates::run(&root(), &arguments[1..])),
         ["torture", ..] => bench(torture::run(&root(), &arguments[1..])),
+        ["chaos", ..] => bench(chaos::run(&root(), &arguments[1..])),
         ["fuzz", ..] => bench(fuzz::run(&root(), &arguments[1..])),
         ["sbom", ..] => bench(sbom::run(&root(), &arguments[1..])),
         ["help" | "--help" | "-h"] => {

@@ -23,10 +23,12 @@ use comfyd_engine::CpuLevel;
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
+use comfyd_store_nats::Connection;
 use serde_json::{Map, Value};
 
 use self::args::{
-    Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
+    Cli, CliCommand, ClusterArgs, ClusterCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand,
+    RunnerArgs, ServerArgs,
 };
 pub use self::devices::{Device, Devices};
 use self::layers::Section;
@@ -92,6 +94,9 @@ pub enum Error {
     /// What is known of files is one server's, and the files are not.
     #[error("--enable-assets knows the files of this server alone: leave it out where --files has servers share them")]
     AssetsOfSharedFiles,
+    /// A command of a cluster that names none.
+    #[error("no cluster is named: set --cluster to the address of its NATS servers, such as nats://host:4222")]
+    NoCluster,
     /// There is no home folder to put the base directory into.
     #[error("neither XDG_DATA_HOME nor HOME is set; set --base-directory")]
     NoHome,
@@ -137,6 +142,13 @@ pub enum Action {
     ListFeatureFlags,
     /// Print the instruction sets of the processor that models use.
     ListCpuFeatures,
+    /// Run a cluster's prompts.
+    Work,
+    /// Tell how a cluster is.
+    ClusterStatus {
+        /// Whether as JSON.
+        json: bool,
+    },
     /// Look after the database.
     Db(DbAction),
     /// Manage the keys.
@@ -275,6 +287,29 @@ pub struct Config {
     pub download_hosts: Vec<String>,
     /// Further names in `extra_data` whose values are secrets.
     pub secret_names: Vec<String>,
+    /// The cluster that queue and history are shared in.
+    pub cluster: Option<Cluster>,
+}
+
+/// A cluster, and this process's part in it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cluster {
+    /// How NATS is reached; files as absolute paths.
+    pub connection: Connection,
+    /// Its name.
+    pub name: String,
+    /// That of this process, unless it is to be made up.
+    pub instance: Option<String>,
+    /// On how many servers everything is kept.
+    pub replicas: Option<usize>,
+    /// After how long a process that is not heard of has lost what it ran.
+    pub lease: Duration,
+    /// How often a prompt is tried.
+    pub max_tries: u32,
+    /// Among how many prompts a worker chooses.
+    pub affinity_window: usize,
+    /// Whether this process runs prompts.
+    pub works: bool,
 }
 
 /// How it is kept what is known of files.
@@ -440,13 +475,24 @@ pub fn parse(
     let (args, section) = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
     let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
-        CliCommand::Serve { common, runner, python, server } => {
+        CliCommand::Serve { common, runner, python, server, cluster, no_workers } => {
             let action = match runner.cpu_features {
                 CpuFeatures::List => Action::ListCpuFeatures,
                 _ if server.list_feature_flags => Action::ListFeatureFlags,
                 CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Serve,
             };
-            places.config(action, common, runner, Some(*python), *server)
+            let cluster = places.cluster(*cluster, !no_workers);
+            Ok(Config { cluster, ..places.config(action, common, runner, Some(*python), *server)? })
+        }
+        CliCommand::Worker { common, runner, python, cluster, files, node_timeout } => {
+            let cluster = Some(places.cluster(*cluster, true).ok_or(Error::NoCluster)?);
+            let server = ServerArgs { node_timeout, files, ..defaults::<ServerArgs>()? };
+            Ok(Config { cluster, ..places.config(Action::Work, common, runner, Some(*python), server)? })
+        }
+        CliCommand::Cluster(ClusterCommand::Status { json, common, cluster }) => {
+            let cluster = Some(places.cluster(*cluster, false).ok_or(Error::NoCluster)?);
+            let action = Action::ClusterStatus { json };
+            Ok(Config { cluster, ..places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)? })
         }
         CliCommand::Run { workflow, set, output, mut common, runner, python } => {
             common.output_directory = output.or(common.output_directory);
@@ -548,10 +594,10 @@ impl Places<'_> {
             None => Some(roots.user.join(ASSETS_FILE)),
         };
         let assets = assets.map(|database| Assets { database, hashing: server.enable_asset_hashing });
-        if assets.is_some() && server.files.is_some() {
+        if assets.is_some() && server.files.files.is_some() {
             return Err(Error::AssetsOfSharedFiles);
         }
-        let files = server.files.map(|place| Files {
+        let files = server.files.files.map(|place| Files {
             place: if place.contains("://") { place } else { self.absolute(place).to_string_lossy().into_owned() },
             settings: self
                 .env
@@ -559,7 +605,7 @@ impl Places<'_> {
                 .filter_map(|(name, value)| Some((name.to_str()?.to_owned(), value.to_str()?.to_owned())))
                 .filter(|(name, _)| FILES_SETTINGS.iter().any(|start| name.starts_with(start)))
                 .collect(),
-            copies_bytes: server.files_cache,
+            copies_bytes: server.files.files_cache,
         });
         Ok(Config {
             action,
@@ -615,6 +661,30 @@ impl Places<'_> {
             durability: server.durability,
             download_hosts: server.download_host,
             secret_names: server.secret_name,
+            cluster: None,
+        })
+    }
+
+    fn cluster(&self, args: ClusterArgs, works: bool) -> Option<Cluster> {
+        if args.cluster.is_empty() {
+            return None;
+        }
+        let absolute = |file: Option<PathBuf>| file.map(|file| self.absolute(file));
+        Some(Cluster {
+            connection: Connection {
+                servers: args.cluster,
+                credentials: absolute(args.cluster_credentials),
+                token: args.cluster_token,
+                ca: absolute(args.cluster_ca),
+                certificate: absolute(args.cluster_certificate).zip(absolute(args.cluster_key)),
+            },
+            name: args.cluster_name,
+            instance: args.instance,
+            replicas: args.cluster_replicas.map(|replicas| replicas as usize),
+            lease: Duration::from_secs(args.lease.into()),
+            max_tries: args.max_tries,
+            affinity_window: args.affinity_window as usize,
+            works,
         })
     }
 

@@ -95,6 +95,14 @@ impl Devices {
         Ok(Self(devices))
     }
 
+    /// The same as those of one process among several, which all have devices of the same names.
+    pub(crate) fn of(mut self, process: &str) -> Self {
+        for device in &mut self.0 {
+            device.id = WorkerId::new(&format!("{process}/{}", device.id));
+        }
+        self
+    }
+
     /// The Python of the first one, which answers requests: all have the same classes.
     pub(crate) fn lead(&self) -> &Arc<Beside> {
         &self.0[0].beside
@@ -155,6 +163,7 @@ impl Devices {
 }
 
 /// Devices whose workers run.
+#[derive(Default)]
 pub(crate) struct Working(Vec<Arc<Seat>>);
 
 /// One of them.

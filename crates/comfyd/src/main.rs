@@ -3,6 +3,7 @@
 
 mod assemble;
 mod beside;
+mod cluster;
 mod config;
 mod db;
 mod devices;
@@ -11,6 +12,7 @@ mod key;
 mod leash;
 mod manual;
 mod nodes;
+mod process;
 mod python;
 mod run;
 mod said;
@@ -97,6 +99,8 @@ fn act() -> Result<(), Failure> {
         Action::Run { workflow, set } => run::run(&config, workflow, set),
         Action::CheckPython { json } => python::check(&config, *json),
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
+        Action::Work => cluster::work(&config),
+        Action::ClusterStatus { json } => cluster::status(&config, *json),
         Action::Db(action) => db::act(&config, action),
         Action::Key(action) => key::act(&config, action),
         Action::Completions(shell) => manual::completions(*shell),

@@ -63,6 +63,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         secrets,
         outputs: validated.outputs,
         created_ms: now_ms(),
+        needs: Default::default(),
     };
     let cancel = CancellationToken::default();
     let stop = cancel.clone();

@@ -8,60 +8,63 @@ use std::time::Duration;
 
 use comfyd_assets::Assets;
 use comfyd_folders::Folders;
-use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, now_ms};
+use comfyd_jobs::{EventSink, HistoryQuery, JobStore, OnRestart, Recovered, now_ms};
 use comfyd_server::{
-    ApiShape, App, Audit, FrontEnd, Hub, Installations, Log, Metered, Metrics, Options, Parts, RequiredVersions, listen, router,
+    ApiShape, App, Audit, Device, FrontEnd, Hub, Installations, Log, Metered, Metrics, Options, Parts, RequiredVersions, listen, router,
 };
+use comfyd_store_nats::{NatsStore, Post};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::assemble::{self, Failure};
-use crate::beside::{self, Around, Served};
-use crate::config::{self, Config, Verbosity};
-use crate::devices::{Devices, Service};
-use crate::{frontend, key, said, tls};
+use crate::beside::{self, Around, Beside, Served};
+use crate::cluster::{self, Others, Part};
+use crate::config::{self, Config};
+use crate::devices::{Devices, Service, Working};
+use crate::{frontend, key, process, said, tls};
 
 /// The job store's file in the user folder.
 pub(crate) const STORE_FILE: &str = "comfyd.db";
 /// How often it is looked whether the database's files are still there.
 const STORE_CHECK: Duration = Duration::from_secs(1);
 
-/// How many files must be free to open: what the server itself needs, and some clients.
-#[cfg(unix)]
-const LEAST_FILES: usize = 64;
-
 /// Files that the server may have open beside its connections: the store's, those that are read and written, those of Python's processes.
 #[cfg(unix)]
 const OTHER_FILES: usize = 256;
 
-/// How many threads the server needs beside those that answer requests and those that compute, of which there are as many as processors.
-const LEAST_THREADS: usize = 16;
-
 /// How many prompts that ended at the start their clients are told of.
 const MAX_TOLD: usize = 1000;
+
+/// How long a file stays in the temp folder of a cluster, and how often it is looked.
+const TEMP_KEPT: Duration = Duration::from_hours(24);
+const TEMP_LOOK: Duration = Duration::from_hours(1);
 
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let log = Log::default();
-    init_log(config.verbosity, log.clone());
+    process::init_log(config.verbosity, log.clone());
     for (option, why) in &config.unused {
         tracing::warn!("--{option} does nothing here: {why}");
     }
-    check_limits()?;
+    process::check_limits()?;
     let tls = config.tls.as_ref().map(tls::server).transpose()?;
     // Whoever is refused the locks or a port must leave no trace in the folders of the server that has them: all else comes behind this.
-    let database = Lock::database(&config.roots.user.join(STORE_FILE))?;
-    let assets_database = config.assets.as_ref().map(|assets| Lock::database(&assets.database)).transpose()?;
-    let _temp = Lock::folder(&config.roots.temp)?;
+    // Hosts of a cluster share their folders, and have the queue elsewhere.
+    let own = config.cluster.is_none();
+    let database = own.then(|| Lock::database(&config.roots.user.join(STORE_FILE))).transpose()?;
+    let assets_database = config.assets.as_ref().filter(|_| own).map(|assets| Lock::database(&assets.database)).transpose()?;
+    let _temp = own.then(|| Lock::folder(&config.roots.temp)).transpose()?;
     let listeners = bind(&config)?;
     let (keys, first_key) = key::of_server(&config)?;
     let began_ms = now_ms();
 
     let folders = assemble::folders(&config)?;
-    empty(folders.directory(comfyd_folders::Kind::Temp));
+    if own {
+        empty(folders.directory(comfyd_folders::Kind::Temp));
+    }
     let account = assemble::account(&config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     assemble::share(&config, &folders, runtime.handle())?;
@@ -70,9 +73,16 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
     let devices = Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs)))?;
     let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
-    let sqlite = Closing(Arc::new(open_store(&config, database)?));
-    let store: Arc<dyn JobStore> = sqlite.0.clone();
-    folders.remove_unfinished();
+    let queue = match (&config.cluster, database) {
+        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true, cluster::START_PATIENCE))?),
+        (None, Some(database)) => Queue::Own(Closing(Arc::new(open_store(&config, database)?))),
+        (None, None) => return Err("the database is not locked".into()),
+    };
+    let store = queue.store();
+    let devices = if let Queue::Shared(shared) = &queue { devices.of(shared.instance()) } else { devices };
+    if own {
+        folders.remove_unfinished();
+    }
     let front_end = front_end(&config, beside.workers().first());
     let addresses: Vec<SocketAddr> = listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect();
     let scheme = if tls.is_some() { "https" } else { "http" };
@@ -89,17 +99,19 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let metrics = Metrics::default();
     let service = Service {
         store: Arc::clone(&store),
-        sink: Arc::new(Metered { metrics: metrics.clone(), sink: hub.clone() }),
+        sink: Arc::new(Metered { metrics: metrics.clone(), sink: queue.sink(&runtime, &hub) }),
         metrics: metrics.clone(),
         runtime: runtime.handle().clone(),
         showing: assemble::showing(&folders, assets.as_ref()),
     };
-    let working = devices.start(&config, &folders, &service)?;
+    let works = config.cluster.as_ref().is_none_or(|cluster| cluster.works);
+    let working = Arc::new(if works { devices.start(&config, &folders, &service)? } else { Working::default() });
+    let others = queue.shared().map(|store| Arc::new(Others { store, runtime: runtime.handle().clone() }) as Arc<dyn Device>);
     let parts = Parts {
         catalog: beside.catalog().clone(),
         folders: Arc::clone(&folders),
         store,
-        devices: comfyd_server::Devices::new(working.served()),
+        devices: comfyd_server::Devices::new(working.served().chain(others)),
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
@@ -108,12 +120,12 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let app = App::new(parts, options);
 
-    let (watched, quick_test) = (sqlite.0.clone(), config.quick_test);
+    let quick_test = config.quick_test;
     let ended = runtime.block_on(async {
         // Before the first answer: whoever got one may stop the server.
-        let signal = shutdown_signal()?;
+        let signal = process::shutdown_signal()?;
         tokio::spawn(app.clone().announce_changes());
-        tokio::spawn(watch_store(watched));
+        queue.watch(&beside, &folders, &working, &hub).await?;
         tokio::spawn(keys.follow());
         tokio::spawn(ears.listen(app.clone(), besides));
         let (stop, stopped) = watch::channel(false);
@@ -135,6 +147,9 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         // The first receiver is the server's; it ends when it has drained.
         let _ = stop.send(true);
         working.shutdown().await;
+        if let Queue::Shared(shared) = &queue {
+            shared.leave().await;
+        }
         hub.shutdown();
         server.await??;
         // Their sockets are no longer the server's, but the clients have not been told yet why they are closed.
@@ -149,16 +164,86 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     folders.end();
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
-    drop(sqlite);
-    empty(folders.directory(comfyd_folders::Kind::Temp));
+    drop(queue);
+    if own {
+        empty(folders.directory(comfyd_folders::Kind::Temp));
+    }
     ended
+}
+
+/// Where prompts wait: in a database of this host, or with those of others.
+enum Queue {
+    Own(Closing),
+    Shared(Arc<NatsStore>),
+}
+
+impl Queue {
+    fn store(&self) -> Arc<dyn JobStore> {
+        match self {
+            Self::Own(own) => own.0.clone(),
+            Self::Shared(shared) => shared.clone(),
+        }
+    }
+
+    fn shared(&self) -> Option<Arc<NatsStore>> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(shared) => Some(Arc::clone(shared)),
+        }
+    }
+
+    /// Who is told what happens on this host's devices.
+    fn sink(&self, runtime: &tokio::runtime::Runtime, hub: &Hub) -> Arc<dyn EventSink> {
+        match self {
+            Self::Own(_) => Arc::new(hub.clone()),
+            Self::Shared(shared) => {
+                let post = Post::new(shared, Some(Arc::new(hub.clone())));
+                let _inside = runtime.enter();
+                post.run();
+                Arc::new(post)
+            }
+        }
+    }
+
+    /// Looks after it while the server runs.
+    async fn watch(&self, beside: &Beside, folders: &Arc<Folders>, working: &Arc<Working>, hub: &Hub) -> Result<(), Failure> {
+        match self {
+            Self::Own(own) => drop(tokio::spawn(watch_store(own.0.clone()))),
+            Self::Shared(shared) => {
+                shared.hear_events(Arc::new(hub.clone())).await?;
+                let (catalog, folders) = (beside.catalog().clone(), Arc::clone(folders));
+                tokio::spawn(cluster::list_models(Arc::clone(shared), Arc::clone(&folders)));
+                tokio::spawn(empty_old(folders.directory(comfyd_folders::Kind::Temp).to_owned()));
+                Part { store: Arc::clone(shared), working: Arc::clone(working), catalog, folders, api: true }.play().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Removes what has been in a cluster's temp folder for long, again and again: no host knows whether another still shows it.
+async fn empty_old(folder: PathBuf) {
+    loop {
+        let folder = folder.clone();
+        let removed = tokio::task::spawn_blocking(move || {
+            for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+                let age = entry.metadata().and_then(|metadata| metadata.modified()).ok().and_then(|changed| changed.elapsed().ok());
+                if age.is_some_and(|age| age > TEMP_KEPT) && entry.file_type().is_ok_and(|kind| kind.is_file()) {
+                    drop(std::fs::remove_file(entry.path()));
+                }
+            }
+        });
+        drop(removed.await);
+        tokio::time::sleep(TEMP_LOOK).await;
+    }
 }
 
 /// Deals with the prompts that the last run left.
 async fn recover(config: &Config, store: &dyn JobStore, devices: &Devices) -> Result<(), Failure> {
-    let on_restart = match config.on_restart {
-        config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
-        config::OnRestart::Fail => OnRestart::Fail,
+    let on_restart = match (&config.cluster, config.on_restart) {
+        (Some(cluster), _) => cluster::on_restart(cluster),
+        (None, config::OnRestart::Rerun) => OnRestart::Rerun { max_crashes: config.max_crashes },
+        (None, config::OnRestart::Fail) => OnRestart::Fail,
     };
     let Recovered { pending, rerun, failed } = devices.recover(store, on_restart).await?;
     if (pending, rerun, failed) != (0, 0, 0) {
@@ -175,6 +260,26 @@ async fn tell_ended(store: &dyn JobStore, hub: &Hub, began_ms: i64) {
         Ok(page) => page.entries.iter().for_each(|entry| hub.ended(entry)),
         Err(error) => tracing::warn!(%error, "clients are not told which of their prompts failed at this start"),
     }
+}
+
+/// The command line as clients may see it: without what lets into a cluster.
+fn shown(arguments: impl Iterator<Item = String>) -> Vec<String> {
+    let mut secret = false;
+    let show = |argument: String| {
+        if std::mem::replace(&mut secret, argument == "--cluster-token") {
+            return "...".to_owned();
+        }
+        if argument.starts_with("--cluster-token=") {
+            return "--cluster-token=...".to_owned();
+        }
+        // Users and passwords in addresses of NATS.
+        let hidden = |address: &str| match (address.split_once("://"), address.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, host))) if scheme.ends_with("nats") || scheme.ends_with("tls") => format!("{scheme}://...@{host}"),
+            _ => address.to_owned(),
+        };
+        argument.split(',').map(hidden).collect::<Vec<_>>().join(",")
+    };
+    arguments.map(show).collect()
 }
 
 /// As many connections as are wanted and as the limit on open files allows: some must be left for all else.
@@ -212,6 +317,7 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         max_upload_bytes: config.max_upload_bytes,
         max_connections: connections(config.max_connections),
         multi_user: config.multi_user,
+        tells_needs: config.cluster.is_some(),
         replacements: comfyd_nodes::replacements(),
         feature_flags: config.feature_flags.clone(),
         offline: config.offline,
@@ -224,7 +330,7 @@ fn server_options(config: &Config, front_end: FrontEnd) -> Options {
         placing: assemble::placing(config),
         download_hosts: config.download_hosts.clone(),
         secret_names: [&defaults.secret_names[..], &config.secret_names].concat(),
-        argv: std::env::args_os().map(|argument| argument.to_string_lossy().into_owned()).collect(),
+        argv: shown(std::env::args_os().map(|argument| argument.to_string_lossy().into_owned())),
         ..defaults
     }
 }
@@ -245,30 +351,6 @@ async fn watch_store(store: Arc<SqliteStore>) {
         // The log tells, and who submits a prompt is told.
         let _ = store.check();
     }
-}
-
-/// Libraries panic, or wait for ever, where the system refuses them a file or a thread: it is said before it comes to that.
-fn check_limits() -> Result<(), Failure> {
-    #[cfg(unix)]
-    {
-        use std::os::fd::AsFd as _;
-        let stdin = std::io::stdin();
-        let opened: std::io::Result<Vec<_>> = (0..LEAST_FILES).map(|_| stdin.as_fd().try_clone_to_owned()).collect();
-        opened
-            .map_err(|error| format!("too few files may be open at once ({error}): raise the limit, for example with `ulimit -n 1024`"))?;
-    }
-    let threads = LEAST_THREADS + 2 * std::thread::available_parallelism().map_or(1, usize::from);
-    // Closed until all are there.
-    let gate = parking_lot::Mutex::new(());
-    std::thread::scope(|scope| {
-        let _closed = gate.lock();
-        for started in 0..threads {
-            std::thread::Builder::new().spawn_scoped(scope, || drop(gate.lock())).map_err(|error| {
-                format!("only {started} of {threads} threads can be started ({error}): raise the limit on processes (`ulimit -u`)")
-            })?;
-        }
-        Ok(())
-    })
 }
 
 /// Where programs of this machine reach the server.
@@ -376,54 +458,26 @@ fn empty(folder: &Path) {
     }
 }
 
-/// Waits until the process is asked to stop; from when this returns, asking does not end the process by itself.
-fn shutdown_signal() -> std::io::Result<impl Future<Output = ()>> {
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-        assemble::survive_file_limit()?;
-        Ok(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-        })
-    }
-    #[cfg(not(unix))]
-    {
-        let mut interrupt = tokio::signal::windows::ctrl_c()?;
-        Ok(async move { drop(interrupt.recv().await) })
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn init_log(verbosity: Verbosity, log: Log) {
-    let level = match verbosity {
-        Verbosity::Debug | Verbosity::Detail => "debug",
-        Verbosity::Info => "info",
-        Verbosity::Warning => "warn",
-        Verbosity::Error | Verbosity::Critical => "error",
-    };
-    // Fails only if a logger is there already.
-    drop(tracing_subscriber::fmt().with_env_filter(level).with_ansi(false).with_writer(move || Tee(log.clone())).try_init());
-}
-
-/// Log lines go to the terminal and to `/internal/logs`.
-struct Tee(Log);
-
-impl std::io::Write for Tee {
-    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
-        // A line begins with its time; the front end's terminal expects the line break.
-        let text = String::from_utf8_lossy(line);
-        let (time, message) = text.split_once(' ').unwrap_or(("", &text));
-        self.0.keep(time, &format!("{}\n", message.trim()));
-        // Whoever read the lines may be gone. An error here would be reported on the same way, which panics.
-        let _ = std::io::stderr().write_all(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        let _ = std::io::stderr().flush();
-        Ok(())
+    #[test]
+    fn clients_do_not_see_what_lets_into_a_cluster() {
+        let given = [
+            "comfyd",
+            "serve",
+            "--cluster",
+            "nats://me:pw@a:1,tls://me:pw@b",
+            "--cluster-token",
+            "t0ken",
+            "--cluster-token=t0ken",
+            "--cpu",
+        ];
+        let wanted =
+            ["comfyd", "serve", "--cluster", "nats://...@a:1,tls://...@b", "--cluster-token", "...", "--cluster-token=...", "--cpu"];
+        assert_eq!(shown(given.map(str::to_owned).into_iter()), wanted);
+        let other = ["--cluster=nats://me:pw@a", "--listen", "0.0.0.0,::", "a@b,c"];
+        assert_eq!(shown(other.map(str::to_owned).into_iter()), ["--cluster=nats://...@a", "--listen", "0.0.0.0,::", "a@b,c"]);
     }
 }

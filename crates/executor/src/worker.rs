@@ -473,7 +473,12 @@ impl Registry {
     /// While the store fails, the prompt still runs as far as anybody is told; its outcome is offered again in the background.
     fn finish(&self, mut ended: Ended, go_on: bool) -> Option<Claim> {
         match self.store_end(&mut ended, go_on) {
-            Ok(next) => {
+            // What another worker runs now is the other's to tell of.
+            Ok(Stored::TakenAway) => {
+                self.shared.state.lock().running = None;
+                None
+            }
+            Ok(Stored::Ended(next)) => {
                 {
                     let mut state = self.shared.state.lock();
                     state.running = None;
@@ -497,7 +502,7 @@ impl Registry {
 
     /// Stores the outcome, and claims the next job along with it if `go_on`. An outcome that can never be stored becomes a failure that says
     /// why.
-    fn store_end(&self, ended: &mut Ended, go_on: bool) -> Result<Option<Claim>, Error> {
+    fn store_end(&self, ended: &mut Ended, go_on: bool) -> Result<Stored, Error> {
         let store = |ended: &Ended| {
             let (token, outcome) = (&ended.claim.token, &*ended.outcome);
             self.runtime.block_on(async {
@@ -516,9 +521,9 @@ impl Registry {
         }
         if let Err(error @ (Error::NotRunning(_) | Error::NotHeld(_))) = &stored {
             tracing::warn!(%error, "the prompt was taken away while it ran");
-            return Ok(None);
+            return Ok(Stored::TakenAway);
         }
-        stored
+        stored.map(Stored::Ended)
     }
 
     /// Sees to it that a thread offers what is unstored to the store again.
@@ -569,11 +574,13 @@ impl Registry {
                 self.shared.state.lock().unstored.iter().find(|other| other.claim.job.id == ended.claim.job.id).map(|e| e.outcome.clone());
             ended.outcome = current.unwrap_or(ended.outcome);
             match self.store_end(&mut ended, false) {
-                Ok(_none) => {
+                Ok(stored) => {
                     attempts.succeeded();
-                    tracing::info!(prompt_id = %ended.claim.job.id, "the outcome of a prompt is stored now");
                     self.shared.state.lock().unstored.retain(|other| other.claim.job.id != ended.claim.job.id);
-                    self.announce_end(&ended, None);
+                    if let Stored::Ended(_none) = stored {
+                        tracing::info!(prompt_id = %ended.claim.job.id, "the outcome of a prompt is stored now");
+                        self.announce_end(&ended, None);
+                    }
                     // There may be room for another.
                     self.shared.wake.notify_one();
                 }
@@ -612,6 +619,14 @@ impl Registry {
             }
         }
     }
+}
+
+/// What became of an outcome.
+enum Stored {
+    /// It is in the history, and this job comes next, if one was claimed along with it.
+    Ended(Option<Claim>),
+    /// The prompt was given to another worker meanwhile.
+    TakenAway,
 }
 
 /// Tells of a failure that repeats once, until it has changed or passed.

@@ -18,6 +18,7 @@ pub mod shared;
 mod version;
 pub mod whole;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -96,12 +97,17 @@ pub struct ModelHome {
     pub lists: bool,
 }
 
+/// Model files by the names of their folders.
+pub type Elsewhere = BTreeMap<Arc<str>, BTreeSet<Arc<str>>>;
+
 /// All folders. Shared behind an [`Arc`]; listings are cached and follow the disk by the folders' modification times.
 pub struct Folders {
     roots: Roots,
     models: Vec<ModelFolder>,
     /// These with what custom nodes add, which is known only once they were loaded.
     listed: RwLock<Arc<Vec<ModelFolder>>>,
+    /// Model files that other hosts have, by folder.
+    elsewhere: RwLock<Arc<Elsewhere>>,
     listings: RwLock<std::collections::HashMap<PathBuf, Arc<Listing>>>,
     generation: AtomicU64,
     counters: Arc<Mutex<save::Counters>>,
@@ -132,6 +138,7 @@ impl Folders {
             models,
             listed,
             listings: RwLock::default(),
+            elsewhere: RwLock::default(),
             generation: AtomicU64::new(1),
             counters: Arc::default(),
             apart: OnceLock::new(),
@@ -202,6 +209,29 @@ impl Folders {
         }
     }
 
+    /// Lists these model files too, which other hosts have that run prompts.
+    pub fn set_elsewhere(&self, models: Elsewhere) {
+        let mut elsewhere = self.elsewhere.write();
+        if **elsewhere != models {
+            *elsewhere = Arc::new(models);
+            drop(elsewhere);
+            self.generation.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+
+    /// The model files that are here, as [`Folders::model_files`] lists them.
+    pub fn own_model_files(&self, folder: &str) -> Option<Vec<String>> {
+        let models = self.listed();
+        let folder = find(&models, folder)?;
+        let mut names = Vec::new();
+        for path in &folder.paths {
+            names.extend(self.listing(path).files.iter().filter(|f| folder.lists(f)).cloned());
+        }
+        names.sort_unstable();
+        names.dedup();
+        Some(names)
+    }
+
     /// Adds the folders for models in the output folder. As in ComfyUI they come after all others: call it when the extra paths are read.
     pub fn add_saved_models(&mut self) {
         for folder in SAVED_MODELS {
@@ -247,14 +277,13 @@ impl Folders {
 
     /// The model files of a folder, relative, sorted, without duplicates; `None` if there is no such folder.
     pub fn model_files(&self, folder: &str) -> Option<Vec<String>> {
-        let models = self.listed();
-        let folder = find(&models, folder)?;
-        let mut names = Vec::new();
-        for path in &folder.paths {
-            names.extend(self.listing(path).files.iter().filter(|f| folder.lists(f)).cloned());
+        let mut names = self.own_model_files(folder)?;
+        let elsewhere = Arc::clone(&self.elsewhere.read());
+        if let Some(more) = elsewhere.get(modern_name(folder)) {
+            names.extend(more.iter().map(|name| name.to_string()));
+            names.sort_unstable();
+            names.dedup();
         }
-        names.sort_unstable();
-        names.dedup();
         Some(names)
     }
 

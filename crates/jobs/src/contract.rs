@@ -12,6 +12,7 @@ use crate::memory::Options as Limits;
 use crate::secrets::Secrets;
 use crate::store::{Error, HistoryQuery, Job, JobStore, NewJob, OnRestart, Outcome, Position, Recovered, Status};
 
+pub mod cluster;
 mod handover;
 mod harness;
 mod holders;
@@ -268,6 +269,7 @@ async fn verbatim(harness: &dyn Harness) {
         secrets: Secrets::default(),
         outputs: ids(&["9", "10:1", "", "é"]),
         created_ms: 1_700_000_000_123,
+        needs: Default::default(),
     };
     store.enqueue(new.clone()).await.unwrap();
     let verify = |job: &Job, place: &str| {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use comfyd_node::PreviewImage;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::message::{Message, NodeRef};
@@ -23,7 +23,7 @@ pub struct Event {
 }
 
 /// A node's place in `progress_state`.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct NodeProgress {
     /// The node.
     pub node: NodeRef,
@@ -36,7 +36,7 @@ pub struct NodeProgress {
 }
 
 /// A node's state in `progress_state`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum NodeState {
     /// Not begun.

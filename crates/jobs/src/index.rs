@@ -141,6 +141,16 @@ impl Index {
         self.next_key = self.next_key.max(key.saturating_add(1));
     }
 
+    /// The entries that ended first, so many.
+    pub fn oldest(&self, many: usize) -> Vec<(i64, Arc<str>)> {
+        self.facts.iter().take(many).map(|(key, facts)| (*key, facts.id.clone())).collect()
+    }
+
+    /// Whether there is an entry with this key.
+    pub fn contains(&self, key: i64) -> bool {
+        self.facts.contains_key(&key)
+    }
+
     /// Forgets the entry that ended first, and gives its key.
     pub fn pop_oldest(&mut self) -> Option<i64> {
         let (key, facts) = self.facts.pop_first()?;

@@ -2,6 +2,7 @@
 //!
 //! [`memory`] holds the implementations for tests. The feature `contract` has the test-suites that every store and every event sink passes.
 
+pub mod cache;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 pub mod event;
@@ -17,6 +18,6 @@ pub use crate::event::{Event, EventKind, EventSink};
 pub use crate::message::{Failure, Interruption, Message, NodeRef};
 pub use crate::secrets::Secrets;
 pub use crate::store::{
-    Claim, Counts, Cursor, Error, HistoryEntry, HistoryQuery, Job, JobStore, NewJob, OnRestart, Order, Outcome, Page, Position, Queue,
-    Recovered, Result, Status, Ticket, Token, Versions, WorkerId, now_ms,
+    Claim, Counts, Cursor, Error, HistoryEntry, HistoryQuery, Job, JobStore, Needs, NewJob, OnRestart, Order, Outcome, Page, Position,
+    Queue, Recovered, Result, Status, Ticket, Token, Versions, WorkerId, now_ms,
 };

@@ -123,6 +123,19 @@ impl Line {
     /// [`Error::Duplicate`] when the id waits or runs; [`Error::Full`], [`Error::FullBytes`] and [`Error::OwnerFull`] at the bounds. None uses
     /// up a number.
     pub fn admit(&mut self, new: &NewJob, bounds: Bounds) -> Result<(Place, Arc<Job>)> {
+        self.admissible(new, bounds)?;
+        let (number, next_number) = number(new.position, self.next_number);
+        let place = Place { rank: 0, number, arrival: self.next_arrival, crashes: 0 };
+        let job = Arc::new(new.numbered(number));
+        self.insert(place, job.clone(), next_number);
+        Ok((place, job))
+    }
+
+    /// Whether a new job may come in.
+    ///
+    /// # Errors
+    /// As of [`Line::admit`].
+    pub fn admissible(&self, new: &NewJob, bounds: Bounds) -> Result<()> {
         if self.contains(&new.id) {
             return Err(Error::Duplicate(new.id.clone()));
         }
@@ -138,22 +151,7 @@ impl Line {
                 return Err(Error::OwnerFull(bounds.of_owner));
             }
         }
-        let (number, next_number) = number(new.position, self.next_number);
-        let place = Place { rank: 0, number, arrival: self.next_arrival, crashes: 0 };
-        let job = Arc::new(Job {
-            id: new.id.clone(),
-            number,
-            owner: new.owner.clone(),
-            client_id: new.client_id.clone(),
-            workflow_id: new.workflow_id.clone(),
-            prompt: new.prompt.clone(),
-            extra_data: new.extra_data.clone(),
-            secrets: new.secrets.clone(),
-            outputs: new.outputs.clone(),
-            created_ms: new.created_ms,
-        });
-        self.insert(place, job.clone(), next_number);
-        Ok((place, job))
+        Ok(())
     }
 
     /// Puts a job that is known to be new at its place, and sets the next number.
@@ -182,6 +180,42 @@ impl Line {
         let token = Token { prompt_id: job.id.clone(), worker: worker.clone(), claim: self.next_claim };
         self.insert_running(Running { place, job: job.clone(), claimed_ms, claim: token.claim, holder: Some(worker.clone()) });
         Some((place, Claim { job, token }))
+    }
+
+    /// The first waiting job, in the order in which they are claimed, that is wanted, and behind it those that are next of the same owner:
+    /// so many together. What goes before all others stands alone.
+    pub fn upcoming(&self, many: usize, wants: impl Fn(&Job) -> bool) -> Vec<Arc<Job>> {
+        let Some(place) = self.pending.next(&wants) else { return Vec::new() };
+        let many = if place.rank < 0 { 1 } else { many };
+        self.pending.from(&place).filter(|job| wants(job)).take(many).cloned().collect()
+    }
+
+    /// The place of a waiting job.
+    pub fn place(&self, id: &str) -> Option<Place> {
+        self.places.get(id).copied()
+    }
+
+    /// Marks a waiting job as running: another process claimed it, or this one in its storage. Its owner has had its turn.
+    pub fn start(&mut self, id: &str, claimed_ms: i64, claim: i64, holder: Option<WorkerId>) {
+        if let Some(place) = self.places.remove(id)
+            && let Some(job) = self.pending.take(&place)
+        {
+            self.insert_running(Running { place, job, claimed_ms, claim, holder });
+        }
+    }
+
+    /// Those that run, in the order in which they were claimed.
+    pub fn running(&self) -> &[Running] {
+        &self.running
+    }
+
+    /// Takes a job out of the line whether it waits or runs, and whoever holds it.
+    pub fn remove_anywhere(&mut self, id: &str) -> Option<Arc<Job>> {
+        if let Some(place) = self.places.remove(id) {
+            return self.pending.remove(&place);
+        }
+        let index = self.running.iter().position(|running| running.job.id == id)?;
+        Some(self.running.remove(index).job)
     }
 
     /// Takes a running job out of the line.
@@ -278,7 +312,7 @@ impl Line {
 }
 
 /// The number for a position, and the counter afterwards.
-fn number(position: Position, counter: u64) -> (f64, u64) {
+pub fn number(position: Position, counter: u64) -> (f64, u64) {
     // Adding 0.0 turns -0.0 into 0.0: the two are one number, and arrival decides between them.
     match position {
         Position::Back => (counter as f64, counter + 1),

@@ -268,7 +268,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
     use super::*;
-    use crate::contract::{self, Harness, sink};
+    use crate::contract::{self, Harness, cluster, sink};
     use crate::event::NullSink;
 
     struct Memory;
@@ -291,6 +291,30 @@ mod tests {
     #[tokio::test(flavor = "multi_thread")]
     async fn contract() {
         contract::run(&Memory).await;
+    }
+
+    struct Shared(Mutex<Arc<MemoryStore>>);
+
+    #[async_trait]
+    impl cluster::Cluster for Shared {
+        async fn fresh(&self) {
+            *self.0.lock() = Arc::default();
+        }
+
+        async fn join(&self, _name: &str, _limits: Options) -> Arc<dyn JobStore> {
+            self.0.lock().clone()
+        }
+
+        async fn kill(&self, _store: Arc<dyn JobStore>) {}
+
+        fn apart(&self) -> bool {
+            false
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_workers() {
+        cluster::run(&Shared(Mutex::default())).await;
     }
 
     /// Clients of a sink that keeps everything in one list: each has its own place in it.

@@ -4,11 +4,12 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 
 /// A node as events and the history name it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NodeRef {
     /// Its id in the graph; for a node of an expansion, an id that the client does not know.
     pub id: Arc<str>,
@@ -61,7 +62,7 @@ pub enum Message {
 }
 
 /// What went wrong.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Failure {
     /// The prompt.
     pub prompt_id: Arc<str>,
@@ -82,12 +83,12 @@ pub struct Failure {
     /// All nodes of the prompt, as the reference has them under this name.
     pub current_outputs: Vec<Arc<str>>,
     /// Milliseconds since 1970; none if the prompt goes on.
-    #[serde(rename = "timestamp", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "timestamp", default, skip_serializing_if = "Option::is_none")]
     pub timestamp_ms: Option<i64>,
 }
 
 /// Where the user stopped it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Interruption {
     /// The prompt.
     pub prompt_id: Arc<str>,
@@ -111,6 +112,32 @@ impl Message {
             Self::Success { .. } => "execution_success",
             Self::Failed(_) => "execution_error",
             Self::Interrupted(_) => "execution_interrupted",
+        }
+    }
+}
+
+/// A message that came from another process: its name and its data.
+impl<'de> Deserialize<'de> for Message {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Times {
+            prompt_id: Arc<str>,
+            #[serde(rename = "timestamp")]
+            timestamp_ms: i64,
+            #[serde(default)]
+            nodes: Vec<Arc<str>>,
+        }
+        let (name, data): (String, Json) = Deserialize::deserialize(deserializer)?;
+        let times = |data| serde_json::from_value::<Times>(data).map_err(D::Error::custom);
+        match name.as_str() {
+            "execution_start" => times(data).map(|Times { prompt_id, timestamp_ms, .. }| Self::Start { prompt_id, timestamp_ms }),
+            "execution_success" => times(data).map(|Times { prompt_id, timestamp_ms, .. }| Self::Success { prompt_id, timestamp_ms }),
+            "execution_cached" => {
+                times(data).map(|Times { prompt_id, timestamp_ms, nodes }| Self::Cached { nodes, prompt_id, timestamp_ms })
+            }
+            "execution_error" => serde_json::from_value(data).map(Self::Failed).map_err(D::Error::custom),
+            "execution_interrupted" => serde_json::from_value(data).map(Self::Interrupted).map_err(D::Error::custom),
+            other => Err(D::Error::custom(format!("'{other}' is no message that is known"))),
         }
     }
 }

@@ -98,6 +98,38 @@ pub struct NewJob {
     pub outputs: Vec<String>,
     /// When it came, in milliseconds since 1970.
     pub created_ms: i64,
+    /// What whoever runs it must have.
+    pub needs: Arc<Needs>,
+}
+
+impl NewJob {
+    /// The job that becomes of it with this number.
+    pub fn numbered(&self, number: f64) -> Job {
+        Job {
+            id: self.id.clone(),
+            number,
+            owner: self.owner.clone(),
+            client_id: self.client_id.clone(),
+            workflow_id: self.workflow_id.clone(),
+            prompt: self.prompt.clone(),
+            extra_data: self.extra_data.clone(),
+            secrets: self.secrets.clone(),
+            outputs: self.outputs.clone(),
+            created_ms: self.created_ms,
+            needs: self.needs.clone(),
+        }
+    }
+}
+
+/// What a worker must have to run a job. A store whose workers are all alike keeps nothing of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Needs {
+    /// Node classes.
+    #[serde(default)]
+    pub classes: Vec<Arc<str>>,
+    /// Model files: their folder's name and theirs.
+    #[serde(default)]
+    pub models: Vec<(Arc<str>, Arc<str>)>,
 }
 
 /// A queued or running prompt.
@@ -123,6 +155,8 @@ pub struct Job {
     pub outputs: Vec<String>,
     /// When it was enqueued, in milliseconds since 1970.
     pub created_ms: i64,
+    /// What whoever runs it must have.
+    pub needs: Arc<Needs>,
 }
 
 /// Who claims jobs: a device of a host. No two that use a store at the same time have the same name.
@@ -388,7 +422,7 @@ pub struct Queue {
 }
 
 /// The queue's figures, for `status` events.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {
     /// How many run.
     pub running: usize,
@@ -523,6 +557,11 @@ pub trait JobStore: Send + Sync + 'static {
     /// Deals with jobs that this worker held when it ended, and with those that nobody can hold any more: each counts one crash more, which
     /// is stored. Called once at the worker's start, before its first claim.
     async fn recover(&self, worker: &WorkerId, on_restart: OnRestart) -> Result<Recovered>;
+
+    /// Why jobs wait that nobody can run at present: prompt id → what is missing. Where all workers are alike, nothing.
+    async fn waiting_for(&self) -> Result<HashMap<String, String>> {
+        Ok(HashMap::new())
+    }
 
     /// Watches for changes.
     fn versions(&self) -> watch::Receiver<Versions>;

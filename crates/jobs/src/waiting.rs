@@ -128,29 +128,42 @@ impl Waiting {
 
     /// Takes the next one out; its owner has had its turn.
     pub fn pop_next(&mut self) -> Option<(Place, Arc<Job>)> {
-        let place = self.next()?;
-        let job = self.remove(&place)?;
+        let place = self.next(|_| true)?;
+        self.take(&place).map(|job| (place, job))
+    }
+
+    /// Takes one out whose owner has had its turn with it.
+    pub fn take(&mut self, place: &Place) -> Option<Arc<Job>> {
+        let job = self.remove(place)?;
         self.turns.take(&job.owner);
         if self.turns.last.len() > MAX_REMEMBERED {
             self.turns.last.retain(|owner, _| self.owners.contains_key(owner));
         }
-        Some((place, job))
+        Some(job)
     }
 
-    fn next(&self) -> Option<Place> {
-        let (first, job) = self.jobs.first_key_value()?;
+    /// The job at a place, and those of its owner behind it.
+    pub fn from(&self, place: &Place) -> impl Iterator<Item = &Arc<Job>> {
+        let owner = self.jobs.get(place).map(|job| &job.owner);
+        self.jobs.range(*place..).map(|(_, job)| job).filter(move |job| Some(&job.owner) == owner)
+    }
+
+    /// Where the next one that is wanted stands.
+    pub fn next(&self, wants: impl Fn(&Job) -> bool) -> Option<Place> {
+        let mut wanted = self.jobs.iter().filter(|(_, job)| wants(job));
+        let (first, job) = wanted.next()?;
         // What ran when the server stopped goes before all turns.
         if self.owners.len() < 2 || first.rank < 0 {
             return Some(*first);
         }
         let mut best = (self.turns.of(&job.owner), *first);
         let mut seen = HashSet::from([&job.owner]);
-        for (place, job) in &self.jobs {
-            if seen.len() == self.owners.len() {
-                break;
-            }
+        for (place, job) in wanted {
             if seen.insert(&job.owner) {
                 best = best.min((self.turns.of(&job.owner), *place));
+            }
+            if seen.len() == self.owners.len() {
+                break;
             }
         }
         Some(best.1)

@@ -10,6 +10,11 @@ pub trait Device: Send + Sync {
     /// What it is and what it holds. May wait for a driver.
     fn state(&self) -> DeviceState;
 
+    /// The same of all that the handle stands for, where these are several.
+    fn states(&self) -> Vec<DeviceState> {
+        vec![self.state()]
+    }
+
     /// Interrupts the prompt that runs on it, or only that prompt. Whether there was one.
     async fn interrupt(&self, prompt_id: Option<&str>) -> bool;
 
@@ -43,7 +48,7 @@ impl Devices {
 
     /// What each is and holds.
     pub(crate) fn states(&self) -> impl Iterator<Item = DeviceState> {
-        self.0.iter().map(|device| device.state())
+        self.0.iter().flat_map(|device| device.states())
     }
 
     /// Interrupts what runs, or only that prompt, wherever it runs. Whether anything ran.

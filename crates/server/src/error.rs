@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::http::StatusCode;
-use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use comfyd_folders::shared::is_unusable;
 use serde::Serialize;
@@ -143,9 +143,15 @@ impl ApiError {
 #[derive(Clone)]
 struct ErrorBody(Arc<WireError>);
 
+/// When who found the server unable to do something is told to ask again, in seconds.
+const RETRY_SECONDS: u64 = 5;
+
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(&self.body)).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(RETRY_SECONDS));
+        }
         response.extensions_mut().insert(ErrorBody(self.body.into()));
         response
     }

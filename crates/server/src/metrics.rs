@@ -100,14 +100,14 @@ impl Metrics {
 }
 
 /// Counts what a sink is told.
-pub struct Metered<S> {
+pub struct Metered {
     /// What counts.
     pub metrics: Metrics,
     /// The sink.
-    pub sink: S,
+    pub sink: Arc<dyn EventSink>,
 }
 
-impl<S: EventSink> EventSink for Metered<S> {
+impl EventSink for Metered {
     fn emit(&self, event: Event) {
         if let EventKind::Message(message) = &event.kind {
             self.metrics.count(message);
@@ -144,7 +144,7 @@ mod tests {
     #[test]
     fn each_prompt_and_node_is_counted_once() {
         let metrics = Metrics::default();
-        let sink = Metered { metrics: metrics.clone(), sink: NullSink };
+        let sink = Metered { metrics: metrics.clone(), sink: Arc::new(NullSink) };
         let start = |id: &str| Message::Start { prompt_id: id.into(), timestamp_ms: 1_000 };
         let cached = Message::Cached { nodes: vec!["1".into(), "2".into()], prompt_id: "a".into(), timestamp_ms: 1_000 };
         let success = || Message::Success { prompt_id: "a".into(), timestamp_ms: 3_500 };

@@ -91,6 +91,8 @@ pub struct Options {
     pub max_connections: usize,
     /// Memory that bodies, and pictures and answers in work, take together, in bytes; at least eight bodies' of the largest size.
     pub request_memory_bytes: usize,
+    /// Whether prompts are told what they need, for workers that are not all alike.
+    pub tells_needs: bool,
     /// Several users, told apart by the `comfy-user` header.
     pub multi_user: bool,
     /// Longer side of previews, in pixels, unless the node says otherwise.
@@ -136,6 +138,7 @@ impl Default for Options {
             max_upload_bytes: 100 * 1024 * 1024,
             max_connections: 4096,
             request_memory_bytes: 1 << 30,
+            tells_needs: false,
             multi_user: false,
             preview_size: 512,
             ws_queue: 512,

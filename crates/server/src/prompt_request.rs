@@ -1,14 +1,15 @@
 //! What `POST /prompt` is asked, from the body's text to the job that is stored. The text is read once, and what nobody changed is stored as
 //! it came.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::http::StatusCode;
 use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
-use comfyd_jobs::{NewJob, Position, Secrets, now_ms};
-use comfyd_node::{Catalog, Choices, Entry, Input, InputKind, OptionSource, Replacements};
+use comfyd_jobs::{Needs, NewJob, Position, Secrets, now_ms};
+use comfyd_node::{Catalog, Choices, Entry, FileSource, Input, InputKind, OptionSource, Replacements};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -130,6 +131,7 @@ impl PromptRequest {
         let secrets = Secrets::take(&mut extra_data, &options.secret_names);
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &options.placing)?;
+        let needs = if options.tells_needs { Arc::new(needs(catalog, &validated.prompt)) } else { Arc::default() };
         let prompt_text = text("prompt").filter(|_| !validated.converted && !replaced).map(str::to_owned);
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
         let job = NewJob {
@@ -143,9 +145,29 @@ impl PromptRequest {
             secrets: secrets.unwrap_or_default(),
             outputs: validated.outputs,
             created_ms,
+            needs,
         };
         Ok((job, validated.node_errors))
     }
+}
+
+/// What whoever runs a prompt must have: its classes, and the model files that its combos name.
+fn needs(catalog: &Catalog, prompt: &Prompt) -> Needs {
+    let mut classes = BTreeSet::new();
+    let mut models = BTreeSet::new();
+    for id in prompt.nodes().keys() {
+        let Some(class) = prompt.class_type(id) else { continue };
+        classes.insert(Arc::from(class));
+        let Some(entry) = catalog.get(class) else { continue };
+        for (name, value) in prompt.inputs(id).into_iter().flatten() {
+            let kind = entry.schema.find_input(name).map(|input| &input.kind);
+            let Some(InputKind::Combo(Choices::Files { extra, source: FileSource::Models(folder) })) = kind else { continue };
+            if let Some(file) = value.as_str().filter(|file| !extra.iter().any(|own| own == file)) {
+                models.insert((Arc::from(folder.as_str()), Arc::from(file)));
+            }
+        }
+    }
+    Needs { classes: classes.into_iter().collect(), models: models.into_iter().collect() }
 }
 
 /// The text of an object with a member more at its end.

@@ -63,6 +63,7 @@ fn job(item: Value, secret_names: &[String]) -> Result<NewJob, String> {
         secrets,
         outputs: outputs.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
         created_ms: now_ms(),
+        needs: Default::default(),
     })
 }
 

@@ -25,6 +25,7 @@ async fn enqueue(store: &dyn JobStore, id: &str, workflow: &str) {
         secrets: Secrets::default(),
         outputs: vec!["1".into()],
         created_ms: comfyd_jobs::now_ms(),
+        needs: Default::default(),
     };
     store.enqueue(job).await.unwrap();
 }

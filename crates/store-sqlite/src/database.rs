@@ -356,6 +356,7 @@ fn set_aside(connection: &mut Connection, seq: i64, reason: &str, floor: i64) ->
             extra_data: empty(),
             secrets: Secrets::default(),
             outputs: Vec::new(),
+            needs: Default::default(),
         })
     };
     let job = transaction.query_row("SELECT id, number, created_ms FROM jobs WHERE seq = ?1", [seq], found).optional()?;
@@ -420,6 +421,7 @@ pub(crate) fn job(row: &Row<'_>) -> rusqlite::Result<Job> {
         owner: row.get(7)?,
         client_id: row.get(8)?,
         workflow_id: row.get(9)?,
+        needs: Default::default(),
     })
 }
 

@@ -6,7 +6,6 @@
 //! This crate knows neither HTTP nor what a graph is.
 
 mod access;
-mod cache;
 mod command;
 mod database;
 mod error;

@@ -9,7 +9,7 @@ use comfyd_jobs::{HistoryEntry, Job, OnRestart, Token, Versions, WorkerId};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use crate::cache::Cache;
+use comfyd_jobs::cache::Cache;
 
 /// The committed state and what follows from it.
 #[derive(Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use comfyd_jobs::contract::cluster::{self, Cluster};
 use comfyd_jobs::contract::{self, Harness};
 use comfyd_jobs::{JobStore, memory};
 use comfyd_store_sqlite::{Durability, Options, SqliteStore};
@@ -48,6 +49,38 @@ impl Harness for Sqlite {
         drop(store);
         self.open(limits)
     }
+}
+
+/// Workers of one process share its store.
+struct Shared {
+    folder: TempDir,
+    made: AtomicUsize,
+    current: Mutex<Option<Arc<SqliteStore>>>,
+}
+
+#[async_trait]
+impl Cluster for Shared {
+    async fn fresh(&self) {
+        let number = self.made.fetch_add(1, Ordering::Relaxed);
+        let store = SqliteStore::open(self.folder.path().join(format!("{number}.db")), Options::default()).unwrap();
+        *self.current.lock() = Some(Arc::new(store));
+    }
+
+    async fn join(&self, _name: &str, _limits: memory::Options) -> Arc<dyn JobStore> {
+        self.current.lock().clone().unwrap()
+    }
+
+    async fn kill(&self, _store: Arc<dyn JobStore>) {}
+
+    fn apart(&self) -> bool {
+        false
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_workers() {
+    let folder = tempfile::tempdir().unwrap();
+    cluster::run(&Shared { folder, made: AtomicUsize::new(0), current: Mutex::default() }).await;
 }
 
 async fn run(cache_bytes: usize, durability: Durability) {

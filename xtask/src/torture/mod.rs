@@ -77,7 +77,7 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), torture.log())) }
 }
 
-fn release(root: &Path) -> io::Result<PathBuf> {
+pub(crate) fn release(root: &Path) -> io::Result<PathBuf> {
     cargo(root, &["build", "--release", "-p", "comfyd"], &[])?;
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root.join("target"), PathBuf::from).join("release/comfyd").canonicalize()
 }

@@ -44,7 +44,32 @@ pub enum CliCommand {
         python: Box<PythonArgs>,
         #[command(flatten)]
         server: Box<ServerArgs>,
+        #[command(flatten)]
+        cluster: Box<ClusterArgs>,
+        /// Only answer clients, and leave running prompts to the cluster's workers.
+        #[arg(long, requires = "cluster")]
+        no_workers: bool,
     },
+    /// Run prompts of a cluster on this host's devices, without an API.
+    #[command(after_help = AFTER_HELP)]
+    Worker {
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        runner: RunnerArgs,
+        #[command(flatten)]
+        python: Box<PythonArgs>,
+        #[command(flatten)]
+        cluster: Box<ClusterArgs>,
+        #[command(flatten)]
+        files: FilesArgs,
+        /// Seconds that a node may run before it is interrupted and its prompt fails; 0: as long as it takes.
+        #[arg(long, value_name = "SECONDS", default_value = "0")]
+        node_timeout: u32,
+    },
+    /// Look at a cluster.
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Run one workflow without a server.
     #[command(after_help = AFTER_HELP)]
     Run {
@@ -102,6 +127,22 @@ pub enum CliCommand {
         folder: PathBuf,
         #[command(flatten)]
         common: CommonArgs,
+    },
+}
+
+/// The subcommands of `cluster`.
+#[derive(Debug, Subcommand)]
+pub enum ClusterCommand {
+    /// Tell which hosts and devices there are, what they hold and run, what waits, and how NATS keeps it.
+    #[command(after_help = AFTER_HELP)]
+    Status {
+        /// Tell it as JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        common: CommonArgs,
+        #[command(flatten)]
+        cluster: Box<ClusterArgs>,
     },
 }
 
@@ -424,14 +465,8 @@ pub struct ServerArgs {
     /// Where that is kept, as sqlite:///PATH: a file of its own [default: assets.db in the user folder].
     #[arg(long, value_name = "URL")]
     pub database_url: Option<String>,
-    /// Where files are that several servers share: a folder that all mount, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. The
-    /// input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the environment, by the names that the
-    /// store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL [default: the folders have the files].
-    #[arg(long, value_name = "PLACE")]
-    pub files: Option<String>,
-    /// Most bytes of copies, in bytes or with K, M, G or T; those used last stay.
-    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20G")]
-    pub files_cache: u64,
+    #[command(flatten)]
+    pub files: FilesArgs,
     /// Shape of answers where the API document and ComfyUI's wire differ.
     #[arg(long, value_name = "SHAPE", default_value = "wire")]
     pub api_shape: ApiShape,
@@ -463,6 +498,62 @@ pub struct ServerArgs {
     /// Further name in a prompt's extra_data whose value is a secret, kept in memory only; repeatable.
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub secret_name: Vec<String>,
+}
+
+/// Options of where files are.
+#[derive(Debug, Args)]
+pub struct FilesArgs {
+    /// Where files are that several servers share: a folder that all mount, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. The
+    /// input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the environment, by the names that the
+    /// store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL [default: the folders have the files].
+    #[arg(long, value_name = "PLACE")]
+    pub files: Option<String>,
+    /// Most bytes of copies, in bytes or with K, M, G or T; those used last stay.
+    #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20G")]
+    pub files_cache: u64,
+}
+
+/// Options of a cluster.
+#[derive(Debug, Args)]
+pub struct ClusterArgs {
+    /// Share queue and history with other hosts through these NATS servers with JetStream: nats://host:4222, or tls://host:4222, several
+    /// with commas between them.
+    #[arg(long, value_name = "URL,URL", value_delimiter = ',', action = ArgAction::Append)]
+    pub cluster: Vec<String>,
+    /// Which cluster, where several are on the same NATS.
+    #[arg(long, value_name = "NAME", default_value = "comfyd")]
+    pub cluster_name: String,
+    /// File with the user's JWT and seed that the NATS servers ask for (nsc makes it).
+    #[arg(long, value_name = "FILE")]
+    pub cluster_credentials: Option<PathBuf>,
+    /// Token that the NATS servers ask for.
+    #[arg(long, value_name = "TOKEN")]
+    pub cluster_token: Option<String>,
+    /// Certificates (PEM) to trust besides the system's, of NATS servers that use TLS.
+    #[arg(long, value_name = "FILE")]
+    pub cluster_ca: Option<PathBuf>,
+    /// Certificate (PEM) that the NATS servers ask for; goes with --cluster-key.
+    #[arg(long, value_name = "FILE", requires = "cluster_key")]
+    pub cluster_certificate: Option<PathBuf>,
+    /// Its key (PEM).
+    #[arg(long, value_name = "FILE", requires = "cluster_certificate")]
+    pub cluster_key: Option<PathBuf>,
+    /// Name of this process in the cluster, which no other has at the time: whoever starts with it takes over what was left running under
+    /// it [default: the host's name and a number by chance].
+    #[arg(long, value_name = "NAME")]
+    pub instance: Option<String>,
+    /// On how many NATS servers everything is kept; counts when the cluster is made [default: 3 where NATS is a cluster, else 1].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=5))]
+    pub cluster_replicas: Option<u32>,
+    /// Seconds after which a process that is not heard of has lost what it ran.
+    #[arg(long, value_name = "SECONDS", default_value = "15", value_parser = clap::value_parser!(u32).range(2..=3600))]
+    pub lease: u32,
+    /// How often a prompt is tried whose workers end before it does, until it has failed; 0: always again.
+    #[arg(long, value_name = "N", default_value = "3")]
+    pub max_tries: u32,
+    /// Among so many prompts that are next a worker takes one first whose models it holds; 1: always the first.
+    #[arg(long, value_name = "N", default_value = "8", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub affinity_window: u32,
 }
 
 /// Addresses to listen on, at least one.

@@ -405,5 +405,6 @@ pub fn job(id: &str, prompt: &Json, outputs: Vec<String>) -> Job {
         secrets: Secrets::default(),
         outputs,
         created_ms: 0,
+        needs: Default::default(),
     }
 }

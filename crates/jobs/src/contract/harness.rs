@@ -61,6 +61,7 @@ pub fn job(id: &str, position: Position) -> NewJob {
         secrets: Secrets::default(),
         outputs: vec!["1".to_owned()],
         created_ms: now_ms(),
+        needs: Default::default(),
     }
 }
 

@@ -77,7 +77,8 @@ pub fn label(event: &Event) -> String {
     }
 }
 
-pub(super) fn node(id: &str) -> NodeRef {
+/// A node of this id.
+pub fn node(id: &str) -> NodeRef {
     NodeRef { id: id.into(), display_id: id.into(), real_id: id.into(), parent_id: None, class_type: "Class".into(), title: None }
 }
 

@@ -170,6 +170,7 @@ impl Bench {
             outputs: valid.outputs,
             created_ms: 0,
             secrets: Default::default(),
+            needs: Default::default(),
         };
         let outcome = executor.run(&job, cancel, sink);
         match (outcome.status, outcome.messages.last()) {

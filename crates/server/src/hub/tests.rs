@@ -248,6 +248,7 @@ fn who_comes_after_a_restart_is_told_what_it_ended() {
         secrets: Secrets::default(),
         outputs: Vec::new(),
         created_ms: 0,
+        needs: Default::default(),
     };
     let outcome = Outcome::stopped(&job, 0, 1);
     hub.ended(&HistoryEntry::new(job.clone(), &outcome, usize::MAX).unwrap());

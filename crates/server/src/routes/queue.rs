@@ -1,5 +1,6 @@
 //! `/queue`, `/interrupt` and `/free`.
 
+use std::collections::{HashMap, HashSet};
 use std::convert::Infallible;
 use std::iter;
 use std::sync::Arc;
@@ -44,6 +45,10 @@ pub(super) fn routes() -> Table {
 struct Queue<'a> {
     queue_running: Vec<QueueItem<'a>>,
     queue_pending: Vec<QueueItem<'a>>,
+    /// Of those that wait although no worker that is there can run them, by their ids, what is missing.
+    #[serde(skip_serializing_if = "HashMap::is_empty")]
+    #[schema(required = false)]
+    waiting_for: HashMap<String, String>,
 }
 
 /// How many prompts run, and how many wait.
@@ -62,11 +67,20 @@ async fn list(State(app): State<App>, shape: ApiShape, principal: Principal) -> 
         return Ok(Json(DocumentedQueue { queue_running: counts.running, queue_pending: counts.pending }).into_response());
     }
     let queue = principal.queue(&app).await?;
+    let mut waiting_for = app.store.waiting_for().await?;
+    if !waiting_for.is_empty() {
+        let own: HashSet<&str> = queue.pending.iter().map(|job| job.id.as_str()).collect();
+        waiting_for.retain(|id, _| own.contains(id.as_str()));
+    }
     let bytes: usize = queue.running.iter().chain(&queue.pending).map(|job| texts(job)).sum();
     if bytes > MAX_WHOLE_BYTES {
-        return Ok(json_text(Body::from_stream(stream::iter(pieces(queue).map(Ok::<_, Infallible>)))));
+        return Ok(json_text(Body::from_stream(stream::iter(pieces(queue, waiting_for).map(Ok::<_, Infallible>)))));
     }
-    blocking(move || written(&Queue { queue_running: items(&queue.running), queue_pending: items(&queue.pending) }).map(json_text)).await
+    blocking(move || {
+        let (queue_running, queue_pending) = (items(&queue.running), items(&queue.pending));
+        written(&Queue { queue_running, queue_pending, waiting_for }).map(json_text)
+    })
+    .await
 }
 
 /// What a job's texts have.
@@ -75,11 +89,12 @@ fn texts(job: &Job) -> usize {
 }
 
 /// A long queue as it is sent: what is stored is not copied for each who asks.
-fn pieces(queue: comfyd_jobs::Queue) -> impl Iterator<Item = Bytes> {
+fn pieces(queue: comfyd_jobs::Queue, waiting_for: HashMap<String, String>) -> impl Iterator<Item = Bytes> {
     let list = |jobs: Vec<Arc<Job>>| jobs.into_iter().enumerate().flat_map(|(at, job)| item(at > 0, &job));
     let running = iter::once(Bytes::from_static(b"{\"queue_running\":[")).chain(list(queue.running));
     let pending = iter::once(Bytes::from_static(b"],\"queue_pending\":[")).chain(list(queue.pending));
-    running.chain(pending).chain(iter::once(Bytes::from_static(b"]}")))
+    let end = if waiting_for.is_empty() { "]}".to_owned() } else { format!("],\"waiting_for\":{}}}", json!(waiting_for)) };
+    running.chain(pending).chain(iter::once(end.into()))
 }
 
 /// [`QueueItem`] in pieces.

@@ -3,14 +3,14 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use comfyd_jobs::HistoryEntry;
+use crate::store::HistoryEntry;
 
 /// What an entry costs beside its texts: the structures around them.
 const OVERHEAD_BYTES: usize = 512;
 
 /// Entries by their key in the history.
 #[derive(Debug, Default)]
-pub(crate) struct Cache {
+pub struct Cache {
     max_bytes: usize,
     bytes: usize,
     clock: u64,
@@ -21,11 +21,13 @@ pub(crate) struct Cache {
 }
 
 impl Cache {
-    pub(crate) fn new(max_bytes: usize) -> Self {
+    /// A cache of so many bytes.
+    pub fn new(max_bytes: usize) -> Self {
         Self { max_bytes, ..Self::default() }
     }
 
-    pub(crate) fn get(&mut self, key: i64) -> Option<Arc<HistoryEntry>> {
+    /// An entry, which counts as used.
+    pub fn get(&mut self, key: i64) -> Option<Arc<HistoryEntry>> {
         let (entry, _, used) = self.entries.get_mut(&key)?;
         self.clock += 1;
         self.uses.remove(used);
@@ -35,7 +37,7 @@ impl Cache {
     }
 
     /// Takes an entry in; older ones make room. One larger than the whole cache is not taken.
-    pub(crate) fn insert(&mut self, key: i64, entry: Arc<HistoryEntry>) {
+    pub fn insert(&mut self, key: i64, entry: Arc<HistoryEntry>) {
         let size = size(&entry);
         if size > self.max_bytes {
             return;
@@ -54,20 +56,22 @@ impl Cache {
     }
 
     /// Takes an entry in if there is room: reading a long list must not push out what is in use.
-    pub(crate) fn insert_if_room(&mut self, key: i64, entry: Arc<HistoryEntry>) {
+    pub fn insert_if_room(&mut self, key: i64, entry: Arc<HistoryEntry>) {
         if self.bytes + size(&entry) <= self.max_bytes {
             self.insert(key, entry);
         }
     }
 
-    pub(crate) fn remove(&mut self, key: i64) {
+    /// Drops an entry.
+    pub fn remove(&mut self, key: i64) {
         if let Some((_, freed, used)) = self.entries.remove(&key) {
             self.bytes -= freed;
             self.uses.remove(&used);
         }
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Drops all.
+    pub fn clear(&mut self) {
         *self = Self { max_bytes: self.max_bytes, ..Self::default() };
     }
 }
@@ -83,13 +87,14 @@ fn size(entry: &HistoryEntry) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-    use comfyd_jobs::line::{Bounds, Line};
-    use comfyd_jobs::{Status, contract};
+    use crate::contract;
+    use crate::line::{Bounds, Line};
+    use crate::store::Status;
 
     use super::*;
 
     fn entry(id: &str) -> Arc<HistoryEntry> {
-        let new = contract::job(id, comfyd_jobs::Position::Back);
+        let new = contract::job(id, crate::store::Position::Back);
         let (_, job) = Line::default().admit(&new, Bounds { pending: 1, bytes: usize::MAX, of_owner: 1 }).unwrap();
         let job = job.as_ref().clone();
         Arc::new(HistoryEntry::new(job, &contract::outcome(Status::Success), usize::MAX).unwrap())

@@ -1,0 +1,174 @@
+//! The processes of a cluster, as each tells of itself: what it is and can run, and what is asked of it. What a process says is kept in
+//! memory of who listens, for as long as it is heard of.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use comfyd_jobs::Result;
+use futures_util::StreamExt as _;
+use tokio::task::JoinHandle;
+
+use crate::bucket::unavailable;
+use crate::document::State as At;
+use crate::error::Error;
+use crate::events::subscribe;
+use crate::inner::Inner;
+use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Member};
+use crate::store::NatsStore;
+
+/// How long who is asked has to answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
+impl Inner {
+    pub(crate) fn asks(&self, session: &str) -> String {
+        format!("comfyd.{}.do.{session}", self.options.cluster)
+    }
+
+    /// Takes a sign of life in.
+    pub(crate) async fn heard(&self, beat: Beat) {
+        let Beat { session, about, .. } = beat;
+        let missing = {
+            let mut members = self.members.lock();
+            let known = members.get(&session);
+            let abilities = known.filter(|known| known.about.abilities == about.abilities).and_then(|known| known.abilities.clone());
+            let missing = abilities.is_none() && !about.abilities.is_empty();
+            members.insert(session.clone(), Member { session: session.clone(), about, abilities, heard: Instant::now() });
+            members.retain(|_, member| member.heard.elapsed() < self.options.lease * 10);
+            missing
+        };
+        if missing && let Ok(answer) = self.ask(&session, &Command::Abilities).await {
+            let abilities = serde_json::from_slice(&answer).ok().map(Arc::new);
+            if let Some(member) = self.members.lock().get_mut(&session) {
+                member.abilities = abilities;
+            }
+            self.fleet.send_modify(|changes| *changes += 1);
+        }
+    }
+
+    pub(crate) async fn ask(&self, session: &str, command: &Command) -> Result<Bytes> {
+        let payload = serde_json::to_vec(command).unwrap_or_default();
+        let asked = self.link.client.request(self.asks(session), payload.into());
+        match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
+            Ok(Ok(answer)) => Ok(answer.payload),
+            Ok(Err(error)) => Err(unavailable(&error.to_string())),
+            Err(_elapsed) => Err(unavailable("a worker did not answer")),
+        }
+    }
+}
+
+impl NatsStore {
+    /// Answers what is asked of this process, for as long as the runtime runs.
+    ///
+    /// # Errors
+    /// When NATS cannot be asked for it.
+    pub async fn obey(&self, does: Does) -> std::result::Result<JoinHandle<()>, Error> {
+        let inner = self.inner.clone();
+        let own = subscribe(&inner.link, &inner.asks(inner.session())).await?;
+        let all = subscribe(&inner.link, &inner.asks("all")).await?;
+        Ok(tokio::spawn(async move {
+            let mut asked = futures_util::stream::select(own, all);
+            while let Some(message) = asked.next().await {
+                let Ok(command) = serde_json::from_slice::<Command>(&message.payload) else { continue };
+                let answer = match command {
+                    Command::Abilities => serde_json::to_vec(&*inner.abilities.read().clone()).unwrap_or_default(),
+                    Command::Secrets { prompt_id } => {
+                        let secrets = inner.mirror.state.lock().secrets.get(&prompt_id).map(|secrets| secrets.values());
+                        serde_json::to_vec(&secrets).unwrap_or_default()
+                    }
+                    command @ (Command::Interrupt { .. } | Command::Free { .. }) => {
+                        serde_json::to_vec(&does(command).await).unwrap_or_default()
+                    }
+                };
+                if let Some(reply) = message.reply {
+                    let _gone = inner.link.client.publish(reply, answer.into()).await;
+                }
+            }
+        }))
+    }
+
+    /// Says of this process from now on.
+    pub fn tell(&self, about: About, abilities: Abilities) {
+        let digest = abilities.digest();
+        *self.inner.abilities.write() = Arc::new(abilities);
+        *self.inner.about.lock() = About { abilities: digest, instance: self.inner.mirror.instance.clone(), ..about };
+        self.inner.beat.notify_one();
+    }
+
+    /// Says how its devices are.
+    pub fn tell_devices(&self, devices: Vec<AboutDevice>) {
+        self.inner.about.lock().devices = devices;
+    }
+
+    /// Everybody who is heard of, by name.
+    pub fn members(&self) -> Vec<Member> {
+        let members = self.inner.members.lock();
+        let heard = |member: &&Member| member.heard.elapsed() < self.inner.options.lease;
+        let mut members: Vec<Member> = members.values().filter(heard).cloned().collect();
+        members.sort_by(|a, b| (&a.about.host, &a.about.instance).cmp(&(&b.about.host, &b.about.instance)));
+        members
+    }
+
+    /// Grows when who is there, or what they can run, changes.
+    pub fn fleet(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.inner.fleet.subscribe()
+    }
+
+    /// Interrupts what other processes run, or only this prompt. Whether anything ran.
+    pub async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
+        let sessions: BTreeSet<String> = {
+            let state = self.inner.mirror.state.lock();
+            let running = state.live.values().filter(|live| prompt_id.is_none_or(|id| live.head.id == id));
+            let held = running.filter_map(|live| match &live.head.state {
+                At::Running { session, .. } if session != self.session() => Some(session.clone()),
+                At::Running { .. } | At::Waiting | At::Ended { .. } | At::Gone => None,
+            });
+            held.collect()
+        };
+        let command = Command::Interrupt { prompt_id: prompt_id.map(str::to_owned) };
+        let asked = sessions.iter().map(|session| self.inner.ask(session, &command));
+        let answers = futures_util::future::join_all(asked).await;
+        answers.into_iter().flatten().any(|answer| serde_json::from_slice(&answer).unwrap_or(false))
+    }
+
+    /// Asks every other process to free memory.
+    pub async fn free(&self, unload_models: bool, free_memory: bool) {
+        let command = serde_json::to_vec(&Command::Free { unload_models, free_memory }).unwrap_or_default();
+        if let Err(error) = self.inner.link.client.publish(self.inner.asks("all"), command.into()).await {
+            tracing::warn!(%error, "the other hosts were not told to free memory");
+        }
+    }
+
+    /// What is missing for jobs that wait and that nobody who is there can run.
+    pub(crate) fn lacking(&self) -> HashMap<String, String> {
+        let members = self.members();
+        let workers: Vec<Arc<Abilities>> =
+            members.into_iter().filter(|member| !member.about.devices.is_empty()).filter_map(|member| member.abilities).collect();
+        let state = self.inner.mirror.state.lock();
+        let waiting = state.live.values().filter(|live| live.head.state == At::Waiting);
+        let lacks = waiting.filter_map(|live| {
+            let needs = &live.head.needs;
+            let lack = if workers.is_empty() {
+                "a worker: none is there".to_owned()
+            } else {
+                let lacks: Option<Vec<String>> = workers.iter().map(|worker| worker.lack(needs)).collect();
+                lacks?.into_iter().next()?
+            };
+            Some((live.head.id.clone(), lack))
+        });
+        lacks.collect()
+    }
+
+    /// The model files that some process has, by folder.
+    pub fn models(&self) -> BTreeMap<Arc<str>, BTreeSet<Arc<str>>> {
+        let mut models: BTreeMap<Arc<str>, BTreeSet<Arc<str>>> = BTreeMap::new();
+        for member in self.members() {
+            let Some(abilities) = member.abilities.filter(|_| !member.about.devices.is_empty()) else { continue };
+            for (folder, files) in &abilities.models {
+                models.entry(folder.clone()).or_default().extend(files.iter().cloned());
+            }
+        }
+        models
+    }
+}
