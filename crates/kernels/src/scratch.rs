@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// What a thread keeps at most: 16 MiB.
-const KEPT_MAX_LEN: usize = 4 << 20;
+/// What a thread keeps at most: 28 MiB.
+const KEPT_MAX_LEN: usize = 7 << 20;
 
 thread_local! {
     static KEPT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };

@@ -83,8 +83,9 @@ pub(crate) fn run(
     out: &mut [f32],
 ) {
     let (lanes, _) = level.geometry();
-    let plan = Plan { sizes: *sizes, height, width, tiles_x: width.div_ceil(OUT), tiles_y: height.div_ceil(OUT), lanes };
-    let (tiles, channels) = (sizes.batch * plan.tiles_x * plan.tiles_y, sizes.in_channels);
+    let (tiles_x, tiles_y, channels) = (width.div_ceil(OUT), height.div_ceil(OUT), sizes.in_channels);
+    let tiles = sizes.batch * tiles_x * tiles_y;
+    let plan = Plan { sizes: *sizes, height, width, tiles_x, tiles_y, lanes, widest: tiles.next_multiple_of(lanes).min(PANEL) };
     let at_once = (TRANSFORMED_LEN / (PLACES * channels) / PANEL * PANEL).max(2 * PANEL);
     let mut transformed = Scratch::take(at_once.min(tiles).div_ceil(PANEL) * plan.panel_len());
     let columns = PANEL_VECTORS * lanes;
@@ -120,6 +121,8 @@ struct Plan {
     tiles_x: usize,
     tiles_y: usize,
     lanes: usize,
+    /// The width of the widest panel.
+    widest: usize,
 }
 
 /// Some tiles that are worked on together.
@@ -152,7 +155,7 @@ impl Plan {
 
     /// Numbers of a panel.
     fn panel_len(&self) -> usize {
-        PLACES * self.place_len(PANEL)
+        PLACES * self.place_len(self.widest)
     }
 
     /// A panel of the tiles `first..end`.
