@@ -179,7 +179,8 @@ def _(g):
 
 @case("webm_alpha")
 def _(g):
-    clear = g.add("JoinImageWithAlpha", image=g.pictures(3), alpha=g.add("SolidMask", value=0.4, width=64, height=68))
+    pictures = g.pictures(3)
+    clear = g.add("JoinImageWithAlpha", image=pictures, alpha=g.add("ImageToMask", image=pictures, channel="green"))
     g.add("SaveWEBM", images=clear, filename_prefix="media/x", codec="vp9", fps=10.0, crf=20.0)
 
 
