@@ -10,6 +10,7 @@ use comfyd_files::ObjectFiles;
 use comfyd_folders::Folders;
 use comfyd_folders::shared::Copies;
 use comfyd_graph::{PlacementMode, Placing};
+use comfyd_media::{Media, Options as MediaOptions};
 use comfyd_memory::Account;
 use comfyd_node::{Catalog, Input, OptionSource, Schema};
 use comfyd_nodes::{Builtin, Limits, Services};
@@ -18,6 +19,7 @@ use tokio::runtime::Handle;
 
 use crate::beside::{Beside, implied_paths};
 use crate::config::{self, Cache, Config, Files, Python};
+use crate::leash;
 
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -77,11 +79,24 @@ pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -
         disable_metadata: config.disable_metadata,
         limits: Limits::default(),
         engine: engine.clone(),
+        media: Media::new(media(config, folders)),
     };
     for class in catalog.add(&Builtin::new(services)) {
         tracing::warn!(class, "a node class was declared twice; the later one is used");
     }
     catalog
+}
+
+/// How FFmpeg is used.
+fn media(config: &Config, folders: &Folders) -> MediaOptions {
+    let mut options = MediaOptions::new(&folders.roots().temp);
+    options.launcher = leash::words();
+    if let Some(ffmpeg) = &config.ffmpeg {
+        let ending = ffmpeg.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();
+        options.ffprobe = ffmpeg.with_file_name(format!("ffprobe{ending}"));
+        options.ffmpeg.clone_from(ffmpeg);
+    }
+    options
 }
 
 /// The memory that models, results and all other large things have together.

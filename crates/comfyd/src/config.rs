@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
@@ -137,6 +138,10 @@ pub enum Action {
     Db(DbAction),
     /// Manage the keys.
     Key(KeyAction),
+    /// Print what makes a shell complete the command line.
+    Completions(Shell),
+    /// Write the manual's pages into a folder.
+    Man(PathBuf),
 }
 
 /// What is to be done with the keys.
@@ -203,6 +208,8 @@ pub struct Config {
     pub node_timeout: Option<Duration>,
     /// Whether saved files leave out the workflow.
     pub disable_metadata: bool,
+    /// FFmpeg's program, if it is not looked for where the system looks for programs.
+    pub ffmpeg: Option<PathBuf>,
     /// The ComfyUI whose nodes run beside the program.
     pub python: Option<Python>,
     /// Where the front end is installed.
@@ -401,6 +408,11 @@ pub enum Durability {
     Full,
 }
 
+/// The command line's description.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Reads the settings. `args` begins with the program's name; relative paths of the command line and the environment start at
 /// `current_dir`, those of the configuration file at its folder.
 pub fn parse(
@@ -429,6 +441,13 @@ pub fn parse(
         }
         CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, with_blueprints, common }) => {
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates, blueprints: with_blueprints };
+            places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Completions { shell, common } => {
+            places.config(Action::Completions(shell), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Man { folder, common } => {
+            let action = Action::Man(current_dir.join(folder));
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Key(command) => {
@@ -536,6 +555,7 @@ impl Places<'_> {
             memory_budget_bytes: runner.memory_budget,
             node_timeout: (server.node_timeout > 0).then(|| Duration::from_secs(server.node_timeout.into())),
             disable_metadata: runner.disable_metadata,
+            ffmpeg: runner.ffmpeg.map(|path| self.absolute(path)),
             listen,
             port: server.port,
             allow_origins: server.allow_origin.into_iter().chain(server.enable_cors_header).collect(),

@@ -12,7 +12,7 @@ use comfyd_executor::{Handle, Showing, Shutdown, Worker, WorkerOptions};
 use comfyd_folders::Folders;
 use comfyd_jobs::{EventSink, JobStore, OnRestart, Recovered, WorkerId};
 use comfyd_python::Outlet;
-use comfyd_server::DeviceState;
+use comfyd_server::{DeviceState, Metrics};
 use tokio::runtime;
 
 use crate::assemble::{self, Failure, choices};
@@ -66,6 +66,8 @@ pub(crate) struct Service {
     pub(crate) store: Arc<dyn JobStore>,
     /// Who is told what happens.
     pub(crate) sink: Arc<dyn EventSink>,
+    /// What counts the nodes that run.
+    pub(crate) metrics: Metrics,
     /// What the store's calls run on.
     pub(crate) runtime: runtime::Handle,
     /// What is done with what nodes show before anybody is told.
@@ -117,7 +119,7 @@ impl Devices {
     pub(crate) fn start(self, config: &Config, folders: &Arc<Folders>, service: &Service) -> Result<Working, Failure> {
         let many = self.0.len();
         let mut working = Working(Vec::new());
-        for Device { id, engine, beside, runs } in self.0 {
+        for (number, Device { id, engine, beside, runs }) in self.0.into_iter().enumerate() {
             let spare = assemble::executors(config, many, &beside, &engine, folders, service.showing.as_ref());
             let executor = spare();
             let drop_all = Arc::new(AtomicBool::new(false));
@@ -129,12 +131,14 @@ impl Devices {
             let defaults = WorkerOptions::default();
             // Python's nodes have a patience of their own.
             let python = config.python.as_ref().map_or(Duration::ZERO, |python| python.kill_timeout);
+            let (metrics, number) = (service.metrics.clone(), number.to_string());
             let options = WorkerOptions {
                 id,
                 on_unload_models: Some(Box::new(unload)),
                 node_timeout: config.node_timeout,
                 spare: Some(Box::new(spare)),
                 patience: defaults.patience + python,
+                on_node: Some(Arc::new(move |class, took| metrics.node(class, &number, took))),
                 ..defaults
             };
             let Service { store, sink, runtime, .. } = service;

@@ -9,7 +9,9 @@ use std::time::Duration;
 use comfyd_assets::Assets;
 use comfyd_folders::Folders;
 use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, now_ms};
-use comfyd_server::{ApiShape, App, Audit, FrontEnd, Hub, Installations, Log, Options, Parts, RequiredVersions, listen, router};
+use comfyd_server::{
+    ApiShape, App, Audit, FrontEnd, Hub, Installations, Log, Metered, Metrics, Options, Parts, RequiredVersions, listen, router,
+};
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
@@ -84,9 +86,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let assets = assets_database.map(|database| assets(&config, database, &folders, &hub)).transpose()?;
     let options = Options { assets: assets.clone(), ..options };
     mouth.speak_to(hub.clone());
+    let metrics = Metrics::default();
     let service = Service {
         store: Arc::clone(&store),
-        sink: Arc::new(hub.clone()),
+        sink: Arc::new(Metered { metrics: metrics.clone(), sink: hub.clone() }),
+        metrics: metrics.clone(),
         runtime: runtime.handle().clone(),
         showing: assemble::showing(&folders, assets.as_ref()),
     };
@@ -99,6 +103,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
+        metrics,
         memory: account,
     };
     let app = App::new(parts, options);

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::executor::Executor;
 use crate::guard::panic_text;
-use crate::watch::{Voice, Watch};
+use crate::watch::{OnNode, Voice, Watch};
 
 /// How long the thread waits before it asks a store that failed again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -39,6 +39,8 @@ pub struct WorkerOptions {
     pub patience: Duration,
     /// How many threads may be left behind at a time. Each keeps what its node holds.
     pub max_stuck: usize,
+    /// Told of each call of a node when it is over: of its class, and of how long it took.
+    pub on_node: Option<Arc<OnNode>>,
 }
 
 impl Default for WorkerOptions {
@@ -52,6 +54,7 @@ impl Default for WorkerOptions {
             spare: None,
             patience: Duration::from_secs(10),
             max_stuck: 4,
+            on_node: None,
         }
     }
 }
@@ -282,7 +285,7 @@ struct Registry {
 impl Seat {
     /// Starts a device thread, and one that watches it if there is anything to be done then.
     fn occupy(self, executor: Executor) -> io::Result<()> {
-        let watch = Watch::new(self.options.node_timeout);
+        let watch = Watch::new(self.options.node_timeout, self.options.on_node.clone());
         let shared = self.registry.shared.clone();
         let voice = Arc::new(Voice { sink: self.registry.sink.clone(), watch: watch.clone() });
         let begun = Arc::new(Mutex::new(None));

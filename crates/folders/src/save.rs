@@ -1,4 +1,4 @@
-//! Names for saved files: `{prefix}_{counter:05}_.{ending}`, counting on from what the folder holds.
+//! Names for saved files: `{prefix}_{counter:05}_.{ending}`, for sound without the second `_`, counting on from what the folder holds.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -121,6 +121,11 @@ impl Saving<'_> {
         self.file.file()
     }
 
+    /// Where it lies meanwhile, for another program that writes it.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// The number that the file's name will have, unless another program takes it before.
     pub fn number(&self) -> u64 {
         self.number
@@ -132,14 +137,19 @@ impl Saving<'_> {
     }
 
     /// Gives the file its name: that of the next number that no file has.
-    pub fn finish(mut self, batch_index: usize, ending: &str) -> Result<SavedFile> {
+    pub fn finish(self, batch_index: usize, ending: &str) -> Result<SavedFile> {
+        self.finish_as(batch_index, &format!("_.{ending}"))
+    }
+
+    /// The same with all that follows the number: files of sound have only their ending there.
+    pub fn finish_as(mut self, batch_index: usize, tail: &str) -> Result<SavedFile> {
         let SaveTarget { dir, subfolder, prefix, kind, shared, .. } = self.target;
         let prefix = prefix.replace("%batch_num%", &batch_index.to_string());
         if let Some(copies) = shared {
-            return self.finish_shared(copies, &prefix, ending);
+            return self.finish_shared(copies, &prefix, tail);
         }
         loop {
-            let filename = format!("{prefix}_{:05}_.{ending}", self.number);
+            let filename = format!("{prefix}_{:05}{tail}", self.number);
             match self.file.put(&dir.join(&filename), Replace::No) {
                 Ok(true) => return Ok(SavedFile { filename, subfolder: subfolder.clone(), kind: *kind }),
                 Ok(false) => self.number = self.target.next_number(),
@@ -151,11 +161,11 @@ impl Saving<'_> {
 
 impl Saving<'_> {
     /// Gives the file a name that no server has given. Others take numbers at the same time.
-    fn finish_shared(self, copies: &Copies, prefix: &str, ending: &str) -> Result<SavedFile> {
+    fn finish_shared(self, copies: &Copies, prefix: &str, tail: &str) -> Result<SavedFile> {
         let SaveTarget { dir, subfolder, kind, .. } = self.target;
         let (mut number, mut file) = (self.number, self.file);
         for attempt in 1_u32.. {
-            let filename = format!("{prefix}_{number:05}_.{ending}");
+            let filename = format!("{prefix}_{number:05}{tail}");
             let failed = |source| Error::Write { path: self.target.shown(&filename), source };
             match copies.place(file, &dir.join(&filename), &When::New) {
                 Ok(None) => return Ok(SavedFile { filename, subfolder: subfolder.clone(), kind: *kind }),
@@ -194,9 +204,9 @@ pub(crate) fn target(
     Ok(SaveTarget { dir, subfolder, prefix: name, kind, counters, shared })
 }
 
-/// The number of a file `{prefix}_{number}_…`.
+/// The number of a file `{prefix}_{number}_…` or `{prefix}_{number}.…`.
 fn number_of(name: &str, prefix: &str) -> Option<u64> {
-    name.strip_prefix(prefix)?.strip_prefix('_')?.split('_').next()?.parse().ok()
+    name.strip_prefix(prefix)?.strip_prefix('_')?.split(['_', '.']).next()?.parse().ok()
 }
 
 fn fill_variables(prefix: &str, (width, height): (usize, usize)) -> String {

@@ -230,7 +230,7 @@ impl Copies {
         let name = self.name(path).ok_or(ErrorKind::InvalidFilename)?;
         let _turn = self.turn(&name).lock();
         unfinished.file().flush()?;
-        let written = unfinished.path().ok_or(ErrorKind::NotFound)?.to_owned();
+        let written = unfinished.path().to_owned();
         let Some(file) = self.store.put(&name, &written, when).map_err(unusable)? else { return Ok(Some(unfinished)) };
         self.put_by_us(&name);
         self.settle(&name, unfinished, path, &file)?;

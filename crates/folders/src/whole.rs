@@ -58,9 +58,9 @@ impl Unfinished {
         &mut self.file
     }
 
-    /// Where it is until then; `None` once it is in its place.
-    pub fn path(&self) -> Option<&Path> {
-        self.path.as_deref()
+    /// Where it lies until then, for another program that writes it.
+    pub fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
     }
 
     /// Puts it in its place, in the same file system. Whether it is there: `false` only where there is a file that is not to be replaced;

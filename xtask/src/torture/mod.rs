@@ -140,6 +140,7 @@ impl Torture {
             tasks.spawn(load::submit(self.host(), format!("c{client}"), self.ledger.clone()));
         }
         let control = load::watch(self.host(), self.ledger.clone())?;
+        tasks.spawn(load::upload(self.host(), self.ledger.clone()));
         tasks.spawn(abuse::send_bad_input(self.host(), self.ledger.clone()));
         tasks.spawn(abuse::stay_silent(self.host(), self.ledger.clone()));
         if self.limits.any() {
@@ -162,6 +163,7 @@ impl Torture {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        self.findings.look_at_assets(&self.host(), &self.ledger).await?;
         self.measure(&server);
         terminate(&server)?;
         server.wait()?;
@@ -224,8 +226,8 @@ impl Torture {
         let log = File::options().create(true).append(true).open(self.base.join("log"))?;
         let mut program = self.limits.command(&self.binary);
         program
-            .args(["serve", "--front-end", "none", "--verbose", "WARNING", "--listen", "127.0.0.1", "--port", &self.port.to_string()])
-            .args(["--device", &self.devices, "--base-directory"])
+            .args(["serve", "--front-end", "none", "--verbose", "WARNING", "--enable-assets", "--listen", "127.0.0.1"])
+            .args(["--port", &self.port.to_string(), "--device", &self.devices, "--base-directory"])
             .arg(&self.base)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -259,13 +261,14 @@ impl Torture {
         latencies.sort_unstable();
         let at = |share: usize| f64::from(latencies.get(latencies.len() * share / 1000).copied().unwrap_or(0)) / 1000.0;
         let [load, stop, start] = self.kills;
-        let Findings { found, given_up, lost, doubled, half_written, .. } = &self.findings;
+        let Findings { found, given_up, assets, lost, doubled, half_written, .. } = &self.findings;
         let accepted = self.ledger.accepted.load(Ordering::Relaxed);
         let refused = self.ledger.refused.load(Ordering::Relaxed);
         println!("kills survived      {} ({load} under load, {stop} while it stopped, {start} while it started)", load + stop + start);
         println!("prompts accepted    {accepted}; {refused} refused, the disk was full {} times", self.filled);
         println!("prompts found       {found}, of which {given_up} were running at two kills");
-        println!("prompts lost        {}, doubled {}", lost.len(), doubled.len());
+        println!("assets found        {assets}");
+        println!("lost                {}, doubled {}", lost.len(), doubled.len());
         println!("files half written  {}", half_written.len());
         println!("bad inputs refused  {}", self.ledger.bad.load(Ordering::Relaxed));
         println!("GET /queue, ms      {} answers: p50 {:.1}, p99 {:.1}, p99.9 {:.1}", latencies.len(), at(500), at(990), at(999));

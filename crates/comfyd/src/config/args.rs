@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
@@ -85,6 +86,22 @@ pub enum CliCommand {
     /// Manage the keys that the server asks for where it is reached from other machines, and from when there is one.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Print what makes a shell complete the command line.
+    #[command(after_help = AFTER_HELP)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Write the manual's pages, one of each command.
+    #[command(after_help = AFTER_HELP)]
+    Man {
+        /// Folder to write them into, such as /usr/local/share/man/man1.
+        folder: PathBuf,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
 }
 
 /// The subcommands of `key`. A running server heeds them at once.
@@ -272,6 +289,9 @@ pub struct RunnerArgs {
     /// Do not write the workflow into saved files.
     #[arg(long)]
     pub disable_metadata: bool,
+    /// FFmpeg's program, for files of sound and video; ffprobe lies beside it [default: those that PATH leads to].
+    #[arg(long, value_name = "FILE")]
+    pub ffmpeg: Option<PathBuf>,
 }
 
 /// Options of the ComfyUI beside the program.
