@@ -9,7 +9,7 @@ import urllib.request
 
 
 # Where an output node says what it saved.
-KINDS = ("images", "a_images", "b_images", "latents")
+KINDS = ("images", "a_images", "b_images", "audio", "latents")
 
 
 def in_order(outputs):
@@ -73,7 +73,8 @@ def saved(base, folder, name, outputs):
     for output in in_order(outputs):
         for kind in KINDS:
             for file in output.get(kind, []):
-                to = f"{name}.{len(names)}.png" if kind != "latents" else f"{name}.latent"
+                ending = file["filename"].rsplit(".", 1)[-1]
+                to = f"{name}.{len(names)}.{ending}" if kind != "latents" else f"{name}.latent"
                 with open(os.path.join(folder, to), "wb") as out:
                     out.write(urllib.request.urlopen(f"{base}/view?" + urllib.parse.urlencode(file)).read())
                 names.append(to)

@@ -8,6 +8,10 @@ use tokio::net::TcpStream;
 /// Bodies up to this go out with their head.
 const SMALL_BODY_BYTES: usize = 64 << 10;
 
+const JSON: &str = "application/json";
+/// What stands between the parts of a form; no text that is sent has it.
+const BOUNDARY: &str = "comfyd-part";
+
 /// A kept connection to a server.
 pub(crate) struct Connection {
     host: String,
@@ -24,18 +28,24 @@ impl Connection {
 
     /// The body of a successful answer.
     pub(crate) async fn get(&mut self, path: &str) -> io::Result<Vec<u8>> {
-        self.send("GET", path, "").await
+        self.send("GET", path, JSON, "").await
     }
 
     /// The body of a successful answer to a JSON body.
     pub(crate) async fn post(&mut self, path: &str, body: &str) -> io::Result<Vec<u8>> {
-        self.send("POST", path, body).await
+        self.send("POST", path, JSON, body).await
     }
 
-    async fn send(&mut self, method: &str, path: &str, body: &str) -> io::Result<Vec<u8>> {
+    /// The body of a successful answer to a form with one file, whose content is a text.
+    pub(crate) async fn upload(&mut self, path: &str, name: &str, content: &str) -> io::Result<Vec<u8>> {
+        let head = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"file\"; filename=\"{name}\"\r\n\r\n");
+        let tags = format!("\r\n--{BOUNDARY}\r\nContent-Disposition: form-data; name=\"tags\"\r\n\r\n[\"input\"]\r\n--{BOUNDARY}--\r\n");
+        self.send("POST", path, &format!("multipart/form-data; boundary={BOUNDARY}"), &format!("{head}{content}{tags}")).await
+    }
+
+    async fn send(&mut self, method: &str, path: &str, kind: &str, body: &str) -> io::Result<Vec<u8>> {
         let (host, length) = (&self.host, body.len());
-        let head =
-            format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n");
+        let head = format!("{method} {path} HTTP/1.1\r\nHost: {host}\r\nContent-Type: {kind}\r\nContent-Length: {length}\r\n\r\n");
         // At once where it is small; what is large is not copied, which would hold up others that are measured.
         if length < SMALL_BODY_BYTES {
             self.stream.get_mut().write_all(format!("{head}{body}").as_bytes()).await?;

@@ -8,6 +8,7 @@ use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
 use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions, Showing};
 use comfyd_folders::Folders;
 use comfyd_graph::{PlacementMode, Placing};
+use comfyd_media::{Media, Options as MediaOptions};
 use comfyd_memory::Account;
 use comfyd_node::{Catalog, Input, OptionSource, Schema};
 use comfyd_nodes::{Builtin, Limits, Services};
@@ -15,6 +16,7 @@ use parking_lot::Mutex;
 
 use crate::beside::{Beside, implied_paths};
 use crate::config::{self, Cache, Config, Python};
+use crate::leash;
 
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -31,15 +33,27 @@ pub(crate) fn folders(config: &Config) -> Result<Arc<Folders>, Failure> {
     Ok(Arc::new(folders))
 }
 
-/// What loads models and runs them.
-pub(crate) fn engine(config: &Config, folders: &Arc<Folders>, account: &Account) -> Result<Engine, Failure> {
+/// The devices that the settings name, of which there is at least one.
+pub(crate) fn choices(config: &Config) -> Vec<DeviceChoice> {
+    let choices: Vec<DeviceChoice> = match &config.devices {
+        config::Devices::Auto => Vec::new(),
+        config::Devices::All => (0..comfyd_engine::cards()).map(DeviceChoice::Cuda).collect(),
+        config::Devices::These(devices) => {
+            let choice = |device: &config::Device| match device {
+                config::Device::Cpu => DeviceChoice::Cpu,
+                config::Device::Cuda(number) => DeviceChoice::Cuda(*number),
+            };
+            devices.iter().map(choice).collect()
+        }
+    };
+    if choices.is_empty() { vec![DeviceChoice::Auto] } else { choices }
+}
+
+/// What loads models onto a device and runs them.
+pub(crate) fn engine(config: &Config, device: DeviceChoice, folders: &Arc<Folders>, account: &Account) -> Result<Engine, Failure> {
     let (for_embeddings, for_decoders) = (Arc::clone(folders), Arc::clone(folders));
     Ok(Engine::new(EngineOptions {
-        device: match config.device {
-            config::Device::Auto => DeviceChoice::Auto,
-            config::Device::Cpu => DeviceChoice::Cpu,
-            config::Device::Cuda(number) => DeviceChoice::Cuda(number),
-        },
+        device,
         memory_budget_bytes: config.memory_budget_bytes,
         account: account.clone(),
         preview: match config.preview_method {
@@ -62,11 +76,24 @@ pub(crate) fn native(config: &Config, folders: &Arc<Folders>, engine: &Engine) -
         disable_metadata: config.disable_metadata,
         limits: Limits::default(),
         engine: engine.clone(),
+        media: Media::new(media(config, folders)),
     };
     for class in catalog.add(&Builtin::new(services)) {
         tracing::warn!(class, "a node class was declared twice; the later one is used");
     }
     catalog
+}
+
+/// How FFmpeg is used.
+fn media(config: &Config, folders: &Folders) -> MediaOptions {
+    let mut options = MediaOptions::new(&folders.roots().temp);
+    options.launcher = leash::words();
+    if let Some(ffmpeg) = &config.ffmpeg {
+        let ending = ffmpeg.extension().map(|ending| format!(".{}", ending.to_string_lossy())).unwrap_or_default();
+        options.ffprobe = ffmpeg.with_file_name(format!("ffprobe{ending}"));
+        options.ffmpeg.clone_from(ffmpeg);
+    }
+    options
 }
 
 /// The memory that models, results and all other large things have together.
@@ -82,21 +109,22 @@ pub(crate) fn count_beside(account: &Account, beside: &Arc<Beside>) {
     account.beside_is(move || beside.upgrade().map_or(0, |beside| beside.workers().iter().map(comfyd_python::Worker::memory).sum()));
 }
 
-/// Makes what runs prompts, as often as one is needed.
+/// Makes what runs prompts on one of so many devices, as often as one is needed.
 pub(crate) fn executors(
     config: &Config,
+    devices: usize,
     beside: &Arc<Beside>,
     engine: &Engine,
     folders: &Arc<Folders>,
-    assets: Option<&Arc<Assets>>,
+    showing: Option<&Arc<Showing>>,
 ) -> impl Fn() -> Executor + Send + Sync + 'static {
-    let options = executor_options(config);
+    let options = executor_options(config, devices);
     // On the processor both use the machine's memory, of which there is enough or not whoever holds it.
     let on_card = engine.device_name().starts_with("cuda");
     let exclusive = |python: &Python| python.memory.map_or(on_card, |memory| memory == config::DeviceMemory::Exclusive);
     let turns = config.python.as_ref().is_some_and(exclusive).then(|| turns(beside, engine));
     let learns = config.python.is_some();
-    let showing = assets.map(showing);
+    let showing = showing.cloned();
     let (beside, folders, account) = (Arc::clone(beside), Arc::clone(folders), engine.account().clone());
     move || {
         let executor = Executor::new(beside.catalog().clone(), options.clone())
@@ -116,7 +144,7 @@ pub(crate) fn executors(
 }
 
 /// Has the files that nodes show be assets.
-fn showing(assets: &Arc<Assets>) -> Arc<Showing> {
+pub(crate) fn showing(assets: &Arc<Assets>) -> Arc<Showing> {
     let assets = Arc::clone(assets);
     Arc::new(move |prompt, shown| match assets.store() {
         Ok(store) => store.take_shown(prompt, shown),
@@ -186,8 +214,8 @@ pub(crate) fn placing(config: &Config) -> Placing {
     }
 }
 
-/// The executor's settings.
-fn executor_options(config: &Config) -> ExecutorOptions {
+/// The settings of the executor of one of so many devices, which share the memory for results.
+fn executor_options(config: &Config, devices: usize) -> ExecutorOptions {
     let cache = match config.cache {
         Cache::Classic => CachePolicy::Classic,
         Cache::Lru(entries) => CachePolicy::Lru(entries),
@@ -196,7 +224,7 @@ fn executor_options(config: &Config) -> ExecutorOptions {
     ExecutorOptions {
         cache,
         placing: placing(config),
-        cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()),
+        cache_budget_bytes: config.cache_memory_bytes.and_then(|bytes| usize::try_from(bytes).ok()).map(|bytes| bytes / devices.max(1)),
         ..ExecutorOptions::default()
     }
 }

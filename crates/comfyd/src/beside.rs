@@ -8,6 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::time::Duration;
 
+use comfyd_engine::DeviceChoice;
 use comfyd_folders::{AddedFolder, Folders};
 use comfyd_memory::Account;
 use comfyd_node::{CancellationToken, Catalog, Entry, Replacements, SharedCatalog};
@@ -17,19 +18,44 @@ use indexmap::IndexMap;
 use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
 
-use crate::config::{Config, DEFAULT_ENVIRONMENT, Device, Environment, Network, Placement, PreviewMethod, Python, Verbosity};
+use crate::config::{Config, DEFAULT_ENVIRONMENT, Environment, Network, Placement, PreviewMethod, Python, Verbosity};
+
+/// Which cards CUDA lets a process see, from the first one on.
+const VISIBLE_CARDS: &str = "CUDA_VISIBLE_DEVICES";
 
 /// How often it is looked whether a prompt that waits was cancelled.
 const CANCEL_CHECK: Duration = Duration::from_millis(50);
 
-/// All workers, and the catalog that changes with them.
+/// What the workers of all devices have in common besides the settings.
+pub(crate) struct Around<'a> {
+    /// The folders.
+    pub(crate) folders: &'a Arc<Folders>,
+    /// The memory of this process.
+    pub(crate) account: &'a Account,
+    /// Where packs reach the server.
+    pub(crate) address: &'a str,
+    /// Whether each user has files of its own.
+    pub(crate) apart: &'a Arc<AtomicBool>,
+}
+
+/// Which device the workers are for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    /// The device.
+    pub(crate) choice: DeviceChoice,
+    /// Which one of the program's it is, from 0.
+    pub(crate) number: usize,
+}
+
+/// All workers of one device, and the catalog that changes with them.
 pub(crate) struct Beside {
     workers: Vec<Worker>,
     catalog: SharedCatalog,
     native: Catalog,
     placement: Placement,
     prefer: IndexMap<String, String>,
-    folders: Arc<Folders>,
+    /// The folders that are told which ones the workers' classes add; `None` where another device's do it.
+    folders: Option<Arc<Folders>>,
     /// What the catalog was made of.
     made_of: Mutex<Option<Vec<Known>>>,
 }
@@ -56,17 +82,15 @@ impl Known {
 }
 
 impl Beside {
-    /// The workers of the configuration, if it names a ComfyUI. None is started. `address` is where packs reach the
-    /// server, `apart` whether each user has files of its own.
+    /// The workers of the configuration for one device, if it names a ComfyUI. None is started.
     pub(crate) fn new(
         config: &Config,
+        place: Place,
         native: Catalog,
-        folders: &Arc<Folders>,
-        address: &str,
+        around: &Around<'_>,
         outlet: &Arc<dyn Outlet>,
-        apart: &Arc<AtomicBool>,
-        account: &Account,
     ) -> Result<Self, String> {
+        let folders = around.folders;
         let mut workers = Vec::new();
         let python = config.python.as_ref();
         if python.is_some() {
@@ -75,7 +99,7 @@ impl Beside {
             std::fs::create_dir_all(&packs).map_err(|error| format!("the folder {} cannot be made: {error}", packs.display()))?;
         }
         for (python, environment) in python.iter().flat_map(|python| environments(python, folders).into_iter().map(move |e| (python, e))) {
-            let settings = Settings { apart: Arc::clone(apart), ..settings(config, python, &environment, address, account) };
+            let settings = settings(config, python, &environment, place, around);
             workers.push(Worker::new(settings, Arc::clone(outlet)).map_err(|error| error.to_string())?);
         }
         let beside = Self {
@@ -84,7 +108,8 @@ impl Beside {
             native,
             placement: python.map_or(Placement::Auto, |python| python.placement),
             prefer: python.map(|python| python.prefer.clone()).unwrap_or_default(),
-            folders: Arc::clone(folders),
+            // All tell the same folders, and those of one that was not asked yet must not take them away again.
+            folders: (place.number == 0).then(|| Arc::clone(folders)),
             made_of: Mutex::default(),
         };
         beside.rebuild();
@@ -180,8 +205,11 @@ impl Beside {
         if made_of.as_ref().is_some_and(|old| old.iter().zip(&known).all(|(old, new)| old.is(new))) {
             return;
         }
-        let added: Vec<AddedFolder> = known.iter().flat_map(|known| known.manifest.iter().flat_map(|manifest| added(manifest))).collect();
-        self.folders.set_added(&added);
+        if let Some(folders) = &self.folders {
+            let added: Vec<AddedFolder> =
+                known.iter().flat_map(|known| known.manifest.iter().flat_map(|manifest| added(manifest))).collect();
+            folders.set_added(&added);
+        }
         self.catalog.replace(Arc::new(self.merged()));
         *made_of = Some(known);
     }
@@ -269,10 +297,11 @@ fn installed(folders: &[PathBuf]) -> Vec<String> {
     packs
 }
 
-fn settings(config: &Config, python: &Python, environment: &Environment, address: &str, account: &Account) -> Settings {
+fn settings(config: &Config, python: &Python, environment: &Environment, place: Place, around: &Around<'_>) -> Settings {
     let mut variables = Vec::new();
-    if let Device::Cuda(number) = config.device {
-        variables.push(("CUDA_VISIBLE_DEVICES".to_owned(), number.to_string()));
+    if let DeviceChoice::Cuda(number) = place.choice {
+        let visible = std::env::var(VISIBLE_CARDS).ok();
+        variables.push((VISIBLE_CARDS.to_owned(), card(number, visible.as_deref())));
     }
     if config.offline {
         // Of the libraries that ComfyUI and its packs load models with.
@@ -285,10 +314,13 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
         python: environment.python.clone(),
         active: active.map(PathBuf::from),
         path: std::env::var_os("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default(),
-        args: [arguments(config, python, environment, address), python.args.clone(), environment.args.clone()].concat(),
+        args: [arguments(config, python, environment, place.choice, around.address), python.args.clone(), environment.args.clone()]
+            .concat(),
         variables,
         data: config.roots.user.clone(),
-        address: address.to_owned(),
+        // Each device's process keeps what is known of it apart: classes may list the cards that they see.
+        copy: (place.number > 0).then(|| (place.number + 1).to_string()),
+        address: around.address.to_owned(),
         network: match python.network {
             Network::Allow => comfyd_python::Network::Allow,
             Network::Deny => comfyd_python::Network::Deny,
@@ -299,14 +331,20 @@ fn settings(config: &Config, python: &Python, environment: &Environment, address
             kill: python.kill_timeout,
             ..Patience::default()
         },
-        apart: Arc::default(),
+        apart: Arc::clone(around.apart),
         max_blob: config.memory_budget_bytes.unwrap_or(Settings::default().max_blob),
-        account: account.clone(),
+        account: around.account.clone(),
     }
 }
 
-/// The program's own options as ComfyUI's: both must mean the same folders and look at the same devices.
-fn arguments(config: &Config, python: &Python, environment: &Environment, address: &str) -> Vec<String> {
+/// What a process that is to see this card alone is told, where the cards that this program sees may be some of the machine's themselves.
+fn card(number: usize, visible: Option<&str>) -> String {
+    let named = visible.and_then(|visible| visible.split(',').map(str::trim).nth(number)).filter(|name| !name.is_empty());
+    named.map_or_else(|| number.to_string(), str::to_owned)
+}
+
+/// The program's own options as ComfyUI's: both must mean the same folders and look at the same device.
+fn arguments(config: &Config, python: &Python, environment: &Environment, device: DeviceChoice, address: &str) -> Vec<String> {
     let roots = &config.roots;
     let shown = |path: &Path| path.to_string_lossy().into_owned();
     let mut args = Vec::new();
@@ -350,7 +388,7 @@ fn arguments(config: &Config, python: &Python, environment: &Environment, addres
     add("preview-method", vec![preview.to_owned()]);
     add("preview-size", vec![config.preview_size.to_string()]);
     for (name, given) in
-        [("cpu", config.device == Device::Cpu), ("multi-user", config.multi_user), ("disable-metadata", config.disable_metadata)]
+        [("cpu", device == DeviceChoice::Cpu), ("multi-user", config.multi_user), ("disable-metadata", config.disable_metadata)]
     {
         if given {
             add(name, Vec::new());
@@ -478,7 +516,8 @@ mod tests {
         let config = config(args);
         let python = config.python.as_ref().unwrap();
         let environment = Environment { name: "e".into(), comfyui: "/c".into(), python: None, packs: Vec::new(), args: Vec::new() };
-        arguments(&config, python, &environment, "127.0.0.1:9").join(" ")
+        let device = if args.contains(&"--cpu") { DeviceChoice::Cpu } else { DeviceChoice::Auto };
+        arguments(&config, python, &environment, device, "127.0.0.1:9").join(" ")
     }
 
     #[test]
@@ -505,11 +544,24 @@ mod tests {
         let previews = ["--preview-method", "taesd", "--preview-size", "64", "--listen", "0.0.0.0,::", "--verbose", "--disable-metadata"];
         let told = "--listen=0.0.0.0,:: --port=9 --max-upload-size 100 --preview-method taesd --preview-size 64 --disable-metadata --verbose DEBUG";
         assert_eq!(arguments_of(&previews), told);
-        let config = config(&["--cuda-device", "1"]);
+    }
+
+    #[test]
+    fn the_process_of_each_device_sees_that_device_alone() {
+        let config = config(&[]);
         let python = config.python.as_ref().unwrap();
-        let folders = Folders::new(Roots::under(tempfile::tempdir().unwrap().path())).unwrap();
-        let settings = settings(&config, python, &environments(python, &folders)[0], "127.0.0.1:9", &Account::unbounded());
-        assert_eq!(settings.variables, [("CUDA_VISIBLE_DEVICES".to_owned(), "1".to_owned())]);
+        let folders = Arc::new(Folders::new(Roots::under(tempfile::tempdir().unwrap().path())).unwrap());
+        let (account, apart) = (Account::unbounded(), Arc::default());
+        let around = Around { folders: &folders, account: &account, address: "127.0.0.1:9", apart: &apart };
+        let environment = &environments(python, &folders)[0];
+        let of = |number, choice| settings(&config, python, environment, Place { choice, number }, &around);
+        let [first, second] = [of(0, DeviceChoice::Cpu), of(1, DeviceChoice::Cuda(1))];
+        assert_eq!((first.args.contains(&"--cpu".to_owned()), first.copy, first.variables.len()), (true, None, 0));
+        assert_eq!((second.args.contains(&"--cpu".to_owned()), second.copy.as_deref()), (false, Some("2")));
+        assert_eq!(second.variables[0].0, "CUDA_VISIBLE_DEVICES");
+        for (visible, name) in [(None, "1"), (Some("4, 7"), "7"), (Some("GPU-a,GPU-b"), "GPU-b"), (Some("3"), "1"), (Some(""), "1")] {
+            assert_eq!(card(1, visible), name, "{visible:?}");
+        }
     }
 
     #[test]

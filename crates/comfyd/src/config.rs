@@ -3,6 +3,7 @@
 
 mod args;
 mod comfyui;
+mod devices;
 pub mod flags;
 mod layers;
 mod python;
@@ -16,6 +17,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
@@ -24,6 +26,7 @@ use serde_json::{Map, Value};
 use self::args::{
     Cli, CliCommand, CommonArgs, DbCommand, FrontendCommand, KeyCommand, Listen, PythonArgs, PythonCommand, RunnerArgs, ServerArgs,
 };
+pub use self::devices::{Device, Devices};
 use self::layers::Section;
 pub use self::python::{DEFAULT_ENVIRONMENT, DeviceMemory, Environment, Network, Placement, Python, PythonStart};
 
@@ -131,6 +134,10 @@ pub enum Action {
     Db(DbAction),
     /// Manage the keys.
     Key(KeyAction),
+    /// Print what makes a shell complete the command line.
+    Completions(Shell),
+    /// Write the manual's pages into a folder.
+    Man(PathBuf),
 }
 
 /// What is to be done with the keys.
@@ -166,17 +173,6 @@ pub struct SetInput {
     pub value: serde_json::Value,
 }
 
-/// What runs models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Device {
-    /// The first graphics card, or else the processor.
-    Auto,
-    /// The processor.
-    Cpu,
-    /// The graphics card of that number.
-    Cuda(usize),
-}
-
 /// All settings. Those of the server keep their defaults where no server is started.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -192,8 +188,8 @@ pub struct Config {
     pub unused: Vec<(&'static str, &'static str)>,
     /// Least severe messages shown.
     pub verbosity: Verbosity,
-    /// What runs models.
-    pub device: Device,
+    /// What runs prompts.
+    pub devices: Devices,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,
     /// Longer side of previews, in pixels.
@@ -208,6 +204,8 @@ pub struct Config {
     pub node_timeout: Option<Duration>,
     /// Whether saved files leave out the workflow.
     pub disable_metadata: bool,
+    /// FFmpeg's program, if it is not looked for where the system looks for programs.
+    pub ffmpeg: Option<PathBuf>,
     /// The ComfyUI whose nodes run beside the program.
     pub python: Option<Python>,
     /// Where the front end is installed.
@@ -383,6 +381,11 @@ pub enum Durability {
     Full,
 }
 
+/// The command line's description.
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Reads the settings. `args` begins with the program's name; relative paths of the command line and the environment start at
 /// `current_dir`, those of the configuration file at its folder.
 pub fn parse(
@@ -411,6 +414,13 @@ pub fn parse(
         }
         CliCommand::Frontend(FrontendCommand::Install { version, with_docs, with_templates, with_blueprints, common }) => {
             let action = Action::InstallFrontEnd { version, docs: with_docs, templates: with_templates, blueprints: with_blueprints };
+            places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Completions { shell, common } => {
+            places.config(Action::Completions(shell), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+        }
+        CliCommand::Man { folder, common } => {
+            let action = Action::Man(current_dir.join(folder));
             places.config(action, common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
         }
         CliCommand::Key(command) => {
@@ -469,10 +479,12 @@ impl Places<'_> {
             (false, Some(count)) if count > 0 => Cache::Lru(count),
             (false, Some(_) | None) => Cache::Classic,
         };
-        let device = match (runner.cpu, runner.cuda_device) {
-            (true, _) => Device::Cpu,
-            (false, Some(number)) => Device::Cuda(number),
-            (false, None) => Device::Auto,
+        // At most one of these is given.
+        let devices = match (runner.device, runner.cpu, runner.cuda_device) {
+            (Some(devices), _, _) => devices,
+            (None, true, _) => Devices::These(vec![Device::Cpu]),
+            (None, false, Some(number)) => Devices::These(vec![Device::Cuda(number)]),
+            (None, false, None) => Devices::Auto,
         };
         let Listen(listen) = server.listen;
         let front_end_base = self.front_end_base(&common, python.as_ref())?;
@@ -495,7 +507,7 @@ impl Places<'_> {
             front_end_base,
             roots,
             python,
-            device,
+            devices,
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
             cache,
@@ -503,6 +515,7 @@ impl Places<'_> {
             memory_budget_bytes: runner.memory_budget,
             node_timeout: (server.node_timeout > 0).then(|| Duration::from_secs(server.node_timeout.into())),
             disable_metadata: runner.disable_metadata,
+            ffmpeg: runner.ffmpeg.map(|path| self.absolute(path)),
             listen,
             port: server.port,
             allow_origins: server.allow_origin.into_iter().chain(server.enable_cors_header).collect(),

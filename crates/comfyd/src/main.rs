@@ -5,8 +5,11 @@ mod assemble;
 mod beside;
 mod config;
 mod db;
+mod devices;
 mod frontend;
 mod key;
+mod leash;
+mod manual;
 mod nodes;
 mod python;
 mod run;
@@ -47,6 +50,10 @@ fn spare_address_space() {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    if let Some(ended) = leash::hold() {
+        return ended;
+    }
     #[cfg(target_os = "linux")]
     spare_address_space();
     // What panics on this thread ends the program, and becomes a sentence. Other threads have their panics caught and told of.
@@ -90,6 +97,8 @@ fn act() -> Result<(), Failure> {
         Action::Nodes { class } => nodes::list(&config, class.as_deref()),
         Action::Db(action) => db::act(&config, action),
         Action::Key(action) => key::act(&config, action),
+        Action::Completions(shell) => manual::completions(*shell),
+        Action::Man(folder) => manual::pages(folder),
         Action::ListFeatureFlags => assemble::print_line(format_args!("{:#}", config::flags::listed())),
         Action::InstallFrontEnd { version, .. } if config.offline => {
             Err(frontend::Error::Offline(version.as_deref().unwrap_or(frontend::PINNED_VERSION).to_owned()).into())

@@ -6,17 +6,18 @@ use comfyd_memory::Account;
 use comfyd_python::Outlet;
 
 use crate::assemble::{self, Failure};
-use crate::beside::Beside;
+use crate::beside::Around;
 use crate::config::Config;
+use crate::devices::Device;
 use crate::python::Deaf;
 
 pub(crate) fn list(config: &Config, class: Option<&str>) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
     let account = Account::unbounded();
-    let engine = assemble::engine(config, &folders, &account)?;
-    let native = assemble::native(config, &folders, &engine);
+    let (address, apart) = (format!("127.0.0.1:{}", config.port), Arc::default());
+    let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
-    let beside = Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default(), &account)?;
+    let beside = Device::first(config, &around, &outlet)?.beside;
     // What is kept of a ComfyUI is enough; one that nothing is known of is started.
     let known = beside.workers().iter().try_for_each(comfyd_python::Worker::known);
     beside.rebuild();

@@ -8,8 +8,9 @@ use comfyd_python::{HistoryWanted, Outlet, Report, Tell, Worker};
 use serde_json::{Value as Json, json};
 
 use crate::assemble::{self, Failure};
-use crate::beside::Beside;
+use crate::beside::Around;
 use crate::config::Config;
+use crate::devices::Device;
 
 /// Who hears nothing: no server is there.
 pub(crate) struct Deaf;
@@ -33,11 +34,10 @@ pub(crate) fn check(config: &Config, as_json: bool) -> Result<(), Failure> {
         return Err("name the folder of a ComfyUI with --comfyui".into());
     }
     let folders = assemble::folders(config)?;
-    let engine = assemble::engine(config, &folders, &Account::unbounded())?;
-    let native = assemble::native(config, &folders, &engine);
+    let (account, address, apart) = (Account::unbounded(), format!("127.0.0.1:{}", config.port), Arc::default());
+    let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
-    let beside =
-        Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default(), &Account::unbounded())?;
+    let beside = Device::first(config, &around, &outlet)?.beside;
     let mut told = Vec::new();
     let mut failed = Vec::new();
     for worker in beside.workers() {

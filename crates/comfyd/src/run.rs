@@ -13,19 +13,18 @@ use serde_json::Value as Json;
 use serde_json::value::to_raw_value;
 
 use crate::assemble::{self, Failure};
-use crate::beside::Beside;
+use crate::beside::Around;
 use crate::config::{Config, SetInput};
+use crate::devices::Device;
 use crate::python::Deaf;
 
 pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Result<(), Failure> {
     let folders = assemble::folders(config)?;
     let account = assemble::account(config);
-    let engine = assemble::engine(config, &folders, &account)?;
-    let native = assemble::native(config, &folders, &engine);
+    let (address, apart) = (format!("127.0.0.1:{}", config.port), Arc::default());
+    let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
     let outlet: Arc<dyn Outlet> = Arc::new(Deaf);
-    let beside =
-        Arc::new(Beside::new(config, native, &folders, &format!("127.0.0.1:{}", config.port), &outlet, &Arc::default(), &account)?);
-    assemble::count_beside(&account, &beside);
+    let Device { engine, beside, .. } = Device::first(config, &around, &outlet)?;
     for worker in beside.workers() {
         worker.known()?;
     }
@@ -73,7 +72,7 @@ pub(crate) fn run(config: &Config, workflow: &Path, changes: &[SetInput]) -> Res
         .spawn(move || serve_ctrl_c(&stop))
         .map_err(|error| format!("no thread can be started: {error}: raise the limit on processes (`ulimit -u`)"))?;
     let bar = Arc::new(Bar::new());
-    let outcome = assemble::executors(config, &beside, &engine, &folders, None)().run(&job, &cancel, bar.clone());
+    let outcome = assemble::executors(config, 1, &beside, &engine, &folders, None)().run(&job, &cancel, bar.clone());
     bar.0.finish_and_clear();
     beside.shutdown();
     report(&folders, &outcome)

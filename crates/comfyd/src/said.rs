@@ -9,13 +9,15 @@ use serde_json::Value as Json;
 use tokio::sync::{Notify, mpsc};
 
 use crate::beside::Beside;
+use crate::devices::Runs;
 
 /// Changes of the queue that may wait for the task.
 const MAX_WAITING: usize = 1024;
 
 /// A change of the queue that a custom node makes.
 enum Change {
-    Enqueue(Json),
+    /// For whose prompt it runs.
+    Enqueue(Json, Option<Arc<str>>),
     Remove(Option<Vec<String>>),
     Forget(Option<Vec<String>>, String),
 }
@@ -30,6 +32,8 @@ pub(crate) struct Mouth {
     changes: mpsc::Sender<Change>,
     questions: mpsc::Sender<Question>,
     changed: Arc<Notify>,
+    /// On which device: what is said while a user's prompt runs there concerns that user.
+    runs: Runs,
 }
 
 /// Where it is heard.
@@ -43,7 +47,7 @@ pub(crate) fn channel() -> (Mouth, Ears) {
     let (sender, changes) = mpsc::channel(MAX_WAITING);
     let (asks, questions) = mpsc::channel(MAX_WAITING);
     let changed = Arc::new(Notify::new());
-    let mouth = Mouth { hub: Arc::default(), changes: sender, questions: asks, changed: Arc::clone(&changed) };
+    let mouth = Mouth { hub: Arc::default(), changes: sender, questions: asks, changed: Arc::clone(&changed), runs: Runs::default() };
     (mouth, Ears { changes, questions, changed })
 }
 
@@ -51,6 +55,11 @@ impl Mouth {
     /// From now on clients are told.
     pub(crate) fn speak_to(&self, hub: Hub) {
         self.hub.get_or_init(|| hub);
+    }
+
+    /// The same for the processes of one device.
+    pub(crate) fn of(&self, runs: Runs) -> Self {
+        Self { runs, ..self.clone() }
     }
 
     fn change(&self, change: Change) {
@@ -63,18 +72,18 @@ impl Mouth {
 impl Outlet for Mouth {
     fn event(&self, name: &str, data: Json, client: Option<&str>) {
         if let Some(hub) = self.hub.get() {
-            hub.event(name, &data, client);
+            hub.event(name, &data, client, self.runs.owner().as_deref());
         }
     }
 
     fn binary(&self, kind: u32, bytes: Vec<u8>, client: Option<&str>) {
         if let Some(hub) = self.hub.get() {
-            hub.binary(kind, &bytes, client);
+            hub.binary(kind, &bytes, client, self.runs.owner().as_deref());
         }
     }
 
     fn enqueue(&self, item: Json) {
-        self.change(Change::Enqueue(item));
+        self.change(Change::Enqueue(item, self.runs.owner()));
     }
 
     fn remove(&self, ids: Option<Vec<String>>) {
@@ -99,13 +108,13 @@ impl Outlet for Mouth {
 
 impl Ears {
     /// Obeys for good.
-    pub(crate) async fn listen(self, app: App, beside: Arc<Beside>) {
+    pub(crate) async fn listen(self, app: App, besides: Vec<Arc<Beside>>) {
         let Self { mut changes, mut questions, changed } = self;
         let rebuilding = async {
             loop {
                 changed.notified().await;
-                let beside = Arc::clone(&beside);
-                if let Err(error) = tokio::task::spawn_blocking(move || beside.rebuild()).await {
+                let besides = besides.clone();
+                if let Err(error) = tokio::task::spawn_blocking(move || besides.iter().for_each(|beside| beside.rebuild())).await {
                     tracing::error!(%error, "the classes could not be put together anew");
                 }
             }
@@ -113,7 +122,7 @@ impl Ears {
         let obeying = async {
             while let Some(change) = changes.recv().await {
                 let done = match change {
-                    Change::Enqueue(item) => app.enqueue(item).await,
+                    Change::Enqueue(item, owner) => app.enqueue(item, owner).await,
                     Change::Remove(ids) => app.take_out(ids.as_deref()).await,
                     Change::Forget(ids, owner) => app.forget(ids.as_deref(), &owner).await,
                 };

@@ -4,33 +4,26 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_trait::async_trait;
 use comfyd_assets::Assets;
-use comfyd_engine::Engine;
-use comfyd_executor::{Handle, Shutdown, Worker, WorkerOptions};
 use comfyd_folders::Folders;
-use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, WorkerId, now_ms};
-use comfyd_python::Outlet;
+use comfyd_jobs::{HistoryQuery, JobStore, OnRestart, Recovered, now_ms};
 use comfyd_server::{
-    ApiShape, App, Audit, Device, DeviceState, Devices, FrontEnd, Hub, Installations, Log, Options, Parts, RequiredVersions, listen, router,
+    ApiShape, App, Audit, FrontEnd, Hub, Installations, Log, Metered, Metrics, Options, Parts, RequiredVersions, listen, router,
 };
 use comfyd_store_sqlite::{Durability, Lock, SqliteStore};
 use indicatif::{ProgressBar, ProgressStyle};
 use tokio::sync::watch;
 
 use crate::assemble::{self, Failure};
-use crate::beside::{self, Beside, Served};
+use crate::beside::{self, Around, Served};
 use crate::config::{self, Config, Verbosity};
+use crate::devices::{Devices, Service};
 use crate::{frontend, key, said, tls};
 
 /// The job store's file in the user folder.
 pub(crate) const STORE_FILE: &str = "comfyd.db";
-/// A node that has not noticed its interruption by then is left behind.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// How often it is looked whether the database's files are still there.
 const STORE_CHECK: Duration = Duration::from_secs(1);
 
@@ -51,37 +44,6 @@ const MAX_TOLD: usize = 1000;
 /// How long websocket clients have to take what waits for them and the close frame.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The engine's device and the worker that runs prompts on it.
-struct EngineDevice {
-    worker: Handle,
-    engine: Engine,
-    /// Whether Python is to drop all that it keeps when it unloads models next.
-    drop_all: Arc<AtomicBool>,
-}
-
-#[async_trait]
-impl Device for EngineDevice {
-    fn state(&self) -> DeviceState {
-        let memory = self.engine.memory();
-        DeviceState {
-            name: self.engine.device_name(),
-            memory: memory.total,
-            free: memory.free,
-            models: memory.held,
-            stuck_threads: self.worker.stuck(),
-        }
-    }
-
-    async fn interrupt(&self, prompt_id: Option<&str>) -> bool {
-        self.worker.interrupt(prompt_id)
-    }
-
-    fn free(&self, unload_models: bool, free_memory: bool) {
-        self.drop_all.fetch_or(free_memory, Ordering::AcqRel);
-        self.worker.free(unload_models, free_memory);
-    }
-}
-
 pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let log = Log::default();
     init_log(config.verbosity, log.clone());
@@ -101,13 +63,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let folders = assemble::folders(&config)?;
     empty(folders.directory(comfyd_folders::Kind::Temp));
     let account = assemble::account(&config);
-    let engine = assemble::engine(&config, &folders, &account)?;
-    tracing::info!(device = engine.device_name(), "the engine is ready");
-    let native = assemble::native(&config, &folders, &engine);
     let (mouth, ears) = said::channel();
-    let outlet: Arc<dyn Outlet> = Arc::new(mouth.clone());
-    let beside = Arc::new(Beside::new(&config, native, &folders, &address(&listeners), &outlet, &keys.requires(), &account)?);
-    assemble::count_beside(&account, &beside);
+    let (address, apart) = (address(&listeners), keys.requires());
+    let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
+    let devices = Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs)))?;
+    let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
     let sqlite = Closing(Arc::new(open_store(&config, database)?));
     let store: Arc<dyn JobStore> = sqlite.0.clone();
     folders.remove_unfinished();
@@ -116,8 +76,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let scheme = if tls.is_some() { "https" } else { "http" };
 
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let worker_id = WorkerId::new(&engine.device_name());
-    runtime.block_on(recover(&config, &*store, &worker_id))?;
+    runtime.block_on(recover(&config, &*store, &devices))?;
     let audit = Arc::new(Audit::start(config.roots.user.clone())?);
     let options = Options { keys: Arc::clone(&keys), audit: Some(audit), ..server_options(&config, front_end) };
     let bounds = listen::Bounds::of(options.max_connections);
@@ -126,37 +85,24 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let assets = assets_database.map(|database| assets(&config, database, &folders, &hub)).transpose()?;
     let options = Options { assets: assets.clone(), ..options };
     mouth.speak_to(hub.clone());
-    let spare = assemble::executors(&config, &beside, &engine, &folders, assets.as_ref());
-    let executor = spare();
-    let (unloaded, unloaded_beside) = (engine.clone(), Arc::clone(&beside));
-    let drop_all = Arc::new(AtomicBool::new(false));
-    let drops_all = Arc::clone(&drop_all);
-    let unload = move || {
-        unloaded.free(true, true);
-        unloaded_beside.free(true, drops_all.swap(false, Ordering::AcqRel));
+    let metrics = Metrics::default();
+    let service = Service {
+        store: Arc::clone(&store),
+        sink: Arc::new(Metered { metrics: metrics.clone(), sink: hub.clone() }),
+        metrics: metrics.clone(),
+        runtime: runtime.handle().clone(),
+        showing: assets.as_ref().map(assemble::showing),
     };
-    let defaults = WorkerOptions::default();
-    // Python's nodes have a patience of their own.
-    let python = config.python.as_ref().map_or(Duration::ZERO, |python| python.kill_timeout);
-    let worker_options = WorkerOptions {
-        id: worker_id,
-        on_unload_models: Some(Box::new(unload)),
-        node_timeout: config.node_timeout,
-        spare: Some(Box::new(spare)),
-        patience: defaults.patience + python,
-        ..defaults
-    };
-    let worker = Worker::spawn(Arc::clone(&store), executor, Arc::new(hub.clone()), runtime.handle().clone(), worker_options)?;
-    let device: Arc<dyn Device> = Arc::new(EngineDevice { worker: worker.clone(), engine, drop_all });
-    let devices = Devices::new([device]);
+    let working = devices.start(&config, &folders, &service)?;
     let parts = Parts {
         catalog: beside.catalog().clone(),
         folders: Arc::clone(&folders),
         store,
-        devices,
+        devices: comfyd_server::Devices::new(working.served()),
         installations: Installations::new(Served::all(&beside)),
         hub: hub.clone(),
         log,
+        metrics,
         memory: account,
     };
     let app = App::new(parts, options);
@@ -168,10 +114,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         tokio::spawn(app.clone().announce_changes());
         tokio::spawn(watch_store(watched));
         tokio::spawn(keys.follow());
-        tokio::spawn(ears.listen(app.clone(), Arc::clone(&beside)));
-        if config.python.as_ref().is_some_and(|python| python.start == config::PythonStart::Eager) {
-            beside.workers().iter().for_each(comfyd_python::Worker::start);
-        }
+        tokio::spawn(ears.listen(app.clone(), besides));
         let (stop, stopped) = watch::channel(false);
         let server = tokio::spawn(listen::serve(router(app), listeners, tls, bounds, stopped));
         for address in &addresses {
@@ -190,15 +133,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         tracing::info!("stopping; a prompt that runs goes back into the queue");
         // The first receiver is the server's; it ends when it has drained.
         let _ = stop.send(true);
-        let ended = tokio::task::spawn_blocking(move || worker.shutdown(Shutdown::Requeue));
-        let waited = tokio::time::timeout(SHUTDOWN_TIMEOUT, ended).await;
-        if waited.is_err() {
-            tracing::warn!("the running node did not stop in time; its prompt runs again at the next start");
-        }
-        let ended = Arc::clone(&beside);
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, tokio::task::spawn_blocking(move || ended.shutdown())).await.is_err() {
-            tracing::warn!("a Python process did not end in time");
-        }
+        working.shutdown().await;
         hub.shutdown();
         server.await??;
         // Their sockets are no longer the server's, but the clients have not been told yet why they are closed.
@@ -218,12 +153,12 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
 }
 
 /// Deals with the prompts that the last run left.
-async fn recover(config: &Config, store: &dyn JobStore, worker: &WorkerId) -> Result<(), Failure> {
+async fn recover(config: &Config, store: &dyn JobStore, devices: &Devices) -> Result<(), Failure> {
     let on_restart = match config.on_restart {
         config::OnRestart::Rerun => OnRestart::Rerun { max_crashes: config.max_crashes },
         config::OnRestart::Fail => OnRestart::Fail,
     };
-    let Recovered { pending, rerun, failed } = store.recover(worker, on_restart).await?;
+    let Recovered { pending, rerun, failed } = devices.recover(store, on_restart).await?;
     if (pending, rerun, failed) != (0, 0, 0) {
         tracing::info!(pending, rerun, failed, "prompts of the last run were found");
     }
@@ -373,7 +308,7 @@ fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
 fn assets(config: &Config, database: Lock, folders: &Arc<Folders>, hub: &Hub) -> Result<Arc<Assets>, Failure> {
     let hashes = config.assets.as_ref().is_some_and(|assets| assets.hashing);
     let hub = hub.clone();
-    let tell = Box::new(move |event: &str, data: &serde_json::Value| hub.event(event, data, None));
+    let tell = Box::new(move |event: &str, data: &serde_json::Value| hub.event(event, data, None, None));
     Ok(Arc::new(Assets::start(comfyd_assets::Options { database, hashes }, Arc::clone(folders), tell)?))
 }
 

@@ -116,6 +116,24 @@ async fn who_comes_again_after_a_crash_is_told_what_it_failed() {
 }
 
 #[tokio::test]
+async fn what_ran_is_counted() {
+    let server = Server::start(&[]).await;
+    for _ in 0..2 {
+        let (_, answer) = server.post("/prompt", &json!({"prompt": workflow(1)})).await;
+        server.finished(answer["prompt_id"].as_str().unwrap()).await;
+    }
+    let text = reqwest::get(format!("{}/metrics", server.url)).await.unwrap().text().await.unwrap();
+    for line in [
+        "comfyd_prompt_seconds_count{status=\"success\"} 2",
+        "comfyd_node_seconds_count{class=\"EmptyImage\",device=\"0\"} 1",
+        "comfyd_cached_nodes_total 2",
+        "comfyd_queue_prompts{state=\"pending\"} 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+}
+
+#[tokio::test]
 async fn results_come_with_their_metadata_to_clients_that_take_it() {
     let server = Server::start(&[]).await;
     let (mut events, _) = connect_async(format!("{}/ws?clientId=me", server.url.replace("http", "ws"))).await.unwrap();

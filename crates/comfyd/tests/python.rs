@@ -243,6 +243,33 @@ async fn a_process_that_dies_fails_its_prompt_alone_and_ends_with_the_server() {
     eventually("the process ends", async || !Path::new(&format!("/proc/{}/cmdline", new[0])).exists()).await;
 }
 
+#[tokio::test]
+async fn each_device_has_a_process_of_its_own_and_they_run_at_once() {
+    let server = start_in(tempfile::tempdir().unwrap(), &[]).await;
+    run(&server, sum(1, 1)).await;
+    let (_, base) = server.stop("TERM");
+    let comfyui = comfyui();
+    let server = Server::start_in(base, &["--comfyui", comfyui.to_str().unwrap(), "--device", "cpu,cpu"]).await;
+    let waits =
+        |n: usize| json!({"1": node("StubLoop", json!({"seconds": 60.0 + n as f64})), "2": node("StubOutput", json!({"value": ["1", 0]}))});
+    let ids = [submit(&server, waits(0)).await, submit(&server, waits(1)).await];
+    eventually("both run", async || server.get("/queue").await["queue_running"].as_array().unwrap().len() == 2).await;
+    eventually("a process for each", async || workers(&server).len() == 2).await;
+    // One that is ended leaves the other one be.
+    assert_eq!(server.post("/interrupt", &json!({"prompt_id": ids[1]})).await.0, 200);
+    let entry = server.finished(&ids[1]).await;
+    assert_eq!(entry["status"]["messages"].as_array().unwrap().last().unwrap()[0], "execution_interrupted", "{entry}");
+    assert_eq!(run(&server, sum(2, 3)).await["outputs"]["2"], json!({"text": ["5"]}), "the free device has the same classes");
+    assert_eq!(server.get("/queue").await["queue_running"][0][1], json!(ids[0]));
+    server.post("/interrupt", &json!({})).await;
+    server.finished(&ids[0]).await;
+    let kept = std::fs::read_dir(server.base.path().join("user")).unwrap().flatten();
+    let mut kept: Vec<String> =
+        kept.filter_map(|entry| entry.file_name().into_string().ok()).filter(|name| name.starts_with("python-")).collect();
+    kept.sort_unstable();
+    assert_eq!(kept, ["python-default.2.json", "python-default.json"], "each keeps what is known of its own");
+}
+
 /// The memory that a process holds, in bytes.
 fn held(pid: u32) -> u64 {
     let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();

@@ -5,10 +5,18 @@ use comfyd_memory::machine;
 
 use crate::{DeviceChoice, Error, Result};
 
+/// More than any machine has.
+const MAX_CARDS: usize = 64;
+
 /// Where models can run: the CPU, and the first NVIDIA card if the build has CUDA, and its libraries and a card are there.
 pub fn devices() -> impl Iterator<Item = DeviceChoice> {
     let has_card = libraries_are_there() && cuda(0).is_ok();
     [DeviceChoice::Cpu].into_iter().chain(has_card.then_some(DeviceChoice::Cuda(0)))
+}
+
+/// How many NVIDIA cards can be used.
+pub fn cards() -> usize {
+    if libraries_are_there() { (0..MAX_CARDS).take_while(|card| cuda(*card).is_ok()).count() } else { 0 }
 }
 
 /// The device that the options name.

@@ -43,7 +43,7 @@ pub use crate::array::{tensor, values};
 pub use crate::clip::{Clip, Tokens};
 pub use crate::conditioning::{Area, CondEntry, Conditioning};
 pub use crate::control::{AppliedControl, ControlNet, ControlSettings};
-pub use crate::device::devices;
+pub use crate::device::{cards, devices};
 pub use crate::engine::{Engine, Memory};
 pub use crate::error::{Error, Result};
 pub use crate::extract::{LoraExtraction, save_lora};

@@ -20,6 +20,14 @@ pub enum PreviewMethod {
     Taesd,
 }
 
+impl PreviewMethod {
+    /// The one that a prompt's `extra_data` calls so.
+    pub fn named(name: &str) -> Option<Self> {
+        let all = [("none", Self::None), ("auto", Self::Auto), ("latent2rgb", Self::Latent2Rgb), ("taesd", Self::Taesd)];
+        all.into_iter().find(|(known, _)| *known == name).map(|(_, method)| method)
+    }
+}
+
 /// Where models run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum DeviceChoice {

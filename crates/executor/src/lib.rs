@@ -20,4 +20,5 @@ pub mod worker;
 pub use crate::executor::{Executor, Learn};
 pub use crate::options::{CachePolicy, ExecutorOptions};
 pub use crate::places::{BeforeNode, Showing};
+pub use crate::watch::OnNode;
 pub use crate::worker::{Handle, Shutdown, Worker, WorkerOptions};

@@ -9,11 +9,15 @@ use comfyd_jobs::{Event, EventSink};
 use comfyd_node::CancellationToken;
 use parking_lot::{Condvar, Mutex};
 
+/// Told of a call of a node when it is over: of its class, and of how long it took.
+pub type OnNode = dyn Fn(&str, Duration) + Send + Sync;
+
 /// One device thread.
 #[derive(Default)]
 pub(crate) struct Watch {
     /// How long a node may run.
     timeout: Option<Duration>,
+    on_node: Option<Arc<OnNode>>,
     state: Mutex<State>,
     bell: Condvar,
     left: AtomicBool,
@@ -49,8 +53,8 @@ pub(crate) struct Left {
 }
 
 impl Watch {
-    pub fn new(timeout: Option<Duration>) -> Arc<Self> {
-        Arc::new(Self { timeout, ..Self::default() })
+    pub fn new(timeout: Option<Duration>, on_node: Option<Arc<OnNode>>) -> Arc<Self> {
+        Arc::new(Self { timeout, on_node, ..Self::default() })
     }
 
     /// A prompt begins that is interrupted by `cancel`.
@@ -157,8 +161,12 @@ pub(crate) struct Timer<'a> {
 
 impl Drop for Timer<'_> {
     fn drop(&mut self) {
-        if let Some(prompt) = &mut self.watch.state.lock().prompt {
-            prompt.nodes.retain(|node| node.ticket != self.ticket);
+        let mut state = self.watch.state.lock();
+        let nodes = state.prompt.as_mut().map(|prompt| &mut prompt.nodes);
+        let node = nodes.and_then(|nodes| Some(nodes.remove(nodes.iter().position(|node| node.ticket == self.ticket)?)));
+        drop(state);
+        if let (Some(node), Some(on_node)) = (node, &self.watch.on_node) {
+            on_node(&node.class, node.since.elapsed());
         }
     }
 }

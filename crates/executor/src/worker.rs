@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 
 use crate::executor::Executor;
 use crate::guard::panic_text;
-use crate::watch::{Voice, Watch};
+use crate::watch::{OnNode, Voice, Watch};
 
 /// How long the thread waits before it asks a store that failed again.
 const STORE_RETRY: Duration = Duration::from_millis(500);
@@ -39,6 +39,8 @@ pub struct WorkerOptions {
     pub patience: Duration,
     /// How many threads may be left behind at a time. Each keeps what its node holds.
     pub max_stuck: usize,
+    /// Told of each call of a node when it is over: of its class, and of how long it took.
+    pub on_node: Option<Arc<OnNode>>,
 }
 
 impl Default for WorkerOptions {
@@ -52,6 +54,7 @@ impl Default for WorkerOptions {
             spare: None,
             patience: Duration::from_secs(10),
             max_stuck: 4,
+            on_node: None,
         }
     }
 }
@@ -132,8 +135,14 @@ impl Handle {
         self.shared.state.lock().running.as_ref().map(|r| r.id.clone())
     }
 
-    /// Stops the thread and waits for its end. Blocks: call it from `spawn_blocking` in async code. Later calls return at once.
-    pub fn shutdown(&self, how: Shutdown) {
+    /// Whose prompt runs now; nobody's where users are not told apart.
+    pub fn running_owner(&self) -> Option<Arc<str>> {
+        self.shared.state.lock().running.as_ref().map(|r| r.owner.clone()).filter(|owner| !owner.is_empty())
+    }
+
+    /// Tells the thread to stop; [`Handle::shutdown`] waits for it. Where several claim from one store, all are told first, so that none
+    /// takes what another one puts back.
+    pub fn stop(&self, how: Shutdown) {
         let mut state = self.shared.state.lock();
         state.stop = Some(how);
         state.watch.close();
@@ -143,6 +152,11 @@ impl Handle {
         drop(state);
         self.shared.wake.notify_one();
         self.shared.retry.notify_all();
+    }
+
+    /// Stops the thread and waits for its end. Blocks: call it from `spawn_blocking` in async code. Later calls return at once.
+    pub fn shutdown(&self, how: Shutdown) {
+        self.stop(how);
         let thread = self.shared.thread.lock().take();
         if thread.is_some_and(|t| t.join().is_err()) {
             tracing::error!("the device thread ended with a panic");
@@ -182,7 +196,14 @@ struct State {
 
 struct Running {
     id: String,
+    owner: Arc<str>,
     cancel: CancellationToken,
+}
+
+impl Running {
+    fn new(job: &Job, cancel: CancellationToken) -> Self {
+        Self { id: job.id.clone(), owner: job.owner.clone(), cancel }
+    }
 }
 
 /// A prompt that runs, for whoever has to end it in place of its thread.
@@ -264,7 +285,7 @@ struct Registry {
 impl Seat {
     /// Starts a device thread, and one that watches it if there is anything to be done then.
     fn occupy(self, executor: Executor) -> io::Result<()> {
-        let watch = Watch::new(self.options.node_timeout);
+        let watch = Watch::new(self.options.node_timeout, self.options.on_node.clone());
         let shared = self.registry.shared.clone();
         let voice = Arc::new(Voice { sink: self.registry.sink.clone(), watch: watch.clone() });
         let begun = Arc::new(Mutex::new(None));
@@ -382,7 +403,7 @@ impl Device {
             if state.stop == Some(Shutdown::Requeue) {
                 cancel.cancel();
             }
-            state.running = Some(Running { id: job.id.clone(), cancel: cancel.clone() });
+            state.running = Some(Running::new(job, cancel.clone()));
         }
         tracing::debug!(prompt_id = %job.id, "a prompt begins");
         if !job.secrets.lost_names().is_empty() {
@@ -456,7 +477,7 @@ impl Registry {
                 {
                     let mut state = self.shared.state.lock();
                     state.running = None;
-                    state.claimed = next.as_ref().map(|claim| Running { id: claim.job.id.clone(), cancel: CancellationToken::default() });
+                    state.claimed = next.as_ref().map(|claim| Running::new(&claim.job, CancellationToken::default()));
                 }
                 self.announce_end(&ended, next.as_ref().map(|claim| &*claim.job));
                 next

@@ -1,4 +1,4 @@
-//! Names for saved files: `{prefix}_{counter:05}_.{ending}`, counting on from what the folder holds.
+//! Names for saved files: `{prefix}_{counter:05}_.{ending}`, for sound without the second `_`, counting on from what the folder holds.
 
 use std::collections::HashMap;
 use std::fs::{self, File};
@@ -104,6 +104,11 @@ impl Saving<'_> {
         self.file.file()
     }
 
+    /// Where it lies meanwhile, for another program that writes it.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
     /// The number that the file's name will have, unless another program takes it before.
     pub fn number(&self) -> u64 {
         self.number
@@ -115,11 +120,16 @@ impl Saving<'_> {
     }
 
     /// Gives the file its name: that of the next number that no file has.
-    pub fn finish(mut self, batch_index: usize, ending: &str) -> Result<SavedFile> {
+    pub fn finish(self, batch_index: usize, ending: &str) -> Result<SavedFile> {
+        self.finish_as(batch_index, &format!("_.{ending}"))
+    }
+
+    /// The same with all that follows the number: files of sound have only their ending there.
+    pub fn finish_as(mut self, batch_index: usize, tail: &str) -> Result<SavedFile> {
         let SaveTarget { dir, subfolder, prefix, kind, .. } = self.target;
         let prefix = prefix.replace("%batch_num%", &batch_index.to_string());
         loop {
-            let filename = format!("{prefix}_{:05}_.{ending}", self.number);
+            let filename = format!("{prefix}_{:05}{tail}", self.number);
             match self.file.put(&dir.join(&filename), Replace::No) {
                 Ok(true) => return Ok(SavedFile { filename, subfolder: subfolder.clone(), kind: *kind }),
                 Ok(false) => self.number = self.target.next_number(),
@@ -145,13 +155,13 @@ pub(crate) fn target(root: &Path, kind: Kind, prefix: &str, size: (usize, usize)
     Ok(SaveTarget { dir, subfolder, prefix: name, kind, counters })
 }
 
-/// The highest number among the files `{prefix}_{number}_…`; zero if there is none.
+/// The highest number among the files `{prefix}_{number}_…` and `{prefix}_{number}.…`; zero if there is none.
 fn highest_number(dir: &Path, prefix: &str) -> u64 {
     let Ok(entries) = fs::read_dir(dir) else { return 0 };
     let numbers = entries.flatten().filter_map(|entry| {
         let name = entry.file_name();
         let rest = name.to_str()?.strip_prefix(prefix)?.strip_prefix('_')?;
-        rest.split('_').next()?.parse::<u64>().ok()
+        rest.split(['_', '.']).next()?.parse::<u64>().ok()
     });
     numbers.max().unwrap_or(0)
 }

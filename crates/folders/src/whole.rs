@@ -58,6 +58,11 @@ impl Unfinished {
         &mut self.file
     }
 
+    /// Where it lies until then, for another program that writes it.
+    pub fn path(&self) -> &Path {
+        self.path.as_deref().unwrap_or(Path::new(""))
+    }
+
     /// Puts it in its place, in the same file system. Whether it is there: `false` only where there is a file that is not to be replaced;
     /// another place can be tried then.
     pub fn put(&mut self, place: &Path, replace: Replace) -> Result<bool> {

@@ -49,7 +49,8 @@ impl Inputs<'_> {
                 // A class of this process is told of a choice that it lacks, and it says so; the reference hands its classes nothing.
                 if chosen.is_some() || self.native {
                     self.members(&input.name, chosen.map(|branch| branch.inputs).unwrap_or_default(), depth);
-                    self.found.push(input);
+                    let required = input.required && !input.newer;
+                    self.found.push(Input { required, ..input });
                 }
             }
             InputKind::Slot { ty, inputs } => {

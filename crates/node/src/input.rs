@@ -213,7 +213,7 @@ fn groups(inputs: &[Input], generation: Generation, source: &dyn OptionSource) -
 }
 
 /// The order in which classes of the newer kind tell their options; those that only one class has stand before the first value.
-const OPTION_ORDER: [&str; 32] = [
+const OPTION_ORDER: [&str; 34] = [
     "display_name",
     "tooltip",
     "lazy",
@@ -239,6 +239,8 @@ const OPTION_ORDER: [&str; 32] = [
     "gradient_stops",
     "image_upload",
     "image_folder",
+    "audio_upload",
+    "video_upload",
     "remote",
     "multi_select",
     "label_on",

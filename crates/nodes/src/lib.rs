@@ -14,12 +14,14 @@
 //! 5. A new file goes into its folder's list of families (`families`).
 
 mod apart;
+mod audio;
 mod class;
 mod conditioning;
 mod image;
 mod latent;
 mod loaders;
 mod mask;
+mod media;
 mod model;
 mod preview_3d;
 mod preview_any;
@@ -33,6 +35,7 @@ mod services;
 mod string;
 mod tensors;
 mod utilities;
+mod video;
 
 use std::sync::Arc;
 
@@ -78,6 +81,8 @@ fn families() -> Vec<&'static [Class]> {
         image::families(),
         mask::families(),
         latent::families(),
+        audio::families(),
+        video::families(),
         string::families(),
         utilities::families(),
         vec![primitive::CLASSES, preview_any::CLASSES, preview_3d::CLASSES],

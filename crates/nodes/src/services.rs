@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use comfyd_engine::Engine;
 use comfyd_folders::{FileVersion, Folders, Kind};
+use comfyd_media::Media;
 use comfyd_node::{CancellationToken, Error, Result};
 use parking_lot::Mutex;
 
@@ -36,6 +37,8 @@ pub struct Services {
     pub limits: Limits,
     /// Loads models and runs them.
     pub engine: Engine,
+    /// Reads and writes files of sound and film.
+    pub media: Media,
 }
 
 /// Bounds for what one node may allocate.

@@ -5,6 +5,7 @@
 mod common;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -264,6 +265,28 @@ fn each_step_is_reported_and_shown() {
     assert_eq!(*bench.reports.progress.lock().unwrap(), [(1.0, 3.0), (2.0, 3.0), (3.0, 3.0)]);
     let images = bench.reports.images.lock().unwrap();
     assert_eq!(images.iter().map(|image| (image.width, image.height, image.pixels.len())).collect::<Vec<_>>(), [(8, 8, 192); 3]);
+}
+
+#[test]
+fn a_prompt_chooses_its_previews() {
+    let shown = |preview, asked: Json| {
+        let mut bench = Bench::with_models(models::folder(), EngineOptions { preview, ..EngineOptions::default() });
+        bench.hidden.extra_data = Arc::new(json!({"preview_method": asked}));
+        let [model, clip, _] = checkpoint(&bench, "sd15.safetensors");
+        let prompt = prompt(&bench, &clip);
+        bench.run("KSampler", sampling(&model, &prompt, 1)).unwrap();
+        bench.reports.images.lock().unwrap().iter().map(|image| image.width).collect::<Vec<_>>()
+    };
+    for (asked, widths) in
+        [("latent2rgb", vec![8]), ("auto", vec![8]), ("taesd", vec![64]), ("none", vec![]), ("default", vec![]), ("other", vec![])]
+    {
+        assert_eq!(shown(PreviewMethod::None, json!(asked)), widths, "{asked}");
+    }
+    for (asked, widths) in
+        [(json!("none"), vec![]), (json!("default"), vec![8]), (json!(""), vec![8]), (json!(5), vec![8]), (Json::Null, vec![8])]
+    {
+        assert_eq!(shown(PreviewMethod::Latent2Rgb, asked.clone()), widths, "{asked}");
+    }
 }
 
 #[test]

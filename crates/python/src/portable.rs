@@ -1,4 +1,4 @@
-//! Values that can leave their process: pictures, masks, latents and noise levels as descriptions and the memory of their tensors. Knows how
+//! Values that can leave their process: pictures, masks, latents, sound and noise levels as descriptions and the memory of their tensors. Knows how
 //! a tensor is told in a frame, not how frames travel.
 //!
 //! `{"tensors": {name: {dtype, shape, at, len}}, "meta": {…}}`: a tensor alone has the empty name; a latent's have the names of its keys, and
@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use comfyd_node::{Opaque, Value};
-use comfyd_values::{Image, Latent, Mask, Sigmas};
+use comfyd_values::{Audio, Image, Latent, Mask, Sigmas};
 use half::{bf16, f16};
 use indexmap::IndexMap;
 use ndarray::{ArcArray, ArrayD, Ix3, Ix4, IxDyn};
@@ -64,6 +64,9 @@ pub(crate) fn pack(object: &Value, at: u64) -> Option<(Json, Vec<Piece>)> {
         parts.push(("", Piece::new(&mask.0.clone().into_dyn())));
     } else if let Some(sigmas) = object.downcast::<Sigmas>() {
         parts.push(("", Piece::Levels(sigmas.0.clone())));
+    } else if let Some(audio) = object.downcast::<Audio>() {
+        parts.push(("waveform", Piece::new(&audio.waveform.clone().into_dyn())));
+        meta.insert("sample_rate".into(), json!(audio.sample_rate));
     } else if let Some(latent) = object.downcast::<Latent>() {
         parts.push(("samples", Piece::new(&latent.samples)));
         if let Some(mask) = &latent.noise_mask {
@@ -282,6 +285,14 @@ pub(crate) fn unpack(portable: &Json, tensors: Tensors, declared: &str) -> Resul
     }
     let mut extra = portable.get("meta").and_then(Json::as_object).cloned().unwrap_or_default();
     let names = || tensors.keys().cloned().collect::<Vec<_>>().join(", ");
+    if tensors.len() == 1 && tensors.contains_key("waveform") {
+        let rate = extra.get("sample_rate").and_then(Json::as_f64).filter(|rate| *rate >= 1.0 && *rate <= f64::from(u32::MAX));
+        let waveform = tensors.swap_remove("waveform").map(Tensor::floats).unwrap_or_default();
+        let shape = shape_text(waveform.shape());
+        let sound = rate.zip(waveform.into_dimensionality::<Ix3>().ok());
+        let (rate, waveform) = sound.ok_or_else(|| format!("sound of shape {shape} with the rate {:?}", extra.get("sample_rate")))?;
+        return Ok(Arc::new(Audio::new(waveform, rate as u32)));
+    }
     if !tensors.contains_key("samples") || tensors.keys().any(|name| name != "samples" && name != "noise_mask") {
         return Err(format!("a dict with the tensors {}", names()));
     }
@@ -364,6 +375,8 @@ mod tests {
         assert_eq!(*Value::Object(back(&Value::object(mask.clone()), "*")).downcast::<Mask>().unwrap(), mask);
         let sigmas = Sigmas::new(vec![14.6, 0.0]);
         assert_eq!(*Value::Object(back(&Value::object(sigmas.clone()), "SIGMAS")).downcast::<Sigmas>().unwrap(), sigmas);
+        let audio = Audio::new(Array::from_shape_fn((2, 1, 5), |(b, c, n)| (b * 10 + c + n) as f32), 44_100);
+        assert_eq!(*Value::Object(back(&Value::object(audio.clone()), "AUDIO")).downcast::<Audio>().unwrap(), audio);
         let latent = Latent {
             noise_mask: Some(Array::ones(IxDyn(&[1, 1, 8, 8])).into_shared()),
             batch_index: Some(vec![3]),
@@ -405,6 +418,11 @@ mod tests {
         assert_eq!(Value::Object(received(&portable, &blob, "MASK").unwrap()).downcast::<Mask>().unwrap().height(), 2);
         let (portable, blob) = tensor(&[3, 1, 2, 5]);
         assert_eq!(Value::Object(received(&portable, &blob, "MASK").unwrap()).downcast::<Mask>().unwrap().0.shape(), [3, 2, 5]);
+        let (mut portable, blob) = tensor(&[1, 2, 4]);
+        portable = json!({"tensors": {"waveform": portable["tensors"][""]}, "meta": {"sample_rate": 8000}});
+        assert!(received(&portable, &blob, "AUDIO").is_ok());
+        portable["meta"]["sample_rate"] = json!("fast");
+        assert!(received(&portable, &blob, "AUDIO").err().unwrap().starts_with("sound of shape 1x2x4"));
         let odd = json!({"tensors": {"": {"dtype": "float32", "shape": [3], "at": 0, "len": 8}}});
         assert!(places(&odd).unwrap_err().starts_with("a tensor that is told as"), "its length does not fit its shape");
         assert!(places(&json!({})).is_err());

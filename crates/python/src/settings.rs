@@ -58,6 +58,9 @@ pub struct Settings {
     pub variables: Vec<(String, String)>,
     /// Where the manifest is kept.
     pub data: PathBuf,
+    /// Which one of several of the same environment it is, such as those of several devices: each keeps a manifest of its own. `None`: the
+    /// first.
+    pub copy: Option<String>,
     /// Where comfyd listens, for packs that call back: `host:port`.
     pub address: String,
     /// Whether it reaches the network.
@@ -83,6 +86,7 @@ impl Default for Settings {
             args: Vec::new(),
             variables: Vec::new(),
             data: PathBuf::new(),
+            copy: None,
             address: "127.0.0.1:8188".into(),
             network: Network::Allow,
             patience: Patience::default(),
@@ -97,7 +101,9 @@ impl Settings {
     /// The file of the manifest.
     pub(crate) fn file(&self) -> PathBuf {
         let name: String = self.name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_".contains(c) { c } else { '_' }).collect();
-        self.data.join(format!("python-{name}.json"))
+        // No environment's name becomes one with a dot.
+        let copy = self.copy.as_ref().map_or_else(String::new, |copy| format!(".{copy}"));
+        self.data.join(format!("python-{name}{copy}.json"))
     }
 }
 

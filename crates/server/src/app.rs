@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use comfyd_folders::Folders;
-use comfyd_jobs::{HistoryQuery, JobStore};
+use comfyd_jobs::{Counts, HistoryQuery, JobStore};
 use comfyd_memory::Account;
 use comfyd_node::{Replacements, SharedCatalog};
 use tokio::sync::Semaphore;
@@ -17,6 +17,7 @@ use crate::frames::QueueStatus;
 use crate::gate::Gate;
 use crate::hub::Hub;
 use crate::installations::Installations;
+use crate::metrics::Metrics;
 use crate::options::{ApiShape, Options};
 use crate::room::Room;
 use crate::services::download::{Downloads, Policy};
@@ -61,6 +62,8 @@ pub struct Parts {
     pub hub: Hub,
     /// The log that clients see.
     pub log: Log,
+    /// What was counted while prompts ran.
+    pub metrics: Metrics,
     /// The account of memory that requests ask.
     pub memory: Account,
 }
@@ -125,22 +128,13 @@ impl App {
         Ok(only.map_or_else(|| QueueStatus::from(&counts), |owner| QueueStatus::from(&counts.of(owner))))
     }
 
-    /// Tells all clients the queue's figures after a request changed them.
-    pub(crate) async fn announce(&self) {
+    /// Tells all clients the queue's figures after a request changed them, and returns them.
+    pub(crate) async fn announce(&self) -> Option<Counts> {
         let version = self.store.versions().borrow().queue;
-        match self.store.counts().await {
-            Ok(counts) => self.hub.status(version, &counts),
-            Err(error) => tracing::warn!(%error, "the queue's figures could not be read"),
-        }
-    }
-
-    /// Has scans for assets wait while prompts run.
-    async fn pace_scans(&self) {
-        if let Some(assets) = &self.options.assets
-            && let Ok(counts) = self.store.counts().await
-        {
-            assets.pause(counts.running > 0);
-        }
+        let read = self.store.counts().await;
+        let counts = read.inspect_err(|error| tracing::warn!(%error, "the queue's figures could not be read")).ok()?;
+        self.hub.status(version, &counts);
+        Some(counts)
     }
 
     /// Tells all clients the queue's figures whenever they change, until the store is gone. Requests and workers tell of their own changes
@@ -148,8 +142,11 @@ impl App {
     pub async fn announce_changes(self) {
         let mut versions = self.store.versions();
         while versions.changed().await.is_ok() {
-            self.announce().await;
-            self.pace_scans().await;
+            let counts = self.announce().await;
+            // Scans wait while prompts run.
+            if let (Some(assets), Some(counts)) = (&self.options.assets, counts) {
+                assets.pause(counts.running > 0);
+            }
             tokio::time::sleep(BETWEEN_ANNOUNCEMENTS).await;
         }
     }

@@ -23,7 +23,7 @@ use tokio::runtime::{Builder, Runtime};
 use crate::form::Form;
 use crate::keys::{KeyFile, Keys};
 use crate::listen::serve_stream;
-use crate::{App, Device, DeviceState, Devices, Hub, Installations, Log, Options, Parts, router};
+use crate::{App, Device, DeviceState, Devices, Hub, Installations, Log, Metrics, Options, Parts, router};
 
 #[cfg(test)]
 #[path = "../../../fuzz/kept.rs"]
@@ -91,6 +91,7 @@ fn server(folder: &Path, shut: bool) -> Router {
         devices: Devices::new([Arc::new(Idle) as Arc<dyn Device>]),
         hub: Hub::new(64, 512, &Account::unbounded()),
         log: Log::default(),
+        metrics: Metrics::default(),
         memory: Account::new(1 << 30),
     };
     router(App::new(parts, options))

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::extract::ws::Message;
 use comfyd_jobs::{Counts, Event, EventKind, EventSink, HistoryEntry, NodeRef};
 use comfyd_memory::Account;
+use indexmap::IndexMap;
 use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -65,7 +66,8 @@ struct Inner {
     clients: RwLock<HashMap<String, Namesakes>>,
     limit: usize,
     preview_size: u32,
-    current: Mutex<HashMap<Arc<str>, Current>>,
+    /// In the order in which they began.
+    current: Mutex<IndexMap<Arc<str>, Current>>,
     max_clients: usize,
     status: Mutex<LastStatus>,
     memory: Account,
@@ -90,8 +92,8 @@ impl Hub {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and, if nothing of this tells
-    /// it, at which node its prompt is. An older connection of the same one with the same id is closed, and what it was not sent goes to the
+    /// Registers a connection, which is sent a first message, what its client missed in the last seconds, and at which node each of its
+    /// prompts is of which nothing was missed. An older connection of the same one with the same id is closed, and what it was not sent goes to the
     /// new one. `None` when too many are connected.
     pub fn connect(&self, client_id: &str, who: Hearer, first: Option<Message>) -> Option<Arc<Mailbox>> {
         let mailbox = Arc::new(Mailbox::new(self.inner.limit, who));
@@ -111,10 +113,10 @@ impl Hub {
             self.keep(client_id, old.who(), others);
         }
         namesakes.push(Arc::clone(&mailbox));
-        if missed.is_empty()
-            && let Some(executing) = self.executing_for(client_id, who)
-        {
-            mailbox.push(Queued::new(executing, Kind::Passing));
+        for (prompt_id, executing) in self.executing_for(client_id, who) {
+            if missed.iter().all(|queued| queued.prompt_id != prompt_id) {
+                mailbox.push(Queued::new(executing, Kind::Passing));
+            }
         }
         missed.into_iter().for_each(|queued| mailbox.push(queued));
         Some(mailbox)
@@ -198,7 +200,11 @@ impl Hub {
         let status = QueueStatus::from(counts);
         let owners: HashMap<Arc<str>, QueueStatus> =
             counts.owners.iter().map(|(owner, counts)| (Arc::clone(owner), QueueStatus::from(counts))).collect();
-        if version < last.version || last.status.as_ref() == Some(&status) && last.owners == owners {
+        if version < last.version {
+            return;
+        }
+        if last.status.as_ref() == Some(&status) && last.owners == owners {
+            (last.version, last.running) = (version, counts.running_ids.clone());
             return;
         }
         let gate = prompt_id.and_then(|id| self.inner.gates.of(id));
@@ -216,21 +222,21 @@ impl Hub {
         *last = LastStatus { version, status: Some(status), owners, running: counts.running_ids.clone() };
     }
 
-    /// Sends what a custom node says to a client that is connected, or to all.
-    pub fn event(&self, event: &str, data: &impl Serialize, client_id: Option<&str>) {
-        self.push_to(client_id, Queued::new(text(event, data), Kind::Passing));
+    /// Sends what a custom node says, or something else that no prompt's event tells, to a client that is connected, or to all. Where it was
+    /// said for an owner's prompt, only who gets to see that one's is told.
+    pub fn event(&self, event: &str, data: &impl Serialize, client_id: Option<&str>, owner: Option<&str>) {
+        self.push_to(client_id, owner, Queued::new(text(event, data), Kind::Passing));
     }
 
     /// The same with bytes behind the number of a binary event. They are pictures as a rule: a client that is slow may lose some.
-    pub fn binary(&self, event: u32, bytes: &[u8], client_id: Option<&str>) {
+    pub fn binary(&self, event: u32, bytes: &[u8], client_id: Option<&str>, owner: Option<&str>) {
         let frame = [&event.to_be_bytes()[..], bytes].concat();
-        self.push_to(client_id, Queued::new(Message::Binary(frame.into()), Kind::Droppable));
+        self.push_to(client_id, owner, Queued::new(Message::Binary(frame.into()), Kind::Droppable));
     }
 
-    fn push_to(&self, client_id: Option<&str>, queued: Queued) {
+    fn push_to(&self, client_id: Option<&str>, owner: Option<&str>, queued: Queued) {
         let Some(queued) = self.weighed(queued) else { return };
-        let owner = self.running_owner();
-        let concerns = |who: &Hearer| owner.as_ref().is_none_or(|owner| who.hears(owner));
+        let concerns = |who: &Hearer| owner.is_none_or(|owner| who.hears(owner));
         let Some(client_id) = client_id else { return self.push_to_some(&queued, concerns) };
         for mailbox in self.inner.clients.read().get(client_id).into_iter().flatten().filter(|mailbox| concerns(mailbox.who())) {
             mailbox.push(queued.clone());
@@ -250,25 +256,17 @@ impl Hub {
         Some(Queued { _lease: Some(Arc::new(self.inner.memory.count(bytes as u64))), tight, ..queued })
     }
 
-    /// Whose prompt runs, if one does: what custom nodes say meanwhile is of it.
-    pub(crate) fn running_owner(&self) -> Option<Arc<str>> {
-        let current = self.inner.current.lock();
-        let mut owners = current.values().map(|current| &current.owner);
-        let first = owners.next().filter(|owner| !owner.is_empty())?;
-        owners.all(|owner| owner == first).then(|| Arc::clone(first))
-    }
-
     /// Sends an event to one connection.
     pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
         mailbox.push(Queued::new(text(event, data), Kind::Passing));
     }
 
-    /// What a client that reconnects in the middle of its prompt must be told: `executing`.
-    fn executing_for(&self, client_id: &str, who: &Hearer) -> Option<Message> {
+    /// What a client that reconnects in the middle of its prompts must be told: `executing` of each.
+    fn executing_for(&self, client_id: &str, who: &Hearer) -> Vec<(Arc<str>, Message)> {
         let current = self.inner.current.lock();
         let own = |current: &Current| current.client.as_deref() == Some(client_id) && who.is(&current.owner);
-        let (prompt_id, Current { node, .. }) = current.iter().find(|(_, current)| own(current))?;
-        Some(frames::executing(prompt_id, node))
+        let own = current.iter().filter(|(_, current)| own(current));
+        own.map(|(prompt_id, current)| (Arc::clone(prompt_id), frames::executing(prompt_id, &current.node))).collect()
     }
 
     /// Disconnects everybody once what waits for them is sent.
@@ -291,7 +289,7 @@ impl Hub {
             let (owner, client, node) = (Arc::clone(&event.owner), event.client_id.clone(), node.clone());
             current.insert(Arc::clone(&event.prompt_id), Current { owner, client, node });
         } else if let EventKind::Idle = event.kind {
-            current.remove(&event.prompt_id);
+            current.shift_remove(&event.prompt_id);
         }
     }
 
@@ -310,14 +308,14 @@ impl Hub {
             false => Kind::Passing,
         };
         let gate = self.inner.gates.of(&event.prompt_id);
-        let owner = Arc::clone(&event.owner);
+        let (prompt_id, owner) = (Arc::clone(&event.prompt_id), Arc::clone(&event.owner));
         let body = match event.kind {
             EventKind::Image { node, image } => {
                 Body::Picture(Arc::new(Picture::new(event.prompt_id, node, image, self.inner.preview_size)?))
             }
             _ => Body::Message(frames::message(&event)?),
         };
-        self.weighed(Queued { body, kind, owner, gate, _lease: None, tight: false })
+        self.weighed(Queued { body, kind, prompt_id, owner, gate, _lease: None, tight: false })
     }
 }
 

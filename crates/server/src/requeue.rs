@@ -12,11 +12,10 @@ use crate::json::number;
 
 impl App {
     /// Puts a prompt into the queue: ComfyUI's tuple of its number, its id, the graph, `extra_data` and the outputs, and perhaps what is
-    /// secret of it. The error is a sentence.
-    pub async fn enqueue(&self, item: Value) -> Result<(), String> {
+    /// secret of it, for the owner of the prompt that runs where it comes from. The error is a sentence.
+    pub async fn enqueue(&self, item: Value, owner: Option<Arc<str>>) -> Result<(), String> {
         let mut job = job(item, &self.options.secret_names)?;
-        // A node does so while its prompt runs.
-        job.owner = self.hub.running_owner().unwrap_or_default();
+        job.owner = owner.unwrap_or_default();
         self.store.enqueue(job).await.map_err(|error| error.to_string())?;
         self.announce().await;
         Ok(())

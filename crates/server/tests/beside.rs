@@ -405,10 +405,10 @@ async fn what_packs_say_goes_to_a_client_or_to_all_in_order() {
         server.app.hub.connect("one", Hearer::default(), None).unwrap(),
         server.app.hub.connect("other", Hearer::default(), None).unwrap(),
     );
-    server.app.hub.event("pack.event", &json!({"a": 1}), Some("one"));
-    server.app.hub.binary(77, b"bytes", None);
-    server.app.hub.event("pack.all", &json!([]), None);
-    server.app.hub.event("pack.event", &json!({}), Some("nobody"));
+    server.app.hub.event("pack.event", &json!({"a": 1}), Some("one"), None);
+    server.app.hub.binary(77, b"bytes", None, None);
+    server.app.hub.event("pack.all", &json!([]), None, None);
+    server.app.hub.event("pack.event", &json!({}), Some("nobody"), None);
     let text = |data: &str| Message::Text(data.into());
     assert_eq!(one.next().await.unwrap(), text(r#"{"type":"pack.event","data":{"a":1}}"#));
     for mailbox in [&one, &other] {
@@ -422,11 +422,11 @@ async fn packs_put_prompts_into_the_queue_and_take_them_out() {
     let server = beside(&Double::new(Some(json!({}))));
     let graph = prompt("Show")["prompt"].clone();
     for (number, id) in [(2, "later"), (-1, "first")] {
-        server.app.enqueue(json!([number, id, graph, {"client_id": "c"}, ["1"]])).await.unwrap();
+        server.app.enqueue(json!([number, id, graph, {"client_id": "c"}, ["1"]]), None).await.unwrap();
     }
     let waiting = async || server.app.store.queue().await.unwrap().pending.iter().map(|job| job.id.clone()).collect::<Vec<_>>();
     assert_eq!(waiting().await, ["first", "later"]);
-    assert!(server.app.enqueue(json!([0, "first", graph, {}, ["1"]])).await.unwrap_err().contains("first"));
+    assert!(server.app.enqueue(json!([0, "first", graph, {}, ["1"]]), None).await.unwrap_err().contains("first"));
     server.app.take_out(Some(&["later".to_owned()])).await.unwrap();
     assert_eq!(waiting().await, ["first"]);
     server.app.take_out(None).await.unwrap();

@@ -489,3 +489,19 @@ async fn small_answers_are_the_references() {
     assert_eq!((style.status, style.header("content-type"), &style.body[..]), (200, Some("text/css; charset=utf-8"), &b""[..]));
     assert_eq!(several.get("/api/userdata/other.css").await.status, 401);
 }
+
+#[tokio::test]
+async fn whoever_watches_is_told_how_the_server_is() {
+    let server = Server::start(|_| ());
+    server.inner.add_jobs().await;
+    for (path, status) in [("/health", "ok"), ("/api/ready", "ready")] {
+        assert_eq!(server.get(path).await.json(), json!({"status": status}));
+    }
+    let answer = server.get("/metrics").await;
+    assert_eq!(answer.header("content-type"), Some("application/openmetrics-text; version=1.0.0; charset=utf-8"));
+    let text = String::from_utf8(answer.body.to_vec()).unwrap();
+    for line in ["comfyd_queue_prompts{state=\"running\"} 1", "comfyd_queue_prompts{state=\"pending\"} 1", "comfyd_sockets 0", "# EOF"] {
+        assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+    }
+    assert!(text.contains("comfyd_device_memory_bytes{device="), "{text}");
+}

@@ -350,3 +350,16 @@ async fn without_keys_nobody_is_asked() {
     });
     assert_eq!(server.get("/queue").await.status.as_u16(), 401);
 }
+
+#[tokio::test]
+async fn whether_it_lives_is_told_without_a_key_and_figures_to_administrators() {
+    let keyed = Keyed::new(|_| ());
+    for path in ["/health", "/ready"] {
+        assert_eq!(keyed.server.send("GET", path, &[], "").await.status, StatusCode::OK);
+    }
+    assert_eq!(keyed.server.send("GET", "/metrics", &[], "").await.status, StatusCode::UNAUTHORIZED);
+    let who = [(&keyed.guest, 403), (&keyed.ann, 403), (&keyed.admin, 200)];
+    for (key, status) in who {
+        assert_eq!(keyed.status(key, "GET", "/metrics", "").await, status);
+    }
+}

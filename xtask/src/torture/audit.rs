@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use serde_json::{Value, json};
 
-use super::load::{Ledger, lock};
+use super::load::{Ledger, lock, status};
 use crate::http::Connection;
 
 /// What was found so far.
@@ -20,6 +20,8 @@ pub(super) struct Findings {
     pub(super) found: u64,
     /// Of these, those that were not run again after two crashes.
     pub(super) given_up: u64,
+    /// Accepted assets that were found whole.
+    pub(super) assets: u64,
     pub(super) lost: Vec<String>,
     pub(super) doubled: Vec<String>,
     pub(super) half_written: Vec<String>,
@@ -82,6 +84,21 @@ impl Findings {
             self.half_written.push(path.display().to_string());
         }
         whole
+    }
+
+    /// Looks for every accepted asset: it is there, and what it holds is what was sent.
+    pub(super) async fn look_at_assets(&mut self, host: &str, ledger: &Ledger) -> io::Result<()> {
+        let mut connection = Connection::open(host).await?;
+        let accepted = std::mem::take(&mut *lock(&ledger.assets));
+        for (id, content) in accepted {
+            match connection.get(&format!("/api/assets/{id}/content")).await {
+                Ok(found) if found == content.as_bytes() => self.assets += 1,
+                Ok(_) => self.half_written.push(format!("asset {id}")),
+                Err(error) if status(&error) == Some(404) => self.lost.push(format!("asset {id}")),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
     }
 
     /// What is left in the folders when the server has ended: whole files under their names, and nothing else.

@@ -23,6 +23,8 @@ const RETRY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Clients rest while more prompts wait than this.
 const MOST_WAITING: u64 = 300;
+/// The longest asset, in repetitions of its number.
+const LONGEST_ASSET: u64 = 10_000;
 /// One in so many prompts takes a while.
 const HEAVY: u64 = 25;
 
@@ -40,6 +42,8 @@ pub(super) struct Ledger {
     pub(super) faults: Mutex<Vec<String>>,
     /// How long each answer to `GET /queue` took, in microseconds.
     pub(super) latencies: Mutex<Vec<u32>>,
+    /// Accepted assets: id and content.
+    pub(super) assets: Mutex<Vec<(String, String)>>,
     waiting: AtomicU64,
     pub(super) stop: AtomicBool,
 }
@@ -67,17 +71,19 @@ impl Client {
 
     /// An answer's body; an error that kept the connection is a refusal.
     pub(super) async fn ask(&mut self, path: &str, body: Option<&str>) -> io::Result<Vec<u8>> {
+        self.with(async |connection| match body {
+            Some(body) => connection.post(path, body).await,
+            None => connection.get(path).await,
+        })
+        .await
+    }
+
+    async fn with(&mut self, ask: impl AsyncFnOnce(&mut Connection) -> io::Result<Vec<u8>>) -> io::Result<Vec<u8>> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
             None => Connection::open(&self.host).await?,
         };
-        let answer = async {
-            match body {
-                Some(body) => connection.post(path, body).await,
-                None => connection.get(path).await,
-            }
-        };
-        let answer = tokio::time::timeout(PATIENCE, answer).await.map_err(io::Error::other)?;
+        let answer = tokio::time::timeout(PATIENCE, ask(&mut connection)).await.map_err(io::Error::other)?;
         if answer.as_ref().map_or_else(|error| error.kind() == io::ErrorKind::Other, |_| true) {
             self.connection = Some(connection);
         }
@@ -121,6 +127,25 @@ pub(super) async fn submit(host: String, name: String, ledger: Arc<Ledger>) {
                 tokio::time::sleep(RETRY).await;
             }
         }
+    }
+}
+
+/// Uploads files as assets until it is told to stop.
+pub(super) async fn upload(host: String, ledger: Arc<Ledger>) {
+    let mut client = Client::new(host);
+    for n in 0_u64.. {
+        if ledger.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let content = format!("{n} ").repeat(1 + (n % LONGEST_ASSET) as usize);
+        let answer = client.with(async |connection| connection.upload("/api/assets", &format!("{n}.txt"), &content).await).await;
+        match answer.map(|body| serde_json::from_slice::<Value>(&body).ok().and_then(|asset| Some(asset["id"].as_str()?.to_owned()))) {
+            Ok(Some(id)) => lock(&ledger.assets).push((id, content)),
+            Ok(None) => ledger.fault("an upload was answered without an id".into()),
+            Err(error) if matches!(status(&error), Some(503 | 507) | None) => tokio::time::sleep(RETRY).await,
+            Err(error) => ledger.fault(error.to_string()),
+        }
+        tokio::time::sleep(CONTROL).await;
     }
 }
 

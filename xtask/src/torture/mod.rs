@@ -23,11 +23,12 @@ use crate::http::Connection;
 use crate::server::{cargo, memory_of};
 
 const USAGE: &str = "usage: cargo xtask torture [--minutes N | --seconds N] [--binary FILE] [--seed N] [--disk-full yes]
-                           [--address-space MB] [--group MB] [--control-ms N]
+                           [--devices LIST] [--address-space MB] [--group MB] [--control-ms N]
 
   --minutes N, --seconds N  how long (1 minute)
   --binary FILE             the program in place of this project's release build
   --seed N                  the same kills again, as far as the machine does the same
+  --devices LIST            what runs prompts (auto): cpu,cpu has two run at once
   --disk-full yes           on a small file system in memory that is full now and then; needs root, and Linux
   --address-space MB        with so much address space (`ulimit -v`), and clients that want far more memory than that
   --group MB                the same in a control group that gives so much memory; needs root, and Linux
@@ -50,7 +51,7 @@ const CONTROL_P99_MS: u64 = 100;
 /// Runs the command.
 pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     let (mut time, mut binary, mut seed, mut disk) = (Duration::from_secs(60), None, 1_u64, false);
-    let (mut limits, mut control_ms) = (Limits::default(), CONTROL_P99_MS);
+    let (mut limits, mut control_ms, mut devices) = (Limits::default(), CONTROL_P99_MS, "auto".to_owned());
     let number = |value: &String| value.parse::<u64>().map_err(|_| USAGE);
     let mut given = given.iter();
     while let Some(name) = given.next() {
@@ -60,6 +61,7 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
             "--seconds" => time = Duration::from_secs(number(value)?),
             "--binary" => binary = Some(PathBuf::from(value)),
             "--seed" => seed = number(value)?,
+            "--devices" => devices.clone_from(value),
             "--address-space" => limits.address_space = Some(number(value)? << 20),
             "--group" => limits.group(number(value)? << 20).map_err(|error| error.to_string())?,
             "--control-ms" => control_ms = number(value)?,
@@ -69,7 +71,7 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     }
     let binary = binary.map_or_else(|| release(root), Ok).map_err(|error| error.to_string())?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let mut torture = Torture::new(binary, seed, disk, limits, control_ms).map_err(|error| error.to_string())?;
+    let mut torture = Torture::new(binary, devices, seed, disk, limits, control_ms).map_err(|error| error.to_string())?;
     runtime.block_on(torture.run(time)).map_err(|error| format!("{error}\n{}", torture.log()))?;
     let faults = torture.report();
     if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), torture.log())) }
@@ -82,6 +84,7 @@ fn release(root: &Path) -> io::Result<PathBuf> {
 
 struct Torture {
     binary: PathBuf,
+    devices: String,
     base: PathBuf,
     port: u16,
     ledger: Arc<Ledger>,
@@ -99,7 +102,7 @@ struct Torture {
 }
 
 impl Torture {
-    fn new(binary: PathBuf, seed: u64, disk: bool, limits: Limits, control_ms: u64) -> io::Result<Self> {
+    fn new(binary: PathBuf, devices: String, seed: u64, disk: bool, limits: Limits, control_ms: u64) -> io::Result<Self> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let base = std::env::temp_dir().join(format!("comfyd-torture-{}", std::process::id()));
         fs::create_dir_all(&base)?;
@@ -110,6 +113,7 @@ impl Torture {
         let (ledger, findings) = (Arc::default(), Findings::default());
         Ok(Self {
             binary,
+            devices,
             base,
             port,
             ledger,
@@ -136,6 +140,7 @@ impl Torture {
             tasks.spawn(load::submit(self.host(), format!("c{client}"), self.ledger.clone()));
         }
         let control = load::watch(self.host(), self.ledger.clone())?;
+        tasks.spawn(load::upload(self.host(), self.ledger.clone()));
         tasks.spawn(abuse::send_bad_input(self.host(), self.ledger.clone()));
         tasks.spawn(abuse::stay_silent(self.host(), self.ledger.clone()));
         if self.limits.any() {
@@ -158,6 +163,7 @@ impl Torture {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+        self.findings.look_at_assets(&self.host(), &self.ledger).await?;
         self.measure(&server);
         terminate(&server)?;
         server.wait()?;
@@ -220,8 +226,8 @@ impl Torture {
         let log = File::options().create(true).append(true).open(self.base.join("log"))?;
         let mut program = self.limits.command(&self.binary);
         program
-            .args(["serve", "--front-end", "none", "--verbose", "WARNING", "--listen", "127.0.0.1", "--port", &self.port.to_string()])
-            .arg("--base-directory")
+            .args(["serve", "--front-end", "none", "--verbose", "WARNING", "--enable-assets", "--listen", "127.0.0.1"])
+            .args(["--port", &self.port.to_string(), "--device", &self.devices, "--base-directory"])
             .arg(&self.base)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -255,13 +261,14 @@ impl Torture {
         latencies.sort_unstable();
         let at = |share: usize| f64::from(latencies.get(latencies.len() * share / 1000).copied().unwrap_or(0)) / 1000.0;
         let [load, stop, start] = self.kills;
-        let Findings { found, given_up, lost, doubled, half_written, .. } = &self.findings;
+        let Findings { found, given_up, assets, lost, doubled, half_written, .. } = &self.findings;
         let accepted = self.ledger.accepted.load(Ordering::Relaxed);
         let refused = self.ledger.refused.load(Ordering::Relaxed);
         println!("kills survived      {} ({load} under load, {stop} while it stopped, {start} while it started)", load + stop + start);
         println!("prompts accepted    {accepted}; {refused} refused, the disk was full {} times", self.filled);
         println!("prompts found       {found}, of which {given_up} were running at two kills");
-        println!("prompts lost        {}, doubled {}", lost.len(), doubled.len());
+        println!("assets found        {assets}");
+        println!("lost                {}, doubled {}", lost.len(), doubled.len());
         println!("files half written  {}", half_written.len());
         println!("bad inputs refused  {}", self.ledger.bad.load(Ordering::Relaxed));
         println!("GET /queue, ms      {} answers: p50 {:.1}, p99 {:.1}, p99.9 {:.1}", latencies.len(), at(500), at(990), at(999));

@@ -6,10 +6,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
+use clap_complete::Shell;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
 use super::comfyui::Handed;
+use super::devices::{Devices, devices};
 use super::{
     ApiShape, DeviceMemory, Durability, Error, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput, Templates,
     Verbosity,
@@ -84,6 +86,22 @@ pub enum CliCommand {
     /// Manage the keys that the server asks for where it is reached from other machines, and from when there is one.
     #[command(subcommand)]
     Key(KeyCommand),
+    /// Print what makes a shell complete the command line.
+    #[command(after_help = AFTER_HELP)]
+    Completions {
+        /// The shell.
+        shell: Shell,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
+    /// Write the manual's pages, one of each command.
+    #[command(after_help = AFTER_HELP)]
+    Man {
+        /// Folder to write them into, such as /usr/local/share/man/man1.
+        folder: PathBuf,
+        #[command(flatten)]
+        common: CommonArgs,
+    },
 }
 
 /// The subcommands of `key`. A running server heeds them at once.
@@ -235,11 +253,16 @@ pub struct CommonArgs {
 /// Options of what runs prompts.
 #[derive(Debug, Args)]
 pub struct RunnerArgs {
-    /// Run models on the processor even where a graphics card could.
-    #[arg(long, group = "device")]
+    /// What runs prompts: cpu, cuda:N, auto (the first graphics card, where the program was built with CUDA and there is one, else the
+    /// processor), all (every card), or several, such as cuda:0,cuda:1. Each runs one prompt at a time, beside the others; `run` takes the
+    /// first [default: auto].
+    #[arg(long, value_name = "DEVICES", group = "runs_on", value_parser = devices)]
+    pub device: Option<Devices>,
+    /// The same as --device cpu.
+    #[arg(long, group = "runs_on")]
     pub cpu: bool,
-    /// Run models on this graphics card [default: the first one, where the program was built with CUDA and there is one].
-    #[arg(long, value_name = "N", group = "device")]
+    /// The same as --device cuda:N.
+    #[arg(long, value_name = "N", group = "runs_on")]
     pub cuda_device: Option<usize>,
     /// How samplers make previews.
     #[arg(long, value_name = "METHOD", default_value = "none")]
@@ -266,6 +289,9 @@ pub struct RunnerArgs {
     /// Do not write the workflow into saved files.
     #[arg(long)]
     pub disable_metadata: bool,
+    /// FFmpeg's program, for files of sound and video; ffprobe lies beside it [default: those that PATH leads to].
+    #[arg(long, value_name = "FILE")]
+    pub ffmpeg: Option<PathBuf>,
 }
 
 /// Options of the ComfyUI beside the program.

@@ -98,7 +98,7 @@ fn rivals(command: &Command, arg: &Arg) -> Vec<String> {
     for group in command.get_groups() {
         let members: Vec<String> = group.get_args().map(ToString::to_string).collect();
         // Each flattened struct is a group as well, which excludes nothing.
-        if group.get_id() == "cache" && members.contains(&ids[0]) {
+        if (group.get_id() == "cache" || group.get_id() == "runs_on") && members.contains(&ids[0]) {
             ids.extend(members);
         }
     }

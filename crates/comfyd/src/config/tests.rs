@@ -83,11 +83,32 @@ fn options_with_and_without_values() {
     assert_eq!(serve(&["--verbose"]).verbosity, Verbosity::Debug);
     assert_eq!(serve(&["--verbose", "warning"]).verbosity, Verbosity::Warning);
     assert_eq!(serve(&["--preview-method", "latent2rgb"]).preview_method, PreviewMethod::Latent2Rgb);
-    assert_eq!([serve(&[]).device, serve(&["--cpu"]).device], [Device::Auto, Device::Cpu]);
-    assert_eq!(serve(&["--cuda-device", "1"]).device, Device::Cuda(1));
-    assert!(refusal(&["serve", "--cpu", "--cuda-device", "1"], &[]).contains("--cpu"));
     assert_eq!(serve(&["--max-upload-size", "0.5"]).max_upload_bytes, 512 << 10);
     assert!(refusal(&["serve", "--max-upload-size", "NaN"], &[]).contains("above 0"));
+}
+
+#[test]
+fn what_runs_prompts() {
+    let of = |args: &[&str]| serve(args).devices;
+    let these = |devices: &[Device]| Devices::These(devices.to_vec());
+    assert_eq!([of(&[]), of(&["--device", "auto"]), of(&["--device", "all"])], [Devices::Auto, Devices::Auto, Devices::All]);
+    assert_eq!([of(&["--cpu"]), of(&["--device", "cpu"])], [these(&[Device::Cpu]), these(&[Device::Cpu])]);
+    assert_eq!([of(&["--cuda-device", "1"]), of(&["--device", "cuda:1"])], [these(&[Device::Cuda(1)]), these(&[Device::Cuda(1)])]);
+    assert_eq!(of(&["--device", "cpu, cpu,cuda,cuda:3"]), these(&[Device::Cpu, Device::Cpu, Device::Cuda(0), Device::Cuda(3)]));
+    for (wrong, why) in [
+        ("gpu", "`gpu` is no device"),
+        ("cuda:x", "no device"),
+        ("cpu,all", "no device"),
+        ("cuda:0,cuda", "named twice"),
+        ("", "is no device"),
+    ] {
+        assert!(refusal(&["serve", "--device", wrong], &[]).contains(why), "{wrong}");
+    }
+    assert!(refusal(&["serve", "--device", &["cpu"; 65].join(",")], &[]).contains("at most 64"));
+    for other in ["--device=cpu", "--cpu"] {
+        assert!(refusal(&["serve", other, "--cuda-device", "1"], &[]).contains("cannot be used with"));
+    }
+    assert_eq!(with(&["serve", "--cpu"], &[("COMFYD_DEVICE", "cuda:1")]).unwrap().devices, these(&[Device::Cpu]));
 }
 
 #[test]

@@ -29,10 +29,11 @@ pub(super) struct Previews {
 }
 
 impl Previews {
-    /// As the options ask; without a file of the tiny autoencoder, the map to colours.
-    pub(super) fn new(engine: &Engine, latents: &'static LatentSpec) -> Result<Self> {
+    /// As the prompt asks, else the options; without a file of the tiny autoencoder, the map to colours.
+    pub(super) fn new(engine: &Engine, latents: &'static LatentSpec, cx: &Context<'_>) -> Result<Self> {
         let options = engine.options();
-        let method = match options.preview {
+        let asked = cx.hidden.extra_data.get("preview_method").and_then(|name| PreviewMethod::named(name.as_str()?));
+        let method = match asked.unwrap_or(options.preview) {
             PreviewMethod::None => Method::None,
             PreviewMethod::Auto | PreviewMethod::Latent2Rgb => Method::Rgb,
             PreviewMethod::Taesd => match taesd(engine, latents) {

@@ -155,7 +155,7 @@ fn run(
     let keep = keep.map(|(mask, noise)| Keep { mask: mask.clone(), noise, latent: latent.clone() });
     let start = schedule.add_noise(sigmas[0], &noise, &latent, is_max_denoise(schedule.as_ref(), sigmas[0]))?;
     let mut denoiser = Guided { guidance, keep, sampling };
-    let previews = Previews::new(engine, options.latents)?;
+    let previews = Previews::new(engine, options.latents, cx)?;
     let steps = sigmas.len().saturating_sub(1);
     let (samples, last) = previews.with(cx, |show| {
         let mut steps = Steps { cx, steps, show, last: None };

@@ -1,6 +1,7 @@
 //! Small nodes that show each rule of execution, and a bench that runs prompts of them and writes down what happens.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used)]
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -11,7 +12,11 @@ use comfyd_node::{
     Branch, CancellationToken, Catalog, Context, Error, Expansion, ExpansionNode, Fingerprint, Grow, HiddenKind, Input, Inputs, Node,
     NodeOutput, Opaque, Result, Schema, Source, Value,
 };
+use parking_lot::Mutex;
 use serde_json::{Value as Json, json};
+
+/// How many nodes of the class `Meet` have come into each room.
+static ROOMS: Mutex<BTreeMap<String, i128>> = Mutex::new(BTreeMap::new());
 
 /// Whether nodes of the class `Deaf` go on.
 pub static DEAF: AtomicBool = AtomicBool::new(true);
@@ -190,6 +195,19 @@ pub fn catalog() -> Catalog {
         Ok(NodeOutput::one(i.int("value")?))
     });
     add(deaf, None, None, run);
+
+    // Ends once so many of the same room run at a time.
+    let meet = Schema::new("Meet").input(Input::text("room")).input(Input::int("parties")).output("INT");
+    let run: RunFn = Box::new(|cx, i| {
+        let (room, parties) = (i.text("room")?.to_owned(), i.int("parties")?);
+        *ROOMS.lock().entry(room.clone()).or_default() += 1;
+        while ROOMS.lock()[&room] < parties {
+            cx.check_cancelled()?;
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        Ok(NodeOutput::one(parties))
+    });
+    add(meet, None, None, run);
 
     let blob = Schema::new("Blob").input(Input::int("value")).input(Input::int("bytes")).output("BLOB");
     add(blob, None, None, Box::new(|_, i| Ok(NodeOutput::one(Value::object(Blob(i.int_as("bytes")?))))));

@@ -12,7 +12,8 @@ const PIXEL_TOLERANCE: u8 = 1;
 const MEAN_TOLERANCE: f64 = 0.05;
 const LATENT_TOLERANCE: f64 = 1e-3;
 
-fn compare_pictures(got: &[u8], want: &[u8], pixel_tolerance: u8) -> Result<(), String> {
+/// What differs between two pictures.
+pub fn pictures(got: &[u8], want: &[u8], pixel_tolerance: u8) -> Result<(), String> {
     let raster = |bytes: &[u8]| decode::raster(bytes, &decode::Limits::default()).map_err(|e| e.to_string());
     let (got, want) = (raster(got)?, raster(want)?);
     let shape = |raster: &comfyd_imaging::Raster| (raster.width(), raster.height(), raster.channels());
@@ -83,7 +84,7 @@ pub fn check(bench: &Bench, folder: &Path, case: &Json) -> Result<f64, String> {
         for (got, name) in got.into_iter().zip(want) {
             let bytes = std::fs::read(folder.join(name)).unwrap();
             if picture {
-                compare_pictures(got, &bytes, case["pixel_tol"].as_u64().map_or(PIXEL_TOLERANCE, |v| v as u8))
+                pictures(got, &bytes, case["pixel_tol"].as_u64().map_or(PIXEL_TOLERANCE, |v| v as u8))
                     .map_err(|error| format!("{name}: {error}"))?;
             } else {
                 let error = compare_latents(got, &bytes, case["latent_tol"].as_f64().unwrap_or(LATENT_TOLERANCE))?;

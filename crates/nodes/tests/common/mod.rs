@@ -15,6 +15,7 @@ use comfyd_folders::{Folders, Kind, Roots};
 use comfyd_graph::{Limits as PromptLimits, Placing, Prompt, validate};
 use comfyd_jobs::event::NullSink;
 use comfyd_jobs::{EventSink, Job, Message, Outcome, Status};
+use comfyd_media::{Media, Options as MediaOptions};
 use comfyd_node::{CancellationToken, Catalog, Context, Hidden, Inputs, NodeOutput, PreviewImage, Reporter, Result, Source, Value};
 use comfyd_nodes::{Builtin, Limits, Services};
 use serde_json::{Map, Value as Json};
@@ -75,7 +76,23 @@ impl Bench {
         Self::build(Some(base), true, limits, options)
     }
 
+    /// On a machine without FFmpeg.
+    pub fn without_ffmpeg() -> Self {
+        let nowhere = |options: &mut MediaOptions| (options.ffmpeg, options.ffprobe) = ("/no/ffmpeg".into(), "/no/ffprobe".into());
+        Self::build_with(None, false, Limits::default(), EngineOptions::default(), nowhere)
+    }
+
     fn build(base: Option<&Path>, disable_metadata: bool, limits: Limits, options: EngineOptions) -> Self {
+        Self::build_with(base, disable_metadata, limits, options, |_| {})
+    }
+
+    fn build_with(
+        base: Option<&Path>,
+        disable_metadata: bool,
+        limits: Limits,
+        options: EngineOptions,
+        change: impl FnOnce(&mut MediaOptions),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let mut roots = Roots::under(dir.path());
         if let Some(base) = base {
@@ -100,9 +117,12 @@ impl Bench {
             ..options
         })
         .unwrap();
+        let mut media = MediaOptions::new(&folders.roots().temp);
+        change(&mut media);
+        let media = Media::new(media);
         let mut catalog = Catalog::new();
         let replaced =
-            catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine: engine.clone() }));
+            catalog.add(&Builtin::new(Services { folders: Arc::clone(&folders), disable_metadata, limits, engine: engine.clone(), media }));
         assert!(replaced.is_empty(), "declared twice: {replaced:?}");
         Self { dir, folders, catalog, engine, cancel: CancellationToken::default(), hidden: Hidden::default(), reports: Reports::default() }
     }
@@ -166,11 +186,15 @@ impl Bench {
         Ok(graph.keys().filter_map(|id| outcome.outputs.get(id)?.as_object().cloned()).collect())
     }
 
+    /// Where a file lies that a node says it saved.
+    pub fn path(&self, file: &Json) -> PathBuf {
+        let kind = Kind::parse(file["type"].as_str().unwrap()).unwrap();
+        self.folders.directory(kind).join(file["subfolder"].as_str().unwrap()).join(file["filename"].as_str().unwrap())
+    }
+
     /// The bytes of a file that a node says it saved.
     pub fn saved(&self, file: &Json) -> Vec<u8> {
-        let kind = Kind::parse(file["type"].as_str().unwrap()).unwrap();
-        let path = self.folders.directory(kind).join(file["subfolder"].as_str().unwrap()).join(file["filename"].as_str().unwrap());
-        std::fs::read(path).unwrap()
+        std::fs::read(self.path(file)).unwrap()
     }
 }
 

@@ -75,6 +75,8 @@ impl Hearer {
 pub(super) struct Queued {
     pub(super) body: Body,
     pub(super) kind: Kind,
+    /// The prompt that it is of; empty where it is of none.
+    pub(super) prompt_id: Arc<str>,
     /// Whose prompt it is of; empty where it is of none, or nobody is told apart.
     pub(super) owner: Arc<str>,
     /// What it waits for.
@@ -95,7 +97,15 @@ pub(super) enum Body {
 
 impl Queued {
     pub(super) fn new(message: Message, kind: Kind) -> Self {
-        Self { body: Body::Message(message), kind, owner: Arc::default(), gate: None, _lease: None, tight: false }
+        Self {
+            body: Body::Message(message),
+            kind,
+            prompt_id: Arc::default(),
+            owner: Arc::default(),
+            gate: None,
+            _lease: None,
+            tight: false,
+        }
     }
 
     pub(super) fn bytes(&self) -> usize {

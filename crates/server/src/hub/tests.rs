@@ -143,12 +143,14 @@ fn who_is_behind_gets_the_newest_figures_only() {
     assert!(busy.last().unwrap().contains("\"queue_pending\":999"), "{busy:?}");
 }
 
+fn node() -> NodeRef {
+    NodeRef { id: "3".into(), display_id: "3".into(), real_id: "3".into(), parent_id: None, class_type: "A".into(), title: None }
+}
+
 /// A preview for everybody, of 2 x 1 pixels in a buffer with so many bytes.
 fn preview(bytes: usize) -> Event {
-    let node =
-        NodeRef { id: "3".into(), display_id: "3".into(), real_id: "3".into(), parent_id: None, class_type: "A".into(), title: None };
     let image = PreviewImage { width: 2, height: 1, channels: 3, pixels: Arc::new(vec![7; bytes]), lossless: false, max_size: None };
-    Event { prompt_id: "p".into(), owner: "".into(), client_id: None, kind: EventKind::Image { node, image } }
+    Event { prompt_id: "p".into(), owner: "".into(), client_id: None, kind: EventKind::Image { node: node(), image } }
 }
 
 #[tokio::test]
@@ -256,4 +258,39 @@ fn who_comes_after_a_restart_is_told_what_it_ended() {
     let told = told(&own);
     assert!(told.len() == 2 && told[0].starts_with("p error \"the server stopped"), "{told:?}");
     assert_eq!(told[1], "p idle");
+}
+
+#[test]
+fn who_comes_again_is_told_where_each_of_its_prompts_is() {
+    let hub = Hub::new(ROOM, 8, &Account::unbounded());
+    let emit = |id: &str, client: &str, kind| {
+        hub.emit(Event { prompt_id: id.into(), owner: "".into(), client_id: Some(client.into()), kind });
+    };
+    let first = hub.connect("me", ALL, None).unwrap();
+    for (id, client) in [("p", "me"), ("q", "me"), ("r", "other")] {
+        emit(id, client, EventKind::Executing(node()));
+    }
+    assert_eq!(told(&first).len(), 2);
+    hub.disconnect("me", &first);
+    let again = told(&hub.connect("me", ALL, None).unwrap());
+    assert!(again.len() == 2 && again[0].starts_with("p ") && again[1].starts_with("q "), "{again:?}");
+    emit("p", "me", EventKind::Idle);
+    let last = told(&hub.connect("me", ALL, None).unwrap());
+    assert!(last.len() == 2 && last[0].starts_with("q ") && last[1] == "p idle", "what was missed of one leaves the other: {last:?}");
+}
+
+#[test]
+fn what_is_said_for_a_users_prompt_reaches_that_user_alone_whoever_else_runs_one() {
+    let hub = Hub::new(ROOM, 8, &Account::unbounded());
+    let connect = |name: &str, all| hub.connect(name, Hearer { owner: Some(name.into()), all }, None).unwrap();
+    let [ann, bob, boss] = [connect("ann", false), connect("bob", false), connect("boss", true)];
+    for (id, owner) in [("hers", "ann"), ("his", "bob")] {
+        let kind = EventKind::Executing(node());
+        hub.emit(Event { prompt_id: id.into(), owner: owner.into(), client_id: None, kind });
+    }
+    hub.event("pack", &json!({}), None, Some("ann"));
+    hub.binary(7, b"x", Some("bob"), Some("ann"));
+    hub.event("all", &json!({}), None, None);
+    let count = |mailbox: &Mailbox| std::iter::from_fn(|| mailbox.next().now_or_never()).count();
+    assert_eq!([count(&ann), count(&bob), count(&boss)], [2, 1, 2]);
 }

@@ -3,6 +3,7 @@
 mod assets;
 pub(crate) mod download;
 pub(crate) mod frontend;
+mod health;
 pub(crate) mod history;
 mod internal;
 mod item;
@@ -28,6 +29,7 @@ pub(crate) fn all() -> Table {
         .merge(assets::routes())
         .merge(download::routes())
         .merge(frontend::routes())
+        .merge(health::routes())
         .merge(history::routes())
         .merge(internal::routes())
         .merge(jobs::routes())

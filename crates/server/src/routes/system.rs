@@ -153,10 +153,17 @@ async fn python_stats(app: &App) -> Value {
     })
 }
 
-/// The devices of PyTorch, with what is known of the same ones here, and behind them those that only the engine has.
+/// The devices of PyTorch, with what is known of the same ones here, and behind them those that only the engine has. One of PyTorch's is one
+/// here: the processor may stand there several times.
 fn joined(mut devices: Vec<DeviceStats>, own: Vec<DeviceStats>) -> Vec<DeviceStats> {
+    let (told, mut met) = (devices.len(), Vec::new());
     for device in own {
-        match devices.iter_mut().find(|other| other.kind == device.kind && other.index == device.index) {
+        let mut others = devices.iter_mut().take(told).enumerate();
+        let same = others.find(|(at, other)| other.kind == device.kind && other.index == device.index && !met.contains(at));
+        match same.map(|(at, other)| {
+            met.push(at);
+            other
+        }) {
             Some(other) => {
                 (other.utilization, other.models_bytes) = (device.utilization, device.models_bytes);
                 other.stuck_threads = device.stuck_threads;
@@ -253,5 +260,38 @@ impl DeviceStats {
             models_bytes: models,
             stuck_threads,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn each_device_is_listed_once_however_many_are_alike() {
+        let device = |name: &str, kind, index, models_bytes| DeviceStats {
+            name: name.to_owned(),
+            kind: Kind::Own(kind),
+            index,
+            vram_total: 0,
+            vram_free: 0,
+            torch_vram_total: 0,
+            torch_vram_free: 0,
+            utilization: None,
+            models_bytes,
+            stuck_threads: 0,
+        };
+        let own = || {
+            vec![
+                device("cpu", DeviceKind::Cpu, None, 1),
+                device("cpu", DeviceKind::Cpu, None, 2),
+                device("cuda:1", DeviceKind::Cuda, Some(1), 3),
+            ]
+        };
+        let of = |told| joined(told, own()).into_iter().map(|device| (device.name, device.models_bytes)).collect::<Vec<_>>();
+        let named = |names: [&str; 3]| names.map(str::to_owned).into_iter().zip(1..).collect::<Vec<_>>();
+        assert_eq!(of(Vec::new()), named(["cpu", "cpu", "cuda:1"]));
+        assert_eq!(of(vec![device("torch", DeviceKind::Cpu, None, 0)]), named(["torch", "cpu", "cuda:1"]));
     }
 }

@@ -14,7 +14,7 @@ use comfyd_jobs::memory::MemoryStore;
 use comfyd_jobs::{Position, Status, contract};
 use comfyd_memory::Account;
 use comfyd_node::{Catalog, Context, Inputs, Node, NodeOutput, Schema};
-use comfyd_server::{App, Device, DeviceState, Devices, Hub, Installation, Installations, Log, Options, Parts, router};
+use comfyd_server::{App, Device, DeviceState, Devices, Hub, Installation, Installations, Log, Metrics, Options, Parts, router};
 use comfyd_store_sqlite::Lock;
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -130,6 +130,7 @@ impl Server {
             devices: Devices::new([Arc::clone(&device) as Arc<dyn Device>]),
             hub: Hub::new(64, 512, &Account::unbounded()),
             log: Log::default(),
+            metrics: Metrics::default(),
             memory: Account::unbounded(),
         };
         let app = App::new(parts, options);
