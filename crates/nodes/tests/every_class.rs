@@ -387,13 +387,13 @@ const WIDGETS: [(&str, &str); 3] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX"
 /// The class whose output is one value that is a list of the declared type.
 const IN_ONE: &str = "MergeTextLists";
 
-/// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty.
+/// Whether a value of a type may leave an output of that type; a checkpoint's missing parts are empty, and the sound of a silent film is.
 fn fits(got: &str, declared: &str) -> bool {
     declared.split(',').any(|ty| ty == got)
         || declared == "*"
         || declared == MATCH_TYPE
         || WIDGETS.contains(&(got, declared))
-        || (got == "NONE" && declared == "CLIP_VISION")
+        || (got == "NONE" && ["CLIP_VISION", "AUDIO"].contains(&declared))
 }
 
 /// The inputs that a node has for which `set` makes the choices that bring inputs; where it says nothing, the first is chosen. Of those that
