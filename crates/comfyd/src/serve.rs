@@ -99,7 +99,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let metrics = Metrics::default();
     let service = Service {
         store: Arc::clone(&store),
-        sink: Arc::new(Metered { metrics: metrics.clone(), sink: queue.sink(&runtime, &hub) }),
+        sink: queue.sink(&runtime, Arc::new(Metered { metrics: metrics.clone(), sink: Arc::new(hub.clone()) })),
         metrics: metrics.clone(),
         runtime: runtime.handle().clone(),
         showing: assemble::showing(&folders, assets.as_ref()),
@@ -193,11 +193,11 @@ impl Queue {
     }
 
     /// Who is told what happens on this host's devices.
-    fn sink(&self, runtime: &tokio::runtime::Runtime, hub: &Hub) -> Arc<dyn EventSink> {
+    fn sink(&self, runtime: &tokio::runtime::Runtime, here: Arc<dyn EventSink>) -> Arc<dyn EventSink> {
         match self {
-            Self::Own(_) => Arc::new(hub.clone()),
+            Self::Own(_) => here,
             Self::Shared(shared) => {
-                let post = Post::new(shared, Some(Arc::new(hub.clone())));
+                let post = Post::new(shared, Some(here));
                 let _inside = runtime.enter();
                 post.run();
                 Arc::new(post)

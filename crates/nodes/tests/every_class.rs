@@ -382,7 +382,7 @@ impl Runner {
 const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Types of widgets, and what their values are.
-const WIDGETS: [(&str, &str); 3] = [("STRING", "COLOR"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM")];
+const WIDGETS: [(&str, &str); 4] = [("STRING", "COLOR"), ("STRING", "COMBO"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM")];
 
 /// The class whose output is one value that is a list of the declared type.
 const IN_ONE: &str = "MergeTextLists";
