@@ -416,7 +416,8 @@ mod tests {
             ops::conv2d_added(x, &weight, ops::Added { bias: Some(&bias), residual: Some(&residual), ..ops::Added::default() }, 1, 1)
         };
         let doubled = |x: &Tensor, _: &Range<usize>| ops::conv2d_of_doubled(x, &weight, Some(&bias), 1);
-        let layers: [(&dyn Fn(&Tensor, &Range<usize>) -> Result<Tensor>, usize); 3] = [(&layer, 1), (&added, 1), (&doubled, 2)];
+        type Layer<'a> = &'a dyn Fn(&Tensor, &Range<usize>) -> Result<Tensor>;
+        let layers: [(Layer<'_>, usize); 3] = [(&layer, 1), (&added, 1), (&doubled, 2)];
         for ((layer, scale), strips) in layers.into_iter().flat_map(|layer| [1, 2, 5, 21, 100].map(|strips| (layer, strips))) {
             let asked = Cell::new(0);
             let check = || {
