@@ -97,9 +97,10 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let options = Options { assets: assets.clone(), ..options };
     mouth.speak_to(hub.clone());
     let metrics = Metrics::default();
+    let here: Arc<dyn EventSink> = Arc::new(Metered { metrics: metrics.clone(), sink: Arc::new(hub.clone()) });
     let service = Service {
         store: Arc::clone(&store),
-        sink: queue.sink(&runtime, Arc::new(Metered { metrics: metrics.clone(), sink: Arc::new(hub.clone()) })),
+        sink: queue.sink(&runtime, Arc::clone(&here)),
         metrics: metrics.clone(),
         runtime: runtime.handle().clone(),
         showing: assemble::showing(&folders, assets.as_ref()),
@@ -125,7 +126,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         // Before the first answer: whoever got one may stop the server.
         let signal = process::shutdown_signal()?;
         tokio::spawn(app.clone().announce_changes());
-        queue.watch(&beside, &folders, &working, &hub).await?;
+        queue.watch(&beside, &folders, &working, here).await?;
         tokio::spawn(keys.follow());
         tokio::spawn(ears.listen(app.clone(), besides));
         let (stop, stopped) = watch::channel(false);
@@ -206,11 +207,17 @@ impl Queue {
     }
 
     /// Looks after it while the server runs.
-    async fn watch(&self, beside: &Beside, folders: &Arc<Folders>, working: &Arc<Working>, hub: &Hub) -> Result<(), Failure> {
+    async fn watch(
+        &self,
+        beside: &Beside,
+        folders: &Arc<Folders>,
+        working: &Arc<Working>,
+        here: Arc<dyn EventSink>,
+    ) -> Result<(), Failure> {
         match self {
             Self::Own(own) => drop(tokio::spawn(watch_store(own.0.clone()))),
             Self::Shared(shared) => {
-                shared.hear_events(Arc::new(hub.clone())).await?;
+                shared.hear_events(here).await?;
                 let (catalog, folders) = (beside.catalog().clone(), Arc::clone(folders));
                 tokio::spawn(cluster::list_models(Arc::clone(shared), Arc::clone(&folders)));
                 tokio::spawn(empty_old(folders.directory(comfyd_folders::Kind::Temp).to_owned()));

@@ -153,8 +153,14 @@ async fn prompts_run_in_another_process_and_any_server_tells_of_them() {
         let picture = reqwest::get(format!("{}{query}", server.url)).await.unwrap();
         assert_eq!((picture.status().as_u16(), picture.headers()["content-type"].to_str().unwrap()), (200, "image/png"));
     }
-    let stats = one.get("/system_stats").await;
-    assert_eq!(stats["devices"].as_array().unwrap().len(), 1, "the worker's: {stats}");
+    // The worker tells of its devices now and then.
+    let start = Instant::now();
+    while one.get("/system_stats").await["devices"].as_array().unwrap().len() != 1 {
+        assert!(start.elapsed() < Duration::from_secs(60), "the worker's device is not listed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let figures = reqwest::get(format!("{}/metrics", one.url)).await.unwrap().text().await.unwrap();
+    assert!(figures.contains("comfyd_prompt_seconds_count{status=\"success\"} 1"), "of the whole cluster: {figures}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
