@@ -308,13 +308,10 @@ impl Bucket {
             };
             format!("{} {state}", peer.name)
         });
-        let replicas: Vec<String> = replicas.collect();
         let leader = cluster.leader.unwrap_or_else(|| "nobody".to_owned());
-        Ok(format!(
-            "{} servers, {leader} leads, {}, {messages} documents, {mebibytes:.1} MiB",
-            info.config.num_replicas,
-            replicas.join(", ")
-        ))
+        let told = [format!("servers: {}", info.config.num_replicas), format!("{leader} leads")].into_iter().chain(replicas);
+        let told: Vec<String> = told.chain([format!("{messages} documents"), format!("{mebibytes:.1} MiB")]).collect();
+        Ok(told.join(", "))
     }
 
     /// The key of a message's subject.
