@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::task::JoinSet;
 
-use super::load::{Client, Ledger, lock, status};
+use super::load::{Client, Ledger, id, lock, status};
 
 /// A file of few bytes and many pixels.
 const PICTURE: &str = "large.png";
@@ -50,7 +50,7 @@ pub(super) async fn want_memory(host: String, ledger: Arc<Ledger>) {
 }
 
 async fn submit(host: &str, n: usize, ledger: &Ledger) {
-    let id = format!("hunger-{n}");
+    let id = id("hunger", n as u64);
     let body = json!({"prompt": graph(n / 2), "prompt_id": id}).to_string();
     match Client::new(host.to_owned()).ask("/prompt", Some(&body)).await {
         Ok(_answer) => {

@@ -92,7 +92,7 @@ impl Client {
 }
 
 /// The id of a client's prompt: a UUID, since servers take no others.
-fn id(client: &str, n: u64) -> String {
+pub(super) fn id(client: &str, n: u64) -> String {
     let mut hasher = DefaultHasher::new();
     client.hash(&mut hasher);
     let hash = format!("{:016x}{n:016x}", hasher.finish());
