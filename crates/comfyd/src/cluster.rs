@@ -216,7 +216,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
         }
         lead.rebuild();
         let store = join(config, cluster, false, START_PATIENCE).await?;
-        let devices = devices.of(&store_name(&store));
+        let devices = devices.of(store.instance());
         devices.recover(&*store, on_restart(cluster)).await?;
         let post = Post::new(&store, None);
         post.run();
@@ -230,7 +230,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
         let working = Arc::new(devices.start(config, &folders, &service)?);
         let part = Part { store: Arc::clone(&store), working: Arc::clone(&working), catalog: lead.catalog().clone(), folders, api: false };
         part.play().await?;
-        tracing::info!(instance = store_name(&store), cluster = cluster.name, "ready for prompts");
+        tracing::info!(instance = store.instance(), cluster = cluster.name, "ready for prompts");
         signal.await;
         tracing::info!("stopping; a prompt that runs goes back into the queue");
         working.shutdown().await;
@@ -241,10 +241,6 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
     // A node that ignores its interruption must not keep the process.
     runtime.shutdown_background();
     Ok(())
-}
-
-pub(crate) fn store_name(store: &NatsStore) -> String {
-    store.instance().to_owned()
 }
 
 /// `comfyd cluster status`.

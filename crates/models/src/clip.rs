@@ -6,6 +6,8 @@ use comfyd_weights::{StateDict, Weight};
 
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::transformer::{Activation, Layer};
+use crate::unet::layers::LayerNorm;
 use crate::vb::Vb;
 
 /// The shape of a text transformer.
@@ -33,8 +35,6 @@ const HEAD_CHANNELS: usize = 64;
 const WIDTH_L: usize = 768;
 /// Blocks that a file may have.
 const MAX_LAYERS: usize = 128;
-const EPS: f64 = 1e-5;
-
 impl ClipConfig {
     /// Told from the names `text_model.…` and their shapes.
     pub fn detect(weights: &StateDict) -> Result<Self> {
@@ -73,7 +73,7 @@ pub struct ClipTextModel {
     token_embedding: Weight,
     position_embedding: Tensor,
     layers: Vec<Layer>,
-    final_norm: Norm,
+    final_norm: LayerNorm,
     projection: Option<Weight>,
 }
 
@@ -83,12 +83,12 @@ impl ClipTextModel {
         let text = vb.pp("text_model");
         let embeddings = text.pp("embeddings");
         let width = config.width;
-        let layers = (0..config.layers).map(|index| Layer::new(config, &text.pp("encoder.layers").pp(index)));
+        let layers = (0..config.layers).map(|index| Layer::new(config.width, config.intermediate, &text.pp("encoder.layers").pp(index)));
         Ok(Self {
             token_embedding: embeddings.weight(&[config.vocabulary, width], "token_embedding.weight")?,
             position_embedding: embeddings.get(&[config.positions, width], "position_embedding.weight")?,
             layers: layers.collect::<Result<_>>()?,
-            final_norm: Norm::new(width, &text.pp("final_layer_norm"))?,
+            final_norm: LayerNorm::new(width, &text.pp("final_layer_norm"))?,
             projection: vb.weight_opt(&[width, width], "text_projection.weight")?,
             config: config.clone(),
         })
@@ -122,9 +122,10 @@ impl ClipTextModel {
         let mask = causal_mask(tokens, rows.device())?;
         let mut x = rows.broadcast_add(&self.position_embedding.to_dtype(rows.dtype())?)?;
         let mut output = ClipOutput { last: None, hidden: None };
+        let activation = if self.config.quick_gelu { Activation::QuickGelu } else { Activation::Gelu };
         for (index, layer) in self.layers.iter().enumerate() {
             check()?;
-            x = layer.forward(&x, self.config.heads, self.config.quick_gelu, &mask)?;
+            x = layer.forward(&x, self.config.heads, activation, Some(&mask))?;
             if hidden == Some(index) {
                 output.hidden = Some(x.clone());
                 if !last {
@@ -154,71 +155,4 @@ impl ClipTextModel {
 fn causal_mask(tokens: usize, device: &Device) -> Result<Tensor> {
     let values = (0..tokens * tokens).map(|place| if place % tokens > place / tokens { f32::MIN } else { 0.0 }).collect::<Vec<_>>();
     Ok(Tensor::from_vec(values, (tokens, tokens), device)?.to_dtype(DType::F32)?)
-}
-
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Norm {
-    fn new(width: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[width], "weight")?, bias: vb.get(&[width], "bias")? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, EPS)
-    }
-}
-
-struct Linear {
-    weight: Weight,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.weight(&[output, input], "weight")?, bias: vb.get(&[output], "bias")? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, Some(&self.bias))
-    }
-}
-
-/// A block: attention, then the feed-forward part, each behind a norm and beside a skip.
-struct Layer {
-    norm1: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Layer {
-    fn new(config: &ClipConfig, vb: &Vb) -> Result<Self> {
-        let (width, attention, mlp) = (config.width, vb.pp("self_attn"), vb.pp("mlp"));
-        Ok(Self {
-            norm1: Norm::new(width, &vb.pp("layer_norm1"))?,
-            q: Linear::new(width, width, &attention.pp("q_proj"))?,
-            k: Linear::new(width, width, &attention.pp("k_proj"))?,
-            v: Linear::new(width, width, &attention.pp("v_proj"))?,
-            out: Linear::new(width, width, &attention.pp("out_proj"))?,
-            norm2: Norm::new(width, &vb.pp("layer_norm2"))?,
-            fc1: Linear::new(width, config.intermediate, &mlp.pp("fc1"))?,
-            fc2: Linear::new(config.intermediate, width, &mlp.pp("fc2"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, heads: usize, quick_gelu: bool, mask: &Tensor) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let h = ops::attention(&self.q.forward(&h)?, &self.k.forward(&h)?, &self.v.forward(&h)?, heads, Some(mask))?;
-        let x = ops::add(x, &self.out.forward(&h)?)?;
-        let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        let h = if quick_gelu { ops::quick_gelu(&h)? } else { ops::gelu(&h)? };
-        ops::add(&x, &self.fc2.forward(&h)?)
-    }
 }

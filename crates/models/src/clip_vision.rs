@@ -7,6 +7,9 @@ use comfyd_weights::{StateDict, Weight};
 use crate::Check;
 use crate::error::{Error, Result};
 use crate::ops;
+pub use crate::transformer::Activation;
+use crate::transformer::Layer;
+use crate::unet::layers::LayerNorm;
 use crate::vb::Vb;
 
 /// The shape of a picture transformer.
@@ -32,17 +35,6 @@ pub struct VisionConfig {
     pub projection: Option<usize>,
 }
 
-/// The activation of a block.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activation {
-    /// `x * sigmoid(1.702 x)`: OpenAI's CLIP.
-    QuickGelu,
-    /// With the error function: OpenCLIP.
-    Gelu,
-    /// With the hyperbolic tangent: SigLIP.
-    GeluTanh,
-}
-
 /// Whose transformer it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum VisionKind {
@@ -57,8 +49,6 @@ const HEADS: usize = 16;
 /// Blocks of ViT-L, which alone has the quick GELU.
 const LAYERS_L: usize = 24;
 const MAX_LAYERS: usize = 64;
-const EPS: f64 = 1e-5;
-
 impl VisionConfig {
     /// Told from the names `vision_model.…` and their shapes.
     pub fn detect(weights: &StateDict) -> Result<Self> {
@@ -125,9 +115,9 @@ pub struct VisionModel {
     patch: Weight,
     patch_bias: Option<Tensor>,
     position: Tensor,
-    pre: Option<Norm>,
+    pre: Option<LayerNorm>,
     layers: Vec<Layer>,
-    post: Norm,
+    post: LayerNorm,
     projection: Option<Weight>,
 }
 
@@ -137,15 +127,15 @@ impl VisionModel {
         let vision = vb.pp("vision_model");
         let embeddings = vision.pp("embeddings");
         let (width, is_clip) = (config.width, config.kind == VisionKind::Clip);
-        let layers = (0..config.layers).map(|index| Layer::new(config, &vision.pp("encoder.layers").pp(index)));
+        let layers = (0..config.layers).map(|index| Layer::new(config.width, config.intermediate, &vision.pp("encoder.layers").pp(index)));
         Ok(Self {
             class: is_clip.then(|| embeddings.get(&[width], "class_embedding")).transpose()?,
             patch: embeddings.weight(&[width, 3, config.patch, config.patch], "patch_embedding.weight")?,
             patch_bias: (!is_clip).then(|| embeddings.get(&[width], "patch_embedding.bias")).transpose()?,
             position: embeddings.get(&[config.positions, width], "position_embedding.weight")?,
-            pre: is_clip.then(|| Norm::new(width, &vision.pp("pre_layrnorm"))).transpose()?,
+            pre: is_clip.then(|| LayerNorm::new(width, &vision.pp("pre_layrnorm"))).transpose()?,
             layers: layers.collect::<Result<_>>()?,
-            post: Norm::new(width, &vision.pp("post_layernorm"))?,
+            post: LayerNorm::new(width, &vision.pp("post_layernorm"))?,
             projection: config.projection.map(|to| vb.weight(&[to, width], "visual_projection.weight")).transpose()?,
             config: config.clone(),
         })
@@ -167,7 +157,7 @@ impl VisionModel {
         let mut penultimate = x.clone();
         for (index, layer) in self.layers.iter().enumerate() {
             check()?;
-            x = layer.forward(&x, self.config.activation)?;
+            x = layer.forward(&x, HEADS, self.config.activation, None)?;
             if index + 2 == self.layers.len() {
                 penultimate = x.clone();
             }
@@ -184,77 +174,5 @@ impl VisionModel {
             None => pooled,
         };
         Ok(VisionOutput { last: x, penultimate, embeds })
-    }
-}
-
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-}
-
-impl Norm {
-    fn new(width: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.get(&[width], "weight")?, bias: vb.get(&[width], "bias")? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, EPS)
-    }
-}
-
-struct Linear {
-    weight: Weight,
-    bias: Tensor,
-}
-
-impl Linear {
-    fn new(input: usize, output: usize, vb: &Vb) -> Result<Self> {
-        Ok(Self { weight: vb.weight(&[output, input], "weight")?, bias: vb.get(&[output], "bias")? })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::linear(x, &self.weight, Some(&self.bias))
-    }
-}
-
-/// A block: attention, then the feed-forward part, each behind a norm and beside a skip.
-struct Layer {
-    norm1: Norm,
-    q: Linear,
-    k: Linear,
-    v: Linear,
-    out: Linear,
-    norm2: Norm,
-    fc1: Linear,
-    fc2: Linear,
-}
-
-impl Layer {
-    fn new(config: &VisionConfig, vb: &Vb) -> Result<Self> {
-        let (width, attention, mlp) = (config.width, vb.pp("self_attn"), vb.pp("mlp"));
-        Ok(Self {
-            norm1: Norm::new(width, &vb.pp("layer_norm1"))?,
-            q: Linear::new(width, width, &attention.pp("q_proj"))?,
-            k: Linear::new(width, width, &attention.pp("k_proj"))?,
-            v: Linear::new(width, width, &attention.pp("v_proj"))?,
-            out: Linear::new(width, width, &attention.pp("out_proj"))?,
-            norm2: Norm::new(width, &vb.pp("layer_norm2"))?,
-            fc1: Linear::new(width, config.intermediate, &mlp.pp("fc1"))?,
-            fc2: Linear::new(config.intermediate, width, &mlp.pp("fc2"))?,
-        })
-    }
-
-    fn forward(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
-        let h = self.norm1.forward(x)?;
-        let h = ops::attention(&self.q.forward(&h)?, &self.k.forward(&h)?, &self.v.forward(&h)?, HEADS, None)?;
-        let x = ops::add(x, &self.out.forward(&h)?)?;
-        let h = self.fc1.forward(&self.norm2.forward(&x)?)?;
-        let h = match activation {
-            Activation::QuickGelu => ops::quick_gelu(&h)?,
-            Activation::Gelu => ops::gelu(&h)?,
-            // The tensor library's is the one with the hyperbolic tangent.
-            Activation::GeluTanh => h.gelu()?,
-        };
-        ops::add(&x, &self.fc2.forward(&h)?)
     }
 }

@@ -23,6 +23,7 @@ pub mod vae;
 mod error;
 #[cfg(any(test, fuzzing))]
 pub mod fuzz;
+mod transformer;
 mod vb;
 
 pub use crate::error::{Error, Result};
