@@ -204,7 +204,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
     let account: Account = assemble::account(config);
     let apart = Arc::default();
     let around = Around { folders: &folders, account: &account, address: "127.0.0.1:0", apart: &apart };
-    let devices = Devices::open(config, &around, &|_runs| Arc::new(Deaf))?;
+    let devices = process::in_background(|| Devices::open(config, &around, &|_runs| Arc::new(Deaf)))?;
     let lead = Arc::clone(devices.lead());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     assemble::share(config, &folders, runtime.handle())?;
@@ -227,7 +227,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
             runtime: tokio::runtime::Handle::current(),
             showing: assemble::showing(&folders, None),
         };
-        let working = Arc::new(devices.start(config, &folders, &service)?);
+        let working = Arc::new(process::in_background(|| devices.start(config, &folders, &service))?);
         let part = Part { store: Arc::clone(&store), working: Arc::clone(&working), catalog: lead.catalog().clone(), folders, api: false };
         part.play().await?;
         tracing::info!(instance = store.instance(), cluster = cluster.name, "ready for prompts");

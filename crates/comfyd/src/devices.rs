@@ -76,7 +76,7 @@ pub(crate) struct Service {
 
 impl Devices {
     /// Those of the settings. `outlet` makes who hears what a device's Python says.
-    pub(crate) fn open(config: &Config, around: &Around<'_>, outlet: &dyn Fn(Runs) -> Arc<dyn Outlet>) -> Result<Self, Failure> {
+    pub(crate) fn open(config: &Config, around: &Around<'_>, outlet: &(dyn Fn(Runs) -> Arc<dyn Outlet> + Sync)) -> Result<Self, Failure> {
         let mut devices = Vec::new();
         for (number, choice) in choices(config).into_iter().enumerate() {
             let runs = Runs::default();

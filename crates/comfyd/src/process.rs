@@ -1,6 +1,6 @@
 //! What every long-running command does with its process: its limits, its log, and the signals that end it.
 
-use comfyd_server::Log;
+use comfyd_server::{Log, in_background};
 
 use crate::assemble::{self, Failure};
 use crate::config::Verbosity;
@@ -33,6 +33,15 @@ pub(crate) fn check_limits() -> Result<(), Failure> {
             })?;
         }
         Ok(())
+    })
+}
+
+/// Does `work`, whose threads and processes let those that answer requests go first, as do the threads that computations are shared among.
+pub(crate) fn in_background<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    in_background::started(|| {
+        // Fails only if they are there already.
+        drop(rayon::ThreadPoolBuilder::new().thread_name(|number| format!("compute-{number}")).build_global());
+        work()
     })
 }
 

@@ -71,7 +71,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let (mouth, ears) = said::channel();
     let (address, apart) = (address(&listeners), keys.requires());
     let around = Around { folders: &folders, account: &account, address: &address, apart: &apart };
-    let devices = Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs)))?;
+    let devices = process::in_background(|| Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs))))?;
     let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
     let queue = match (&config.cluster, database) {
         (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true, cluster::START_PATIENCE))?),
@@ -106,7 +106,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
         showing: assemble::showing(&folders, assets.as_ref()),
     };
     let works = config.cluster.as_ref().is_none_or(|cluster| cluster.works);
-    let working = Arc::new(if works { devices.start(&config, &folders, &service)? } else { Working::default() });
+    let working = Arc::new(if works { process::in_background(|| devices.start(&config, &folders, &service))? } else { Working::default() });
     let others = queue.shared().map(|store| Arc::new(Others { store, runtime: runtime.handle().clone() }) as Arc<dyn Device>);
     let parts = Parts {
         catalog: beside.catalog().clone(),

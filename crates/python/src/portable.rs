@@ -89,6 +89,9 @@ pub(crate) fn pack(object: &Value, at: u64) -> Option<(Json, Vec<Piece>)> {
     Some((json!({"tensors": tensors, "meta": meta}), parts.into_iter().map(|(_, piece)| piece).collect()))
 }
 
+/// So much of a tensor is read at once.
+const PART_BYTES: usize = 256 << 10;
+
 /// What a tensor's numbers are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
@@ -257,20 +260,31 @@ impl Opaque for Carried {
 
 impl Tensors {
     /// Reads one: `fill` fills memory with the blob's next bytes. That of `f32` becomes the array as it is.
-    pub fn read<E>(&mut self, place: Place, fill: impl FnOnce(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn read<E>(&mut self, place: Place, fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<(), E> {
         let Place { name, kind, shape, len, .. } = place;
         if kind == Kind::F32 {
-            let mut floats = vec![0_f32; (len / 4) as usize];
-            fill(bytemuck::cast_slice_mut(&mut floats))?;
+            let floats = in_parts((len / 4) as usize, fill)?;
             // The length was compared with the shape when the place was read.
             self.0.extend(ArrayD::from_shape_vec(IxDyn(&shape), floats).ok().map(|array| (name, Tensor::Floats(array))));
         } else {
-            let mut bytes = vec![0_u8; len as usize];
-            fill(&mut bytes)?;
+            let bytes = in_parts(len as usize, fill)?;
             self.0.insert(name, Tensor::Other { kind, shape, bytes });
         }
         Ok(())
     }
+}
+
+/// So many numbers that `fill` brings part by part: a part stays in a processor's own cache, and large memory is written once, not zeroed before.
+fn in_parts<T: bytemuck::Pod, E>(count: usize, mut fill: impl FnMut(&mut [u8]) -> Result<(), E>) -> Result<Vec<T>, E> {
+    let mut numbers = Vec::with_capacity(count);
+    let mut part = vec![T::zeroed(); count.min(PART_BYTES / size_of::<T>())];
+    while numbers.len() < count {
+        let wanted = part.len().min(count - numbers.len());
+        let part = &mut part[..wanted];
+        fill(bytemuck::cast_slice_mut(part))?;
+        numbers.extend_from_slice(part);
+    }
+    Ok(numbers)
 }
 
 /// What came, as the value that native nodes take for a link of type `declared`; by its shape where that says nothing. The error names what

@@ -25,9 +25,6 @@ pub(crate) type Stream = std::net::TcpStream;
 
 /// The longest name of a Unix socket that all systems take, in bytes.
 const MAX_SOCKET: usize = 100;
-/// So much of what is sent may wait in the connection: less has both sides take more turns for a picture.
-#[cfg(unix)]
-const SEND_BUFFER: usize = 1 << 20;
 /// So many of the last lines are kept, and so many are told.
 const KEPT_LINES: usize = 200;
 const TOLD_LINES: usize = 10;
@@ -157,8 +154,6 @@ impl Process {
         let Some((main, _)) = files::FILES.first() else { return Err(Error::Unusable("this program has no worker files".into())) };
         let failed = |error: io::Error| Error::NotStarted(format!("{} cannot be started: {error}", python.display()));
         let (ours, theirs) = Stream::pair().map_err(failed)?;
-        // The system may allow less.
-        let _ = socket2::SockRef::from(&ours).set_send_buffer_size(SEND_BUFFER);
         let (reader, writer) = io::pipe().map_err(failed)?;
         // The socket of the process before.
         let _ = std::fs::remove_file(folder.http());

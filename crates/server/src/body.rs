@@ -24,7 +24,7 @@ use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::time::Sleep;
 use tokio_util::io::{ReaderStream, StreamReader};
 
-use crate::answer::blocking;
+use crate::answer::laborious;
 use crate::error::ApiError;
 use crate::room::{Refused, Room, Work};
 
@@ -203,7 +203,7 @@ pub(crate) async fn text<S: Send + Sync>(request: Request, state: &S) -> Result<
         Bytes::from(to_text(charset, &bytes)?.into_owned())
     };
     let Some(work) = work else { return Ok(text) };
-    let (bytes, text) = blocking(move || Ok((json_bytes(&text), text))).await?;
+    let (bytes, text) = laborious(text.len() as u64, move || Ok((json_bytes(&text), text))).await?;
     work.more(bytes as u64).await?;
     Ok(text)
 }

@@ -7,7 +7,7 @@ use comfyd_wire::{json, python};
 use serde::{Serialize, Serializer};
 use serde_json::Value;
 
-use crate::answer::blocking;
+use crate::answer::laborious;
 use crate::body;
 use crate::error::ApiError;
 
@@ -44,7 +44,7 @@ impl<S: Send + Sync> FromRequest<S> for OptionalJson {
 /// Reads a text: one that is long not on a thread that serves others.
 async fn read(text: Bytes) -> Result<(Result<Value, json::Error>, Bytes), ApiError> {
     let read = |text: Bytes| (json::read(&text), text);
-    if text.len() <= body::SMALL_BYTES { Ok(read(text)) } else { blocking(move || Ok(read(text))).await }
+    if text.len() <= body::SMALL_BYTES { Ok(read(text)) } else { laborious(text.len() as u64, move || Ok(read(text))).await }
 }
 
 /// The error of a body that is no JSON.

@@ -22,6 +22,7 @@ mod frames;
 pub mod fuzz;
 mod gate;
 mod hub;
+pub mod in_background;
 mod installations;
 mod json;
 pub mod keys;

@@ -31,20 +31,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .option("dynamicPrompts", true)
                         .tooltip("What the result is not to show."),
                 )
-                .input(
-                    Input::grow(
-                        "images",
-                        Grow::listed(
-                            Input::link("image", "IMAGE").tooltip("A picture."),
-                            [
-                                "image_1", "image_2", "image_3", "image_4", "image_5", "image_6", "image_7", "image_8", "image_9",
-                                "image_10", "image_11", "image_12", "image_13", "image_14", "image_15", "image_16",
-                            ],
-                        )
-                        .min(0),
-                    )
-                    .tooltip("The pictures that it is about."),
-                )
+                .input(pictures())
                 .input(Input::int("width").default(0).min(0).max(8192).step(16).tooltip("Pixels wide; 0 takes the first picture's."))
                 .input(Input::int("height").default(0).min(0).max(8192).step(16).tooltip("Pixels high; 0 takes the first picture's."))
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
@@ -75,20 +62,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .tooltip("What the result is not to show."),
                 )
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(
-                    Input::grow(
-                        "images",
-                        Grow::listed(
-                            Input::link("image", "IMAGE").tooltip("A picture."),
-                            [
-                                "image_1", "image_2", "image_3", "image_4", "image_5", "image_6", "image_7", "image_8", "image_9",
-                                "image_10", "image_11", "image_12", "image_13", "image_14", "image_15", "image_16",
-                            ],
-                        )
-                        .min(0),
-                    )
-                    .tooltip("The pictures that it is about."),
-                )
+                .input(pictures())
                 .output_named("CONDITIONING", "positive")
                 .output_named("CONDITIONING", "negative")
         },
@@ -192,6 +166,13 @@ pub(crate) const CLASSES: &[Class] = &[
         pid,
     ),
 ];
+
+/// Up to sixteen pictures.
+fn pictures() -> Input {
+    let names = (1..=16).map(|number| format!("image_{number}"));
+    let picture = Input::link("image", "IMAGE").tooltip("A picture.");
+    Input::grow("images", Grow::listed(picture, names).min(0)).tooltip("The pictures that it is about.")
+}
 
 /// Channels and pixels of a cell of Mage Flow's latents.
 const MAGE_CHANNELS: usize = 128;

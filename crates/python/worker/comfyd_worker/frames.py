@@ -1,5 +1,4 @@
 """The connection to comfyd. A frame is two little-endian `u32`, the lengths of a JSON text and of a block of bytes, and then both."""
-import contextlib
 import json
 import os
 import socket
@@ -11,7 +10,6 @@ HEAD = struct.Struct("<II")
 TEXT_MAX = 64 << 20
 # Up to here a frame is joined and leaves in one call, which an exception that is thrown into the calling thread cannot tear apart.
 JOIN_MAX = 8 << 20
-BUFFER = 1 << 20
 # What is read at once: a message without tensors, in one call.
 AHEAD = 64 << 10
 WHOLE = getattr(socket, "MSG_WAITALL", 0)
@@ -28,8 +26,6 @@ def connect():
     """Takes standard input as the connection and puts the null device in its place, so that nothing else reads it."""
     global _socket
     _socket = socket.socket(fileno=os.dup(0))
-    with contextlib.suppress(OSError):
-        _socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, BUFFER)     # fewer turns for a picture; the system may allow less
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

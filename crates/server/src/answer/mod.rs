@@ -6,5 +6,5 @@ pub(crate) mod file;
 mod json;
 pub(crate) mod types;
 
-pub(crate) use self::blocking::blocking;
+pub(crate) use self::blocking::{blocking, laborious};
 pub(crate) use self::json::{json_text, leased, written};

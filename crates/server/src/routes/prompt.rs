@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use crate::answer::blocking;
+use crate::answer::{blocking, laborious};
 use crate::app::App;
 use crate::audit::Concerns;
 use crate::body;
@@ -113,7 +113,7 @@ async fn checked(app: &App, body: Bytes, usage_source: Option<String>, principal
     }
     if body.len() > MAX_AT_ONCE_BYTES {
         let app = app.clone();
-        return blocking(move || check(read(&app, body)?)).await;
+        return laborious(body.len() as u64, move || check(read(&app, body)?)).await;
     }
     let request = read(app, body)?;
     if request.may_wait(&app.catalog.current()) || app.folders.is_shared() {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use comfyd_folders::Kind;
 use comfyd_node::Acting;
 
-use crate::answer::blocking;
+use crate::answer::{blocking, laborious};
 use crate::app::App;
 use crate::error::ApiError;
 use crate::form::Form;
@@ -55,8 +55,9 @@ async fn mask(State(app): State<App>, shape: ApiShape, principal: Principal, for
         Ok((principal, upload, Measured::new(original), Measured::new(mask)))
     })
     .await?;
-    let lease = app.room.take(original.memory() + mask.memory()).await?;
-    blocking(move || {
+    let bytes = original.memory() + mask.memory();
+    let lease = app.room.take(bytes).await?;
+    laborious(bytes, move || {
         let _acting = principal.act();
         let stored = store(&app.folders, upload, |_| with_alpha_of(&original, &mask).map(Bytes::from));
         drop(lease);

@@ -5,7 +5,7 @@ use std::io::Cursor;
 use comfyd_imaging::decode::Limits;
 use image::{DynamicImage, ImageFormat, ImageReader};
 
-use crate::answer::blocking;
+use crate::answer::{blocking, laborious};
 use crate::error::ApiError;
 use crate::json::whole;
 use crate::room::Room;
@@ -146,7 +146,7 @@ pub(crate) async fn made<T: Send + 'static>(
 ) -> Result<T, ApiError> {
     let picture = blocking(move || Ok(Measured::new(file))).await?;
     let lease = room.take(picture.memory()).await?;
-    blocking(move || {
+    laborious(picture.memory(), move || {
         let made = picture.decode().and_then(make);
         drop(lease);
         made

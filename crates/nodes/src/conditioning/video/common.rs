@@ -4,15 +4,50 @@ use std::sync::Arc;
 
 use comfyd_engine::{CondEntry, Conditioning, Tensor, Told, Vae, VisionOutput};
 use comfyd_imaging::resize::{Crop, Method};
-use comfyd_node::{Error, Result, Value};
+use comfyd_node::{Error, Input, Result, Schema, Value};
 use comfyd_values::{Image, Latent};
 use ndarray::{ArcArray, Array4, IxDyn, s};
 
-use crate::class::Call;
+use crate::class::{Call, MAX_RESOLUTION};
 use crate::{resize, tensors};
 
 /// Frames after decoding that one frame of a latent stands for; the first stands for one.
 pub(super) const STRIDE: usize = 4;
+
+/// Inputs and outputs that most of these classes have.
+pub(super) trait Shared {
+    /// Both prompts.
+    fn prompts(self) -> Self;
+    /// The video's [`Size`] with the defaults of its width, its height and its length, which goes in steps of so many frames.
+    fn video(self, width: i64, height: i64, length: i64, step: i64) -> Self;
+    /// What a vision encoder made of the first frame, if it is connected.
+    fn first_frame_seen(self) -> Self;
+    /// Both prompts as the model is told them, and the latent that it begins with.
+    fn prepared(self) -> Self;
+}
+
+impl Shared for Schema {
+    fn prompts(self) -> Self {
+        self.input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
+            .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+    }
+
+    fn video(self, width: i64, height: i64, length: i64, step: i64) -> Self {
+        self.input(Input::int("width").default(width).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
+            .input(Input::int("height").default(height).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
+            .input(Input::int("length").default(length).min(1).max(MAX_RESOLUTION).step(step).tooltip("Frames, after decoding."))
+            .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+    }
+
+    fn first_frame_seen(self) -> Self {
+        let seen = Input::link("clip_vision_output", "CLIP_VISION_OUTPUT").tooltip("What a vision encoder made of the first frame.");
+        self.input(seen.optional())
+    }
+
+    fn prepared(self) -> Self {
+        self.output_named("CONDITIONING", "positive").output_named("CONDITIONING", "negative").output_named("LATENT", "latent")
+    }
+}
 
 /// What most of these classes are asked for.
 #[derive(Clone, Copy)]

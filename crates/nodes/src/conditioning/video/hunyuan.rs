@@ -6,8 +6,8 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Latent;
 use ndarray::{ArcArray, Array, Ix5, s};
 
-use super::common::{STRIDE, Size, both, encode, first_frames, known_frames, mask, of_video, seen, zeros};
-use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
+use super::common::{STRIDE, Shared as _, Size, both, encode, first_frames, known_frames, mask, of_video, seen, zeros};
+use crate::class::{Call, Class, unknown_choice};
 use crate::{resize, tensors};
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -20,22 +20,12 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video that may begin with given frames, for HunyuanVideo 1.5.")
                 .aliases(["i2v", "animate"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(33).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(848, 480, 33, 4)
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
-                .input(
-                    Input::link("clip_vision_output", "CLIP_VISION_OUTPUT")
-                        .tooltip("What a vision encoder made of the first frame.")
-                        .optional(),
-                )
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .first_frame_seen()
+                .prepared()
         },
         image_to_video_15,
     ),
@@ -48,8 +38,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares the upscaling of a video, for HunyuanVideo 1.5.")
                 .aliases(["upscale"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("latent", "LATENT").tooltip("The video, scaled up."))
                 .input(
                     Input::float("noise_augmentation")
@@ -62,14 +51,8 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder.").optional())
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
-                .input(
-                    Input::link("clip_vision_output", "CLIP_VISION_OUTPUT")
-                        .tooltip("What a vision encoder made of the first frame.")
-                        .optional(),
-                )
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .first_frame_seen()
+                .prepared()
         },
         super_resolution,
     ),
@@ -84,10 +67,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .aliases(["i2v", "animate"])
                 .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(53).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(848, 480, 53, 4)
                 .input(
                     Input::combo("guidance_type", ["v1 (concat)", "v2 (replace)", "custom"])
                         .advanced()
@@ -108,8 +88,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares the refining of a latent, for HunyuanImage.")
                 .aliases(["second stage"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("latent", "LATENT").tooltip("The latent to refine."))
                 .input(
                     Input::float("noise_augmentation")
@@ -120,9 +99,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .advanced()
                         .tooltip("How much noise the model is told to expect in it."),
                 )
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         refiner,
     ),

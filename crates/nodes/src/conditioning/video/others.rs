@@ -6,7 +6,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::{Image, Latent};
 use ndarray::{ArcArray, Array4, Ix4, Ix5, IxDyn, s};
 
-use super::common::{STRIDE, Size, both, encode, first_frames, known_frames, mask, of_video, zeros};
+use super::common::{STRIDE, Shared as _, Size, both, encode, first_frames, known_frames, mask, of_video, zeros};
 use super::wan::{CHANNELS, MEANS};
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::{resize, tensors};
@@ -21,8 +21,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Tells LTX-Video how many frames there are in a second.")
                 .aliases(["fps"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::float("frame_rate").default(25.0).min(0.0).max(1000.0).step(0.01).tooltip("Frames in a second."))
                 .output_named("CONDITIONING", "positive")
                 .output_named("CONDITIONING", "negative")
@@ -38,17 +37,11 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video that may begin with given frames, for Kandinsky 5.")
                 .aliases(["i2v", "animate"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(768).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(512).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(121).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(768, 512, 121, 4)
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
                 .output_named("LATENT", "cond_latent")
         },
         kandinsky,
@@ -93,10 +86,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Starts a video of which the first and last frames may be given, for Cosmos.")
                 .aliases(["i2v"])
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(1280).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(704).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(121).min(1).max(MAX_RESOLUTION).step(8).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(1280, 704, 121, 8)
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
                 .input(Input::link("end_image", "IMAGE").tooltip("The last frames.").optional())
                 .output("LATENT")
@@ -113,10 +103,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Starts a video of which the first and last frames may be given, for Cosmos Predict 2.")
                 .aliases(["i2v"])
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(848).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(93).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(848, 480, 93, 4)
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
                 .input(Input::link("end_image", "IMAGE").tooltip("The last frames.").optional())
                 .output("LATENT")
@@ -133,8 +120,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Prepares the upscaling of pictures, for Stable Diffusion's upscaler.")
                 .aliases(["enlarge", "4x"])
                 .input(Input::link("images", "IMAGE").tooltip("The pictures."))
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(
                     Input::float("scale_ratio").default(4.0).min(0.0).max(10.0).step(0.01).tooltip("How many times larger the result is."),
                 )
@@ -147,9 +133,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .advanced()
                         .tooltip("How much noise the model is told to expect in the pictures."),
                 )
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         upscale,
     ),

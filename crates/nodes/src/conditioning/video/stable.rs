@@ -7,7 +7,7 @@ use comfyd_node::{Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::{Image, Latent};
 use ndarray::s;
 
-use super::common::zeros;
+use super::common::{Shared as _, zeros};
 use crate::class::{CELL, Call, Class, MAX_RESOLUTION};
 use crate::{resize, tensors};
 
@@ -41,9 +41,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .advanced()
                         .tooltip("How much noise is added to the picture."),
                 )
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         svd,
     ),
@@ -64,9 +62,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
                 .input(Input::float("elevation").default(0.0).min(-180.0).max(180.0).step(0.1).round(false).tooltip("Degrees up."))
                 .input(Input::float("azimuth").default(0.0).min(-180.0).max(180.0).step(0.1).round(false).tooltip("Degrees around."))
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         zero123,
     ),
@@ -107,9 +103,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .advanced()
                         .tooltip("Degrees around for each view."),
                 )
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         zero123_batched,
     ),
@@ -129,9 +123,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::int("height").default(576).min(16).max(MAX_RESOLUTION).step(8).tooltip("Pixels high."))
                 .input(Input::int("video_frames").default(21).min(1).max(4096).tooltip("Frames of the video."))
                 .input(Input::float("elevation").default(0.0).min(-90.0).max(90.0).step(0.1).round(false).tooltip("Degrees up."))
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         sv3d,
     ),

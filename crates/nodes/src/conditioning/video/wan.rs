@@ -10,7 +10,7 @@ use ndarray::{Array3, s};
 
 use super::camera::CameraEmbedding;
 use super::common::{
-    STRIDE, Size, both, encode, first_frames, frames, known_frames, last_frames, mask, mask_by_frame, of_video, seen, zeros,
+    STRIDE, Shared as _, Size, both, encode, first_frames, frames, known_frames, last_frames, mask, mask_by_frame, of_video, seen, zeros,
 };
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::{resize, tensors};
@@ -25,22 +25,12 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video that begins with given frames, for Wan.")
                 .aliases(["i2v", "animate"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
-                .input(
-                    Input::link("clip_vision_output", "CLIP_VISION_OUTPUT")
-                        .tooltip("What a vision encoder made of the first frame.")
-                        .optional(),
-                )
+                .video(832, 480, 81, 4)
+                .first_frame_seen()
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         image_to_video,
     ),
@@ -53,13 +43,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video whose first and last frames are given, for Wan.")
                 .aliases(["flf2v", "interpolate"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(832, 480, 81, 4)
                 .input(
                     Input::link("clip_vision_start_image", "CLIP_VISION_OUTPUT")
                         .tooltip("What a vision encoder made of the first frame.")
@@ -72,9 +58,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 )
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
                 .input(Input::link("end_image", "IMAGE").tooltip("The last frames.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         |call| first_last(call, ["clip_vision_start_image", "clip_vision_end_image"]),
     ),
@@ -87,23 +71,13 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video whose first and last frames are given, for Wan Fun Inpaint.")
                 .aliases(["first and last frame"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
-                .input(
-                    Input::link("clip_vision_output", "CLIP_VISION_OUTPUT")
-                        .tooltip("What a vision encoder made of the first frame.")
-                        .optional(),
-                )
+                .video(832, 480, 81, 4)
+                .first_frame_seen()
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
                 .input(Input::link("end_image", "IMAGE").tooltip("The last frames.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         |call| first_last(call, ["clip_vision_output", ""]),
     ),
@@ -116,23 +90,13 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video that follows other frames, such as poses, for Wan Fun Control.")
                 .aliases(["pose", "depth"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
-                .input(
-                    Input::link("clip_vision_output", "CLIP_VISION_OUTPUT")
-                        .tooltip("What a vision encoder made of the first frame.")
-                        .optional(),
-                )
+                .video(832, 480, 81, 4)
+                .first_frame_seen()
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
                 .input(Input::link("control_video", "IMAGE").tooltip("Frames that steer the video.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         fun_control,
     ),
@@ -145,18 +109,12 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video that follows other frames, such as poses, for Wan 2.2 Fun Control.")
                 .aliases(["pose", "depth"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(832, 480, 81, 4)
                 .input(Input::link("ref_image", "IMAGE").tooltip("What is to appear in the video.").optional())
                 .input(Input::link("control_video", "IMAGE").tooltip("Frames that steer the video.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         fun_control_22,
     ),
@@ -169,13 +127,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video that follows frames, fills masks and shows a reference, for Wan VACE.")
                 .aliases(["video to video", "fill in"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(832, 480, 81, 4)
                 .input(Input::float("strength").default(1.0).min(0.0).max(1000.0).step(0.01).tooltip("How much the frames count."))
                 .input(Input::link("control_video", "IMAGE").tooltip("Frames that steer the video.").optional())
                 .input(
@@ -184,9 +138,7 @@ pub(crate) const CLASSES: &[Class] = &[
                         .optional(),
                 )
                 .input(Input::link("reference_image", "IMAGE").tooltip("What is to appear in the video.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
                 .output_named("INT", "trim_latent")
         },
         vace,
@@ -200,13 +152,9 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video of the subjects in pictures, for Wan Phantom.")
                 .aliases(["subject", "reference"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
+                .video(832, 480, 81, 4)
                 .input(Input::link("images", "IMAGE").tooltip("What is to appear in the video.").optional())
                 .output_named("CONDITIONING", "positive")
                 .output_named("CONDITIONING", "negative_text")
@@ -243,23 +191,13 @@ pub(crate) const CLASSES: &[Class] = &[
                 .schema_generation()
                 .description("Prepares a video in which the camera moves as told, for Wan Fun Camera.")
                 .aliases(["camera move"])
-                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to show."))
-                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to show."))
+                .prompts()
                 .input(Input::link("vae", "VAE").tooltip("The autoencoder."))
-                .input(Input::int("width").default(832).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels wide."))
-                .input(Input::int("height").default(480).min(16).max(MAX_RESOLUTION).step(16).tooltip("Pixels high."))
-                .input(Input::int("length").default(81).min(1).max(MAX_RESOLUTION).step(4).tooltip("Frames, after decoding."))
-                .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
-                .input(
-                    Input::link("clip_vision_output", "CLIP_VISION_OUTPUT")
-                        .tooltip("What a vision encoder made of the first frame.")
-                        .optional(),
-                )
+                .video(832, 480, 81, 4)
+                .first_frame_seen()
                 .input(Input::link("start_image", "IMAGE").tooltip("The first frames.").optional())
                 .input(Input::link("camera_conditions", "WAN_CAMERA_EMBEDDING").tooltip("How the camera moves.").optional())
-                .output_named("CONDITIONING", "positive")
-                .output_named("CONDITIONING", "negative")
-                .output_named("LATENT", "latent")
+                .prepared()
         },
         camera,
     ),
