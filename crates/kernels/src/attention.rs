@@ -4,11 +4,12 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Init, PANEL_VECTORS, Shared, Target, block};
+use crate::gemm::{PANEL_VECTORS, Shared};
 use crate::linear::{pack_transposed, turn};
 use crate::math;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
+use crate::tile::{Init, Target, block};
 use crate::weight::{Error, Result, check_len, product};
 
 /// Panels of queries in a task; they share what is read of keys and values.

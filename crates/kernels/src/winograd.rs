@@ -11,12 +11,13 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Init, PANEL_VECTORS, Shared, Target, block};
+use crate::gemm::{PANEL_VECTORS, Shared};
 use crate::linear::{pack_transposed, turn};
 use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
 use crate::sizes::{Added, Conv2d};
+use crate::tile::{Init, Target, block};
 
 /// Results along a side of a tile.
 const OUT: usize = 4;
