@@ -11,7 +11,7 @@ use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch16};
 use crate::tile::{Init, Target, block};
-use crate::tile16::{Panel16, block16, panel_words, round_panel, round_rows, words};
+use crate::tile16::{Panel16, block16, greatest, panel_words, round_panel, round_rows, words, ROW_STRIDE};
 
 /// The slice of the depth that is worked on at a time.
 pub(crate) const DEPTH_SLICE: usize = 160;
@@ -23,8 +23,7 @@ const ROW_BLOCK: usize = 96;
 const PANEL_CHUNK: usize = 8;
 /// Vectors in a panel of B.
 pub(crate) const PANEL_VECTORS: usize = 2;
-/// Words that may be written behind the last row of rounded ones.
-const WORDS_BEHIND: usize = 16;
+const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE);
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -83,7 +82,8 @@ impl<P: Panels> Gemm<'_, P> {
             return;
         }
         let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let panel_chunks = panels.div_ceil(PANEL_CHUNK);
+        // Rounded ones take half the room, and rows that are rounded for each chunk want more to do.
+        let panel_chunks = panels.div_ceil(if level.rounds() { 2 * PANEL_CHUNK } else { PANEL_CHUNK });
         // Few columns: the rows are divided too, in whole tiles.
         let row_chunks = wanted.div_ceil(panel_chunks).min(self.rows.div_ceil(ROW_BLOCK)).max(self.rows.div_ceil(4096)).max(1);
         let rows_each = self.rows.div_ceil(row_chunks).next_multiple_of(tile_rows);
@@ -191,7 +191,7 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
         let panels = end_panel - first_panel;
         // A panel and a block of rows as they come, both rounded, and what takes the panels' scales back.
         let converted_len = (ROW_BLOCK * if a.lie() { 0 } else { slice }).max(width * slice);
-        let (panel_len, rows_len) = (panel_words::<S>(slice), ROW_BLOCK * words::<S>(slice) + WORDS_BEHIND);
+        let (panel_len, rows_len) = (panel_words::<S>(slice), ROW_BLOCK * ROW_STRIDE);
         let panels_len = SLICES * panels * panel_len;
         let mut scratch = Scratch::take(converted_len + panels_len + rows_len + SLICES * panels);
         // SAFETY: the scratch holds all of these; `a` has `rows` rows of `depth`; C is valid for these rows and panels by the contract of
@@ -207,7 +207,8 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
                     for panel in 0..panels {
                         b.pack::<S::F32>(first_panel + panel, k0, kc, converted);
                         let at = index * panels + panel;
-                        *scales.add(at) = round_panel::<S>(converted, kc, packed.add(at * panel_len));
+                        let most = greatest::<S::F32>(converted, width, kc, width);
+                        *scales.add(at) = round_panel::<S>(converted, kc, most, packed.add(at * panel_len));
                     }
                 }
                 for row in (self.rows.0..self.rows.1).step_by(ROW_BLOCK) {
@@ -225,9 +226,9 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
                         for first in (0..panels).step_by(S::PANELS) {
                             match panels - first {
                                 rest if rest > 1 && S::PANELS > 1 => {
-                                    block16::<S, false>(rows, kw, rounded, kw, &[panel(first), panel(first + 1)]);
+                                    block16::<S, false>(rows, kw, rounded, 0, &[panel(first), panel(first + 1)]);
                                 }
-                                _ => block16::<S, false>(rows, kw, rounded, kw, &[panel(first)]),
+                                _ => block16::<S, false>(rows, kw, rounded, 0, &[panel(first)]),
                             }
                         }
                     }

@@ -3,6 +3,8 @@
 // Tiles are arrays of registers: loops with constant bounds over indices are what the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
 
+use std::hint::black_box;
+
 use crate::simd::Simd;
 
 /// Where tiles go, and what is added to them.
@@ -86,6 +88,8 @@ impl Tile {
     #[inline(always)]
     unsafe fn run<S: Simd, const R: usize, const NV: usize, const TURNED: bool>(self) {
         let Self { row, kc, a, lda, b, target } = self;
+        // Or the compiler finds it out again, from all that it depends on, for every product.
+        let kc = black_box(kc);
         // SAFETY: the rows `row..row + R` and the panel are valid by the contract of `block`.
         unsafe {
             let (from_row, from_column) = if TURNED { (1, lda) } else { (lda, 1) };

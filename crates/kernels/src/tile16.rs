@@ -17,6 +17,8 @@ const WIDTH: usize = 32;
 const ROWS: usize = 12;
 /// Most panels of a tile.
 const MOST_PANELS: usize = 2;
+/// Words from one rounded row to the next: a constant, so that a tile's rows need one pointer.
+pub(crate) const ROW_STRIDE: usize = 160;
 /// What lies behind the last number of an odd depth.
 static NOTHING: [f32; WIDTH] = [0.0; WIDTH];
 
@@ -57,18 +59,17 @@ pub(crate) unsafe fn greatest<S: Simd>(src: *const f32, ld: usize, rows: usize, 
     }
 }
 
-/// Rows of `depth` numbers, `ld` apart, as words along the depth, one row behind the other. Gives what takes the scale back.
+/// Rows of at most [`ROW_STRIDE`] numbers, `ld` apart, as words along the depth, `ROW_STRIDE` apart. Gives what takes the scale back.
 ///
 /// # Safety
-/// The instruction set is available; `src` is valid for these rows, `dst` for the words of each and fifteen more.
+/// The instruction set is available; `src` is valid for these rows, `dst` for as many of `ROW_STRIDE` words.
 #[inline(always)]
 pub(crate) unsafe fn round_rows<S: Sixteen>(src: *const f32, ld: usize, rows: usize, depth: usize, dst: *mut u32) -> f32 {
-    let each = words::<S>(depth);
-    // SAFETY: the caller's. What is written behind a row is the next one's, or the room for it.
+    // SAFETY: the caller's; the stride is a whole number of vectors.
     unsafe {
         let scale = S::scale(greatest::<S::F32>(src, ld, rows, depth));
         for row in 0..rows {
-            let (src, dst) = (src.add(row * ld), dst.add(row * each));
+            let (src, dst) = (src.add(row * ld), dst.add(row * ROW_STRIDE));
             let mut k = 0;
             while k + 16 * S::DEPTH <= depth {
                 S::along(src.add(k), scale, dst.add(k / S::DEPTH));
@@ -86,44 +87,49 @@ pub(crate) unsafe fn round_rows<S: Sixteen>(src: *const f32, ld: usize, rows: us
     }
 }
 
-/// `depth` rows of `columns` numbers, `ld` apart, as words of columns: for each word of the depth one for every column.
+/// `depth` rows of `columns` numbers, `ld` apart, as words of columns: for each word of the depth one for every column. Gives what takes the
+/// scale back.
 ///
 /// # Safety
-/// The instruction set is available; `src` is valid for these rows, `dst` for the words of each and fifteen more.
+/// The instruction set is available; `src` is valid for these rows, `dst` for the words.
 #[inline(always)]
-pub(crate) unsafe fn round_turned<S: Sixteen>(src: *const f32, ld: usize, depth: usize, columns: usize, scale: f32, dst: *mut u32) {
+pub(crate) unsafe fn round_turned<S: Sixteen>(src: *const f32, ld: usize, depth: usize, columns: usize, dst: *mut u32) -> f32 {
     // SAFETY: the caller's.
     unsafe {
+        let scale = S::scale(greatest::<S::F32>(src, ld, depth, columns));
         for word in 0..words::<S>(depth) {
             let (k, dst) = (word * S::DEPTH, dst.add(word * columns));
-            let rows = [src.add(k * ld), if k + 1 < depth { src.add((k + 1) * ld) } else { NOTHING.as_ptr() }];
-            let is_last = k + 1 >= depth;
+            let has_second = S::DEPTH > 1 && k + 1 < depth;
             let mut i = 0;
             while i + 16 <= columns {
-                S::across([rows[0].add(i), if is_last { NOTHING.as_ptr() } else { rows[1].add(i) }], scale, dst.add(i));
+                let first = src.add(k * ld + i);
+                S::across([first, if has_second { first.add(ld) } else { NOTHING.as_ptr() }], scale, dst.add(i));
                 i += 16;
             }
             if i < columns {
-                let mut rest = [[0.0f32; 16]; 2];
+                let (mut rest, mut rest_words) = ([[0.0f32; 16]; 2], [0u32; 16]);
                 for j in i..columns {
-                    rest[0][j - i] = *rows[0].add(j);
-                    rest[1][j - i] = if is_last { 0.0 } else { *rows[1].add(j) };
+                    rest[0][j - i] = *src.add(k * ld + j);
+                    rest[1][j - i] = if has_second { *src.add((k + 1) * ld + j) } else { 0.0 };
                 }
-                S::across([rest[0].as_ptr(), rest[1].as_ptr()], scale, dst.add(i));
+                S::across([rest[0].as_ptr(), rest[1].as_ptr()], scale, rest_words.as_mut_ptr());
+                dst.add(i).copy_from_nonoverlapping(rest_words.as_ptr(), columns - i);
             }
         }
+        1.0 / scale
     }
 }
 
-/// A panel of `depth` rows of two vectors of numbers, rounded. Gives what takes the scale back.
+/// A panel of `depth` rows of two vectors of numbers of at most this magnitude, rounded. Gives what takes the scale back. The panel may
+/// take the place of the numbers if a word is one of the depth.
 ///
 /// # Safety
 /// The instruction set is available; `src` is valid for these rows, `dst` for the panel's words.
 #[inline(always)]
-pub(crate) unsafe fn round_panel<S: Sixteen>(src: *const f32, depth: usize, dst: *mut u32) -> f32 {
+pub(crate) unsafe fn round_panel<S: Sixteen>(src: *const f32, depth: usize, greatest: f32, dst: *mut u32) -> f32 {
     // SAFETY: the caller's.
     unsafe {
-        let scale = S::scale(greatest::<S::F32>(src, WIDTH, depth, WIDTH));
+        let scale = S::scale(greatest);
         for word in 0..words::<S>(depth) {
             let k = word * S::DEPTH;
             let second = if k + 1 < depth { src.add((k + 1) * WIDTH) } else { NOTHING.as_ptr() };
@@ -141,28 +147,28 @@ pub(crate) struct Panel16 {
     pub(crate) scale: f32,
 }
 
-/// All tiles of a block of rows and one or two panels. The rows of A are `lda` words apart, or, if it is `TURNED`, its columns; the depth is
-/// `kw` words.
+/// All tiles of a block of rows and one or two panels. The rows of A are [`ROW_STRIDE`] words apart, or, if it is `TURNED`, its columns `ld`;
+/// the depth is `kw` words.
 ///
 /// # Safety
 /// The instruction set is available; `a` is valid for the rows, the panels for `kw` rows, the targets for the rows and their columns.
 #[inline(always)]
-pub(crate) unsafe fn block16<S: Sixteen, const TURNED: bool>(rows: usize, kw: usize, a: *const u32, lda: usize, panels: &[Panel16]) {
+pub(crate) unsafe fn block16<S: Sixteen, const TURNED: bool>(rows: usize, kw: usize, a: *const u32, ld: usize, panels: &[Panel16]) {
     // SAFETY: the rows named lie below `rows`.
     unsafe {
         if let ([first, second], true) = (panels, S::PANELS == MOST_PANELS) {
             let panels = [*first, *second];
             let mut row = 0;
             while row + ROWS <= rows {
-                Tile16 { row, kw, a, lda, panels }.run::<S, ROWS, TURNED>();
+                Tile16 { row, kw, a, ld, panels }.run::<S, ROWS, TURNED>();
                 row += ROWS;
             }
             while row + 4 <= rows {
-                Tile16 { row, kw, a, lda, panels }.run::<S, 4, TURNED>();
+                Tile16 { row, kw, a, ld, panels }.run::<S, 4, TURNED>();
                 row += 4;
             }
             while row < rows {
-                Tile16 { row, kw, a, lda, panels }.run::<S, 1, TURNED>();
+                Tile16 { row, kw, a, ld, panels }.run::<S, 1, TURNED>();
                 row += 1;
             }
             return;
@@ -170,23 +176,26 @@ pub(crate) unsafe fn block16<S: Sixteen, const TURNED: bool>(rows: usize, kw: us
         for panel in panels {
             let panels = [*panel];
             let mut row = 0;
+            // The sizes are constants, so that one branch is left.
             while row + S::TALL <= rows {
+                let tile = Tile16 { row, kw, a, ld, panels };
                 match S::TALL {
-                    24 => Tile16 { row, kw, a, lda, panels }.run::<S, 24, TURNED>(),
-                    _ => Tile16 { row, kw, a, lda, panels }.run::<S, ROWS, TURNED>(),
+                    24 => tile.run::<S, 24, TURNED>(),
+                    12 => tile.run::<S, 12, TURNED>(),
+                    _ => tile.run::<S, 1, TURNED>(),
                 }
-                row += if S::TALL == 24 { 24 } else { ROWS };
+                row += if matches!(S::TALL, 24 | 12) { S::TALL } else { 1 };
             }
-            while S::TALL > 8 && row + 8 <= rows {
-                Tile16 { row, kw, a, lda, panels }.run::<S, 8, TURNED>();
+            while row + 8 <= rows {
+                Tile16 { row, kw, a, ld, panels }.run::<S, 8, TURNED>();
                 row += 8;
             }
             while row + 2 <= rows {
-                Tile16 { row, kw, a, lda, panels }.run::<S, 2, TURNED>();
+                Tile16 { row, kw, a, ld, panels }.run::<S, 2, TURNED>();
                 row += 2;
             }
             while row < rows {
-                Tile16 { row, kw, a, lda, panels }.run::<S, 1, TURNED>();
+                Tile16 { row, kw, a, ld, panels }.run::<S, 1, TURNED>();
                 row += 1;
             }
         }
@@ -198,44 +207,47 @@ struct Tile16<const P: usize> {
     row: usize,
     kw: usize,
     a: *const u32,
-    lda: usize,
+    ld: usize,
     panels: [Panel16; P],
 }
 
 impl<const P: usize> Tile16<P> {
     #[inline(always)]
     unsafe fn run<S: Sixteen, const R: usize, const TURNED: bool>(self) {
-        let Self { row, kw, a, lda, panels } = self;
-        let runs = kw.div_ceil(S::RUN).max(1);
-        let run = kw.div_ceil(runs);
-        let (from_row, from_column) = if TURNED { (1, lda) } else { (lda, 1) };
+        let Self { row, kw, a, ld, panels } = self;
+        let run = kw.div_ceil(kw.div_ceil(S::RUN).max(1));
+        let (from_row, from_column) = if TURNED { (1, ld) } else { (ROW_STRIDE, 1) };
         // SAFETY: the rows `row..row + R` and the panels are valid by the contract of `block16`.
         unsafe {
+            let mut a = a.add(row * from_row);
+            let mut b: [*const u32; P] = std::array::from_fn(|p| panels[p].b);
             let mut k0 = 0;
             loop {
-                let end = (k0 + run).min(kw);
-                let a: [*const u32; R] = std::array::from_fn(|i| a.add((row + i) * from_row));
+                // Or the compiler finds it out again, by a division, for every word.
+                let words = black_box(run.min(kw - k0));
                 let mut sums = [[S::zero(); P]; R];
-                for k in k0..end {
-                    let b: [S::Row; P] = std::array::from_fn(|p| S::load(panels[p].b.add(k * S::ROW_WORDS)));
+                for _ in 0..words {
+                    let row: [S::Row; P] = std::array::from_fn(|p| S::load(b[p]));
                     for i in 0..R {
-                        let x = S::splat(*a[i].add(k * from_column));
+                        let x = S::splat(*a.add(i * from_row));
                         for p in 0..P {
-                            sums[i][p] = S::multiply_add(x, b[p], sums[i][p]);
+                            sums[i][p] = S::multiply_add(x, row[p], sums[i][p]);
                         }
                     }
-                }
-                for p in 0..P {
-                    let Panel16 { target, scale, .. } = panels[p];
-                    let init = if k0 == 0 { target.init } else { Init::Accumulate };
-                    // Or the compiler keeps what was written in registers, which are taken.
-                    let c = black_box(target.c.add(row * target.ldc));
-                    let target = Target { c, init, ..target };
-                    for i in 0..R {
-                        write::<S>(sums[i][p], row, i, target, scale);
+                    for b in &mut b {
+                        *b = b.add(S::ROW_WORDS);
                     }
+                    a = a.add(from_column);
                 }
-                k0 = end;
+                let (mut first, mut last) = ([S::zero(); R], [S::zero(); R]);
+                for i in 0..R {
+                    (first[i], last[i]) = (sums[i][0], sums[i][P - 1]);
+                }
+                write::<S, R>(first, row, k0 > 0, panels[0]);
+                if P > 1 {
+                    write::<S, R>(last, row, k0 > 0, panels[P - 1]);
+                }
+                k0 += words;
                 if k0 >= kw {
                     return;
                 }
@@ -244,40 +256,85 @@ impl<const P: usize> Tile16<P> {
     }
 }
 
-/// Writes the sums of row `row + i`, the `i`th of the target.
+/// Writes the sums of the rows from `row` on, or adds them where these are `more` of the depth.
 ///
 /// # Safety
-/// The instruction set is available; the target is valid for this row.
+/// The instruction set is available; the target is valid for these rows.
 #[inline(always)]
-unsafe fn write<S: Sixteen>(sums: S::Sums, row: usize, i: usize, target: Target, scale: f32) {
+unsafe fn write<S: Sixteen, const R: usize>(sums: [S::Sums; R], row: usize, more: bool, panel: Panel16) {
+    let Panel16 { target: Target { c, ldc, columns, init }, scale, .. } = panel;
+    let init = if more { Init::Accumulate } else { init };
     // SAFETY: the caller's.
     unsafe {
-        let sums = S::widen(sums);
-        let c = target.c.add(i * target.ldc);
-        if target.columns >= WIDTH {
-            for v in 0..2 {
-                let at = v * 16;
-                let start = match target.init {
-                    Init::Zero => S::F32::zero(),
-                    Init::Accumulate => S::F32::load(c.add(at)),
-                    Init::Rows(bias) => S::F32::splat(*bias.add(row + i)),
-                    Init::Columns(bias) => S::F32::load(bias.add(at)),
-                };
-                S::F32::store(c.add(at), S::F32::fma(sums[v], S::F32::splat(scale), start));
+        // Or the compiler keeps what was written in registers, which are taken.
+        let c = black_box(c.add(row * ldc));
+        let scales = S::F32::splat(scale);
+        if columns < WIDTH {
+            for i in 0..R {
+                write_part::<S>(sums[i], row + i, Target { c: c.add(i * ldc), ldc, columns, init }, scale);
             }
             return;
         }
+        match init {
+            Init::Zero => {
+                for i in 0..R {
+                    let sums = S::widen(sums[i]);
+                    for v in 0..2 {
+                        S::F32::store(c.add(i * ldc + 16 * v), S::F32::mul(sums[v], scales));
+                    }
+                }
+            }
+            Init::Accumulate => {
+                for i in 0..R {
+                    let sums = S::widen(sums[i]);
+                    for v in 0..2 {
+                        let c = c.add(i * ldc + 16 * v);
+                        S::F32::store(c, S::F32::fma(sums[v], scales, S::F32::load(c)));
+                    }
+                }
+            }
+            Init::Rows(bias) => {
+                for i in 0..R {
+                    let (sums, bias) = (S::widen(sums[i]), S::F32::splat(*bias.add(row + i)));
+                    for v in 0..2 {
+                        S::F32::store(c.add(i * ldc + 16 * v), S::F32::fma(sums[v], scales, bias));
+                    }
+                }
+            }
+            Init::Columns(bias) => {
+                let bias = [S::F32::load(bias), S::F32::load(bias.add(16))];
+                for i in 0..R {
+                    let sums = S::widen(sums[i]);
+                    for v in 0..2 {
+                        S::F32::store(c.add(i * ldc + 16 * v), S::F32::fma(sums[v], scales, bias[v]));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Writes the sums of one row and of a part of a panel, at the right edge.
+///
+/// # Safety
+/// The instruction set is available; the target is valid for its columns.
+#[inline(always)]
+unsafe fn write_part<S: Sixteen>(sums: S::Sums, row: usize, target: Target, scale: f32) {
+    // SAFETY: the caller's.
+    unsafe {
+        let sums = S::widen(sums);
         let mut buffer = [0.0f32; WIDTH];
         S::F32::store(buffer.as_mut_ptr(), sums[0]);
         S::F32::store(buffer.as_mut_ptr().add(16), sums[1]);
         for (j, x) in buffer.iter().enumerate().take(target.columns) {
+            let c = target.c.add(j);
             let start = match target.init {
                 Init::Zero => 0.0,
-                Init::Accumulate => *c.add(j),
-                Init::Rows(bias) => *bias.add(row + i),
+                Init::Accumulate => *c,
+                Init::Rows(bias) => *bias.add(row),
                 Init::Columns(bias) => *bias.add(j),
             };
-            *c.add(j) = x.mul_add(scale, start);
+            *c = x.mul_add(scale, start);
         }
     }
 }

@@ -15,9 +15,10 @@ use crate::gemm::{PANEL_VECTORS, Shared};
 use crate::linear::{pack_transposed, turn};
 use crate::rows::Rows;
 use crate::scratch::Scratch;
-use crate::simd::{Level, Simd, Task, dispatch};
+use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
 use crate::sizes::{Added, Conv2d};
 use crate::tile::{Init, Target, block};
+use crate::tile16::{Panel16, block16, greatest, round_panel};
 
 /// Results along a side of a tile.
 const OUT: usize = 4;
@@ -43,6 +44,10 @@ const KERNELS_AT_ONCE: usize = 8;
 const GAP: usize = 16;
 /// Tiles whose results are written at a time.
 const WRITTEN: usize = 8;
+/// What a tile's transformation makes of the greatest number at most: the square of the greatest sum of a row of its magnitudes.
+const GROWTH: f32 = ((1.0 + B2) * (1.0 + A)) * ((1.0 + B2) * (1.0 + A));
+/// Numbers of a picture whose greatest magnitude a task finds.
+const MAGNITUDES_PER_TASK: usize = 64 * 1024;
 /// Most elements of a vector.
 const MAX_LANES: usize = 16;
 /// Pixels of a panel in a row, and behind them two more for each run of tiles.
@@ -91,6 +96,7 @@ pub(crate) fn run(
     let mut transformed = Scratch::take(at_once.min(tiles).div_ceil(PANEL) * plan.panel_len());
     let columns = PANEL_VECTORS * lanes;
     let out = Shared(out.as_mut_ptr());
+    let most = if level.rounds() { GROWTH * magnitude(level, input.x) } else { 0.0 };
     for first in (0..tiles).step_by(at_once) {
         let end = (first + at_once).min(tiles);
         let panels = (end - first).div_ceil(PANEL);
@@ -100,7 +106,7 @@ pub(crate) fn run(
             let (panel, task) = (index / tasks, index % tasks);
             let channels = (task * CHANNELS_PER_TASK, ((task + 1) * CHANNELS_PER_TASK).min(channels));
             let panel = plan.panel(first, end, panel);
-            dispatch(level, Tiles { plan: &plan, input, panel, channels, v });
+            dispatch16(level, Tiles { plan: &plan, input, panel, channels, most, v });
         });
         let groups = sizes.out_channels.div_ceil(columns);
         // Few output channels: the panels are divided too.
@@ -109,7 +115,7 @@ pub(crate) fn run(
         (0..groups * panels.div_ceil(each)).into_par_iter().with_max_len(1).for_each(|index| {
             let (group, part) = (index % groups, index / groups);
             let panels = (part * each, ((part + 1) * each).min(panels));
-            dispatch(level, Products { plan: &plan, weight, added, first, end, panels, column: group * columns, v, out });
+            dispatch16(level, Products { plan: &plan, weight, added, first, end, panels, column: group * columns, most, v, out });
         });
     }
 }
@@ -179,6 +185,24 @@ impl Plan {
         }
         (runs, count)
     }
+}
+
+/// The greatest magnitude of a picture.
+fn magnitude(level: Level, x: &[f32]) -> f32 {
+    struct Magnitude<'a>(&'a [f32], &'a mut f32);
+    impl Task for Magnitude<'_> {
+        #[inline(always)]
+        unsafe fn run<S: Simd>(self) {
+            // SAFETY: the slice; the caller has the instruction set.
+            *self.1 = unsafe { greatest::<S>(self.0.as_ptr(), 0, 1, self.0.len()) };
+        }
+    }
+    let of_part = |part: &[f32]| {
+        let mut most = 0.0;
+        dispatch(level, Magnitude(part, &mut most));
+        most
+    };
+    x.par_chunks(MAGNITUDES_PER_TASK).map(of_part).reduce(|| 0.0, f32::max)
 }
 
 const A: f32 = 0.625;
@@ -257,13 +281,45 @@ struct Tiles<'a> {
     input: Input<'a>,
     panel: Panel,
     channels: (usize, usize),
+    /// No transformed number's magnitude is greater.
+    most: f32,
     v: Shared,
 }
 
 impl Task for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Self { plan, input: Input { x, doubled }, panel, channels, v } = self;
+        // SAFETY: the caller has the instruction set; what is put lies in the panel.
+        unsafe { self.transform::<S>(|to, numbers| S::store(to, numbers)) }
+    }
+}
+
+impl Task16 for Tiles<'_> {
+    #[inline(always)]
+    unsafe fn run16<S: Sixteen>(self) {
+        // SAFETY: the caller has the instruction set; what is put lies in the panel, where a word is as long as a number.
+        unsafe {
+            if !S::FINE {
+                return self.run::<S::F32>();
+            }
+            let scale = S::scale(self.most);
+            self.transform::<S::F32>(|to, numbers| {
+                let mut buffer = [0.0f32; MAX_LANES];
+                S::F32::store(buffer.as_mut_ptr(), numbers);
+                S::across([buffer.as_ptr(); 2], scale, to.cast());
+            });
+        }
+    }
+}
+
+impl Tiles<'_> {
+    /// Transforms them, and puts the vectors where they belong.
+    ///
+    /// # Safety
+    /// The instruction set is available.
+    #[inline(always)]
+    unsafe fn transform<S: Simd>(self, put: impl Fn(*mut f32, S::V)) {
+        let Self { plan, input: Input { x, doubled }, panel, channels, v, .. } = self;
         let Conv2d { in_channels, height, width, padding, .. } = plan.sizes;
         let (runs, count) = plan.runs(panel);
         let runs = &runs[..count];
@@ -329,7 +385,7 @@ impl Task for Tiles<'_> {
                     for i in (0..panel.width).step_by(S::LANES) {
                         let transformed = of_tile::<S>(std::array::from_fn(|j| S::load(phases[j].as_ptr().add(16 + i))));
                         for j in 0..SIDE {
-                            S::store(v.add((r * SIDE + j) * place_len + i), transformed[j]);
+                            put(v.add((r * SIDE + j) * place_len + i), transformed[j]);
                         }
                     }
                 }
@@ -420,6 +476,8 @@ struct Products<'a> {
     panels: (usize, usize),
     /// The first output channel.
     column: usize,
+    /// No transformed number of the picture has a greater magnitude.
+    most: f32,
     v: Shared,
     out: Shared,
 }
@@ -427,6 +485,49 @@ struct Products<'a> {
 impl Task for Products<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
+        // SAFETY: the caller has the instruction set; what is multiplied are a panel's tiles and a place's kernels.
+        unsafe {
+            self.multiply::<S>(
+                |_, _| 1.0,
+                |panel, kc, a, kernels, _, target| block::<S, PANEL_VECTORS, true>(panel.count, kc, a, panel.width, kernels, target),
+            );
+        }
+    }
+}
+
+impl Task16 for Products<'_> {
+    #[inline(always)]
+    unsafe fn run16<S: Sixteen>(self) {
+        // SAFETY: the caller has the instruction set; what is multiplied are a panel's tiles and a place's kernels, both of which are words
+        // here, as long as numbers.
+        unsafe {
+            if !S::FINE {
+                return self.run::<S::F32>();
+            }
+            let of_tiles = 1.0 / S::scale(self.most);
+            let width = PANEL_VECTORS * S::F32::LANES;
+            self.multiply::<S::F32>(
+                |kernels, kc| round_panel::<S>(kernels, kc, greatest::<S::F32>(kernels, width, kc, width), kernels.cast()),
+                |panel, kc, a, kernels, scale, target| {
+                    let kernels = Panel16 { b: kernels.cast(), target, scale: scale * of_tiles };
+                    block16::<S, true>(panel.count, kc, a.cast(), panel.width, &[kernels]);
+                },
+            );
+        }
+    }
+}
+
+impl Products<'_> {
+    /// Multiplies slice by slice: `ready` is given the kernels of a place, and its result to `product` with the tiles' numbers of that place.
+    ///
+    /// # Safety
+    /// The instruction set is available.
+    #[inline(always)]
+    unsafe fn multiply<S: Simd>(
+        self,
+        ready: impl Fn(*mut f32, usize) -> f32,
+        product: impl Fn(Panel, usize, *const f32, *const f32, f32, Target),
+    ) {
         let channels = self.plan.sizes.in_channels;
         let width = PANEL_VECTORS * S::LANES;
         let slices = channels.div_ceil(SLICE);
@@ -443,6 +544,7 @@ impl Task for Products<'_> {
                 let kc = slice.min(channels - c0);
                 let kernel_len = kc * width + GAP;
                 self.transform::<S>(c0, kc, buffer, kernels, kernel_len);
+                let scales: [f32; PLACES] = std::array::from_fn(|place| ready(kernels.add(place * kernel_len), kc));
                 for index in self.panels.0..self.panels.1 {
                     let panel = self.plan.panel(self.first, self.end, index);
                     let place_len = self.plan.place_len(panel.width);
@@ -451,7 +553,7 @@ impl Task for Products<'_> {
                         let a = self.v.0.cast_const().add(panel.at + place * place_len + c0 * panel.width);
                         let init = if c0 == 0 { Init::Zero } else { Init::Accumulate };
                         let target = Target { c: sums.add(place * PANEL * width), ldc: width, columns: width, init };
-                        block::<S, PANEL_VECTORS, true>(panel.count, kc, a, panel.width, kernels.add(place * kernel_len), target);
+                        product(panel, kc, a, kernels.add(place * kernel_len), scales[place], target);
                     }
                     if c0 + kc == channels {
                         self.write::<S>(panel, sums, buffer);
@@ -460,9 +562,7 @@ impl Task for Products<'_> {
             }
         }
     }
-}
 
-impl Products<'_> {
     /// Output channels that there are.
     #[inline(always)]
     fn columns<S: Simd>(&self) -> usize {

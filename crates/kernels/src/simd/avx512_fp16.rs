@@ -21,7 +21,7 @@ pub(crate) unsafe fn run<T: Task16>(task: T) {
     unsafe { task.run16::<Avx512Fp16>() }
 }
 
-/// The exponent below which the greatest number comes to lie: 64 products of two such numbers sum up to less than 2^14.
+/// The exponent below which the greatest number comes to lie: 80 products of two such numbers sum up to 20,480 at most.
 const EXPONENT: u32 = 3;
 
 // SAFETY of every block below: the trait's contract gives the instruction set and valid pointers.
@@ -34,7 +34,7 @@ impl Sixteen for Avx512Fp16 {
     const ROW_WORDS: usize = 16;
     const PANELS: usize = 2;
     const TALL: usize = 24;
-    const RUN: usize = 64;
+    const RUN: usize = 80;
     const FINE: bool = true;
 
     #[inline(always)]
