@@ -9,6 +9,8 @@
 // Tiles are arrays of registers: loops with constant bounds over indices are what the compiler unrolls.
 #![allow(clippy::needless_range_loop)]
 
+use std::marker::PhantomData;
+
 use rayon::prelude::*;
 
 use crate::gemm::{PANEL_VECTORS, Shared};
@@ -286,40 +288,97 @@ struct Tiles<'a> {
     v: Shared,
 }
 
+/// How transformed numbers are kept between the transformations and the products. (Closures would be compiled without the instruction set.)
+trait Kept<S: Simd> {
+    /// Writes a vector of transformed numbers of tiles, none of them greater than `most`.
+    ///
+    /// # Safety
+    /// The instruction set is available, the pointer valid for the vector.
+    unsafe fn put(numbers: S::V, most: f32, to: *mut f32);
+
+    /// Makes the kernels of a place ready to be multiplied. Gives what the products with tiles' numbers are to be multiplied by.
+    ///
+    /// # Safety
+    /// The instruction set is available; there are `kc` rows of two vectors.
+    unsafe fn ready(kernels: *mut f32, kc: usize, most: f32) -> f32;
+
+    /// The products of a panel's tiles with kernels.
+    ///
+    /// # Safety
+    /// As for [`block`].
+    unsafe fn product(panel: Panel, kc: usize, tiles: *const f32, kernels: *const f32, scale: f32, target: Target);
+}
+
+/// As they are.
+struct Plain;
+
+impl<S: Simd> Kept<S> for Plain {
+    #[inline(always)]
+    unsafe fn put(numbers: S::V, _: f32, to: *mut f32) {
+        // SAFETY: the caller's.
+        unsafe { S::store(to, numbers) }
+    }
+    #[inline(always)]
+    unsafe fn ready(_: *mut f32, _: usize, _: f32) -> f32 {
+        1.0
+    }
+    #[inline(always)]
+    unsafe fn product(panel: Panel, kc: usize, tiles: *const f32, kernels: *const f32, _: f32, target: Target) {
+        // SAFETY: the caller's.
+        unsafe { block::<S, PANEL_VECTORS, true>(panel.count, kc, tiles, panel.width, kernels, target) }
+    }
+}
+
+/// Rounded, a number to a word.
+struct Rounded<R>(PhantomData<R>);
+
+impl<R: Sixteen> Kept<R::F32> for Rounded<R> {
+    #[inline(always)]
+    unsafe fn put(numbers: <R::F32 as Simd>::V, most: f32, to: *mut f32) {
+        let mut buffer = [0.0f32; MAX_LANES];
+        // SAFETY: the caller's; a word is as long as a number.
+        unsafe {
+            R::F32::store(buffer.as_mut_ptr(), numbers);
+            R::across([buffer.as_ptr(); 2], R::scale(most), to.cast());
+        }
+    }
+    #[inline(always)]
+    unsafe fn ready(kernels: *mut f32, kc: usize, most: f32) -> f32 {
+        let width = PANEL_VECTORS * R::F32::LANES;
+        // SAFETY: the caller's.
+        unsafe { round_panel::<R>(kernels, kc, greatest::<R::F32>(kernels, width, kc, width), kernels.cast()) / R::scale(most) }
+    }
+    #[inline(always)]
+    unsafe fn product(panel: Panel, kc: usize, tiles: *const f32, kernels: *const f32, scale: f32, target: Target) {
+        // SAFETY: the caller's; both are words.
+        unsafe { block16::<R, true>(panel.count, kc, tiles.cast(), panel.width, &[Panel16 { b: kernels.cast(), target, scale }]) }
+    }
+}
+
 impl Task for Tiles<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller has the instruction set; what is put lies in the panel.
-        unsafe { self.transform::<S>(|to, numbers| S::store(to, numbers)) }
+        // SAFETY: the caller has the instruction set.
+        unsafe { self.transform::<S, Plain>() }
     }
 }
 
 impl Task16 for Tiles<'_> {
     #[inline(always)]
     unsafe fn run16<S: Sixteen>(self) {
-        // SAFETY: the caller has the instruction set; what is put lies in the panel, where a word is as long as a number.
-        unsafe {
-            if !S::FINE {
-                return self.run::<S::F32>();
-            }
-            let scale = S::scale(self.most);
-            self.transform::<S::F32>(|to, numbers| {
-                let mut buffer = [0.0f32; MAX_LANES];
-                S::F32::store(buffer.as_mut_ptr(), numbers);
-                S::across([buffer.as_ptr(); 2], scale, to.cast());
-            });
-        }
+        // SAFETY: the caller has the instruction set.
+        unsafe { if S::FINE { self.transform::<S::F32, Rounded<S>>() } else { self.transform::<S::F32, Plain>() } }
     }
 }
 
 impl Tiles<'_> {
-    /// Transforms them, and puts the vectors where they belong.
+    /// Transforms them.
     ///
     /// # Safety
     /// The instruction set is available.
     #[inline(always)]
-    unsafe fn transform<S: Simd>(self, put: impl Fn(*mut f32, S::V)) {
-        let Self { plan, input: Input { x, doubled }, panel, channels, v, .. } = self;
+    unsafe fn transform<S: Simd, K: Kept<S>>(self) {
+        let Self { plan, input: Input { x, doubled }, panel, channels, most, v } = self;
         let Conv2d { in_channels, height, width, padding, .. } = plan.sizes;
         let (runs, count) = plan.runs(panel);
         let runs = &runs[..count];
@@ -385,7 +444,7 @@ impl Tiles<'_> {
                     for i in (0..panel.width).step_by(S::LANES) {
                         let transformed = of_tile::<S>(std::array::from_fn(|j| S::load(phases[j].as_ptr().add(16 + i))));
                         for j in 0..SIDE {
-                            put(v.add((r * SIDE + j) * place_len + i), transformed[j]);
+                            K::put(transformed[j], most, v.add((r * SIDE + j) * place_len + i));
                         }
                     }
                 }
@@ -485,49 +544,26 @@ struct Products<'a> {
 impl Task for Products<'_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        // SAFETY: the caller has the instruction set; what is multiplied are a panel's tiles and a place's kernels.
-        unsafe {
-            self.multiply::<S>(
-                |_, _| 1.0,
-                |panel, kc, a, kernels, _, target| block::<S, PANEL_VECTORS, true>(panel.count, kc, a, panel.width, kernels, target),
-            );
-        }
+        // SAFETY: the caller has the instruction set.
+        unsafe { self.multiply::<S, Plain>() }
     }
 }
 
 impl Task16 for Products<'_> {
     #[inline(always)]
     unsafe fn run16<S: Sixteen>(self) {
-        // SAFETY: the caller has the instruction set; what is multiplied are a panel's tiles and a place's kernels, both of which are words
-        // here, as long as numbers.
-        unsafe {
-            if !S::FINE {
-                return self.run::<S::F32>();
-            }
-            let of_tiles = 1.0 / S::scale(self.most);
-            let width = PANEL_VECTORS * S::F32::LANES;
-            self.multiply::<S::F32>(
-                |kernels, kc| round_panel::<S>(kernels, kc, greatest::<S::F32>(kernels, width, kc, width), kernels.cast()),
-                |panel, kc, a, kernels, scale, target| {
-                    let kernels = Panel16 { b: kernels.cast(), target, scale: scale * of_tiles };
-                    block16::<S, true>(panel.count, kc, a.cast(), panel.width, &[kernels]);
-                },
-            );
-        }
+        // SAFETY: the caller has the instruction set.
+        unsafe { if S::FINE { self.multiply::<S::F32, Rounded<S>>() } else { self.multiply::<S::F32, Plain>() } }
     }
 }
 
 impl Products<'_> {
-    /// Multiplies slice by slice: `ready` is given the kernels of a place, and its result to `product` with the tiles' numbers of that place.
+    /// Multiplies slice by slice, and writes the results.
     ///
     /// # Safety
-    /// The instruction set is available.
+    /// The instruction set is available; the panels were transformed and are kept like this.
     #[inline(always)]
-    unsafe fn multiply<S: Simd>(
-        self,
-        ready: impl Fn(*mut f32, usize) -> f32,
-        product: impl Fn(Panel, usize, *const f32, *const f32, f32, Target),
-    ) {
+    unsafe fn multiply<S: Simd, K: Kept<S>>(self) {
         let channels = self.plan.sizes.in_channels;
         let width = PANEL_VECTORS * S::LANES;
         let slices = channels.div_ceil(SLICE);
@@ -544,7 +580,10 @@ impl Products<'_> {
                 let kc = slice.min(channels - c0);
                 let kernel_len = kc * width + GAP;
                 self.transform::<S>(c0, kc, buffer, kernels, kernel_len);
-                let scales: [f32; PLACES] = std::array::from_fn(|place| ready(kernels.add(place * kernel_len), kc));
+                let mut scales = [1.0; PLACES];
+                for place in 0..PLACES {
+                    scales[place] = K::ready(kernels.add(place * kernel_len), kc, self.most);
+                }
                 for index in self.panels.0..self.panels.1 {
                     let panel = self.plan.panel(self.first, self.end, index);
                     let place_len = self.plan.place_len(panel.width);
@@ -553,7 +592,7 @@ impl Products<'_> {
                         let a = self.v.0.cast_const().add(panel.at + place * place_len + c0 * panel.width);
                         let init = if c0 == 0 { Init::Zero } else { Init::Accumulate };
                         let target = Target { c: sums.add(place * PANEL * width), ldc: width, columns: width, init };
-                        product(panel, kc, a, kernels.add(place * kernel_len), scales[place], target);
+                        K::product(panel, kc, a, kernels.add(place * kernel_len), scales[place], target);
                     }
                     if c0 + kc == channels {
                         self.write::<S>(panel, sums, buffer);
