@@ -52,7 +52,9 @@ impl Engine {
             if level.rounds() {
                 tracing::info!("products are computed with numbers of sixteen bits ({})", level.name());
             } else {
-                tracing::warn!("this processor has no products of sixteen bits, or may not use them: they are computed in single precision");
+                tracing::warn!(
+                    "this processor has no products of sixteen bits, or may not use them: they are computed in single precision"
+                );
             }
         }
         let residency = if device.is_cpu() {

@@ -11,7 +11,7 @@ use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch16};
 use crate::tile::{Init, Target, block};
-use crate::tile16::{Panel16, block16, greatest, panel_words, round_panel, round_rows, words, ROW_STRIDE};
+use crate::tile16::{Panel16, ROW_STRIDE, block16, greatest, panel_words, round_panel, round_rows, words};
 
 /// The slice of the depth that is worked on at a time.
 pub(crate) const DEPTH_SLICE: usize = 160;

@@ -120,8 +120,7 @@ pub(crate) unsafe fn round_turned<S: Sixteen>(src: *const f32, ld: usize, depth:
     }
 }
 
-/// A panel of `depth` rows of two vectors of numbers of at most this magnitude, rounded. Gives what takes the scale back. The panel may
-/// take the place of the numbers if a word is one of the depth.
+/// A panel of `depth` rows of two vectors of numbers of at most this magnitude, rounded. Gives what takes the scale back.
 ///
 /// # Safety
 /// The instruction set is available; `src` is valid for these rows, `dst` for the panel's words.

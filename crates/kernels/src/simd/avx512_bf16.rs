@@ -30,7 +30,6 @@ impl Sixteen for Avx512Bf16 {
     const PANELS: usize = 1;
     const TALL: usize = 12;
     const RUN: usize = usize::MAX;
-    const FINE: bool = false;
 
     /// bfloat16 reaches as far as single precision.
     #[inline(always)]

@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use super::avx2::{self, Avx2};
 #[cfg(target_arch = "x86_64")]
 use super::avx512::{self, Avx512};
-#[cfg(target_arch = "x86_64")]
-use super::{avx512_bf16, avx512_fp16};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
 use super::portable::Portable;
 use super::precision::Precision;
 use super::sixteen::Task16;
 use super::vector::{Simd, Task};
+#[cfg(target_arch = "x86_64")]
+use super::{avx512_bf16, avx512_fp16};
 
 /// The instruction sets that kernels are compiled for, from the plainest to the one that is preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

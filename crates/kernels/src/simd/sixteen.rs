@@ -28,8 +28,6 @@ pub(crate) trait Sixteen: Copy + Send + Sync + 'static {
     const TALL: usize;
     /// Words of the depth that may be summed before the sums are widened.
     const RUN: usize;
-    /// Whether they are exact enough for Winograd's convolution.
-    const FINE: bool;
 
     /// The power of two that numbers up to this magnitude are multiplied by before they are rounded.
     fn scale(greatest: f32) -> f32;

@@ -12,8 +12,8 @@ fn sizes(batch: usize, in_channels: usize, out_channels: usize, (height, width):
     Conv2d { batch, in_channels, out_channels, height, width, kernel_height: 3, kernel_width: 3, stride: 1, padding }
 }
 
-/// The largest errors in units of what a result is on the average: of exact products, and of rounded ones.
-fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> [f64; 2] {
+/// The largest error in units of what a result is on the average.
+fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> f64 {
     let Conv2d { batch, in_channels, out_channels, height, width, .. } = sizes;
     let (out_height, out_width) = sizes.output_size().unwrap();
     let planes = batch * in_channels;
@@ -36,15 +36,14 @@ fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> [f64; 2] {
         added = Added { per_image: Some(&per_image), residual: Some(&residual), ..added };
     }
     let scale = (wanted.iter().map(|x| x * x).sum::<f64>() / wanted.len() as f64).sqrt();
-    let mut worst = [0.0f64; 2];
+    let mut worst = 0.0f64;
     for level in Level::available() {
         let mut out = vec![f32::NAN; wanted.len()];
         let rows = Rows::new(weight.weight(), in_channels * 9, level);
         winograd::run(level, Input { x: &x, doubled }, rows, added, &sizes, (out_height, out_width), &mut out);
-        assert_close(&out, &wanted, (8e-6 + 4.0 * of_rounding(level)) * (1.0 + (in_channels as f64).sqrt()));
+        assert_close(&out, &wanted, 8e-6 * (1.0 + (in_channels as f64).sqrt()));
         let largest = out.iter().zip(&wanted).map(|(got, wanted)| (f64::from(*got) - wanted).abs()).fold(0.0, f64::max);
-        let worst = &mut worst[usize::from(level.rounds())];
-        *worst = worst.max(largest / scale);
+        worst = worst.max(largest / scale);
         // The way that the sizes choose.
         let mut out = vec![f32::NAN; wanted.len()];
         if doubled {
@@ -86,10 +85,8 @@ fn long_sums_stay_exact() {
     for (sizes, bound) in
         [(sizes(2, 200, 40, (9, 14), 1), 2e-5), (sizes(1, 640, 16, (8, 8), 1), 2e-5), (sizes(1, 330, 33, (40, 40), 1), 2e-5)]
     {
-        let [exact, rounded] = check(sizes, 0, false, false);
-        assert!(exact < bound, "{sizes:?}: {exact:e}");
-        // Nearer than sums of products of bfloat16 are in any order.
-        assert!(rounded < 1.0 / 128.0, "{sizes:?}: {rounded:e}");
+        let worst = check(sizes, 0, false, false);
+        assert!(worst < bound, "{sizes:?}: {worst:e}");
     }
 }
 
