@@ -391,21 +391,21 @@ impl Task16 for Queries<'_, '_> {
             let scores = memory.add(panels * self.panel_len(width));
             let weights = scores.add(scores_len).cast::<u32>();
             let queries = |index: usize| weights.add(weights_len + index * rounded_len);
-            for index in 0..panels {
+            for (index, scale) in scales.iter_mut().enumerate().take(panels) {
                 let panel = panel(index);
                 self.begin::<S::F32>(panel);
                 let most = greatest::<S::F32>(panel.queries, width, head_dim, width);
-                scales[index] = round_panel::<S>(panel.queries, head_dim, most, queries(index));
+                *scale = round_panel::<S>(panel.queries, head_dim, most, queries(index));
             }
             for first in (0..keys).step_by(KEY_BLOCK) {
                 let count = KEY_BLOCK.min(keys - first);
                 let (k, v, scales_at) = self.whole.gathered(slot, first / KEY_BLOCK);
                 let (k, v) = (gathered.0.add(k).cast::<u32>(), gathered.0.add(v).cast::<u32>());
                 let (k_scale, v_scale) = (*gathered.0.add(scales_at), *gathered.0.add(scales_at + 1));
-                for index in 0..panels {
+                for (index, q_scale) in scales.iter().enumerate().take(panels) {
                     let panel = panel(index);
                     let target = Target { c: scores, ldc: width, columns: width, init: Init::Zero };
-                    let of_queries = Panel16 { b: queries(index), target, scale: k_scale * scales[index] };
+                    let of_queries = Panel16 { b: queries(index), target, scale: k_scale * q_scale };
                     block16::<S, true>(count, words::<S>(head_dim), k, count, &[of_queries]);
                     self.weigh::<S::F32>(panel, scores, first, count);
                     let scale = round_panel::<S>(scores, count, 1.0, weights);
