@@ -8,7 +8,7 @@ use comfyd_node::Context;
 
 use crate::files::Files;
 use crate::residency::{Residency, Short};
-use crate::{EngineOptions, Result, device};
+use crate::{CpuLevel, CpuPrecision, EngineOptions, Result, device};
 
 /// Memory of the device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,7 +45,18 @@ impl Engine {
         if let Some(level) = options.cpu_level {
             level.limit();
         }
+        options.cpu_precision.choose();
         let device = device::open(options.device)?;
+        if device.is_cpu() && options.cpu_precision == CpuPrecision::Bf16 {
+            let level = CpuLevel::best();
+            if level.rounds() {
+                tracing::info!("products are computed with numbers of sixteen bits ({})", level.name());
+            } else {
+                tracing::warn!(
+                    "this processor has no products of sixteen bits, or may not use them: they are computed in single precision"
+                );
+            }
+        }
         let residency = if device.is_cpu() {
             Residency::new(&options.account, Short::Fails)
         } else {

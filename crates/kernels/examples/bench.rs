@@ -1,4 +1,4 @@
-//! Times every kernel at the sizes of Stable Diffusion: `cargo run --release -p comfyd-kernels --example bench -- [NAME [REPEATS]]` runs
+//! Times every kernel at the sizes of Stable Diffusion: `cargo run --release -p comfyd-kernels --example bench -- [NAME [REPEATS [PRECISION]]]` runs
 //! those whose name contains NAME and prints the least time of each, and the least processor time of all threads together, which other load
 //! disturbs less (0 where the system does not tell it). `RAYON_NUM_THREADS` sets the threads.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
@@ -6,7 +6,7 @@
 use std::time::Instant;
 
 use comfyd_kernels::{
-    Added, Attention, Conv2d, Format, GroupNorm, Packed, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear,
+    Added, Attention, Conv2d, Format, GroupNorm, Packed, Precision, Weight, attention, conv2d, geglu, group_norm, layer_norm, linear,
 };
 use half::f16;
 
@@ -57,6 +57,10 @@ fn main() {
     let mut args = std::env::args().skip(1);
     let only = args.next().unwrap_or_default();
     let repeats = args.next().map_or(5, |repeats| repeats.parse().expect("REPEATS is a number"));
+    if let Some(precision) = args.next() {
+        let known = Precision::ALL.into_iter().find(|known| known.name() == precision).expect("PRECISION is f32 or bf16");
+        known.choose();
+    }
     let bench = Bench { only, repeats };
     products(&bench);
     convolutions(&bench);

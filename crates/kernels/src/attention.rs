@@ -4,11 +4,13 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Init, PANEL_VECTORS, Shared, Target, block};
+use crate::gemm::{PANEL_VECTORS, Shared};
 use crate::linear::{pack_transposed, turn};
 use crate::math;
 use crate::scratch::Scratch;
-use crate::simd::{Level, Simd, Task, dispatch};
+use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
+use crate::tile::{Init, Target, block};
+use crate::tile16::{Panel16, block16, greatest, panel_words, round_panel, round_turned, words};
 use crate::weight::{Error, Result, check_len, product};
 
 /// Panels of queries in a task; they share what is read of keys and values.
@@ -89,7 +91,7 @@ pub(crate) fn attention_at(
     let blocks = queries.div_ceil(at_once);
     let out = Shared(out.as_mut_ptr());
     let count = batch * heads;
-    if blocks < BLOCKS_TO_GATHER {
+    if blocks < BLOCKS_TO_GATHER && !level.rounds() {
         (0..count * blocks).into_par_iter().with_max_len(1).for_each(|index| {
             let (head, first) = (index / blocks, index % blocks * at_once);
             dispatch(level, Queries { whole: &whole, head, first, gathered: None, out });
@@ -98,22 +100,19 @@ pub(crate) fn attention_at(
     }
     // Only the heads that are worked on at a time are gathered.
     let active = rayon::current_num_threads().clamp(1, count);
-    let len = keys * head_dim;
-    let mut memory = Scratch::take(product("the gathered keys", &[active, 2, len])?);
+    let gathered_len = whole.gathered_len();
+    let mut memory = Scratch::take(product("the gathered keys", &[active, gathered_len])?);
+    let key_blocks = keys.div_ceil(KEY_BLOCK);
     for head in (0..count).step_by(active) {
         let active = active.min(count - head);
-        memory[..2 * active * len].par_chunks_mut(len.max(1)).enumerate().for_each(|(index, to)| {
-            let from = if index % 2 == 0 { k } else { v };
-            let start = whole.keys_at(head + index / 2, 0);
-            for (to, from) in to.chunks_exact_mut(head_dim).zip(from[start..].chunks(heads * head_dim)) {
-                to.copy_from_slice(&from[..head_dim]);
-            }
+        let memory = Shared(memory.as_mut_ptr());
+        (0..active * key_blocks).into_par_iter().for_each(|index| {
+            let (slot, block) = (index / key_blocks, index % key_blocks);
+            dispatch16(level, Gather { whole: &whole, head: head + slot, block, slot, memory });
         });
-        let memory = &memory[..2 * active * len];
         (0..active * blocks).into_par_iter().with_max_len(1).for_each(|index| {
             let (slot, first) = (index / blocks, index % blocks * at_once);
-            let gathered = memory[2 * slot * len..2 * (slot + 1) * len].split_at(len);
-            dispatch(level, Queries { whole: &whole, head: head + slot, first, gathered: Some(gathered), out });
+            dispatch16(level, Queries { whole: &whole, head: head + slot, first, gathered: Some((slot, memory)), out });
         });
     }
     Ok(())
@@ -133,6 +132,73 @@ impl Whole<'_> {
         let Attention { heads, head_dim, keys, .. } = self.sizes;
         (head / heads * keys + key) * heads * head_dim + head % heads * head_dim
     }
+
+    /// The memory that a head's gathered keys and values take: those of each block, and behind them what takes the blocks' scales back.
+    fn gathered_len(&self) -> usize {
+        let blocks = self.sizes.keys.div_ceil(KEY_BLOCK);
+        2 * blocks * (KEY_BLOCK * self.sizes.head_dim + 1)
+    }
+
+    /// Where a block's keys, values and scales are.
+    fn gathered(&self, slot: usize, block: usize) -> (usize, usize, usize) {
+        let (start, blocks) = (slot * self.gathered_len(), self.sizes.keys.div_ceil(KEY_BLOCK));
+        let len = KEY_BLOCK * self.sizes.head_dim;
+        (start + block * len, start + (blocks + block) * len, start + 2 * (blocks * len + block))
+    }
+}
+
+/// Brings a block of a head's keys and values together, without those of other heads between them.
+struct Gather<'a, 'b> {
+    whole: &'a Whole<'b>,
+    head: usize,
+    block: usize,
+    slot: usize,
+    memory: Shared,
+}
+
+impl Gather<'_, '_> {
+    /// The number of keys, and where they and the values are.
+    fn from(&self) -> (usize, &[f32], &[f32]) {
+        let first = self.block * KEY_BLOCK;
+        let at = self.whole.keys_at(self.head, first);
+        (KEY_BLOCK.min(self.whole.sizes.keys - first), &self.whole.k[at..], &self.whole.v[at..])
+    }
+}
+
+impl Task for Gather<'_, '_> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Attention { heads, head_dim, .. } = self.whole.sizes;
+        let (count, k, v) = self.from();
+        let (k_at, v_at, _) = self.whole.gathered(self.slot, self.block);
+        for (from, at) in [(k, k_at), (v, v_at)] {
+            // SAFETY: the memory has room for the block, and no other task writes it.
+            let to = unsafe { std::slice::from_raw_parts_mut(self.memory.0.add(at), count * head_dim) };
+            for (to, from) in to.chunks_exact_mut(head_dim).zip(from.chunks(heads * head_dim)) {
+                to.copy_from_slice(&from[..head_dim]);
+            }
+        }
+    }
+}
+
+impl Task16 for Gather<'_, '_> {
+    /// Words of the keys' elements for all keys of the block, words of keys for all elements of the values.
+    #[inline(always)]
+    unsafe fn run16<S: Sixteen>(self) {
+        let Attention { heads, head_dim, .. } = self.whole.sizes;
+        let stride = heads * head_dim;
+        let (count, k, v) = self.from();
+        let (k_at, v_at, scales) = self.whole.gathered(self.slot, self.block);
+        let mut turned = Scratch::take(count * head_dim);
+        // SAFETY: the keys and values of this head exist; the memory has room for the block, and no other task writes it.
+        unsafe {
+            turn::<S::F32>(k.as_ptr(), stride, count, head_dim, turned.as_mut_ptr(), count);
+            let scale = round_turned::<S>(turned.as_ptr(), count, head_dim, count, self.memory.0.add(k_at).cast());
+            *self.memory.0.add(scales) = scale;
+            let scale = round_turned::<S>(v.as_ptr(), stride, count, head_dim, self.memory.0.add(v_at).cast());
+            *self.memory.0.add(scales + 1) = scale;
+        }
+    }
 }
 
 /// Some queries of one head against all its keys.
@@ -140,101 +206,216 @@ struct Queries<'a, 'b> {
     whole: &'a Whole<'b>,
     head: usize,
     first: usize,
-    /// The head's keys and values without those of other heads between them.
-    gathered: Option<(&'a [f32], &'a [f32])>,
+    /// Where the head's keys and values were gathered, if they were.
+    gathered: Option<(usize, Shared)>,
     out: Shared,
 }
 
 /// Two vectors of queries on their way past the keys.
+#[derive(Clone, Copy)]
 struct Panel {
     /// The first query, and how many there are.
     first: usize,
     count: usize,
-    /// The queries, turned and multiplied by the scale: a row for each of their elements.
-    queries: *const f32,
+    /// The queries, turned and multiplied by the scale: a row for each of their elements, or a panel of rounded ones.
+    queries: *mut f32,
     /// The sum of weighted values: a row for each element.
     values: *mut f32,
     maxima: *mut f32,
     sums: *mut f32,
 }
 
+impl Queries<'_, '_> {
+    /// How many queries there are.
+    fn count(&self, width: usize) -> usize {
+        (PANELS * width).min(self.whole.sizes.queries - self.first)
+    }
+
+    /// The numbers of a panel.
+    fn panel_len(&self, width: usize) -> usize {
+        (2 * self.whole.sizes.head_dim + 2) * width
+    }
+
+    /// A panel of so many queries in this memory.
+    ///
+    /// # Safety
+    /// The memory has room for all panels up to this one.
+    #[inline(always)]
+    unsafe fn panel(&self, index: usize, width: usize, memory: *mut f32) -> Panel {
+        let Attention { head_dim, queries, .. } = self.whole.sizes;
+        // SAFETY: the caller's.
+        unsafe {
+            let memory = memory.add(index * self.panel_len(width));
+            let (values, maxima) = (memory.add(head_dim * width), memory.add(2 * head_dim * width));
+            let first = self.first + index * width;
+            Panel { first, count: width.min(queries - first), queries: memory, values, maxima, sums: maxima.add(width) }
+        }
+    }
+
+    /// Where the elements of a query of this head are.
+    fn row(&self, query: usize) -> usize {
+        let Attention { heads, head_dim, queries, .. } = self.whole.sizes;
+        (self.head / heads * queries + query) * heads * head_dim + self.head % heads * head_dim
+    }
+
+    /// Reads the queries of a panel, and clears the rest of it.
+    ///
+    /// # Safety
+    /// The instruction set is available; the panel is valid.
+    #[inline(always)]
+    unsafe fn begin<S: Simd>(&self, panel: Panel) {
+        let Attention { heads, head_dim, .. } = self.whole.sizes;
+        let (width, stride) = (PANEL_VECTORS * S::LANES, heads * head_dim);
+        // SAFETY: the caller's; the queries exist.
+        unsafe {
+            let scale = S::splat(std::f32::consts::LOG2_E / (head_dim as f32).sqrt());
+            let q = self.whole.q.as_ptr().add(self.row(panel.first));
+            pack_transposed::<S>(q, stride, panel.count, head_dim, width, width, panel.queries);
+            for at in (0..head_dim * width).step_by(S::LANES) {
+                S::store(panel.queries.add(at), S::mul(S::load(panel.queries.add(at)), scale));
+                S::store(panel.values.add(at), S::zero());
+            }
+            for at in (0..width).step_by(S::LANES) {
+                S::store(panel.maxima.add(at), S::splat(f32::NEG_INFINITY));
+                S::store(panel.sums.add(at), S::zero());
+            }
+        }
+    }
+
+    /// Makes weights of the scores of `count` keys from `first` on.
+    ///
+    /// # Safety
+    /// The instruction set is available; the panel and the scores are valid.
+    #[inline(always)]
+    unsafe fn weigh<S: Simd>(&self, panel: Panel, scores: *mut f32, first: usize, count: usize) {
+        let Attention { heads, head_dim, .. } = self.whole.sizes;
+        let (sequence, head, width) = (self.head / heads, self.head % heads, PANEL_VECTORS * S::LANES);
+        // SAFETY: the caller's; the mask has these queries and keys.
+        unsafe {
+            if let Some(mask) = &self.whole.mask {
+                let at = sequence * mask.batch_stride + head * mask.head_stride + panel.first * mask.query_stride + first;
+                add_mask(mask.values.as_ptr().add(at), mask.query_stride, panel.count, scores, width, count);
+            }
+            for at in (0..width).step_by(S::LANES) {
+                softmax_step::<S>(&panel, at, width, scores, count, head_dim);
+            }
+        }
+    }
+
+    /// Writes the results of a panel.
+    ///
+    /// # Safety
+    /// The instruction set is available; the panel is valid, and no other task writes these results.
+    #[inline(always)]
+    unsafe fn end<S: Simd>(&self, panel: Panel) {
+        let Attention { heads, head_dim, .. } = self.whole.sizes;
+        let (width, stride) = (PANEL_VECTORS * S::LANES, heads * head_dim);
+        // SAFETY: the caller's; the results exist.
+        unsafe {
+            for i in 0..width {
+                let sum = panel.sums.add(i);
+                // Nothing was added up where every key is masked out.
+                *sum = if *sum == 0.0 { 0.0 } else { 1.0 / *sum };
+            }
+            for element in 0..head_dim {
+                for at in (0..width).step_by(S::LANES) {
+                    let value = panel.values.add(element * width + at);
+                    S::store(value, S::mul(S::load(value), S::load(panel.sums.add(at))));
+                }
+            }
+            turn::<S>(panel.values, width, head_dim, panel.count, self.out.0.add(self.row(panel.first)), stride);
+        }
+    }
+}
+
 impl Task for Queries<'_, '_> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Attention { heads, head_dim, queries, keys, .. } = self.whole.sizes;
+        let Attention { heads, head_dim, keys, .. } = self.whole.sizes;
         let width = PANEL_VECTORS * S::LANES;
-        let stride = heads * head_dim;
-        let (sequence, head) = (self.head / heads, self.head % heads);
-        let count = (PANELS * width).min(queries - self.first);
-        let panels = count.div_ceil(width);
-        let panel_len = (2 * head_dim + 2) * width;
-        let mut scratch = Scratch::take(panels * panel_len + KEY_BLOCK * width);
+        let panels = self.count(width).div_ceil(width);
+        let mut scratch = Scratch::take(panels * self.panel_len(width) + KEY_BLOCK * width);
         let memory = scratch.as_mut_ptr();
         // SAFETY: the parts of the scratch; the queries, keys, values and results of this head exist; no other task writes these results.
         unsafe {
-            let scale = S::splat(std::f32::consts::LOG2_E / (head_dim as f32).sqrt());
-            let panel = |index: usize| {
-                let memory = memory.add(index * panel_len);
-                let (values, maxima) = (memory.add(head_dim * width), memory.add(2 * head_dim * width));
-                let first = self.first + index * width;
-                let count = width.min(queries - first);
-                Panel { first, count, queries: memory, values, maxima, sums: maxima.add(width) }
-            };
-            let row = |index: usize| (sequence * queries + index) * stride + head * head_dim;
+            let panel = |index: usize| self.panel(index, width, memory);
             for index in 0..panels {
-                let panel = panel(index);
-                let turned = panel.queries.cast_mut();
-                let q = self.whole.q.as_ptr().add(row(panel.first));
-                pack_transposed::<S>(q, stride, panel.count, head_dim, width, width, turned);
-                for at in (0..head_dim * width).step_by(S::LANES) {
-                    S::store(turned.add(at), S::mul(S::load(turned.add(at)), scale));
-                    S::store(panel.values.add(at), S::zero());
-                }
-                for at in (0..width).step_by(S::LANES) {
-                    S::store(panel.maxima.add(at), S::splat(f32::NEG_INFINITY));
-                    S::store(panel.sums.add(at), S::zero());
-                }
+                self.begin::<S>(panel(index));
             }
-            let scores = memory.add(panels * panel_len);
-            let (k, v, ld) = match self.gathered {
-                Some((k, v)) => (k.as_ptr(), v.as_ptr(), head_dim),
-                None => {
-                    let at = self.whole.keys_at(self.head, 0);
-                    (self.whole.k.as_ptr().add(at), self.whole.v.as_ptr().add(at), stride)
-                }
-            };
+            let scores = memory.add(panels * self.panel_len(width));
             for first in (0..keys).step_by(KEY_BLOCK) {
                 let count = KEY_BLOCK.min(keys - first);
-                let (k, v) = (k.add(first * ld), v.add(first * ld));
+                let (k, v, ld) = match self.gathered {
+                    Some((slot, memory)) => {
+                        let (k, v, _) = self.whole.gathered(slot, first / KEY_BLOCK);
+                        (memory.0.add(k).cast_const(), memory.0.add(v).cast_const(), head_dim)
+                    }
+                    None => {
+                        let at = self.whole.keys_at(self.head, first);
+                        (self.whole.k.as_ptr().add(at), self.whole.v.as_ptr().add(at), heads * head_dim)
+                    }
+                };
                 for index in 0..panels {
                     let panel = panel(index);
                     let target = Target { c: scores, ldc: width, columns: width, init: Init::Zero };
                     block::<S, PANEL_VECTORS, false>(count, head_dim, k, ld, panel.queries, target);
-                    if let Some(mask) = &self.whole.mask {
-                        let at = sequence * mask.batch_stride + head * mask.head_stride + panel.first * mask.query_stride + first;
-                        add_mask(mask.values.as_ptr().add(at), mask.query_stride, panel.count, scores, width, count);
-                    }
-                    for at in (0..width).step_by(S::LANES) {
-                        softmax_step::<S>(&panel, at, width, scores, count, head_dim);
-                    }
+                    self.weigh::<S>(panel, scores, first, count);
                     let target = Target { c: panel.values, ldc: width, columns: width, init: Init::Accumulate };
                     block::<S, PANEL_VECTORS, true>(head_dim, count, v, ld, scores, target);
                 }
             }
             for index in 0..panels {
+                self.end::<S>(panel(index));
+            }
+        }
+    }
+}
+
+impl Task16 for Queries<'_, '_> {
+    #[inline(always)]
+    unsafe fn run16<S: Sixteen>(self) {
+        let Attention { head_dim, keys, .. } = self.whole.sizes;
+        // Without gathered keys there is nothing rounded.
+        let Some((slot, gathered)) = self.gathered else { return };
+        let width = PANEL_VECTORS * S::F32::LANES;
+        let panels = self.count(width).div_ceil(width);
+        let (scores_len, weights_len) = (KEY_BLOCK * width, panel_words::<S>(KEY_BLOCK));
+        let rounded_len = panel_words::<S>(head_dim);
+        let mut scratch = Scratch::take(panels * (self.panel_len(width) + rounded_len) + scores_len + weights_len);
+        let memory = scratch.as_mut_ptr();
+        let mut scales = [0.0f32; PANELS];
+        // SAFETY: the parts of the scratch; the queries and results of this head exist, and what was gathered; no other task writes these
+        // results. Words are as long as numbers.
+        unsafe {
+            let panel = |index: usize| self.panel(index, width, memory);
+            let scores = memory.add(panels * self.panel_len(width));
+            let weights = scores.add(scores_len).cast::<u32>();
+            let queries = |index: usize| weights.add(weights_len + index * rounded_len);
+            for (index, scale) in scales.iter_mut().enumerate().take(panels) {
                 let panel = panel(index);
-                for i in 0..width {
-                    let sum = panel.sums.add(i);
-                    // Nothing was added up where every key is masked out.
-                    *sum = if *sum == 0.0 { 0.0 } else { 1.0 / *sum };
+                self.begin::<S::F32>(panel);
+                let most = greatest::<S::F32>(panel.queries, width, head_dim, width);
+                *scale = round_panel::<S>(panel.queries, head_dim, most, queries(index));
+            }
+            for first in (0..keys).step_by(KEY_BLOCK) {
+                let count = KEY_BLOCK.min(keys - first);
+                let (k, v, scales_at) = self.whole.gathered(slot, first / KEY_BLOCK);
+                let (k, v) = (gathered.0.add(k).cast::<u32>(), gathered.0.add(v).cast::<u32>());
+                let (k_scale, v_scale) = (*gathered.0.add(scales_at), *gathered.0.add(scales_at + 1));
+                for (index, q_scale) in scales.iter().enumerate().take(panels) {
+                    let panel = panel(index);
+                    let target = Target { c: scores, ldc: width, columns: width, init: Init::Zero };
+                    let of_queries = Panel16 { b: queries(index), target, scale: k_scale * q_scale };
+                    block16::<S, true>(count, words::<S>(head_dim), k, count, &[of_queries]);
+                    self.weigh::<S::F32>(panel, scores, first, count);
+                    let scale = round_panel::<S>(scores, count, 1.0, weights);
+                    let target = Target { c: panel.values, ldc: width, columns: width, init: Init::Accumulate };
+                    let of_weights = Panel16 { b: weights, target, scale: v_scale * scale };
+                    block16::<S, true>(head_dim, words::<S>(count), v, head_dim, &[of_weights]);
                 }
-                for element in 0..head_dim {
-                    for at in (0..width).step_by(S::LANES) {
-                        let value = panel.values.add(element * width + at);
-                        S::store(value, S::mul(S::load(value), S::load(panel.sums.add(at))));
-                    }
-                }
-                turn::<S>(panel.values, width, head_dim, panel.count, self.out.0.add(row(panel.first)), stride);
+            }
+            for index in 0..panels {
+                self.end::<S::F32>(panel(index));
             }
         }
     }

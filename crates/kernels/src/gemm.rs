@@ -2,25 +2,28 @@
 //! made panel by panel by the caller, so that neither a transposed nor an unfolded nor a converted copy ever exists as a whole.
 //!
 //! The blocking is that of BLIS (Van Zee and van de Geijn 2015): a panel of B two vectors wide stays in the first-level cache while rows of
-//! A stream past it; a tile of C is kept in registers over a slice of the depth. Every task packs what it needs for itself: no barriers.
-
-// Tiles are arrays of registers: loops with constant bounds over indices are what the compiler unrolls.
-#![allow(clippy::needless_range_loop)]
+//! A stream past it; a tile of C is kept in registers over a slice of the depth, and a block of it in the second-level cache over several
+//! slices. Every task packs what it needs for itself: no barriers.
 
 use rayon::prelude::*;
 
 use crate::rows::Rows;
 use crate::scratch::Scratch;
-use crate::simd::{Level, Simd, Task, dispatch};
+use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch16};
+use crate::tile::{Init, Target, block};
+use crate::tile16::{Panel16, ROW_STRIDE, block16, greatest, panel_words, round_panel, round_rows, words};
 
 /// The slice of the depth that is worked on at a time.
 pub(crate) const DEPTH_SLICE: usize = 160;
+/// Slices of which the panels are packed at a time. C is read and written again for each of them, from the second-level cache.
+const SLICES: usize = 8;
 /// Rows of A that are kept in the second-level cache.
 const ROW_BLOCK: usize = 96;
 /// Panels of B that a task packs at once.
 const PANEL_CHUNK: usize = 8;
 /// Vectors in a panel of B.
 pub(crate) const PANEL_VECTORS: usize = 2;
+const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE);
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -79,7 +82,8 @@ impl<P: Panels> Gemm<'_, P> {
             return;
         }
         let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
-        let panel_chunks = panels.div_ceil(PANEL_CHUNK);
+        // Rounded ones take half the room, and rows that are rounded for each chunk want more to do.
+        let panel_chunks = panels.div_ceil(if level.rounds() { 2 * PANEL_CHUNK } else { PANEL_CHUNK });
         // Few columns: the rows are divided too, in whole tiles.
         let row_chunks = wanted.div_ceil(panel_chunks).min(self.rows.div_ceil(ROW_BLOCK)).max(self.rows.div_ceil(4096)).max(1);
         let rows_each = self.rows.div_ceil(row_chunks).next_multiple_of(tile_rows);
@@ -93,7 +97,7 @@ impl<P: Panels> Gemm<'_, P> {
             let (row_chunk, panel_chunk) = (index % row_chunks, index / row_chunks);
             let rows = (row_chunk * rows_each, ((row_chunk + 1) * rows_each).min(self.rows));
             let panels = (panel_chunk * panels_each, ((panel_chunk + 1) * panels_each).min(panels));
-            dispatch(level, Chunk { gemm: self, rows, panels });
+            dispatch16(level, Chunk { gemm: self, rows, panels });
         };
         match row_chunks * panel_chunks {
             1 => work(0),
@@ -109,179 +113,124 @@ struct Chunk<'a, 'b, P> {
     panels: (usize, usize),
 }
 
+impl<P: Panels> Chunk<'_, '_, P> {
+    /// What a row of C starts from in the slice of the depth from `k0` on.
+    ///
+    /// # Safety
+    /// The row and the column exist.
+    #[inline(always)]
+    unsafe fn init(&self, k0: usize, row: usize, offset: usize) -> Init {
+        // SAFETY: the caller's; a bias has a number for every row or column.
+        unsafe {
+            match self.gemm.bias {
+                _ if k0 > 0 => Init::Accumulate,
+                Bias::None => Init::Zero,
+                Bias::Rows(bias) => Init::Rows(bias.as_ptr().add(row)),
+                Bias::Columns(bias) => Init::Columns(bias.as_ptr().add(offset)),
+            }
+        }
+    }
+}
+
+/// The slices of `k0..end`, all but the last of this length.
+fn slices(k0: usize, end: usize, slice: usize) -> impl Iterator<Item = (usize, usize)> {
+    // Without any depth there is the bias to write.
+    (k0..end.max(k0 + 1)).step_by(slice).map(move |k0| (k0, slice.min(end.saturating_sub(k0))))
+}
+
 impl<P: Panels> Task for Chunk<'_, '_, P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
-        let Gemm { a, depth, b, c, ldc, bias, .. } = *self.gemm;
+        let Gemm { a, depth, b, c, ldc, .. } = *self.gemm;
         let (first_panel, end_panel) = self.panels;
         let width = PANEL_VECTORS * S::LANES;
-        let slices = depth.div_ceil(DEPTH_SLICE).max(1);
-        let slice = depth.div_ceil(slices);
-        let panels_len = (end_panel - first_panel) * width * slice;
+        let slice = depth.div_ceil(depth.div_ceil(DEPTH_SLICE).max(1)).max(1);
+        let part = slice * SLICES;
+        let panels_len = (end_panel - first_panel) * width * part.min(depth);
         let converted_len = if a.lie() { 0 } else { ROW_BLOCK * slice };
         let mut scratch = Scratch::take(panels_len + converted_len);
         let packed = scratch.as_mut_ptr();
-        for k0 in (0..slices).map(|i| i * slice) {
-            let kc = slice.min(depth.saturating_sub(k0));
-            // SAFETY: the scratch holds all panels of a slice and a converted block of rows; `a` has `rows` rows of `depth`; C is valid
+        for part in slices(0, depth, part) {
+            let slices = || slices(part.0, part.0 + part.1, slice);
+            // SAFETY: the scratch holds all panels of a part and a converted block of rows; `a` has `rows` rows of `depth`; C is valid
             // for these rows and panels by the contract of `Gemm::run`, and the chunks of different tasks are disjoint.
             unsafe {
-                for panel in first_panel..end_panel {
-                    b.pack::<S>(panel, k0, kc, packed.add((panel - first_panel) * width * kc));
-                }
-                let mut row = self.rows.0;
-                while row < self.rows.1 {
-                    let rows = ROW_BLOCK.min(self.rows.1 - row);
-                    let (a, lda) = a.pieces::<S>(row, rows, k0, kc, packed.add(panels_len));
+                // The panels of a slice follow each other, and the slices as well.
+                let at = |k0: usize, kc: usize, panel: usize| {
+                    packed.add(((k0 - part.0) * (end_panel - first_panel) + (panel - first_panel) * kc) * width)
+                };
+                for (k0, kc) in slices() {
                     for panel in first_panel..end_panel {
-                        let (offset, columns) = b.place(panel, width);
-                        let init = match bias {
-                            _ if k0 > 0 => Init::Accumulate,
-                            Bias::None => Init::Zero,
-                            Bias::Rows(bias) => Init::Rows(bias.as_ptr().add(row)),
-                            Bias::Columns(bias) => Init::Columns(bias.as_ptr().add(offset)),
-                        };
-                        let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init };
-                        block::<S, PANEL_VECTORS, false>(rows, kc, a, lda, packed.add((panel - first_panel) * width * kc), target);
+                        b.pack::<S>(panel, k0, kc, at(k0, kc, panel));
                     }
-                    row += rows;
+                }
+                for row in (self.rows.0..self.rows.1).step_by(ROW_BLOCK) {
+                    let rows = ROW_BLOCK.min(self.rows.1 - row);
+                    for (k0, kc) in slices() {
+                        let (a, lda) = a.pieces::<S>(row, rows, k0, kc, packed.add(panels_len));
+                        for panel in first_panel..end_panel {
+                            let (offset, columns) = b.place(panel, width);
+                            let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.init(k0, row, offset) };
+                            block::<S, PANEL_VECTORS, false>(rows, kc, a, lda, at(k0, kc, panel), target);
+                        }
+                    }
                 }
             }
         }
     }
 }
 
-/// Where tiles go, and what is added to them.
-#[derive(Clone, Copy)]
-pub(crate) struct Target {
-    pub(crate) c: *mut f32,
-    pub(crate) ldc: usize,
-    /// Columns of the panel that exist.
-    pub(crate) columns: usize,
-    pub(crate) init: Init,
-}
-
-/// What a tile starts from.
-#[derive(Clone, Copy)]
-pub(crate) enum Init {
-    Zero,
-    /// What is there.
-    Accumulate,
-    /// A number for every row.
-    Rows(*const f32),
-    /// A number for every column.
-    Columns(*const f32),
-}
-
-/// All tiles of a block of rows and one panel `NV` vectors wide. The rows of A are `lda` apart, or, if it is `TURNED`, its columns.
-///
-/// # Safety
-/// `a` is valid for `rows` rows of `kc` numbers, `b` for `kc` rows of `NV` vectors, the target for the rows and its columns.
-#[inline(always)]
-pub(crate) unsafe fn block<S: Simd, const NV: usize, const TURNED: bool>(
-    rows: usize,
-    kc: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    target: Target,
-) {
-    // Three vectors take the place of a third of the rows; the sizes are constants, so that one branch is left.
-    let most = if NV > 2 { S::TILE_ROWS * 2 / 3 } else { S::TILE_ROWS };
-    let mut row = 0;
-    // SAFETY: the rows named lie below `rows`.
-    unsafe {
-        while row + most <= rows {
-            let at = Tile { row, kc, a, lda, b, target };
-            match most {
-                12 => at.run::<S, 12, NV, TURNED>(),
-                8 => at.run::<S, 8, NV, TURNED>(),
-                6 => at.run::<S, 6, NV, TURNED>(),
-                4 => at.run::<S, 4, NV, TURNED>(),
-                2 => at.run::<S, 2, NV, TURNED>(),
-                _ => at.run::<S, 1, NV, TURNED>(),
-            }
-            row += if matches!(most, 12 | 8 | 6 | 4 | 2) { most } else { 1 };
-        }
-        while most > 4 && row + 4 <= rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 4, NV, TURNED>();
-            row += 4;
-        }
-        while row + 2 <= rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 2, NV, TURNED>();
-            row += 2;
-        }
-        while row < rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 1, NV, TURNED>();
-            row += 1;
-        }
-    }
-}
-
-/// One tile of the product, held in registers.
-struct Tile {
-    row: usize,
-    kc: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    target: Target,
-}
-
-impl Tile {
+impl<P: Panels> Task16 for Chunk<'_, '_, P> {
     #[inline(always)]
-    unsafe fn run<S: Simd, const R: usize, const NV: usize, const TURNED: bool>(self) {
-        let Self { row, kc, a, lda, b, target } = self;
-        // SAFETY: the rows `row..row + R` and the panel are valid by the contract of `block`.
+    unsafe fn run16<S: Sixteen>(self) {
+        let Gemm { a, depth, b, c, ldc, .. } = *self.gemm;
+        let (first_panel, end_panel) = self.panels;
+        let width = PANEL_VECTORS * S::F32::LANES;
+        let slice = depth.div_ceil(depth.div_ceil(DEPTH_SLICE).max(1)).max(1);
+        let part = slice * SLICES;
+        let panels = end_panel - first_panel;
+        // A panel and a block of rows as they come, both rounded, and what takes the panels' scales back.
+        let converted_len = (ROW_BLOCK * if a.lie() { 0 } else { slice }).max(width * slice);
+        let (panel_len, rows_len) = (panel_words::<S>(slice), ROW_BLOCK * ROW_STRIDE);
+        let panels_len = SLICES * panels * panel_len;
+        let mut scratch = Scratch::take(converted_len + panels_len + rows_len + SLICES * panels);
+        // SAFETY: the scratch holds all of these; `a` has `rows` rows of `depth`; C is valid for these rows and panels by the contract of
+        // `Gemm::run`, and the chunks of different tasks are disjoint. Words are as long as numbers.
         unsafe {
-            let (from_row, from_column) = if TURNED { (1, lda) } else { (lda, 1) };
-            let a: [*const f32; R] = std::array::from_fn(|i| a.add((row + i) * from_row));
-            let mut acc = [[S::zero(); NV]; R];
-            let mut b = b;
-            for k in 0..kc {
-                let mut columns = [S::zero(); NV];
-                for v in 0..NV {
-                    columns[v] = S::load(b.add(v * S::LANES));
-                }
-                for i in 0..R {
-                    let x = S::splat(*a[i].add(k * from_column));
-                    for v in 0..NV {
-                        acc[i][v] = S::fma(x, columns[v], acc[i][v]);
+            let converted = scratch.as_mut_ptr();
+            let packed = converted.add(converted_len).cast::<u32>();
+            let rounded = packed.add(panels_len);
+            let scales = rounded.add(rows_len).cast::<f32>();
+            for part in slices(0, depth, part) {
+                let slices = || slices(part.0, part.0 + part.1, slice).enumerate();
+                for (index, (k0, kc)) in slices() {
+                    for panel in 0..panels {
+                        b.pack::<S::F32>(first_panel + panel, k0, kc, converted);
+                        let at = index * panels + panel;
+                        let most = greatest::<S::F32>(converted, width, kc, width);
+                        *scales.add(at) = round_panel::<S>(converted, kc, most, packed.add(at * panel_len));
                     }
                 }
-                b = b.add(NV * S::LANES);
-            }
-            let c = target.c.add(row * target.ldc);
-            if target.columns >= NV * S::LANES {
-                for i in 0..R {
-                    let c = c.add(i * target.ldc);
-                    for v in 0..NV {
-                        let at = c.add(v * S::LANES);
-                        let start = match target.init {
-                            Init::Zero => S::zero(),
-                            Init::Accumulate => S::load(at),
-                            Init::Rows(bias) => S::splat(*bias.add(row + i)),
-                            Init::Columns(bias) => S::load(bias.add(v * S::LANES)),
+                for row in (self.rows.0..self.rows.1).step_by(ROW_BLOCK) {
+                    let rows = ROW_BLOCK.min(self.rows.1 - row);
+                    for (index, (k0, kc)) in slices() {
+                        let (a, lda) = a.pieces::<S::F32>(row, rows, k0, kc, converted);
+                        let scale = round_rows::<S>(a, lda, rows, kc, rounded);
+                        let panel = |panel: usize| {
+                            let (offset, columns) = b.place(first_panel + panel, width);
+                            let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.init(k0, row, offset) };
+                            let at = index * panels + panel;
+                            Panel16 { b: packed.add(at * panel_len), target, scale: scale * *scales.add(at) }
                         };
-                        S::store(at, S::add(start, acc[i][v]));
-                    }
-                }
-            } else {
-                // A part of a panel at the right edge: over a buffer of the widest tile row.
-                let mut buffer = [0.0f32; 64];
-                for i in 0..R {
-                    for v in 0..NV {
-                        S::store(buffer.as_mut_ptr().add(v * S::LANES), acc[i][v]);
-                    }
-                    let c = c.add(i * target.ldc);
-                    for (j, x) in buffer.iter().enumerate().take(target.columns) {
-                        let start = match target.init {
-                            Init::Zero => 0.0,
-                            Init::Accumulate => *c.add(j),
-                            Init::Rows(bias) => *bias.add(row + i),
-                            Init::Columns(bias) => *bias.add(j),
-                        };
-                        *c.add(j) = start + x;
+                        let kw = words::<S>(kc);
+                        for first in (0..panels).step_by(S::PANELS) {
+                            match panels - first {
+                                rest if rest > 1 && S::PANELS > 1 => {
+                                    block16::<S, false>(rows, kw, rounded, 0, &[panel(first), panel(first + 1)]);
+                                }
+                                _ => block16::<S, false>(rows, kw, rounded, 0, &[panel(first)]),
+                            }
+                        }
                     }
                 }
             }

@@ -19,6 +19,8 @@ mod simd;
 mod sizes;
 #[cfg(test)]
 mod tests;
+mod tile;
+mod tile16;
 mod weight;
 mod winograd;
 
@@ -28,6 +30,6 @@ pub use crate::conv::{conv2d, conv2d_of_doubled};
 pub use crate::linear::{embedding, linear};
 pub use crate::norm::{GroupNorm, group_norm, layer_norm};
 pub use crate::packed::{Format, Packed};
-pub use crate::simd::Level;
+pub use crate::simd::{Level, Precision};
 pub use crate::sizes::{Added, Conv2d};
 pub use crate::weight::{Error, Result, Weight};

@@ -5,14 +5,17 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Bias, DEPTH_SLICE, Gemm, Panels, Shared};
+use crate::gemm::{Bias, DEPTH_SLICE, Gemm, PANEL_VECTORS, Panels, Shared};
 use crate::packed::Packed;
 use crate::rows::Rows;
+use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
 use crate::weight::{Error, Result, Weight, check_len, product};
 
 /// Up to this many rows of input, a weight is read once and not packed.
 const FEW_ROWS: usize = 4;
+/// Most numbers of a product that is turned in the end.
+const TURNED_MAX_LEN: usize = 4 << 20;
 /// Columns of a panel that are packed at a time.
 const COLUMNS_AT_ONCE: usize = 8;
 /// Output columns in a task of the product with few rows.
@@ -59,12 +62,16 @@ pub(crate) fn linear_at(
         (0..columns.div_ceil(COLUMNS_PER_TASK)).into_par_iter().for_each(work);
         return Ok(());
     }
+    if rows <= columns && rows * columns <= TURNED_MAX_LEN {
+        turned(level, Rows::new(Weight::F32(x), depth, level), weight, bias, rows, depth, columns, out);
+        return Ok(());
+    }
     let bias = bias.map_or(Bias::None, Bias::Columns);
     let gemm = Gemm {
         a: Rows::new(Weight::F32(x), depth, level),
         rows,
         depth,
-        b: &Transposed { weight, columns },
+        b: &Transposed { weight, columns, whole: false },
         c: Shared(out.as_mut_ptr()),
         ldc: columns,
         bias,
@@ -72,6 +79,46 @@ pub(crate) fn linear_at(
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
     Ok(())
+}
+
+/// The product with its factors exchanged, for inputs that have fewer rows than the weight: the weight is read along its rows, each number
+/// once, and it is the input that is turned and packed. So is the result in the end.
+#[allow(clippy::too_many_arguments)]
+fn turned(level: Level, x: Rows<'_>, weight: Rows<'_>, bias: Option<&[f32]>, rows: usize, depth: usize, columns: usize, out: &mut [f32]) {
+    let (lanes, _) = level.geometry();
+    // Panels are written as a whole: what their last columns hold is not read.
+    let ldc = rows.next_multiple_of(PANEL_VECTORS * lanes);
+    let mut product = Scratch::take(columns * ldc);
+    let c = Shared(product.as_mut_ptr());
+    let b = &Transposed { weight: x, columns: rows, whole: true };
+    let bias = bias.map_or(Bias::None, Bias::Rows);
+    // SAFETY: the lengths were checked against the sizes; the product has room for whole panels.
+    unsafe { Gemm { a: weight, rows: columns, depth, b, c, ldc, bias }.run(level) };
+    let out = Shared(out.as_mut_ptr());
+    let tasks = columns.div_ceil(COLUMNS_PER_TASK);
+    (0..tasks).into_par_iter().for_each(|task| {
+        let range = (task * COLUMNS_PER_TASK, ((task + 1) * COLUMNS_PER_TASK).min(columns));
+        dispatch(level, Turn { product: c, ldc, range, rows, columns, out });
+    });
+}
+
+/// Turns some rows of a product into columns of the result.
+struct Turn {
+    product: Shared,
+    ldc: usize,
+    range: (usize, usize),
+    rows: usize,
+    columns: usize,
+    out: Shared,
+}
+
+impl Task for Turn {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { product, ldc, range: (first, end), rows, columns, out } = self;
+        // SAFETY: the product has these rows, the result these columns, which no other task writes.
+        unsafe { turn::<S>(product.0.add(first * ldc), ldc, end - first, rows, out.0.add(first), columns) }
+    }
 }
 
 /// Rows of `weight (rows, depth)`: those of `ids` to `out (ids, depth)`.
@@ -91,6 +138,16 @@ pub fn embedding(ids: &[u32], weight: Packed<'_>, rows: usize, depth: usize, out
 struct Transposed<'a> {
     weight: Rows<'a>,
     columns: usize,
+    /// Whether there is room for all columns of the last panel.
+    whole: bool,
+}
+
+impl Transposed<'_> {
+    /// How many columns of a panel there are.
+    #[inline(always)]
+    fn columns(&self, panel: usize, width: usize) -> usize {
+        width.min(self.columns - panel * width)
+    }
 }
 
 impl Panels for Transposed<'_> {
@@ -100,13 +157,13 @@ impl Panels for Transposed<'_> {
 
     #[inline(always)]
     fn place(&self, panel: usize, width: usize) -> (usize, usize) {
-        (panel * width, width.min(self.columns - panel * width))
+        (panel * width, if self.whole { width } else { self.columns(panel, width) })
     }
 
     #[inline(always)]
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32) {
         let width = 2 * S::LANES;
-        let (first, columns) = self.place(panel, width);
+        let (first, columns) = (panel * width, self.columns(panel, width));
         let mut buffer = self.weight.room::<{ COLUMNS_AT_ONCE * DEPTH_SLICE }>();
         for column in (0..width).step_by(COLUMNS_AT_ONCE) {
             let count = columns.saturating_sub(column).min(COLUMNS_AT_ONCE);

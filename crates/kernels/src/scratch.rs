@@ -10,9 +10,13 @@ thread_local! {
     static KEPT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
+/// Numbers in a cache line, at the start of one of which a buffer begins.
+const LINE: usize = 16;
+
 /// A buffer with whatever numbers its last user left; goes back to the thread when dropped.
 pub(crate) struct Scratch {
     buffer: Vec<f32>,
+    start: usize,
     len: usize,
 }
 
@@ -20,10 +24,11 @@ impl Scratch {
     /// A buffer of `len` numbers.
     pub(crate) fn take(len: usize) -> Self {
         let mut buffer = KEPT.with(|kept| std::mem::take(&mut *kept.borrow_mut()));
-        if buffer.len() < len {
-            buffer.resize(len, 0.0);
+        if buffer.len() < len + LINE {
+            buffer.resize(len + LINE, 0.0);
         }
-        Self { buffer, len }
+        let start = buffer.as_ptr().align_offset(4 * LINE).min(LINE);
+        Self { buffer, start, len }
     }
 }
 
@@ -40,12 +45,12 @@ impl Drop for Scratch {
 impl Deref for Scratch {
     type Target = [f32];
     fn deref(&self) -> &[f32] {
-        &self.buffer[..self.len]
+        &self.buffer[self.start..self.start + self.len]
     }
 }
 
 impl DerefMut for Scratch {
     fn deref_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer[..self.len]
+        &mut self.buffer[self.start..self.start + self.len]
     }
 }

@@ -1,4 +1,5 @@
-//! One vocabulary of vector operations with four instruction sets behind it, and the choice between them at run time. Knows no kernel.
+//! One vocabulary of vector operations with four instruction sets behind it, one of products of sixteen bits ([`Sixteen`]) with two, and the
+//! choice between them at run time. Knows no kernel.
 //!
 //! Kernels are written once, generic over [`Simd`], as a [`Task`]; [`dispatch`] runs a task inside a function that has the instruction set
 //! switched on. Everything a task calls in its loops must be `#[inline(always)]`, or it would be compiled without the instruction set.
@@ -7,12 +8,20 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512_bf16;
+#[cfg(target_arch = "x86_64")]
+mod avx512_fp16;
 mod level;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 mod portable;
+mod precision;
+mod sixteen;
 mod vector;
 
 pub use self::level::Level;
-pub(crate) use self::level::dispatch;
+pub(crate) use self::level::{dispatch, dispatch16};
+pub use self::precision::Precision;
+pub(crate) use self::sixteen::{Sixteen, Task16};
 pub(crate) use self::vector::{Element, Simd, Task};

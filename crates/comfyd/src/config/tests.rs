@@ -59,6 +59,15 @@ fn instruction_sets_are_told_and_limited() {
 }
 
 #[test]
+fn products_are_as_exact_as_asked() {
+    assert_eq!(serve(&[]).cpu_precision, comfyd_engine::CpuPrecision::F32);
+    for precision in comfyd_engine::CpuPrecision::ALL {
+        assert_eq!(serve(&["--precision", precision.name()]).cpu_precision, precision);
+    }
+    assert!(refusal(&["serve", "--precision", "fp8"], &[]).contains("`fp8` is no precision; take f32 or bf16"));
+}
+
+#[test]
 fn assets_are_kept_where_comfyuis_option_says() {
     assert_eq!(serve(&["--database-url", "sqlite:///:memory:"]).assets, None);
     for (args, database, hashing) in [

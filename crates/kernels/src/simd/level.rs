@@ -9,7 +9,11 @@ use super::avx512::{self, Avx512};
 #[cfg(target_arch = "aarch64")]
 use super::neon::Neon;
 use super::portable::Portable;
+use super::precision::Precision;
+use super::sixteen::Task16;
 use super::vector::{Simd, Task};
+#[cfg(target_arch = "x86_64")]
+use super::{avx512_bf16, avx512_fp16};
 
 /// The instruction sets that kernels are compiled for, from the plainest to the one that is preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -22,6 +26,12 @@ pub enum Level {
     /// AVX-512F besides.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX-512BW, DQ, VL and BF16 besides, for products of bfloat16.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    /// AVX-512BW, DQ, VL and FP16 besides, for products of half precision. Where both are there, these are the faster ones.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Fp16,
     /// What every 64-bit Arm has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -37,6 +47,10 @@ impl Level {
         Self::Avx2,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Bf16,
+        #[cfg(target_arch = "x86_64")]
+        Self::Avx512Fp16,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
     ];
@@ -49,6 +63,10 @@ impl Level {
             Self::Avx2 => "avx2",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => "avx512",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => "avx512-bf16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Fp16 => "avx512-fp16",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
         }
@@ -72,15 +90,42 @@ impl Level {
             Self::Avx2 => is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma") && is_x86_feature_detected!("f16c"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => Self::Avx2.is_available() && is_x86_feature_detected!("avx512f"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => Self::Avx512.has_words() && is_x86_feature_detected!("avx512bf16"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Fp16 => Self::Avx512.has_words() && is_x86_feature_detected!("avx512fp16"),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
         }
     }
 
-    /// The best one that this processor has and that may be used.
+    /// Whether it is available with the rest of AVX-512 that products of sixteen bits are compiled with.
+    #[cfg(target_arch = "x86_64")]
+    fn has_words(self) -> bool {
+        self.is_available()
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl")
+    }
+
+    /// Whether its products round their factors to sixteen bits.
+    pub fn rounds(self) -> bool {
+        match self {
+            Self::Portable => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 | Self::Avx512 => false,
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 | Self::Avx512Fp16 => true,
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => false,
+        }
+    }
+
+    /// The best one that this processor has and that may be used. One that [rounds](Self::rounds) may with [`Precision::Bf16`].
     pub fn best() -> Self {
-        let limit = LIMIT.load(Ordering::Relaxed);
-        Self::ALL.iter().copied().take(limit.saturating_add(1)).rfind(|level| level.is_available()).unwrap_or(Self::Portable)
+        let (limit, may_round) = (LIMIT.load(Ordering::Relaxed), Precision::chosen() == Precision::Bf16);
+        let allowed = |level: &Self| level.is_available() && (may_round || !level.rounds());
+        Self::ALL.iter().copied().take(limit.saturating_add(1)).rfind(allowed).unwrap_or(Self::Portable)
     }
 
     /// The elements of its vectors and the rows of its tiles.
@@ -93,14 +138,28 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => of::<Avx2>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => of::<Avx512>(),
+            Self::Avx512 | Self::Avx512Bf16 | Self::Avx512Fp16 => of::<Avx512>(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => of::<Neon>(),
         }
     }
 }
 
-/// Runs a task with an instruction set that is available.
+/// Runs a task with products of sixteen bits, where the level has them.
+#[inline]
+pub(crate) fn dispatch16<T: Task16>(level: Level, task: T) {
+    match level {
+        // SAFETY: the level came from the detection of the processor's features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Bf16 => unsafe { avx512_bf16::run(task) },
+        // SAFETY: the level came from the detection of the processor's features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512Fp16 => unsafe { avx512_fp16::run(task) },
+        level => dispatch(level, task),
+    }
+}
+
+/// Runs a task with an instruction set that is available, in single precision.
 #[inline]
 pub(crate) fn dispatch<T: Task>(level: Level, task: T) {
     match level {
@@ -111,7 +170,7 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) {
         Level::Avx2 => unsafe { avx2::run(task) },
         // SAFETY: the level came from the detection of the processor's features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 => unsafe { avx512::run(task) },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Avx512Fp16 => unsafe { avx512::run(task) },
         // SAFETY: the level came from the detection of the processor's features; the target has them switched on.
         #[cfg(target_arch = "aarch64")]
         Level::Neon => unsafe { task.run::<Neon>() },

@@ -1,0 +1,93 @@
+//! Products of bfloat16 with AVX-512-BF16: two of them in each element of a vector, summed in single precision.
+
+use std::arch::x86_64::*;
+
+use super::avx512::Avx512;
+use super::sixteen::{Sixteen, Task16};
+
+/// bfloat16 in 512-bit vectors.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16;
+
+/// Runs a task with these instructions.
+///
+/// # Safety
+/// The processor must have them.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+pub(crate) unsafe fn run<T: Task16>(task: T) {
+    // SAFETY: this function has the instruction set.
+    unsafe { task.run16::<Avx512Bf16>() }
+}
+
+// SAFETY of every block below: the trait's contract gives the instruction set and valid pointers.
+impl Sixteen for Avx512Bf16 {
+    type F32 = Avx512;
+    type Word = __m512i;
+    type Row = [__m512i; 2];
+    type Sums = [__m512; 2];
+    const DEPTH: usize = 2;
+    const ROW_WORDS: usize = 32;
+    const PANELS: usize = 1;
+    const TALL: usize = 12;
+    const RUN: usize = usize::MAX;
+
+    /// bfloat16 reaches as far as single precision.
+    #[inline(always)]
+    fn scale(_: f32) -> f32 {
+        1.0
+    }
+    #[inline(always)]
+    unsafe fn splat(word: u32) -> __m512i {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(word as i32) }
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const u32) -> [__m512i; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm512_loadu_si512(p.cast()), _mm512_loadu_si512(p.add(16).cast())] }
+    }
+    #[inline(always)]
+    unsafe fn zero() -> [__m512; 2] {
+        // SAFETY: see above.
+        unsafe { [_mm512_setzero_ps(); 2] }
+    }
+    #[inline(always)]
+    unsafe fn multiply_add(a: __m512i, b: [__m512i; 2], sums: [__m512; 2]) -> [__m512; 2] {
+        // SAFETY: see above; the types are vectors of the same bits.
+        unsafe {
+            let a: __m512bh = std::mem::transmute(a);
+            let [b0, b1]: [__m512bh; 2] = std::mem::transmute(b);
+            [_mm512_dpbf16_ps(sums[0], a, b0), _mm512_dpbf16_ps(sums[1], a, b1)]
+        }
+    }
+    #[inline(always)]
+    unsafe fn widen(sums: [__m512; 2]) -> [__m512; 2] {
+        sums
+    }
+    #[inline(always)]
+    unsafe fn along(numbers: *const f32, _: f32, words: *mut u32) {
+        // SAFETY: see above; the types are vectors of the same bits.
+        unsafe {
+            let pairs: __m512i = std::mem::transmute(_mm512_cvtne2ps_pbh(_mm512_loadu_ps(numbers.add(16)), _mm512_loadu_ps(numbers)));
+            _mm512_storeu_si512(words.cast(), pairs);
+        }
+    }
+    #[inline(always)]
+    unsafe fn across(rows: [*const f32; 2], _: f32, words: *mut u32) {
+        // SAFETY: see above; the types are vectors of the same bits.
+        unsafe {
+            let [low, high]: [__m256i; 2] =
+                std::mem::transmute([_mm512_cvtneps_pbh(_mm512_loadu_ps(rows[0])), _mm512_cvtneps_pbh(_mm512_loadu_ps(rows[1]))]);
+            let pairs = _mm512_or_si512(_mm512_cvtepu16_epi32(low), _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(high)));
+            _mm512_storeu_si512(words.cast(), pairs);
+        }
+    }
+    #[inline(always)]
+    unsafe fn row(rows: [*const f32; 2], scale: f32, words: *mut u32) {
+        // SAFETY: see above.
+        unsafe {
+            Self::across(rows, scale, words);
+            Self::across([rows[0].add(16), rows[1].add(16)], scale, words.add(16));
+        }
+    }
+}
