@@ -63,22 +63,22 @@ pub(crate) const CLASSES: &[Class] = &[
                 .description("Puts a prompt for Ideogram 4 together.")
                 .aliases(["structured prompt", "layout"])
                 .input(Input::link("element", "ARRAY").tooltip("What is where in the picture, as Create Bounding Boxes gives it."))
-                .input(Input::text("high_level_description").multiline().tooltip("The whole picture in a sentence or two."))
-                .input(Input::text("background").multiline().tooltip("What is behind all elements."))
+                .input(Input::text("high_level_description").multiline().default("").tooltip("The whole picture in a sentence or two."))
+                .input(Input::text("background").multiline().default("").tooltip("What is behind all elements."))
                 .input(
                     Input::branch(
                         "style",
                         [
                             Branch::new("none", []),
-                            Branch::new("photo", [Input::text("photo").tooltip("Camera and lens, for a photograph.")]),
-                            Branch::new("art_style", [Input::text("art_style").tooltip("The style, for anything else.")]),
+                            Branch::new("photo", [Input::text("photo").default("").tooltip("Camera and lens, for a photograph.")]),
+                            Branch::new("art_style", [Input::text("art_style").default("").tooltip("The style, for anything else.")]),
                         ],
                     )
                     .tooltip("What the picture is to look like."),
                 )
-                .input(Input::text("aesthetics").tooltip("Its mood, in words."))
-                .input(Input::text("lighting").tooltip("Its light, in words."))
-                .input(Input::text("medium").tooltip("What it is made with: photograph, painting, …"))
+                .input(Input::text("aesthetics").default("").tooltip("Its mood, in words."))
+                .input(Input::text("lighting").default("").tooltip("Its light, in words."))
+                .input(Input::text("medium").default("").tooltip("What it is made with: photograph, painting, …"))
                 .input(
                     Input::link("color_palette", "COLORS")
                         .default(json!([]))

@@ -19,7 +19,7 @@ pub(crate) const CLASSES: &[Class] = &[Class::new(
             )
             .aliases(["caption", "watermark", "subtitle", "write"])
             .input(Input::link("images", "IMAGE").tooltip("The pictures."))
-            .input(Input::text("text").multiline().tooltip("What is written; \\n begins a line."))
+            .input(Input::text("text").multiline().default("").tooltip("What is written; \\n begins a line."))
             .input(
                 Input::float("font_size")
                     .default(5.0)
