@@ -388,7 +388,8 @@ impl Runner {
 const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Types of widgets, and what their values are.
-const WIDGETS: [(&str, &str); 4] = [("STRING", "COLOR"), ("STRING", "COMBO"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM")];
+const WIDGETS: [(&str, &str); 6] =
+    [("STRING", "COLOR"), ("STRING", "COMBO"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM"), ("JSON", "ARRAY"), ("JSON", "DICT")];
 
 /// The class whose output is one value that is a list of the declared type.
 const IN_ONE: &str = "MergeTextLists";

@@ -121,8 +121,9 @@ fn drawn(images: &Image, wanted: &Wanted) -> comfyd_imaging::Result<Image> {
         .iter()
         .zip(0..)
         .map(|(line, number)| {
-            let left = across - block.font.length(line) as f64 * wanted.align;
-            ((left.floor() as i64, top + number * block.step), line.as_str())
+            // Both are rounded as the reference rounds them.
+            let left = (across + 0.5).floor() - (block.font.length(line) as f64 * wanted.align).ceil();
+            ((left as i64, top + number * block.step), line.as_str())
         })
         .collect();
     let mut layer = Layer::new(width as usize, height as usize)?;
