@@ -58,7 +58,8 @@ def record(base, folder, workflows, prefix="", new=False):
             print("failed", name, json.dumps(entry["status"]["messages"][-1])[:500], file=sys.stderr)
             complete = False
             continue
-        recorded[name] = {"workflow": workflow, "expect": saved(base, folder, name.replace("/", "."), entry["outputs"])}
+        tolerances = {key: value for key, value in recorded.get(name, {}).items() if key.endswith("_tol")}
+        recorded[name] = {"workflow": workflow, "expect": saved(base, folder, name.replace("/", "."), entry["outputs"]), **tolerances}
         if texts := [text for output in in_order(entry["outputs"]) for text in output.get("text", [])]:
             recorded[name]["texts"] = texts
         with open(index, "w") as out:

@@ -364,6 +364,7 @@ class Cases:
         for n, kind in enumerate(("v1 (concat)", "custom")): one(f"hunyuan_image_{n}", "HunyuanImageToVideo", (0,), 1, positive=["6", 0], **vae, **size, guidance_type=kind, picture=["start_image"])
         g = one("hunyuan_refine", "HunyuanRefinerLatent", (0, 1), 2, **both, latent=["21", 0], noise_augmentation=0.2); node(g, "21", "EmptyHunyuanVideo15Latent", **size)
         one("ltxv_rate", "LTXVConditioning", (0, 1), **both, frame_rate=24.5)
+        one("stable_audio", "ConditioningStableAudio", (0, 1), **both, seconds_start=3.5, seconds_total=31.25)
         one("kandinsky", "Kandinsky5ImageToVideo", (0, 1), 3, **both, **vae, **size, picture=["start_image"])
         one("cosmos", "CosmosImageToVideoLatent", (), 0, **vae, **size); one("cosmos_2", "CosmosPredict2ImageToVideoLatent", (), 0, **vae, **size)
         one("upscaler", "SD_4XUpscale_Conditioning", (0, 1), 2, **both, scale_ratio=2.3, noise_augmentation=0.05, picture=["images"])

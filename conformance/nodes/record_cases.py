@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""Records the cases of this folder that came after its first 71 from a running ComfyUI 0.33.0 whose input folder holds pic0.png, pic1.png, pic2.png
-and lat0.latent: `record_cases.py BASE_URL [--only PREFIX] [--new]`. Texts that nodes show stand in cases.json, pictures and latents beside it."""
+"""Records the cases of this folder that came after its first 71 from a running ComfyUI 0.33.0 whose input folder holds pic0.png, pic1.png, pic2.png,
+lat0.latent, wide.png (grey in 16 bits), keyed.png (a colour stands for transparency) and frames.png (an animation): `record_cases.py BASE_URL [--only PREFIX] [--new]`. Texts that nodes show stand in cases.json, pictures and latents beside it."""
 import argparse
 import os
 import sys
@@ -373,6 +373,90 @@ def _(g):
         g.add("ImageCompositor", layers=layers, compositor={})
     boxes = g.add("PrimitiveBoundingBox", x=7, y=9, width=20, height=10)
     g.add("ImageCompositor", layers=g.add("LayersFromBoundingBoxes", image=batch, bboxes=boxes, layers=g.add("AddLayer", image=g.picture(1))), compositor={})
+
+
+# Batches of unequal size.
+def batch(g, *numbers):
+    return g.add("BatchImagesNode", **{f"images.image{at}": g.picture(n) for at, n in enumerate(numbers)})
+
+
+@case("join_alpha_batches")
+def _(g):
+    masks = g.add("BatchMasksNode", **{"masks.mask0": g.mask(1, "green"), "masks.mask1": g.mask(0, "blue")})
+    g.save(g.add("JoinImageWithAlpha", image=batch(g, 0, 1, 2), alpha=masks))
+    g.save(g.add("JoinImageWithAlpha", image=g.picture(2), alpha=masks))
+
+
+@case("image_batch_alpha")
+def _(g):
+    with_alpha = g.add("JoinImageWithAlpha", image=g.picture(1), alpha=g.mask(1))
+    g.save(g.add("ImageBatch", image1=g.picture(0), image2=with_alpha))
+    g.save(g.add("ImageBatch", image1=with_alpha, image2=g.picture(0)))
+
+
+@case("unequal_batches")
+def _(g):
+    two = g.add("BatchMasksNode", **{"masks.mask0": g.mask(1, "green"), "masks.mask1": g.mask(0, "blue")})
+    three = batch(g, 0, 1, 2)
+    g.save(g.add("ImageCompositeMasked", destination=three, source=batch(g, 2, 1), x=9, y=4, resize_source=False, mask=two))
+    g.save(g.add("PorterDuffImageComposite", source=three, source_alpha=two, destination=batch(g, 1, 0), destination_alpha=g.mask(2), mode="SRC_OVER"))
+    g.save(g.add("ImageStitch", image1=three, image2=batch(g, 2, 1), direction="down", match_image_size=True, spacing_width=2, spacing_color="red"))
+    g.save(g.add("ImageBlend", image1=three, image2=g.picture(1), blend_factor=0.4, blend_mode="overlay"))
+    g.save_mask(g.add("MaskComposite", destination=two, source=g.mask(2), x=5, y=6, operation="add"))
+
+
+@case("mask_feather")
+def _(g):
+    g.save_mask(g.add("FeatherMask", mask=g.mask(0), left=5, top=9, right=12, bottom=7))
+
+
+@case("load_masks")
+def _(g):
+    for file in ("wide.png", "keyed.png", "frames.png"):
+        for channel in ("red", "alpha"):
+            g.save_mask(g.add("LoadImageMask", image=file, channel=channel))
+
+
+@case("load_kinds")
+def _(g):
+    for file in ("wide.png", "keyed.png", "frames.png"):
+        loaded = g.add("LoadImage", image=file)
+        g.save(loaded)
+        g.save_mask([loaded[0], 1])
+
+
+WORDS = "The quick brown fox jumps over the lazy dog, 0123456789 times (& more)!\\nAnother line: Pneumonoultramicroscopicsilicovolcanoconiosis é"
+
+
+@case("text_overlay")
+def _(g):
+    large = g.add("EmptyImage", width=331, height=257, batch_size=1, color=0x507090)
+    for size, position, align, outline, color in ((5.0, "top", "left", True, "#ffffff"), (9.5, "bottom", "center", True, "#ff8800"), (6.0, "top", "right", False, "#20c040"), (50.0, "bottom", "left", True, "#3355ff80")):
+        g.save(g.add("TextOverlay", images=large, text=WORDS, font_size=size, color=color, position=position, align=align, outline=outline))
+    g.save(g.add("TextOverlay", images=batch(g, 2, 1), text="Over\\ttwo", font_size=12.0, color="#ffffff", position="top", align="center", outline=True))
+    g.save(g.add("TextOverlay", images=g.picture(2), text="  ", font_size=5.0, color="#ffffff", position="top", align="left", outline=True))
+
+
+DRAWN = [{"x": 32, "y": 48, "width": 400, "height": 300, "metadata": {"type": "text", "text": "SALE", "desc": "large letters on a banner that is wide", "palette": ["#ff0000", "#00ff7f", "#102030"]}},
+         {"x": 300, "y": 200, "width": 200, "height": -100, "metadata": {"type": "obj", "desc": "a cat that sleeps on an old wooden chair beside the window", "palette": []}},
+         {"x": -20, "y": 400, "width": 700, "height": 90, "metadata": {"type": "obj", "desc": "grass", "palette": ["#003300"]}}]
+
+
+@case("bounding_boxes")
+def _(g):
+    for width, height, inputs in ((640, 512, {"editor_state": {"__value__": DRAWN}}), (2048, 1024, {"editor_state": {"__value__": []}, "bboxes": g.add("PrimitiveString", value='[{"bbox": [100, 200, 700, 650], "type": "text", "text": "Hi", "desc": "a", "color_palette": ["#abcdef"]}, {"bbox": [0, 0, 300, 1000]}]')}),
+                                  (640, 512, {"editor_state": {"__value__": DRAWN[:1]}, "background": g.add("ImageScale", image=g.picture(0), upscale_method="bilinear", width=400, height=300, crop="disabled")})):
+        boxes = g.add("CreateBoundingBoxes", width=width, height=height, **inputs)
+        g.save(boxes)
+        g.show([boxes[0], 1], [boxes[0], 2])
+
+
+@case("ideogram_prompt")
+def _(g):
+    boxes = g.add("CreateBoundingBoxes", width=640, height=512, editor_state={"__value__": DRAWN})
+    for style in ({"style": "none"}, {"style": "photo", "style.photo": "35mm"}, {"style": "art_style", "style.art_style": "flat"}):
+        g.show(g.add("BuildJsonPromptIdeogram", element=[boxes[0], 2], high_level_description=" " if style["style"] == "none" else "A shop.", background="a street", aesthetics="calm", lighting="dusk",
+                     medium="poster", color_palette={"__value__": ["#aabbcc", "", "#112233"]}, **style))
 
 
 def main():

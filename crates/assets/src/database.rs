@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::time::now_us;
 
 /// Marks a database as one of assets ("cmfa").
-const APPLICATION_ID: i64 = 0x636d_6661;
+pub(crate) const APPLICATION_ID: i64 = 0x636d_6661;
 /// Up to this size the whole file is checked at start.
 const MAX_CHECKED_BYTES: u64 = 64 << 20;
 /// How long a change waits for another program that has the database.
@@ -73,6 +73,9 @@ const MIGRATIONS: &[&str] = &["
         DELETE FROM meta WHERE asset = old.seq;
     END;
 "];
+
+/// The format that this version writes.
+pub(crate) const FORMAT: usize = MIGRATIONS.len();
 
 /// Opens a database for reading and writing, twice: who reads does not wait for who writes. A damaged one is set aside, and a new one begun.
 pub(crate) fn open(path: &Path) -> Result<(Connection, Connection)> {
@@ -148,7 +151,7 @@ fn whole(path: &Path) -> std::result::Result<Connection, Unusable> {
     for step in steps {
         transaction.execute_batch(step)?;
     }
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    transaction.pragma_update(None, "user_version", FORMAT as i64)?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
     transaction.commit()?;
     Ok(connection)

@@ -15,6 +15,7 @@ mod scan;
 mod seeder;
 mod store;
 mod time;
+pub mod upkeep;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -31,7 +32,7 @@ pub use crate::order::{Order, Sort};
 pub use crate::place::{MODELS, Place, destination, shown, subfolder_tag};
 pub use crate::scan::Root;
 use crate::seeder::Seeder;
-pub use crate::seeder::{Progress, Status, Tell};
+pub use crate::seeder::{Progress, ScanEvent, Status, Tell};
 pub use crate::store::{Change, Found, Hashed, New, Retagged, Store};
 pub use crate::time::iso;
 

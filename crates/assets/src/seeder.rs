@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
-use serde_json::{Value, json};
+use serde::Serialize;
 use tokio::sync::watch;
 
 use crate::error::{Error, Result};
@@ -17,8 +17,110 @@ const MAX_ERRORS: usize = 200;
 /// How often it is told how far a scan is.
 const BETWEEN_REPORTS: Duration = Duration::from_secs(1);
 
-/// Who is told what a scan does: an event and its data.
-pub type Tell = dyn Fn(&str, &Value) + Send + Sync;
+/// Who is told what a scan does.
+pub type Tell = dyn Fn(&ScanEvent) + Send + Sync;
+
+/// What a scan does; its serde form is what clients are told.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum ScanEvent {
+    /// A part of it begins: `fast`, which finds files, or `enrich`, which looks into them.
+    Started {
+        /// The folders.
+        roots: Vec<&'static str>,
+        /// Files that there are, where that is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        total: Option<usize>,
+        /// The part.
+        phase: &'static str,
+    },
+    /// How far finding files is.
+    Found {
+        /// `fast`.
+        phase: &'static str,
+        /// Files that were dealt with.
+        scanned: usize,
+        /// New files that there are.
+        total: usize,
+        /// Files that were new.
+        created: usize,
+    },
+    /// How far looking into files is.
+    LookedInto {
+        /// `enrich`.
+        phase: &'static str,
+        /// Files of which more is known.
+        enriched: usize,
+    },
+    /// All files are found.
+    FastComplete {
+        /// The folders.
+        roots: Vec<&'static str>,
+        /// Files that were new.
+        created: usize,
+        /// Files that were known.
+        skipped: usize,
+        /// Files that there are.
+        total: usize,
+    },
+    /// All files were looked into.
+    EnrichComplete {
+        /// The folders.
+        roots: Vec<&'static str>,
+        /// Files of which more is known.
+        enriched: usize,
+    },
+    /// It is over.
+    Completed {
+        /// `full`.
+        phase: &'static str,
+        /// Files that there are.
+        total: usize,
+        /// Files that were new.
+        created: usize,
+        /// Files of which more is known.
+        enriched: usize,
+        /// Files that were known.
+        skipped: usize,
+        /// Seconds.
+        elapsed: f64,
+    },
+    /// It was given up.
+    Cancelled {
+        /// Files that were dealt with.
+        scanned: usize,
+        /// Files that there are.
+        total: usize,
+        /// Files that were new.
+        created: usize,
+    },
+    /// It waits while prompts run.
+    Paused {},
+    /// It goes on.
+    Resumed {},
+    /// It failed.
+    Error {
+        /// Why.
+        message: String,
+    },
+}
+
+impl ScanEvent {
+    /// Its name on the wire.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Started { .. } => "assets.seed.started",
+            Self::Found { .. } | Self::LookedInto { .. } => "assets.seed.progress",
+            Self::FastComplete { .. } => "assets.seed.fast_complete",
+            Self::EnrichComplete { .. } => "assets.seed.enrich_complete",
+            Self::Completed { .. } => "assets.seed.completed",
+            Self::Cancelled { .. } => "assets.seed.cancelled",
+            Self::Paused {} => "assets.seed.paused",
+            Self::Resumed {} => "assets.seed.resumed",
+            Self::Error { .. } => "assets.seed.error",
+        }
+    }
+}
 
 /// How far a scan is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -126,7 +228,7 @@ impl Seeder {
         self.shared.changed.notify_all();
         drop(state);
         if resumed {
-            self.tell("resumed", &json!({}));
+            self.tell(ScanEvent::Resumed {});
         }
     }
 
@@ -177,7 +279,7 @@ impl Seeder {
             };
             if let Some(message) = failed {
                 tracing::error!("a scan of the folders for assets failed: {message}");
-                self.tell("error", &json!({"message": message}));
+                self.tell(ScanEvent::Error { message: message.clone() });
                 self.fault(message);
             }
             let mut state = self.shared.state.lock();
@@ -212,7 +314,7 @@ impl Seeder {
         let mut state = self.shared.state.lock();
         if state.paused && !state.cancelled {
             drop(state);
-            self.tell("paused", &json!({}));
+            self.tell(ScanEvent::Paused {});
             state = self.shared.state.lock();
         }
         while state.paused && !state.cancelled {
@@ -228,12 +330,12 @@ impl Seeder {
             store.mark_outside()?;
             store.compare_temp(&mut go_on)?;
         }
-        let names: Vec<&str> = roots.iter().map(|root| root.name()).collect();
+        let names: Vec<&'static str> = roots.iter().map(|root| root.name()).collect();
         let known = store.compare(roots, &mut go_on)?;
         let (stubs, total, skipped) = store.new_files(roots, &known, &mut go_on);
         drop(known);
         self.progress(|progress| (progress.total, progress.skipped) = (total, skipped));
-        self.tell("started", &json!({"roots": names, "total": total, "phase": "fast"}));
+        self.tell(ScanEvent::Started { roots: names.clone(), total: Some(total), phase: "fast" });
         let mut created = 0;
         let mut told = Instant::now();
         for batch in stubs.chunks(BATCH) {
@@ -252,26 +354,23 @@ impl Seeder {
             if told.elapsed() >= BETWEEN_REPORTS {
                 told = Instant::now();
                 let scanned = self.status().progress.unwrap_or_default().scanned;
-                self.tell("progress", &json!({"phase": "fast", "scanned": scanned, "total": stubs.len(), "created": created}));
+                self.tell(ScanEvent::Found { phase: "fast", scanned, total: stubs.len(), created });
             }
         }
         if self.goes_on() {
-            self.tell("fast_complete", &json!({"roots": names, "created": created, "skipped": skipped, "total": total}));
-            self.tell("started", &json!({"roots": names, "phase": "enrich"}));
+            self.tell(ScanEvent::FastComplete { roots: names.clone(), created, skipped, total });
+            self.tell(ScanEvent::Started { roots: names.clone(), total: None, phase: "enrich" });
         }
         let enriched = self.look_into(store, roots)?;
         if !self.goes_on() {
             let scanned = self.status().progress.unwrap_or_default().scanned;
-            self.tell("cancelled", &json!({"scanned": scanned, "total": total, "created": created}));
+            self.tell(ScanEvent::Cancelled { scanned, total, created });
             return Ok(());
         }
-        self.tell("enrich_complete", &json!({"roots": names, "enriched": enriched}));
+        self.tell(ScanEvent::EnrichComplete { roots: names, enriched });
         let elapsed = (began.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
         tracing::info!(total, created, enriched, skipped, "the folders were scanned for assets");
-        let data = json!({
-            "phase": "full", "total": total, "created": created, "enriched": enriched, "skipped": skipped, "elapsed": elapsed,
-        });
-        self.tell("completed", &data);
+        self.tell(ScanEvent::Completed { phase: "full", total, created, enriched, skipped, elapsed });
         Ok(())
     }
 
@@ -292,7 +391,7 @@ impl Seeder {
                 }
                 if told.elapsed() >= BETWEEN_REPORTS {
                     told = Instant::now();
-                    self.tell("progress", &json!({"phase": "enrich", "enriched": enriched}));
+                    self.tell(ScanEvent::LookedInto { phase: "enrich", enriched });
                 }
             }
         }
@@ -309,7 +408,7 @@ impl Seeder {
         }
     }
 
-    fn tell(&self, event: &str, data: &Value) {
-        (self.shared.tell)(&format!("assets.seed.{event}"), data);
+    fn tell(&self, event: ScanEvent) {
+        (self.shared.tell)(&event);
     }
 }

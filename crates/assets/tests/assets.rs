@@ -5,9 +5,10 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use comfyd_assets::upkeep::{self, Report};
 use comfyd_assets::{Asset, Assets, Error, Filter, Hashed, New, Options, Page, Root, Sees, Store, TagPage, Viewer};
 use comfyd_folders::{Folders, Roots};
-use comfyd_store_sqlite::Lock;
+use comfyd_store_sqlite::{Error as StoreError, Lock};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
@@ -43,7 +44,7 @@ impl Place {
         let assets = Assets::start(
             options,
             Arc::clone(&self.folders),
-            Box::new(move |event, data| tell.lock().push((event.to_owned(), data.clone()))),
+            Box::new(move |event| tell.lock().push((event.name().to_owned(), serde_json::to_value(event).unwrap()))),
         );
         (assets.unwrap(), told)
     }
@@ -364,10 +365,52 @@ fn a_damaged_database_is_set_aside_and_foreign_ones_are_left_alone() {
 }
 
 #[test]
+fn a_database_is_checked_backed_up_and_restored() {
+    let place = Place::new();
+    let path = place.put("input/a", "a");
+    let store = place.store();
+    let asset = store.register(&Viewer::all(), &path, &new("a")).unwrap().unwrap();
+    store.add_tags(&Viewer::all(), &asset.id, &["best".to_owned()]).unwrap();
+    let whole = Report { assets: 1, contents: 1, ..Report::default() };
+    assert_eq!(upkeep::check(&place.database()).unwrap(), whole, "while it is open");
+    let file = place.dir.path().join("backup");
+    assert_eq!(upkeep::backup(&place.database(), &file, false).unwrap(), whole);
+    assert!(matches!(upkeep::backup(&place.database(), &file, false), Err(StoreError::Exists { .. })));
+    assert!(matches!(upkeep::backup(&place.database(), &place.database(), true), Err(StoreError::Itself { .. })));
+    assert!(upkeep::is_of_assets(&file) && !upkeep::is_of_assets(&path));
+    store.remove_tags(&Viewer::all(), &asset.id, &["best".to_owned()]).unwrap();
+    drop(store);
+    let kept = upkeep::restore(&Lock::database(&place.database()).unwrap(), &file).unwrap().unwrap();
+    assert_eq!(upkeep::check(&kept).unwrap(), whole);
+    assert!(place.store().get(&Viewer::all(), &asset.id).unwrap().tags.contains(&"best".to_owned()));
+
+    for (damage, named) in [
+        ("DELETE FROM contents", "its content is missing"),
+        ("UPDATE assets SET user_metadata = '[1]'", "its metadata cannot be read"),
+        ("INSERT INTO tags VALUES (99, 'x', 'user')", "tags of no asset: 1"),
+        ("INSERT INTO meta VALUES (99, 'x', 0, 'text', 'y')", "metadata of no asset: 1"),
+    ] {
+        let copy = place.dir.path().join("copy");
+        fs::copy(&file, &copy).unwrap();
+        rusqlite::Connection::open(&copy).unwrap().execute_batch(damage).unwrap();
+        let report = upkeep::check(&copy).unwrap();
+        assert!(report.structure.is_empty() && report.rows.len() == 1 && report.rows[0].contains(named), "{damage}: {report:?}");
+    }
+    let mut bytes = fs::read(&file).unwrap();
+    bytes[8192..].iter_mut().step_by(37).for_each(|byte| *byte ^= 0x5a);
+    fs::write(&file, bytes).unwrap();
+    assert!(!upkeep::check(&file).unwrap().structure.is_empty());
+    let other = place.dir.path().join("other");
+    rusqlite::Connection::open(&other).unwrap().execute_batch("CREATE TABLE t (x)").unwrap();
+    assert!(matches!(upkeep::check(&other), Err(StoreError::Foreign { .. })));
+    assert!(matches!(upkeep::restore(&Lock::database(&place.database()).unwrap(), &other), Err(StoreError::Foreign { .. })));
+}
+
+#[test]
 fn a_database_that_cannot_be_opened_is_told_and_holds_up_nobody() {
     let place = Place::new();
     fs::create_dir_all(place.database()).unwrap();
-    let told: Box<comfyd_assets::Tell> = Box::new(|_, _| ());
+    let told: Box<comfyd_assets::Tell> = Box::new(|_| ());
     let options = Options { database: Lock::database(&place.database()).unwrap(), hashes: false };
     let assets = Assets::start(options, Arc::clone(&place.folders), told).unwrap();
     assert!(matches!(assets.store(), Err(Error::Unavailable(_))));

@@ -170,7 +170,7 @@ pub enum KeyAction {
     Revoke(String),
 }
 
-/// What is to be done with the database. Paths are absolute.
+/// What is to be done with the databases. Paths are absolute.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum DbAction {
     /// Check it, or a backup.
@@ -531,12 +531,13 @@ pub fn parse(
         }
         CliCommand::Db(command) => {
             let absolute = |file: PathBuf| current_dir.join(file);
-            let (action, common) = match command {
-                DbCommand::Check { file, common } => (DbAction::Check(file.map(absolute)), common),
-                DbCommand::Backup { file, force, common } => (DbAction::Backup { file: absolute(file), force }, common),
-                DbCommand::Restore { file, force, common } => (DbAction::Restore { file: absolute(file), force }, common),
+            let (action, place) = match command {
+                DbCommand::Check { file, place } => (DbAction::Check(file.map(absolute)), place),
+                DbCommand::Backup { file, force, place } => (DbAction::Backup { file: absolute(file), force }, place),
+                DbCommand::Restore { file, force, place } => (DbAction::Restore { file: absolute(file), force }, place),
             };
-            places.config(Action::Db(action), common, defaults::<RunnerArgs>()?, None, defaults::<ServerArgs>()?)
+            let server = ServerArgs { enable_assets: true, database_url: place.database_url, ..defaults::<ServerArgs>()? };
+            places.config(Action::Db(action), place.common, defaults::<RunnerArgs>()?, None, server)
         }
     }
 }

@@ -1,8 +1,10 @@
-//! `comfyd db check|backup|restore`: looks after the database of the queue and the history.
+//! `comfyd db check|backup|restore`: looks after the databases of the queue and the history, and of assets.
 
-use std::path::Path;
+use std::fs;
+use std::path::{Path, PathBuf};
 
-use comfyd_store_sqlite::{Lock, Report, backup, check, restore};
+use comfyd_assets::upkeep as assets;
+use comfyd_store_sqlite::{Error, Lock, Report, backup, check, restore};
 
 use crate::assemble::{Failure, print_line};
 use crate::config::{Config, DbAction};
@@ -10,17 +12,35 @@ use crate::serve::STORE_FILE;
 
 pub(crate) fn act(config: &Config, action: &DbAction) -> Result<(), Failure> {
     let database = config.roots.user.join(STORE_FILE);
+    let of_assets = config.assets.as_ref().map_or_else(PathBuf::new, |assets| assets.database.clone());
     match action {
+        DbAction::Check(Some(file)) if assets::is_of_assets(file) => check_assets(file),
         DbAction::Check(file) => {
             let path = file.as_deref().unwrap_or(&database);
+            let beside = if file.is_some() { assets_of(path) } else { of_assets };
             let report = check(path)?;
             tell(path, &report)?;
-            verdict(path, &report)
+            // Both are looked at before either fails.
+            let assets = if beside.exists() { check_assets(&beside) } else { Ok(()) };
+            verdict(path, &report)?;
+            assets
         }
         DbAction::Backup { file, force } => {
+            let beside = assets_of(file);
+            clear_way(&beside, *force)?;
             let report = backup(&database, file, *force)?;
             tell(file, &report)?;
-            verdict(file, &report).map_err(|error| format!("the backup was written, but it is as damaged as the database: {error}").into())
+            let known = if of_assets.exists() { Some(assets::backup(&of_assets, &beside, *force)?) } else { None };
+            if let Some(known) = &known {
+                tell_assets(&beside, known)?;
+            }
+            let written = |error| Failure::from(format!("the backup was written, but it is as damaged as the database: {error}"));
+            verdict(file, &report).map_err(written)?;
+            known.map_or(Ok(()), |known| assets_verdict(&beside, &known)).map_err(written)
+        }
+        DbAction::Restore { file, force } if assets::is_of_assets(file) => {
+            let _temp = Lock::folder(&config.roots.temp)?;
+            restore_assets(&of_assets, file, *force)
         }
         DbAction::Restore { file, force } => {
             // As the server does: whoever has either of them writes to the database, or is about to.
@@ -31,11 +51,57 @@ pub(crate) fn act(config: &Config, action: &DbAction) -> Result<(), Failure> {
             if !report.structure.is_empty() || !force {
                 verdict(file, &report)?;
             }
-            match restore(&lock, file)? {
-                Some(kept) => print_line(format_args!("restored; the database that was there is '{}'", kept.display())),
-                None => print_line("restored; there was no database before"),
+            // That of assets first, since it may still be refused.
+            let beside = assets_of(file);
+            if beside.exists() {
+                restore_assets(&of_assets, &beside, *force)?;
             }
+            tell_restored(restore(&lock, file)?.as_deref())
         }
+    }
+}
+
+/// Where the backup of assets lies that belongs to one of the queue.
+fn assets_of(file: &Path) -> PathBuf {
+    let mut name = file.as_os_str().to_owned();
+    name.push(".assets");
+    name.into()
+}
+
+/// An earlier backup of assets must not be taken for a part of the new one.
+fn clear_way(beside: &Path, force: bool) -> Result<(), Failure> {
+    if !beside.exists() {
+        return Ok(());
+    }
+    if !force {
+        return Err(Error::Exists { path: beside.to_owned() }.into());
+    }
+    if !assets::is_of_assets(beside) {
+        return Err(Error::Foreign { path: beside.to_owned() }.into());
+    }
+    Ok(fs::remove_file(beside)?)
+}
+
+fn restore_assets(database: &Path, file: &Path, force: bool) -> Result<(), Failure> {
+    let lock = Lock::database(database)?;
+    let report = assets::check(file)?;
+    tell_assets(file, &report)?;
+    if !report.structure.is_empty() || !force {
+        assets_verdict(file, &report)?;
+    }
+    tell_restored(assets::restore(&lock, file)?.as_deref())
+}
+
+fn check_assets(path: &Path) -> Result<(), Failure> {
+    let report = assets::check(path)?;
+    tell_assets(path, &report)?;
+    assets_verdict(path, &report)
+}
+
+fn tell_restored(kept: Option<&Path>) -> Result<(), Failure> {
+    match kept {
+        Some(kept) => print_line(format_args!("restored; the database that was there is '{}'", kept.display())),
+        None => print_line("restored; there was no database before"),
     }
 }
 
@@ -46,15 +112,29 @@ fn tell(path: &Path, report: &Report) -> Result<(), Failure> {
     }
     let Report { queued, ended, set_aside, .. } = report;
     match report.earlier_format {
-        Some(format) => print_line(format_args!(
-            "'{}' has format {format} of an earlier version: only its structure was checked; the server takes it over",
-            path.display()
-        )),
+        Some(format) => tell_earlier(path, format),
         None => print_line(format_args!(
             "'{}': {queued} prompts in the queue, {ended} in the history, {set_aside} damaged ones set aside earlier",
             path.display()
         )),
     }
+}
+
+fn tell_assets(path: &Path, report: &assets::Report) -> Result<(), Failure> {
+    for problem in report.structure.iter().chain(&report.rows) {
+        print_line(problem)?;
+    }
+    match report.earlier_format {
+        Some(format) => tell_earlier(path, format),
+        None => print_line(format_args!("'{}': {} assets, {} contents", path.display(), report.assets, report.contents)),
+    }
+}
+
+fn tell_earlier(path: &Path, format: usize) -> Result<(), Failure> {
+    print_line(format_args!(
+        "'{}' has format {format} of an earlier version: only its structure was checked; the server takes it over",
+        path.display()
+    ))
 }
 
 /// Fails if something is damaged.
@@ -67,6 +147,20 @@ fn verdict(path: &Path, report: &Report) -> Result<(), Failure> {
          --force for a backup in which some are damaged)"
     } else {
         "the file is damaged: restore a backup (`comfyd db restore FILE`), or move it away to start with an empty queue and history"
+    };
+    Err(format!("'{}': {advice}", path.display()).into())
+}
+
+fn assets_verdict(path: &Path, report: &assets::Report) -> Result<(), Failure> {
+    if report.is_whole() {
+        return Ok(());
+    }
+    let advice = if report.structure.is_empty() {
+        "single assets are damaged: a backup from before has them (`comfyd db restore FILE`, and --force for a backup in which some are \
+         damaged)"
+    } else {
+        "the file is damaged: restore a backup (`comfyd db restore FILE`); otherwise the server sets it aside when it starts, finds the \
+         files again, and forgets what users said of them"
     };
     Err(format!("'{}': {advice}", path.display()).into())
 }

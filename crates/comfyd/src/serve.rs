@@ -399,7 +399,7 @@ fn open_store(config: &Config, database: Lock) -> Result<SqliteStore, Failure> {
 fn assets(config: &Config, database: Lock, folders: &Arc<Folders>, hub: &Hub) -> Result<Arc<Assets>, Failure> {
     let hashes = config.assets.as_ref().is_some_and(|assets| assets.hashing);
     let hub = hub.clone();
-    let tell = Box::new(move |event: &str, data: &serde_json::Value| hub.event(event, data, None, None));
+    let tell = Box::new(move |event: &comfyd_assets::ScanEvent| hub.event(event.name(), event, None, None));
     Ok(Arc::new(Assets::start(comfyd_assets::Options { database, hashes }, Arc::clone(folders), tell)?))
 }
 

@@ -115,3 +115,53 @@ async fn the_database_is_checked_backed_up_and_restored() {
     said(&db(base.path(), &["restore", backup]), true);
     Server::start_in(base, &[]).await;
 }
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_backup_has_the_assets_too() {
+    let server = Server::start(&["--enable-assets"]).await;
+    fs::create_dir_all(server.base.path().join("input")).unwrap();
+    fs::write(server.base.path().join("input/a.txt"), "hello").unwrap();
+    server.post("/api/assets/seed?wait=true", &json!({"roots": ["input"]})).await;
+    let asset = server.get("/api/assets").await["assets"][0]["id"].as_str().unwrap().to_owned();
+    let tags = format!("/api/assets/{asset}/tags");
+    server.post(&tags, &json!({"tags": ["before"]})).await;
+    let elsewhere = tempfile::tempdir().unwrap();
+    let backup = elsewhere.path().join("backup.db");
+    let (backup, of_assets) = (backup.to_str().unwrap(), format!("{}.assets", backup.display()));
+    let base = server.base.path();
+    assert!(said(&db(base, &["check"]), true).contains("1 assets, 1 contents"), "while the server runs");
+    said(&db(base, &["backup", backup]), true);
+    for file in [backup, &of_assets] {
+        assert!(said(&db(base, &["check", file]), true).contains("1 assets, 1 contents"), "{file}");
+    }
+    assert!(said(&db(base, &["backup", backup]), false).contains("--force"));
+    said(&db(base, &["backup", backup, "--force"]), true);
+    server.post(&tags, &json!({"tags": ["after"]})).await;
+    assert!(said(&db(base, &["restore", &of_assets]), false).contains("stop that server"));
+
+    // With the queue's, and alone.
+    let (_, mut base) = server.stop("TERM");
+    for file in [backup, &of_assets] {
+        said(&db(base.path(), &["restore", file]), true);
+        let server = Server::start_in(base, &["--enable-assets"]).await;
+        let told = server.get(&format!("/api/assets/{asset}")).await["tags"].to_string();
+        assert!(told.contains("before") && !told.contains("after"), "{file}: {told}");
+        server.post(&tags, &json!({"tags": ["after"]})).await;
+        (_, base) = server.stop("TERM");
+    }
+
+    // A damaged one is named, beside a queue that is whole, and is nothing that is restored.
+    let database = base.path().join("user/assets.db");
+    let elsewhere = format!("sqlite:///{}", database.display());
+    fs::rename(&database, base.path().join("moved.db")).unwrap();
+    assert!(!said(&db(base.path(), &["check"]), true).contains("assets,"), "there need be none");
+    fs::rename(base.path().join("moved.db"), &database).unwrap();
+    rusqlite::Connection::open(&database).unwrap().execute_batch("DELETE FROM contents").unwrap();
+    let told = said(&db(base.path(), &["check", "--database-url", &elsewhere]), false);
+    assert!(told.contains(&format!("asset '{asset}': its content is missing")) && told.contains("prompts in the queue"), "{told}");
+    assert!(said(&db(base.path(), &["backup", backup, "--force"]), false).contains("the backup was written"));
+    let before = fs::read(&database).unwrap();
+    assert!(said(&db(base.path(), &["restore", backup]), false).contains("--force"));
+    assert_eq!(fs::read(&database).unwrap(), before);
+}

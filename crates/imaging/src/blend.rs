@@ -3,7 +3,7 @@
 
 use crate::resize::{self, Crop, Method};
 
-use crate::{Error, Result};
+use crate::{Error, Result, transform};
 use comfyd_values::{Image, Mask};
 use ndarray::{ArcArray, Array3, Array4, ArrayView4, ArrayViewMut4, Axis, Ix4, IxDyn, Zip, concatenate, s};
 
@@ -348,15 +348,17 @@ pub fn split_alpha(image: &Image) -> (Image, Mask) {
     }
 }
 
-/// Joins RGB with a mask of 1 - alpha, scaled to the picture's size; the smaller batch decides (ComfyUI's JoinImageWithAlpha).
+/// Joins RGB with a mask of 1 - alpha, scaled to the picture's size; the larger batch decides, and the smaller one repeats itself
+/// (ComfyUI's JoinImageWithAlpha).
 ///
 /// # Errors
-/// If the picture or the mask is empty.
+/// If the picture or the mask is empty, or the result would be too large.
 pub fn join_alpha(image: &Image, mask: &Mask) -> Result<Image> {
-    let batch = image.batch().min(mask.batch());
+    let batch = image.batch().max(mask.batch());
     let mask = resize::mask(mask, image.width(), image.height(), Method::Bilinear, Crop::Disabled)?;
-    let rgb = image.0.slice(s![..batch, .., .., ..image.channels().min(3)]);
-    let alpha = mask.0.slice(s![..batch, .., ..]).mapv(|value| 1.0 - value).insert_axis(Axis(3));
+    let (image, mask) = (transform::repeat_to_batch(&image.0, batch)?, transform::repeat_to_batch(&mask.0, batch)?);
+    let rgb = image.slice(s![.., .., .., ..image.dim().3.min(3)]);
+    let alpha = mask.mapv(|value| 1.0 - value).insert_axis(Axis(3));
     Ok(Image::new(concatenate![Axis(3), rgb, alpha]))
 }
 
@@ -442,9 +444,10 @@ mod tests {
     fn alpha_is_split_and_joined() {
         let (rgb, mask) = (Image::solid(2, 3, 4, 0x102030), Mask::solid(1, 3, 4, 0.25));
         let joined = join_alpha(&rgb, &mask).unwrap();
-        assert_eq!(joined.0.dim(), (1, 3, 4, 4));
+        assert_eq!(joined.0.dim(), (2, 3, 4, 4));
         let (back, back_mask) = split_alpha(&joined);
-        assert_eq!((back.0.dim(), &back_mask), ((1, 3, 4, 3), &mask));
+        assert_eq!((back.0.dim(), &back_mask), ((2, 3, 4, 3), &Mask::solid(2, 3, 4, 0.25)));
+        assert_eq!(join_alpha(&rgb, &Mask::solid(5, 2, 2, 0.25)).unwrap().0.dim(), (5, 3, 4, 4));
         assert_eq!(split_alpha(&rgb).1, Mask::solid(2, 3, 4, 0.0));
         assert_eq!(match_channels(&joined, &rgb).1.0[[0, 0, 0, 3]], 1.0);
         assert_eq!(match_channels(&rgb, &joined).1.channels(), 3);

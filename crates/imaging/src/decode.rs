@@ -2,7 +2,8 @@
 //! formats, not where files lie.
 //!
 //! What Pillow decides and this file follows: a file's content says what it is, not its name; colours of 16 bits per channel keep their high
-//! byte, but 16-bit grey is clipped; a colour key (tRNS of a grey or RGB PNG) is no alpha for pictures, but is for masks; EXIF orientation
+//! byte, but 16-bit grey is clipped, except in PNG files that a node loads, which keep their precision as in ComfyUI 0.33; a colour key (tRNS of
+//! a grey or RGB PNG) is no alpha for pictures, but is for masks; EXIF orientation
 //! is applied where a node asks for a picture, and not where one asks for pixels; the colour under transparent pixels is kept, except in
 //! GIF files behind the first frame, where it is black.
 
@@ -149,41 +150,42 @@ pub fn load_image(file: &[u8], limits: &Limits) -> Result<Loaded> {
     let (width, height) = (width as usize, height as usize);
 
     let mut image = Array4::zeros((frames.len(), height, width, 3));
-    let with_alpha = frames.iter().any(|frame| frame.alpha_band);
+    let masked = |frame: &Frame| frame.alpha_band || frame.keyed;
+    let with_alpha = frames.iter().any(|frame| masked(frame));
     let mask_shape = if with_alpha { (frames.len(), height, width) } else { (frames.len(), NO_ALPHA_SIDE, NO_ALPHA_SIDE) };
     let mut mask = Array3::zeros(mask_shape);
     for (index, frame) in frames.iter().enumerate() {
-        let target = image.index_axis_mut(Axis(0), index);
-        copy_rgb(&frame.pixels, target);
-        if frame.alpha_band {
-            let mut target = mask.index_axis_mut(Axis(0), index);
-            for (value, pixel) in target.iter_mut().zip(frame.pixels.pixels()) {
-                *value = 1.0 - f32::from(pixel.0[3]) / 255.0;
+        let mut colors = image.index_axis_mut(Axis(0), index);
+        let mut holes = masked(frame).then(|| mask.index_axis_mut(Axis(0), index));
+        let holes = holes.iter_mut().flat_map(|mask| mask.iter_mut());
+        match &frame.wide {
+            Some(wide) => {
+                let channels = wide.pixels().flat_map(|pixel| &pixel.0[..3]);
+                colors.iter_mut().zip(channels).for_each(|(value, &channel)| *value = f32::from(channel) / 65535.0);
+                holes.zip(wide.pixels()).for_each(|(value, pixel)| *value = 1.0 - f32::from(pixel.0[3]) / 65535.0);
+            }
+            None => {
+                copy_rgb(&frame.pixels, colors);
+                holes.zip(frame.pixels.pixels()).for_each(|(value, pixel)| *value = 1.0 - f32::from(pixel.0[3]) / 255.0);
             }
         }
     }
     Ok(Loaded { image: Image::new(image), mask: Mask::new(mask) })
 }
 
-/// Reads one channel of the first frame as LoadImageMask does.
+/// Reads one channel as LoadImageMask does: of all frames, and alpha as LoadImage's mask.
 ///
 /// # Errors
 /// If the file is damaged, of an unknown format, or exceeds the limits.
 pub fn load_mask(file: &[u8], channel: Channel, limits: &Limits) -> Result<Mask> {
-    let frame = first_frame(file, limits)?.upright();
-    let (width, height) = frame.pixels.dimensions();
-    let (index, inverted) = match channel {
-        Channel::Alpha => (3, true),
-        Channel::Red => (0, false),
-        Channel::Green => (1, false),
-        Channel::Blue => (2, false),
+    let loaded = load_image(file, limits)?;
+    let index = match channel {
+        Channel::Alpha => return Ok(loaded.mask),
+        Channel::Red => 0,
+        Channel::Green => 1,
+        Channel::Blue => 2,
     };
-    let mut pixels = frame.pixels.pixels();
-    let mask = Array3::from_shape_simple_fn((1, height as usize, width as usize), || {
-        let value = pixels.next().map_or(0.0, |pixel| f32::from(pixel.0[index]) / 255.0);
-        if inverted { 1.0 - value } else { value }
-    });
-    Ok(Mask::new(mask))
+    Ok(Mask::new(loaded.image.0.index_axis(Axis(3), index).to_owned()))
 }
 
 /// The first frame as it is stored, in 8 bits and not turned: RGBA if the file has an alpha channel, RGB otherwise.
@@ -197,21 +199,37 @@ pub fn raster(file: &[u8], limits: &Limits) -> Result<Raster> {
     Ok(if frame.alpha_band { raster } else { raster.to_rgb() })
 }
 
+/// RGBA in 16 bits.
+type Wide = image::ImageBuffer<image::Rgba<u16>, Vec<u16>>;
+
 /// One decoded frame.
 struct Frame {
     pixels: RgbaImage,
+    /// The pixels as they are in a file of 16 bits, for nodes that compute with them.
+    wide: Option<Wide>,
     /// Whether alpha counts for LoadImage: an alpha channel or a palette with transparency, but not a colour key.
     alpha_band: bool,
+    /// Whether a colour stands for transparency, which counts for masks alone.
+    keyed: bool,
     /// How the pixels are to be turned.
     orientation: Orientation,
 }
 
 impl Frame {
+    fn new(pixels: RgbaImage, alpha_band: bool, orientation: Orientation) -> Self {
+        Self { pixels, wide: None, alpha_band, keyed: false, orientation }
+    }
+
     fn upright(mut self) -> Self {
         if self.orientation != Orientation::NoTransforms {
             let mut picture = DynamicImage::ImageRgba8(self.pixels);
             picture.apply_orientation(self.orientation);
             self.pixels = picture.into_rgba8();
+            if let Some(wide) = self.wide.take() {
+                let mut picture = DynamicImage::ImageRgba16(wide);
+                picture.apply_orientation(self.orientation);
+                self.wide = Some(picture.into_rgba16());
+            }
             self.orientation = Orientation::NoTransforms;
         }
         self
@@ -287,6 +305,11 @@ impl<'a> Budget<'a> {
         if self.frames > self.limits.max_frames {
             return Err(Error::TooLarge { what: "frames", found: self.frames as u64, limit: self.limits.max_frames as u64 });
         }
+        self.add_pixels((width, height))
+    }
+
+    /// Counts the pixels of a frame.
+    fn add_pixels(&mut self, (width, height): (u32, u32)) -> Result<()> {
         self.bytes += u64::from(width) * u64::from(height) * 3 * size_of::<f32>() as u64;
         if self.bytes > self.limits.max_bytes {
             return Err(Error::TooLarge { what: "bytes when decoded", found: self.bytes, limit: self.limits.max_bytes });
@@ -302,12 +325,12 @@ fn decode_error(error: image::ImageError) -> Error {
 fn jpeg_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
     let decoded = jpeg::decode(file, |size| budget.add_frame(size))?;
     let orientation = orientation(decoded.exif.as_deref(), decoded.xmp.as_deref());
-    Ok(vec![Frame { pixels: decoded.pixels, alpha_band: false, orientation }])
+    Ok(vec![Frame::new(decoded.pixels, false, orientation)])
 }
 
 fn avif_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
     let decoded = avif::decode(file, |size| budget.add_frame(size))?;
-    Ok(vec![Frame { pixels: decoded.pixels, alpha_band: decoded.has_alpha, orientation: decoded.orientation }])
+    Ok(vec![Frame::new(decoded.pixels, decoded.has_alpha, decoded.orientation)])
 }
 
 fn jpeg_2000_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
@@ -331,7 +354,7 @@ fn jpeg_2000_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Fra
     let rgba: Option<Vec<[u8; 4]>> = data.chunks_exact(colors + usize::from(alpha_band)).map(pixel).collect();
     let pixels = rgba.and_then(|rgba| RgbaImage::from_raw(width, height, rgba.into_flattened()));
     let pixels = pixels.ok_or_else(|| Error::Decode(format!("{colors} channels are not read")))?;
-    Ok(vec![Frame { pixels, alpha_band, orientation: Orientation::NoTransforms }])
+    Ok(vec![Frame::new(pixels, alpha_band, Orientation::NoTransforms)])
 }
 
 /// What a decoder makes of a damaged file must not end more than the reading of it.
@@ -341,7 +364,7 @@ fn caught<T>(call: impl FnOnce() -> T) -> Result<T> {
 
 fn tiff_frames(file: &[u8], budget: &mut Budget, count: usize) -> Result<Vec<Frame>> {
     let pages = tiff::pages(file, count, |size| budget.add_frame(size))?;
-    let frame = |page: tiff::Page| Frame { pixels: page.pixels, alpha_band: page.has_alpha, orientation: Orientation::NoTransforms };
+    let frame = |page: tiff::Page| Frame::new(page.pixels, page.has_alpha, Orientation::NoTransforms);
     Ok(pages.into_iter().map(frame).collect())
 }
 
@@ -421,7 +444,7 @@ fn pnm_frame(file: &[u8], budget: &mut Budget, _: usize) -> Result<Vec<Frame>> {
         }),
         other => to_rgba(other),
     };
-    Ok(vec![Frame { pixels, alpha_band: false, orientation: Orientation::NoTransforms }])
+    Ok(vec![Frame::new(pixels, false, Orientation::NoTransforms)])
 }
 
 /// Whether a file's first bytes make sense as a TGA header: kind of palette and of pixels, sides and depth.
@@ -518,7 +541,7 @@ fn animation<'a>(
         };
         let pixels = frame.into_buffer();
         budget.add_frame(pixels.dimensions())?;
-        frames.push(Frame { pixels, alpha_band, orientation });
+        frames.push(Frame::new(pixels, alpha_band, orientation));
     }
     Ok(frames)
 }
@@ -528,7 +551,7 @@ fn still(mut decoder: impl ImageDecoder, budget: &mut Budget) -> Result<Frame> {
     let alpha_band = decoder.color_type().has_alpha();
     let orientation = orientation_of(&mut decoder);
     let picture = DynamicImage::from_decoder(decoder).map_err(decode_error)?;
-    Ok(Frame { pixels: to_rgba(picture), alpha_band, orientation })
+    Ok(Frame::new(to_rgba(picture), alpha_band, orientation))
 }
 
 /// The frames of an animated WebP file. The `image` crate blends opaque pixels inexactly, so that it only decodes the parts.
@@ -551,7 +574,7 @@ fn webp_animation(file: &[u8], decoder: &mut impl ImageDecoder, budget: &mut Bud
             let target = pixels.get_pixel_mut(part.x + x, part.y + y);
             *target = if part.blend { blend_over(*source, *target) } else { *source };
         }
-        frames.push(Frame { pixels: pixels.clone(), alpha_band, orientation });
+        frames.push(Frame::new(pixels.clone(), alpha_band, orientation));
         if part.dispose {
             for (x, y, _) in part.pixels.enumerate_pixels() {
                 pixels.put_pixel(part.x + x, part.y + y, image::Rgba([0; 4]));
@@ -669,6 +692,11 @@ fn png_still(file: &[u8], orientation: Orientation, budget: &mut Budget) -> Resu
         png::ColorType::Indexed => info.trns.is_some(),
         png::ColorType::Grayscale | png::ColorType::Rgb => false,
     };
+    let keyed = !alpha_band && info.trns.is_some();
+    if info.bit_depth == png::BitDepth::Sixteen {
+        // Such pixels are there twice.
+        budget.add_pixels((width, height))?;
+    }
     let too_large = || Error::Decode("the picture does not fit into memory".into());
     let mut data = vec![0; reader.output_buffer_size().ok_or_else(too_large)?];
     let (color, depth) = match reader.next_frame(&mut data) {
@@ -686,6 +714,18 @@ fn png_still(file: &[u8], orientation: Orientation, budget: &mut Budget) -> Resu
         (true, false) => pixel[channel * 2],
         (true, true) => clipped(u16::from_be_bytes([pixel[0], pixel[1]])),
     };
+    let wide_pixels = wide.then(|| {
+        let pixel = |pixel: &[u8]| {
+            let value = |channel: usize| u16::from_be_bytes([pixel[channel * 2], pixel[channel * 2 + 1]]);
+            match channels {
+                1 => [value(0), value(0), value(0), u16::MAX],
+                2 => [value(0), value(0), value(0), value(1)],
+                3 => [value(0), value(1), value(2), u16::MAX],
+                _ => [value(0), value(1), value(2), value(3)],
+            }
+        };
+        Wide::from_raw(width, height, data.chunks_exact(bytes).flat_map(pixel).collect()).ok_or_else(too_large)
+    });
     let rgba = match (wide, channels) {
         // The usual ones, without a look at each sample.
         (false, 4) => data,
@@ -704,7 +744,7 @@ fn png_still(file: &[u8], orientation: Orientation, budget: &mut Budget) -> Resu
         }
     };
     let pixels = RgbaImage::from_raw(width, height, rgba).ok_or_else(too_large)?;
-    Ok(Frame { pixels, alpha_band, orientation })
+    Ok(Frame { wide: wide_pixels.transpose()?, keyed, ..Frame::new(pixels, alpha_band, orientation) })
 }
 
 fn copy_rgb(pixels: &RgbaImage, mut target: ArrayViewMut3<f32>) {
@@ -761,15 +801,24 @@ mod tests {
     }
 
     #[test]
-    fn wide_channels_keep_their_high_byte_but_wide_grey_is_clipped() {
-        let high = vec![0, 0, 0, 1, 3, 128, 253, 255];
-        let (red, mask, _) = load(&png_bytes(8, png::ColorType::Rgb, png::BitDepth::Sixteen, &wide(3), &[], &[]));
-        assert_eq!((red, mask), (high.clone(), (64, 64)));
-        let (red, mask, alpha) = load(&png_bytes(8, png::ColorType::Rgba, png::BitDepth::Sixteen, &wide(4), &[], &[]));
-        assert_eq!((red, mask), (high.clone(), (1, 8)));
-        assert_eq!(alpha, high.iter().map(|value| 255 - value).collect::<Vec<u8>>());
-        let (red, ..) = load(&png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Sixteen, &wide(1), &[], &[]));
-        assert_eq!(red, [0, 100, 255, 255, 255, 255, 255, 255]);
+    fn wide_channels_keep_their_precision_in_nodes_and_are_pillows_elsewhere() {
+        let exact: Vec<f32> = WIDE.iter().map(|value| f32::from(*value) / 65535.0).collect();
+        for (color, channels) in
+            [(png::ColorType::Grayscale, 1), (png::ColorType::GrayscaleAlpha, 2), (png::ColorType::Rgb, 3), (png::ColorType::Rgba, 4)]
+        {
+            let file = png_bytes(8, color, png::BitDepth::Sixteen, &wide(channels), &[], &[]);
+            let loaded = load_image(&file, &limits()).unwrap();
+            for channel in 0..3 {
+                assert_eq!(loaded.image.0.slice(s![0, 0, .., channel]).to_vec(), exact, "{color:?}");
+            }
+            match channels % 2 {
+                1 => assert_eq!(loaded.mask.0.dim(), (1, 64, 64), "{color:?}"),
+                _ => assert_eq!(loaded.mask.0.slice(s![0, 0, ..]).to_vec(), exact.iter().map(|value| 1.0 - value).collect::<Vec<f32>>()),
+            }
+            let high = if channels == 1 { [0, 100, 255, 255, 255, 255, 255, 255] } else { [0, 0, 0, 1, 3, 128, 253, 255] };
+            let raster = raster(&file, &limits()).unwrap();
+            assert_eq!(raster.data().iter().step_by(raster.channels()).copied().collect::<Vec<u8>>(), high, "{color:?}");
+        }
     }
 
     #[test]
@@ -781,7 +830,7 @@ mod tests {
     }
 
     #[test]
-    fn palette_transparency_is_alpha_but_a_colour_key_only_for_masks() {
+    fn palette_transparency_is_alpha_and_a_colour_key_is_for_masks() {
         let palette: Vec<u8> = (0..24).collect();
         let indices: Vec<u8> = (0..8).collect();
         let (red, _, mask) = load(&png_bytes(8, png::ColorType::Indexed, png::BitDepth::Eight, &indices, &palette, &[255, 0, 5]));
@@ -789,9 +838,11 @@ mod tests {
         assert_eq!(mask, [0, 255, 250, 0, 0, 0, 0, 0]);
 
         let keyed = png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Eight, &indices, &[], &[0, 3]);
-        assert_eq!(load(&keyed).1, (64, 64));
+        assert_eq!(load(&keyed).2, [0, 0, 0, 255, 0, 0, 0, 0]);
         let mask = load_mask(&keyed, Channel::Alpha, &limits()).unwrap();
         assert_eq!(mask.0.iter().map(|value| *value as u8).collect::<Vec<u8>>(), [0, 0, 0, 1, 0, 0, 0, 0]);
+        let opaque = png_bytes(8, png::ColorType::Grayscale, png::BitDepth::Eight, &indices, &[], &[]);
+        assert_eq!(load_mask(&opaque, Channel::Alpha, &limits()).unwrap(), Mask::solid(1, 64, 64, 0.0));
         assert_eq!(load_mask(&keyed, Channel::Green, &limits()).unwrap().0[[0, 0, 7]], 7.0 / 255.0);
         assert_eq!(raster(&keyed, &limits()).unwrap().channels(), 3);
     }

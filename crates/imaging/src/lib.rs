@@ -21,6 +21,7 @@ pub mod quantize;
 mod raster;
 pub mod resample;
 pub mod resize;
+pub mod text;
 mod tiff;
 pub mod transfer;
 pub mod transform;

@@ -137,8 +137,6 @@ pub fn combine(destination: &Mask, source: &Mask, x: usize, y: usize, operation:
 }
 
 /// Fades the borders out over so many pixels (ComfyUI's FeatherMask).
-///
-/// Like the reference, the right and bottom fades begin with the first column or row, and then run inwards from the last.
 pub fn feather(mask: &Mask, left: usize, top: usize, right: usize, bottom: usize) -> Mask {
     let mut out = mask.0.to_owned();
     let (height, width) = (mask.height(), mask.width());
@@ -147,9 +145,9 @@ pub fn feather(mask: &Mask, left: usize, top: usize, right: usize, bottom: usize
     let (top, bottom) = (top.min(height), bottom.min(height));
     let mut fade = |axis: usize, index: usize, rate: f32| out.index_axis_mut(Axis(axis), index).mapv_inplace(|value| value * rate);
     (0..left).for_each(|x| fade(2, x, rate(x, left)));
-    (0..right).for_each(|x| fade(2, (width - x) % width, rate(x, right)));
+    (0..right).for_each(|x| fade(2, width - 1 - x, rate(x, right)));
     (0..top).for_each(|y| fade(1, y, rate(y, top)));
-    (0..bottom).for_each(|y| fade(1, (height - y) % height, rate(y, bottom)));
+    (0..bottom).for_each(|y| fade(1, height - 1 - y, rate(y, bottom)));
     Mask::new(out)
 }
 
@@ -235,10 +233,10 @@ mod tests {
     }
 
     #[test]
-    fn feathering_has_the_references_right_and_bottom() {
-        // FeatherMask().feather(torch.ones(1, 1, 4), 2, 0, 2, 0)[0]
+    fn feathering_begins_at_the_borders() {
+        // FeatherMask.execute(torch.ones(1, 1, 4), 2, 0, 2, 0)[0]
         let faded = feather(&Mask::solid(1, 1, 4, 1.0), 2, 0, 2, 0);
-        assert_eq!(faded.0, array![[[0.25, 1.0, 1.0, 1.0]]].into_shared());
+        assert_eq!(faded.0, array![[[0.5, 1.0, 1.0, 0.5]]].into_shared());
         let all = feather(&Mask::solid(1, 3, 1, 1.0), 0, 9, 0, 3);
         assert_eq!(all.0.len(), 3);
     }

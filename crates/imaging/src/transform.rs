@@ -49,25 +49,6 @@ pub fn rotate<D: Dimension>(array: &ArcArray<f32, D>, quarter_turns: usize, rows
     turned.as_standard_layout().into_owned().into_shared()
 }
 
-/// Joins two batches; the second is cropped and scaled to the first's size if they differ (ComfyUI's ImageBatch).
-///
-/// # Errors
-/// If the channels differ, or a picture is empty.
-pub fn batch(first: &Image, second: &Image) -> Result<Image> {
-    if first.channels() != second.channels() {
-        return Err(Error::Shape(format!(
-            "pictures of {} and of {} channels cannot be in one batch: remove or add alpha first",
-            first.channels(),
-            second.channels()
-        )));
-    }
-    let second = match (first.height(), first.width()) == (second.height(), second.width()) {
-        true => second.clone(),
-        false => resize::image(second, first.width(), first.height(), Method::Bilinear, Crop::Center)?,
-    };
-    Ok(Image::new(concatenate![Axis(0), first.0, second.0]))
-}
-
 /// Repeats a whole array `amount` times along its first axis.
 ///
 /// # Errors

@@ -1,12 +1,18 @@
 //! Arrays of these nodes as tensors of the engine, and back. They are copied, which takes a while where they are large: an interruption leaves
 //! the copying behind.
 
-use comfyd_engine::{LatentInput, Tensor, tensor, values as tensor_values};
+use comfyd_engine::{LatentInput, LatentSpec, Tensor, tensor, values as tensor_values};
 use comfyd_node::{Error, Result};
 use comfyd_values::{Image, Latent, Mask};
 use ndarray::{ArcArray, Array, Dimension, IxDyn};
 
 use crate::class::Call;
+
+/// What an empty latent tells samplers beside its samples: pixels per cell, on each side (spelt as on the reference's links).
+pub(crate) const SPATIAL_RATIO: &str = "downscale_ratio_spacial";
+
+/// The same of its length: samples of sound per cell.
+pub(crate) const TEMPORAL_RATIO: &str = "downscale_ratio_temporal";
 
 /// An array of any axes.
 pub(crate) fn of<D: Dimension + 'static>(call: &Call<'_, '_>, array: &ArcArray<f32, D>) -> Result<Tensor> {
@@ -47,20 +53,39 @@ pub(crate) fn to_image(call: &Call<'_, '_>, tensor: &Tensor) -> Result<Image> {
     Ok(Image(to_array(call, tensor)?))
 }
 
-/// What the engine takes as a latent. An empty latent with other channels than the model's (as made for another family) gets the model's.
-pub(crate) fn latent(call: &Call<'_, '_>, latent: &Latent, channels: usize) -> Result<LatentInput> {
-    let is_foreign = latent.samples.ndim() == 4 && latent.samples.shape()[1] != channels;
+/// What the engine takes as a latent. An empty latent as it is made for another family gets the channels of the model's latents and, where it
+/// tells how many pixels its cells stand for, their size.
+pub(crate) fn latent(call: &Call<'_, '_>, latent: &Latent, spec: &LatentSpec) -> Result<LatentInput> {
+    let mut fitting = latent.samples.shape().to_vec();
+    if let [_, channels, height, width] = &mut fitting[..] {
+        *channels = spec.channels;
+        if let Some(pixels) = latent.extra.get(SPATIAL_RATIO).and_then(serde_json::Value::as_f64) {
+            let ratio = pixels / spec.factor as f64;
+            [height, width].into_iter().for_each(|side| *side = (*side as f64 * ratio).round_ties_even() as usize);
+        }
+    }
     let mut samples = latent.samples.clone();
+    let is_foreign = samples.shape() != fitting;
+    if is_foreign {
+        call.reserve(&fitting)?;
+    }
     let samples = call.aside(samples.len(), move || {
         if is_foreign && samples.iter().all(|value| *value == 0.0) {
-            let mut shape = samples.shape().to_vec();
-            shape[1] = channels;
-            samples = ArcArray::zeros(shape);
+            samples = ArcArray::zeros(fitting);
         }
         copied(&samples)
     })??;
     let noise_mask = latent.noise_mask.as_ref().map(|mask| of(call, mask)).transpose()?;
     Ok(LatentInput { samples, noise_mask, batch_index: latent.batch_index.clone() })
+}
+
+/// What was sampled from the latent, with what belongs to it.
+pub(crate) fn sampled(call: &Call<'_, '_>, latent: &Latent, samples: &Tensor) -> Result<Latent> {
+    let mut sampled = with_samples(call, latent, samples)?;
+    for of_empty in [SPATIAL_RATIO, TEMPORAL_RATIO] {
+        sampled.extra.shift_remove(of_empty);
+    }
+    Ok(sampled)
 }
 
 /// The latent with other samples.

@@ -21,7 +21,7 @@ fn all_cases_agree_with_the_reference() {
             std::fs::copy(folder.join(&name), bench.folders.roots().input.join(&name)).unwrap();
         }
     }
-    assert_eq!(cases.len(), 143);
+    assert_eq!(cases.len(), 151);
     let failed: Vec<String> =
         cases.iter().filter_map(|(name, case)| compare::check(&bench, &folder, case).err().map(|e| format!("{name}: {e}"))).collect();
     assert!(failed.is_empty(), "{} of {} failed:\n{}", failed.len(), cases.len(), failed.join("\n"));

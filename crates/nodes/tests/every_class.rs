@@ -64,6 +64,12 @@ fn given(class: &str, side: u32) -> Json {
         "CustomCombo" => json!({"choice": "one"}),
         "ConvertDictionaryToString" => json!({"dictionary": {"a": 1}}),
         "ConvertArrayToString" => json!({"array": {"__value__": [1, "b"]}}),
+        // Clients wrap lists, which would be links otherwise.
+        "CreateBoundingBoxes" => json!({
+            "editor_state": {"__value__": [{"x": 4, "y": 6, "width": 30, "height": 40, "metadata": {"type": "text", "text": "a", "palette": ["#ff0000"]}}]},
+            "last_incoming": {"__value__": []},
+        }),
+        "BuildJsonPromptIdeogram" => json!({"element": {"__value__": []}, "color_palette": {"__value__": ["#aabbcc"]}}),
         // They encode pictures of a megapixel.
         "TextEncodeQwenImageEdit" | "TextEncodeQwenImageEditPlus" | "TextEncodeBooguEdit" | "TextEncodeJoyImageEdit" => {
             json!({"vae": {"class_type": "VAELoader", "slot": 0, "inputs": {"vae_name": "pixel_space"}}})
@@ -382,7 +388,8 @@ impl Runner {
 const SLOWEST: Duration = Duration::from_secs(4);
 
 /// Types of widgets, and what their values are.
-const WIDGETS: [(&str, &str); 4] = [("STRING", "COLOR"), ("STRING", "COMBO"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM")];
+const WIDGETS: [(&str, &str); 6] =
+    [("STRING", "COLOR"), ("STRING", "COMBO"), ("JSON", "BOUNDING_BOX"), ("JSON", "HISTOGRAM"), ("JSON", "ARRAY"), ("JSON", "DICT")];
 
 /// The class whose output is one value that is a list of the declared type.
 const IN_ONE: &str = "MergeTextLists";

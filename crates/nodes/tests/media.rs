@@ -136,7 +136,7 @@ fn check(media: &Media, bench: &Bench, folder: &Path, case: &Json) -> Result<(),
     for (got, want) in got.iter().zip(want) {
         let want = folder.join(want.as_str().unwrap());
         let compared = if want.extension().unwrap() == "png" {
-            compare::pictures(&bench.saved(got), &std::fs::read(&want).unwrap(), 3)
+            compare::pictures(&bench.saved(got), &std::fs::read(&want).unwrap(), 3, 0.05)
         } else {
             compare_files(media, &bench.path(got), &want, case["workflow"].to_string().contains("film0.mp4"))
         };

@@ -153,6 +153,7 @@ def made_samplers():
         "dpmpp_2m_sde:ode": ("dpmpp_2m_sde", {"eta": 0.0}),
         "dpmpp_3m_sde:half": ("dpmpp_3m_sde", {"eta": 0.5, "s_noise": 0.9}),
         "er_sde:reverse": ("er_sde", {"s_noise": 0.9, "noise_scaler": lambda v: v ** 1.6, "max_stage": 2}),
+        "er_sde:eta": ("er_sde", {"noise_scaler": lambda v: v * ((v ** 0.3).exp() + 10.0) ** 0.6}),
         "sa_solver:options": ("sa_solver", {"tau_func": sa_solver.get_tau_interval_func(9.0, 0.5, 0.7), "s_noise": 0.9, "predictor_order": 2, "corrector_order": 2, "simple_order_2": True}),
         "sa_solver:no_corrector": ("sa_solver", {"predictor_order": 2, "corrector_order": 0}),
         "seeds_2:options": ("seeds_2", {"eta": 0.5, "s_noise": 0.9, "r": 0.4}),

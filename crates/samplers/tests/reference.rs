@@ -237,6 +237,7 @@ fn with_options(name: &str) -> Option<Arc<dyn Sampler>> {
         "dpmpp_2m_sde:ode" => Arc::new(Dpmpp2mSde { eta: 0.0, ..Dpmpp2mSde::default() }),
         "dpmpp_3m_sde:half" => Arc::new(Dpmpp3mSde { eta, s_noise }),
         "er_sde:reverse" => Arc::new(ErSde { s_noise, scaler: NoiseScaler::ReverseTime { eta: 0.6 }, max_stage: 2 }),
+        "er_sde:eta" => Arc::new(ErSde { scaler: NoiseScaler::ErSde { eta: 0.6 }, ..ErSde::default() }),
         "sa_solver:options" => Arc::new(SaSolver {
             tau: Some(Tau { start_sigma: 9.0, end_sigma: 0.5, eta: 0.7 }),
             s_noise,

@@ -4,7 +4,7 @@
 
 mod document;
 #[path = "../tests/support/mod.rs"]
-mod support;
+pub(crate) mod support;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

@@ -11,6 +11,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 use utoipa::ToSchema;
 
+use crate::events::Told;
 use crate::json::Plain;
 
 /// What a client can understand, from its feature flags and its query.
@@ -61,8 +62,13 @@ pub(crate) struct Status<'a> {
     pub sid: Option<&'a str>,
 }
 
-/// An event as JSON.
-pub(crate) fn text(event: &str, data: &impl Serialize) -> Message {
+/// An event of the server's own as JSON.
+pub(crate) fn text(event: Told, data: &impl Serialize) -> Message {
+    named(event.name(), data)
+}
+
+/// An event of any name as JSON.
+pub(crate) fn named(event: &str, data: &impl Serialize) -> Message {
     #[derive(Serialize)]
     struct Named<'a, T> {
         #[serde(rename = "type")]
@@ -77,15 +83,15 @@ pub(crate) fn text(event: &str, data: &impl Serialize) -> Message {
 pub(crate) fn message(event: &Event) -> Option<Message> {
     let id = &*event.prompt_id;
     Some(match &event.kind {
-        EventKind::Message(message) => text(message.name(), message),
+        EventKind::Message(message) => text(message.into(), message),
         EventKind::Executing(node) => executing(id, node),
         EventKind::Idle => idle(id),
         EventKind::Progress { node, value, max } => {
-            text("progress", &json!({"value": Plain(*value), "max": Plain(*max), "prompt_id": id, "node": node.id}))
+            text(Told::Progress, &json!({"value": Plain(*value), "max": Plain(*max), "prompt_id": id, "node": node.id}))
         }
-        EventKind::ProgressState(nodes) => text("progress_state", &json!({"prompt_id": id, "nodes": progress_nodes(id, nodes)})),
+        EventKind::ProgressState(nodes) => text(Told::ProgressState, &json!({"prompt_id": id, "nodes": progress_nodes(id, nodes)})),
         EventKind::Executed { node, output } => {
-            text("executed", &json!({"node": node.id, "display_node": node.display_id, "output": output, "prompt_id": id}))
+            text(Told::Executed, &json!({"node": node.id, "display_node": node.display_id, "output": output, "prompt_id": id}))
         }
         EventKind::Text { node, text } => Message::Binary(wire::text(&node.id, text)),
         EventKind::Image { .. } | EventKind::Queue { .. } => return None,
@@ -94,7 +100,7 @@ pub(crate) fn message(event: &Event) -> Option<Message> {
 
 /// `executing` without a node: the prompt is over.
 pub(crate) fn idle(prompt_id: &str) -> Message {
-    text("executing", &json!({"node": null, "prompt_id": prompt_id}))
+    text(Told::Executing, &json!({"node": null, "prompt_id": prompt_id}))
 }
 
 /// `executing`, with the class and title that the API document names.
@@ -102,7 +108,7 @@ pub(crate) fn executing(prompt_id: &str, node: &NodeRef) -> Message {
     let NodeRef { id, display_id, class_type, title, .. } = node;
     let title = title.as_ref().unwrap_or(class_type);
     let data = json!({"node": id, "display_node": display_id, "prompt_id": prompt_id, "class_type": class_type, "title": title});
-    text("executing", &data)
+    text(Told::Executing, &data)
 }
 
 /// A result as PNG; its longer side is at most `max_size`.

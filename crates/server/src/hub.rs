@@ -13,7 +13,8 @@ use parking_lot::{Mutex, RwLock};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::frames::{self, QueueStatus, Status, text};
+use crate::events::Told;
+use crate::frames::{self, QueueStatus, Status, named, text};
 
 mod gate;
 mod mailbox;
@@ -153,7 +154,7 @@ impl Hub {
     pub fn ended(&self, entry: &HistoryEntry) {
         let Some(client_id) = &entry.job.client_id else { return };
         let Ok(messages) = serde_json::from_str::<Vec<(String, &RawValue)>>(entry.messages.get()) else { return };
-        let messages = messages.iter().map(|(name, data)| text(name, data));
+        let messages = messages.iter().map(|(name, data)| named(name, data));
         let mut missed = self.inner.missed.lock();
         for message in messages.chain([frames::idle(&entry.job.id)]) {
             let queued = Queued { owner: Arc::clone(&entry.job.owner), ..Queued::new(message, Kind::Needed) };
@@ -172,7 +173,7 @@ impl Hub {
     }
 
     /// Sends an event that is no prompt's to everybody who gets to see everything.
-    pub fn broadcast(&self, event: &str, data: &impl Serialize) {
+    pub(crate) fn broadcast(&self, event: Told, data: &impl Serialize) {
         if let Some(queued) = self.weighed(Queued::new(text(event, data), Kind::Passing)) {
             self.push_to_some(&queued, |who| who.all);
         }
@@ -208,7 +209,8 @@ impl Hub {
             return;
         }
         let gate = prompt_id.and_then(|id| self.inner.gates.of(id));
-        let queued = |status| Queued { gate: gate.clone(), ..Queued::new(text("status", &Status { status, sid: None }), Kind::Figures) };
+        let queued =
+            |status| Queued { gate: gate.clone(), ..Queued::new(text(Told::Status, &Status { status, sid: None }), Kind::Figures) };
         if last.status.as_ref() != Some(&status) {
             self.push_to_some(&queued(&status), |who| who.all);
         }
@@ -225,7 +227,7 @@ impl Hub {
     /// Sends what a custom node says, or something else that no prompt's event tells, to a client that is connected, or to all. Where it was
     /// said for an owner's prompt, only who gets to see that one's is told.
     pub fn event(&self, event: &str, data: &impl Serialize, client_id: Option<&str>, owner: Option<&str>) {
-        self.push_to(client_id, owner, Queued::new(text(event, data), Kind::Passing));
+        self.push_to(client_id, owner, Queued::new(named(event, data), Kind::Passing));
     }
 
     /// The same with bytes behind the number of a binary event. They are pictures as a rule: a client that is slow may lose some.
@@ -257,7 +259,7 @@ impl Hub {
     }
 
     /// Sends an event to one connection.
-    pub fn send(&self, mailbox: &Mailbox, event: &str, data: &impl Serialize) {
+    pub(crate) fn send(&self, mailbox: &Mailbox, event: Told, data: &impl Serialize) {
         mailbox.push(Queued::new(text(event, data), Kind::Passing));
     }
 

@@ -16,6 +16,9 @@ mod devices;
 mod document_tests;
 mod doors;
 mod error;
+mod events;
+#[cfg(test)]
+mod events_tests;
 mod form;
 mod frames;
 #[cfg(any(test, fuzzing))]

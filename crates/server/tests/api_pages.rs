@@ -1,4 +1,4 @@
-//! The pages `docs/api.md` and `docs/api.ja.md`: that they tell every endpoint as the OpenAPI document has it, with an answer that the server
+//! The pages `docs/api.md` and `docs/api.ja.md`: that they tell every endpoint, event and frame as the OpenAPI document has it, with an answer that the server
 //! gives. `COMFYD_WRITE_PAGES=1` writes them anew. The Japanese texts are in `api/ja.json`.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -170,6 +170,31 @@ fn parameters(document: &Value, operation: &Value, texts: &Texts) -> String {
     table + "\n"
 }
 
+/// The table of events.
+fn events(socket: &Value, texts: &Texts) -> String {
+    let heads = ["event", "when", "data"].map(|head| texts.of(head)).join(" | ");
+    let mut table = format!("| {heads} |\n|---|---|---|");
+    for event in socket["x-events"].as_array().unwrap() {
+        let data: Vec<String> = event["data"].as_array().unwrap().iter().map(|field| format!("`{}`", field.as_str().unwrap())).collect();
+        write!(table, "\n| `{}` | {} | {} |", event["name"].as_str().unwrap(), texts.of(event["when"].as_str().unwrap()), data.join(", "))
+            .unwrap();
+    }
+    table
+}
+
+/// The table of binary frames.
+fn frames(socket: &Value, texts: &Texts) -> String {
+    let heads = ["number", "what", "behind it", "with ?shape=documented"].map(|head| texts.of(head)).join(" | ");
+    let mut table = format!("| {heads} |\n|---|---|---|---|");
+    for frame in socket["x-frames"].as_array().unwrap() {
+        let text = |text: &Value| texts.of(text.as_str().unwrap());
+        let layout: Vec<String> = frame["layout"].as_array().unwrap().iter().map(text).collect();
+        let documented = if frame["documented"] == "" { String::new() } else { text(&frame["documented"]) };
+        write!(table, "\n| {} | {} | {} | {documented} |", frame["number"], text(&frame["what"]), layout.join("; ")).unwrap();
+    }
+    table
+}
+
 async fn server() -> Server {
     let value = Input::int("value").default(1);
     let show = Schema::new("Show").display("Show").category("test").description("Shows.").input(value).output_node();
@@ -238,6 +263,8 @@ async fn pages() -> [String; 2] {
             }
             groups.entry(operation["tags"][0].as_str().unwrap()).or_default().push_str(&text);
         }
+        let socket = &document["paths"]["/ws"]["get"];
+        let head = head.replace("{events}", &events(socket, &texts)).replace("{frames}", &frames(socket, &texts));
         let parts = groups.iter().map(|(tag, text)| format!("## {}\n\n{text}", texts.of(tag)));
         format!("{head}{}", parts.collect::<String>()).trim_end().to_owned() + "\n"
     })

@@ -139,7 +139,7 @@ async fn a_client_that_takes_nothing_is_closed_and_slows_nobody() {
     let mut heard = server.socket("heard").await;
     let text = "x".repeat(1 << 20);
     for number in 0..40 {
-        server.inner.app.hub.broadcast("tick", &json!([number, text]));
+        server.inner.app.hub.event("tick", &json!([number, text]), None, None);
         loop {
             let Message::Text(message) = heard.next().await.unwrap().unwrap() else { continue };
             if message.contains("tick") {

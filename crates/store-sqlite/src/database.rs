@@ -32,7 +32,7 @@ pub(crate) const MAX_LOG_PAGES: i64 = 16_384;
 pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How many damaged rows are told of, and how many are kept aside.
-pub(crate) const MAX_DAMAGED: i64 = 100;
+pub const MAX_DAMAGED: i64 = 100;
 
 /// The steps from each format to the next; the format is their number. Never change one that was released: add another.
 ///
@@ -186,15 +186,22 @@ pub(crate) fn open(path: &Path, options: &Options) -> Result<(Connection, Loaded
 
 /// The database's format, 0 for a new one. Changes nothing.
 pub(crate) fn identify(connection: &Connection, path: &Path) -> Result<usize, Error> {
+    identify_as(connection, path, APPLICATION_ID, FORMAT)
+}
+
+/// The format of a database with an application id, of which formats up to `known` are known; 0 for a new one. Changes nothing.
+///
+/// # Errors
+/// [`Error`], where it is none of that application, or cannot be read.
+pub fn identify_as(connection: &Connection, path: &Path, application_id: i64, known: usize) -> Result<usize, Error> {
     let failed = |error| failure(path, error);
     let number = |name: &str| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0)).map_err(failed);
     let format = number("user_version")?;
     let application = number("application_id")?;
     let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(failed)?;
-    if application != APPLICATION_ID && (tables > 0 || application != 0) {
+    if application != application_id && (tables > 0 || application != 0) {
         return Err(Error::Foreign { path: path.to_owned() });
     }
-    let known = FORMAT;
     let Ok(format) = usize::try_from(format) else {
         return Err(Error::Corrupt { path: path.to_owned(), detail: format!("its format is {format}") });
     };
@@ -502,7 +509,7 @@ pub(crate) fn job_error(error: &rusqlite::Error) -> JobError {
 }
 
 /// What whoever wants to use a database is told of an error.
-pub(crate) fn failure(path: &Path, error: rusqlite::Error) -> Error {
+pub fn failure(path: &Path, error: rusqlite::Error) -> Error {
     let path = path.to_owned();
     match &error {
         rusqlite::Error::FromSqlConversionFailure(..) | rusqlite::Error::InvalidColumnType(..) | rusqlite::Error::QueryReturnedNoRows => {

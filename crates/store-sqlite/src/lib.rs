@@ -13,7 +13,7 @@ mod guard;
 mod options;
 mod reader;
 mod state;
-mod upkeep;
+pub mod upkeep;
 mod writer;
 
 use std::path::Path;

@@ -1,5 +1,5 @@
 //! Looks after a database file: checks it, backs it up and restores it. Knows nothing of a store that is open; what only reads goes on
-//! beside one.
+//! beside one. What is not of the queue's tables serves other databases of the server too.
 
 use std::fs::{self, File};
 use std::io;
@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 use rusqlite::backup::{Backup, StepResult};
 use rusqlite::{Connection, ErrorCode, OpenFlags, Row, ToSql, Transaction};
 
-use crate::database::{FORMAT, JOB, MAX_DAMAGED, PATIENCE, concerns_a_row, failure, identify, job};
+use crate::database::{FORMAT, JOB, PATIENCE, concerns_a_row, identify, job};
+pub use crate::database::{MAX_DAMAGED, failure, identify_as};
 use crate::error::Error;
 use crate::guard::{Lock, beside};
 use crate::reader::{REST, entry};
@@ -66,6 +67,14 @@ pub fn check(path: &Path) -> Result<Report, Error> {
 /// # Errors
 /// [`Error`]; [`Error::Exists`] if the file is there and is not to be replaced.
 pub fn backup(database: &Path, file: &Path, replace: bool) -> Result<Report, Error> {
+    backup_with(database, file, replace, &check)
+}
+
+/// [`backup`] of a database of another kind, of which `check` tells what is in it.
+///
+/// # Errors
+/// As [`backup`].
+pub fn backup_with<R>(database: &Path, file: &Path, replace: bool, check: &dyn Fn(&Path) -> Result<R, Error>) -> Result<R, Error> {
     let io = |source| Error::Io { path: file.to_owned(), source };
     let source = open(database)?;
     let true_path = |path: &Path| fs::canonicalize(path).ok();
@@ -94,6 +103,18 @@ pub fn backup(database: &Path, file: &Path, replace: bool) -> Result<Report, Err
 /// # Errors
 /// [`Error`]; the database is as it was then, unless only the last step failed.
 pub fn restore(lock: &Lock, file: &Path) -> Result<Option<PathBuf>, Error> {
+    restore_with(lock, file, &identify)
+}
+
+/// [`restore`] of a database of another kind, whose format `identify` tells.
+///
+/// # Errors
+/// As [`restore`].
+pub fn restore_with(
+    lock: &Lock,
+    file: &Path,
+    identify: &dyn Fn(&Connection, &Path) -> Result<usize, Error>,
+) -> Result<Option<PathBuf>, Error> {
     let source = open(file)?;
     identify(&source, file)?;
     let part = beside(lock.target(), ".restored.part");
@@ -135,7 +156,11 @@ fn put_in_place(lock: &Lock, part: &Path, kept: PathBuf) -> Result<Option<PathBu
     Ok(there.then_some(kept))
 }
 
-fn open(path: &Path) -> Result<Connection, Error> {
+/// Opens a database that is there, for reading alone.
+///
+/// # Errors
+/// [`Error::Missing`], and what SQLite says.
+pub fn open(path: &Path) -> Result<Connection, Error> {
     if !path.exists() {
         return Err(Error::Missing { path: path.to_owned() });
     }
@@ -184,10 +209,7 @@ fn look(connection: &mut Connection, path: &Path, report: &mut Report) -> Result
     let failed = |error| failure(path, error);
     let format = identify(connection, path)?;
     let transaction = connection.transaction().map_err(failed)?;
-    let mut check = transaction.prepare(&format!("PRAGMA integrity_check({MAX_DAMAGED})")).map_err(failed)?;
-    let verdicts: Vec<String> = check.query_map([], |row| row.get(0)).and_then(Iterator::collect).map_err(failed)?;
-    let (values, structure) = verdicts.into_iter().filter(|verdict| verdict != "ok").partition(|verdict| concerns_a_row(verdict));
-    (report.prompts, report.structure) = (values, structure);
+    (report.structure, report.prompts) = integrity(&transaction).map_err(failed)?;
     if format == 0 {
         report.structure.push("it is empty: no server has used it".to_owned());
     } else if format != FORMAT {
@@ -196,6 +218,17 @@ fn look(connection: &mut Connection, path: &Path, report: &mut Report) -> Result
         read_prompts(&transaction, report).map_err(failed)?;
     }
     Ok(())
+}
+
+/// What SQLite finds wrong with a database: with the file, and with single rows; the first hundred things.
+///
+/// # Errors
+/// What SQLite says where it cannot look.
+pub fn integrity(connection: &Connection) -> rusqlite::Result<(Vec<String>, Vec<String>)> {
+    let mut check = connection.prepare(&format!("PRAGMA integrity_check({MAX_DAMAGED})"))?;
+    let verdicts: Vec<String> = check.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let (rows, structure) = verdicts.into_iter().filter(|verdict| verdict != "ok").partition(|verdict| concerns_a_row(verdict));
+    Ok((structure, rows))
 }
 
 /// Reads every prompt as the server does.

@@ -21,6 +21,11 @@ pub enum BinaryEvent {
     PreviewImageWithMetadata = 4,
 }
 
+impl BinaryEvent {
+    /// All of them, in the order of their numbers.
+    pub const ALL: [Self; 4] = [Self::PreviewImage, Self::UnencodedPreviewImage, Self::Text, Self::PreviewImageWithMetadata];
+}
+
 /// How an encoded picture is encoded: the second 32 bits of event 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

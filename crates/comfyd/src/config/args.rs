@@ -182,36 +182,47 @@ pub enum KeyCommand {
 /// The subcommands of `db`.
 #[derive(Debug, Subcommand)]
 pub enum DbCommand {
-    /// Check the database, or a backup: its structure and every prompt in it. Also while the server runs.
+    /// Check the databases of the queue and of assets, or a backup: their structure and everything in them. Also while the server runs.
     #[command(after_help = AFTER_HELP)]
     Check {
-        /// Backup to check [default: the database].
+        /// Backup to check [default: the databases].
         file: Option<PathBuf>,
         #[command(flatten)]
-        common: CommonArgs,
+        place: DbArgs,
     },
-    /// Write the database, as it stands now, into a file. Also while the server runs.
+    /// Write the database of the queue, as it stands now, into a file, and that of assets, where there is one, into FILE.assets. Also while the
+    /// server runs.
     #[command(after_help = AFTER_HELP)]
     Backup {
         /// File to write.
         file: PathBuf,
-        /// Replace the file if it is there.
+        /// Replace the files if they are there.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        common: CommonArgs,
+        place: DbArgs,
     },
-    /// Put a backup in the place of the database, which is kept beside. Only while no server runs.
+    /// Put a backup, and the FILE.assets beside it, in the place of the databases, which are kept beside. Only while no server runs.
     #[command(after_help = AFTER_HELP)]
     Restore {
-        /// Backup to restore.
+        /// Backup to restore, of the queue or of assets alone.
         file: PathBuf,
-        /// Restore it although some prompts in it are damaged.
+        /// Restore it although some prompts or assets in it are damaged.
         #[arg(long)]
         force: bool,
         #[command(flatten)]
-        common: CommonArgs,
+        place: DbArgs,
     },
+}
+
+/// Where the databases are.
+#[derive(Debug, Args)]
+pub struct DbArgs {
+    /// The database of assets, as sqlite:///PATH [default: assets.db in the user folder].
+    #[arg(long, value_name = "URL")]
+    pub database_url: Option<String>,
+    #[command(flatten)]
+    pub common: CommonArgs,
 }
 
 /// The subcommands of `python`.

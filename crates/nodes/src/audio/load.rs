@@ -10,6 +10,7 @@ use crate::class::{Call, Class};
 use crate::image::load::{file_fingerprint, validate_file};
 use crate::media::{lacks_ffmpeg, sounds};
 use crate::services::State;
+use crate::tensors::TEMPORAL_RATIO;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -111,7 +112,7 @@ fn latent(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let shape = [call.count("batch_size", 1)?, 64, (pairs.max(0.0) as usize).saturating_mul(2)];
     call.reserve(&shape)?;
     let samples = ArcArray::zeros(IxDyn(&shape));
-    let extra = json!({"type": "audio", "downscale_ratio_temporal": SAMPLES_PER_LATENT as u32});
+    let extra = json!({"type": "audio", TEMPORAL_RATIO: SAMPLES_PER_LATENT as u32});
     let extra = extra.as_object().cloned().unwrap_or_default();
     Ok(NodeOutput::one(Latent { extra, ..Latent::new(samples) }))
 }

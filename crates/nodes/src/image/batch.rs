@@ -122,13 +122,17 @@ pub(crate) const CLASSES: &[Class] = &[
 ];
 
 fn batch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (first, second) = (call.image("image1")?, call.image("image2")?);
-    call.reserve(&[first.batch() + second.batch(), first.height(), first.width(), first.channels()])?;
-    Ok(NodeOutput::one(call.apart(first.0.len() + second.0.len(), move || transform::batch(&first, &second))?))
+    let images = vec![call.image("image1")?, call.image("image2")?];
+    join_unequal(call, images)
 }
 
 fn batch_all(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let mut images = call.each("images", Call::image)?;
+    let images = call.each("images", Call::image)?;
+    join_unequal(call, images)
+}
+
+/// One batch of pictures of the first one's size, with as many channels as the widest has.
+fn join_unequal(call: &Call<'_, '_>, mut images: Vec<Image>) -> Result<NodeOutput> {
     let channels = images.iter().map(Image::channels).max().unwrap_or_default();
     let Some((width, height)) = images.first().map(|image| (image.width(), image.height())) else {
         return Err(Error::MissingInput("images".into()));

@@ -3,6 +3,7 @@
 mod animation;
 mod basic;
 mod batch;
+mod bounding_boxes;
 mod boxes;
 mod color_transfer;
 mod compare;
@@ -19,6 +20,7 @@ mod save_advanced;
 mod scale;
 mod sets;
 mod svg;
+mod text_overlay;
 mod tiles;
 pub(crate) mod transform;
 mod upscale_model;
@@ -48,5 +50,7 @@ pub(crate) fn families() -> Vec<&'static [Class]> {
         folders::CLASSES,
         painter::CLASSES,
         compositor::CLASSES,
+        text_overlay::CLASSES,
+        bounding_boxes::CLASSES,
     ]
 }

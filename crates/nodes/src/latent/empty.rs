@@ -6,6 +6,7 @@ use comfyd_values::Latent;
 use ndarray::{ArcArray, IxDyn};
 
 use crate::class::{Call, Class, MAX_RESOLUTION};
+use crate::tensors::SPATIAL_RATIO;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -197,7 +198,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
                 .output("LATENT")
         },
-        |call| picture(call, 128, 16),
+        |call| Ok(NodeOutput::one(picture(call, 128, 16)?)),
     ),
     Class::new(
         || {
@@ -213,7 +214,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::int("batch_size").default(1).min(1).max(4096).tooltip("How many at once."))
                 .output("LATENT")
         },
-        |call| video(call, 32, 4, 16),
+        |call| Ok(with_ratio(video(call, 32, 4, 16)?, 16)),
     ),
     Class::new(
         || {
@@ -267,7 +268,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::int("batch_size").default(1).min(1).max(64).tooltip("How many at once."))
                 .output("LATENT")
         },
-        |call| video(call, 16, 4, 8),
+        |call| Ok(NodeOutput::one(video(call, 16, 4, 8)?)),
     ),
 ];
 
@@ -277,16 +278,22 @@ fn zeros(call: &Call<'_, '_>, shape: &[usize]) -> Result<Latent> {
 }
 
 /// Pictures of these channels, each latent pixel standing for `pixels` x `pixels` pixels.
-fn picture(call: &Call<'_, '_>, channels: usize, pixels: usize) -> Result<NodeOutput> {
+fn picture(call: &Call<'_, '_>, channels: usize, pixels: usize) -> Result<Latent> {
     let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
-    Ok(NodeOutput::one(zeros(call, &[call.count("batch_size", 1)?, channels, height / pixels, width / pixels])?))
+    zeros(call, &[call.count("batch_size", 1)?, channels, height / pixels, width / pixels])
+}
+
+/// An empty latent that tells samplers how many pixels a cell stands for, on each side, so that it fits models with other latents too.
+fn with_ratio(latent: Latent, pixels: usize) -> NodeOutput {
+    let ratio = (SPATIAL_RATIO.to_owned(), pixels.into());
+    NodeOutput::one(Latent { extra: [ratio].into_iter().collect(), ..latent })
 }
 
 /// A video of these channels; the first frame stands alone, then `frames` frames go together.
-fn video(call: &Call<'_, '_>, channels: usize, frames: usize, pixels: usize) -> Result<NodeOutput> {
+fn video(call: &Call<'_, '_>, channels: usize, frames: usize, pixels: usize) -> Result<Latent> {
     let (width, height) = (call.count("width", pixels)?, call.count("height", pixels)?);
     let length = (call.count("length", 1)? - 1) / frames + 1;
-    Ok(NodeOutput::one(zeros(call, &[call.count("batch_size", 1)?, channels, length, height / pixels, width / pixels])?))
+    zeros(call, &[call.count("batch_size", 1)?, channels, length, height / pixels, width / pixels])
 }
 
 /// Layers stand where frames of videos do.
@@ -297,35 +304,35 @@ fn layered(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn sd(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    picture(call, SD_LATENTS.channels, SD_LATENTS.factor)
+    Ok(with_ratio(picture(call, SD_LATENTS.channels, SD_LATENTS.factor)?, SD_LATENTS.factor))
 }
 
 fn sd3(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    picture(call, 16, 8)
+    Ok(with_ratio(picture(call, 16, 8)?, 8))
 }
 
 fn hunyuan_image(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    picture(call, 64, 32)
+    Ok(NodeOutput::one(picture(call, 64, 32)?))
 }
 
 fn chroma_radiance(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    picture(call, 3, 1)
+    Ok(NodeOutput::one(picture(call, 3, 1)?))
 }
 
 fn hunyuan_video(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    video(call, 16, 4, 8)
+    Ok(with_ratio(video(call, 16, 4, 8)?, 8))
 }
 
 fn mochi(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    video(call, 12, 6, 8)
+    Ok(NodeOutput::one(video(call, 12, 6, 8)?))
 }
 
 fn ltxv(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    video(call, 128, 8, 32)
+    Ok(with_ratio(video(call, 128, 8, 32)?, 32))
 }
 
 fn cosmos(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    video(call, 16, 8, 8)
+    Ok(NodeOutput::one(video(call, 16, 8, 8)?))
 }
 
 fn hunyuan_3d(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

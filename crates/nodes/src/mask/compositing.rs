@@ -85,7 +85,8 @@ fn split_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 
 fn join_alpha(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (image, alpha) = (call.image("image")?, call.mask("alpha")?);
-    // The mask is resized to the picture's size before the smaller batch decides.
-    call.reserve(&[alpha.batch(), image.height(), image.width()])?;
-    Ok(NodeOutput::one(call.apart(image.0.len() + alpha.0.len(), move || blend::join_alpha(&image, &alpha))?))
+    let batch = image.batch().max(alpha.batch());
+    // The repeated pictures and masks, and the result, which has the four channels of both.
+    call.reserve(&[batch, image.height(), image.width(), 2 * 4])?;
+    Ok(NodeOutput::one(call.apart(batch * image.height() * image.width() * 4, move || blend::join_alpha(&image, &alpha))?))
 }

@@ -234,10 +234,10 @@ fn custom_advanced(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 fn sample(call: &Call<'_, '_>, guider: &Guider, noise: Noise) -> Result<NodeOutput> {
     let (sampler, sigmas) = (call.object::<Sampler>("sampler")?, call.object::<Sigmas>("sigmas")?);
     let latent = call.latent("latent_image")?;
-    let input = tensors::latent(call, &latent, guider.model().latents().channels)?;
+    let input = tensors::latent(call, &latent, guider.model().latents())?;
     let sampled = call.engine().sample(call.cx, guider, noise, &sampler, &sigmas, &input)?;
-    let output = tensors::with_samples(call, &latent, &sampled.output)?;
-    let denoised = tensors::with_samples(call, &latent, &sampled.denoised)?;
+    let output = tensors::sampled(call, &latent, &sampled.output)?;
+    let denoised = tensors::sampled(call, &latent, &sampled.denoised)?;
     Ok(NodeOutput::values([Value::object(output), Value::object(denoised)]))
 }
 
@@ -284,7 +284,7 @@ fn add_noise(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     if sigmas.0.is_empty() {
         return Ok(NodeOutput::one(latent));
     }
-    let input = tensors::latent(call, &latent, model.latents().channels)?;
+    let input = tensors::latent(call, &latent, model.latents())?;
     let noisy = model.add_noise(&noise.generate(&input)?, &sigmas.0, &input.samples)?;
     Ok(NodeOutput::one(tensors::with_samples(call, &latent, &noisy)?))
 }

@@ -128,7 +128,7 @@ fn sample(call: &Call<'_, '_>, settings: &KSampler) -> Result<NodeOutput> {
     let model = call.object::<Model>("model")?;
     let (positive, negative) = (call.object::<Conditioning>("positive")?, call.object::<Conditioning>("negative")?);
     let latent = call.latent("latent_image")?;
-    let input = tensors::latent(call, &latent, model.latents().channels)?;
+    let input = tensors::latent(call, &latent, model.latents())?;
     let samples = call.engine().ksampler(call.cx, &model, &positive, &negative, &input, settings)?;
-    Ok(NodeOutput::one(tensors::with_samples(call, &latent, &samples)?))
+    Ok(NodeOutput::one(tensors::sampled(call, &latent, &samples)?))
 }

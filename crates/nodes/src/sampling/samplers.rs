@@ -490,16 +490,15 @@ fn seeds_2(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn er_sde(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (mut eta, mut s_noise) = (call.float("eta")?, call.float("s_noise")?);
-    let solver = call.text("solver_type")?;
-    if solver == "ODE" || (solver == "Reverse-time SDE" && eta == 0.0) {
-        (eta, s_noise) = (0.0, 0.0);
-    }
-    let scaler = match solver {
-        "ER-SDE" => NoiseScaler::ErSde,
-        "Reverse-time SDE" | "ODE" => NoiseScaler::ReverseTime { eta },
+    let eta = call.float("eta")?;
+    let scaler = match call.text("solver_type")? {
+        "ER-SDE" if eta != 0.0 => NoiseScaler::ErSde { eta },
+        "Reverse-time SDE" if eta != 0.0 => NoiseScaler::ReverseTime { eta },
+        "ER-SDE" | "Reverse-time SDE" | "ODE" => NoiseScaler::ReverseTime { eta: 0.0 },
         other => return Err(unknown_choice("solver_type", other)),
     };
+    // An ordinary equation has no noise.
+    let s_noise = if scaler == (NoiseScaler::ReverseTime { eta: 0.0 }) { 0.0 } else { call.float("s_noise")? };
     give(ErSde { s_noise, scaler, max_stage: call.count("max_stage", 1)? })
 }
 

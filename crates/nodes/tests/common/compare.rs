@@ -13,7 +13,7 @@ const MEAN_TOLERANCE: f64 = 0.05;
 const LATENT_TOLERANCE: f64 = 1e-3;
 
 /// What differs between two pictures.
-pub fn pictures(got: &[u8], want: &[u8], pixel_tolerance: u8) -> Result<(), String> {
+pub fn pictures(got: &[u8], want: &[u8], pixel_tolerance: u8, mean_tolerance: f64) -> Result<(), String> {
     let raster = |bytes: &[u8]| decode::raster(bytes, &decode::Limits::default()).map_err(|e| e.to_string());
     let (got, want) = (raster(got)?, raster(want)?);
     let shape = |raster: &comfyd_imaging::Raster| (raster.width(), raster.height(), raster.channels());
@@ -23,7 +23,7 @@ pub fn pictures(got: &[u8], want: &[u8], pixel_tolerance: u8) -> Result<(), Stri
     let off: Vec<u8> = got.data().iter().zip(want.data()).map(|(a, b)| a.abs_diff(*b)).collect();
     let max = off.iter().max().copied().unwrap();
     let mean = off.iter().map(|v| f64::from(*v)).sum::<f64>() / off.len() as f64;
-    if max <= pixel_tolerance || mean <= MEAN_TOLERANCE { Ok(()) } else { Err(format!("max {max} mean {mean:.4}")) }
+    if max <= pixel_tolerance || mean <= mean_tolerance { Ok(()) } else { Err(format!("max {max} mean {mean:.4}")) }
 }
 
 fn read_latent(bytes: &[u8]) -> (Vec<usize>, Vec<f32>) {
@@ -84,7 +84,8 @@ pub fn check(bench: &Bench, folder: &Path, case: &Json) -> Result<f64, String> {
         for (got, name) in got.into_iter().zip(want) {
             let bytes = std::fs::read(folder.join(name)).unwrap();
             if picture {
-                pictures(got, &bytes, case["pixel_tol"].as_u64().map_or(PIXEL_TOLERANCE, |v| v as u8))
+                let pixel_tolerance = case["pixel_tol"].as_u64().map_or(PIXEL_TOLERANCE, |v| v as u8);
+                pictures(got, &bytes, pixel_tolerance, case["mean_tol"].as_f64().unwrap_or(MEAN_TOLERANCE))
                     .map_err(|error| format!("{name}: {error}"))?;
             } else {
                 let error = compare_latents(got, &bytes, case["latent_tol"].as_f64().unwrap_or(LATENT_TOLERANCE))?;

@@ -9,11 +9,13 @@ use crate::noise::{NoiseSource, Stream};
 use crate::{Denoiser, Error, Observer, Result, Sampler};
 
 /// How the noise of [`ErSde`] grows with the noise level.
-#[derive(Debug, Clone, Copy, PartialEq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub enum NoiseScaler {
-    /// The published choice: `x * (exp(x^0.3) + 10)`.
-    #[default]
-    ErSde,
+    /// The published choice at an eta of 1: `x * (exp(x^0.3) + 10)^eta`. At an eta of 0 it is an ordinary equation, and `s_noise` should be 0.
+    ErSde {
+        /// How much of the noise is exchanged.
+        eta: f64,
+    },
     /// The usual reverse-time equation: `x^(eta + 1)`. At an eta of 0 it is an ordinary equation, and `s_noise` should be 0.
     ReverseTime {
         /// How much of the noise is exchanged.
@@ -24,7 +26,8 @@ pub enum NoiseScaler {
 impl NoiseScaler {
     fn at(self, x: f32) -> f32 {
         match self {
-            Self::ErSde => x * (exp(pow(x, 0.3)) + 10.0),
+            Self::ErSde { eta: 1.0 } => x * (exp(pow(x, 0.3)) + 10.0),
+            Self::ErSde { eta } => x * pow(exp(pow(x, 0.3)) + 10.0, eta as f32),
             Self::ReverseTime { eta } => pow(x, (eta + 1.0) as f32),
         }
     }
@@ -43,7 +46,7 @@ pub struct ErSde {
 
 impl Default for ErSde {
     fn default() -> Self {
-        Self { s_noise: 1.0, scaler: NoiseScaler::ErSde, max_stage: 3 }
+        Self { s_noise: 1.0, scaler: NoiseScaler::ErSde { eta: 1.0 }, max_stage: 3 }
     }
 }
 

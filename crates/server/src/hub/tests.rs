@@ -17,6 +17,7 @@ use serde_json::{Value, json};
 
 use super::mailbox::{Kind, Queued};
 use super::{Hearer, Hub, Mailbox};
+use crate::events::Told;
 
 const ALL: Hearer = Hearer { owner: None, all: true };
 
@@ -114,7 +115,7 @@ fn a_slow_client_is_told_why_it_is_disconnected() {
     let hub = Hub::new(8, 8, &Account::unbounded());
     let mailbox = hub.connect("slow", ALL, None).unwrap();
     for _ in 0..9 {
-        hub.broadcast("tick", &Value::Null);
+        hub.broadcast(Told::Logs, &Value::Null);
     }
     let why = mailbox.next().now_or_never().unwrap().unwrap_err().frame();
     assert_eq!((why.code, why.reason.as_str()), (1008, "too slow: too many messages were waiting"));
@@ -128,7 +129,7 @@ fn who_is_behind_gets_the_newest_figures_only() {
     for n in 1..1_000 {
         hub.status(n as u64, &counts(n));
         if n % 100 == 0 {
-            hub.send(&busy, "tick", &n);
+            hub.send(&busy, Told::Logs, &n);
         }
     }
     let texts = |mailbox: &Mailbox| {
@@ -139,7 +140,7 @@ fn who_is_behind_gets_the_newest_figures_only() {
     let idle = texts(&idle);
     assert!(idle.len() <= 5 && idle.last().unwrap().contains("\"queue_pending\":999"), "{idle:?}");
     let busy = texts(&busy);
-    assert_eq!(busy.iter().filter(|text| text.contains("tick")).count(), 9, "{busy:?}");
+    assert_eq!(busy.iter().filter(|text| text.contains("logs")).count(), 9, "{busy:?}");
     assert!(busy.last().unwrap().contains("\"queue_pending\":999"), "{busy:?}");
 }
 
@@ -175,13 +176,13 @@ async fn previews_that_wait_are_bounded_in_bytes_and_everything_else_stays_in_or
     let mailbox = hub.connect("slow", ALL, None).unwrap();
     for n in 0..4 {
         hub.emit(preview(16 << 20));
-        hub.broadcast("tick", &n);
+        hub.broadcast(Told::Logs, &n);
     }
-    hub.broadcast("end", &Value::Null);
+    hub.broadcast(Told::Download, &Value::Null);
     let mut told = Vec::new();
     while let Ok(message) = mailbox.next().await {
         match message {
-            Message::Text(text) if text.contains("end") => break,
+            Message::Text(text) if text.contains("download") => break,
             Message::Text(text) => told.push(text.chars().filter(char::is_ascii_digit).collect()),
             _picture => told.push("preview".to_owned()),
         }

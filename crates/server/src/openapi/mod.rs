@@ -46,6 +46,8 @@ pub(crate) struct Doc {
     query: Vec<Value>,
     pub body: Option<Value>,
     pub answers: Map<String, Value>,
+    /// What OpenAPI has no words for, by names that begin with `x-`.
+    extensions: Map<String, Value>,
     /// What add the schemas of the types that are referred to.
     schemas: Vec<fn(&mut Schemas)>,
 }
@@ -127,6 +129,9 @@ impl Table {
             operation["responses"] = doc.answers.clone().into();
             let error = json!({"description": "What went wrong.", "content": {JSON: {"schema": named("Error")}}});
             operation["responses"]["default"] = error;
+            for (name, value) in &doc.extensions {
+                operation[name] = value.clone();
+            }
             if let Some(methods) = paths.entry(path).or_insert_with(|| json!({})).as_object_mut() {
                 methods.insert((*method).to_owned(), operation);
             }
@@ -170,7 +175,16 @@ impl Table {
 
 impl Doc {
     pub(crate) fn new(tag: &'static str, summary: &'static str) -> Self {
-        Self { tag, summary, description: None, query: Vec::new(), body: None, answers: Map::new(), schemas: Vec::new() }
+        Self {
+            tag,
+            summary,
+            description: None,
+            query: Vec::new(),
+            body: None,
+            answers: Map::new(),
+            extensions: Map::new(),
+            schemas: Vec::new(),
+        }
     }
 
     /// A parameter of the query: a JSON type and what it means.
@@ -199,6 +213,12 @@ impl Doc {
     /// More than the summary says.
     pub(crate) fn describe(mut self, description: &'static str) -> Self {
         self.description = Some(description);
+        self
+    }
+
+    /// What OpenAPI has no words for, by a name that begins with `x-`.
+    pub(crate) fn extension(mut self, name: &str, value: Value) -> Self {
+        self.extensions.insert(name.to_owned(), value);
         self
     }
 

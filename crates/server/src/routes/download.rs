@@ -13,6 +13,7 @@ use utoipa::ToSchema;
 use crate::answer::types::Ended;
 use crate::app::App;
 use crate::error::ApiError;
+use crate::events::Told;
 use crate::json::{LenientJson, number};
 use crate::openapi::{Doc, Table};
 use crate::permission::Permission::Admin;
@@ -78,7 +79,7 @@ pub(crate) async fn answer(app: &App, downloads: &Downloads, body: &Value) -> Re
     };
     let (url, folder, name) = (text("url")?, text("model_directory")?, text("model_filename")?);
     let interval = body.get("progress_interval").and_then(number).unwrap_or(1.0).clamp(0.1, 3600.0);
-    let report = |progress: Progress| app.hub.broadcast("download_progress", &DownloadProgress::of(name, progress));
+    let report = |progress: Progress| app.hub.broadcast(Told::Download, &DownloadProgress::of(name, progress));
     let done = match target(&app.folders, folder, name) {
         Ok(target) => downloads.fetch(url, &target, Duration::from_secs_f64(interval), &report).await.map(|()| target),
         Err(failure) => Err(failure),

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::app::App;
 use crate::error::ApiError;
+use crate::events::{self, Told};
 use crate::frames::{self, Status};
 use crate::hub::{Closed, Hearer, Mailbox};
 use crate::keys::Caller;
@@ -25,14 +26,6 @@ const MAX_CLIENT_MESSAGE_BYTES: usize = 64 << 10;
 /// What is read from a client at once. Thousands of clients that say next to nothing must not each hold the default of 128 KiB.
 const READ_BUFFER_BYTES: usize = 4 << 10;
 
-/// The table of binary frames.
-const FRAMES: &str = "Events are JSON: {\"type\": …, \"data\": …}. Pictures and texts are binary; all numbers are u32, big-endian.\n\n\
-    | event | behind its number | with shape=documented |\n|---|---|---|\n\
-    | 1, a preview | type (1 JPEG, 2 PNG), encoded picture | behind the picture its largest size, 0 without one |\n\
-    | 2, a raw preview | channels, width, height, pixels (rows from the top, 8 bits a channel) | behind the pixels the type that they would be sent in |\n\
-    | 3, a text | length of the node's id, id, text | |\n\
-    | 4, a preview with metadata | length of the metadata, metadata (JSON), encoded picture | max_size in the metadata |";
-
 pub(super) fn routes() -> Table {
     Table::default().get(
         "/ws",
@@ -41,7 +34,9 @@ pub(super) fn routes() -> Table {
         Doc::new("events", "The websocket that events are sent to.")
             .query("clientId", "string", "A reconnect takes the older connection's place; one is made if it is missing.")
             .query("preview", "string", "raw: previews as pixels.")
-            .describe(FRAMES)
+            .describe("Events are JSON, {\"type\": …, \"data\": …}, and told by x-events. Pictures and texts are binary, and told by x-frames: a number, and what stands behind it; all numbers are u32, big-endian.")
+            .extension("x-events", events::events())
+            .extension("x-frames", events::frames())
             .status(101, "The websocket is open."),
     )
 }
@@ -59,7 +54,7 @@ async fn connect(
     }
     let client_id = query.remove("clientId").filter(|id| !id.is_empty()).unwrap_or_else(|| uuid::Uuid::new_v4().simple().to_string());
     let status = app.status(principal.only().as_deref()).await?;
-    let first = frames::text("status", &Status { status: &status, sid: Some(&client_id) });
+    let first = frames::text(Told::Status, &Status { status: &status, sid: Some(&client_id) });
     let mailbox = app.hub.connect(&client_id, hearer(&principal), Some(first)).ok_or_else(too_many)?;
     mailbox.set_abilities(|a| {
         a.raw_previews = query.get("preview").is_some_and(|format| format == "raw");
@@ -137,5 +132,5 @@ fn negotiate(app: &App, mailbox: &Arc<Mailbox>, text: &str) {
         a.preview_metadata = flag("supports_preview_metadata");
         a.raw_previews |= flag("supports_raw_previews");
     });
-    app.hub.send(mailbox, "feature_flags", &app.options.features());
+    app.hub.send(mailbox, Told::FeatureFlags, &app.options.features());
 }

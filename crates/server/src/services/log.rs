@@ -10,6 +10,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::ApiError;
+use crate::events::Told;
 use crate::hub::Hub;
 
 /// Log lines that are kept.
@@ -112,7 +113,7 @@ impl Log {
                 log.lines.range(log.lines.len() - count..).cloned().collect()
             };
             if !entries.is_empty() {
-                hub.broadcast("logs", &Fresh { entries, size: None });
+                hub.broadcast(Told::Logs, &Fresh { entries, size: None });
             }
         }
     }

@@ -200,7 +200,7 @@ pub fn id(name: &str) -> String {
 pub fn assets(dir: &Path) -> Arc<Assets> {
     let database = Lock::database(&dir.join("user/assets.db")).unwrap();
     let folders = Arc::new(Folders::new(Roots::under(dir)).unwrap());
-    Arc::new(Assets::start(comfyd_assets::Options { database, hashes: false }, folders, Box::new(|_, _| ())).unwrap())
+    Arc::new(Assets::start(comfyd_assets::Options { database, hashes: false }, folders, Box::new(|_| ())).unwrap())
 }
 
 /// A safetensors file of a header.

@@ -1,4 +1,4 @@
-//! Conditionings of LTX-Video, Kandinsky, Cosmos and Stable Diffusion's upscaler.
+//! Conditionings of LTX-Video, Kandinsky, Cosmos, Stable Audio and Stable Diffusion's upscaler.
 
 use comfyd_engine::Tensor;
 use comfyd_imaging::resize::{Crop, Method};
@@ -27,6 +27,33 @@ pub(crate) const CLASSES: &[Class] = &[
                 .output_named("CONDITIONING", "negative")
         },
         frame_rate,
+    ),
+    Class::new(
+        || {
+            Schema::new("ConditioningStableAudio")
+                .no_display()
+                .category("model/conditioning/stable audio")
+                .module("comfy_extras.nodes_audio")
+                .schema_generation()
+                .description("Tells Stable Audio which part of how long a sound is wanted.")
+                .aliases(["music", "length"])
+                .input(Input::link("positive", "CONDITIONING").tooltip("What the result is to sound like."))
+                .input(Input::link("negative", "CONDITIONING").tooltip("What the result is not to sound like."))
+                .input(
+                    Input::float("seconds_start").default(0.0).min(0.0).max(1000.0).step(0.1).tooltip("Where the part begins, in seconds."),
+                )
+                .input(
+                    Input::float("seconds_total")
+                        .default(47.0)
+                        .min(0.0)
+                        .max(1000.0)
+                        .step(0.1)
+                        .tooltip("How long the whole is, in seconds."),
+                )
+                .output_named("CONDITIONING", "positive")
+                .output_named("CONDITIONING", "negative")
+        },
+        seconds,
     ),
     Class::new(
         || {
@@ -142,6 +169,14 @@ pub(crate) const CLASSES: &[Class] = &[
 fn frame_rate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let rate = call.float("frame_rate")?;
     Ok(NodeOutput::values(both(call, |entry| entry.told.set("frame_rate", rate))?))
+}
+
+fn seconds(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
+    let (start, total) = (call.float("seconds_start")?, call.float("seconds_total")?);
+    Ok(NodeOutput::values(both(call, |entry| {
+        entry.told.set("seconds_start", start);
+        entry.told.set("seconds_total", total);
+    })?))
 }
 
 fn kandinsky(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
