@@ -8,7 +8,7 @@ use comfyd_engine::{DeviceChoice, Engine, EngineOptions, PreviewMethod};
 use comfyd_executor::{BeforeNode, CachePolicy, Executor, ExecutorOptions, Showing};
 use comfyd_files::ObjectFiles;
 use comfyd_folders::Folders;
-use comfyd_folders::shared::Copies;
+use comfyd_folders::shared::{Copies, FileStore};
 use comfyd_graph::{PlacementMode, Placing};
 use comfyd_media::{Media, Options as MediaOptions};
 use comfyd_memory::Account;
@@ -20,6 +20,7 @@ use tokio::runtime::Handle;
 use crate::beside::{Beside, implied_paths};
 use crate::config::{self, Cache, Config, Files, Python};
 use crate::leash::words;
+use crate::nats;
 
 /// What `main` prints when a command fails.
 pub(crate) type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -174,11 +175,17 @@ pub(crate) fn showing(folders: &Arc<Folders>, assets: Option<&Arc<Assets>>) -> O
 /// Has the folders' files be those of the store that servers share, where the settings name one.
 pub(crate) fn share(config: &Config, folders: &Folders, runtime: &Handle) -> Result<(), Failure> {
     let Some(Files { place, settings, copies_bytes }) = &config.files else { return Ok(()) };
-    let store = ObjectFiles::open(place, settings, runtime.clone())?;
-    store
-        .check()
-        .map_err(|error| format!("the files at '{place}' cannot be had: {error}: look whether it runs, and at its name and keys"))?;
-    folders.share(Copies::new(Arc::new(store), folders.roots(), *copies_bytes));
+    let store: Arc<dyn FileStore> = match &config.cluster {
+        Some(cluster) if place == config::FILES_IN_NATS => runtime.block_on(nats::files(cluster, config.action != config::Action::Work))?,
+        Some(_) | None => {
+            let store = ObjectFiles::open(place, settings, runtime.clone())?;
+            store.check().map_err(|error| {
+                format!("the files at '{place}' cannot be had: {error}: look whether it runs, and at its name and keys")
+            })?;
+            Arc::new(store)
+        }
+    };
+    folders.share(Copies::new(store, folders.roots(), *copies_bytes));
     tracing::info!(place, "files are shared");
     Ok(())
 }

@@ -51,6 +51,10 @@ pub(crate) struct Place {
 pub(crate) struct Beside {
     workers: Vec<Worker>,
     catalog: SharedCatalog,
+    /// The same with the classes that run on other hosts only.
+    listed: SharedCatalog,
+    /// Classes of other hosts, host by host.
+    away: Mutex<Vec<Vec<Entry>>>,
     native: Catalog,
     placement: Placement,
     prefer: IndexMap<String, String>,
@@ -105,6 +109,8 @@ impl Beside {
         let beside = Self {
             workers,
             catalog: SharedCatalog::default(),
+            listed: SharedCatalog::default(),
+            away: Mutex::default(),
             native,
             placement: python.map_or(Placement::Auto, |python| python.placement),
             prefer: python.map(|python| python.prefer.clone()).unwrap_or_default(),
@@ -118,6 +124,33 @@ impl Beside {
 
     pub(crate) fn catalog(&self) -> &SharedCatalog {
         &self.catalog
+    }
+
+    /// What prompts may have: besides the classes that run here, those that other hosts have told of.
+    pub(crate) fn listed(&self) -> &SharedCatalog {
+        &self.listed
+    }
+
+    /// The classes of other hosts from now on, those of each host together.
+    pub(crate) fn set_away(&self, away: Vec<Vec<Entry>>) {
+        let _made = self.made_of.lock();
+        *self.away.lock() = away;
+        self.list();
+    }
+
+    /// Lists the own classes before those of other hosts. A host that has none that is missing here adds nothing; of one that has, all
+    /// are there, since what cannot leave its process needs the others of that process.
+    fn list(&self) {
+        let own = self.catalog.current();
+        let away = self.away.lock();
+        let new = |entries: &&Vec<Entry>| entries.iter().any(|entry| own.get(&entry.schema.class).is_none());
+        let away: Vec<&Vec<Entry>> = away.iter().filter(new).collect();
+        if away.is_empty() {
+            return self.listed.replace(own);
+        }
+        let mut listed = Catalog::clone(&own);
+        away.into_iter().flatten().for_each(|entry| listed.push(entry.clone()));
+        self.listed.replace(Arc::new(listed));
     }
 
     pub(crate) fn native(&self) -> &Catalog {
@@ -211,6 +244,7 @@ impl Beside {
             folders.set_added(&added);
         }
         self.catalog.replace(Arc::new(self.merged()));
+        self.list();
         *made_of = Some(known);
     }
 

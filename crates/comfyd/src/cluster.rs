@@ -1,46 +1,38 @@
 //! A process's part in a cluster: the store that several hosts share, what it tells of itself and does when it is asked, and the commands
 //! `worker` and `cluster status`. Does not know how NATS is spoken to.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_jobs::{JobStore, OnRestart};
 use comfyd_memory::Account;
 use comfyd_node::SharedCatalog;
-use comfyd_server::{Device, DeviceState, Log, Metrics};
-use comfyd_store_nats::{Abilities, About, AboutDevice, Command, Does, Error, Link, Member, NatsStore, Options, Post};
+use comfyd_server::{Device, DeviceState, Log};
+use comfyd_store_nats::{
+    Abilities, About, AboutDevice, Command, Does, Error, Link, MAX_TEXT_BYTES, Member, NatsStore, Options, Post, Told,
+};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::assemble::{self, Failure};
-use crate::beside::Around;
-use crate::config::{Cluster, Config};
+use crate::beside::{Around, Beside};
+use crate::config::{Cluster, Config, Placement};
 use crate::devices::{Devices, Service, Working};
+use crate::heavy::{self, Heavy};
+use crate::nats::{self, START_PATIENCE};
 use crate::process;
-use crate::python::Deaf;
+use crate::said::Voice;
 
 /// How often it is looked whether the own models changed, and what the devices hold.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// How long a process that starts waits for NATS: its servers may start at the same time, or have no majority for a moment.
-pub(crate) const START_PATIENCE: Duration = Duration::from_secs(120);
-/// Before it tries again.
-const START_PAUSE: Duration = Duration::from_secs(1);
+pub(crate) const LOOK: Duration = Duration::from_secs(5);
 
 /// Joins the cluster that the settings name, and waits for so long where NATS does not answer.
 pub(crate) async fn join(config: &Config, cluster: &Cluster, api: bool, patience: Duration) -> Result<Arc<NatsStore>, Failure> {
-    let began = Instant::now();
-    loop {
-        match join_once(config, cluster, api).await {
-            Ok(store) => return Ok(Arc::new(store)),
-            Err(error @ (Error::Unreachable { .. } | Error::Refused(_))) if began.elapsed() < patience => {
-                tracing::warn!(%error, "the cluster cannot be joined yet");
-                tokio::time::sleep(START_PAUSE).await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
+    Ok(Arc::new(nats::patiently(patience, async || join_once(config, cluster, api).await).await?))
 }
 
 async fn join_once(config: &Config, cluster: &Cluster, api: bool) -> Result<NatsStore, Error> {
@@ -68,6 +60,11 @@ fn host() -> String {
     sysinfo::System::host_name().filter(|name| !name.is_empty()).unwrap_or_else(|| "host".to_owned())
 }
 
+/// Whether comfyd itself loads what a prompt's nodes name.
+pub(crate) fn loads(config: &Config) -> bool {
+    config.python.as_ref().is_none_or(|python| python.placement != Placement::Python)
+}
+
 /// What becomes of prompts that ran under this process's name before.
 pub(crate) fn on_restart(cluster: &Cluster) -> OnRestart {
     OnRestart::Rerun { max_crashes: cluster.max_tries }
@@ -77,59 +74,130 @@ pub(crate) fn on_restart(cluster: &Cluster) -> OnRestart {
 pub(crate) struct Part {
     pub(crate) store: Arc<NatsStore>,
     pub(crate) working: Arc<Working>,
-    pub(crate) catalog: SharedCatalog,
+    pub(crate) beside: Arc<Beside>,
     pub(crate) folders: Arc<Folders>,
     pub(crate) api: bool,
+    /// Whether comfyd itself loads models: a ComfyUI beside it has ways of its own with what is larger than a device.
+    pub(crate) loads: bool,
+}
+
+/// What was found when it was looked last.
+#[derive(Default)]
+struct Seen {
+    classes: Mutex<Classes>,
+    heavy: Mutex<Heavy>,
+}
+
+/// What is told of the classes that ComfyUIs beside a process have, as of a version of its catalog.
+#[derive(Default)]
+struct Classes {
+    version: Option<u64>,
+    told: BTreeMap<Arc<str>, Told>,
+    texts: HashMap<String, Bytes>,
+}
+
+impl Classes {
+    /// What is to be told now. To write it down takes a moment, and it rarely changes.
+    fn look(&mut self, beside: &Beside) {
+        let version = beside.catalog().version();
+        if self.version == Some(version) {
+            return;
+        }
+        *self = Self { version: Some(version), ..Self::default() };
+        for worker in beside.workers() {
+            let Some(text) = worker.told() else { continue };
+            if text.len() > MAX_TEXT_BYTES {
+                let (bytes, name) = (text.len(), worker.name());
+                tracing::warn!(bytes, name, "too much is told of the classes of a ComfyUI: servers that lack them do not list them");
+                continue;
+            }
+            let told = Told::of(&text);
+            self.texts.insert(told.digest.clone(), text.into());
+            self.told.insert(worker.name().into(), told);
+        }
+    }
 }
 
 impl Part {
     /// Tells of itself, and does what it is asked, for as long as the runtime runs.
     pub(crate) async fn play(self) -> Result<(), Failure> {
-        let asked = Arc::clone(&self.working);
+        let (asked, checks) = (Arc::clone(&self.working), Arc::clone(&self.beside));
         let does: Does = Arc::new(move |command| {
             let working = Arc::clone(&asked);
+            let beside = Arc::clone(&checks);
             Box::pin(async move {
                 let mut any = false;
-                for device in working.served() {
-                    match &command {
-                        Command::Interrupt { prompt_id } => any |= device.interrupt(prompt_id.as_deref()).await,
-                        Command::Free { unload_models, free_memory } => device.free(*unload_models, *free_memory),
-                        Command::Abilities | Command::Secrets { .. } => {}
+                match command {
+                    Command::Interrupt { prompt_id } => {
+                        for device in working.served() {
+                            any |= device.interrupt(prompt_id.as_deref()).await;
+                        }
                     }
+                    Command::Free { unload_models, free_memory } => {
+                        working.served().for_each(|device| device.free(unload_models, free_memory));
+                    }
+                    Command::Check { host, question } => {
+                        let worker = beside.workers().iter().find(|worker| worker.name() == host).cloned();
+                        let checked = tokio::task::spawn_blocking(move || Some(worker?.check(&question))).await;
+                        return checked.ok().flatten().unwrap_or_else(|| json!({"failed": format!("there is no '{host}' here any more")}));
+                    }
+                    Command::Abilities | Command::Secrets { .. } | Command::Text { .. } => {}
                 }
-                any
+                any.into()
             })
         });
         self.store.obey(does).await?;
         let store = Arc::clone(&self.store);
-        self.tell().await;
+        let seen: Arc<Seen> = Arc::default();
+        self.tell(&seen).await;
         store.claims_only({
-            let (catalog, folders) = (self.catalog.clone(), Arc::clone(&self.folders));
-            move |needs| {
+            let (catalog, folders, seen) = (self.beside.catalog().clone(), Arc::clone(&self.folders), Arc::clone(&seen));
+            let rooms = self.working.rooms();
+            move |worker, needs| {
                 let known = catalog.current();
-                needs.classes.iter().all(|class| known.get(class).is_some())
-                    && needs
-                        .models
-                        .iter()
-                        .all(|(folder, file)| folders.model_path(folder, file).is_some() || offered(&folders, folder, file))
+                let has = |folder: &str, file: &str| {
+                    let room = rooms.get(worker).copied().unwrap_or(u64::MAX);
+                    (folders.model_path(folder, file).is_some() || offered(&folders, folder, file))
+                        && seen.heavy.lock().bytes(folder, file) <= room
+                };
+                needs.classes.iter().all(|class| known.get(class).is_some()) && needs.models.iter().all(|(folder, file)| has(folder, file))
             }
         });
         tokio::spawn(async move {
             loop {
                 tokio::time::sleep(LOOK).await;
-                self.tell().await;
+                self.tell(&seen).await;
             }
         });
         Ok(())
     }
 
     /// What it is, can run and holds. Listing folders waits for the disk.
-    async fn tell(&self) {
-        let (catalog, folders, working) = (self.catalog.clone(), Arc::clone(&self.folders), Arc::clone(&self.working));
-        let looked = tokio::task::spawn_blocking(move || (abilities(&catalog, &folders), devices(&working))).await;
-        let Ok((abilities, devices)) = looked else { return };
+    async fn tell(&self, seen: &Arc<Seen>) {
+        let (beside, folders, working) = (Arc::clone(&self.beside), Arc::clone(&self.folders), Arc::clone(&self.working));
+        let (seen, loads, api) = (Arc::clone(seen), self.loads, self.api);
+        let looked = tokio::task::spawn_blocking(move || {
+            // Nobody asks a worker for its classes, which would have it look for new files that they list.
+            if !api {
+                beside.workers().iter().for_each(comfyd_python::Worker::refresh);
+                beside.rebuild();
+            }
+            let (told, texts) = {
+                let mut classes = seen.classes.lock();
+                classes.look(&beside);
+                (classes.told.clone(), classes.texts.clone())
+            };
+            let mut abilities = Abilities { told, ..abilities(beside.catalog(), &folders) };
+            let rooms = working.rooms();
+            if let (true, Some(least), Some(most)) = (loads, rooms.values().min(), rooms.values().max()) {
+                let heavy = heavy::look(&folders, &abilities.models, *least, &seen.heavy);
+                abilities.heavy = heavy.over(*most);
+            }
+            (abilities, texts, devices(&working))
+        });
+        let Ok((abilities, texts, devices)) = looked.await else { return };
         let about = About { host: host(), version: env!("CARGO_PKG_VERSION").to_owned(), api: self.api, devices, ..About::default() };
-        self.store.tell(about, abilities);
+        self.store.tell(about, abilities, texts);
     }
 }
 
@@ -144,7 +212,8 @@ fn abilities(catalog: &SharedCatalog, folders: &Folders) -> Abilities {
         let files = folders.own_model_files(&folder).unwrap_or_default();
         (!files.is_empty()).then(|| (Arc::from(folder), files.into_iter().map(Arc::from).collect()))
     };
-    Abilities { classes, models: folders.model_folders().into_iter().filter_map(files).collect() }
+    let models = folders.model_folders().into_iter().filter_map(files).collect();
+    Abilities { classes, models, ..Abilities::default() }
 }
 
 fn devices(working: &Working) -> Vec<AboutDevice> {
@@ -186,15 +255,6 @@ impl Device for Others {
     }
 }
 
-/// Lists the models of all workers in what clients may choose from, as they come and go.
-pub(crate) async fn list_models(store: Arc<NatsStore>, folders: Arc<Folders>) {
-    let mut fleet = store.fleet();
-    loop {
-        folders.set_elsewhere(store.models());
-        let _changed = tokio::time::timeout(LOOK, fleet.changed()).await;
-    }
-}
-
 /// `comfyd worker`.
 pub(crate) fn work(config: &Config) -> Result<(), Failure> {
     process::init_log(config.verbosity, Log::default());
@@ -204,7 +264,8 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
     let account: Account = assemble::account(config);
     let apart = Arc::default();
     let around = Around { folders: &folders, account: &account, address: "127.0.0.1:0", apart: &apart };
-    let devices = process::in_background(|| Devices::open(config, &around, &|_runs| Arc::new(Deaf)))?;
+    let voice = Voice::default();
+    let devices = process::in_background(|| Devices::open(config, &around, &|runs| Arc::new(voice.of(runs))))?;
     let lead = Arc::clone(devices.lead());
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     assemble::share(config, &folders, runtime.handle())?;
@@ -220,15 +281,18 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
         devices.recover(&*store, on_restart(cluster)).await?;
         let post = Post::new(&store, None);
         post.run();
+        voice.speak_to(post.clone());
+        let counted = post.clone();
         let service = Service {
             store: Arc::clone(&store) as Arc<dyn JobStore>,
             sink: Arc::new(post),
-            metrics: Metrics::default(),
+            counts: Arc::new(move |class, _, device, took| counted.ran(class, &device.to_string(), took)),
             runtime: tokio::runtime::Handle::current(),
             showing: assemble::showing(&folders, None),
         };
         let working = Arc::new(process::in_background(|| devices.start(config, &folders, &service))?);
-        let part = Part { store: Arc::clone(&store), working: Arc::clone(&working), catalog: lead.catalog().clone(), folders, api: false };
+        let part =
+            Part { store: Arc::clone(&store), working: Arc::clone(&working), beside: lead, folders, api: false, loads: loads(config) };
         part.play().await?;
         tracing::info!(instance = store.instance(), cluster = cluster.name, "ready for prompts");
         signal.await;

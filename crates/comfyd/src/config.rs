@@ -91,6 +91,9 @@ pub enum Error {
     /// An option or a table of the file that says nothing without a ComfyUI.
     #[error("{0} is about ComfyUI's process: set --comfyui to its folder too")]
     NoComfyUi(String),
+    /// There is no NATS that could have the files.
+    #[error("--files nats keeps files in the NATS of a cluster: name its servers with --cluster")]
+    FilesWithoutCluster,
     /// What is known of files is one server's, and the files are not.
     #[error("--enable-assets knows the files of this server alone: leave it out where --files has servers share them")]
     AssetsOfSharedFiles,
@@ -203,7 +206,7 @@ pub struct Config {
     pub extra_model_paths: Vec<PathBuf>,
     /// Whether nothing is to be downloaded.
     pub offline: bool,
-    /// ComfyUI's options that do nothing here, and why.
+    /// Options that do nothing here, and why.
     pub unused: Vec<(&'static str, &'static str)>,
     /// Least severe messages shown.
     pub verbosity: Verbosity,
@@ -293,6 +296,20 @@ pub struct Config {
     pub cluster: Option<Cluster>,
 }
 
+impl Config {
+    /// The same in this cluster, if there is one.
+    fn of(mut self, cluster: Option<Cluster>) -> Result<Self> {
+        if cluster.is_none() && self.files.as_ref().is_some_and(|files| files.place == FILES_IN_NATS) {
+            return Err(Error::FilesWithoutCluster);
+        }
+        if cluster.is_some() && self.assets.take().is_some() {
+            self.unused.push(("enable-assets", "what is known of files is in a database of one host, and several share the files"));
+        }
+        self.cluster = cluster;
+        Ok(self)
+    }
+}
+
 /// A cluster, and this process's part in it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cluster {
@@ -329,7 +346,7 @@ const ASSETS_FILE: &str = "assets.db";
 /// Where files are that several servers share.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Files {
-    /// A folder, as an absolute path, or an address.
+    /// A folder, as an absolute path, an address, or [`FILES_IN_NATS`].
     pub place: String,
     /// What the environment says of keys and addresses, by the names that the store's own tools know.
     pub settings: Vec<(String, String)>,
@@ -343,6 +360,9 @@ impl fmt::Debug for Files {
         f.debug_struct("Files").field("place", &self.place).field("copies_bytes", &self.copies_bytes).finish_non_exhaustive()
     }
 }
+
+/// The place of files in the cluster's NATS.
+pub const FILES_IN_NATS: &str = "nats";
 
 /// How the variables begin that say how a store of files is reached.
 const FILES_SETTINGS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
@@ -484,7 +504,7 @@ pub fn parse(
                 CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Serve,
             };
             let cluster = places.cluster(*cluster, !no_workers);
-            Ok(Config { cluster, ..places.config(action, common, runner, Some(*python), *server)? })
+            places.config(action, common, runner, Some(*python), *server)?.of(cluster)
         }
         CliCommand::Worker { common, runner, python, cluster, files, node_timeout } => {
             let cluster = Some(places.cluster(*cluster, true).ok_or(Error::NoCluster)?);
@@ -601,7 +621,11 @@ impl Places<'_> {
             return Err(Error::AssetsOfSharedFiles);
         }
         let files = server.files.files.map(|place| Files {
-            place: if place.contains("://") { place } else { self.absolute(place).to_string_lossy().into_owned() },
+            place: if place.contains("://") || place == FILES_IN_NATS {
+                place
+            } else {
+                self.absolute(place).to_string_lossy().into_owned()
+            },
             settings: self
                 .env
                 .iter()

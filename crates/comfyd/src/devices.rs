@@ -12,7 +12,7 @@ use comfyd_executor::{Handle, Showing, Shutdown, Worker, WorkerOptions};
 use comfyd_folders::Folders;
 use comfyd_jobs::{EventSink, JobStore, OnRestart, Recovered, WorkerId};
 use comfyd_python::Outlet;
-use comfyd_server::{DeviceState, Metrics};
+use comfyd_server::DeviceState;
 use tokio::runtime;
 
 use crate::assemble::{self, Failure, choices};
@@ -60,6 +60,9 @@ impl Device {
 /// All devices of this process, of which there is at least one; nothing runs on them yet.
 pub(crate) struct Devices(Vec<Device>);
 
+/// Counts a run of a node: its class, the device's place among those of the process and its name among all, and how long it took.
+pub(crate) type Counts = Arc<dyn Fn(&str, usize, &WorkerId, Duration) + Send + Sync>;
+
 /// What workers run for.
 pub(crate) struct Service {
     /// Where prompts come from, and where their outcomes go.
@@ -67,7 +70,7 @@ pub(crate) struct Service {
     /// Who is told what happens.
     pub(crate) sink: Arc<dyn EventSink>,
     /// What counts the nodes that run.
-    pub(crate) metrics: Metrics,
+    pub(crate) counts: Counts,
     /// What the store's calls run on.
     pub(crate) runtime: runtime::Handle,
     /// What is done with what nodes show before anybody is told.
@@ -139,21 +142,21 @@ impl Devices {
             let defaults = WorkerOptions::default();
             // Python's nodes have a patience of their own.
             let python = config.python.as_ref().map_or(Duration::ZERO, |python| python.kill_timeout);
-            let (metrics, number) = (service.metrics.clone(), number.to_string());
+            let (counts, counted) = (Arc::clone(&service.counts), id.clone());
             let options = WorkerOptions {
-                id,
+                id: id.clone(),
                 on_unload_models: Some(Box::new(unload)),
                 node_timeout: config.node_timeout,
                 spare: Some(Box::new(spare)),
                 patience: defaults.patience + python,
-                on_node: Some(Arc::new(move |class, took| metrics.node(class, &number, took))),
+                on_node: Some(Arc::new(move |class, took| counts(class, number, &counted, took))),
                 ..defaults
             };
             let Service { store, sink, runtime, .. } = service;
             let worker = Worker::spawn(Arc::clone(store), executor, Arc::clone(sink), runtime.clone(), options)?;
             // It is set nowhere else.
             let _ = runs.0.set(worker.clone());
-            working.0.push(Arc::new(Seat { worker, engine, beside, drop_all }));
+            working.0.push(Arc::new(Seat { id, worker, engine, beside, drop_all }));
         }
         if config.python.as_ref().is_some_and(|python| python.start == config::PythonStart::Eager) {
             working.0.iter().flat_map(|seat| seat.beside.workers()).for_each(comfyd_python::Worker::start);
@@ -168,6 +171,7 @@ pub(crate) struct Working(Vec<Arc<Seat>>);
 
 /// One of them.
 struct Seat {
+    id: WorkerId,
     worker: Handle,
     engine: Engine,
     beside: Arc<Beside>,
@@ -179,6 +183,16 @@ impl Working {
     /// As the server sees them.
     pub(crate) fn served(&self) -> impl Iterator<Item = Arc<dyn comfyd_server::Device>> {
         self.0.iter().map(|seat| Arc::clone(seat) as Arc<dyn comfyd_server::Device>)
+    }
+
+    /// How many bytes a model may have at most on each: the processor refuses what is over its budget, a card what is over its memory.
+    pub(crate) fn rooms(&self) -> HashMap<WorkerId, u64> {
+        let room = |seat: &Arc<Seat>| {
+            let whole = seat.engine.memory().total;
+            let on_card = seat.engine.device_name().starts_with("cuda");
+            (seat.id.clone(), if on_card { whole } else { seat.engine.account().budget().min(whole) })
+        };
+        self.0.iter().map(room).collect()
     }
 
     /// Has all stop: prompts that run go back into the queue. Then ends the Pythons. What does not stop in time is left behind.

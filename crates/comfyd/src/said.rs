@@ -5,11 +5,13 @@ use std::sync::{Arc, OnceLock};
 
 use comfyd_python::{HistoryWanted, Outlet, Tell};
 use comfyd_server::{App, Hub, PacksQuery};
+use comfyd_store_nats::{Post, Said};
 use serde_json::Value as Json;
 use tokio::sync::{Notify, mpsc};
 
 use crate::beside::Beside;
 use crate::devices::Runs;
+use crate::python::Deaf;
 
 /// Changes of the queue that may wait for the task.
 const MAX_WAITING: usize = 1024;
@@ -25,10 +27,68 @@ enum Change {
 /// What a custom node wants to see of the history, and who tells it.
 type Question = (HistoryWanted, Tell);
 
+/// Where processes of a worker in a cluster say it: the servers tell their clients. What they say of the queue nobody hears.
+#[derive(Clone, Default)]
+pub(crate) struct Voice {
+    post: Arc<OnceLock<Post>>,
+    /// On which device: what is said while a user's prompt runs there concerns that user.
+    runs: Runs,
+}
+
+impl Voice {
+    /// From now on the servers are told.
+    pub(crate) fn speak_to(&self, post: Post) {
+        self.post.get_or_init(|| post);
+    }
+
+    /// The same for the processes of one device.
+    pub(crate) fn of(&self, runs: Runs) -> Self {
+        Self { runs, ..self.clone() }
+    }
+}
+
+impl Outlet for Voice {
+    fn event(&self, name: &str, data: Json, client: Option<&str>) {
+        if let Some(post) = self.post.get() {
+            let owner = self.runs.owner().map(|owner| owner.to_string());
+            post.say(Said::Event { name: name.to_owned(), data, client: client.map(str::to_owned), owner });
+        }
+    }
+
+    fn binary(&self, kind: u32, bytes: Vec<u8>, client: Option<&str>) {
+        if let Some(post) = self.post.get() {
+            let owner = self.runs.owner().map(|owner| owner.to_string());
+            post.say(Said::Bytes { kind, bytes: Arc::new(bytes), client: client.map(str::to_owned), owner });
+        }
+    }
+
+    fn enqueue(&self, item: Json) {
+        Deaf.enqueue(item);
+    }
+
+    fn remove(&self, ids: Option<Vec<String>>) {
+        Deaf.remove(ids);
+    }
+
+    fn history(&self, wanted: HistoryWanted, tell: Tell) {
+        Deaf.history(wanted, tell);
+    }
+
+    fn forget(&self, ids: Option<Vec<String>>, owner: String) {
+        Deaf.forget(ids, owner);
+    }
+
+    fn changed(&self) {
+        Deaf.changed();
+    }
+}
+
 /// Where processes say it.
 #[derive(Clone)]
 pub(crate) struct Mouth {
     hub: Arc<OnceLock<Hub>>,
+    /// The clients of other servers hear it from there.
+    others: Voice,
     changes: mpsc::Sender<Change>,
     questions: mpsc::Sender<Question>,
     changed: Arc<Notify>,
@@ -47,7 +107,8 @@ pub(crate) fn channel() -> (Mouth, Ears) {
     let (sender, changes) = mpsc::channel(MAX_WAITING);
     let (asks, questions) = mpsc::channel(MAX_WAITING);
     let changed = Arc::new(Notify::new());
-    let mouth = Mouth { hub: Arc::default(), changes: sender, questions: asks, changed: Arc::clone(&changed), runs: Runs::default() };
+    let (hub, others, runs) = (Arc::default(), Voice::default(), Runs::default());
+    let mouth = Mouth { hub, others, changes: sender, questions: asks, changed: Arc::clone(&changed), runs };
     (mouth, Ears { changes, questions, changed })
 }
 
@@ -57,9 +118,14 @@ impl Mouth {
         self.hub.get_or_init(|| hub);
     }
 
+    /// From now on those of the other servers of a cluster are told too.
+    pub(crate) fn speak_beyond(&self, post: Post) {
+        self.others.speak_to(post);
+    }
+
     /// The same for the processes of one device.
     pub(crate) fn of(&self, runs: Runs) -> Self {
-        Self { runs, ..self.clone() }
+        Self { others: self.others.of(runs.clone()), runs, ..self.clone() }
     }
 
     fn change(&self, change: Change) {
@@ -74,12 +140,14 @@ impl Outlet for Mouth {
         if let Some(hub) = self.hub.get() {
             hub.event(name, &data, client, self.runs.owner().as_deref());
         }
+        self.others.event(name, data, client);
     }
 
     fn binary(&self, kind: u32, bytes: Vec<u8>, client: Option<&str>) {
         if let Some(hub) = self.hub.get() {
             hub.binary(kind, &bytes, client, self.runs.owner().as_deref());
         }
+        self.others.binary(kind, bytes, client);
     }
 
     fn enqueue(&self, item: Json) {

@@ -21,8 +21,8 @@ use crate::assemble::{self, Failure};
 use crate::beside::{self, Around, Beside, Served};
 use crate::cluster::{self, Others, Part};
 use crate::config::{self, Config};
-use crate::devices::{Devices, Service, Working};
-use crate::{frontend, key, process, said, tls};
+use crate::devices::{Counts, Devices, Service, Working};
+use crate::{elsewhere, frontend, key, nats, process, said, tls};
 
 /// The job store's file in the user folder.
 pub(crate) const STORE_FILE: &str = "comfyd.db";
@@ -74,7 +74,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let devices = process::in_background(|| Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs))))?;
     let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
     let queue = match (&config.cluster, database) {
-        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true, cluster::START_PATIENCE))?),
+        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true, nats::START_PATIENCE))?),
         (None, Some(database)) => Queue::Own(Closing(Arc::new(open_store(&config, database)?))),
         (None, None) => return Err("the database is not locked".into()),
     };
@@ -98,10 +98,18 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     mouth.speak_to(hub.clone());
     let metrics = Metrics::default();
     let here: Arc<dyn EventSink> = Arc::new(Metered { metrics: metrics.clone(), sink: Arc::new(hub.clone()) });
+    let post = queue.post(&runtime, &here);
+    if let Some(post) = &post {
+        mouth.speak_beyond(post.clone());
+    }
+    let sink: Arc<dyn EventSink> = match &post {
+        Some(post) => Arc::new(post.clone()),
+        None => Arc::clone(&here),
+    };
     let service = Service {
         store: Arc::clone(&store),
-        sink: queue.sink(&runtime, Arc::clone(&here)),
-        metrics: metrics.clone(),
+        sink,
+        counts: counts(metrics.clone(), post),
         runtime: runtime.handle().clone(),
         showing: assemble::showing(&folders, assets.as_ref()),
     };
@@ -109,7 +117,7 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let working = Arc::new(if works { process::in_background(|| devices.start(&config, &folders, &service))? } else { Working::default() });
     let others = queue.shared().map(|store| Arc::new(Others { store, runtime: runtime.handle().clone() }) as Arc<dyn Device>);
     let parts = Parts {
-        catalog: beside.catalog().clone(),
+        catalog: beside.listed().clone(),
         folders: Arc::clone(&folders),
         store,
         devices: comfyd_server::Devices::new(working.served().chain(others)),
@@ -121,12 +129,13 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     };
     let app = App::new(parts, options);
 
-    let quick_test = config.quick_test;
+    let counted = app.metrics.clone();
+    let (quick_test, loads) = (config.quick_test, cluster::loads(&config));
     let ended = runtime.block_on(async {
         // Before the first answer: whoever got one may stop the server.
         let signal = process::shutdown_signal()?;
         tokio::spawn(app.clone().announce_changes());
-        queue.watch(&beside, &folders, &working, here).await?;
+        queue.watch(&beside, &folders, &working, (here, hub.clone(), counted), loads).await?;
         tokio::spawn(keys.follow());
         tokio::spawn(ears.listen(app.clone(), besides));
         let (stop, stopped) = watch::channel(false);
@@ -193,39 +202,46 @@ impl Queue {
         }
     }
 
-    /// Who is told what happens on this host's devices.
-    fn sink(&self, runtime: &tokio::runtime::Runtime, here: Arc<dyn EventSink>) -> Arc<dyn EventSink> {
-        match self {
-            Self::Own(_) => here,
-            Self::Shared(shared) => {
-                let post = Post::new(shared, Some(here));
-                let _inside = runtime.enter();
-                post.run();
-                Arc::new(post)
-            }
-        }
+    /// What tells other hosts what happens on this one's devices.
+    fn post(&self, runtime: &tokio::runtime::Runtime, here: &Arc<dyn EventSink>) -> Option<Post> {
+        let post = Post::new(&*self.shared()?, Some(Arc::clone(here)));
+        let _inside = runtime.enter();
+        post.run();
+        Some(post)
     }
 
     /// Looks after it while the server runs.
     async fn watch(
         &self,
-        beside: &Beside,
+        beside: &Arc<Beside>,
         folders: &Arc<Folders>,
         working: &Arc<Working>,
-        here: Arc<dyn EventSink>,
+        (here, hub, metrics): (Arc<dyn EventSink>, Hub, Metrics),
+        loads: bool,
     ) -> Result<(), Failure> {
         match self {
             Self::Own(own) => drop(tokio::spawn(watch_store(own.0.clone()))),
             Self::Shared(shared) => {
+                shared.hear_said(elsewhere::ears(hub, metrics.clone()));
                 shared.hear_events(here).await?;
-                let (catalog, folders) = (beside.catalog().clone(), Arc::clone(folders));
-                tokio::spawn(cluster::list_models(Arc::clone(shared), Arc::clone(&folders)));
+                let (beside, folders) = (Arc::clone(beside), Arc::clone(folders));
+                tokio::spawn(elsewhere::list(Arc::clone(shared), Arc::clone(&folders), Arc::clone(&beside), metrics));
                 tokio::spawn(empty_old(folders.directory(comfyd_folders::Kind::Temp).to_owned()));
-                Part { store: Arc::clone(shared), working: Arc::clone(working), catalog, folders, api: true }.play().await?;
+                Part { store: Arc::clone(shared), working: Arc::clone(working), beside, folders, api: true, loads }.play().await?;
             }
         }
         Ok(())
     }
+}
+
+/// Counts the nodes of this process's devices here, and has the other servers of a cluster do so.
+fn counts(metrics: Metrics, post: Option<Post>) -> Counts {
+    Arc::new(move |class, number, device, took| {
+        metrics.node(class, &number.to_string(), took);
+        if let Some(post) = &post {
+            post.ran(class, &device.to_string(), took);
+        }
+    })
 }
 
 /// Removes what has been in a cluster's temp folder for long, again and again: no host knows whether another still shows it.

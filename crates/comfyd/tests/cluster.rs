@@ -3,14 +3,14 @@
 
 mod support;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use comfyd_store_nats::testing::Servers;
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use support::{Server, id, long_workflow};
+use support::{Part, Server, id, long_workflow, multipart};
 use tempfile::TempDir;
 use tokio_tungstenite::connect_async;
 use tokio_tungstenite::tungstenite::Message;
@@ -51,10 +51,15 @@ impl Cluster {
         Some(Self { nats, folder })
     }
 
+    /// What all processes are told.
+    fn joins(&self) -> Vec<String> {
+        vec!["--cluster".to_owned(), self.nats.addresses().join(","), "--lease".to_owned(), "3".to_owned(), "--cpu".to_owned()]
+    }
+
+    /// The same with folders that all share.
     fn options(&self) -> Vec<String> {
         let folder = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut options =
-            vec!["--cluster".to_owned(), self.nats.addresses().join(","), "--lease".to_owned(), "3".to_owned(), "--cpu".to_owned()];
+        let mut options = self.joins();
         for name in ["output", "temp", "input"] {
             options.extend([format!("--{name}-directory"), folder(name)]);
         }
@@ -68,12 +73,21 @@ impl Cluster {
     }
 
     fn worker(&self) -> Worker {
-        let base = self.folder.path().join("worker");
+        self.worker_with("worker", &[])
+    }
+
+    /// One with more options, in a base folder of its own.
+    fn worker_with(&self, base: &str, extra: &[&str]) -> Worker {
+        let options = self.options();
+        self.worker_of(base, options.iter().map(String::as_str).chain(extra.iter().copied()))
+    }
+
+    fn worker_of<'a>(&self, base: &str, options: impl Iterator<Item = &'a str>) -> Worker {
         let child = Command::new(env!("CARGO_BIN_EXE_comfyd"))
             .arg("worker")
-            .args(self.options())
+            .args(options)
             .arg("--base-directory")
-            .arg(base)
+            .arg(self.folder.path().join(base))
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
@@ -259,6 +273,162 @@ async fn the_queue_tells_what_a_prompt_waits_for() {
     let roles: Vec<bool> = members.as_array().unwrap().iter().map(|member| member["api"].as_bool().unwrap()).collect();
     assert!(roles.len() == 2 && roles.contains(&true) && roles.contains(&false), "{members}");
     assert_eq!((&status["pending"], &status["history"]), (&json!(0), &json!(1)));
+}
+
+/// A worker beside a ComfyUI, and another one without: clients see its classes at a server that has neither, and their prompts go there.
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn classes_that_only_a_worker_has_are_listed_checked_and_run_there() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let comfyui = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/tests/comfyui").canonicalize().unwrap();
+    let (api, _plain) = (cluster.api().await, cluster.worker());
+    assert_eq!(api.get("/object_info/StubAdd").await, json!({}));
+    let python = cluster.worker_with("python", &["--comfyui", comfyui.to_str().unwrap()]);
+    let listed = async |there: bool| {
+        let start = Instant::now();
+        while api.get("/object_info/StubAdd").await["StubAdd"].is_object() != there {
+            assert!(start.elapsed() < Duration::from_secs(90), "the class is there: not {there}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    listed(true).await;
+    let all = api.get("/object_info").await;
+    assert_eq!(all["StubAdd"]["python_module"], "custom_nodes.stub_nodes");
+    assert!(all["KSampler"].is_object() && all.as_object().unwrap().len() > 100);
+
+    let node = |class: &str, inputs: Value| json!({"class_type": class, "inputs": inputs});
+    let output = |class: &str, inputs: Value| json!({"1": node(class, inputs), "2": node("StubOutput", json!({"value": ["1", 0]}))});
+    for name in ["a", "b", "c"] {
+        submit(&api, name, &output("StubAdd", json!({"a": 40, "b": 2})), "me").await;
+        submit(&api, &format!("{name}-plain"), &short(7), "me").await;
+    }
+    for name in ["a", "b", "c"] {
+        let entry = api.finished(&id(name)).await;
+        assert_eq!((&entry["outputs"]["2"], &entry["status"]["status_str"]), (&json!({"text": ["42"]}), &json!("success")), "{entry}");
+        assert_eq!(api.finished(&id(&format!("{name}-plain"))).await["status"]["status_str"], "success");
+    }
+
+    // What a class itself says of its inputs is asked where it is.
+    let refused = async |prompt: Value| api.post("/prompt", &json!({"prompt": prompt})).await;
+    let (status, answer) = refused(output("StubChecked", json!({"number": 11, "other": 1}))).await;
+    assert_eq!((status, &answer["node_errors"]["1"]["errors"][0]["type"]), (400, &json!("custom_validation_failed")), "{answer}");
+    assert!(answer["node_errors"]["1"]["errors"][0]["details"].as_str().unwrap().contains("too much"), "{answer}");
+    let (status, answer) = refused(output("StubAdd", json!({"a": "no number", "b": 2}))).await;
+    assert_eq!((status, &answer["node_errors"]["1"]["errors"][0]["type"]), (400, &json!("invalid_input_type")), "{answer}");
+    submit(&api, "checked", &output("StubChecked", json!({"number": 3, "other": 1})), "me").await;
+    assert_eq!(api.finished(&id("checked")).await["status"]["status_str"], "success");
+
+    let (status, answer) = refused(output("StubChecked", json!({"number": 5, "other": 1}))).await;
+    assert!(status == 400 && answer.to_string().contains("not five"), "an exception of its own: {answer}");
+
+    // What the pack says on the way reaches the client, and how long its nodes took whoever looks after the servers.
+    let mut socket = connect(&api, "me").await;
+    submit(&api, "says", &json!({"1": node("StubEvent", json!({"name": "stub.told", "text": "hello", "all": false}))}), "me").await;
+    let (mut texts, mut bytes) = (0, 0);
+    while (texts, bytes) != (1, 1) {
+        match tokio::time::timeout(Duration::from_secs(60), socket.next()).await.expect("what a pack says").unwrap().unwrap() {
+            Message::Text(text) => {
+                let event: Value = serde_json::from_str(&text).unwrap();
+                texts += u32::from(event["type"] == "stub.told" && event["data"] == json!({"text": "hello"}));
+            }
+            Message::Binary(binary) => bytes += u32::from(*binary == b"\0\0\0\x4dhello"[..]),
+            _ => {}
+        }
+    }
+    let figures = async || reqwest::get(format!("{}/metrics", api.url)).await.unwrap().text().await.unwrap();
+    let counted = |figures: &str| figures.lines().any(|line| line.starts_with("comfyd_node_seconds_count{class=\"StubAdd\",device=\""));
+    let start = Instant::now();
+    while !counted(&figures().await) {
+        assert!(start.elapsed() < Duration::from_secs(30), "{}", figures().await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    drop(python);
+    listed(false).await;
+    let start = Instant::now();
+    while counted(&figures().await) {
+        assert!(start.elapsed() < Duration::from_secs(30), "what is gone is still counted");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(refused(output("StubAdd", json!({"a": 1, "b": 2}))).await.0, 400);
+}
+
+/// A model that has no room on one worker's device waits for one on which it has.
+#[tokio::test(flavor = "multi_thread")]
+async fn models_go_where_they_have_room() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let models = cluster.folder.path().join("models");
+    std::fs::create_dir_all(models.join("diffusion_models")).unwrap();
+    // One tensor of 700 MiB, which take no room on the disk; no denoiser that is known, so that the prompt fails once it runs.
+    let size = 700_u64 << 20;
+    let head = json!({"weight": {"dtype": "U8", "shape": [size], "data_offsets": [0, size]}}).to_string();
+    let file = models.join("diffusion_models/huge.safetensors");
+    std::fs::write(&file, [&(head.len() as u64).to_le_bytes()[..], head.as_bytes()].concat()).unwrap();
+    std::fs::File::options().write(true).open(&file).unwrap().set_len(8 + head.len() as u64 + size).unwrap();
+    let models = models.to_str().unwrap();
+    let with = |more: &[&str]| [&["--models-directory", models], more].concat().iter().map(|&word| word.to_owned()).collect::<Vec<_>>();
+    let start = |base: &str, budget: &str| {
+        let options = with(&["--memory-budget", budget]);
+        cluster.worker_with(base, &options.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let (api, _small) = (cluster.api().await, start("small", "512M"));
+    let prompt = json!({
+        "1": {"class_type": "UNETLoader", "inputs": {"unet_name": "huge.safetensors", "weight_dtype": "default"}},
+        "2": {"class_type": "PreviewAny", "inputs": {"source": ["1", 0]}},
+    });
+    let begun = Instant::now();
+    while api.post("/prompt", &json!({"prompt": prompt, "prompt_id": id("huge")})).await.0 != 200 {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the worker's model is not listed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let told = "a worker with a device on which 'huge.safetensors' has room, which needs 0.7 GiB";
+    until(&api, "it waits for memory", |queue| queue["waiting_for"][id("huge")] == told).await;
+    submit(&api, "light", &short(8), "me").await;
+    assert_eq!(api.finished(&id("light")).await["status"]["status_str"], "success", "it holds up nothing else");
+    let _large = start("large", "4G");
+    let entry = api.finished(&id("huge")).await;
+    assert!(!entry.to_string().contains("out of memory") && !entry.to_string().contains("OutOfMemory"), "{entry}");
+}
+
+/// Hosts that share no folder: what is sent to one server a worker reads, and what that makes another server answers.
+#[tokio::test(flavor = "multi_thread")]
+async fn files_are_in_nats_where_hosts_share_no_folder() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let joins = cluster.joins();
+    let joins = || joins.iter().map(String::as_str).chain(["--files", "nats"]);
+    let options: Vec<&str> = joins().chain(["--no-workers"]).collect();
+    let (one, two, _worker) = (Server::start(&options).await, Server::start(&options).await, cluster.worker_of("apart", joins()));
+    // Too large to be in a document, and not the same everywhere.
+    let mut picture = std::io::Cursor::new(Vec::new());
+    let noise = image::RgbImage::from_fn(256, 192, |x, y| image::Rgb([(x * 7 + y * y) as u8, (x * x + 3 * y) as u8, (x * y) as u8]));
+    noise.write_to(&mut picture, image::ImageFormat::Png).unwrap();
+    let picture = picture.into_inner();
+    assert!(picture.len() > 64 << 10, "{}", picture.len());
+    let (body, content_type) =
+        multipart(&[Part { name: "image", filename: Some("in é.png"), content_type: "image/png", bytes: &picture }]);
+    let request = reqwest::Client::new().post(format!("{}/upload/image", one.url)).header("content-type", content_type).body(body);
+    assert_eq!(request.send().await.unwrap().status().as_u16(), 200);
+    let prompt = json!({
+        "1": {"class_type": "LoadImage", "inputs": {"image": "in é.png"}},
+        "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "deep/out"}},
+        "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
+    });
+    submit(&two, "a", &prompt, "me").await;
+    let entry = two.finished(&id("a")).await;
+    let shown = |node: &str| entry["outputs"][node]["images"][0].clone();
+    assert_eq!((&shown("2")["filename"], &shown("2")["subfolder"]), (&json!("out_00001_.png"), &json!("deep")), "{entry}");
+    for (server, file) in [(&one, shown("2")), (&two, shown("2")), (&one, shown("3"))] {
+        let text = |key: &str| file[key].as_str().unwrap();
+        let url = format!("{}/view?filename={}&type={}&subfolder={}", server.url, text("filename"), text("type"), text("subfolder"));
+        let answer = reqwest::get(url).await.unwrap();
+        assert_eq!(answer.status().as_u16(), 200);
+        let saved = image::load_from_memory(&answer.bytes().await.unwrap()).unwrap().into_rgb8();
+        assert_eq!(saved.as_raw(), noise.as_raw());
+    }
+    assert_eq!(one.post("/userdata/workflows%2Fa.json", &json!({"a": 1})).await.0, 200);
+    assert_eq!(two.get("/userdata/workflows%2Fa.json").await, json!({"a": 1}));
+    assert_eq!(two.post("/settings/Comfy.Locale", &json!("ja")).await.0, 200);
+    assert_eq!(one.get("/settings/Comfy.Locale").await, json!("ja"));
 }
 
 fn status_of(cluster: &Cluster) -> Value {

@@ -275,15 +275,15 @@ impl Folders {
         Some(endings)
     }
 
-    /// The model files of a folder, relative, sorted, without duplicates; `None` if there is no such folder.
+    /// The model files of a folder, relative, sorted, without duplicates; `None` if there is no such folder, here or on another host.
     pub fn model_files(&self, folder: &str) -> Option<Vec<String>> {
-        let mut names = self.own_model_files(folder)?;
+        let own = self.own_model_files(folder);
         let elsewhere = Arc::clone(&self.elsewhere.read());
-        if let Some(more) = elsewhere.get(modern_name(folder)) {
-            names.extend(more.iter().map(|name| name.to_string()));
-            names.sort_unstable();
-            names.dedup();
-        }
+        let Some(more) = elsewhere.get(modern_name(folder)) else { return own };
+        let mut names = own.unwrap_or_default();
+        names.extend(more.iter().map(|name| name.to_string()));
+        names.sort_unstable();
+        names.dedup();
         Some(names)
     }
 

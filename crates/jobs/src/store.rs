@@ -7,8 +7,8 @@ use std::{fmt, io};
 
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
 use serde_json::value::RawValue;
+use serde_json::{Map, Value as Json};
 use tokio::sync::watch;
 
 use crate::message::{Failure, Interruption, Message, NodeRef, StoredMessages, StoredPlaces};
@@ -130,6 +130,9 @@ pub struct Needs {
     /// Model files: their folder's name and theirs.
     #[serde(default)]
     pub models: Vec<(Arc<str>, Arc<str>)>,
+    /// What a later version needs besides: it stays.
+    #[serde(flatten)]
+    pub more: Map<String, Json>,
 }
 
 /// A queued or running prompt.

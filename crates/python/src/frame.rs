@@ -171,6 +171,12 @@ impl Message {
         }
     }
 
+    /// It as a text of JSON, without what its tensors lie in.
+    pub fn into_text(mut self) -> Result<String, std::string::FromUtf8Error> {
+        self.text.push(b'}');
+        String::from_utf8(self.text.split_off(HEAD))
+    }
+
     /// Whether it is small enough to be sent; the error is a sentence.
     pub fn check(&self) -> Result<(), String> {
         let blob: u64 = self.pieces.iter().map(|piece| piece.bytes().len() as u64).sum();

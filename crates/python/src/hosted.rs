@@ -18,7 +18,7 @@ use crate::supervisor;
 use crate::wire;
 
 /// How long a class may take to check its inputs.
-const CHECK: Duration = Duration::from_secs(60);
+pub(crate) const CHECK: Duration = Duration::from_secs(60);
 
 /// A class that runs in a worker.
 struct Node {
@@ -67,14 +67,8 @@ impl HostedNode for Node {
         if self.class.schema.hosted.as_ref().is_none_or(|hosted| !hosted.validates) {
             return Ok(Vec::new());
         }
-        let message = Message::new("validate").field("node", node).field("class", self.name()).field("types", types);
-        let frame = self.objects()?.link.wait(wire::with_constants(message, arguments), CHECK)?;
-        let refused = frame.json.get("refused").and_then(Json::as_array);
-        let refusal = |refused: &Json| Refusal {
-            input: refused["input"].as_str().unwrap_or_default().to_owned(),
-            reason: refused["reason"].as_str().map(str::to_owned),
-        };
-        Ok(refused.into_iter().flatten().map(refusal).collect())
+        let message = wire::question(self.name(), node, arguments, types);
+        Ok(wire::refusals(&self.objects()?.link.wait(message, CHECK)?.json))
     }
 
     fn inspect(&self, arguments: &Arguments) -> Result<IndexMap<String, Inspected>> {

@@ -2,6 +2,7 @@
 //! unchanged `main.py` without its port and calls single nodes on request. This crate knows frames, handles and processes, and neither
 //! HTTP nor how a graph is ordered.
 
+mod away;
 mod error;
 mod facts;
 mod files;
@@ -24,6 +25,7 @@ mod supervisor;
 mod wire;
 mod worker;
 
+pub use crate::away::{Ask, classes as away};
 pub use crate::error::Error;
 pub use crate::host::State;
 pub use crate::report::{Pack, Report};

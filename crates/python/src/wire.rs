@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use comfyd_node::{
-    Argument, Arguments, Error, Expansion, ExpansionNode, HostedOutput, NodeOutput, Opaque, Result, Returned, Schema, Source, Value,
+    Argument, Arguments, Error, Expansion, ExpansionNode, HostedOutput, NodeOutput, Opaque, Refusal, Result, Returned, Schema, Source,
+    Value,
 };
 use indexmap::IndexMap;
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
-use serde_json::Value as Json;
+use serde_json::{Map, Value as Json};
 
 use crate::frame::Message;
 use crate::portable::{self, Piece};
@@ -73,6 +74,20 @@ pub(crate) fn with_constants(message: Message, arguments: &Arguments) -> Message
         }
     }
     message.field("inputs", &inputs)
+}
+
+/// What a class is asked about its inputs before a prompt runs.
+pub(crate) fn question(class: &str, node: &str, arguments: &Arguments, types: &Map<String, Json>) -> Message {
+    with_constants(Message::new("validate").field("node", node).field("class", class).field("types", types), arguments)
+}
+
+/// The inputs that it refuses, as it answers.
+pub(crate) fn refusals(answer: &Json) -> Vec<Refusal> {
+    let refusal = |refused: &Json| Refusal {
+        input: refused["input"].as_str().unwrap_or_default().to_owned(),
+        reason: refused["reason"].as_str().map(str::to_owned),
+    };
+    answer.get("refused").and_then(Json::as_array).into_iter().flatten().map(refusal).collect()
 }
 
 impl<'a> Outgoing<'a> {

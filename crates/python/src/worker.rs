@@ -10,6 +10,7 @@ use comfyd_node::{Entry, Host};
 use parking_lot::Mutex;
 use serde_json::Value as Json;
 
+use crate::away;
 use crate::error::Error;
 use crate::frame::Message;
 use crate::host::{Core, Shared, State, answer};
@@ -120,6 +121,17 @@ impl Worker {
     pub fn entries(&self) -> Vec<Entry> {
         let manifest = self.shared().core().manifest.clone();
         manifest.iter().flat_map(|manifest| manifest.classes.values()).map(|class| hosted::entry(class, self.shared())).collect()
+    }
+
+    /// Its classes as a text that [`crate::away`] reads on another host; `None` before they are known.
+    pub fn told(&self) -> Option<String> {
+        let manifest = self.shared().core().manifest.clone()?;
+        away::told(&manifest).inspect_err(|error| tracing::error!("the classes of '{}' cannot be told: {error}", self.name())).ok()
+    }
+
+    /// Answers what another host asks about inputs of one of its classes. Blocks, and starts the process if need be.
+    pub fn check(&self, question: &str) -> Json {
+        away::check(self.shared(), question)
     }
 
     /// Asks the process anew about classes that list files in folders that have changed. Blocks; does nothing where no process is ready.

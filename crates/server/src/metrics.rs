@@ -1,6 +1,6 @@
 //! Figures for Prometheus: what is counted while prompts run. What is only read when somebody asks is the route's (`routes/health.rs`).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,8 @@ struct Inner {
     nodes: Family<NodeLabels, Histogram, fn() -> Histogram>,
     prompts: Family<PromptLabels, Histogram, fn() -> Histogram>,
     cached: Counter,
+    /// The devices of other processes whose nodes are counted, with the classes that ran there.
+    elsewhere: Mutex<HashMap<String, HashSet<String>>>,
     /// When each prompt began that runs, in milliseconds since 1970.
     began: Mutex<HashMap<Arc<str>, i64>>,
 }
@@ -58,7 +60,7 @@ impl Default for Metrics {
         registry.register("node_seconds", "How long calls of a class of nodes took", nodes.clone());
         registry.register("prompt_seconds", "How long prompts took from their start to their end", prompts.clone());
         registry.register("cached_nodes", "Nodes whose result was there when their prompt began", cached.clone());
-        Self(Arc::new(Inner { registry, nodes, prompts, cached, began: Mutex::default() }))
+        Self(Arc::new(Inner { registry, nodes, prompts, cached, elsewhere: Mutex::default(), began: Mutex::default() }))
     }
 }
 
@@ -67,6 +69,23 @@ impl Metrics {
     pub fn node(&self, class: &str, device: &str, took: Duration) {
         let labels = NodeLabels { class: class.into(), device: device.into() };
         self.0.nodes.get_or_create(&labels).observe(took.as_secs_f64());
+    }
+
+    /// The same for a device of another process.
+    pub fn node_elsewhere(&self, class: &str, device: &str, took: Duration) {
+        self.0.elsewhere.lock().entry(device.to_owned()).or_default().insert(class.to_owned());
+        self.node(class, device, took);
+    }
+
+    /// Forgets what devices of other processes ran that are not there any more: processes come and go.
+    pub fn keep_elsewhere(&self, there: impl Fn(&str) -> bool) {
+        self.0.elsewhere.lock().retain(|device, classes| {
+            let kept = there(device);
+            for class in classes.iter().filter(|_| !kept) {
+                self.0.nodes.remove(&NodeLabels { class: class.clone(), device: device.clone() });
+            }
+            kept
+        });
     }
 
     /// Writes all in the OpenMetrics format, without its end.
@@ -153,6 +172,10 @@ mod tests {
             sink.emit(Event { prompt_id: "a".into(), owner: "".into(), client_id: None, kind: EventKind::Message(message) });
         }
         metrics.node("KSampler", "0", Duration::from_millis(500));
+        for device in ["there/cpu", "gone/cpu"] {
+            metrics.node_elsewhere("KSampler", device, Duration::from_millis(250));
+        }
+        metrics.keep_elsewhere(|device| device == "there/cpu");
         let mut text = String::new();
         metrics.write(&mut text).unwrap();
         for line in [
@@ -160,9 +183,11 @@ mod tests {
             "comfyd_prompt_seconds_count{status=\"success\"} 1",
             "comfyd_prompt_seconds_count{status=\"error\"} 1",
             "comfyd_node_seconds_sum{class=\"KSampler\",device=\"0\"} 0.5",
+            "comfyd_node_seconds_sum{class=\"KSampler\",device=\"there/cpu\"} 0.25",
             "comfyd_cached_nodes_total 2",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
         }
+        assert!(!text.contains("gone/cpu"), "{text}");
     }
 }

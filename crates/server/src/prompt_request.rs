@@ -9,7 +9,7 @@ use bytes::Bytes;
 use comfyd_folders::Folders;
 use comfyd_graph::{Limits, NodeErrors, Prompt, Rejected};
 use comfyd_jobs::{Needs, NewJob, Position, Secrets, now_ms};
-use comfyd_node::{Catalog, Choices, Entry, FileSource, Input, InputKind, OptionSource, Replacements};
+use comfyd_node::{Catalog, ChoicePart, Choices, Entry, FileSource, Input, InputKind, OptionSource, Replacements};
 use comfyd_wire::json::{Texts, read_with_texts};
 use serde_json::value::{RawValue, to_raw_value};
 use serde_json::{Map, Value};
@@ -70,8 +70,9 @@ impl PromptRequest {
     /// Whether to check it may have to wait for the disk: a class lists files, or says of itself that it checks inputs.
     pub(crate) fn may_wait(&self, catalog: &Catalog) -> bool {
         let lists = |input: &Input| matches!(input.kind, InputKind::Combo(Choices::Files { .. }));
-        let mut classes = self.classes().filter_map(|class| catalog.get(class));
-        classes.any(|class| !class.schema.validates.is_empty() || class.schema.inputs.iter().any(lists))
+        let mut classes = self.classes().flat_map(|class| catalog.all(class));
+        let checks = |class: &Entry| class.schema.hosted.as_ref().is_some_and(|hosted| hosted.validates);
+        classes.any(|class| !class.schema.validates.is_empty() || checks(class) || class.schema.inputs.iter().any(lists))
     }
 
     /// Whether it has a class that there is not.
@@ -160,14 +161,31 @@ fn needs(catalog: &Catalog, prompt: &Prompt) -> Needs {
         classes.insert(Arc::from(class));
         let Some(entry) = catalog.get(class) else { continue };
         for (name, value) in prompt.inputs(id).into_iter().flatten() {
-            let kind = entry.schema.find_input(name).map(|input| &input.kind);
-            let Some(InputKind::Combo(Choices::Files { extra, source: FileSource::Models(folder) })) = kind else { continue };
-            if let Some(file) = value.as_str().filter(|file| !extra.iter().any(|own| own == file)) {
-                models.insert((Arc::from(folder.as_str()), Arc::from(file)));
+            let Some(InputKind::Combo(choices)) = entry.schema.find_input(name).map(|input| &input.kind) else { continue };
+            if let (Some(file), Some(folder)) = (value.as_str(), value.as_str().and_then(|file| model_folder(choices, file))) {
+                models.insert((Arc::from(folder), Arc::from(file)));
             }
         }
     }
-    Needs { classes: classes.into_iter().collect(), models: models.into_iter().collect() }
+    Needs { classes: classes.into_iter().collect(), models: models.into_iter().collect(), ..Needs::default() }
+}
+
+/// The folder of models that a choice is a file of; `None` if it is always there, or what may be anywhere.
+fn model_folder<'c>(choices: &'c Choices, choice: &str) -> Option<&'c str> {
+    match choices {
+        Choices::Files { extra, source: FileSource::Models(folder) } if !extra.iter().any(|own| own == choice) => Some(folder),
+        // Built-in ones have no ending.
+        Choices::Files { source: FileSource::Autoencoders, .. } if choice.contains('.') => Some("vae"),
+        // Of several folders nobody knows which one it is in.
+        Choices::Parts(parts) if !parts.iter().any(|part| matches!(part, ChoicePart::Fixed(own) if own == choice)) => {
+            let mut folders = parts.iter().filter_map(|part| match part {
+                ChoicePart::Files(FileSource::Models(folder)) => Some(folder.as_str()),
+                ChoicePart::Files(_) | ChoicePart::Fixed(_) => None,
+            });
+            folders.next().filter(|_| folders.next().is_none())
+        }
+        Choices::Files { .. } | Choices::Parts(_) | Choices::Fixed(_) | Choices::Remote => None,
+    }
 }
 
 /// The text of an object with a member more at its end.

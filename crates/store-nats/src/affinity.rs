@@ -58,7 +58,7 @@ mod tests {
     use super::*;
 
     fn job(id: &str, model: &str) -> Arc<Job> {
-        let needs = Needs { classes: vec![], models: vec![("checkpoints".into(), model.into())] };
+        let needs = Needs { classes: vec![], models: vec![("checkpoints".into(), model.into())], ..Needs::default() };
         Arc::new(NewJob { needs: Arc::new(needs), ..contract::job(id, Position::Back) }.numbered(0.0))
     }
 

@@ -3,24 +3,25 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::Client;
 use async_nats::connection::State as ConnectionState;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::object_store::{self, ObjectStore};
+use async_nats::jetstream::object_store::{self, InfoErrorKind, ObjectStore};
 use async_nats::jetstream::stream::{self, DiscardPolicy, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE;
 use bytes::Bytes;
 use comfyd_jobs::Error as JobError;
+use futures_util::StreamExt as _;
 use serde::Deserialize;
-use tokio::io::AsyncReadExt as _;
 use tokio::time::Instant;
 
 use crate::error::Error;
-use crate::options::Options;
 
 /// The header that holds what a document says in short.
 pub(crate) const HEAD: &str = "Comfyd-Head";
@@ -35,6 +36,8 @@ const IMPATIENCE: Duration = Duration::from_millis(300);
 const IDLE_HEARTBEAT: Duration = Duration::from_secs(2);
 /// After how long the servers forget a consumer that nobody listens to.
 const CONSUMER_KEPT: Duration = Duration::from_secs(60);
+/// How long the next piece of what is read may take.
+const PIECE_PAUSE: Duration = Duration::from_secs(10);
 /// How much of what is written may be for heads and the protocol, in bytes.
 const OVERHEAD_BYTES: usize = 64 << 10;
 /// How many bytes a text in a message has at most, where the servers allow more.
@@ -81,13 +84,32 @@ struct Nonced {
     nonce: u64,
 }
 
-/// The bucket of a cluster's jobs.
+/// What a bucket is for.
+pub(crate) struct Purpose<'a> {
+    /// Whose it is.
+    pub cluster: &'a str,
+    /// The end of its name.
+    pub name: &'a str,
+    /// The end of the name of the object store beside it.
+    pub objects: &'a str,
+    /// What is in it, for people.
+    pub holds: &'a str,
+    /// On how many servers it is made. `None`: on three where NATS is a cluster, else on one.
+    pub replicas: Option<usize>,
+    /// How long it is tried to write or read.
+    pub patience: Duration,
+}
+
+/// A bucket, and the object store for what is too long for it.
 #[derive(Clone)]
 pub(crate) struct Bucket {
     client: Client,
     context: Context,
     stream: Stream,
     objects: ObjectStore,
+    /// The stream of these, and their name.
+    kept: Stream,
+    objects_name: String,
     prefix: String,
     patience: Duration,
     /// Whether the last change failed.
@@ -102,14 +124,19 @@ impl std::fmt::Debug for Bucket {
 
 impl Bucket {
     /// Opens it, or makes it.
-    pub async fn open(client: Client, options: &Options) -> Result<Self, Error> {
+    pub async fn open(client: Client, purpose: &Purpose<'_>) -> Result<Self, Error> {
+        let Purpose { cluster, patience, .. } = *purpose;
+        let valid = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
+        if !valid(cluster) {
+            return Err(Error::Options(format!("'{cluster}' cannot be a cluster's name: letters, digits, '-' and '_' can")));
+        }
         let context = jetstream::ContextBuilder::new().timeout(ATTEMPT * 2).ack_timeout(ATTEMPT).build(client.clone());
-        let bucket = format!("comfyd-{}-jobs", options.cluster);
+        let bucket = format!("comfyd-{cluster}-{}", purpose.name);
         let prefix = format!("$KV.{bucket}.");
         let name = format!("KV_{bucket}");
         let config = |replicas| stream::Config {
             name: name.clone(),
-            description: Some(format!("comfyd: the jobs of the cluster '{}'", options.cluster)),
+            description: Some(format!("comfyd: the {} of the cluster '{cluster}'", purpose.holds)),
             subjects: vec![format!("{prefix}>")],
             max_messages_per_subject: 1,
             discard: DiscardPolicy::New,
@@ -122,17 +149,19 @@ impl Bucket {
             duplicate_window: Duration::from_secs(1),
             ..stream::Config::default()
         };
-        let stream = made(&context, &name, options.replicas, config).await?;
+        let stream = made(&context, &name, purpose.replicas, config).await?;
         let replicas = stream.cached_info().config.num_replicas;
-        let name = format!("comfyd-{}-large", options.cluster);
+        let name = format!("comfyd-{cluster}-{}", purpose.objects);
         let objects = match context.get_object_store(&name).await {
             Ok(objects) => objects,
             Err(_missing) => {
-                let config = object_store::Config { bucket: name, num_replicas: replicas, ..object_store::Config::default() };
+                let config = object_store::Config { bucket: name.clone(), num_replicas: replicas, ..object_store::Config::default() };
                 context.create_object_store(config).await.map_err(|error| Error::Refused(error.to_string()))?
             }
         };
-        Ok(Self { client, context, stream, objects, prefix, patience: options.patience, down: Arc::default() })
+        let kept = context.get_stream(format!("OBJ_{name}")).await.map_err(|error| Error::Refused(error.to_string()))?;
+        let objects_name = name;
+        Ok(Self { client, context, stream, objects, kept, objects_name, prefix, patience, down: Arc::default() })
     }
 
     /// Writes a document and gives its revision.
@@ -252,20 +281,133 @@ impl Bucket {
         self.objects.put(meta, &mut text.as_bytes()).await.map(drop).map_err(|error| unavailable(&error.to_string()))
     }
 
-    /// Reads such a text.
-    pub async fn get_object(&self, name: &str) -> Result<String, JobError> {
-        let failed = |error: String| unavailable(&error);
-        let mut object = self.objects.get(name).await.map_err(|error| failed(error.to_string()))?;
-        let mut text = String::new();
-        object.read_to_string(&mut text).await.map_err(|error| failed(error.to_string()))?;
-        Ok(text)
+    /// Keeps a file.
+    pub async fn put_file(&self, name: &str, file: &mut tokio::fs::File) -> Result<(), JobError> {
+        let meta = object_store::ObjectMetadata { name: name.to_owned(), ..object_store::ObjectMetadata::default() };
+        self.objects.put(meta, file).await.map(drop).map_err(|error| unavailable(&error.to_string()))
     }
 
-    /// Forgets such a text. That it cannot be forgotten now is no failure of whoever wants it: it stays.
-    pub async fn drop_object(&self, name: &str) {
-        if let Err(error) = self.objects.delete(name).await {
-            tracing::warn!(%error, name, "a text that is no longer needed stays in NATS");
+    /// Hands out what was kept under a name, piece by piece.
+    pub async fn read_kept(&self, name: &str, mut take: impl FnMut(&[u8]) -> std::io::Result<()>) -> Result<(), JobError> {
+        let failed = |error: &dyn std::fmt::Display| unavailable(&error.to_string());
+        let info = self.objects.info(name).await.map_err(|error| failed(&error))?;
+        if info.deleted {
+            return Err(unavailable("what it held is gone"));
         }
+        if info.chunks == 0 {
+            return Ok(());
+        }
+        let config = push::OrderedConfig {
+            deliver_subject: self.client.new_inbox(),
+            filter_subject: format!("$O.{}.C.{}", info.bucket, info.nuid),
+            ..push::OrderedConfig::default()
+        };
+        let consumer = self.kept.create_consumer(config).await.map_err(|error| failed(&error))?;
+        let mut pieces = consumer.messages().await.map_err(|error| failed(&error))?;
+        let mut bytes = 0;
+        for _ in 0..info.chunks {
+            let next = tokio::time::timeout(PIECE_PAUSE, pieces.next()).await;
+            let piece =
+                next.ok().flatten().ok_or_else(|| unavailable("what it held did not come whole"))?.map_err(|error| failed(&error))?;
+            bytes += piece.payload.len();
+            take(&piece.payload).map_err(|error| JobError::Storage(format!("what came from NATS cannot be written: {error}")))?;
+        }
+        if bytes == info.size { Ok(()) } else { Err(unavailable("what it held came damaged")) }
+    }
+
+    /// Hands out the last documents of all keys below one, or of all, without texts: key, revision and head, for as long as they are wanted.
+    pub async fn below(&self, prefix: Option<&str>, mut take: impl FnMut(&str, u64, &str) -> bool) -> Result<(), JobError> {
+        let config = push::OrderedConfig {
+            deliver_subject: self.client.new_inbox(),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            filter_subject: prefix.map_or_else(|| format!("{}>", self.prefix), |prefix| format!("{}{prefix}.>", self.prefix)),
+            headers_only: true,
+            ..push::OrderedConfig::default()
+        };
+        self.all_of(&self.stream, config, |message, info| {
+            let head = message.headers.as_ref().and_then(|headers| headers.get(HEAD));
+            match (self.key(&message.subject), head) {
+                (Some(key), Some(head)) => take(key, info.stream_sequence, head.as_str()),
+                _ => true,
+            }
+        })
+        .await
+    }
+
+    /// Hands out all messages that a consumer finds, for as long as they are wanted.
+    async fn all_of(
+        &self,
+        stream: &Stream,
+        config: push::OrderedConfig,
+        mut take: impl FnMut(&async_nats::jetstream::Message, &async_nats::jetstream::message::Info<'_>) -> bool,
+    ) -> Result<(), JobError> {
+        let failed = |error: &dyn std::fmt::Display| unavailable(&error.to_string());
+        let consumer = stream.create_consumer(config).await.map_err(|error| failed(&error))?;
+        if consumer.cached_info().num_pending == 0 {
+            return Ok(());
+        }
+        let mut messages = consumer.messages().await.map_err(|error| failed(&error))?;
+        loop {
+            let next = tokio::time::timeout(PIECE_PAUSE, messages.next()).await;
+            let message = next.ok().flatten().ok_or_else(|| unavailable("a list stopped short"))?.map_err(|error| failed(&error))?;
+            let info = message.info().map_err(|error| failed(&error))?;
+            if !take(&message, &info) || info.pending == 0 {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Reads such a text.
+    pub async fn get_object(&self, name: &str) -> Result<String, JobError> {
+        let mut text = Vec::new();
+        self.read_kept(name, |piece| {
+            text.extend_from_slice(piece);
+            Ok(())
+        })
+        .await?;
+        String::from_utf8(text).map_err(|error| unavailable(&error.to_string()))
+    }
+
+    /// Forgets what was kept under a name that nothing else ever has. That it cannot be forgotten now is no failure of whoever wants it: it
+    /// stays.
+    pub async fn drop_object(&self, name: &str) {
+        let dropped = async {
+            let info = match self.objects.info(name).await {
+                Ok(info) => info,
+                Err(error) if error.kind() == InfoErrorKind::NotFound => return Ok(()),
+                Err(error) => return Err(error.to_string()),
+            };
+            // What is said of it first, so that nobody finds it; and not as the library does it, which leaves a word of each that was there.
+            let said = format!("$O.{}.M.{}", info.bucket, URL_SAFE.encode(name));
+            self.kept.purge().filter(said).await.map_err(|error| error.to_string())?;
+            self.kept.purge().filter(format!("$O.{}.C.{}", info.bucket, info.nuid)).await.map_err(|error| error.to_string())?;
+            Ok(())
+        };
+        if let Err(error) = dropped.await {
+            tracing::warn!(error, name, "what is no longer needed stays in NATS");
+        }
+    }
+
+    /// The names of what has been kept for so long, at most so many.
+    pub async fn kept_for(&self, age: Duration, most: usize) -> Result<Vec<String>, JobError> {
+        let mut names = Vec::new();
+        let config = push::OrderedConfig {
+            deliver_subject: self.client.new_inbox(),
+            deliver_policy: DeliverPolicy::LastPerSubject,
+            filter_subject: format!("$O.{}.M.>", self.objects_name),
+            ..push::OrderedConfig::default()
+        };
+        self.all_of(&self.kept, config, |message, info| {
+            let seconds = info.published.unix_timestamp();
+            let since = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+            let old = SystemTime::UNIX_EPOCH + since + age < SystemTime::now();
+            if let (true, Ok(info)) = (old, serde_json::from_slice::<object_store::ObjectInfo>(&message.payload)) {
+                names.push(info.name);
+            }
+            names.len() < most
+        })
+        .await?;
+        Ok(names)
     }
 
     /// Everything that is written from a revision on, and first what stands; and how much of that there is.

@@ -8,9 +8,11 @@ use comfyd_jobs::line::Place;
 use comfyd_jobs::{Error, HistoryEntry, Job, Needs, NewJob, Outcome, Secrets, Status};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
+use serde_json::{Map, Value as Json};
 
-/// The format of what this version writes. It reads every one up to it, and of later ones what it knows: a version adds members, and takes
-/// none away as long as the version before may be running.
+/// The format of what this version writes. It reads every one up to it, and of later ones what it knows: a version adds members to heads and
+/// needs, and takes none away as long as the version before may be running. What a later version has added stays when this one writes the
+/// next document of a job; what it says of a state goes with that. Texts get no more members without another [`READABLE_FROM`].
 pub(crate) const SCHEMA: u32 = 1;
 
 /// The least version that can read what this one writes. A document that says more than [`SCHEMA`] here is left alone.
@@ -63,6 +65,9 @@ pub(crate) struct Head {
     pub job_object: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub end_object: Option<String>,
+    /// What a later version says of it.
+    #[serde(flatten)]
+    pub more: Map<String, Json>,
 }
 
 /// What a job is at.
@@ -122,6 +127,7 @@ impl Head {
             bytes: new.prompt.get().len() + new.extra_data.get().len(),
             job_object: None,
             end_object: None,
+            more: Map::new(),
         }
     }
 
@@ -148,6 +154,7 @@ impl Head {
             bytes: 0,
             job_object: None,
             end_object: None,
+            more: Map::new(),
         }
     }
 
@@ -301,8 +308,14 @@ mod tests {
         json["v"] = 2.into();
         json["added"] = serde_json::json!({"by": ["version", 2]});
         json["state"]["more"] = true.into();
+        json["needs"]["gpus"] = 2.into();
         let read = Head::from_header(&json.to_string()).unwrap();
         assert_eq!((read.v, read.id.as_str(), &read.state), (2, "a", &State::Waiting));
+        // And it is still there when this version writes the next one.
+        let next = read.next(7, read.place(7), State::Waiting);
+        let written: Json = serde_json::from_str(&next.to_header()).unwrap();
+        assert_eq!((&written["added"], &written["needs"]["gpus"]), (&json["added"], &json["needs"]["gpus"]));
+        assert_eq!(written["v"], SCHEMA, "who wrote it is said");
         json["from"] = 2.into();
         assert!(Head::from_header(&json.to_string()).is_none());
         // And what an earlier one had not got has a default.

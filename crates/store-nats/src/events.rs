@@ -22,6 +22,7 @@ use crate::connect::Link;
 use crate::document::{SCHEMA, key, nonce};
 use crate::error::Error;
 use crate::inner::Inner;
+use crate::said::{Ears, Ran, Said};
 use crate::store::NatsStore;
 
 /// How many bytes of events may wait to be sent, and from how many on previews are left out.
@@ -31,6 +32,10 @@ const CROWDED_BYTES: usize = 8 << 20;
 const PART_BYTES: usize = 512 << 10;
 /// The header that tells the parts of an event apart: which event, which part, of how many.
 const PART: &str = "Comfyd-Part";
+/// In the place of a prompt's id where what is sent is no prompt's.
+const SAID: &str = "said";
+/// How many runs of nodes are told at once at most.
+const MAX_RUNS: usize = 256;
 /// How many bytes of events may be there in part, and for how long.
 const MAX_PARTS_BYTES: usize = 256 << 20;
 const PARTS_KEPT: Duration = Duration::from_secs(10);
@@ -63,9 +68,55 @@ enum Kind {
     Image { node: NodeRef, width: u32, height: u32, channels: u8, lossless: bool, max_size: Option<u32> },
     Queue { version: u64, counts: Counts },
     Text { node: NodeRef, text: String },
+    Said { name: String, data: Json, client: Option<String>, owner: Option<String> },
+    SaidBytes { kind: u32, client: Option<String>, owner: Option<String> },
+    Ran(Vec<Ran>),
+}
+
+/// What came.
+enum Heard {
+    Event(EventKind),
+    Said(Said),
+}
+
+/// What is to be sent.
+enum Item {
+    Event(Event),
+    Said(Said),
+}
+
+impl Item {
+    fn droppable(&self) -> bool {
+        match self {
+            Self::Event(event) => event.kind.droppable(),
+            Self::Said(said) => matches!(said, Said::Bytes { .. }),
+        }
+    }
+
+    /// What it takes, about.
+    fn weight(&self) -> usize {
+        match self {
+            Self::Event(event) => match &event.kind {
+                EventKind::Image { image, .. } => 1024 + image.pixels.len(),
+                EventKind::Text { text, .. } => 1024 + text.len(),
+                _ => 1024,
+            },
+            Self::Said(Said::Event { data, .. }) => 1024 + data.to_string().len(),
+            Self::Said(Said::Bytes { bytes, .. }) => 1024 + bytes.len(),
+            Self::Said(Said::Ran(ran)) => 128 * ran.len(),
+        }
+    }
 }
 
 impl Kind {
+    fn said(said: Said) -> (Self, Option<Arc<Vec<u8>>>) {
+        match said {
+            Said::Event { name, data, client, owner } => (Self::Said { name, data, client, owner }, None),
+            Said::Bytes { kind, bytes, client, owner } => (Self::SaidBytes { kind, client, owner }, Some(bytes)),
+            Said::Ran(ran) => (Self::Ran(ran), None),
+        }
+    }
+
     fn of(kind: EventKind) -> (Self, Option<Arc<Vec<u8>>>) {
         let kind = match kind {
             EventKind::Message(message) => Self::Message(message.name().to_owned(), serde_json::to_value(&message).unwrap_or_default()),
@@ -84,8 +135,19 @@ impl Kind {
         (kind, None)
     }
 
+    fn heard(self, bytes: &[u8]) -> Option<Heard> {
+        let said = match self {
+            Self::Said { name, data, client, owner } => Said::Event { name, data, client, owner },
+            Self::SaidBytes { kind, client, owner } => Said::Bytes { kind, bytes: Arc::new(bytes.to_vec()), client, owner },
+            Self::Ran(ran) => Said::Ran(ran),
+            event => return event.event(bytes).map(Heard::Event),
+        };
+        Some(Heard::Said(said))
+    }
+
     fn event(self, pixels: &[u8]) -> Option<EventKind> {
         Some(match self {
+            Self::Said { .. } | Self::SaidBytes { .. } | Self::Ran(_) => return None,
             Self::Message(name, data) => EventKind::Message(serde_json::from_value::<Message>(Json::Array(vec![name.into(), data])).ok()?),
             Self::Executing(node) => EventKind::Executing(node),
             Self::Idle => EventKind::Idle,
@@ -106,7 +168,7 @@ impl Kind {
     }
 }
 
-fn to_bytes(sent: &Sent, pixels: Option<&[u8]>) -> Bytes {
+fn to_bytes(sent: &impl Serialize, pixels: Option<&[u8]>) -> Bytes {
     let json = serde_json::to_vec(sent).unwrap_or_default();
     let mut bytes = BytesMut::with_capacity(json.len() + 4 + pixels.map_or(0, <[u8]>::len));
     bytes.extend_from_slice(&u32::try_from(json.len()).unwrap_or(u32::MAX).to_be_bytes());
@@ -129,10 +191,14 @@ pub struct Post {
     own: Option<Arc<dyn EventSink>>,
 }
 
+/// Each with the last change of the store that was seen before it, and what it takes; and what all take.
+type Items = (VecDeque<(Item, u64, usize)>, usize);
+
 #[derive(Default)]
 struct Waiting {
-    events: Mutex<(VecDeque<(Event, u64)>, usize)>,
+    items: Mutex<Items>,
     bell: Notify,
+    ran: Mutex<Vec<Ran>>,
 }
 
 impl Post {
@@ -147,28 +213,19 @@ impl Post {
         tokio::spawn(async move {
             loop {
                 let next = {
-                    let (events, bytes) = &mut *waiting.events.lock();
-                    let next = events.pop_front();
-                    if let Some((event, _)) = &next {
-                        *bytes -= weight(event);
+                    let (items, bytes) = &mut *waiting.items.lock();
+                    let next = items.pop_front();
+                    if let Some((.., weight)) = &next {
+                        *bytes -= weight;
                     }
                     next
                 };
                 match next {
-                    Some((event, after)) => send(&inner, event, after).await,
+                    Some((item, after, _)) => send(&inner, item, after).await,
                     None => waiting.bell.notified().await,
                 }
             }
         })
-    }
-}
-
-/// What an event takes, about.
-fn weight(event: &Event) -> usize {
-    match &event.kind {
-        EventKind::Image { image, .. } => 1024 + image.pixels.len(),
-        EventKind::Text { text, .. } => 1024 + text.len(),
-        _ => 1024,
     }
 }
 
@@ -177,29 +234,71 @@ impl EventSink for Post {
         if let Some(own) = &self.own {
             own.emit(event.clone());
         }
+        let over = matches!(event.kind, EventKind::Idle);
+        self.push(Item::Event(event));
+        if over {
+            self.tell_runs();
+        }
+    }
+}
+
+impl Post {
+    /// Has the other processes hear something besides events, behind those that were told before.
+    pub fn say(&self, said: Said) {
+        self.push(Item::Said(said));
+    }
+
+    /// Counts a run of a node on a device, whose name no other process has. The others are told when its prompt is over.
+    pub fn ran(&self, class: &str, device: &str, took: Duration) {
+        let many = {
+            let mut ran = self.waiting.ran.lock();
+            ran.push(Ran { class: class.to_owned(), device: device.to_owned(), seconds: took.as_secs_f64() });
+            ran.len()
+        };
+        if many >= MAX_RUNS {
+            self.tell_runs();
+        }
+    }
+
+    fn tell_runs(&self) {
+        let ran = std::mem::take(&mut *self.waiting.ran.lock());
+        if !ran.is_empty() {
+            self.say(Said::Ran(ran));
+        }
+    }
+
+    fn push(&self, item: Item) {
         let after = self.inner.mirror.versions.borrow().queue;
-        let weight = weight(&event);
+        let weight = item.weight();
         {
-            let (events, bytes) = &mut *self.waiting.events.lock();
-            if *bytes + weight > if event.kind.droppable() { CROWDED_BYTES } else { MAX_WAITING_BYTES } {
-                if !event.kind.droppable() {
-                    tracing::warn!(prompt_id = %event.prompt_id, "what happens is not told other hosts: NATS does not take it fast enough");
+            let (items, bytes) = &mut *self.waiting.items.lock();
+            if *bytes + weight > if item.droppable() { CROWDED_BYTES } else { MAX_WAITING_BYTES } {
+                if !item.droppable() {
+                    tracing::warn!("what happens is not told other hosts: NATS does not take it fast enough");
                 }
                 return;
             }
             *bytes += weight;
-            events.push_back((event, after));
+            items.push_back((item, after, weight));
         }
         self.waiting.bell.notify_one();
     }
 }
 
-async fn send(inner: &Inner, event: Event, after: u64) {
-    let subject = format!("comfyd.{}.event.{}", inner.options.cluster, key(&event.prompt_id));
-    let Event { prompt_id, owner, client_id, kind } = event;
-    let droppable = kind.droppable();
-    let (kind, pixels) = Kind::of(kind);
-    let sent = Sent { v: SCHEMA, session: inner.session().to_owned(), after, prompt_id, owner, client_id, kind };
+async fn send(inner: &Inner, item: Item, after: u64) {
+    let droppable = item.droppable();
+    let session = inner.session().to_owned();
+    let (sent, pixels) = match item {
+        Item::Event(Event { prompt_id, owner, client_id, kind }) => {
+            let (kind, pixels) = Kind::of(kind);
+            (Sent { v: SCHEMA, session, after, prompt_id, owner, client_id, kind }, pixels)
+        }
+        Item::Said(said) => {
+            let (kind, bytes) = Kind::said(said);
+            (Sent { v: SCHEMA, session, after: 0, prompt_id: SAID.into(), owner: Arc::default(), client_id: None, kind }, bytes)
+        }
+    };
+    let subject = format!("comfyd.{}.event.{}", inner.options.cluster, key(&sent.prompt_id));
     let bytes = to_bytes(&sent, pixels.as_ref().map(|pixels| pixels.as_slice()));
     let client = &inner.link.client;
     // While nobody can hear it, previews are not kept for later.
@@ -258,6 +357,11 @@ impl Parts {
 }
 
 impl NatsStore {
+    /// Hands what other processes say besides events to these ears, as soon as events are heard. Only the first ones that are given hear.
+    pub fn hear_said(&self, ears: Ears) {
+        self.inner.ears.get_or_init(|| ears);
+    }
+
     /// Hands what other processes send to this one's clients, for as long as the runtime runs.
     ///
     /// # Errors
@@ -283,8 +387,15 @@ impl NatsStore {
                 let mut applied = inner.mirror.applied.subscribe();
                 let _seen = tokio::time::timeout(PATIENCE, applied.wait_for(|applied| *applied >= sent.after)).await;
                 let Sent { prompt_id, owner, client_id, kind, .. } = sent;
-                if let Some(kind) = kind.event(pixels) {
-                    sink.emit(Event { prompt_id, owner, client_id, kind });
+                match kind.heard(pixels) {
+                    Some(Heard::Event(kind)) => sink.emit(Event { prompt_id, owner, client_id, kind }),
+                    Some(Heard::Said(said)) => {
+                        if let Some(ears) = inner.ears.get() {
+                            ears(said);
+                        }
+                    }
+                    // A later version says it.
+                    None => {}
                 }
             }
         }))
@@ -348,6 +459,20 @@ mod tests {
             let (sent, pixels) = from_bytes(&bytes).unwrap();
             assert_eq!(format!("{:?}", sent.kind.event(pixels).unwrap()), told);
         }
+        let (client, owner) = (Some("c".to_owned()), None);
+        for said in [
+            Said::Event { name: "pack.told".into(), data: json!({"a": [1, "é"]}), client: client.clone(), owner: owner.clone() },
+            Said::Bytes { kind: 77, bytes: Arc::new(vec![0, 255, 1]), client, owner },
+            Said::Ran(vec![Ran { class: "A".into(), device: "i/cpu".into(), seconds: 0.5 }]),
+        ] {
+            let (kind, bytes) = Kind::said(said.clone());
+            let sent = Sent { v: 1, session: "s".into(), after: 0, prompt_id: SAID.into(), owner: "".into(), client_id: None, kind };
+            let bytes = to_bytes(&sent, bytes.as_ref().map(|bytes| bytes.as_slice()));
+            let (sent, bytes) = from_bytes(&bytes).unwrap();
+            assert!(matches!(sent.kind.heard(bytes), Some(Heard::Said(heard)) if heard == said));
+        }
+        // Of what a later version sends all else is heard.
+        assert!(from_bytes(&to_bytes(&json!({"v": 2, "session": "s", "kind": {"later": 1}}), None)).is_none());
     }
 
     #[test]

@@ -5,9 +5,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use async_nats::Request;
+use async_nats::client::RequestErrorKind;
 use bytes::Bytes;
 use comfyd_jobs::Result;
 use futures_util::StreamExt as _;
+use serde_json::Value as Json;
 use tokio::task::JoinHandle;
 
 use crate::bucket::unavailable;
@@ -15,11 +18,17 @@ use crate::document::State as At;
 use crate::error::Error;
 use crate::events::subscribe;
 use crate::inner::Inner;
-use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Member};
+use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Lack, Member, Told};
 use crate::store::NatsStore;
 
 /// How long who is asked has to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+/// The same for a check of inputs, for which a process may have to be started.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(120);
+/// How many bytes of a text come with one answer.
+const PART_BYTES: usize = 512 << 10;
+/// How many bytes a text has at most.
+pub const MAX_TEXT_BYTES: usize = 64 << 20;
 
 impl Inner {
     pub(crate) fn asks(&self, session: &str) -> String {
@@ -48,13 +57,24 @@ impl Inner {
     }
 
     pub(crate) async fn ask(&self, session: &str, command: &Command) -> Result<Bytes> {
+        self.ask_within(session, command, ANSWER_TIMEOUT).await
+    }
+
+    async fn ask_within(&self, session: &str, command: &Command, patience: Duration) -> Result<Bytes> {
         let payload = serde_json::to_vec(command).unwrap_or_default();
-        let asked = self.link.client.request(self.asks(session), payload.into());
-        match tokio::time::timeout(ANSWER_TIMEOUT, asked).await {
-            Ok(Ok(answer)) => Ok(answer.payload),
-            Ok(Err(error)) => Err(unavailable(&error.to_string())),
-            Err(_elapsed) => Err(unavailable("a worker did not answer")),
+        let request = Request::new().payload(payload.into()).timeout(Some(patience));
+        match self.link.client.send_request(self.asks(session), request).await {
+            Ok(answer) => Ok(answer.payload),
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => Err(unavailable("a worker did not answer")),
+            Err(error) => Err(unavailable(&error.to_string())),
         }
+    }
+
+    /// A part of a text that this process tells; nothing where it tells it no more.
+    fn part(&self, digest: &str, from: usize) -> Bytes {
+        let texts = self.texts.read();
+        let Some(text) = texts.get(digest).filter(|text| from <= text.len()) else { return Bytes::new() };
+        text.slice(from..text.len().min(from + PART_BYTES))
     }
 }
 
@@ -77,6 +97,18 @@ impl NatsStore {
                         let secrets = inner.mirror.state.lock().secrets.get(&prompt_id).map(|secrets| secrets.values());
                         serde_json::to_vec(&secrets).unwrap_or_default()
                     }
+                    Command::Text { digest, from } => inner.part(&digest, from).into(),
+                    command @ Command::Check { .. } => {
+                        // It may take long, and what is asked behind it must not wait. Who finds no turn is not answered, and asks another.
+                        let (Ok(turn), Some(reply)) = (inner.checks.clone().try_acquire_owned(), message.reply) else { continue };
+                        let (client, checked) = (inner.link.client.clone(), does(command));
+                        tokio::spawn(async move {
+                            let answer = serde_json::to_vec(&checked.await).unwrap_or_default();
+                            let _gone = client.publish(reply, answer.into()).await;
+                            drop(turn);
+                        });
+                        continue;
+                    }
                     command @ (Command::Interrupt { .. } | Command::Free { .. }) => {
                         serde_json::to_vec(&does(command).await).unwrap_or_default()
                     }
@@ -88,9 +120,10 @@ impl NatsStore {
         }))
     }
 
-    /// Says of this process from now on.
-    pub fn tell(&self, about: About, abilities: Abilities) {
+    /// Says of this process from now on. `texts` are those that the abilities tell, by their digests.
+    pub fn tell(&self, about: About, abilities: Abilities, texts: HashMap<String, Bytes>) {
         let digest = abilities.digest();
+        *self.inner.texts.write() = texts;
         *self.inner.abilities.write() = Arc::new(abilities);
         *self.inner.about.lock() = About { abilities: digest, instance: self.inner.mirror.instance.clone(), ..about };
         self.inner.beat.notify_one();
@@ -108,6 +141,42 @@ impl NatsStore {
         let mut members: Vec<Member> = members.values().filter(heard).cloned().collect();
         members.sort_by(|a, b| (&a.about.host, &a.about.instance).cmp(&(&b.about.host, &b.about.instance)));
         members
+    }
+
+    /// The texts that this process tells.
+    pub fn told(&self) -> BTreeMap<Arc<str>, Told> {
+        self.inner.abilities.read().told.clone()
+    }
+
+    /// Reads a text that another process tells.
+    ///
+    /// # Errors
+    /// When that does not answer, or has become another's, or the text is longer than [`MAX_TEXT_BYTES`].
+    pub async fn read_text(&self, session: &str, told: &Told) -> Result<String> {
+        let damaged = |detail: String| comfyd_jobs::Error::Damaged { id: told.digest.clone(), detail };
+        if told.bytes > MAX_TEXT_BYTES {
+            return Err(damaged(format!("it has {} bytes, of which {MAX_TEXT_BYTES} are read", told.bytes)));
+        }
+        let mut text = Vec::with_capacity(told.bytes);
+        while text.len() < told.bytes {
+            let part = self.inner.ask(session, &Command::Text { digest: told.digest.clone(), from: text.len() }).await?;
+            if part.is_empty() || text.len() + part.len() > told.bytes {
+                return Err(damaged("its process tells another one by now".to_owned()));
+            }
+            text.extend_from_slice(&part);
+        }
+        let text = String::from_utf8(text).map_err(|error| damaged(error.to_string()))?;
+        if Told::of(&text) == *told { Ok(text) } else { Err(damaged("it came damaged".to_owned())) }
+    }
+
+    /// Has another process answer what is asked about inputs of a class that a host beside it has.
+    ///
+    /// # Errors
+    /// When it does not answer.
+    pub async fn check(&self, session: &str, host: &str, question: &str) -> Result<Json> {
+        let command = Command::Check { host: host.to_owned(), question: question.to_owned() };
+        let answer = self.inner.ask_within(session, &command, CHECK_TIMEOUT).await?;
+        serde_json::from_slice(&answer).map_err(|error| unavailable(&error.to_string()))
     }
 
     /// Grows when who is there, or what they can run, changes.
@@ -152,8 +221,9 @@ impl NatsStore {
             let lack = if workers.is_empty() {
                 "a worker: none is there".to_owned()
             } else {
-                let lacks: Option<Vec<String>> = workers.iter().map(|worker| worker.lack(needs)).collect();
-                lacks?.into_iter().next()?
+                // Where all lack something: what who is nearest does.
+                let lacks: Option<Vec<Lack>> = workers.iter().map(|worker| worker.lack(needs)).collect();
+                lacks?.into_iter().max()?.to_string()
             };
             Some((live.head.id.clone(), lack))
         });

@@ -2,7 +2,7 @@
 //! another process was first.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,17 +15,18 @@ use futures_util::{StreamExt as _, TryStreamExt as _};
 use parking_lot::{Mutex, RwLock};
 use serde_json::value::RawValue;
 use tokio::runtime::Handle;
-use tokio::sync::{Notify, oneshot, watch};
+use tokio::sync::{Notify, Semaphore, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::affinity::Affinity;
-use crate::bucket::{Bucket, Document, Found, Refused};
+use crate::bucket::{Bucket, Document, Found, Purpose, Refused};
 use crate::connect::Link;
 use crate::document::{EndTexts, Head, JobTexts, SCHEMA, State as At, Texts, ended, key, nonce, raw};
 use crate::error::Error;
 use crate::members::{Abilities, About, Command, Leases, Member};
 use crate::mirror::{Live, Mirror, NUMBER, Numbered, READERS, vanished};
 use crate::options::Options;
+use crate::said::Ears;
 
 /// How long it is remembered that a job is gone, for processes that are away meanwhile.
 const GONE_KEPT: Duration = Duration::from_hours(24);
@@ -37,8 +38,11 @@ const MAX_BACKOFF_MS: u64 = 16;
 /// Among how many jobs workers choose that want one at the same time.
 const MAX_SPREAD: usize = 16;
 
+/// How many checks of inputs others may ask for at once.
+const MAX_CHECKS: usize = 16;
+
 /// What a worker takes.
-pub(crate) type Wants = Arc<dyn Fn(&Needs) -> bool + Send + Sync>;
+pub(crate) type Wants = Arc<dyn Fn(&WorkerId, &Needs) -> bool + Send + Sync>;
 
 pub(crate) struct Inner {
     pub mirror: Mirror,
@@ -49,6 +53,12 @@ pub(crate) struct Inner {
     /// What this process says of itself, and the bell to say it at once.
     pub about: Mutex<About>,
     pub abilities: RwLock<Arc<Abilities>>,
+    /// Who hears what other processes say.
+    pub ears: OnceLock<Ears>,
+    /// The texts that those tell, by their digests.
+    pub texts: RwLock<HashMap<String, Bytes>>,
+    /// How many questions are answered at once that may take long.
+    pub checks: Arc<Semaphore>,
     pub beat: Notify,
     /// Who is heard of, by session, and how often that changed.
     pub members: Mutex<HashMap<String, Member>>,
@@ -60,8 +70,9 @@ pub(crate) struct Inner {
     unsure: Mutex<HashSet<i64>>,
     /// New jobs come one after the other, so that each finds the number that the one before left.
     enqueuing: tokio::sync::Mutex<()>,
-    /// Those who wait for a job are served in the order in which they came.
-    waiting: tokio::sync::Mutex<()>,
+    /// Those who wait for a job for the same worker are served in the order in which they came. Workers do not wait for each other: what
+    /// one does not take another may.
+    waiting: Mutex<HashMap<WorkerId, Arc<tokio::sync::Mutex<()>>>>,
     affinity: Mutex<Affinity>,
     /// How long, at most, it waits before it claims: longer where others were first the last time.
     backoff_ms: Mutex<u64>,
@@ -99,11 +110,15 @@ impl Drop for Held {
 
 impl Inner {
     pub async fn open(link: &Link, options: Options) -> std::result::Result<Self, Error> {
-        let valid = |name: &str| !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));
-        if !valid(&options.cluster) {
-            return Err(Error::Options(format!("'{}' cannot be a cluster's name: letters, digits, '-' and '_' can", options.cluster)));
-        }
-        let bucket = Bucket::open(link.client.clone(), &options).await?;
+        let purpose = Purpose {
+            cluster: &options.cluster,
+            name: "jobs",
+            objects: "large",
+            holds: "jobs",
+            replicas: options.replicas,
+            patience: options.patience,
+        };
+        let bucket = Bucket::open(link.client.clone(), &purpose).await?;
         let session = uuid::Uuid::new_v4().simple().to_string();
         let mirror =
             Mirror::new(bucket.clone(), link.connections.clone(), &options.instance, &session, options.keeps_texts, options.cache_bytes);
@@ -115,6 +130,9 @@ impl Inner {
             wants: RwLock::default(),
             about: Mutex::new(About { instance: options.instance.clone(), ..About::default() }),
             abilities: RwLock::default(),
+            ears: OnceLock::new(),
+            texts: RwLock::default(),
+            checks: Arc::new(Semaphore::new(MAX_CHECKS)),
             beat: Notify::new(),
             members: Mutex::default(),
             fleet: watch::Sender::default(),
@@ -122,7 +140,7 @@ impl Inner {
             held: Mutex::default(),
             unsure: Mutex::default(),
             enqueuing: tokio::sync::Mutex::default(),
-            waiting: tokio::sync::Mutex::default(),
+            waiting: Mutex::default(),
             affinity: Mutex::default(),
             backoff_ms: Mutex::new(0),
             options,
@@ -298,7 +316,8 @@ impl Inner {
 
     /// Waits for a job. Dropped while it waits, it may have claimed one: see [`Inner::claim`].
     async fn wait(self: &Arc<Self>, worker: &WorkerId) -> Result<Claim> {
-        let _turn = self.waiting.lock().await;
+        let turns = Arc::clone(self.waiting.lock().entry(worker.clone()).or_default());
+        let _turn = turns.lock().await;
         let mut versions = self.mirror.versions.subscribe();
         loop {
             versions.borrow_and_update();
@@ -329,8 +348,9 @@ impl Inner {
         loop {
             let next = {
                 let state = self.mirror.state.lock();
-                let wanted =
-                    |job: &Job| gone.iter().all(|gone| gone.head.id != job.id) && wants.as_ref().is_none_or(|wants| wants(&job.needs));
+                let wanted = |job: &Job| {
+                    gone.iter().all(|gone| gone.head.id != job.id) && wants.as_ref().is_none_or(|wants| wants(worker, &job.needs))
+                };
                 let upcoming = state.line.upcoming(self.options.affinity_window.max(MAX_SPREAD), wanted);
                 let job = self.preferred(worker, &upcoming);
                 job.and_then(|job| Some((state.live.get(&job.id)?.clone(), state.line.place(&job.id)?, job)))

@@ -9,6 +9,7 @@ use comfyd_jobs::Needs;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use crate::document::SCHEMA;
 
@@ -53,6 +54,26 @@ pub struct Abilities {
     pub classes: BTreeSet<Arc<str>>,
     /// Model files, by the names of their folders.
     pub models: BTreeMap<Arc<str>, BTreeSet<Arc<str>>>,
+    /// Those of them that need more memory than any of its devices has: how many bytes, at least.
+    pub heavy: BTreeMap<Arc<str>, BTreeMap<Arc<str>, u64>>,
+    /// What it tells of classes that others may lack, by the host that runs them beside it.
+    pub told: BTreeMap<Arc<str>, Told>,
+}
+
+/// A text that others read in parts where they do not have it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Told {
+    /// BLAKE3 of it, in hexadecimal digits.
+    pub digest: String,
+    /// Its length.
+    pub bytes: usize,
+}
+
+impl Told {
+    /// What is said of a text.
+    pub fn of(text: &str) -> Self {
+        Self { digest: blake3::hash(text.as_bytes()).to_hex().to_string(), bytes: text.len() }
+    }
 }
 
 impl Abilities {
@@ -62,13 +83,49 @@ impl Abilities {
     }
 
     /// What is missing for a job; `None` if nothing is.
-    pub fn lack(&self, needs: &Needs) -> Option<String> {
+    pub fn lack(&self, needs: &Needs) -> Option<Lack> {
         if let Some(class) = needs.classes.iter().find(|class| !self.classes.contains(*class)) {
-            return Some(format!("a worker that has the node class '{class}'"));
+            return Some(Lack::Class(class.clone()));
         }
         let has = |folder, file| self.models.get(folder).is_some_and(|files: &BTreeSet<Arc<str>>| files.contains(file));
-        let (folder, file) = needs.models.iter().find(|(folder, file)| !has(folder, file))?;
-        Some(format!("a worker that has '{file}' in its folder '{folder}'"))
+        if let Some((folder, file)) = needs.models.iter().find(|(folder, file)| !has(folder, file)) {
+            return Some(Lack::Model { folder: folder.clone(), file: file.clone() });
+        }
+        let heavy = needs.models.iter().filter_map(|(folder, file)| Some((*self.heavy.get(folder)?.get(file)?, file)));
+        heavy.max().map(|(bytes, file)| Lack::Memory { bytes, file: file.clone() })
+    }
+}
+
+/// What a process lacks for a job. Who lacks the latter is nearer to it.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Lack {
+    /// A node class.
+    Class(Arc<str>),
+    /// A model file.
+    Model {
+        /// Its folder's name.
+        folder: Arc<str>,
+        /// The file's.
+        file: Arc<str>,
+    },
+    /// A device on which a model has room.
+    Memory {
+        /// How much that is at least.
+        bytes: u64,
+        /// The model's file.
+        file: Arc<str>,
+    },
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Class(class) => write!(f, "a worker that has the node class '{class}'"),
+            Self::Model { folder, file } => write!(f, "a worker that has '{file}' in its folder '{folder}'"),
+            Self::Memory { bytes, file } => {
+                write!(f, "a worker with a device on which '{file}' has room, which needs {:.1} GiB", *bytes as f64 / f64::from(1 << 30))
+            }
+        }
     }
 }
 
@@ -108,10 +165,24 @@ pub enum Command {
         /// The prompt.
         prompt_id: String,
     },
+    /// A part of a text that it tells.
+    Text {
+        /// Which text.
+        digest: String,
+        /// Where the part begins.
+        from: usize,
+    },
+    /// What one of its classes says of inputs.
+    Check {
+        /// The host beside it that has the class.
+        host: String,
+        /// What is asked: JSON whose numbers may be longer than this process reads.
+        question: String,
+    },
 }
 
-/// Does what is asked of a process, and says whether there was anything to do.
-pub type Does = Arc<dyn Fn(Command) -> BoxFuture<'static, bool> + Send + Sync>;
+/// Does what is asked of a process: interrupts and frees, and says whether there was anything to do; checks, and gives the answer.
+pub type Does = Arc<dyn Fn(Command) -> BoxFuture<'static, Json> + Send + Sync>;
 
 /// A sign of life.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -145,15 +216,25 @@ mod tests {
     #[test]
     fn what_is_missing_is_told() {
         let mut abilities = Abilities::default();
-        let needs = Needs { classes: vec!["A".into(), "B".into()], models: vec![("checkpoints".into(), "x.safetensors".into())] };
+        let needs = Needs {
+            classes: vec!["A".into(), "B".into()],
+            models: vec![("checkpoints".into(), "x.safetensors".into())],
+            ..Needs::default()
+        };
+        let lack = |abilities: &Abilities| abilities.lack(&needs).map(|lack| lack.to_string());
         assert_eq!(abilities.lack(&Needs::default()), None);
         abilities.classes.insert("A".into());
-        assert_eq!(abilities.lack(&needs).as_deref(), Some("a worker that has the node class 'B'"));
+        assert_eq!(lack(&abilities).as_deref(), Some("a worker that has the node class 'B'"));
         abilities.classes.insert("B".into());
-        assert_eq!(abilities.lack(&needs).as_deref(), Some("a worker that has 'x.safetensors' in its folder 'checkpoints'"));
-        let before = abilities.digest();
+        assert_eq!(lack(&abilities).as_deref(), Some("a worker that has 'x.safetensors' in its folder 'checkpoints'"));
+        let (before, far) = (abilities.digest(), abilities.lack(&needs));
         abilities.models.entry("checkpoints".into()).or_default().insert("x.safetensors".into());
-        assert_eq!(abilities.lack(&needs), None);
+        assert_eq!(lack(&abilities), None);
         assert_ne!(abilities.digest(), before);
+        abilities.heavy.entry("checkpoints".into()).or_default().insert("x.safetensors".into(), 3 << 29);
+        let told = "a worker with a device on which 'x.safetensors' has room, which needs 1.5 GiB";
+        assert_eq!(lack(&abilities).as_deref(), Some(told));
+        assert!(abilities.lack(&needs) > far, "it is nearer");
+        assert_eq!(abilities.lack(&Needs { models: vec![], ..needs.clone() }), None, "others have room");
     }
 }

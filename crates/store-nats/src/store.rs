@@ -71,8 +71,8 @@ impl NatsStore {
         self.inner.replication().await
     }
 
-    /// Claims only what this wants from now on.
-    pub fn claims_only(&self, wants: impl Fn(&Needs) -> bool + Send + Sync + 'static) {
+    /// Claims for a worker only what this wants for it from now on.
+    pub fn claims_only(&self, wants: impl Fn(&WorkerId, &Needs) -> bool + Send + Sync + 'static) {
         *self.inner.wants.write() = Some(Arc::new(wants));
         self.inner.wake();
     }

@@ -16,10 +16,12 @@ use serde_json::{Value, json};
 use self::part::{Kind, Part, free_ports};
 use crate::http::Connection;
 
-const USAGE: &str = "usage: cargo xtask chaos --rounds N [--binary FILE] [--nats FILE] [--seed N] [--servers N] [--workers N]
+const USAGE: &str =
+    "usage: cargo xtask chaos --rounds N [--binary FILE] [--binary-other FILE] [--nats FILE] [--seed N] [--servers N] [--workers N]
 
   --rounds N     how many times something is killed or stopped for a while
   --binary FILE  the program in place of this project's release build
+  --binary-other FILE  another build: every other process runs it, and one that was killed starts again as the other of both
   --nats FILE    nats-server, if it is not in PATH
   --seed N       the same choices again
   --servers N    how many API servers (2)
@@ -64,7 +66,7 @@ struct Ends {
 /// Runs the command.
 pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
     let (mut rounds, mut seed, mut servers, mut workers) = (None, 1, 2, 4);
-    let (mut binary, mut nats) = (None, PathBuf::from("nats-server"));
+    let (mut binary, mut other, mut nats) = (None, None, PathBuf::from("nats-server"));
     let mut given = given.iter();
     while let Some(name) = given.next() {
         let value = given.next().ok_or(USAGE)?;
@@ -72,6 +74,7 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
         match name.as_str() {
             "--rounds" => rounds = Some(number()?),
             "--binary" => binary = Some(PathBuf::from(value)),
+            "--binary-other" => other = Some(PathBuf::from(value)),
             "--nats" => nats = PathBuf::from(value),
             "--seed" => seed = number()?,
             "--servers" => servers = number()?.max(1),
@@ -80,15 +83,33 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
         }
     }
     let rounds = rounds.ok_or(USAGE)?;
+    let program = |file: PathBuf| file.canonicalize().map_err(|error| format!("{}: {error}", file.display()));
     let binary = match binary {
-        Some(binary) => binary.canonicalize().map_err(|error| format!("{}: {error}", binary.display()))?,
+        Some(binary) => program(binary)?,
         None => crate::torture::release(root).map_err(|error| error.to_string())?,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| error.to_string())?;
-    let mut chaos = Chaos::new(&binary, &nats, seed, servers, workers).map_err(|error| error.to_string())?;
+    let builds = Builds { one: binary, other: other.map(program).transpose()? };
+    let mut chaos = Chaos::new(&builds, &nats, seed, servers, workers).map_err(|error| error.to_string())?;
     let outcome = runtime.block_on(chaos.run(rounds));
     let faults = outcome.map_err(|error| format!("{error}\n{}", chaos.logs()))?;
     if faults.is_empty() { Ok(()) } else { Err(format!("{}\n{}", faults.join("\n"), chaos.logs())) }
+}
+
+/// The programs that run.
+struct Builds {
+    one: PathBuf,
+    other: Option<PathBuf>,
+}
+
+impl Builds {
+    /// What the part of this number runs first, and after it was killed.
+    fn of(&self, index: usize) -> (PathBuf, Option<PathBuf>) {
+        match &self.other {
+            Some(other) if index % 2 == 1 => (other.clone(), Some(self.one.clone())),
+            other => (self.one.clone(), other.clone()),
+        }
+    }
 }
 
 struct Chaos {
@@ -103,7 +124,7 @@ struct Chaos {
 }
 
 impl Chaos {
-    fn new(binary: &Path, nats: &Path, seed: u64, servers: u64, workers: u64) -> io::Result<Self> {
+    fn new(builds: &Builds, nats: &Path, seed: u64, servers: u64, workers: u64) -> io::Result<Self> {
         let base = std::env::temp_dir().join(format!("comfyd-chaos-{}", std::process::id()));
         std::fs::create_dir_all(base.join("files"))?;
         let ports = free_ports(2 * NODES + usize::try_from(servers).map_err(io::Error::other)?)?;
@@ -114,16 +135,16 @@ impl Chaos {
             parts.push(Part::nats(nats, &base, index, nats_ports)?);
         }
         let cluster = ["--cluster", &addresses.join(","), "--lease", LEASE_SECONDS, "--max-tries", "0", "--device", "cpu"];
-        for port in api_ports {
+        for (index, port) in api_ports.iter().enumerate() {
             let mut arguments = vec!["serve", "--no-workers", "--listen", "127.0.0.1", "--front-end", "none", "--port"];
             let port = port.to_string();
             arguments.push(&port);
             arguments.extend(cluster);
-            parts.push(Part::comfyd(Kind::Api, binary, &base, &format!("api-{port}"), &arguments));
+            parts.push(Part::comfyd(Kind::Api, builds.of(index), &base, &format!("api-{port}"), &arguments));
         }
-        for index in 0..workers {
+        for index in 0..usize::try_from(workers).map_err(io::Error::other)? {
             let arguments: Vec<&str> = ["worker"].into_iter().chain(cluster).collect();
-            parts.push(Part::comfyd(Kind::Worker, binary, &base, &format!("worker-{index}"), &arguments));
+            parts.push(Part::comfyd(Kind::Worker, builds.of(index), &base, &format!("worker-{index}"), &arguments));
         }
         let hosts = api_ports.iter().map(|port| format!("127.0.0.1:{port}")).collect();
         Ok(Self { base, parts, hosts, ledger: Arc::default(), ends: Ends::default(), dice: Dice(seed.max(1)), done: HashMap::new() })

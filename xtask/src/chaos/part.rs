@@ -20,6 +20,8 @@ pub(crate) struct Part {
     pub(crate) name: String,
     pub(crate) log: PathBuf,
     program: PathBuf,
+    /// What it runs once it was killed, if that is another one; and the other way round.
+    other: Option<PathBuf>,
     arguments: Vec<String>,
     child: Option<Child>,
 }
@@ -52,17 +54,18 @@ impl Part {
             name: format!("nats-{index}"),
             log: home.join("log"),
             program: program.to_owned(),
+            other: None,
             arguments,
             child: None,
         })
     }
 
     /// A process of comfyd, which shares the folder of files with the others.
-    pub(crate) fn comfyd(kind: Kind, program: &Path, base: &Path, name: &str, arguments: &[&str]) -> Self {
+    pub(crate) fn comfyd(kind: Kind, (program, other): (PathBuf, Option<PathBuf>), base: &Path, name: &str, arguments: &[&str]) -> Self {
         let files = base.join("files").display().to_string();
         let more = ["--base-directory", &files, "--verbose", "WARNING"];
         let arguments = arguments.iter().chain(&more).map(|argument| (*argument).to_owned()).collect();
-        Self { kind, name: name.to_owned(), log: base.join(format!("{name}.log")), program: program.to_owned(), arguments, child: None }
+        Self { kind, name: name.to_owned(), log: base.join(format!("{name}.log")), program, other, arguments, child: None }
     }
 
     /// Starts it, unless it runs.
@@ -82,6 +85,9 @@ impl Part {
         if let Some(mut child) = self.child.take() {
             child.kill()?;
             child.wait()?;
+            if let Some(other) = &mut self.other {
+                std::mem::swap(&mut self.program, other);
+            }
         }
         Ok(())
     }

@@ -518,9 +518,9 @@ pub struct ServerArgs {
 /// Options of where files are.
 #[derive(Debug, Args)]
 pub struct FilesArgs {
-    /// Where files are that several servers share: a folder that all mount, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX or az://CONTAINER/PREFIX. The
-    /// input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the environment, by the names that the
-    /// store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL [default: the folders have the files].
+    /// Where files are that several servers share: a folder that all mount, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or
+    /// nats for the NATS of --cluster. The input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the
+    /// environment, by the names that the store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL [default: the folders have the files].
     #[arg(long, value_name = "PLACE")]
     pub files: Option<String>,
     /// Most bytes of copies, in bytes or with K, M, G or T; those used last stay.

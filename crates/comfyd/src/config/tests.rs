@@ -479,3 +479,15 @@ fn environments_and_preferences_are_read_from_the_file() {
     let (folder, path) = file("comfyui = \"/c\"\npython = \"bin/python\"");
     assert_eq!(serve(&["--config", &path]).python.unwrap().python, Some(folder.path().join("bin/python")));
 }
+
+#[test]
+fn what_a_cluster_has_needs_one_and_what_it_cannot_use_is_said() {
+    let cluster = ["--cluster", "nats://127.0.0.1:4222"];
+    let of = |more: &[&str]| serve(&[&cluster[..], more].concat());
+    assert_eq!(of(&["--files", "nats"]).files.unwrap().place, FILES_IN_NATS);
+    assert!(serve(&["--files", "./nats"]).files.unwrap().place.ends_with("/nats"), "a folder of that name");
+    assert!(refusal(&["serve", "--files", "nats"], &[]).contains("--cluster"));
+    let config = of(&["--enable-assets"]);
+    assert!(config.assets.is_none() && config.unused.iter().any(|(option, _)| *option == "enable-assets"));
+    assert!(serve(&["--enable-assets"]).assets.is_some());
+}
