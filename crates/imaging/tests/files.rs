@@ -43,7 +43,7 @@ fn pictures_and_masks_are_pillows() {
         }
         seen.insert(path.extension().unwrap().to_str().unwrap().to_owned());
         let red = decode::load_mask(&file, Channel::Red, &Limits::default()).unwrap();
-        assert_eq!(bytes(&red.0), found.iter().step_by(3).copied().take(height * width).collect::<Vec<u8>>(), "{}", path.display());
+        assert_eq!(bytes(&red.0), found.iter().step_by(3).copied().collect::<Vec<u8>>(), "{}", path.display());
     }
     assert!(seen.len() >= 15, "{seen:?}");
     let offered = decode::endings();

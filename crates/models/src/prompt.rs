@@ -191,7 +191,9 @@ fn find_embedding(text: &str, rules: &WindowRules, embeddings: &dyn Embeddings) 
     if matches!(rows, Ok(Some(_))) || stripped.len() == name.len() {
         return Found { rows, rest };
     }
-    let rest = format!("{} {rest}", &name[stripped.len()..]);
+    // As many characters as the name has without commas, wherever those are: the reference counts from the front.
+    let behind: String = name.chars().skip(stripped.chars().count()).collect();
+    let rest = format!("{behind} {rest}");
     Found { rows: if stripped.is_empty() { rows } else { load(stripped) }, rest }
 }
 
