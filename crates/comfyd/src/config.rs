@@ -341,7 +341,7 @@ pub struct Assets {
 }
 
 /// The assets' file in the user folder.
-const ASSETS_FILE: &str = "assets.db";
+pub(crate) const ASSETS_FILE: &str = "assets.db";
 
 /// Where files are that several servers share.
 #[derive(Clone, PartialEq, Eq)]

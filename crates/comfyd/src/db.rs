@@ -1,18 +1,21 @@
 //! `comfyd db check|backup|restore`: looks after the databases of the queue and the history, and of assets.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use comfyd_assets::upkeep as assets;
 use comfyd_store_sqlite::{Error, Lock, Report, backup, check, restore};
 
 use crate::assemble::{Failure, print_line};
-use crate::config::{Config, DbAction};
+use crate::config::{ASSETS_FILE, Config, DbAction};
 use crate::serve::STORE_FILE;
 
 pub(crate) fn act(config: &Config, action: &DbAction) -> Result<(), Failure> {
     let database = config.roots.user.join(STORE_FILE);
     let of_assets = config.assets.as_ref().map_or_else(PathBuf::new, |assets| assets.database.clone());
+    let named = of_assets != config.roots.user.join(ASSETS_FILE) && config.assets.is_some();
+    if named && !of_assets.is_file() && matches!(action, DbAction::Check(None) | DbAction::Backup { .. }) {
+        return Err(format!("there is no database of assets at '{}': give --database-url the path of one", of_assets.display()).into());
+    }
     match action {
         DbAction::Check(Some(file)) if assets::is_of_assets(file) => check_assets(file),
         DbAction::Check(file) => {
@@ -21,16 +24,23 @@ pub(crate) fn act(config: &Config, action: &DbAction) -> Result<(), Failure> {
             let report = check(path)?;
             tell(path, &report)?;
             // Both are looked at before either fails.
-            let assets = if beside.exists() { check_assets(&beside) } else { Ok(()) };
+            let assets = if beside.is_file() { check_assets(&beside) } else { Ok(()) };
             verdict(path, &report)?;
             assets
         }
         DbAction::Backup { file, force } => {
             let beside = assets_of(file);
-            clear_way(&beside, *force)?;
+            clear_way(&beside, *force, &of_assets)?;
+            if *force && (file.exists() || beside.exists()) {
+                let damaged = !check(&database)?.is_whole() || of_assets.is_file() && !assets::check(&of_assets)?.is_whole();
+                if damaged {
+                    let kept = format!("'{}' is kept, since something is damaged now (`comfyd db check` tells what)", file.display());
+                    return Err(format!("{kept}: name another file for a backup of it as it is").into());
+                }
+            }
             let report = backup(&database, file, *force)?;
             tell(file, &report)?;
-            let known = if of_assets.exists() { Some(assets::backup(&of_assets, &beside, *force)?) } else { None };
+            let known = if of_assets.is_file() { Some(assets::backup(&of_assets, &beside, *force)?) } else { None };
             if let Some(known) = &known {
                 tell_assets(&beside, known)?;
             }
@@ -53,7 +63,7 @@ pub(crate) fn act(config: &Config, action: &DbAction) -> Result<(), Failure> {
             }
             // That of assets first, since it may still be refused.
             let beside = assets_of(file);
-            if beside.exists() {
+            if beside.is_file() {
                 restore_assets(&of_assets, &beside, *force)?;
             }
             tell_restored(restore(&lock, file)?.as_deref())
@@ -68,18 +78,22 @@ fn assets_of(file: &Path) -> PathBuf {
     name.into()
 }
 
-/// An earlier backup of assets must not be taken for a part of the new one.
-fn clear_way(beside: &Path, force: bool) -> Result<(), Failure> {
+/// An earlier backup of assets must not be taken for a part of the new one, nor be lost where there is nothing to put in its place.
+fn clear_way(beside: &Path, force: bool, of_assets: &Path) -> Result<(), Failure> {
     if !beside.exists() {
         return Ok(());
     }
     if !force {
         return Err(Error::Exists { path: beside.to_owned() }.into());
     }
-    if !assets::is_of_assets(beside) {
+    if !beside.is_file() || !assets::is_of_assets(beside) {
         return Err(Error::Foreign { path: beside.to_owned() }.into());
     }
-    Ok(fs::remove_file(beside)?)
+    if !of_assets.is_file() {
+        let (there, none) = (beside.display(), of_assets.display());
+        return Err(format!("'{there}' is a backup of assets, and there are none in '{none}': move it away, or name another file").into());
+    }
+    Ok(())
 }
 
 fn restore_assets(database: &Path, file: &Path, force: bool) -> Result<(), Failure> {

@@ -122,8 +122,13 @@ async fn a_backup_has_the_assets_too() {
     let server = Server::start(&["--enable-assets"]).await;
     fs::create_dir_all(server.base.path().join("input")).unwrap();
     fs::write(server.base.path().join("input/a.txt"), "hello").unwrap();
-    server.post("/api/assets/seed?wait=true", &json!({"roots": ["input"]})).await;
-    let asset = server.get("/api/assets").await["assets"][0]["id"].as_str().unwrap().to_owned();
+    // A scan that began before the file was there may still run, and then none is begun.
+    let asset = loop {
+        server.post("/api/assets/seed?wait=true", &json!({"roots": ["input"]})).await;
+        if let Some(asset) = server.get("/api/assets").await["assets"][0]["id"].as_str() {
+            break asset.to_owned();
+        }
+    };
     let tags = format!("/api/assets/{asset}/tags");
     server.post(&tags, &json!({"tags": ["before"]})).await;
     let elsewhere = tempfile::tempdir().unwrap();
@@ -160,8 +165,21 @@ async fn a_backup_has_the_assets_too() {
     rusqlite::Connection::open(&database).unwrap().execute_batch("DELETE FROM contents").unwrap();
     let told = said(&db(base.path(), &["check", "--database-url", &elsewhere]), false);
     assert!(told.contains(&format!("asset '{asset}': its content is missing")) && told.contains("prompts in the queue"), "{told}");
-    assert!(said(&db(base.path(), &["backup", backup, "--force"]), false).contains("the backup was written"));
+    let good = [backup, &of_assets].map(|file| fs::read(file).unwrap());
+    assert!(said(&db(base.path(), &["backup", backup, "--force"]), false).contains("is kept, since something is damaged"));
+    let second = format!("{backup}.second");
+    assert!(said(&db(base.path(), &["backup", &second]), false).contains("the backup was written"));
     let before = fs::read(&database).unwrap();
-    assert!(said(&db(base.path(), &["restore", backup]), false).contains("--force"));
+    assert!(said(&db(base.path(), &["restore", &second]), false).contains("--force"));
     assert_eq!(fs::read(&database).unwrap(), before);
+
+    // Nor does what is not there replace a good one.
+    fs::remove_file(&database).unwrap();
+    assert!(said(&db(base.path(), &["backup", backup, "--force"]), false).contains("there are none in"));
+    let typo = ["--database-url", "sqlite:////typo/x.db"];
+    for action in [&["check"][..], &["backup", backup, "--force"]] {
+        let told = said(&db(base.path(), &[action, &typo].concat()), false);
+        assert!(told.contains("there is no database of assets at '/typo/x.db'"), "{told}");
+    }
+    assert_eq!([backup, &of_assets].map(|file| fs::read(file).unwrap()), good);
 }
