@@ -136,6 +136,17 @@ fn prompts_give_the_same_windows() {
 }
 
 #[test]
+fn commas_around_names_of_embeddings_are_counted_in_characters() {
+    let rules = WindowRules { length: 77, pad: END, embedding_key: "clip_l" };
+    let of = |text: &str| {
+        let windows = flat(&windows(text, &rules, &Few, &mut Vec::new(), &go_on).unwrap());
+        windows[0].iter().map(|(id, ..)| *id).collect::<Vec<_>>()
+    };
+    assert_eq!(of("a embedding:,\u{303}b c"), of("a b c"), "as many go as are left without the comma");
+    assert_eq!(of("a embedding:,\u{303}"), of("a \u{303}"));
+}
+
+#[test]
 fn missing_embeddings_are_told_and_deep_brackets_refused() {
     let tokens = tokenize(TextStack::Sdxl, "a embedding:gone", &Few, &go_on).unwrap();
     assert_eq!(tokens.warnings, ["the embedding 'gone' does not exist and is skipped"]);

@@ -11,6 +11,7 @@ use serde_json::{Map, Value as Json, json};
 use super::boxes;
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 use crate::resize;
+use crate::string::case::is_space;
 
 pub(crate) const CLASSES: &[Class] = &[
     Class::new(
@@ -116,7 +117,7 @@ struct Region {
 
 impl Region {
     fn of(found: &Map<String, Json>, width: f64, height: f64) -> Self {
-        let number = |name: &str| found.get(name).and_then(Json::as_f64).unwrap_or(0.0);
+        let number = |name: &str| found.get(name).and_then(boxes::float).unwrap_or(0.0);
         let meta = found.get("metadata").and_then(Json::as_object);
         let told = |name: &str| meta.and_then(|meta| meta.get(name)).cloned().unwrap_or(json!(""));
         Self {
@@ -338,7 +339,7 @@ fn build(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let colors: Vec<String> = palette(&colors).iter().map(|color| color.to_uppercase()).collect();
     let mut prompt = Map::new();
     let whole = text("high_level_description")?;
-    if !whole.trim().is_empty() {
+    if !whole.chars().all(is_space) {
         prompt.insert("high_level_description".into(), whole.into());
     }
     let kind = call.text("style")?;
@@ -362,4 +363,21 @@ fn build(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     }
     prompt.insert("compositional_deconstruction".into(), json!({"background": text("background")?, "elements": elements}));
     Ok(NodeOutput::one(Value::from(&Json::Object(prompt))))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn numbers_are_read_as_python_reads_them() {
+        let told = |bbox: Json| boxes::read(&Value::from(&json!([{"bbox": bbox}])), 1000, 100);
+        let found = told(json!(["0", " 100 ", true, "1e2"])).unwrap();
+        assert_eq!([&found[0]["x"], &found[0]["width"], &found[0]["height"]], [&json!(100), &json!(0), &json!(0)]);
+        assert!(told(json!(["zero", 1, 2, 3])).is_err());
+        let found = json!({"x": true, "y": 5});
+        let region = Region::of(found.as_object().unwrap(), 10.0, 10.0);
+        assert_eq!((region.x, region.y, region.w), (0.1, 0.5, 0.0));
+    }
 }
