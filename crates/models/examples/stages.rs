@@ -1,5 +1,5 @@
 //! How long the stages of a picture take without a server: `cargo run --release -p comfyd-models --example stages -- CHECKPOINT [SIZE
-//! [REPEATS]]` prints, for a checkpoint of Stable Diffusion 1.x or 2.x, the least elapsed time and the least processor time of all threads
+//! [REPEATS [f32|bf16]]]` prints, for a checkpoint of Stable Diffusion 1.x or 2.x, the least elapsed time and the least processor time of all threads
 //! together (which other load disturbs less) for reading the weights, encoding two texts, a step with guidance, and decoding.
 
 use std::error::Error;
@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
+use comfyd_kernels::Precision;
 use comfyd_models::Vb;
 use comfyd_models::backbone::{Backbone, Pass};
 use comfyd_models::clip::{ClipConfig, ClipTextModel};
@@ -17,9 +18,11 @@ use comfyd_weights::{StateDict, detect};
 
 fn main() -> Result<(), Box<dyn Error>> {
     let mut arguments = std::env::args().skip(1);
-    let checkpoint = arguments.next().ok_or("usage: stages CHECKPOINT [SIZE [REPEATS]]")?;
+    let checkpoint = arguments.next().ok_or("usage: stages CHECKPOINT [SIZE [REPEATS [f32|bf16]]]")?;
     let size: usize = arguments.next().map_or(Ok(256), |size| size.parse())?;
     let repeats: usize = arguments.next().map_or(Ok(3), |repeats| repeats.parse())?;
+    let precision = arguments.next().unwrap_or_else(|| "f32".to_owned());
+    Precision::ALL.into_iter().find(|known| known.name() == precision).ok_or("the precision is f32 or bf16")?.choose();
 
     let (unet, clip, vae) = timed("load", 1, || {
         let dict = StateDict::open(Path::new(&checkpoint))?;
