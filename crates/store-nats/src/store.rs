@@ -154,6 +154,10 @@ impl JobStore for NatsStore {
         Ok(self.inner.mirror.state.lock().line.counts())
     }
 
+    async fn answers(&self) -> Result<()> {
+        self.inner.answers().await
+    }
+
     async fn remove_pending(&self, ids: &[String]) -> Result<usize> {
         self.inner.remove_waiting(|id| ids.iter().any(|wanted| wanted == id)).await
     }
