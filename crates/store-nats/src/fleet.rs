@@ -18,7 +18,7 @@ use crate::document::State as At;
 use crate::error::Error;
 use crate::events::subscribe;
 use crate::inner::Inner;
-use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Lack, Member, Told};
+use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Member, Told, missing};
 use crate::store::NatsStore;
 
 /// How long who is asked has to answer.
@@ -218,13 +218,7 @@ impl NatsStore {
         let waiting = state.live.values().filter(|live| live.head.state == At::Waiting);
         let lacks = waiting.filter_map(|live| {
             let needs = &live.head.needs;
-            let lack = if workers.is_empty() {
-                "a worker: none is there".to_owned()
-            } else {
-                // Where all lack something: what who is nearest does.
-                let lacks: Option<Vec<Lack>> = workers.iter().map(|worker| worker.lack(needs)).collect();
-                lacks?.into_iter().max()?.to_string()
-            };
+            let lack = if workers.is_empty() { "a worker: none is there".to_owned() } else { missing(&workers, needs)? };
             Some((live.head.id.clone(), lack))
         });
         lacks.collect()
