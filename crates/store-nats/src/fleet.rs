@@ -120,6 +120,47 @@ impl NatsStore {
         }))
     }
 
+    /// Takes the name of this process, which no two have at a time: whoever has it next, takes over what was left running under it. One that
+    /// has ended does not answer by it any more.
+    ///
+    /// # Errors
+    /// When another process has it, or NATS does not answer.
+    pub async fn take_name(&self) -> std::result::Result<(), Error> {
+        let inner = self.inner.clone();
+        let name = self.instance();
+        // Names may have what subjects may not.
+        let subject = inner.asks(&format!("name.{}", blake3::hash(name.as_bytes()).to_hex()));
+        let request = Request::new().payload(Bytes::new()).timeout(Some(ANSWER_TIMEOUT));
+        match inner.link.client.send_request(subject.clone(), request).await {
+            Ok(answer) => {
+                let host = String::from_utf8_lossy(&answer.payload);
+                let host = if host.is_empty() { String::new() } else { format!(" on host '{host}'") };
+                return Err(Error::Options(format!(
+                    "a process named '{name}' runs already{host}, and no two may have a name: end it first, or give this one \
+                     another name with --instance"
+                )));
+            }
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {}
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+                tracing::warn!(name, "NATS knows a process of this name, which does not answer: it is taken for ended");
+            }
+            Err(error) => return Err(Error::Refused(error.to_string())),
+        }
+        let mut asked = subscribe(&inner.link, &subject).await?;
+        // The next one who asks finds it.
+        inner.link.client.flush().await.map_err(|error| Error::Refused(error.to_string()))?;
+        self.keep(tokio::spawn(async move {
+            while let Some(message) = asked.next().await {
+                if let Some(reply) = message.reply {
+                    let host = inner.about.lock().host.clone();
+                    tracing::warn!("another process wants the name of this one: it is refused");
+                    let _gone = inner.link.client.publish(reply, host.into()).await;
+                }
+            }
+        }));
+        Ok(())
+    }
+
     /// Says of this process from now on. `texts` are those that the abilities tell, by their digests.
     pub fn tell(&self, about: About, abilities: Abilities, texts: HashMap<String, Bytes>) {
         let digest = abilities.digest();

@@ -82,6 +82,11 @@ impl NatsStore {
         self.tasks.lock().drain(..).for_each(|task| task.abort());
     }
 
+    /// Does this in the background until it is closed.
+    pub(crate) fn keep(&self, task: JoinHandle<()>) {
+        self.tasks.lock().push(task);
+    }
+
     /// Gives a claim that is made in the background, and puts the job back if nobody waits for it any more.
     async fn claimed(&self, worker: &WorkerId, waits: bool) -> Result<Option<Held>> {
         let (reply, answer) = oneshot::channel();
