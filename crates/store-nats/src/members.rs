@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use comfyd_jobs::Needs;
@@ -167,7 +167,7 @@ impl Lack {
             Self::Class(class) => format!("the node class '{class}'"),
             Self::Model { folder, file } => format!("'{file}' in its folder '{folder}'"),
             Self::Memory { bytes, file } => {
-                write!(f, "a worker with a device on which '{file}' has room, which needs {:.1} GiB", *bytes as f64 / f64::from(1 << 30))
+                format!("a device on which '{file}' has room, which needs {:.1} GiB", *bytes as f64 / f64::from(1 << 30))
             }
         }
     }
@@ -255,6 +255,13 @@ pub(crate) struct Leases {
     pub sound: Mutex<Option<Instant>>,
 }
 
+impl Leases {
+    /// Whether this process could write for the length of a lease: who was not heard of in it is not there.
+    pub fn settled(&self, lease: Duration) -> bool {
+        self.sound.lock().is_some_and(|since| since.elapsed() >= lease)
+    }
+}
+
 /// What the first sign of life says.
 pub(crate) fn beat(session: &str, about: About) -> Bytes {
     serde_json::to_vec(&Beat { v: SCHEMA, session: session.to_owned(), about, ends: false }).unwrap_or_default().into()
@@ -287,5 +294,31 @@ mod tests {
         assert_eq!(lack(&abilities).as_deref(), Some(told));
         assert!(abilities.lack(&needs) > far, "it is nearer");
         assert_eq!(abilities.lack(&Needs { models: vec![], ..needs.clone() }), None, "others have room");
+    }
+
+    #[test]
+    fn what_no_worker_has_together_is_told_whole() {
+        let workers = |all: &[&[&str]]| -> Vec<Arc<Abilities>> {
+            let classes = |classes: &&[&str]| classes.iter().map(|&class| class.into()).collect();
+            all.iter().map(|all| Arc::new(Abilities { classes: classes(all), ..Abilities::default() })).collect()
+        };
+        let needs = Needs { classes: vec!["A".into(), "X".into(), "Y".into()], ..Needs::default() };
+        let told = |all: &[&[&str]]| missing(&workers(all), &needs);
+        assert_eq!(told(&[&["A"], &["A", "X", "Y"]]), None);
+        assert_eq!(told(&[]), None, "that nobody is there is told in other words");
+        assert_eq!(told(&[&["A", "X"], &["A"]]).as_deref(), Some("a worker that has the node class 'Y'"), "nobody has it");
+        let together = "one worker that has all of this together: the node class 'X', the node class 'Y'";
+        assert_eq!(told(&[&["A", "X"], &["A", "Y"], &["A"]]).as_deref(), Some(together));
+        // A model without its class, and the class with the model where that has no room.
+        let needs = Needs { classes: vec!["X".into()], models: vec![("m".into(), "f".into())], ..Needs::default() };
+        let model = BTreeMap::from([("m".into(), BTreeSet::from(["f".into()]))]);
+        let heavy = BTreeMap::from([("m".into(), BTreeMap::from([("f".into(), 3 << 29)]))]);
+        let small = Abilities { classes: BTreeSet::from(["X".into()]), models: model.clone(), heavy, ..Abilities::default() };
+        let plain = Abilities::default();
+        let room = "a worker with a device on which 'f' has room, which needs 1.5 GiB";
+        assert_eq!(missing(&[small.clone().into(), plain.into()], &needs).as_deref(), Some(room), "who lacks the model has no room for it");
+        let large = Abilities { models: model, ..Abilities::default() };
+        let together = "one worker that has all of this together: the node class 'X', a device on which 'f' has room, which needs 1.5 GiB";
+        assert_eq!(missing(&[small.into(), large.into()], &needs).as_deref(), Some(together));
     }
 }
