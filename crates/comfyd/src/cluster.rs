@@ -277,6 +277,7 @@ pub(crate) fn work(config: &Config) -> Result<(), Failure> {
         }
         lead.rebuild();
         let store = join(config, cluster, false, START_PATIENCE).await?;
+        store.take_name().await?;
         let devices = devices.of(store.instance());
         devices.recover(&*store, on_restart(cluster)).await?;
         let post = Post::new(&store, None);

@@ -20,6 +20,8 @@ use crate::cluster::LOOK;
 const MAX_AWAY: usize = 16;
 /// How long a check of inputs on another host may take, the start of its ComfyUI included.
 const CHECK: Duration = Duration::from_secs(150);
+/// How often it is looked meanwhile whether it is still there.
+const STILL_THERE: Duration = Duration::from_secs(1);
 /// How many characters of a digest tell two ComfyUIs apart for people.
 const SHORT: usize = 8;
 
@@ -117,17 +119,32 @@ fn ask(store: Arc<NatsStore>, away: Away, runtime: Handle) -> Ask {
         let (sender, answer) = mpsc::sync_channel(1);
         let (store, away) = (Arc::clone(&store), away.clone());
         runtime.spawn(async move { drop(sender.send(asked(&store, &away, &question).await)) });
-        answer.recv_timeout(CHECK).map_err(|_late| Error::Failed("no worker answered what its class says of its inputs".to_owned()))?
+        answer.recv_timeout(CHECK).map_err(|_late| Error::Unreachable("no worker that has it answered in time".to_owned()))?
     })
 }
 
+/// Asks those that have it one after the other, each for as long as it is there.
 async fn asked(store: &NatsStore, away: &Away, question: &str) -> Result<Json> {
-    let mut failure = "no worker has its class any more".to_owned();
+    let mut failure = "the workers that had it are gone".to_owned();
     for member in store.members().iter().filter(|member| tells(member).contains(away)) {
-        match store.check(&member.session, &away.0, question).await {
+        let answer = tokio::select! {
+            answer = store.check(&member.session, &away.0, question) => answer,
+            () = lost(store, &member.session) => Err("the worker that was asked is not heard of any more".to_owned()),
+        };
+        match answer {
             Ok(answer) => return Ok(answer),
-            Err(error) => failure = error.to_string(),
+            Err(why) => failure = why,
         }
     }
-    Err(Error::Failed(failure))
+    Err(Error::Unreachable(failure))
+}
+
+/// Waits until a process cannot be asked any more, or its lease has ended.
+async fn lost(store: &NatsStore, session: &str) {
+    loop {
+        tokio::time::sleep(STILL_THERE).await;
+        if !store.listens(session).await || !store.members().iter().any(|member| member.session == session) {
+            return;
+        }
+    }
 }

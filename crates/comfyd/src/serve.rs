@@ -74,7 +74,11 @@ pub(crate) fn serve(config: Config) -> Result<(), Failure> {
     let devices = process::in_background(|| Devices::open(&config, &around, &|runs| Arc::new(mouth.of(runs))))?;
     let (beside, besides) = (Arc::clone(devices.lead()), devices.besides());
     let queue = match (&config.cluster, database) {
-        (Some(cluster), _) => Queue::Shared(runtime.block_on(cluster::join(&config, cluster, true, nats::START_PATIENCE))?),
+        (Some(cluster), _) => Queue::Shared(runtime.block_on(async {
+            let store = cluster::join(&config, cluster, true, nats::START_PATIENCE).await?;
+            store.take_name().await?;
+            Ok::<_, Failure>(store)
+        })?),
         (None, Some(database)) => Queue::Own(Closing(Arc::new(open_store(&config, database)?))),
         (None, None) => return Err("the database is not locked".into()),
     };

@@ -280,10 +280,9 @@ async fn the_queue_tells_what_a_prompt_waits_for() {
 #[cfg(target_os = "linux")]
 async fn classes_that_only_a_worker_has_are_listed_checked_and_run_there() {
     let Some(cluster) = Cluster::start(1) else { return };
-    let comfyui = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/tests/comfyui").canonicalize().unwrap();
     let (api, _plain) = (cluster.api().await, cluster.worker());
     assert_eq!(api.get("/object_info/StubAdd").await, json!({}));
-    let python = cluster.worker_with("python", &["--comfyui", comfyui.to_str().unwrap()]);
+    let python = cluster.worker_with("python", &["--comfyui", &comfyui()]);
     let listed = async |there: bool| {
         let start = Instant::now();
         while api.get("/object_info/StubAdd").await["StubAdd"].is_object() != there {
@@ -351,6 +350,148 @@ async fn classes_that_only_a_worker_has_are_listed_checked_and_run_there() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert_eq!(refused(output("StubAdd", json!({"a": 1, "b": 2}))).await.0, 400);
+}
+
+#[cfg(target_os = "linux")]
+fn comfyui() -> String {
+    let comfyui = Path::new(env!("CARGO_MANIFEST_DIR")).join("../python/tests/comfyui").canonicalize().unwrap();
+    comfyui.to_str().unwrap().to_owned()
+}
+
+fn hosted(class: &str, inputs: Value) -> Value {
+    json!({"1": {"class_type": class, "inputs": inputs}, "2": {"class_type": "StubOutput", "inputs": {"value": ["1", 0]}}})
+}
+
+/// Waits until a class is listed.
+async fn lists(server: &Server, class: &str) {
+    let start = Instant::now();
+    while !server.get(&format!("/object_info/{class}")).await[class].is_object() {
+        assert!(start.elapsed() < Duration::from_secs(90), "the class is not listed");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// That a prompt is refused for now, in words: nothing is wrong with it.
+async fn refused_for_now(server: &Server, prompt: &Value) -> String {
+    let request = reqwest::Client::new().post(format!("{}/prompt", server.url)).json(&json!({"prompt": prompt}));
+    let answer = tokio::time::timeout(Duration::from_secs(30), request.send()).await.expect("an answer").unwrap();
+    let (status, retry) = (answer.status().as_u16(), answer.headers().get("retry-after").cloned());
+    let text = answer.text().await.unwrap();
+    assert!(status == 503 && retry.is_some(), "{status}: {text}");
+    text
+}
+
+async fn ready(server: &Server) -> u16 {
+    let asked = reqwest::get(format!("{}/ready", server.url));
+    tokio::time::timeout(Duration::from_secs(3), asked).await.expect("an answer in time").unwrap().status().as_u16()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn while_nats_is_away_no_server_is_ready_and_no_class_is_forgotten() {
+    let Some(mut cluster) = Cluster::start(1) else { return };
+    let (api, _python) = (cluster.api().await, cluster.worker_with("python", &["--comfyui", &comfyui()]));
+    lists(&api, "StubAdd").await;
+    assert_eq!(ready(&api).await, 200);
+    cluster.nats.kill(0);
+    let gone = Instant::now();
+    while ready(&api).await != 503 {
+        assert!(gone.elapsed() < Duration::from_secs(5), "it is ready without NATS");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    // For longer than two leases, and while all come back.
+    let (add, checked) = (hosted("StubAdd", json!({"a": 40, "b": 2})), hosted("StubChecked", json!({"number": 3, "other": 1})));
+    while gone.elapsed() < Duration::from_secs(8) {
+        for prompt in [&add, &checked] {
+            refused_for_now(&api, prompt).await;
+        }
+        assert_eq!(ready(&api).await, 503);
+    }
+    cluster.nats.restart(0).unwrap();
+    let back = Instant::now();
+    loop {
+        let (status, answer) = api.post("/prompt", &json!({"prompt": add, "prompt_id": id("after")})).await;
+        assert!(status == 200 || status == 503, "{status}: {answer}");
+        if status == 200 {
+            break;
+        }
+        assert!(back.elapsed() < Duration::from_secs(60), "{answer}");
+    }
+    assert_eq!(api.finished(&id("after")).await["outputs"]["2"], json!({"text": ["42"]}));
+    // And after it is back, once more for longer than a lease.
+    let settled = Instant::now();
+    while settled.elapsed() < Duration::from_secs(5) {
+        let (status, answer) = api.post("/prompt", &json!({"prompt": checked})).await;
+        assert!(status == 200 || status == 503, "{status}: {answer}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert_eq!(ready(&api).await, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn checks_end_with_the_worker_that_was_asked() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let (api, python) = (cluster.api().await, cluster.worker_with("python", &["--comfyui", &comfyui()]));
+    lists(&api, "StubChecked").await;
+    let slow = hosted("StubChecked", json!({"number": 9, "other": 1}));
+    let asked = async {
+        let slow = std::iter::repeat_with(|| refused_for_now(&api, &slow)).take(4);
+        futures_util::future::join_all(slow).await
+    };
+    let killed = async {
+        // The check begins meanwhile.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        drop(python);
+        Instant::now()
+    };
+    let (_, killed) = tokio::join!(asked, killed);
+    assert!(killed.elapsed() < Duration::from_secs(10), "they waited for {:?}", killed.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[cfg(target_os = "linux")]
+async fn prompts_whose_only_worker_was_just_killed_are_refused_for_now() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let (api, python) = (cluster.api().await, cluster.worker_with("python", &["--comfyui", &comfyui()]));
+    lists(&api, "StubChecked").await;
+    drop(python);
+    let told = refused_for_now(&api, &hosted("StubChecked", json!({"number": 3, "other": 1}))).await;
+    assert!(told.contains("worker_unavailable") && told.contains("StubChecked"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_two_have_a_name_at_a_time() {
+    let Some(cluster) = Cluster::start(1) else { return };
+    let (api, first) = (cluster.api().await, cluster.worker_with("worker", &["--instance", "w.1 é"]));
+    submit(&api, "long", &long_workflow(), "me").await;
+    until(&api, "it runs", |queue| runs(queue) == 1).await;
+    let options = cluster.options();
+    let mut second = Command::new(env!("CARGO_BIN_EXE_comfyd"))
+        .arg("worker")
+        .args(&options)
+        .args(["--instance", "w.1 é", "--base-directory"])
+        .arg(cluster.folder.path().join("second"))
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let start = Instant::now();
+    while second.try_wait().unwrap().is_none() {
+        assert!(start.elapsed() < Duration::from_secs(60) || second.kill().is_err(), "the second one runs, too");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let second = second.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&second.stderr);
+    assert!(!second.status.success() && said.contains("runs already") && said.contains("--instance"), "{said}");
+    assert_eq!(runs(&api.get("/queue").await), 1, "what the first one runs goes on");
+    drop(first);
+    let _next = cluster.worker_with("worker", &["--instance", "w.1 é"]);
+    let start = Instant::now();
+    while status_of(&cluster)["members"].as_array().unwrap().iter().all(|member| member["running"] != json!([id("long")])) {
+        assert!(start.elapsed() < Duration::from_secs(60), "the next one of its name does not run it");
+    }
+    assert_eq!(api.post("/interrupt", &json!({})).await.0, 200);
+    api.finished(&id("long")).await;
 }
 
 /// A model that has no room on one worker's device waits for one on which it has.

@@ -56,6 +56,7 @@ impl From<NodeError> for Stop {
             | NodeError::WrongType { .. }
             | NodeError::CannotCross(_)
             | NodeError::OutOfMemory(_)
+            | NodeError::Unreachable(_)
             | NodeError::Failed(_)
             | NodeError::Io(_)
             | NodeError::Other(_) => error,

@@ -24,6 +24,6 @@ pub use crate::place::{place, place_expansion};
 pub use crate::placement::{Placement, PlacementMode, Placing};
 pub use crate::prompt::{Limits, Prompt, as_link};
 pub use crate::replace::replace;
-pub use crate::report::{NodeErrors, NodeReport, Problem, PromptProblem, Rejected, Unplaceable};
+pub use crate::report::{NodeErrors, NodeReport, Problem, PromptProblem, Rejected, Unchecked, Unplaceable};
 pub use crate::signature::{Signature, Signatures};
 pub use crate::validate::{Validated, validate};

@@ -79,6 +79,9 @@ pub enum PromptProblem {
         /// The outputs' own errors, one a line.
         details: String,
     },
+    /// Whoever checks a node's inputs cannot be reached now.
+    #[error(transparent)]
+    Unchecked(Box<Unchecked>),
     /// Linked classes that have no process in common.
     #[error(transparent)]
     Unplaceable(Box<Unplaceable>),
@@ -98,6 +101,18 @@ impl Wanted {
     fn shown(&self) -> &str {
         self.title.as_ref().unwrap_or(&self.class)
     }
+}
+
+/// A node whose inputs nobody can check now. Nothing is wrong with the prompt.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("the inputs of class '{class}' cannot be checked now: {reason}: try again later")]
+pub struct Unchecked {
+    /// The node's id.
+    pub node: String,
+    /// Its class.
+    pub class: String,
+    /// Why.
+    pub reason: String,
 }
 
 /// Two linked nodes of which one process cannot run both, although what travels between them cannot leave the process that made it.
@@ -133,6 +148,7 @@ impl PromptProblem {
             Self::MissingClass { .. } | Self::UnknownClass { .. } => "missing_node_type",
             Self::NoOutputs => "prompt_no_outputs",
             Self::OutputsFailed { .. } => "prompt_outputs_failed_validation",
+            Self::Unchecked(_) => "worker_unavailable",
             Self::Unplaceable(_) => "prompt_cannot_be_placed",
         }
     }
@@ -143,6 +159,7 @@ impl PromptProblem {
             Self::NotAnObject | Self::TooManyNodes { .. } | Self::NoOutputs => String::new(),
             Self::TooDeep { node, .. } => format!("Node ID '#{node}'"),
             Self::MissingClass { node, .. } | Self::UnknownClass { node, .. } => format!("Node ID '#{node}'"),
+            Self::Unchecked(unchecked) => format!("Node ID '#{}'", unchecked.node),
             Self::TooManyInputs { node, .. } | Self::InputsNotAnObject { node } => format!("Node ID '#{node}'"),
             Self::OutputsFailed { details } => details.clone(),
             Self::Unplaceable(between) => format!("Node ID '#{}' -> Node ID '#{}'", between.from, between.to),
@@ -163,6 +180,7 @@ impl PromptProblem {
             | Self::InputsNotAnObject { .. }
             | Self::NoOutputs
             | Self::OutputsFailed { .. }
+            | Self::Unchecked(_)
             | Self::Unplaceable(_) => json!({}),
         }
     }

@@ -16,7 +16,7 @@ use crate::dynamic::finalized;
 use crate::place::place;
 use crate::placement::{Placement, Placing};
 use crate::prompt::{Prompt, as_link, unwrapped};
-use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected, Wanted};
+use crate::report::{Exception, NodeErrors, NodeReport, Problem, PromptProblem, Rejected, Unchecked, Wanted};
 use crate::{check, python};
 
 /// Links that are followed to tell which outputs depend on a broken node; beyond, `dependent_outputs` may be incomplete.
@@ -60,7 +60,7 @@ pub fn validate(
     let mut good = Vec::new();
     let mut bad = Vec::new();
     for output in outputs {
-        if walk.check(&output) {
+        if walk.check(&output)? {
             good.push(output);
         } else {
             bad.push(output);
@@ -149,13 +149,15 @@ enum Step {
     Done,
     /// The node cannot be checked.
     Thrown(Exception),
+    /// Whoever checks the node cannot be reached: why.
+    Unreachable(String),
 }
 
 impl Walk<'_> {
-    /// Checks a node and all above it; whether all are sound.
-    fn check(&mut self, id: &str) -> bool {
+    /// Checks a node and all above it; whether all are sound. Fails where one can be checked by nobody now.
+    fn check(&mut self, id: &str) -> Result<bool, PromptProblem> {
         if let Some(finding) = self.checked.get(id) {
-            return finding.is_none();
+            return Ok(finding.is_none());
         }
         self.enter(id.to_owned());
         while let Some(mut frame) = self.frames.pop() {
@@ -171,13 +173,17 @@ impl Walk<'_> {
                     let finding = if frame.sound && problems.is_empty() { None } else { Some(problems) };
                     self.leave(frame.id, finding);
                 }
+                Step::Unreachable(reason) => {
+                    let class = frame.entry.schema.class.clone();
+                    return Err(PromptProblem::Unchecked(Box::new(Unchecked { node: frame.id, class, reason })));
+                }
                 Step::Thrown(exception) => {
                     let problem = self.thrown(exception);
                     self.leave(frame.id, Some(vec![problem]));
                 }
             }
         }
-        self.checked.get(id).is_some_and(Option::is_none)
+        Ok(self.checked.get(id).is_some_and(Option::is_none))
     }
 
     fn enter(&mut self, id: String) {
@@ -240,7 +246,7 @@ impl Walk<'_> {
         }
         match self.custom(frame) {
             Ok(()) => Step::Done,
-            Err(exception) => Step::Thrown(exception),
+            Err(step) => step,
         }
     }
 
@@ -342,11 +348,11 @@ impl Walk<'_> {
     }
 
     /// The class's own check, where the node is to run.
-    fn custom(&self, frame: &mut Frame) -> Result<(), Exception> {
+    fn custom(&self, frame: &mut Frame) -> Result<(), Step> {
         let Some(sent) = self.prompt.inputs(&frame.id) else { return Ok(()) };
         let entry = finalized(self.placement.entry(self.catalog, &frame.id, &frame.entry.schema.class).unwrap_or(&frame.entry), sent);
         match &entry.code {
-            Code::Native(node) => native_check(&**node, &entry.schema, sent, &mut frame.problems),
+            Code::Native(node) => native_check(&**node, &entry.schema, sent, &mut frame.problems).map_err(Step::Thrown),
             Code::Hosted(node) if entry.schema.hosted.as_ref().is_some_and(|h| h.validates) => {
                 hosted_check(&**node, &entry.schema, sent, frame)
             }
@@ -408,10 +414,14 @@ fn native_check(node: &dyn Node, schema: &Schema, sent: &Map<String, Json>, prob
     Ok(())
 }
 
-fn hosted_check(node: &dyn HostedNode, schema: &Schema, sent: &Map<String, Json>, frame: &mut Frame) -> Result<(), Exception> {
+fn hosted_check(node: &dyn HostedNode, schema: &Schema, sent: &Map<String, Json>, frame: &mut Frame) -> Result<(), Step> {
     let arguments = arguments(schema, sent);
     let check = || node.validate(&frame.id, &arguments, &frame.types);
-    let refusals = catch_unwind(AssertUnwindSafe(check)).map_err(|_| panicked(schema))??;
+    let checked = catch_unwind(AssertUnwindSafe(check)).map_err(|_| Step::Thrown(panicked(schema)))?;
+    let refusals = checked.map_err(|error| match error {
+        comfyd_node::Error::Unreachable(reason) => Step::Unreachable(reason),
+        error => Step::Thrown(error.into()),
+    })?;
     for refusal in refusals {
         frame.problems.push(Problem::CustomValidationFailed { input: refusal.input, reason: refusal.reason });
     }

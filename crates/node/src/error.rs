@@ -48,6 +48,9 @@ pub enum Error {
     /// There is too little memory for it: a sentence that says how much.
     #[error("{0}")]
     OutOfMemory(String),
+    /// Whoever could say or do it cannot be reached now: a sentence. Nothing is wrong with what was asked, and later it may work.
+    #[error("{0}")]
+    Unreachable(String),
     /// Anything else, as a sentence that says what to do.
     #[error("{0}")]
     Failed(String),
@@ -84,7 +87,7 @@ impl Error {
             Self::WrongType { .. } => "ValueError",
             // PyTorch's, which clients know.
             Self::OutOfMemory(_) => "torch.OutOfMemoryError",
-            Self::Failed(_) | Self::CannotCross(_) | Self::Other(_) => "RuntimeError",
+            Self::Failed(_) | Self::CannotCross(_) | Self::Unreachable(_) | Self::Other(_) => "RuntimeError",
             Self::Io(_) => "OSError",
         }
     }

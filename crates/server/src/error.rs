@@ -284,7 +284,11 @@ pub(crate) fn listed(by_node: &Value) -> Value {
 /// A prompt that did not pass validation: the report is the body.
 impl From<comfyd_graph::Rejected> for ApiError {
     fn from(rejected: comfyd_graph::Rejected) -> Self {
-        let refused = Self::new(StatusCode::BAD_REQUEST, rejected.error.kind(), rejected.error.to_string());
+        let status = match rejected.error {
+            comfyd_graph::PromptProblem::Unchecked(_) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        let refused = Self::new(status, rejected.error.kind(), rejected.error.to_string());
         let mut error = refused.details(rejected.error.details());
         error.body.error.extra_info = rejected.error.extra_info();
         error.body.node_errors = rejected.node_errors.to_json();

@@ -436,6 +436,14 @@ impl Bucket {
         Ok((info.state.last_sequence, info.created.to_string()))
     }
 
+    /// Asks whoever leads the bucket, where there is a connection; without one nobody waits for it.
+    pub async fn answers(&self) -> Result<(), JobError> {
+        if self.client.connection_state() != ConnectionState::Connected {
+            return Err(unavailable("it is not connected"));
+        }
+        self.extent().await.map(drop).map_err(|error| unavailable(&error))
+    }
+
     /// How it is kept, for people.
     pub async fn replication(&self) -> Result<String, JobError> {
         let info = self.stream.get_info().await.map_err(|error| unavailable(&error.to_string()))?;

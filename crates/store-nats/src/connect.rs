@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use async_nats::connection::State;
 use async_nats::{Client, ConnectOptions, Event};
 use tokio::sync::watch;
 
@@ -78,6 +79,11 @@ impl Link {
         }
         let client = options.connect(addresses).await.map_err(|error| Error::Unreachable { servers, detail: error.to_string() })?;
         Ok(Self { client, connections })
+    }
+
+    /// Whether it is there now, as far as is known.
+    pub(crate) fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
     }
 
     /// How many messages and bytes went in and out: for measurements.

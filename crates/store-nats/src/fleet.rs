@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::Request;
-use async_nats::client::RequestErrorKind;
+use async_nats::client::{RequestError, RequestErrorKind};
 use bytes::Bytes;
 use comfyd_jobs::Result;
 use futures_util::StreamExt as _;
@@ -18,7 +18,7 @@ use crate::document::State as At;
 use crate::error::Error;
 use crate::events::subscribe;
 use crate::inner::Inner;
-use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Lack, Member, Told};
+use crate::members::{Abilities, About, AboutDevice, Beat, Command, Does, Member, Told, missing};
 use crate::store::NatsStore;
 
 /// How long who is asked has to answer.
@@ -44,7 +44,6 @@ impl Inner {
             let abilities = known.filter(|known| known.about.abilities == about.abilities).and_then(|known| known.abilities.clone());
             let missing = abilities.is_none() && !about.abilities.is_empty();
             members.insert(session.clone(), Member { session: session.clone(), about, abilities, heard: Instant::now() });
-            members.retain(|_, member| member.heard.elapsed() < self.options.lease * 10);
             missing
         };
         if missing && let Ok(answer) = self.ask(&session, &Command::Abilities).await {
@@ -57,17 +56,17 @@ impl Inner {
     }
 
     pub(crate) async fn ask(&self, session: &str, command: &Command) -> Result<Bytes> {
-        self.ask_within(session, command, ANSWER_TIMEOUT).await
-    }
-
-    async fn ask_within(&self, session: &str, command: &Command, patience: Duration) -> Result<Bytes> {
-        let payload = serde_json::to_vec(command).unwrap_or_default();
-        let request = Request::new().payload(payload.into()).timeout(Some(patience));
-        match self.link.client.send_request(self.asks(session), request).await {
-            Ok(answer) => Ok(answer.payload),
+        match self.ask_within(session, command, ANSWER_TIMEOUT).await {
+            Ok(answer) => Ok(answer),
             Err(error) if error.kind() == RequestErrorKind::TimedOut => Err(unavailable("a worker did not answer")),
             Err(error) => Err(unavailable(&error.to_string())),
         }
+    }
+
+    async fn ask_within(&self, session: &str, command: &Command, patience: Duration) -> std::result::Result<Bytes, RequestError> {
+        let payload = serde_json::to_vec(command).unwrap_or_default();
+        let request = Request::new().payload(payload.into()).timeout(Some(patience));
+        Ok(self.link.client.send_request(self.asks(session), request).await?.payload)
     }
 
     /// A part of a text that this process tells; nothing where it tells it no more.
@@ -99,9 +98,14 @@ impl NatsStore {
                     }
                     Command::Text { digest, from } => inner.part(&digest, from).into(),
                     command @ Command::Check { .. } => {
-                        // It may take long, and what is asked behind it must not wait. Who finds no turn is not answered, and asks another.
-                        let (Ok(turn), Some(reply)) = (inner.checks.clone().try_acquire_owned(), message.reply) else { continue };
-                        let (client, checked) = (inner.link.client.clone(), does(command));
+                        // It may take long, and what is asked behind it must not wait. Who finds no turn is told nothing, and asks another.
+                        let Some(reply) = message.reply else { continue };
+                        let client = inner.link.client.clone();
+                        let Ok(turn) = inner.checks.clone().try_acquire_owned() else {
+                            let _gone = client.publish(reply, Bytes::new()).await;
+                            continue;
+                        };
+                        let checked = does(command);
                         tokio::spawn(async move {
                             let answer = serde_json::to_vec(&checked.await).unwrap_or_default();
                             let _gone = client.publish(reply, answer.into()).await;
@@ -120,6 +124,47 @@ impl NatsStore {
         }))
     }
 
+    /// Takes the name of this process, which no two have at a time: whoever has it next, takes over what was left running under it. One that
+    /// has ended does not answer by it any more.
+    ///
+    /// # Errors
+    /// When another process has it, or NATS does not answer.
+    pub async fn take_name(&self) -> std::result::Result<(), Error> {
+        let inner = self.inner.clone();
+        let name = self.instance();
+        // Names may have what subjects may not.
+        let subject = inner.asks(&format!("name.{}", blake3::hash(name.as_bytes()).to_hex()));
+        let request = Request::new().payload(Bytes::new()).timeout(Some(ANSWER_TIMEOUT));
+        match inner.link.client.send_request(subject.clone(), request).await {
+            Ok(answer) => {
+                let host = String::from_utf8_lossy(&answer.payload);
+                let host = if host.is_empty() { String::new() } else { format!(" on host '{host}'") };
+                return Err(Error::Options(format!(
+                    "a process named '{name}' runs already{host}, and no two may have a name: end it first, or give this one \
+                     another name with --instance"
+                )));
+            }
+            Err(error) if error.kind() == RequestErrorKind::NoResponders => {}
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+                tracing::warn!(name, "NATS knows a process of this name, which does not answer: it is taken for ended");
+            }
+            Err(error) => return Err(Error::Refused(error.to_string())),
+        }
+        let mut asked = subscribe(&inner.link, &subject).await?;
+        // The next one who asks finds it.
+        inner.link.client.flush().await.map_err(|error| Error::Refused(error.to_string()))?;
+        self.keep(tokio::spawn(async move {
+            while let Some(message) = asked.next().await {
+                if let Some(reply) = message.reply {
+                    let host = inner.about.lock().host.clone();
+                    tracing::warn!("another process wants the name of this one: it is refused");
+                    let _gone = inner.link.client.publish(reply, host.into()).await;
+                }
+            }
+        }));
+        Ok(())
+    }
+
     /// Says of this process from now on. `texts` are those that the abilities tell, by their digests.
     pub fn tell(&self, about: About, abilities: Abilities, texts: HashMap<String, Bytes>) {
         let digest = abilities.digest();
@@ -134,11 +179,11 @@ impl NatsStore {
         self.inner.about.lock().devices = devices;
     }
 
-    /// Everybody who is heard of, by name.
+    /// Everybody who is heard of, by name. While nobody could be heard, those who were before.
     pub fn members(&self) -> Vec<Member> {
-        let members = self.inner.members.lock();
-        let heard = |member: &&Member| member.heard.elapsed() < self.inner.options.lease;
-        let mut members: Vec<Member> = members.values().filter(heard).cloned().collect();
+        let settled = self.inner.leases.settled(self.inner.options.lease);
+        let there = |member: &&Member| !settled || member.heard.elapsed() < self.inner.options.lease;
+        let mut members: Vec<Member> = self.inner.members.lock().values().filter(there).cloned().collect();
         members.sort_by(|a, b| (&a.about.host, &a.about.instance).cmp(&(&b.about.host, &b.about.instance)));
         members
     }
@@ -172,11 +217,37 @@ impl NatsStore {
     /// Has another process answer what is asked about inputs of a class that a host beside it has.
     ///
     /// # Errors
-    /// When it does not answer.
-    pub async fn check(&self, session: &str, host: &str, question: &str) -> Result<Json> {
+    /// When it does not answer: why.
+    pub async fn check(&self, session: &str, host: &str, question: &str) -> std::result::Result<Json, String> {
+        if !self.inner.link.is_connected() {
+            return Err("NATS does not answer".to_owned());
+        }
         let command = Command::Check { host: host.to_owned(), question: question.to_owned() };
-        let answer = self.inner.ask_within(session, &command, CHECK_TIMEOUT).await?;
-        serde_json::from_slice(&answer).map_err(|error| unavailable(&error.to_string()))
+        let mut connections = self.inner.link.connections.clone();
+        connections.borrow_and_update();
+        let answer = tokio::select! {
+            answer = self.inner.ask_within(session, &command, CHECK_TIMEOUT) => answer,
+            // An answer that came meanwhile is lost.
+            _ = connections.changed() => return Err("NATS was away meanwhile".to_owned()),
+        };
+        let answer = answer.map_err(|error| match error.kind() {
+            RequestErrorKind::TimedOut => "the worker that has it did not answer in time".to_owned(),
+            RequestErrorKind::NoResponders => "the worker that had it is gone".to_owned(),
+            _ => format!("NATS does not answer ({error})"),
+        })?;
+        if answer.is_empty() {
+            return Err("the worker that has it checks as many prompts as it can already".to_owned());
+        }
+        serde_json::from_slice(&answer).map_err(|error| format!("the worker that has it answers what is not understood ({error})"))
+    }
+
+    /// Whether what is asked of a process reaches it, as far as is known: one that does not say is believed to be there.
+    pub async fn listens(&self, session: &str) -> bool {
+        if !self.inner.link.is_connected() {
+            return false;
+        }
+        let asked = self.inner.ask_within(session, &Command::Secrets { prompt_id: String::new() }, ANSWER_TIMEOUT).await;
+        asked.err().is_none_or(|error| error.kind() != RequestErrorKind::NoResponders)
     }
 
     /// Grows when who is there, or what they can run, changes.
@@ -218,13 +289,7 @@ impl NatsStore {
         let waiting = state.live.values().filter(|live| live.head.state == At::Waiting);
         let lacks = waiting.filter_map(|live| {
             let needs = &live.head.needs;
-            let lack = if workers.is_empty() {
-                "a worker: none is there".to_owned()
-            } else {
-                // Where all lack something: what who is nearest does.
-                let lacks: Option<Vec<Lack>> = workers.iter().map(|worker| worker.lack(needs)).collect();
-                lacks?.into_iter().max()?.to_string()
-            };
+            let lack = if workers.is_empty() { "a worker: none is there".to_owned() } else { missing(&workers, needs)? };
             Some((live.head.id.clone(), lack))
         });
         lacks.collect()

@@ -184,6 +184,11 @@ impl Inner {
         self.bucket.replication().await
     }
 
+    /// Whether NATS answers: what is in memory is there without it.
+    pub async fn answers(&self) -> Result<()> {
+        self.bucket.answers().await
+    }
+
     /// Whether a sign of life could be written.
     pub async fn write_sign(&self, document: &Document<'_>) -> bool {
         self.bucket.write(document).await.is_ok()

@@ -85,16 +85,28 @@ impl Inner {
             // Who slept himself has heard nobody meanwhile.
             let slept = last.elapsed() > interval * 2;
             last = Instant::now();
-            let sound = !slept && self.sign().await;
+            // It is known before the first lease ends whose signs did not come through.
+            let signed = !slept && tokio::time::timeout(self.options.lease / 3, self.sign()).await.unwrap_or(false);
             {
                 let mut since = self.leases.sound.lock();
-                *since = since.filter(|_| sound).or_else(|| sound.then(Instant::now));
-                if since.is_none_or(|since| since.elapsed() < self.options.lease) {
-                    continue;
-                }
+                *since = since.filter(|_| signed).or_else(|| signed.then(Instant::now));
             }
+            if !self.leases.settled(self.options.lease) {
+                continue;
+            }
+            self.forget_silent();
             self.expire().await;
             self.trim().await;
+        }
+    }
+
+    /// Forgets those who have not been heard of for the length of a lease.
+    fn forget_silent(&self) {
+        let mut members = self.members.lock();
+        let there = members.len();
+        members.retain(|_, member| member.heard.elapsed() < self.options.lease);
+        if members.len() < there {
+            self.fleet.send_modify(|changes| *changes += 1);
         }
     }
 

@@ -1,8 +1,9 @@
 //! What processes of a cluster tell of themselves and may be asked. It knows neither how that is sent nor what becomes of it.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use comfyd_jobs::Needs;
@@ -12,6 +13,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use crate::document::SCHEMA;
+
+/// How much of what is missing is named.
+const MAX_NAMED: usize = 16;
 
 /// What a process says of itself with every sign of life.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -84,16 +88,39 @@ impl Abilities {
 
     /// What is missing for a job; `None` if nothing is.
     pub fn lack(&self, needs: &Needs) -> Option<Lack> {
-        if let Some(class) = needs.classes.iter().find(|class| !self.classes.contains(*class)) {
-            return Some(Lack::Class(class.clone()));
-        }
-        let has = |folder, file| self.models.get(folder).is_some_and(|files: &BTreeSet<Arc<str>>| files.contains(file));
-        if let Some((folder, file)) = needs.models.iter().find(|(folder, file)| !has(folder, file)) {
-            return Some(Lack::Model { folder: folder.clone(), file: file.clone() });
-        }
-        let heavy = needs.models.iter().filter_map(|(folder, file)| Some((*self.heavy.get(folder)?.get(file)?, file)));
-        heavy.max().map(|(bytes, file)| Lack::Memory { bytes, file: file.clone() })
+        self.lacks(needs).into_iter().next()
     }
+
+    /// All that is missing for a job: classes first, then models, then memory.
+    fn lacks(&self, needs: &Needs) -> Vec<Lack> {
+        let classes = needs.classes.iter().filter(|class| !self.classes.contains(*class)).cloned().map(Lack::Class);
+        let has = |folder, file| self.models.get(folder).is_some_and(|files: &BTreeSet<Arc<str>>| files.contains(file));
+        let models = needs.models.iter().filter(|(folder, file)| !has(folder, file));
+        let models = models.map(|(folder, file)| Lack::Model { folder: folder.clone(), file: file.clone() });
+        let heavy = needs.models.iter().filter_map(|(folder, file)| Some((*self.heavy.get(folder)?.get(file)?, file)));
+        let memory = heavy.max().map(|(bytes, file)| Lack::Memory { bytes, file: file.clone() });
+        classes.chain(models).chain(memory).collect()
+    }
+}
+
+/// What is missing for a job where none of these can run it: what the nearest lacks. Where another one has some of that, all that no worker
+/// has together. `None` if one can run it.
+pub(crate) fn missing(workers: &[Arc<Abilities>], needs: &Needs) -> Option<String> {
+    let lacks: Vec<Vec<Lack>> = workers.iter().map(|worker| worker.lacks(needs)).collect();
+    let nearest = lacks.iter().max_by_key(|lacks| (lacks.first().map(Lack::rank), Reverse(lacks.len())))?;
+    let first = nearest.first()?;
+    if lacks.iter().any(Vec::is_empty) {
+        return None;
+    }
+    let same = |one: &Lack, other: &Lack| one == other || one.file().is_some_and(|file| other.file() == Some(file));
+    let has = |other: &Vec<Lack>, lack: &Lack| !other.iter().any(|lacks| same(lacks, lack));
+    if !nearest.iter().any(|lack| lacks.iter().any(|other| has(other, lack))) {
+        return Some(first.to_string());
+    }
+    let all: BTreeSet<&Lack> = lacks.iter().flatten().collect();
+    let named: Vec<String> = all.iter().take(MAX_NAMED).map(|lack| lack.what()).collect();
+    let more = if all.len() > MAX_NAMED { format!(" and {} more", all.len() - MAX_NAMED) } else { String::new() };
+    Some(format!("one worker that has all of this together: {}{more}", named.join(", ")))
 }
 
 /// What a process lacks for a job. Who lacks the latter is nearer to it.
@@ -117,15 +144,39 @@ pub enum Lack {
     },
 }
 
-impl std::fmt::Display for Lack {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl Lack {
+    /// Whoever lacks a thing of a higher one is nearer.
+    fn rank(&self) -> u8 {
         match self {
-            Self::Class(class) => write!(f, "a worker that has the node class '{class}'"),
-            Self::Model { folder, file } => write!(f, "a worker that has '{file}' in its folder '{folder}'"),
+            Self::Class(_) => 0,
+            Self::Model { .. } => 1,
+            Self::Memory { .. } => 2,
+        }
+    }
+
+    /// The model's file that it is about.
+    fn file(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Class(_) => None,
+            Self::Model { file, .. } | Self::Memory { file, .. } => Some(file),
+        }
+    }
+
+    fn what(&self) -> String {
+        match self {
+            Self::Class(class) => format!("the node class '{class}'"),
+            Self::Model { folder, file } => format!("'{file}' in its folder '{folder}'"),
             Self::Memory { bytes, file } => {
-                write!(f, "a worker with a device on which '{file}' has room, which needs {:.1} GiB", *bytes as f64 / f64::from(1 << 30))
+                format!("a device on which '{file}' has room, which needs {:.1} GiB", *bytes as f64 / f64::from(1 << 30))
             }
         }
+    }
+}
+
+impl std::fmt::Display for Lack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let has = if matches!(self, Self::Memory { .. }) { "with" } else { "that has" };
+        write!(f, "a worker {has} {}", self.what())
     }
 }
 
@@ -204,6 +255,13 @@ pub(crate) struct Leases {
     pub sound: Mutex<Option<Instant>>,
 }
 
+impl Leases {
+    /// Whether this process could write for the length of a lease: who was not heard of in it is not there.
+    pub fn settled(&self, lease: Duration) -> bool {
+        self.sound.lock().is_some_and(|since| since.elapsed() >= lease)
+    }
+}
+
 /// What the first sign of life says.
 pub(crate) fn beat(session: &str, about: About) -> Bytes {
     serde_json::to_vec(&Beat { v: SCHEMA, session: session.to_owned(), about, ends: false }).unwrap_or_default().into()
@@ -236,5 +294,31 @@ mod tests {
         assert_eq!(lack(&abilities).as_deref(), Some(told));
         assert!(abilities.lack(&needs) > far, "it is nearer");
         assert_eq!(abilities.lack(&Needs { models: vec![], ..needs.clone() }), None, "others have room");
+    }
+
+    #[test]
+    fn what_no_worker_has_together_is_told_whole() {
+        let workers = |all: &[&[&str]]| -> Vec<Arc<Abilities>> {
+            let classes = |classes: &&[&str]| classes.iter().map(|&class| class.into()).collect();
+            all.iter().map(|all| Arc::new(Abilities { classes: classes(all), ..Abilities::default() })).collect()
+        };
+        let needs = Needs { classes: vec!["A".into(), "X".into(), "Y".into()], ..Needs::default() };
+        let told = |all: &[&[&str]]| missing(&workers(all), &needs);
+        assert_eq!(told(&[&["A"], &["A", "X", "Y"]]), None);
+        assert_eq!(told(&[]), None, "that nobody is there is told in other words");
+        assert_eq!(told(&[&["A", "X"], &["A"]]).as_deref(), Some("a worker that has the node class 'Y'"), "nobody has it");
+        let together = "one worker that has all of this together: the node class 'X', the node class 'Y'";
+        assert_eq!(told(&[&["A", "X"], &["A", "Y"], &["A"]]).as_deref(), Some(together));
+        // A model without its class, and the class with the model where that has no room.
+        let needs = Needs { classes: vec!["X".into()], models: vec![("m".into(), "f".into())], ..Needs::default() };
+        let model = BTreeMap::from([("m".into(), BTreeSet::from(["f".into()]))]);
+        let heavy = BTreeMap::from([("m".into(), BTreeMap::from([("f".into(), 3 << 29)]))]);
+        let small = Abilities { classes: BTreeSet::from(["X".into()]), models: model.clone(), heavy, ..Abilities::default() };
+        let plain = Abilities::default();
+        let room = "a worker with a device on which 'f' has room, which needs 1.5 GiB";
+        assert_eq!(missing(&[small.clone().into(), plain.into()], &needs).as_deref(), Some(room), "who lacks the model has no room for it");
+        let large = Abilities { models: model, ..Abilities::default() };
+        let together = "one worker that has all of this together: the node class 'X', a device on which 'f' has room, which needs 1.5 GiB";
+        assert_eq!(missing(&[small.into(), large.into()], &needs).as_deref(), Some(together));
     }
 }

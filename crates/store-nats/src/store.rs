@@ -82,6 +82,11 @@ impl NatsStore {
         self.tasks.lock().drain(..).for_each(|task| task.abort());
     }
 
+    /// Does this in the background until it is closed.
+    pub(crate) fn keep(&self, task: JoinHandle<()>) {
+        self.tasks.lock().push(task);
+    }
+
     /// Gives a claim that is made in the background, and puts the job back if nobody waits for it any more.
     async fn claimed(&self, worker: &WorkerId, waits: bool) -> Result<Option<Held>> {
         let (reply, answer) = oneshot::channel();
@@ -152,6 +157,10 @@ impl JobStore for NatsStore {
 
     async fn counts(&self) -> Result<Counts> {
         Ok(self.inner.mirror.state.lock().line.counts())
+    }
+
+    async fn answers(&self) -> Result<()> {
+        self.inner.answers().await
     }
 
     async fn remove_pending(&self, ids: &[String]) -> Result<usize> {

@@ -634,6 +634,7 @@ fn hosted_catalog() -> Catalog {
         match arguments.get("how") {
             Some(Argument::Constant(Value::Text(how))) if &**how == "raise" => Err(Error::Raised(Box::new(raised("mine.Trouble", "no")))),
             Some(Argument::Constant(Value::Text(how))) if &**how == "panic" => panic!("on purpose"),
+            Some(Argument::Constant(Value::Text(how))) if &**how == "away" => Err(Error::Unreachable("nobody is there".into())),
             Some(Argument::Constant(Value::Text(how))) if &**how == "fine" => Ok(Vec::new()),
             _ => Ok(vec![
                 Refusal { input: "how".into(), reason: Some(format!("{} {}", names.join(" "), Json::Object(types.clone()))) },
@@ -695,6 +696,14 @@ fn classes_of_other_processes_check_their_values_themselves() {
     let rejected = validate(&hosted_catalog(), &StaticOptions, prompt, None, &Placing::default()).unwrap_err();
     let error = &rejected.to_json()["node_errors"]["1"]["errors"][0];
     assert_eq!(error["extra_info"], json!({"exception_type": "mine.Trouble", "traceback": ["line 1\n"]}));
+}
+
+#[test]
+fn what_nobody_can_check_now_is_no_mistake_of_the_prompt() {
+    let picky = |how: &str| json!({"class_type": "Picky", "inputs": {"how": how}});
+    let prompt = Prompt::parse(json!({"1": picky("fine"), "2": picky("away"), "3": picky("raise")}), &Limits::default()).unwrap();
+    let rejected = validate(&hosted_catalog(), &StaticOptions, prompt, None, &Placing::default()).unwrap_err();
+    assert_snapshot!(rejected.to_json().to_string(), @r#"{"error":{"type":"worker_unavailable","message":"the inputs of class 'Picky' cannot be checked now: nobody is there: try again later","details":"Node ID '#2'","extra_info":{}},"node_errors":{}}"#);
 }
 
 #[test]

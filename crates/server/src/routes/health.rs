@@ -56,19 +56,19 @@ async fn health_of() -> Json<Health> {
     Json(Health { status: "ok" })
 }
 
-/// The store's figures, if it tells them in time.
-async fn asked(app: &App) -> Result<Counts, ApiError> {
+/// What the store says, if it does in time.
+async fn asked<T>(answer: impl Future<Output = comfyd_jobs::Result<T>>) -> Result<T, ApiError> {
     let late = |_| ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "not_ready", "the store of prompts does not answer: try again later");
-    Ok(tokio::time::timeout(STORE_PATIENCE, app.store.counts()).await.map_err(late)??)
+    Ok(tokio::time::timeout(STORE_PATIENCE, answer).await.map_err(late)??)
 }
 
 async fn readiness(State(app): State<App>) -> Result<Json<Health>, ApiError> {
-    asked(&app).await?;
+    asked(app.store.answers()).await?;
     Ok(Json(Health { status: "ready" }))
 }
 
 async fn figures(State(app): State<App>) -> Result<([(HeaderName, &'static str); 1], String), ApiError> {
-    let counts = asked(&app).await?;
+    let counts = asked(app.store.counts()).await?;
     // The state of a card is its driver's to tell.
     let text = blocking(move || {
         let mut text = String::new();

@@ -51,7 +51,7 @@ failing
     StubRestart    -> INT                                   os.execv
 checks
     StubChanged    mode COMBO: same, counter, nan, raise, object -> INT
-    StubChecked    number INT, other INT -> INT             VALIDATE_INPUTS(number): > 10 "too much", < 0 False, 5 raises
+    StubChecked    number INT, other INT -> INT             VALIDATE_INPUTS(number): > 10 "too much", < 0 False, 5 raises, 9 takes a minute
     StubCheckedTypes value * -> STRING                      VALIDATE_INPUTS(input_types): must be INT
     StubCheckedAll a INT, b INT -> INT                      VALIDATE_INPUTS(**kwargs): a < b, else a text for both
 files
@@ -552,6 +552,8 @@ class StubChecked:
     def VALIDATE_INPUTS(cls, number):
         if number == 5:
             raise ValueError("not five")
+        if number == 9:
+            time.sleep(60)
         return "too much" if number > 10 else number >= 0
 
     def run(self, number, other):
