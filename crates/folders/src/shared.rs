@@ -2,7 +2,9 @@
 //! know which store it is.
 
 use std::collections::HashMap;
+use std::collections::hash_map::RandomState;
 use std::fs::{self, File, Metadata};
+use std::hash::BuildHasher as _;
 use std::io::{Error, ErrorKind, Result, Write as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +29,8 @@ const ROOM_PART: f64 = 0.9;
 const TURNS: usize = 64;
 /// How often a file is changed anew that others change too.
 const MAX_ATTEMPTS: usize = 16;
+/// How long a change that others were faster with waits at most before it is tried again, in microseconds.
+const MAX_YIELD_US: u64 = 20_000;
 
 /// A version of a shared file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -333,6 +337,8 @@ impl Copies {
             if self.write(path, &change(is_there)?, &when)? {
                 return Ok(());
             }
+            // So that not the same one is always the faster: by chance, up to a few times what a change takes.
+            std::thread::sleep(Duration::from_micros(RandomState::new().hash_one(0) % MAX_YIELD_US));
         }
         Err(Error::new(ErrorKind::ResourceBusy, "others change this file all the time: try again").into())
     }
