@@ -24,6 +24,8 @@ pub(crate) const NUMBER: &str = "number";
 pub(crate) const READERS: usize = 32;
 /// Before the bucket is followed anew after a failure.
 const PAUSE: Duration = Duration::from_millis(200);
+/// Beyond so many removals it is looked which of them need not be remembered.
+const MANY_GONE: usize = 1024;
 /// After how long without the bucket everything is read again: what left it since has left no trace.
 const STALE: Duration = Duration::from_hours(12);
 
@@ -60,6 +62,8 @@ pub(crate) struct State {
     pub secrets: HashMap<String, Secrets>,
     /// Objects of what is in the history, by revision.
     pub objects: HashMap<i64, Vec<String>>,
+    /// What this process removed and may still hear of as it was before, by the revisions of the removals.
+    gone: HashMap<String, u64>,
 }
 
 /// A job in the line.
@@ -188,6 +192,11 @@ impl Mirror {
     /// Takes in what this process wrote, which it knows before it hears of it.
     pub fn own(&self, revision: u64, head: &Head, texts: Option<JobTexts>) {
         self.apply(revision, head.clone(), texts);
+        let heard = *self.applied.borrow();
+        let mut state = self.state.lock();
+        if state.gone.len() > MANY_GONE || revision <= heard {
+            state.gone.retain(|_, removed| *removed > heard);
+        }
     }
 
     /// Changes the lists and says so in one step: who finds a change that another thread has made finds it announced.
@@ -239,7 +248,12 @@ impl Mirror {
             tracing::warn!(%error, prompt_id = head.id, "the texts of a prompt could not be read: lists show it without");
             None
         });
+        let gone = matches!(head.state, At::Gone).then(|| head.id.clone());
         self.apply(revision, head, texts);
+        // What is told comes in its order: nothing from before comes any more.
+        if let Some(id) = gone {
+            self.state.lock().gone.remove(&id);
+        }
     }
 
     /// The texts of a job, from its message or where its head says.
@@ -266,6 +280,7 @@ impl State {
         let mut touched = Touched::default();
         // A process knows what it wrote already, and maybe more.
         let known = self.live.get(&id).map(|live| live.revision).max(self.index.key(&id).and_then(|key| u64::try_from(key).ok()));
+        let known = known.max(self.gone.get(&id).copied());
         if known >= Some(revision) {
             return touched;
         }
@@ -307,7 +322,10 @@ impl State {
                     self.objects.insert(key, objects);
                 }
             }
-            At::Gone => drop(self.secrets.remove(&id)),
+            At::Gone => {
+                self.secrets.remove(&id);
+                self.gone.insert(id, revision);
+            }
         }
         touched
     }
