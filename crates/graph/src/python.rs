@@ -42,15 +42,10 @@ pub(crate) fn to_int(value: &Json) -> Result<Json, String> {
 
 /// `float(value)`; the error is Python's sentence.
 pub(crate) fn to_float(value: &Json) -> Result<Json, String> {
-    let float = match value {
-        Json::Number(n) => n.as_f64(),
-        Json::Bool(b) => Some(f64::from(u8::from(*b))),
-        Json::String(text) => numbers::float(text),
-        Json::Null | Json::Array(_) | Json::Object(_) => {
-            return Err(format!("float() argument must be a string or a real number, not '{}'", type_name(value)));
-        }
-    };
-    let float = float.ok_or_else(|| format!("could not convert string to float: {}", repr(value)))?;
+    if let Json::Null | Json::Array(_) | Json::Object(_) = value {
+        return Err(format!("float() argument must be a string or a real number, not '{}'", type_name(value)));
+    }
+    let float = numbers::float_of(value).ok_or_else(|| format!("could not convert string to float: {}", repr(value)))?;
     Ok(Number::from_f64(float).map_or_else(|| Json::String(numbers::repr_float(float)), Json::Number))
 }
 

@@ -24,6 +24,11 @@ use crate::options::{ApiShape, FrontEnd};
 use crate::routes::download;
 use crate::services::download::{Downloads, Policy};
 
+/// A node of a prompt.
+pub(crate) fn node() -> NodeRef {
+    NodeRef { id: "3".into(), display_id: "3".into(), real_id: "3".into(), parent_id: None, class_type: "KSampler".into(), title: None }
+}
+
 /// What ComfyUI's shape has otherwise, as docs/QUIRKS.md lists it.
 fn wire_differs(method: &str, path: &str) -> &'static [&'static str] {
     match (method, path) {
@@ -374,14 +379,6 @@ impl Check {
         assert_eq!(client.json("status").await["status"]["exec_info"]["queue_pending"], 2, "sent when it changes");
 
         let emit = |kind| server.app.hub.emit(Event { prompt_id: "p".into(), owner: "".into(), client_id: Some("me".into()), kind });
-        let node = || NodeRef {
-            id: "3".into(),
-            display_id: "3".into(),
-            real_id: "3".into(),
-            parent_id: None,
-            class_type: "KSampler".into(),
-            title: None,
-        };
         emit(EventKind::Executing(node()));
         has_all(document.event("executing"), &client.json("executing").await);
 

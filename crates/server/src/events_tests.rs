@@ -6,12 +6,13 @@ use std::sync::Arc;
 
 use comfyd_assets::ScanEvent;
 use comfyd_jobs::event::{NodeProgress, NodeState};
-use comfyd_jobs::{Event, EventKind, EventSink, Failure, Interruption, Message as Told, NodeRef};
+use comfyd_jobs::{Event, EventKind, EventSink, Failure, Interruption, Message as Told};
 use comfyd_node::PreviewImage;
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::Message;
 
+use crate::document_tests::node;
 use crate::document_tests::support::{Server, safetensors};
 use crate::routes::download;
 use crate::services::download::{Downloads, Policy};
@@ -98,14 +99,6 @@ fn scan_events() -> [ScanEvent; 11] {
 /// One of each kind of what prompts tell.
 fn prompt_events() -> Vec<EventKind> {
     let (prompt_id, timestamp_ms) = (|| "p".into(), 1);
-    let node = || NodeRef {
-        id: "3".into(),
-        display_id: "3".into(),
-        real_id: "3".into(),
-        parent_id: None,
-        class_type: "KSampler".into(),
-        title: None,
-    };
     let failure = Failure {
         prompt_id: prompt_id(),
         node_id: "3".into(),

@@ -54,13 +54,7 @@ pub(crate) fn invalid(error: &json::Error) -> ApiError {
 
 /// A number, or a text that Python's `float` reads as one.
 pub(crate) fn number(value: &Value) -> Option<f64> {
-    let number = match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => python::float(text),
-        Value::Bool(value) => Some(f64::from(u8::from(*value))),
-        Value::Null | Value::Array(_) | Value::Object(_) => None,
-    };
-    number.filter(|number| number.is_finite())
+    python::float_of(value).filter(|number| number.is_finite())
 }
 
 /// Whether a switch is on.

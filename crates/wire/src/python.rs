@@ -1,5 +1,7 @@
 //! Numbers as Python reads them from texts (`int`, `float`) and writes them (`repr`). Knows nothing of JSON.
 
+use serde_json::Value;
+
 /// The zeros of the scripts other than ASCII whose ten digits are decimal digits, in order (Unicode 14, as CPython 3.11 has it).
 const ZEROS: [u32; 65] = [
     0x660, 0x6f0, 0x7c0, 0x966, 0x9e6, 0xa66, 0xae6, 0xb66, 0xbe6, 0xc66, 0xce6, 0xd66, 0xde6, 0xe50, 0xed0, 0xf20, 0x1040, 0x1090, 0x17e0,
@@ -27,6 +29,16 @@ pub fn int_text(text: &str) -> Option<String> {
     }
     let digits = digits.trim_start_matches('0');
     Some(if digits.is_empty() { "0".into() } else { format!("{sign}{digits}") })
+}
+
+/// `float(value)` of a JSON value: a number, a text of one, or a truth value; `None` where Python raises an error.
+pub fn float_of(value: &Value) -> Option<f64> {
+    match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => float(text),
+        Value::Bool(value) => Some(f64::from(u8::from(*value))),
+        Value::Null | Value::Array(_) | Value::Object(_) => None,
+    }
 }
 
 /// `float(text)`, which may be infinite or NaN; `None` where Python raises an error.

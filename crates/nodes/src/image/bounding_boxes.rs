@@ -5,6 +5,7 @@ use comfyd_imaging::resize::{Crop, Method};
 use comfyd_imaging::text::{Bounds, Font, Layer};
 use comfyd_node::{Branch, Error, Input, NodeOutput, Result, Schema, Value};
 use comfyd_values::Image;
+use comfyd_wire::python;
 use ndarray::{Array4, Axis, s};
 use serde_json::{Map, Value as Json, json};
 
@@ -117,7 +118,7 @@ struct Region {
 
 impl Region {
     fn of(found: &Map<String, Json>, width: f64, height: f64) -> Self {
-        let number = |name: &str| found.get(name).and_then(boxes::float).unwrap_or(0.0);
+        let number = |name: &str| found.get(name).and_then(python::float_of).unwrap_or(0.0);
         let meta = found.get("metadata").and_then(Json::as_object);
         let told = |name: &str| meta.and_then(|meta| meta.get(name)).cloned().unwrap_or(json!(""));
         Self {

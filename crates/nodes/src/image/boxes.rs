@@ -10,15 +10,6 @@ pub(super) fn whole(value: Option<&Json>) -> i64 {
     value.and_then(|value| value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))).unwrap_or(0)
 }
 
-/// A number, a text of one, or a truth value, as Python's `float` reads them.
-pub(super) fn float(value: &Json) -> Option<f64> {
-    match value {
-        Json::String(text) => python::float(text),
-        Json::Bool(value) => Some(f64::from(u8::from(*value))),
-        other => other.as_f64(),
-    }
-}
-
 /// The boxes in a value, in pixels of a canvas of this size, which only elements need.
 pub(super) fn read(value: &Value, width: i64, height: i64) -> Result<Vec<Map<String, Json>>> {
     let json = match value {
@@ -62,7 +53,7 @@ fn pixels(of: &Map<String, Json>) -> Map<String, Json> {
 
 /// `bbox` is top, left, bottom and right in thousandths.
 fn of_element(element: &Map<String, Json>, width: i64, height: i64) -> Option<Map<String, Json>> {
-    let edges: Vec<f64> = element.get("bbox")?.as_array()?.iter().map(float).collect::<Option<_>>()?;
+    let edges: Vec<f64> = element.get("bbox")?.as_array()?.iter().map(python::float_of).collect::<Option<_>>()?;
     let &[top, left, bottom, right] = edges.as_slice() else { return None };
     let across = |edge: f64| (edge / 1000.0 * width as f64).round_ties_even() as i64;
     let down = |edge: f64| (edge / 1000.0 * height as f64).round_ties_even() as i64;
