@@ -14,23 +14,27 @@ use crate::http::Connection;
 use crate::parity;
 use crate::server::{Server, measured_commands};
 
-const USAGE: &str = "usage: cargo xtask bench-engine [--reference-command COMMAND] [--server COMMAND] [--case NAME] [--rounds N]
+const USAGE: &str = "usage: cargo xtask bench-engine [--reference-command COMMAND] [--server COMMAND] [--case NAME] [--size PIXELS] [--steps N] [--rounds N]
 
   --reference-command CMD   starts a ComfyUI; {port} and {base} become a free port and an empty folder, for example
                             '/opt/ComfyUI/venv/bin/python /opt/ComfyUI/main.py --cpu --port {port} --base-directory {base}'
   --server CMD              the server to measure in place of this project's release build
   --case NAME               the case in conformance/diffusion/cases.json (txt2img/256)
+  --size PIXELS             the sides of its picture in place of the case's
+  --steps N                 its steps in place of the case's; of a card, which is asked in advance, few say little
   --rounds N                how often the case runs once all is loaded; medians count (3)";
 
 struct Arguments {
     reference_command: Option<String>,
     server: Option<String>,
     case: String,
+    size: Option<u64>,
+    steps: Option<u64>,
     rounds: u64,
 }
 
 fn arguments(given: &[String]) -> Result<Arguments, String> {
-    let mut arguments = Arguments { reference_command: None, server: None, case: "txt2img/256".into(), rounds: 3 };
+    let mut arguments = Arguments { reference_command: None, server: None, case: "txt2img/256".into(), size: None, steps: None, rounds: 3 };
     let mut given = given.iter();
     while let Some(name) = given.next() {
         let value = given.next().ok_or(USAGE)?.clone();
@@ -38,6 +42,8 @@ fn arguments(given: &[String]) -> Result<Arguments, String> {
             "--reference-command" => arguments.reference_command = Some(value),
             "--server" => arguments.server = Some(value),
             "--case" => arguments.case = value,
+            "--size" => arguments.size = Some(value.parse().map_err(|_| USAGE)?),
+            "--steps" => arguments.steps = Some(value.parse().map_err(|_| USAGE)?),
             "--rounds" => arguments.rounds = value.parse().ok().filter(|rounds| *rounds > 0).ok_or(USAGE)?,
             _ => return Err(USAGE.into()),
         }
@@ -54,9 +60,14 @@ pub(crate) fn run(root: &Path, given: &[String]) -> Result<(), String> {
 
 async fn measure(root: &Path, arguments: &Arguments) -> io::Result<()> {
     let cases: Value = serde_json::from_slice(&std::fs::read(root.join("conformance/diffusion/cases.json"))?)?;
-    let workflow = cases[&arguments.case]["workflow"].clone();
-    if workflow.is_null() {
-        return Err(io::Error::other(format!("there is no case '{}'", arguments.case)));
+    let mut workflow = cases[&arguments.case]["workflow"].clone();
+    let Some(nodes) = workflow.as_object_mut() else { return Err(io::Error::other(format!("there is no case '{}'", arguments.case))) };
+    for inputs in nodes.values_mut().map(|node| &mut node["inputs"]) {
+        for (name, value) in [("width", arguments.size), ("height", arguments.size), ("steps", arguments.steps)] {
+            if let (Some(value), true) = (value, inputs[name].is_u64()) {
+                inputs[name] = value.into();
+            }
+        }
     }
     let checkpoint = parity::checkpoint(root, "sd15")?;
     let paths = parity::model_paths(root)?;

@@ -9,8 +9,9 @@ const SURROUNDINGS: [&str; 6] = ["env::var", "env::vars", "env::var_os", "env::a
 /// Where the surroundings may be read.
 const MAY_READ_SURROUNDINGS: [&str; 3] = ["crates/comfyd/", "fuzz/", "xtask/"];
 
-/// Where unsafe code may stand besides files that map files into memory: the kernels, and where CUDA's libraries are looked for.
-const MAY_BE_UNSAFE: [&str; 2] = ["crates/kernels/", "crates/engine/src/device.rs"];
+/// Where unsafe code may stand besides files that map files into memory: the kernels, where those for cards are launched, and where CUDA's
+/// libraries are looked for.
+const MAY_BE_UNSAFE: [&str; 3] = ["crates/kernels/", "crates/models/src/ops/cuda.rs", "crates/engine/src/device.rs"];
 
 /// Words that show that a file maps files.
 const MAPS_FILES: [&str; 2] = ["mmap", "Mmap"];
@@ -32,7 +33,7 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
                 found(index + 1, "only crates/comfyd reads the environment, the arguments and the current folder; pass the value in");
             }
             if !under(file, &MAY_BE_UNSAFE) && !maps_files && words(line).any(|word| word == "unsafe") {
-                found(index + 1, "unsafe code belongs into crates/kernels, crates/engine/src/device.rs or a file that maps files");
+                found(index + 1, "unsafe code belongs into crates/kernels, a file that launches kernels or looks for CUDA, or one that maps files");
             }
         }
     }

@@ -59,7 +59,7 @@ pub(crate) fn engine(config: &Config, device: DeviceChoice, folders: &Arc<Folder
     Ok(Engine::new(EngineOptions {
         device,
         cpu_level: config.cpu_level,
-        cpu_precision: config.cpu_precision,
+        precision: config.precision,
         memory_budget_bytes: config.memory_budget_bytes,
         account: account.clone(),
         preview: match config.preview_method {

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
-use comfyd_engine::{CpuLevel, CpuPrecision};
+use comfyd_engine::{CpuLevel, ProductPrecision};
 use comfyd_folders::Roots;
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule, Quotas};
@@ -215,7 +215,7 @@ pub struct Config {
     /// The best instruction set that models on the processor use; the best there is without it.
     pub cpu_level: Option<CpuLevel>,
     /// What products of models on the processor round their factors to.
-    pub cpu_precision: CpuPrecision,
+    pub precision: ProductPrecision,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,
     /// Longer side of previews, in pixels.
@@ -648,7 +648,7 @@ impl Places<'_> {
                 CpuFeatures::Most(level) => Some(level),
                 CpuFeatures::Auto | CpuFeatures::List => None,
             },
-            cpu_precision: runner.precision,
+            precision: runner.precision,
             preview_method: runner.preview_method,
             preview_size: runner.preview_size,
             cache,

@@ -8,7 +8,7 @@ use comfyd_node::Context;
 
 use crate::files::Files;
 use crate::residency::{Residency, Short};
-use crate::{CpuLevel, CpuPrecision, EngineOptions, Result, device};
+use crate::{CpuLevel, ProductPrecision, EngineOptions, Result, device};
 
 /// Memory of the device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,9 +45,9 @@ impl Engine {
         if let Some(level) = options.cpu_level {
             level.limit();
         }
-        options.cpu_precision.choose();
+        options.precision.choose();
         let device = device::open(options.device)?;
-        if device.is_cpu() && options.cpu_precision == CpuPrecision::Bf16 {
+        if device.is_cpu() && options.precision == ProductPrecision::Bf16 {
             let level = CpuLevel::best();
             if level.rounds() {
                 tracing::info!("products are computed with numbers of sixteen bits ({})", level.name());
@@ -128,6 +128,7 @@ impl Engine {
         if free_memory {
             self.inner.files.clear();
         }
+        device::trim(&self.inner.device);
     }
 }
 

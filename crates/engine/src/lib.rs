@@ -38,7 +38,7 @@ mod vae;
 mod vision;
 
 pub use candle_core::Tensor;
-pub use comfyd_kernels::{Level as CpuLevel, Precision as CpuPrecision};
+pub use comfyd_kernels::{Level as CpuLevel, Precision as ProductPrecision};
 
 pub use crate::array::{tensor, values};
 pub use crate::clip::{Clip, Tokens};

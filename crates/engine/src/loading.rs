@@ -56,6 +56,7 @@ impl Engine {
         let kind = match precision {
             Precision::Stored => "unet",
             Precision::Half => "unet in half precision",
+            Precision::Single => "unet in single precision",
             Precision::Fp8E4m3 => "unet in e4m3",
             Precision::Fp8E5m2 => "unet in e5m2",
         };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use comfyd_kernels::{Level as CpuLevel, Precision as CpuPrecision};
+use comfyd_kernels::{Level as CpuLevel, Precision as ProductPrecision};
 use comfyd_memory::Account;
 
 /// Which previews are shown while sampling.
@@ -51,8 +51,8 @@ pub struct EngineOptions {
     pub device: DeviceChoice,
     /// The best instruction set of the processor that kernels use, in the whole process; `None`: the best there is.
     pub cpu_level: Option<CpuLevel>,
-    /// What products on the processor round their factors to, in the whole process.
-    pub cpu_precision: CpuPrecision,
+    /// What products round their factors to, in the whole process.
+    pub precision: ProductPrecision,
     /// Bytes that loaded models may take together on a card; `None`: four fifths of its memory.
     pub memory_budget_bytes: Option<u64>,
     /// The memory of this process, of which models on the CPU are a part.
@@ -72,7 +72,7 @@ impl Default for EngineOptions {
         Self {
             device: DeviceChoice::Auto,
             cpu_level: None,
-            cpu_precision: CpuPrecision::F32,
+            precision: ProductPrecision::Auto,
             memory_budget_bytes: None,
             account: Account::unbounded(),
             preview: PreviewMethod::None,
@@ -88,7 +88,7 @@ impl fmt::Debug for EngineOptions {
         f.debug_struct("EngineOptions")
             .field("device", &self.device)
             .field("cpu_level", &self.cpu_level)
-            .field("cpu_precision", &self.cpu_precision)
+            .field("precision", &self.precision)
             .field("memory_budget_bytes", &self.memory_budget_bytes)
             .field("preview", &self.preview)
             .field("preview_size", &self.preview_size)

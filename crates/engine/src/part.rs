@@ -63,7 +63,10 @@ impl Part {
     /// A patched tensor in the type in which it stays. Patched weights keep full precision, except where the part keeps all of its weights as
     /// halves: eight bits would swallow most of a LoRA.
     fn round_patched(&self, tensor: Tensor) -> Result<Weight> {
-        let precision = if self.precision == Precision::Half { Precision::Half } else { Precision::Stored };
+        let precision = match self.precision {
+            Precision::Half | Precision::Single => self.precision,
+            Precision::Stored | Precision::Fp8E4m3 | Precision::Fp8E5m2 => Precision::Stored,
+        };
         precision.round(tensor.into())
     }
 }

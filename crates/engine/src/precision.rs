@@ -1,6 +1,6 @@
 //! The type that a part's weights are rounded to when they are loaded. What a part is used for is not known here.
 
-use candle_core::DType;
+use candle_core::{DType, Device};
 use comfyd_weights::{Form, LazyTensor, Scaled8, SmallFloat, Weight};
 
 use crate::error::{Error, Result};
@@ -13,6 +13,8 @@ pub(crate) enum Precision {
     Stored,
     /// In half precision (text encoders, as in the reference).
     Half,
+    /// In single precision: models that work on pictures, on a card, where products are as exact as the weight is held.
+    Single,
     /// Rounded to the eight-bit float with three bits of mantissa (`float8_e4m3fn`).
     Fp8E4m3,
     /// Rounded to the eight-bit float with two bits of mantissa (`float8_e5m2`).
@@ -20,6 +22,11 @@ pub(crate) enum Precision {
 }
 
 impl Precision {
+    /// For models that work on pictures. Halves would end where some of their numbers go on.
+    pub(crate) fn of_pictures(device: &Device) -> Self {
+        if device.is_cpu() { Self::Stored } else { Self::Single }
+    }
+
     /// UNETLoader's choice.
     pub(crate) fn of_widget(dtype: &str) -> Result<Self> {
         match dtype {
@@ -34,7 +41,7 @@ impl Precision {
     /// The eight-bit float that weights are rounded to.
     fn small_float(self) -> Option<SmallFloat> {
         match self {
-            Self::Stored | Self::Half => None,
+            Self::Stored | Self::Half | Self::Single => None,
             Self::Fp8E4m3 => Some(SmallFloat::E4m3),
             Self::Fp8E5m2 => Some(SmallFloat::E5m2),
         }
@@ -47,6 +54,7 @@ impl Precision {
             (Some(kind), Weight::Scaled8(weight)) if weight.kind == kind => Ok(Weight::Scaled8(weight)),
             (Some(kind), weight) => Ok(Weight::Scaled8(Scaled8::round(kind, &weight.dense()?)?)),
             (None, Weight::Dense(tensor)) if self == Self::Half => Ok(tensor.to_dtype(DType::F16)?.into()),
+            (None, weight) if self == Self::Single => Ok(weight.dense()?.to_dtype(DType::F32)?.into()),
             (None, weight) => Ok(weight),
         }
     }
@@ -56,6 +64,7 @@ impl Precision {
         let bytes_each = match lazy.form() {
             Form::Dense | Form::Small(_) if self.small_float().is_some() && lazy.dtype().is_float() => 1,
             Form::Dense if self == Self::Half && lazy.dtype().is_float() => 2,
+            Form::Dense | Form::Small(_) if self == Self::Single && lazy.dtype().is_float() => 4,
             Form::Dense | Form::Small(_) | Form::Scaled8 | Form::Scaled | Form::Quantised(_) | Form::Unknown => return lazy.size_bytes(),
         };
         lazy.shape().iter().fold(bytes_each, |bytes, axis| bytes.saturating_mul(*axis as u64))

@@ -28,7 +28,7 @@ pub struct UpscaleModel {
 impl UpscaleModel {
     pub(crate) fn new(engine: &Engine, weights: comfyd_weights::StateDict) -> Result<Self> {
         let config = Arc::new(upscale::UpscaleModel::detect(&weights)?);
-        let weights = Weights::new(Part::new(weights, engine.device().clone(), Precision::Stored));
+        let weights = Weights::new(Part::new(weights, engine.device().clone(), Precision::of_pictures(engine.device())));
         Ok(Self { engine: engine.clone(), config, weights })
     }
 

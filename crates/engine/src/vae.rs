@@ -32,7 +32,7 @@ pub struct Vae {
 impl Vae {
     pub(crate) fn new(engine: &Engine, weights: StateDict) -> Result<Self> {
         let config = Some(Arc::new(VaeConfig::detect(&weights)?));
-        let weights = Weights::new(Part::new(weights, engine.device().clone(), Precision::Stored));
+        let weights = Weights::new(Part::new(weights, engine.device().clone(), Precision::of_pictures(engine.device())));
         Ok(Self { engine: engine.clone(), config, weights })
     }
 

@@ -58,7 +58,7 @@ fn main() {
     let only = args.next().unwrap_or_default();
     let repeats = args.next().map_or(5, |repeats| repeats.parse().expect("REPEATS is a number"));
     if let Some(precision) = args.next() {
-        let known = Precision::ALL.into_iter().find(|known| known.name() == precision).expect("PRECISION is f32 or bf16");
+        let known = Precision::ALL.into_iter().find(|known| known.name() == precision).expect("PRECISION is auto, f32 or bf16");
         known.choose();
     }
     let bench = Bench { only, repeats };

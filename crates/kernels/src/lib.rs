@@ -1,4 +1,5 @@
-//! CPU kernels and torch-compatible random numbers. This crate knows neither models nor nodes.
+//! Kernels for processors, those for NVIDIA cards as text for their driver, and torch-compatible random numbers. This crate knows neither
+//! models nor nodes.
 //!
 //! The kernels work on slices, use all threads of rayon's pool, and choose AVX-512, AVX2, NEON or plain code at run time ([`Level`]). Weights
 //! are used in the type in which they are stored. Every kernel checks the lengths of its slices and returns an [`Error`] if they do not fit.
@@ -23,6 +24,10 @@ mod tile;
 mod tile16;
 mod weight;
 mod winograd;
+
+/// The kernels of `cuda/models.cu`, in the language of the driver.
+#[cfg(feature = "cuda")]
+pub const CUDA_MODELS: &str = include_str!(concat!(env!("OUT_DIR"), "/models.ptx"));
 
 pub use crate::activation::{add, add_planes, geglu, gelu, quick_gelu, silu, upsample_nearest};
 pub use crate::attention::{Attention, Mask, attention};

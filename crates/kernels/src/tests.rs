@@ -571,7 +571,7 @@ fn wrong_lengths_are_errors() {
 /// What the options choose is what kernels use; exact products stay exact.
 #[test]
 fn levels_that_round_are_for_those_who_ask() {
-    assert_eq!(Precision::chosen(), Precision::F32);
+    assert_eq!(Precision::chosen(), Precision::Auto);
     assert!(!Level::best().rounds());
     let names: Vec<_> = Level::available().map(Level::name).collect();
     let best = Level::available().filter(|level| !level.rounds()).last().unwrap();

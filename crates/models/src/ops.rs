@@ -1,20 +1,37 @@
 //! The operations that models are made of: a thin layer above the tensor library. Activations are F32 on the CPU; weights are
-//! used as they are held, in whatever type or few bits, so that no second copy of them is kept. On the CPU the kernels of `comfyd_kernels` do the work,
-//! elsewhere candle's operations.
+//! used as they are held, in whatever type or few bits, so that no second copy of them is kept. The kernels of `comfyd_kernels` do the work, and
+//! candle's operations what they leave.
 
-use candle_core::Tensor;
+use candle_core::{DType, Tensor};
+use comfyd_kernels::Conv2d;
 use comfyd_weights::Weight;
 
 use crate::error::Result;
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod portable;
 #[cfg(test)]
 mod tests;
 
+/// What the first kernels give that do it, else what follows.
+macro_rules! kernels_or {
+    ($operation:ident($($argument:expr),+), $else:expr) => {{
+        if let Some(result) = cpu::$operation($($argument),+)? {
+            return Ok(result);
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(result) = cuda::$operation($($argument),+)? {
+            return Ok(result);
+        }
+        $else
+    }};
+}
+
 /// `x (.., in) -> (.., out)` with `weight (out, in)` and `bias (out)`.
 pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-    cpu::linear(x, weight, bias)?.map_or_else(|| portable::linear(x, weight, bias), Ok)
+    kernels_or!(linear(x, weight, bias), portable::linear(x, weight, bias))
 }
 
 /// What is added to the result of a convolution, in the same go.
@@ -35,36 +52,33 @@ pub fn conv2d(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, stride: usize,
 
 /// [`conv2d`] and more sums.
 pub fn conv2d_added(x: &Tensor, weight: &Weight, added: Added<'_>, stride: usize, padding: usize) -> Result<Tensor> {
-    cpu::conv2d(x, weight, added, stride, padding)?.map_or_else(|| portable::conv2d_added(x, weight, added, stride, padding), Ok)
+    kernels_or!(conv2d(x, weight, added, stride, padding), portable::conv2d_added(x, weight, added, stride, padding))
 }
 
 /// [`conv2d`] of [`upsample_nearest_2x`] with a stride of one.
 pub fn conv2d_of_doubled(x: &Tensor, weight: &Weight, bias: Option<&Tensor>, padding: usize) -> Result<Tensor> {
-    match cpu::conv2d_of_doubled(x, weight, bias, padding)? {
-        Some(result) => Ok(result),
-        None => conv2d(&upsample_nearest_2x(x)?, weight, bias, 1, padding),
-    }
+    kernels_or!(conv2d_of_doubled(x, weight, bias, padding), conv2d(&upsample_nearest_2x(x)?, weight, bias, 1, padding))
 }
 
 /// Scaled dot-product attention: `q (B, N, heads * D)`, `k` and `v (B, M, heads * D)` to `(B, N, heads * D)`, scale `1 / sqrt(D)`. `mask`
 /// is added to the scores; it is `(N, M)`, `(B, N, M)` or `(B, heads, N, M)`, where axes of length one serve for all.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
-    cpu::attention(q, k, v, heads, mask)?.map_or_else(|| portable::attention(q, k, v, heads, mask), Ok)
+    kernels_or!(attention(q, k, v, heads, mask), portable::attention(q, k, v, heads, mask))
 }
 
 /// Normalises groups of channels of `x (B, C, ..)`; `weight` and `bias` are `(C)`.
 pub fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
-    cpu::group_norm(x, weight, bias, groups, eps, false)?.map_or_else(|| portable::group_norm(x, weight, bias, groups, eps), Ok)
+    kernels_or!(group_norm(x, weight, bias, groups, eps, false), portable::group_norm(x, weight, bias, groups, eps))
 }
 
 /// [`group_norm`] followed by [`silu`].
 pub fn group_norm_silu(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
-    cpu::group_norm(x, weight, bias, groups, eps, true)?.map_or_else(|| portable::group_norm_silu(x, weight, bias, groups, eps), Ok)
+    kernels_or!(group_norm(x, weight, bias, groups, eps, true), portable::group_norm_silu(x, weight, bias, groups, eps))
 }
 
 /// Normalises the last axis of `x (.., C)`; `weight` and `bias` are `(C)`.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    cpu::layer_norm(x, weight, bias, eps)?.map_or_else(|| portable::layer_norm(x, weight, bias, eps), Ok)
+    kernels_or!(layer_norm(x, weight, bias, eps), portable::layer_norm(x, weight, bias, eps))
 }
 
 /// `x * sigmoid(x)`.
@@ -84,7 +98,7 @@ pub fn quick_gelu(x: &Tensor) -> Result<Tensor> {
 
 /// `(.., 2C) -> (.., C)`: the first half times the exact GELU of the second.
 pub fn geglu(x: &Tensor) -> Result<Tensor> {
-    cpu::geglu(x)?.map_or_else(|| portable::geglu(x), Ok)
+    kernels_or!(geglu(x), portable::geglu(x))
 }
 
 /// `(B, C, H, W) -> (B, C, 2H, 2W)`, each value four times.
@@ -105,4 +119,39 @@ pub fn add_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 /// Rows of `weight (vocabulary, width)`: `ids (..) -> (.., width)`, as F32.
 pub fn embedding(ids: &Tensor, weight: &Weight) -> Result<Tensor> {
     cpu::embedding(ids, weight)?.map_or_else(|| portable::embedding(ids, weight), Ok)
+}
+
+/// The sizes of a convolution of a picture of this shape, and the shape of its result.
+fn conv2d_sizes(
+    (batch, channels, height, width): (usize, usize, usize, usize),
+    weight: &Weight,
+    stride: usize,
+    padding: usize,
+) -> Option<(Conv2d, [usize; 4])> {
+    let &[out_channels, in_channels, kernel_height, kernel_width] = weight.dims() else { return None };
+    let sizes = Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding };
+    let (out_height, out_width) = sizes.output_size().ok()?;
+    (in_channels == channels).then_some((sizes, [batch, out_channels, out_height, out_width]))
+}
+
+/// A mask as contiguous F32 with four axes, each one or whole, the last whole.
+fn four_axes(mask: &Tensor, whole: [usize; 4]) -> Result<Option<Tensor>> {
+    let mask = match mask.rank() {
+        2 => mask.unsqueeze(0)?.unsqueeze(0)?,
+        3 => mask.unsqueeze(1)?,
+        4 => mask.clone(),
+        _ => return Ok(None),
+    };
+    if mask.dims().iter().zip(whole).any(|(&have, whole)| have != 1 && have != whole) {
+        return Ok(None);
+    }
+    let (b, h, n, _) = mask.dims4()?;
+    Ok(Some(mask.broadcast_as((b, h, n, whole[3]))?.to_dtype(DType::F32)?.contiguous()?))
+}
+
+/// How far apart a mask's batches, heads and queries lie; an axis of length one serves for all.
+fn mask_strides(mask: &Tensor) -> Result<[usize; 3]> {
+    let (b, h, n, m) = mask.dims4()?;
+    let stride = |len: usize, stride: usize| if len == 1 { 0 } else { stride };
+    Ok([stride(b, h * n * m), stride(h, n * m), stride(n, m)])
 }

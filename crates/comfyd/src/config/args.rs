@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{ArgAction, Args, Parser, Subcommand};
 use clap_complete::Shell;
-use comfyd_engine::{CpuLevel, CpuPrecision};
+use comfyd_engine::{CpuLevel, ProductPrecision};
 use comfyd_server::keys::Scope;
 use comfyd_server::{HostRule, OriginRule};
 
@@ -320,10 +320,10 @@ pub struct RunnerArgs {
     /// The best instruction set that models on the processor use: auto, or one of those that are printed without a value.
     #[arg(long, value_name = "SET", num_args = 0..=1, default_value = "auto", default_missing_value = "list", value_parser = cpu_features)]
     pub cpu_features: CpuFeatures,
-    /// What models on the processor round the factors of their products to: f32 (nothing) or bf16 (sixteen bits, faster where the processor
-    /// has avx512-fp16 or avx512-bf16).
-    #[arg(long, value_name = "PRECISION", default_value = "f32", value_parser = precision)]
-    pub precision: CpuPrecision,
+    /// What models round the factors of their products to: f32 (nothing), bf16 (sixteen bits, faster on cards and on processors with
+    /// avx512-fp16 or avx512-bf16) or auto (f32 on the processor, on cards what the weights are held in).
+    #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = precision)]
+    pub precision: ProductPrecision,
     /// How samplers make previews.
     #[arg(long, value_name = "METHOD", default_value = "none")]
     pub preview_method: PreviewMethod,
@@ -606,9 +606,9 @@ fn megabytes(text: &str) -> Result<f64, String> {
 }
 
 /// How exact products are.
-fn precision(text: &str) -> Result<CpuPrecision, String> {
-    let known = CpuPrecision::ALL.into_iter().find(|known| text.eq_ignore_ascii_case(known.name()));
-    known.ok_or_else(|| format!("`{text}` is no precision; take f32 or bf16"))
+fn precision(text: &str) -> Result<ProductPrecision, String> {
+    let known = ProductPrecision::ALL.into_iter().find(|known| text.eq_ignore_ascii_case(known.name()));
+    known.ok_or_else(|| format!("`{text}` is no precision; take auto, f32 or bf16"))
 }
 
 /// The instruction sets that kernels may use.

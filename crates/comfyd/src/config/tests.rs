@@ -60,11 +60,11 @@ fn instruction_sets_are_told_and_limited() {
 
 #[test]
 fn products_are_as_exact_as_asked() {
-    assert_eq!(serve(&[]).cpu_precision, comfyd_engine::CpuPrecision::F32);
-    for precision in comfyd_engine::CpuPrecision::ALL {
-        assert_eq!(serve(&["--precision", precision.name()]).cpu_precision, precision);
+    assert_eq!(serve(&[]).precision, comfyd_engine::ProductPrecision::Auto);
+    for precision in comfyd_engine::ProductPrecision::ALL {
+        assert_eq!(serve(&["--precision", precision.name()]).precision, precision);
     }
-    assert!(refusal(&["serve", "--precision", "fp8"], &[]).contains("`fp8` is no precision; take f32 or bf16"));
+    assert!(refusal(&["serve", "--precision", "fp8"], &[]).contains("`fp8` is no precision; take auto, f32 or bf16"));
 }
 
 #[test]

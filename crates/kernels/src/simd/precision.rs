@@ -1,27 +1,30 @@
 //! How exact the products of models are, for the whole process.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 /// What the factors of products are rounded to. Sums and everything else are in single precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// Nothing: single precision.
+    /// What suits the device: nothing on the processor; on a card what the weight is held in, and TF32 where that is single precision.
     #[default]
+    Auto,
+    /// Nothing: single precision.
     F32,
-    /// Sixteen bits: bfloat16, or half precision where its products are the faster ones. Has an effect where the processor has such
-    /// products ([`Level::Avx512Bf16`](super::Level), [`Level::Avx512Fp16`](super::Level)).
+    /// Sixteen bits: bfloat16, or on the processor half precision where its products are the faster ones. Has an effect where there are
+    /// such products: on cards, and on processors at [`Level::Avx512Bf16`](super::Level) and [`Level::Avx512Fp16`](super::Level).
     Bf16,
 }
 
-static IS_BF16: AtomicBool = AtomicBool::new(false);
+static CHOSEN: AtomicU8 = AtomicU8::new(Precision::Auto as u8);
 
 impl Precision {
-    /// Both of them.
-    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::F32, Self::Bf16];
 
     /// What it is called in options.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Auto => "auto",
             Self::F32 => "f32",
             Self::Bf16 => "bf16",
         }
@@ -29,11 +32,12 @@ impl Precision {
 
     /// Has this process compute so from now on.
     pub fn choose(self) {
-        IS_BF16.store(self == Self::Bf16, Ordering::Relaxed);
+        CHOSEN.store(self as u8, Ordering::Relaxed);
     }
 
     /// How this process computes.
     pub fn chosen() -> Self {
-        if IS_BF16.load(Ordering::Relaxed) { Self::Bf16 } else { Self::F32 }
+        let chosen = CHOSEN.load(Ordering::Relaxed);
+        Self::ALL.into_iter().find(|one| *one as u8 == chosen).unwrap_or_default()
     }
 }

@@ -3,10 +3,10 @@
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, D, DType, Storage, StorageRef, Tensor};
-use comfyd_kernels::{Attention, Conv2d, Format, GroupNorm, Mask, Packed};
+use comfyd_kernels::{Attention, Format, GroupNorm, Mask, Packed};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
-use super::Added;
+use super::{Added, conv2d_sizes, four_axes, mask_strides};
 use crate::error::{Error, Result};
 
 /// Whether a tensor holds F32 numbers on the CPU.
@@ -156,19 +156,6 @@ pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resu
     with_weight(weight, |weight| mapped(x, shape, |x, out| comfyd_kernels::linear(x, weight, bias.as_deref(), rows, depth, columns, out)))
 }
 
-/// The sizes of a convolution of a picture of this shape, and the shape of its result.
-fn conv2d_sizes(
-    (batch, channels, height, width): (usize, usize, usize, usize),
-    weight: &Weight,
-    stride: usize,
-    padding: usize,
-) -> Option<(Conv2d, [usize; 4])> {
-    let &[out_channels, in_channels, kernel_height, kernel_width] = weight.dims() else { return None };
-    let sizes = Conv2d { batch, in_channels, out_channels, height, width, kernel_height, kernel_width, stride, padding };
-    let (out_height, out_width) = sizes.output_size().ok()?;
-    (in_channels == channels).then_some((sizes, [batch, out_channels, out_height, out_width]))
-}
-
 pub(super) fn conv2d(x: &Tensor, weight: &Weight, added: Added<'_>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
     if !is_ours(x) || !is_weight(weight) || x.rank() != 4 {
         return Ok(None);
@@ -223,6 +210,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
         return Ok(None);
     }
     let mask = match mask {
+        Some(mask) if !mask.device().is_cpu() => return Ok(None),
         Some(mask) => {
             let Some(mask) = four_axes(mask, [batch, heads, queries, keys])? else { return Ok(None) };
             Some(mask)
@@ -232,10 +220,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     let mask_numbers = mask.as_ref().map(Numbers::of).transpose()?;
     let mask = match (&mask, &mask_numbers) {
         (Some(mask), Some(numbers)) => {
-            let (b, h, n, m) = mask.dims4()?;
-            // An axis of length one serves for all.
-            let stride = |len: usize, stride: usize| if len == 1 { 0 } else { stride };
-            let (batch_stride, head_stride, query_stride) = (stride(b, h * n * m), stride(h, n * m), stride(n, m));
+            let [batch_stride, head_stride, query_stride] = mask_strides(mask)?;
             Some(Mask { values: numbers.f32()?, batch_stride, head_stride, query_stride })
         }
         _ => None,
@@ -245,24 +230,6 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     let (k, v) = (k.f32()?, v.f32()?);
     let sizes = Attention { batch, heads, head_dim: inner / heads, queries, keys };
     mapped(q, q.shape(), |q, out| comfyd_kernels::attention(q, k, v, &sizes, mask, out))
-}
-
-/// A mask as contiguous F32 with four axes, each one or whole, the last whole.
-fn four_axes(mask: &Tensor, whole: [usize; 4]) -> Result<Option<Tensor>> {
-    if !mask.device().is_cpu() {
-        return Ok(None);
-    }
-    let mask = match mask.rank() {
-        2 => mask.unsqueeze(0)?.unsqueeze(0)?,
-        3 => mask.unsqueeze(1)?,
-        4 => mask.clone(),
-        _ => return Ok(None),
-    };
-    if mask.dims().iter().zip(whole).any(|(&have, whole)| have != 1 && have != whole) {
-        return Ok(None);
-    }
-    let (b, h, n, _) = mask.dims4()?;
-    Ok(Some(mask.broadcast_as((b, h, n, whole[3]))?.to_dtype(DType::F32)?.contiguous()?))
 }
 
 pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, silu: bool) -> Result<Option<Tensor>> {

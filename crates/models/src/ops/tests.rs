@@ -30,6 +30,9 @@ fn assert_close(got: Option<Tensor>, wanted: &Tensor) {
     assert!(difference < 2e-5, "the difference is {difference}");
 }
 
+#[cfg(feature = "cuda")]
+mod card;
+
 const TYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 #[test]

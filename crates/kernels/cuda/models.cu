@@ -1,0 +1,333 @@
+// What models compute on an NVIDIA card between the matrix products, which cuBLAS does. Activations are single precision; factors of
+// products are rounded to half precision, bfloat16, or not at all, as the weight they meet is held. Compiled to PTX by build.rs and
+// launched by comfyd-models. Needs compute capability 8.0.
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <stdint.h>
+
+// Half precision ends at 65,504: what is larger becomes that, not infinity.
+__device__ __forceinline__ __half narrowed(float x, __half) { return __float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)); }
+__device__ __forceinline__ __nv_bfloat16 narrowed(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
+__device__ __forceinline__ float narrowed(float x, float) { return x; }
+__device__ __forceinline__ float widened(__half x) { return __half2float(x); }
+__device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
+__device__ __forceinline__ float widened(float x) { return x; }
+
+// A NaN stays one.
+template <typename T> __device__ __forceinline__ T factor(float x) { return x == x ? narrowed(x, T()) : T(x); }
+
+template <typename T> __device__ void convert_to(const float *x, T *out, size_t count) {
+    size_t stride = (size_t)gridDim.x * blockDim.x * 4;
+    // A part of a tensor may begin anywhere.
+    bool aligned = (uintptr_t)x % 16 == 0 && (uintptr_t)out % 8 == 0;
+    for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < count; i += stride) {
+        if (aligned && i + 4 <= count) {
+            float4 four = *reinterpret_cast<const float4 *>(x + i);
+            T out4[4] = {factor<T>(four.x), factor<T>(four.y), factor<T>(four.z), factor<T>(four.w)};
+            *reinterpret_cast<uint2 *>(out + i) = *reinterpret_cast<uint2 *>(out4);
+        } else {
+            for (size_t j = i; j < count && j < i + 4; j++) out[j] = factor<T>(x[j]);
+        }
+    }
+}
+
+extern "C" __global__ void to_f16(const float *x, __half *out, size_t count) { convert_to(x, out, count); }
+extern "C" __global__ void to_bf16(const float *x, __nv_bfloat16 *out, size_t count) { convert_to(x, out, count); }
+
+// The patches of one picture `x (I, H, W)` as the columns of a matrix `(I * kh * kw, pixels)`, for the pixels of the result's rows that begin at
+// `first`. `scale` is 2 where the convolution is of the picture with each pixel twice along both axes.
+struct Patches {
+    int height, width, kernel_height, kernel_width, stride, padding, scale, out_width, first, pixels;
+};
+
+template <typename T> __device__ void columns_to(const float *x, T *out, Patches p) {
+    int pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    if (pixel >= p.pixels) return;
+    int row = blockIdx.y;
+    int of_kernel = row % (p.kernel_height * p.kernel_width), channel = row / (p.kernel_height * p.kernel_width);
+    int at = p.first + pixel;
+    int y = at / p.out_width * p.stride - p.padding + of_kernel / p.kernel_width;
+    int v = at % p.out_width * p.stride - p.padding + of_kernel % p.kernel_width;
+    float value = 0.f;
+    if (y >= 0 && v >= 0 && y < p.height * p.scale && v < p.width * p.scale) {
+        value = x[((size_t)channel * p.height + y / p.scale) * p.width + v / p.scale];
+    }
+    out[(size_t)row * p.pixels + pixel] = factor<T>(value);
+}
+
+extern "C" __global__ void columns_f16(const float *x, __half *out, Patches p) { columns_to(x, out, p); }
+extern "C" __global__ void columns_bf16(const float *x, __nv_bfloat16 *out, Patches p) { columns_to(x, out, p); }
+extern "C" __global__ void columns_f32(const float *x, float *out, Patches p) { columns_to(x, out, p); }
+
+// What a product is added to: `out (batch, channels, pixels)` becomes bias (by channel), per_image (by batch and channel) and residual,
+// each of which may be missing. Rows of a matrix are the pictures of one pixel.
+extern "C" __global__ void sums(float *out, const float *bias, const float *per_image, const float *residual, int channels, size_t pixels, size_t count) {
+    size_t stride = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
+        size_t plane = i / pixels;
+        float value = residual ? residual[i] : 0.f;
+        if (bias) value += bias[plane % channels];
+        if (per_image) value += per_image[plane];
+        out[i] = value;
+    }
+}
+
+// The sums of a block's threads, in the first one.
+__device__ __forceinline__ float2 block_sum(float2 v) {
+    __shared__ float2 of_warps[32];
+    for (int offset = 16; offset; offset >>= 1) {
+        v.x += __shfl_down_sync(~0u, v.x, offset);
+        v.y += __shfl_down_sync(~0u, v.y, offset);
+    }
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = v;
+    __syncthreads();
+    if (threadIdx.x < 32) {
+        v = threadIdx.x < blockDim.x / 32 ? of_warps[threadIdx.x] : make_float2(0.f, 0.f);
+        for (int offset = 16; offset; offset >>= 1) {
+            v.x += __shfl_down_sync(~0u, v.x, offset);
+            v.y += __shfl_down_sync(~0u, v.y, offset);
+        }
+    }
+    return v;
+}
+
+// Group normalisation in two passes. First: sums of the distances to the group's first number, and of their squares, of each of `gridDim.x`
+// parts of a group (`blockIdx.y`), into `partial (groups, parts)`.
+extern "C" __global__ void group_sums(const float *x, float2 *partial, size_t size) {
+    const float *group = x + (size_t)blockIdx.y * size;
+    float from = group[0];
+    float2 v = make_float2(0.f, 0.f);
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < size; i += (size_t)gridDim.x * blockDim.x) {
+        float distance = group[i] - from;
+        v.x += distance;
+        v.y += distance * distance;
+    }
+    v = block_sum(v);
+    if (threadIdx.x == 0) partial[(size_t)blockIdx.y * gridDim.x + blockIdx.x] = v;
+}
+
+// Second: the numbers normalised, scaled and shifted by channel, and put through SiLU if that is wanted.
+extern "C" __global__ void group_apply(const float *x, const float2 *partial, const float *weight, const float *bias, float *out, size_t size, size_t pixels, int groups,
+                                       int channels, int parts, float eps, int silu) {
+    __shared__ float mean_and_scale[2];
+    size_t start = (size_t)blockIdx.y * size;
+    if (threadIdx.x == 0) {
+        double sum = 0, squares = 0;
+        for (int i = 0; i < parts; i++) {
+            float2 part = partial[(size_t)blockIdx.y * parts + i];
+            sum += part.x;
+            squares += part.y;
+        }
+        double mean = sum / size, variance = squares / size - mean * mean;
+        mean_and_scale[0] = (float)(x[start] + mean);
+        mean_and_scale[1] = (float)(1.0 / sqrt((variance > 0 ? variance : 0) + eps));
+    }
+    __syncthreads();
+    float mean = mean_and_scale[0], scale = mean_and_scale[1];
+    int first = blockIdx.y % groups * (channels / groups);
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < size; i += (size_t)gridDim.x * blockDim.x) {
+        int channel = first + (int)(i / pixels);
+        float value = (x[start + i] - mean) * scale * weight[channel] + bias[channel];
+        out[start + i] = silu ? value / (1.f + expf(-value)) : value;
+    }
+}
+
+// Layer normalisation of rows, a block each.
+extern "C" __global__ void layer_norm(const float *x, const float *weight, const float *bias, float *out, int columns, float eps) {
+    __shared__ float mean_and_scale[2];
+    const float *row = x + (size_t)blockIdx.x * columns;
+    float *to = out + (size_t)blockIdx.x * columns;
+    float from = row[0];
+    float2 v = make_float2(0.f, 0.f);
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) {
+        float distance = row[i] - from;
+        v.x += distance;
+        v.y += distance * distance;
+    }
+    v = block_sum(v);
+    if (threadIdx.x == 0) {
+        float mean = v.x / columns;
+        mean_and_scale[0] = from + mean;
+        mean_and_scale[1] = rsqrtf(fmaxf(v.y / columns - mean * mean, 0.f) + eps);
+    }
+    __syncthreads();
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) to[i] = (row[i] - mean_and_scale[0]) * mean_and_scale[1] * weight[i] + bias[i];
+}
+
+// `(rows, 2 * columns) -> (rows, columns)`: the first half times the exact GELU of the second.
+extern "C" __global__ void geglu(const float *x, float *out, int columns, size_t count) {
+    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) {
+        const float *row = x + i / columns * 2 * columns;
+        int column = i % columns;
+        float gate = row[columns + column];
+        out[i] = row[column] * 0.5f * gate * (1.f + erff(gate * 0.70710678f));
+    }
+}
+
+// Attention without a matrix of scores (online softmax), on the tensor cores. `q (B, N, heads * D)`, `k` and `v (B, M, heads * D)` are
+// half precision, `out (B, N, heads * D)` is single precision. A block of four warps takes 64 queries of one head, a warp sixteen; keys come
+// in tiles of 64. `mask`, if there, is added to the scores; its rows are whole, and strides of axes that serve for all are 0.
+struct Mask {
+    const float *values;
+    long long batch, head, query;
+};
+
+__device__ __forceinline__ uint32_t shared_address(const void *p) { return (uint32_t)__cvta_generic_to_shared(p); }
+
+__device__ __forceinline__ void load_matrices(uint32_t (&r)[4], uint32_t at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
+}
+__device__ __forceinline__ void load_matrices_transposed(uint32_t (&r)[4], uint32_t at) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];" : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(at));
+}
+__device__ __forceinline__ void product(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+__device__ __forceinline__ uint32_t pair(float low, float high) {
+    __half both[2] = {factor<__half>(low), factor<__half>(high)};
+    return *reinterpret_cast<uint32_t *>(both);
+}
+
+// Rows `first ..` of `from`, of `stride` numbers each of which `width` count, into a tile of 64 rows of `D` numbers, zeros beyond.
+template <int D> __device__ __forceinline__ void load_tile(__half (*tile)[D + 8], const __half *from, size_t stride, int width, int first, int rows) {
+    for (int i = threadIdx.x; i < 64 * (D / 8); i += 128) {
+        int row = i / (D / 8), column = i % (D / 8) * 8;
+        uint4 eight = make_uint4(0, 0, 0, 0);
+        if (first + row < rows && column < width) eight = *reinterpret_cast<const uint4 *>(from + (size_t)(first + row) * stride + column);
+        *reinterpret_cast<uint4 *>(&tile[row][column]) = eight;
+    }
+}
+
+// `D`: the width of a head, `width`, rounded up to sixteens; `width` is a multiple of eight.
+template <int D>
+__device__ void attend(const __half *q, const __half *k, const __half *v, float *out, int queries, int keys, int heads, int width, float scale, Mask mask) {
+    __shared__ __align__(16) __half tile_k[64][D + 8], tile_v[64][D + 8];
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    int head = blockIdx.y % heads, batch = blockIdx.y / heads;
+    size_t stride = (size_t)heads * width;
+    q += (size_t)batch * queries * stride + (size_t)head * width;
+    k += (size_t)batch * keys * stride + (size_t)head * width;
+    v += (size_t)batch * keys * stride + (size_t)head * width;
+    out += (size_t)batch * queries * stride + (size_t)head * width;
+    int first = blockIdx.x * 64;
+
+    // The queries stay in registers.
+    load_tile<D>(tile_k, q, stride, width, first, queries);
+    __syncthreads();
+    uint32_t query[D / 16][4];
+    #pragma unroll
+    for (int d = 0; d < D / 16; d++) load_matrices(query[d], shared_address(&tile_k[warp * 16 + lane % 16][d * 16 + lane / 16 * 8]));
+    __syncthreads();
+
+    float sum[D / 8][4] = {};
+    float largest[2] = {-INFINITY, -INFINITY}, weights[2] = {0.f, 0.f};
+    int row = first + warp * 16 + lane / 4;
+    const float *mask_rows[2] = {nullptr, nullptr};
+    if (mask.values) {
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            int at = min(row + half * 8, queries - 1);
+            mask_rows[half] = mask.values + batch * mask.batch + head * mask.head + at * mask.query;
+        }
+    }
+    for (int start = 0; start < keys; start += 64) {
+        load_tile<D>(tile_k, k, stride, width, start, keys);
+        load_tile<D>(tile_v, v, stride, width, start, keys);
+        __syncthreads();
+
+        float score[8][4] = {};
+        #pragma unroll
+        for (int d = 0; d < D / 16; d++) {
+            #pragma unroll
+            for (int n = 0; n < 4; n++) {
+                uint32_t part[4];
+                load_matrices(part, shared_address(&tile_k[n * 16 + lane / 16 * 8 + lane % 8][d * 16 + lane / 8 % 2 * 8]));
+                product(score[2 * n], query[d], part[0], part[1]);
+                product(score[2 * n + 1], query[d], part[2], part[3]);
+            }
+        }
+        float now[2] = {largest[0], largest[1]};
+        #pragma unroll
+        for (int n = 0; n < 8; n++) {
+            #pragma unroll
+            for (int i = 0; i < 4; i++) {
+                int key = start + n * 8 + lane % 4 * 2 + i % 2;
+                float value = score[n][i] * scale;
+                if (key >= keys) value = -INFINITY;
+                else if (mask.values) value += mask_rows[i / 2][key];
+                score[n][i] = value;
+                now[i / 2] = fmaxf(now[i / 2], value);
+            }
+        }
+        #pragma unroll
+        for (int half = 0; half < 2; half++) {
+            now[half] = fmaxf(now[half], __shfl_xor_sync(~0u, now[half], 1));
+            now[half] = fmaxf(now[half], __shfl_xor_sync(~0u, now[half], 2));
+            // All masked so far: nothing to scale, and nothing to add.
+            float base = now[half] == -INFINITY ? 0.f : now[half];
+            float shrink = expf(largest[half] - base);
+            largest[half] = now[half];
+            weights[half] *= shrink;
+            #pragma unroll
+            for (int d = 0; d < D / 8; d++) {
+                sum[d][half * 2] *= shrink;
+                sum[d][half * 2 + 1] *= shrink;
+            }
+            #pragma unroll
+            for (int n = 0; n < 8; n++) {
+                #pragma unroll
+                for (int i = 0; i < 2; i++) {
+                    float weight = expf(score[n][half * 2 + i] - base);
+                    score[n][half * 2 + i] = weight;
+                    weights[half] += weight;
+                }
+            }
+        }
+        #pragma unroll
+        for (int n = 0; n < 4; n++) {
+            uint32_t weight[4] = {pair(score[2 * n][0], score[2 * n][1]), pair(score[2 * n][2], score[2 * n][3]),
+                                  pair(score[2 * n + 1][0], score[2 * n + 1][1]), pair(score[2 * n + 1][2], score[2 * n + 1][3])};
+            #pragma unroll
+            for (int d = 0; d < D / 16; d++) {
+                uint32_t part[4];
+                load_matrices_transposed(part, shared_address(&tile_v[n * 16 + lane % 16][d * 16 + lane / 16 * 8]));
+                product(sum[2 * d], weight, part[0], part[1]);
+                product(sum[2 * d + 1], weight, part[2], part[3]);
+            }
+        }
+        __syncthreads();
+    }
+    #pragma unroll
+    for (int half = 0; half < 2; half++) {
+        weights[half] += __shfl_xor_sync(~0u, weights[half], 1);
+        weights[half] += __shfl_xor_sync(~0u, weights[half], 2);
+        int at = row + half * 8;
+        if (at >= queries) continue;
+        // No key at all gives what a softmax of nothing but minus infinities gives.
+        float share = 1.f / weights[half];
+        #pragma unroll
+        for (int d = 0; d < D / 8; d++) {
+            int column = d * 8 + lane % 4 * 2;
+            if (column < width) {
+                float2 both = make_float2(sum[d][half * 2] * share, sum[d][half * 2 + 1] * share);
+                *reinterpret_cast<float2 *>(out + (size_t)at * stride + column) = both;
+            }
+        }
+    }
+}
+
+#define ATTENTION(D)                                                                                                                        \
+    extern "C" __global__ void __launch_bounds__(128) attention_##D(const __half *q, const __half *k, const __half *v, float *out, int queries, int keys, \
+                                                                    int heads, int width, float scale, Mask mask) {                         \
+        attend<D>(q, k, v, out, queries, keys, heads, width, scale, mask);                                                                  \
+    }
+
+ATTENTION(32)
+ATTENTION(48)
+ATTENTION(64)
+ATTENTION(80)
+ATTENTION(128)
+ATTENTION(160)
