@@ -17,15 +17,20 @@ __device__ __forceinline__ float widened(float x) { return x; }
 // A NaN stays one.
 template <typename T> __device__ __forceinline__ T factor(float x) { return x == x ? narrowed(x, T()) : T(x); }
 
+// Four neighbours at a time, where they are aligned: a part of a tensor may begin anywhere.
+template <typename T> __device__ __forceinline__ void store(T *out, const float (&x)[4]) {
+    T four[4] = {factor<T>(x[0]), factor<T>(x[1]), factor<T>(x[2]), factor<T>(x[3])};
+    if constexpr (sizeof(T) == 2) *reinterpret_cast<uint2 *>(out) = *reinterpret_cast<uint2 *>(four);
+    else *reinterpret_cast<uint4 *>(out) = *reinterpret_cast<uint4 *>(four);
+}
+
 template <typename T> __device__ void convert_to(const float *x, T *out, size_t count) {
     size_t stride = (size_t)gridDim.x * blockDim.x * 4;
-    // A part of a tensor may begin anywhere.
     bool aligned = (uintptr_t)x % 16 == 0 && (uintptr_t)out % 8 == 0;
     for (size_t i = ((size_t)blockIdx.x * blockDim.x + threadIdx.x) * 4; i < count; i += stride) {
         if (aligned && i + 4 <= count) {
             float4 four = *reinterpret_cast<const float4 *>(x + i);
-            T out4[4] = {factor<T>(four.x), factor<T>(four.y), factor<T>(four.z), factor<T>(four.w)};
-            *reinterpret_cast<uint2 *>(out + i) = *reinterpret_cast<uint2 *>(out4);
+            store<T>(out + i, {four.x, four.y, four.z, four.w});
         } else {
             for (size_t j = i; j < count && j < i + 4; j++) out[j] = factor<T>(x[j]);
         }
@@ -35,41 +40,59 @@ template <typename T> __device__ void convert_to(const float *x, T *out, size_t 
 extern "C" __global__ void to_f16(const float *x, __half *out, size_t count) { convert_to(x, out, count); }
 extern "C" __global__ void to_bf16(const float *x, __nv_bfloat16 *out, size_t count) { convert_to(x, out, count); }
 
-// The patches of one picture `x (I, H, W)` as the columns of a matrix `(I * kh * kw, pixels)`, for the pixels of the result's rows that begin at
-// `first`. `scale` is 2 where the convolution is of the picture with each pixel twice along both axes.
+// Three arrays at once, one after the other; each is a whole number of eights.
+extern "C" __global__ void three_to_f16(const float *q, const float *k, const float *v, __half *out, size_t of_q, size_t of_k) {
+    if (blockIdx.y == 0) convert_to(q, out, of_q);
+    else if (blockIdx.y == 1) convert_to(k, out + of_q, of_k);
+    else convert_to(v, out + of_q + of_k, of_k);
+}
+
+// The patches of pictures `x (batch, I, H, W)` as the columns of matrices `(I * kh * kw, pixels)`, for the pixels of the result that begin at
+// `first`; a thread makes four. `scale` is 2 where the convolution is of the picture with each pixel twice along both axes.
 struct Patches {
-    int height, width, kernel_height, kernel_width, stride, padding, scale, out_width, first, pixels;
+    int channels, height, width, kernel_height, kernel_width, stride, padding, scale, out_width, first, pixels;
 };
 
 template <typename T> __device__ void columns_to(const float *x, T *out, Patches p) {
-    int pixel = blockIdx.x * blockDim.x + threadIdx.x;
+    unsigned pixel = (blockIdx.x * blockDim.x + threadIdx.x) * 4;
     if (pixel >= p.pixels) return;
-    int row = blockIdx.y;
-    int of_kernel = row % (p.kernel_height * p.kernel_width), channel = row / (p.kernel_height * p.kernel_width);
-    int at = p.first + pixel;
-    int y = at / p.out_width * p.stride - p.padding + of_kernel / p.kernel_width;
-    int v = at % p.out_width * p.stride - p.padding + of_kernel % p.kernel_width;
-    float value = 0.f;
-    if (y >= 0 && v >= 0 && y < p.height * p.scale && v < p.width * p.scale) {
-        value = x[((size_t)channel * p.height + y / p.scale) * p.width + v / p.scale];
+    unsigned row = blockIdx.y, of_kernel = row % (p.kernel_height * p.kernel_width), channel = row / (p.kernel_height * p.kernel_width);
+    int down = (int)(of_kernel / p.kernel_width) - p.padding, right = (int)(of_kernel % p.kernel_width) - p.padding;
+    unsigned at = p.first + pixel;
+    int line = at / p.out_width, column = at % p.out_width;
+    x += ((size_t)blockIdx.z * p.channels + channel) * p.height * p.width;
+    out += ((size_t)blockIdx.z * gridDim.y + row) * p.pixels + pixel;
+    float four[4];
+    for (int i = 0; i < 4; i++) {
+        int y = line * p.stride + down, v = column * p.stride + right;
+        bool inside = y >= 0 && v >= 0 && y < p.height * p.scale && v < p.width * p.scale;
+        // The scale is one or two.
+        four[i] = inside ? x[(y >> (p.scale - 1)) * p.width + (v >> (p.scale - 1))] : 0.f;
+        if (++column == p.out_width) {
+            column = 0;
+            line++;
+        }
     }
-    out[(size_t)row * p.pixels + pixel] = factor<T>(value);
+    if (p.pixels % 4 == 0) store<T>(out, four);
+    else for (int i = 0; i < 4 && pixel + i < p.pixels; i++) out[i] = factor<T>(four[i]);
 }
 
 extern "C" __global__ void columns_f16(const float *x, __half *out, Patches p) { columns_to(x, out, p); }
 extern "C" __global__ void columns_bf16(const float *x, __nv_bfloat16 *out, Patches p) { columns_to(x, out, p); }
 extern "C" __global__ void columns_f32(const float *x, float *out, Patches p) { columns_to(x, out, p); }
 
-// What a product is added to: `out (batch, channels, pixels)` becomes bias (by channel), per_image (by batch and channel) and residual,
-// each of which may be missing. Rows of a matrix are the pictures of one pixel.
-extern "C" __global__ void sums(float *out, const float *bias, const float *per_image, const float *residual, int channels, size_t pixels, size_t count) {
-    size_t stride = (size_t)gridDim.x * blockDim.x;
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
-        size_t plane = i / pixels;
-        float value = residual ? residual[i] : 0.f;
-        if (bias) value += bias[plane % channels];
-        if (per_image) value += per_image[plane];
-        out[i] = value;
+// What a matrix product is added to: each row of `out (rows, columns)` becomes the bias.
+extern "C" __global__ void bias_rows(float *out, const float *bias, unsigned columns, unsigned count) {
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) out[i] = bias[i % columns];
+}
+
+// What a convolution is added to: `out (batch, channels, pixels)`, a plane for each `blockIdx.y`, becomes bias (by channel), per_image (by
+// batch and channel) and residual, each of which may be missing.
+extern "C" __global__ void sums(float *out, const float *bias, const float *per_image, const float *residual, unsigned channels, unsigned pixels) {
+    float level = (bias ? bias[blockIdx.y % channels] : 0.f) + (per_image ? per_image[blockIdx.y] : 0.f);
+    size_t start = (size_t)blockIdx.y * pixels;
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < pixels; i += gridDim.x * blockDim.x) {
+        out[start + i] = level + (residual ? residual[start + i] : 0.f);
     }
 }
 
@@ -95,11 +118,11 @@ __device__ __forceinline__ float2 block_sum(float2 v) {
 
 // Group normalisation in two passes. First: sums of the distances to the group's first number, and of their squares, of each of `gridDim.x`
 // parts of a group (`blockIdx.y`), into `partial (groups, parts)`.
-extern "C" __global__ void group_sums(const float *x, float2 *partial, size_t size) {
+extern "C" __global__ void group_sums(const float *x, float2 *partial, unsigned size) {
     const float *group = x + (size_t)blockIdx.y * size;
     float from = group[0];
     float2 v = make_float2(0.f, 0.f);
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < size; i += (size_t)gridDim.x * blockDim.x) {
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += gridDim.x * blockDim.x) {
         float distance = group[i] - from;
         v.x += distance;
         v.y += distance * distance;
@@ -109,7 +132,7 @@ extern "C" __global__ void group_sums(const float *x, float2 *partial, size_t si
 }
 
 // Second: the numbers normalised, scaled and shifted by channel, and put through SiLU if that is wanted.
-extern "C" __global__ void group_apply(const float *x, const float2 *partial, const float *weight, const float *bias, float *out, size_t size, size_t pixels, int groups,
+extern "C" __global__ void group_apply(const float *x, const float2 *partial, const float *weight, const float *bias, float *out, unsigned size, unsigned pixels, int groups,
                                        int channels, int parts, float eps, int silu) {
     __shared__ float mean_and_scale[2];
     size_t start = (size_t)blockIdx.y * size;
@@ -127,8 +150,8 @@ extern "C" __global__ void group_apply(const float *x, const float2 *partial, co
     __syncthreads();
     float mean = mean_and_scale[0], scale = mean_and_scale[1];
     int first = blockIdx.y % groups * (channels / groups);
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < size; i += (size_t)gridDim.x * blockDim.x) {
-        int channel = first + (int)(i / pixels);
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += gridDim.x * blockDim.x) {
+        unsigned channel = first + i / pixels;
         float value = (x[start + i] - mean) * scale * weight[channel] + bias[channel];
         out[start + i] = silu ? value / (1.f + expf(-value)) : value;
     }
@@ -157,18 +180,42 @@ extern "C" __global__ void layer_norm(const float *x, const float *weight, const
 }
 
 // `(rows, 2 * columns) -> (rows, columns)`: the first half times the exact GELU of the second.
-extern "C" __global__ void geglu(const float *x, float *out, int columns, size_t count) {
-    for (size_t i = (size_t)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += (size_t)gridDim.x * blockDim.x) {
-        const float *row = x + i / columns * 2 * columns;
-        int column = i % columns;
-        float gate = row[columns + column];
-        out[i] = row[column] * 0.5f * gate * (1.f + erff(gate * 0.70710678f));
+extern "C" __global__ void geglu(const float *x, float *out, unsigned columns, unsigned count) {
+    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
+        unsigned row = i / columns, column = i % columns;
+        const float *both = x + (size_t)row * 2 * columns;
+        float gate = both[columns + column];
+        out[i] = both[column] * 0.5f * gate * (1.f + erff(gate * 0.70710678f));
+    }
+}
+
+// Tokens as planes: `x (batch, rows, columns) -> (batch, columns, rows)`, plus `residual` of the result's shape. Tiles of 32 by 32, blocks of
+// 32 by 8 threads.
+extern "C" __global__ void planes(const float *x, const float *residual, float *out, int rows, int columns) {
+    __shared__ float tile[32][33];
+    size_t start = (size_t)blockIdx.z * rows * columns;
+    int column = blockIdx.x * 32 + threadIdx.x;
+    for (int i = threadIdx.y; i < 32; i += 8) {
+        int row = blockIdx.y * 32 + i;
+        if (row < rows && column < columns) tile[i][threadIdx.x] = x[start + (size_t)row * columns + column];
+    }
+    __syncthreads();
+    int row = blockIdx.y * 32 + threadIdx.x;
+    for (int i = threadIdx.y; i < 32; i += 8) {
+        column = blockIdx.x * 32 + i;
+        if (row < rows && column < columns) {
+            size_t at = start + (size_t)column * rows + row;
+            out[at] = tile[threadIdx.x][i] + residual[at];
+        }
     }
 }
 
 // Attention without a matrix of scores (online softmax), on the tensor cores. `q (B, N, heads * D)`, `k` and `v (B, M, heads * D)` are
 // half precision, `out (B, N, heads * D)` is single precision. A block of four warps takes 64 queries of one head, a warp sixteen; keys come
 // in tiles of 64. `mask`, if there, is added to the scores; its rows are whole, and strides of axes that serve for all are 0.
+// Exponents are of two: `scale` has the logarithm of e in it.
+#define LOG2_E 1.44269504f
+
 struct Mask {
     const float *values;
     long long batch, head, query;
@@ -257,7 +304,7 @@ __device__ void attend(const __half *q, const __half *k, const __half *v, float 
                 int key = start + n * 8 + lane % 4 * 2 + i % 2;
                 float value = score[n][i] * scale;
                 if (key >= keys) value = -INFINITY;
-                else if (mask.values) value += mask_rows[i / 2][key];
+                else if (mask.values) value += mask_rows[i / 2][key] * LOG2_E;
                 score[n][i] = value;
                 now[i / 2] = fmaxf(now[i / 2], value);
             }
@@ -268,7 +315,7 @@ __device__ void attend(const __half *q, const __half *k, const __half *v, float 
             now[half] = fmaxf(now[half], __shfl_xor_sync(~0u, now[half], 2));
             // All masked so far: nothing to scale, and nothing to add.
             float base = now[half] == -INFINITY ? 0.f : now[half];
-            float shrink = expf(largest[half] - base);
+            float shrink = exp2f(largest[half] - base);
             largest[half] = now[half];
             weights[half] *= shrink;
             #pragma unroll
@@ -280,7 +327,7 @@ __device__ void attend(const __half *q, const __half *k, const __half *v, float 
             for (int n = 0; n < 8; n++) {
                 #pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    float weight = expf(score[n][half * 2 + i] - base);
+                    float weight = exp2f(score[n][half * 2 + i] - base);
                     score[n][half * 2 + i] = weight;
                     weights[half] += weight;
                 }

@@ -116,6 +116,15 @@ pub fn add_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     cpu::add_channels(x, y)?.map_or_else(|| portable::add_channels(x, y), Ok)
 }
 
+/// Tokens `(B, H * W, C)` as planes plus `planes (B, C, H, W)`.
+pub fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(sum) = cuda::planes_added(tokens, planes)? {
+        return Ok(sum);
+    }
+    add(&tokens.transpose(1, 2)?.contiguous()?.reshape(planes.shape())?, planes)
+}
+
 /// Rows of `weight (vocabulary, width)`: `ids (..) -> (.., width)`, as F32.
 pub fn embedding(ids: &Tensor, weight: &Weight) -> Result<Tensor> {
     cpu::embedding(ids, weight)?.map_or_else(|| portable::embedding(ids, weight), Ok)

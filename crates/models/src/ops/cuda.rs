@@ -2,11 +2,16 @@
 //! product multiplies is rounded as its weight is held ([`Factors`]), and summed in F32. Each gives `None` for what it does not do; the portable
 //! operations then do it, or find the words for the error.
 
+use std::cell::RefCell;
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
-use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr};
+use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{D, DType, Storage, StorageRef, Tensor};
+use candle_core::{D, DType, Storage, StorageRef, Tensor, TensorId};
 use comfyd_kernels::{CUDA_MODELS, Conv2d, Precision};
 use comfyd_weights::Weight;
 
@@ -23,8 +28,18 @@ const MOST_BLOCKS: usize = 4096;
 const MOST_ROWS: usize = 65_535;
 /// Bytes of a matrix of patches; larger ones are made and multiplied in parts.
 const PATCHES_BYTES: usize = 256 << 20;
-/// The widths of heads that there are kernels for.
-const HEADS: [usize; 6] = [32, 48, 64, 80, 128, 160];
+/// What kernels count in 32 bits, with room for a step beyond.
+const MOST_NUMBERS: usize = 1 << 31;
+/// The kernels of attention by the widths of heads that they take.
+const ATTENTION: [(usize, &str); 6] =
+    [(32, "attention_32"), (48, "attention_48"), (64, "attention_64"), (80, "attention_80"), (128, "attention_128"), (160, "attention_160")];
+/// How many rounded tensors are remembered, and how large they may be: queries, keys and values are often made of one.
+const REMEMBERED: (usize, usize) = (4, 8 << 20);
+
+thread_local! {
+    static KERNELS: RefCell<HashMap<(DeviceId, &'static str), Rc<CudaFunction>>> = RefCell::default();
+    static ROUNDED: RefCell<VecDeque<(TensorId, Factors, Rc<CudaSlice<u8>>)>> = RefCell::default();
+}
 
 /// What the factors of a product are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +70,18 @@ impl Factors {
         }
     }
 
-    /// In names of kernels.
-    fn name(self) -> &'static str {
+    /// The kernels that round numbers, and a picture's patches.
+    fn kernels(self) -> (&'static str, &'static str) {
         match self {
-            Self::F16 => "f16",
-            Self::Bf16 => "bf16",
-            Self::Tf32 | Self::F32 => "f32",
+            Self::F16 => ("to_f16", "columns_f16"),
+            Self::Bf16 => ("to_bf16", "columns_bf16"),
+            Self::Tf32 | Self::F32 => ("", "columns_f32"),
         }
+    }
+
+    /// Whether single precision is rounded before it is multiplied.
+    fn rounds(self) -> bool {
+        self.dtype() != DType::F32
     }
 
     fn bytes(self) -> usize {
@@ -79,7 +99,7 @@ impl Factors {
 }
 
 fn is_ours(t: &Tensor) -> bool {
-    t.device().is_cuda() && t.dtype() == DType::F32 && t.elem_count() > 0
+    t.device().is_cuda() && t.dtype() == DType::F32 && (1..MOST_NUMBERS).contains(&t.elem_count())
 }
 
 /// The storage of a contiguous tensor on a card while it is used.
@@ -109,7 +129,7 @@ impl<'a> Numbers<'a> {
     /// Where its numbers begin, for cuBLAS.
     fn address(&self, card: &Card) -> Result<u64> {
         fn of<T>(card: &Card, view: CudaView<'_, T>) -> u64 {
-            view.device_ptr(&card.device.cuda_stream()).0
+            view.device_ptr(&card.stream).0
         }
         let (storage, range) = (self.storage()?, self.range.clone());
         Ok(match self.storage.dtype() {
@@ -124,6 +144,7 @@ impl<'a> Numbers<'a> {
 #[repr(C)]
 #[derive(Clone, Copy)]
 struct Patches {
+    channels: i32,
     height: i32,
     width: i32,
     kernel_height: i32,
@@ -152,27 +173,40 @@ struct Mask {
 // SAFETY: an address and numbers of 64 bits in the order of the kernels' structure.
 unsafe impl DeviceRepr for Mask {}
 
-/// Factors of a product: eight-byte-aligned, as they are multiplied.
-struct Rounded(CudaSlice<u8>);
-
 /// A card on which kernels are launched.
 struct Card {
     device: CudaDevice,
+    stream: Arc<CudaStream>,
 }
 
-/// `C = A B (+ C)` by cuBLAS, whose matrices are column by column.
+/// Matrices of a product, column by column as cuBLAS has them.
+#[derive(Clone, Copy)]
+struct Matrices {
+    first: u64,
+    /// Whether they lie row by row.
+    transposed: bool,
+    /// From one column to the next.
+    leading: usize,
+    /// From one matrix to the next; 0: there is one for all products.
+    stride: usize,
+}
+
+/// `C = A B (+ C)`, so many times, by cuBLAS.
 struct Product {
     factors: Factors,
+    count: usize,
+    /// Rows and columns of C, and how many numbers each of its numbers is the sum of.
     sizes: [usize; 3],
-    a: (u64, bool, usize),
-    b: (u64, usize),
-    c: (u64, usize),
+    a: Matrices,
+    b: Matrices,
+    c: Matrices,
     adds: bool,
 }
 
 impl Card {
     fn of(t: &Tensor) -> Result<Self> {
-        Ok(Self { device: t.device().as_cuda_device()?.clone() })
+        let device = t.device().as_cuda_device()?.clone();
+        Ok(Self { stream: device.cuda_stream(), device })
     }
 
     /// Memory for so many numbers, which hold anything.
@@ -190,8 +224,8 @@ impl Card {
 /// Launches a kernel on a grid of blocks with arguments whose types are the kernel's.
 macro_rules! launch {
     ($card:expr, $name:expr, $grid:expr, $block:expr, $($argument:expr),+ $(,)?) => {{
-        let function = $card.device.get_or_load_custom_func($name, "comfyd_models", CUDA_MODELS)?;
-        let mut launch = function.builder();
+        let function = $card.kernel($name)?;
+        let mut launch = $card.stream.launch_builder(&function);
         $(launch.arg($argument);)+
         let config = LaunchConfig { grid_dim: $grid, block_dim: $block, shared_mem_bytes: 0 };
         // SAFETY: the arguments are those of the kernel of this name, and its arrays are as long as it is told.
@@ -212,12 +246,40 @@ fn blocks(items: usize) -> (u32, u32, u32) {
 const LINE: (u32, u32, u32) = (THREADS, 1, 1);
 
 impl Card {
+    /// A kernel, which is looked for once by each thread.
+    fn kernel(&self, name: &'static str) -> Result<Rc<CudaFunction>> {
+        let key = (self.device.id(), name);
+        if let Some(kernel) = KERNELS.with_borrow(|kernels| kernels.get(&key).cloned()) {
+            return Ok(kernel);
+        }
+        let kernel = Rc::new(self.device.get_or_load_custom_func(name, "comfyd_models", CUDA_MODELS)?.into_cuda_function());
+        KERNELS.with_borrow_mut(|kernels| kernels.insert(key, Rc::clone(&kernel)));
+        Ok(kernel)
+    }
+
     /// Numbers rounded to what a product multiplies.
-    fn rounded(&self, x: &CudaView<'_, f32>, factors: Factors) -> Result<Rounded> {
+    fn round(&self, x: &CudaView<'_, f32>, factors: Factors) -> Result<CudaSlice<u8>> {
         let count = x.len();
         let mut out = self.room::<u8>(count * factors.bytes())?;
-        launch!(self, &format!("to_{}", factors.name()), blocks(count.div_ceil(4)), LINE, x, &mut out, &count);
-        Ok(Rounded(out))
+        launch!(self, factors.kernels().0, blocks(count.div_ceil(4)), LINE, x, &mut out, &count);
+        Ok(out)
+    }
+
+    /// The same of a whole tensor, which is not done twice in a row.
+    fn rounded(&self, t: &Tensor, factors: Factors) -> Result<Rc<CudaSlice<u8>>> {
+        let (count, largest) = REMEMBERED;
+        let known = ROUNDED.with_borrow(|all| all.iter().find(|(id, of, _)| *id == t.id() && *of == factors).map(|(.., rounded)| Rc::clone(rounded)));
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let rounded = Rc::new(self.round(&Numbers::of(t)?.f32()?, factors)?);
+        if rounded.len() <= largest {
+            ROUNDED.with_borrow_mut(|all| {
+                all.truncate(count - 1);
+                all.push_front((t.id(), factors, Rc::clone(&rounded)));
+            });
+        }
+        Ok(rounded)
     }
 
     fn multiply(&self, product: &Product) -> Result<()> {
@@ -225,28 +287,33 @@ impl Card {
         let (dtype, compute) = product.factors.of_cublas();
         let [m, n, k] = product.sizes;
         let (alpha, beta) = (1f32, f32::from(u8::from(product.adds)));
-        let (a, a_is_transposed, lda) = product.a;
+        let operation = |matrices: Matrices| if matrices.transposed { CUBLAS_OP_T } else { CUBLAS_OP_N };
+        let Product { a, b, c, .. } = *product;
         let blas = self.device.cublas_handle();
         // SAFETY: the addresses are those of matrices of these sizes on this device, which the caller keeps; the stream orders all work on them.
         unsafe {
-            result::gemm_ex(
+            result::gemm_strided_batched_ex(
                 *blas.handle(),
-                if a_is_transposed { CUBLAS_OP_T } else { CUBLAS_OP_N },
-                CUBLAS_OP_N,
+                operation(a),
+                operation(b),
                 int(m)?,
                 int(n)?,
                 int(k)?,
                 (&raw const alpha).cast(),
-                a as *const _,
+                a.first as *const _,
                 dtype,
-                int(lda)?,
-                product.b.0 as *const _,
+                int(a.leading)?,
+                a.stride as i64,
+                b.first as *const _,
                 dtype,
-                int(product.b.1)?,
+                int(b.leading)?,
+                b.stride as i64,
                 (&raw const beta).cast(),
-                product.c.0 as *mut _,
+                c.first as *mut _,
                 sys::cudaDataType::CUDA_R_32F,
-                int(product.c.1)?,
+                int(c.leading)?,
+                c.stride as i64,
+                int(product.count)?,
                 compute,
                 sys::cublasGemmAlgo_t::CUBLAS_GEMM_DEFAULT_TENSOR_OP,
             )
@@ -255,24 +322,8 @@ impl Card {
         Ok(())
     }
 
-    /// What a product is added to: see the kernel.
-    fn sums(&self, out: &mut CudaSlice<f32>, added: Added<'_>, channels: usize, pixels: usize) -> Result<bool> {
-        let terms = [added.bias, added.channels, added.residual];
-        if terms.iter().all(Option::is_none) {
-            return Ok(false);
-        }
-        let terms: Vec<Option<Tensor>> = terms.into_iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
-        let numbers: Vec<Option<Numbers<'_>>> = terms.iter().map(|term| term.as_ref().map(Numbers::of).transpose()).collect::<Result<_>>()?;
-        let addresses: Vec<u64> =
-            numbers.iter().map(|numbers| numbers.as_ref().map_or(Ok(NOTHING), |numbers| numbers.address(self))).collect::<Result<_>>()?;
-        let &[bias, per_image, residual] = addresses.as_slice() else { return Ok(false) };
-        let (count, channels) = (out.len(), int(channels)?);
-        launch!(self, "sums", blocks(count), LINE, out, &bias, &per_image, &residual, &channels, &pixels, &count);
-        Ok(true)
-    }
-
     fn address<T>(&self, slice: &CudaSlice<T>) -> u64 {
-        slice.device_ptr(&self.device.cuda_stream()).0
+        slice.device_ptr(&self.stream).0
     }
 }
 
@@ -290,26 +341,38 @@ fn factors(weight: &Weight) -> Result<(Tensor, Factors)> {
 
 pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
     let &[columns, depth] = weight.dims() else { return Ok(None) };
-    if !is_ours(x) || x.rank() == 0 || x.dim(D::Minus1)? != depth || columns == 0 || bias.is_some_and(|bias| bias.elem_count() != columns) {
+    if !is_ours(x) || x.rank() == 0 || x.dim(D::Minus1)? != depth || bias.is_some_and(|bias| bias.elem_count() != columns) {
         return Ok(None);
     }
-    let (card, x) = (Card::of(x)?, x.contiguous()?);
-    let (weight, factors) = factors(weight)?;
-    let rows = x.elem_count() / depth;
     let mut shape = x.dims().to_vec();
     shape.pop();
     shape.push(columns);
+    let len = shape.iter().product();
+    if !(1..MOST_NUMBERS).contains(&len) {
+        return Ok(None);
+    }
+    let card = Card::of(x)?;
+    let (weight, factors) = factors(weight)?;
+    // Planes, seen as tokens, are multiplied as they lie.
+    let planes = if x.rank() == 3 && !x.is_contiguous() { Some(x.transpose(1, 2)?).filter(Tensor::is_contiguous) } else { None };
+    let is_planes = planes.is_some();
+    let x = planes.map_or_else(|| x.contiguous(), Ok)?;
+    let (count, rows) = if is_planes { (x.dim(0)?, x.dim(2)?) } else { (1, len / columns) };
+    let rounded = if factors.rounds() { Some(card.rounded(&x, factors)?) } else { None };
     let (numbers, weight) = (Numbers::of(&x)?, Numbers::of(&weight)?);
-    let rounded = match factors {
-        Factors::F16 | Factors::Bf16 => Some(card.rounded(&numbers.f32()?, factors)?),
-        Factors::Tf32 | Factors::F32 => None,
-    };
-    let b = rounded.as_ref().map_or_else(|| numbers.address(&card), |rounded| Ok(card.address(&rounded.0)))?;
-    let mut out = card.room::<f32>(rows * columns)?;
-    let adds = card.sums(&mut out, Added { bias, ..Added::default() }, columns, 1)?;
-    let c = (card.address(&out), columns);
-    let a = (weight.address(&card)?, true, depth);
-    card.multiply(&Product { factors, sizes: [columns, rows, depth], a, b: (b, depth), c, adds })?;
+    let first = rounded.as_ref().map_or_else(|| numbers.address(&card), |rounded| Ok(card.address(rounded.as_ref())))?;
+    let mut out = card.room::<f32>(len)?;
+    if let Some(bias) = bias {
+        let bias = single(bias)?;
+        let bias = Numbers::of(&bias)?;
+        let bias = bias.f32()?;
+        let (width, all) = (columns as u32, len as u32);
+        launch!(card, "bias_rows", blocks(len), LINE, &mut out, &bias, &width, &all);
+    }
+    let a = Matrices { first: weight.address(&card)?, transposed: true, leading: depth, stride: 0 };
+    let b = Matrices { first, transposed: is_planes, leading: if is_planes { rows } else { depth }, stride: depth * rows };
+    let c = Matrices { first: card.address(&out), transposed: false, leading: columns, stride: columns * rows };
+    card.multiply(&Product { factors, count, sizes: [columns, rows, depth], a, b, c, adds: bias.is_some() })?;
     Ok(Some(card.tensor(out, shape)))
 }
 
@@ -337,55 +400,69 @@ fn sizes(x: &Tensor, weight: &Weight, stride: usize, padding: usize, scale: usiz
     }
     let (batch, channels, height, width) = x.dims4()?;
     let found = conv2d_sizes((batch, channels, scale * height, scale * width), weight, stride, padding);
-    Ok(found.filter(|(sizes, shape)| sizes.in_channels * sizes.kernel_height * sizes.kernel_width <= MOST_ROWS && !shape.contains(&0)))
+    // Rows of the grids of kernels, and numbers that they count.
+    Ok(found.filter(|(sizes, shape)| {
+        let [batch, out_channels, ..] = *shape;
+        sizes.in_channels * sizes.kernel_height * sizes.kernel_width <= MOST_ROWS
+            && batch * out_channels <= MOST_ROWS
+            && (1..MOST_NUMBERS).contains(&shape.iter().product())
+    }))
 }
 
-/// Each picture's patches as the columns of a matrix, times the weight.
+/// The pictures' patches as the columns of matrices, times the weight.
 fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape: [usize; 4], scale: usize) -> Result<Tensor> {
     let (card, x) = (Card::of(x)?, x.contiguous()?);
     let (weight, factors) = factors(weight)?;
     let (numbers, weight) = (Numbers::of(&x)?, Numbers::of(&weight)?);
-    let (all, weight) = (numbers.f32()?, weight.address(&card)?);
     let [batch, out_channels, out_height, out_width] = shape;
-    let (pixels, picture) = (out_height * out_width, all.len() / batch);
+    let pixels = out_height * out_width;
     let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
     let mut out = card.room::<f32>(batch * out_channels * pixels)?;
-    let adds = card.sums(&mut out, added, out_channels, pixels)?;
+    let terms = [added.bias, added.channels, added.residual];
+    let adds = terms.iter().any(Option::is_some);
+    if adds {
+        let terms: Vec<Option<Tensor>> = terms.into_iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
+        let numbers: Vec<Option<Numbers<'_>>> = terms.iter().map(|term| term.as_ref().map(Numbers::of).transpose()).collect::<Result<_>>()?;
+        let addresses = numbers.iter().map(|numbers| numbers.as_ref().map_or(Ok(NOTHING), |numbers| numbers.address(&card)));
+        let addresses: Vec<u64> = addresses.collect::<Result<_>>()?;
+        let (channels, area, grid) = (out_channels as u32, pixels as u32, (blocks(pixels).0, (batch * out_channels) as u32, 1));
+        launch!(card, "sums", grid, LINE, &mut out, &addresses[0], &addresses[1], &addresses[2], &channels, &area);
+    }
     let to = card.address(&out);
-    // A pixel's only patch is itself.
-    let is_plain = sizes.kernel_height * sizes.kernel_width == 1 && sizes.stride == 1 && sizes.padding == 0 && scale == 1;
-    let part = (PATCHES_BYTES / (depth * factors.bytes())).max(1);
-    for image in 0..batch {
-        let x = all.slice(image * picture..(image + 1) * picture);
-        for first in (0..pixels).step_by(if is_plain { pixels } else { part }) {
-            let count = if is_plain { pixels } else { part.min(pixels - first) };
-            let columns = if is_plain && factors.dtype() == DType::F32 {
-                None
-            } else if is_plain {
-                Some(card.rounded(&x, factors)?.0)
-            } else {
-                let patches = Patches {
-                    height: int(sizes.height / scale)?,
-                    width: int(sizes.width / scale)?,
-                    kernel_height: int(sizes.kernel_height)?,
-                    kernel_width: int(sizes.kernel_width)?,
-                    stride: int(sizes.stride)?,
-                    padding: int(sizes.padding)?,
-                    scale: int(scale)?,
-                    out_width: int(out_width)?,
-                    first: int(first)?,
-                    pixels: int(count)?,
-                };
-                let mut columns = card.room::<u8>(depth * count * factors.bytes())?;
-                let grid = (count.div_ceil(THREADS as usize) as u32, depth as u32, 1);
-                launch!(card, &format!("columns_{}", factors.name()), grid, LINE, &x, &mut columns, &patches);
-                Some(columns)
-            };
-            let a = columns.as_ref().map_or_else(|| x.device_ptr(&card.device.cuda_stream()).0, |columns| card.address(columns));
-            let c = to + 4 * (image * out_channels * pixels + first) as u64;
-            let sizes = [count, out_channels, depth];
-            card.multiply(&Product { factors, sizes, a: (a, false, count), b: (weight, depth), c: (c, pixels), adds })?;
-        }
+    let b = Matrices { first: weight.address(&card)?, transposed: false, leading: depth, stride: 0 };
+    let product = |first: u64, start: usize, count: usize| {
+        let a = Matrices { first, transposed: false, leading: count, stride: depth * count };
+        let c = Matrices { first: to + 4 * start as u64, transposed: false, leading: pixels, stride: out_channels * pixels };
+        card.multiply(&Product { factors, count: batch, sizes: [count, out_channels, depth], a, b, c, adds })
+    };
+    if sizes.kernel_height * sizes.kernel_width == 1 && sizes.stride == 1 && sizes.padding == 0 && scale == 1 {
+        // A pixel's only patch is itself.
+        let rounded = if factors.rounds() { Some(card.rounded(&x, factors)?) } else { None };
+        let first = rounded.as_ref().map_or_else(|| numbers.address(&card), |rounded| Ok(card.address(rounded.as_ref())))?;
+        product(first, 0, pixels)?;
+        return Ok(card.tensor(out, &shape));
+    }
+    let part = (PATCHES_BYTES / (batch * depth * factors.bytes())).next_multiple_of(4);
+    let pictures = numbers.f32()?;
+    for start in (0..pixels).step_by(part) {
+        let count = part.min(pixels - start);
+        let patches = Patches {
+            channels: int(sizes.in_channels)?,
+            height: int(sizes.height / scale)?,
+            width: int(sizes.width / scale)?,
+            kernel_height: int(sizes.kernel_height)?,
+            kernel_width: int(sizes.kernel_width)?,
+            stride: int(sizes.stride)?,
+            padding: int(sizes.padding)?,
+            scale: int(scale)?,
+            out_width: int(out_width)?,
+            first: int(start)?,
+            pixels: int(count)?,
+        };
+        let mut columns = card.room::<u8>(batch * depth * count * factors.bytes())?;
+        let grid = (count.div_ceil(4 * THREADS as usize) as u32, depth as u32, batch as u32);
+        launch!(card, factors.kernels().1, grid, LINE, &pictures, &mut columns, &patches);
+        product(card.address(&columns), start, count)?;
     }
     Ok(card.tensor(out, &shape))
 }
@@ -399,7 +476,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     if inner % heads != 0 || !width.is_multiple_of(8) || k.dims() != [batch, keys, inner] || v.dims() != k.dims() || batch * heads > MOST_ROWS {
         return Ok(None);
     }
-    let Some(tile) = HEADS.into_iter().find(|tile| *tile >= width) else { return Ok(None) };
+    let Some((_, kernel)) = ATTENTION.into_iter().find(|(widest, _)| *widest >= width) else { return Ok(None) };
     let mask = match mask {
         Some(mask) if !mask.device().is_cuda() => return Ok(None),
         Some(mask) => {
@@ -417,19 +494,21 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
         }
         _ => Mask { values: NOTHING, batch: 0, head: 0, query: 0 },
     };
-    let round = |t: &Tensor| -> Result<CudaSlice<u8>> {
-        let t = t.contiguous()?;
-        let numbers = Numbers::of(&t)?;
-        // No weight says otherwise, and bfloat16 has three bits less.
-        Ok(card.rounded(&numbers.f32()?, Factors::F16)?.0)
-    };
-    let (q, k, v) = (round(q)?, round(k)?, round(v)?);
-    let mut out = card.room::<f32>(batch * queries * inner)?;
+    // No weight says to what they are rounded, and bfloat16 has three bits less.
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (q, k, v) = (Numbers::of(&q)?, Numbers::of(&k)?, Numbers::of(&v)?);
+    let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
+    let (of_q, of_k) = (q.len(), k.len());
+    let mut rounded = card.room::<half::f16>(of_q + 2 * of_k)?;
+    let grid = (blocks(of_q.max(of_k).div_ceil(4)).0, 3, 1);
+    launch!(card, "three_to_f16", grid, LINE, &q, &k, &v, &mut rounded, &of_q, &of_k);
+    let (q, k, v) = (rounded.slice(..of_q), rounded.slice(of_q..of_q + of_k), rounded.slice(of_q + of_k..));
+    let mut out = card.room::<f32>(of_q)?;
     let grid = (queries.div_ceil(64) as u32, (batch * heads) as u32, 1);
     let (count, of_keys, of_heads, of_width) = (int(queries)?, int(keys)?, int(heads)?, int(width)?);
-    let scale = (1.0 / (width as f64).sqrt()) as f32;
-    let name = format!("attention_{tile}");
-    launch!(card, &name, grid, (128, 1, 1), &q, &k, &v, &mut out, &count, &of_keys, &of_heads, &of_width, &scale, &mask);
+    // The kernel's exponents are of two.
+    let scale = (std::f64::consts::LOG2_E / (width as f64).sqrt()) as f32;
+    launch!(card, kernel, grid, (128, 1, 1), &q, &k, &v, &mut out, &count, &of_keys, &of_heads, &of_width, &scale, &mask);
     Ok(Some(card.tensor(out, (batch, queries, inner))))
 }
 
@@ -450,12 +529,12 @@ pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usi
     let parts = size.div_ceil(THREADS as usize * 16).clamp(1, 64);
     let grid = (parts as u32, (batch * groups) as u32, 1);
     let mut partial = card.room::<f32>(2 * batch * groups * parts)?;
-    launch!(card, "group_sums", grid, LINE, &numbers, &mut partial, &size);
+    let (of_size, pixels) = (size as u32, (size / (channels / groups)) as u32);
+    launch!(card, "group_sums", grid, LINE, &numbers, &mut partial, &of_size);
     let mut out = card.room::<f32>(numbers.len())?;
-    let pixels = size / (channels / groups);
     let (of_groups, of_channels, of_parts, eps, silu) = (int(groups)?, int(channels)?, int(parts)?, eps as f32, i32::from(silu));
     launch!(
-        card, "group_apply", grid, LINE, &numbers, &partial, &weight, &bias, &mut out, &size, &pixels, &of_groups, &of_channels, &of_parts, &eps, &silu
+        card, "group_apply", grid, LINE, &numbers, &partial, &weight, &bias, &mut out, &of_size, &pixels, &of_groups, &of_channels, &of_parts, &eps, &silu
     );
     Ok(Some(card.tensor(out, x.shape())))
 }
@@ -491,7 +570,26 @@ pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
     shape.push(columns);
     let count = numbers.len() / 2;
     let mut out = card.room::<f32>(count)?;
-    let of_columns = int(columns)?;
-    launch!(card, "geglu", blocks(count), LINE, &numbers, &mut out, &of_columns, &count);
+    let (of_columns, of_count) = (columns as u32, count as u32);
+    launch!(card, "geglu", blocks(count), LINE, &numbers, &mut out, &of_columns, &of_count);
     Ok(Some(card.tensor(out, shape)))
+}
+
+pub(super) fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(tokens) || !is_ours(planes) || tokens.rank() != 3 || planes.rank() != 4 {
+        return Ok(None);
+    }
+    let (batch, rows, columns) = tokens.dims3()?;
+    let (b, c, h, w) = planes.dims4()?;
+    if (b, c, h * w) != (batch, columns, rows) || rows.div_ceil(32) > MOST_ROWS {
+        return Ok(None);
+    }
+    let (card, tokens, planes) = (Card::of(tokens)?, tokens.contiguous()?, planes.contiguous()?);
+    let (numbers, residual) = (Numbers::of(&tokens)?, Numbers::of(&planes)?);
+    let (numbers, residual) = (numbers.f32()?, residual.f32()?);
+    let mut out = card.room::<f32>(planes.elem_count())?;
+    let grid = (columns.div_ceil(32) as u32, rows.div_ceil(32) as u32, batch as u32);
+    let (of_rows, of_columns) = (int(rows)?, int(columns)?);
+    launch!(card, "planes", grid, (32, 8, 1), &numbers, &residual, &mut out, &of_rows, &of_columns);
+    Ok(Some(card.tensor(out, (b, c, h, w))))
 }

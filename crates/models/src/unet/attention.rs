@@ -170,7 +170,7 @@ impl SpatialTransformer {
     /// `x (B, C, H, W)` in its shape; `context (B, T, context_dim)`.
     pub fn forward(&self, x: &Tensor, context: &Tensor, walk: &mut Walk<'_>) -> Result<Tensor> {
         let (b, c, h, w) = x.dims4()?;
-        let tokens = self.norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?.contiguous()?;
+        let tokens = self.norm.forward(x)?.reshape((b, c, h * w))?.transpose(1, 2)?;
         let mut tokens = self.proj_in.forward(&tokens)?;
         walk.at.heads = self.heads;
         walk.at.head_dim = self.head_dim;
@@ -182,7 +182,6 @@ impl SpatialTransformer {
         walk.at.heads = 0;
         walk.at.head_dim = 0;
         walk.at.transformer_index += 1;
-        let out = self.proj_out.forward(&tokens)?.transpose(1, 2)?.contiguous()?.reshape((b, c, h, w))?;
-        ops::add(&out, x)
+        ops::planes_added(&self.proj_out.forward(&tokens)?, x)
     }
 }

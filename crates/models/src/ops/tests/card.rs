@@ -41,6 +41,13 @@ fn card_multiplies_matrices() {
             }
         }
     }
+    // Planes seen as tokens.
+    let (x, weight) = (tensor(3, &[2, 36, 50]).transpose(1, 2).unwrap(), Weight::Dense(tensor(1, &[64, 36]).to_dtype(DType::F16).unwrap()));
+    let wanted = portable::linear(&x, &weight, None).unwrap();
+    let there_too = there(&x.transpose(1, 2).unwrap().contiguous().unwrap()).transpose(1, 2).unwrap();
+    for _ in 0..2 {
+        assert_near(&ops::linear(&there_too, &weight.to_device(&CARD).unwrap(), None).unwrap(), &wanted, 1e-3);
+    }
     for weight in few_bits(&[64, 36]) {
         let x = tensor(3, &[7, 36]);
         assert_near(
@@ -133,6 +140,8 @@ fn card_takes_single_numbers() {
     assert_near(&ops::silu(&there(&x)).unwrap(), &portable::silu(&x).unwrap(), 1e-5);
     assert_near(&ops::gelu(&there(&x)).unwrap(), &portable::gelu(&x).unwrap(), 1e-5);
     assert_near(&ops::quick_gelu(&there(&x)).unwrap(), &portable::quick_gelu(&x).unwrap(), 1e-5);
+    let (tokens, planes) = (tensor(4, &[2, 35, 70]), tensor(5, &[2, 70, 5, 7]));
+    assert_near(&ops::planes_added(&there(&tokens), &there(&planes)).unwrap(), &ops::planes_added(&tokens, &planes).unwrap(), 1e-6);
     let (image, embedding) = (tensor(2, &[2, 3, 4, 5]), tensor(3, &[2, 3]));
     assert_near(&ops::upsample_nearest_2x(&there(&image)).unwrap(), &portable::upsample_nearest_2x(&image).unwrap(), 1e-6);
     assert_near(&ops::add_channels(&there(&image), &there(&embedding)).unwrap(), &portable::add_channels(&image, &embedding).unwrap(), 1e-6);
