@@ -128,7 +128,8 @@ async fn prompt(host: &str, workflow: &Value, round: u64) -> io::Result<Stages> 
     let mut stages = Stages::default();
     let mut began = Instant::now();
     let mut running: Option<(String, Instant)> = None;
-    let mut steps: Vec<Instant> = Vec::new();
+    // Which step, since a server need not tell of each, and when.
+    let mut steps: Vec<(f64, Instant)> = Vec::new();
     while let Some(message) = socket.next().await {
         let Message::Text(text) = message.map_err(io::Error::other)? else { continue };
         let message: Value = serde_json::from_str(text.as_str())?;
@@ -136,7 +137,7 @@ async fn prompt(host: &str, workflow: &Value, round: u64) -> io::Result<Stages> 
         let data = &message["data"];
         match message["type"].as_str().unwrap_or_default() {
             "execution_start" => began = now,
-            "progress" if running.as_ref().is_some_and(|(class, _)| class == "KSampler") => steps.push(now),
+            "progress" if running.as_ref().is_some_and(|(class, _)| class == "KSampler") => steps.push((data["value"].as_f64().unwrap_or_default(), now)),
             "execution_error" => return Err(io::Error::other(format!("the prompt failed: {data}"))),
             "executing" => {
                 if let Some((class, since)) = running.take() {
@@ -159,9 +160,9 @@ async fn prompt(host: &str, workflow: &Value, round: u64) -> io::Result<Stages> 
             _ => {}
         }
     }
-    let (Some(first), Some(last)) = (steps.first(), steps.last()) else { return Err(io::Error::other("the prompt made no step")) };
+    let (Some((from, first)), Some((to, last))) = (steps.first(), steps.last()) else { return Err(io::Error::other("the prompt made no step")) };
     stages.first_step = (*first - began).as_secs_f64();
-    stages.step = (*last - *first).as_secs_f64() / steps.len().saturating_sub(1).max(1) as f64;
+    stages.step = (*last - *first).as_secs_f64() / (to - from).max(1.0);
     Ok(stages)
 }
 

@@ -157,11 +157,13 @@ extern "C" __global__ void group_apply(const float *x, const float2 *partial, co
     }
 }
 
+// What a product takes next is written as it takes it as well: `rounded`, if it is there, here and below.
+
 // Layer normalisation of rows, a block each.
-extern "C" __global__ void layer_norm(const float *x, const float *weight, const float *bias, float *out, int columns, float eps) {
+extern "C" __global__ void layer_norm(const float *x, const float *weight, const float *bias, float *out, __half *rounded, int columns, float eps) {
     __shared__ float mean_and_scale[2];
     const float *row = x + (size_t)blockIdx.x * columns;
-    float *to = out + (size_t)blockIdx.x * columns;
+    size_t start = (size_t)blockIdx.x * columns;
     float from = row[0];
     float2 v = make_float2(0.f, 0.f);
     for (int i = threadIdx.x; i < columns; i += blockDim.x) {
@@ -176,16 +178,22 @@ extern "C" __global__ void layer_norm(const float *x, const float *weight, const
         mean_and_scale[1] = rsqrtf(fmaxf(v.y / columns - mean * mean, 0.f) + eps);
     }
     __syncthreads();
-    for (int i = threadIdx.x; i < columns; i += blockDim.x) to[i] = (row[i] - mean_and_scale[0]) * mean_and_scale[1] * weight[i] + bias[i];
+    for (int i = threadIdx.x; i < columns; i += blockDim.x) {
+        float value = (row[i] - mean_and_scale[0]) * mean_and_scale[1] * weight[i] + bias[i];
+        out[start + i] = value;
+        if (rounded) rounded[start + i] = factor<__half>(value);
+    }
 }
 
 // `(rows, 2 * columns) -> (rows, columns)`: the first half times the exact GELU of the second.
-extern "C" __global__ void geglu(const float *x, float *out, unsigned columns, unsigned count) {
+extern "C" __global__ void geglu(const float *x, float *out, __half *rounded, unsigned columns, unsigned count) {
     for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < count; i += gridDim.x * blockDim.x) {
         unsigned row = i / columns, column = i % columns;
         const float *both = x + (size_t)row * 2 * columns;
         float gate = both[columns + column];
-        out[i] = both[column] * 0.5f * gate * (1.f + erff(gate * 0.70710678f));
+        float value = both[column] * 0.5f * gate * (1.f + erff(gate * 0.70710678f));
+        out[i] = value;
+        if (rounded) rounded[i] = factor<__half>(value);
     }
 }
 
@@ -212,8 +220,8 @@ extern "C" __global__ void planes(const float *x, const float *residual, float *
 
 // Attention without a matrix of scores (online softmax), on the tensor cores. `q (B, N, heads * D)`, `k` and `v (B, M, heads * D)` are
 // half precision, `out (B, N, heads * D)` is single precision. A block of four warps takes 64 queries of one head, a warp sixteen; keys come
-// in tiles of 64. `mask`, if there, is added to the scores; its rows are whole, and strides of axes that serve for all are 0.
-// Exponents are of two: `scale` has the logarithm of e in it.
+// in tiles of 64, the next of which is on its way while one is worked on, if there is room for two. `mask`, if there, is added to the scores;
+// its rows are whole, and strides of axes that serve for all are 0. Exponents are of two: `scale` has the logarithm of e in it.
 #define LOG2_E 1.44269504f
 
 struct Mask {
@@ -233,121 +241,158 @@ __device__ __forceinline__ void product(float (&d)[4], const uint32_t (&a)[4], u
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
                  : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-__device__ __forceinline__ uint32_t pair(float low, float high) {
-    __half both[2] = {factor<__half>(low), factor<__half>(high)};
-    return *reinterpret_cast<uint32_t *>(both);
+__device__ __forceinline__ float power_of_two(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
 }
+// Weights lie between zero and one, and what they weigh was half precision before.
+__device__ __forceinline__ uint32_t pair(float low, float high) {
+    __half2 both = __floats2half2_rn(low, high);
+    return *reinterpret_cast<uint32_t *>(&both);
+}
+// Sixteen bytes on their way into shared memory; zeros where there are none.
+__device__ __forceinline__ void fetch(void *to, const void *from, bool is_there) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(is_there ? 16 : 0));
+}
+__device__ __forceinline__ void end_of_tile() { asm volatile("cp.async.commit_group;"); }
+template <int LATER> __device__ __forceinline__ void await_tiles() { asm volatile("cp.async.wait_group %0;" ::"n"(LATER)); }
 
 // Rows `first ..` of `from`, of `stride` numbers each of which `width` count, into a tile of 64 rows of `D` numbers, zeros beyond.
 template <int D> __device__ __forceinline__ void load_tile(__half (*tile)[D + 8], const __half *from, size_t stride, int width, int first, int rows) {
     for (int i = threadIdx.x; i < 64 * (D / 8); i += 128) {
         int row = i / (D / 8), column = i % (D / 8) * 8;
-        uint4 eight = make_uint4(0, 0, 0, 0);
-        if (first + row < rows && column < width) eight = *reinterpret_cast<const uint4 *>(from + (size_t)(first + row) * stride + column);
-        *reinterpret_cast<uint4 *>(&tile[row][column]) = eight;
+        bool is_there = first + row < rows && column < width;
+        fetch(&tile[row][column], is_there ? from + (size_t)(first + row) * stride + column : from, is_there);
     }
 }
 
 // `D`: the width of a head, `width`, rounded up to sixteens; `width` is a multiple of eight.
 template <int D>
-__device__ void attend(const __half *q, const __half *k, const __half *v, float *out, int queries, int keys, int heads, int width, float scale, Mask mask) {
-    __shared__ __align__(16) __half tile_k[64][D + 8], tile_v[64][D + 8];
+__device__ void attend(const __half *q, const __half *k, const __half *v, float *out, __half *rounded, int queries, int keys, int heads, int width, float scale, Mask mask) {
+    constexpr int TILES = D <= 80 ? 2 : 1;
+    __shared__ __align__(16) __half tile_k[TILES][64][D + 8], tile_v[TILES][64][D + 8];
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     int head = blockIdx.y % heads, batch = blockIdx.y / heads;
     size_t stride = (size_t)heads * width;
     q += (size_t)batch * queries * stride + (size_t)head * width;
     k += (size_t)batch * keys * stride + (size_t)head * width;
     v += (size_t)batch * keys * stride + (size_t)head * width;
-    out += (size_t)batch * queries * stride + (size_t)head * width;
+    size_t to = (size_t)batch * queries * stride + (size_t)head * width;
     int first = blockIdx.x * 64;
 
     // The queries stay in registers.
-    load_tile<D>(tile_k, q, stride, width, first, queries);
+    load_tile<D>(tile_k[0], q, stride, width, first, queries);
+    end_of_tile();
+    await_tiles<0>();
     __syncthreads();
     uint32_t query[D / 16][4];
-    #pragma unroll
-    for (int d = 0; d < D / 16; d++) load_matrices(query[d], shared_address(&tile_k[warp * 16 + lane % 16][d * 16 + lane / 16 * 8]));
+#pragma unroll
+    for (int d = 0; d < D / 16; d++) load_matrices(query[d], shared_address(&tile_k[0][warp * 16 + lane % 16][d * 16 + lane / 16 * 8]));
     __syncthreads();
 
     float sum[D / 8][4] = {};
     float largest[2] = {-INFINITY, -INFINITY}, weights[2] = {0.f, 0.f};
     int row = first + warp * 16 + lane / 4;
     const float *mask_rows[2] = {nullptr, nullptr};
+    // Scores are scaled last.
+    float of_mask = LOG2_E / scale;
     if (mask.values) {
-        #pragma unroll
+#pragma unroll
         for (int half = 0; half < 2; half++) {
             int at = min(row + half * 8, queries - 1);
             mask_rows[half] = mask.values + batch * mask.batch + head * mask.head + at * mask.query;
         }
     }
-    for (int start = 0; start < keys; start += 64) {
-        load_tile<D>(tile_k, k, stride, width, start, keys);
-        load_tile<D>(tile_v, v, stride, width, start, keys);
+    if (TILES == 2) {
+        load_tile<D>(tile_k[0], k, stride, width, 0, keys);
+        load_tile<D>(tile_v[0], v, stride, width, 0, keys);
+        end_of_tile();
+    }
+    for (int start = 0, at = 0; start < keys; start += 64) {
+        if (TILES == 2) {
+            if (start + 64 < keys) {
+                load_tile<D>(tile_k[at ^ 1], k, stride, width, start + 64, keys);
+                load_tile<D>(tile_v[at ^ 1], v, stride, width, start + 64, keys);
+            }
+            end_of_tile();
+            await_tiles<1>();
+        } else {
+            load_tile<D>(tile_k[0], k, stride, width, start, keys);
+            load_tile<D>(tile_v[0], v, stride, width, start, keys);
+            end_of_tile();
+            await_tiles<0>();
+        }
         __syncthreads();
 
         float score[8][4] = {};
-        #pragma unroll
+#pragma unroll
         for (int d = 0; d < D / 16; d++) {
-            #pragma unroll
+#pragma unroll
             for (int n = 0; n < 4; n++) {
                 uint32_t part[4];
-                load_matrices(part, shared_address(&tile_k[n * 16 + lane / 16 * 8 + lane % 8][d * 16 + lane / 8 % 2 * 8]));
+                load_matrices(part, shared_address(&tile_k[at][n * 16 + lane / 16 * 8 + lane % 8][d * 16 + lane / 8 % 2 * 8]));
                 product(score[2 * n], query[d], part[0], part[1]);
                 product(score[2 * n + 1], query[d], part[2], part[3]);
             }
         }
-        float now[2] = {largest[0], largest[1]};
-        #pragma unroll
-        for (int n = 0; n < 8; n++) {
-            #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                int key = start + n * 8 + lane % 4 * 2 + i % 2;
-                float value = score[n][i] * scale;
-                if (key >= keys) value = -INFINITY;
-                else if (mask.values) value += mask_rows[i / 2][key] * LOG2_E;
-                score[n][i] = value;
-                now[i / 2] = fmaxf(now[i / 2], value);
+        if (mask.values || start + 64 > keys) {
+#pragma unroll
+            for (int n = 0; n < 8; n++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    int key = start + n * 8 + lane % 4 * 2 + i % 2;
+                    if (key >= keys) score[n][i] = -INFINITY;
+                    else if (mask.values) score[n][i] += mask_rows[i / 2][key] * of_mask;
+                }
             }
         }
-        #pragma unroll
+        float now[2] = {largest[0], largest[1]};
+#pragma unroll
+        for (int n = 0; n < 8; n++) {
+#pragma unroll
+            for (int i = 0; i < 4; i++) now[i / 2] = fmaxf(now[i / 2], score[n][i]);
+        }
+#pragma unroll
         for (int half = 0; half < 2; half++) {
             now[half] = fmaxf(now[half], __shfl_xor_sync(~0u, now[half], 1));
             now[half] = fmaxf(now[half], __shfl_xor_sync(~0u, now[half], 2));
             // All masked so far: nothing to scale, and nothing to add.
-            float base = now[half] == -INFINITY ? 0.f : now[half];
-            float shrink = exp2f(largest[half] - base);
+            float base = now[half] == -INFINITY ? 0.f : now[half] * scale;
+            float shrink = power_of_two(largest[half] * scale - base);
             largest[half] = now[half];
             weights[half] *= shrink;
-            #pragma unroll
+#pragma unroll
             for (int d = 0; d < D / 8; d++) {
                 sum[d][half * 2] *= shrink;
                 sum[d][half * 2 + 1] *= shrink;
             }
-            #pragma unroll
+#pragma unroll
             for (int n = 0; n < 8; n++) {
-                #pragma unroll
+#pragma unroll
                 for (int i = 0; i < 2; i++) {
-                    float weight = exp2f(score[n][half * 2 + i] - base);
+                    float weight = power_of_two(score[n][half * 2 + i] * scale - base);
                     score[n][half * 2 + i] = weight;
                     weights[half] += weight;
                 }
             }
         }
-        #pragma unroll
+#pragma unroll
         for (int n = 0; n < 4; n++) {
             uint32_t weight[4] = {pair(score[2 * n][0], score[2 * n][1]), pair(score[2 * n][2], score[2 * n][3]),
                                   pair(score[2 * n + 1][0], score[2 * n + 1][1]), pair(score[2 * n + 1][2], score[2 * n + 1][3])};
-            #pragma unroll
+#pragma unroll
             for (int d = 0; d < D / 16; d++) {
                 uint32_t part[4];
-                load_matrices_transposed(part, shared_address(&tile_v[n * 16 + lane % 16][d * 16 + lane / 16 * 8]));
+                load_matrices_transposed(part, shared_address(&tile_v[at][n * 16 + lane % 16][d * 16 + lane / 16 * 8]));
                 product(sum[2 * d], weight, part[0], part[1]);
                 product(sum[2 * d + 1], weight, part[2], part[3]);
             }
         }
         __syncthreads();
+        at ^= TILES - 1;
     }
-    #pragma unroll
+#pragma unroll
     for (int half = 0; half < 2; half++) {
         weights[half] += __shfl_xor_sync(~0u, weights[half], 1);
         weights[half] += __shfl_xor_sync(~0u, weights[half], 2);
@@ -355,21 +400,23 @@ __device__ void attend(const __half *q, const __half *k, const __half *v, float 
         if (at >= queries) continue;
         // No key at all gives what a softmax of nothing but minus infinities gives.
         float share = 1.f / weights[half];
-        #pragma unroll
+#pragma unroll
         for (int d = 0; d < D / 8; d++) {
             int column = d * 8 + lane % 4 * 2;
             if (column < width) {
                 float2 both = make_float2(sum[d][half * 2] * share, sum[d][half * 2 + 1] * share);
-                *reinterpret_cast<float2 *>(out + (size_t)at * stride + column) = both;
+                size_t place = to + (size_t)at * stride + column;
+                *reinterpret_cast<float2 *>(out + place) = both;
+                if (rounded) *reinterpret_cast<uint32_t *>(rounded + place) = pair(both.x, both.y);
             }
         }
     }
 }
 
-#define ATTENTION(D)                                                                                                                        \
-    extern "C" __global__ void __launch_bounds__(128) attention_##D(const __half *q, const __half *k, const __half *v, float *out, int queries, int keys, \
-                                                                    int heads, int width, float scale, Mask mask) {                         \
-        attend<D>(q, k, v, out, queries, keys, heads, width, scale, mask);                                                                  \
+#define ATTENTION(D)                                                                                                                          \
+    extern "C" __global__ void __launch_bounds__(128) attention_##D(const __half *q, const __half *k, const __half *v, float *out, __half *rounded, int queries, \
+                                                                    int keys, int heads, int width, float scale, Mask mask) {                \
+        attend<D>(q, k, v, out, rounded, queries, keys, heads, width, scale, mask);                                                                    \
     }
 
 ATTENTION(32)

@@ -33,8 +33,8 @@ const MOST_NUMBERS: usize = 1 << 31;
 /// The kernels of attention by the widths of heads that they take.
 const ATTENTION: [(usize, &str); 6] =
     [(32, "attention_32"), (48, "attention_48"), (64, "attention_64"), (80, "attention_80"), (128, "attention_128"), (160, "attention_160")];
-/// How many rounded tensors are remembered, and how large they may be: queries, keys and values are often made of one.
-const REMEMBERED: (usize, usize) = (4, 8 << 20);
+/// How many rounded tensors are remembered, and of how many bytes: queries, keys and values are often made of one.
+const REMEMBERED: (usize, usize) = (4, 32 << 20);
 
 thread_local! {
     static KERNELS: RefCell<HashMap<(DeviceId, &'static str), Rc<CudaFunction>>> = RefCell::default();
@@ -267,19 +267,38 @@ impl Card {
 
     /// The same of a whole tensor, which is not done twice in a row.
     fn rounded(&self, t: &Tensor, factors: Factors) -> Result<Rc<CudaSlice<u8>>> {
-        let (count, largest) = REMEMBERED;
         let known = ROUNDED.with_borrow(|all| all.iter().find(|(id, of, _)| *id == t.id() && *of == factors).map(|(.., rounded)| Rc::clone(rounded)));
         if let Some(known) = known {
             return Ok(known);
         }
         let rounded = Rc::new(self.round(&Numbers::of(t)?.f32()?, factors)?);
+        self.remember(t, factors, &rounded);
+        Ok(rounded)
+    }
+
+    fn remember(&self, t: &Tensor, factors: Factors, rounded: &Rc<CudaSlice<u8>>) {
+        let (count, largest) = REMEMBERED;
         if rounded.len() <= largest {
             ROUNDED.with_borrow_mut(|all| {
                 all.truncate(count - 1);
-                all.push_front((t.id(), factors, Rc::clone(&rounded)));
+                all.push_front((t.id(), factors, Rc::clone(rounded)));
             });
         }
-        Ok(rounded)
+    }
+
+    /// Memory for so many numbers as a product takes them, if a kernel is to write them besides its result.
+    fn room_rounded(&self, count: usize) -> Result<Option<CudaSlice<u8>>> {
+        let bytes = count * Factors::F16.bytes();
+        if Precision::chosen() == Precision::Auto && bytes <= REMEMBERED.1 { Ok(Some(self.room(bytes)?)) } else { Ok(None) }
+    }
+
+    /// A kernel's result, of which it may have rounded the numbers as well.
+    fn tensor_and_rounded<S: Into<candle_core::Shape>>(&self, numbers: CudaSlice<f32>, rounded: Option<CudaSlice<u8>>, shape: S) -> Tensor {
+        let tensor = self.tensor(numbers, shape);
+        if let Some(rounded) = rounded {
+            self.remember(&tensor, Factors::F16, &Rc::new(rounded));
+        }
+        tensor
     }
 
     fn multiply(&self, product: &Product) -> Result<()> {
@@ -508,8 +527,10 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     let (count, of_keys, of_heads, of_width) = (int(queries)?, int(keys)?, int(heads)?, int(width)?);
     // The kernel's exponents are of two.
     let scale = (std::f64::consts::LOG2_E / (width as f64).sqrt()) as f32;
-    launch!(card, kernel, grid, (128, 1, 1), &q, &k, &v, &mut out, &count, &of_keys, &of_heads, &of_width, &scale, &mask);
-    Ok(Some(card.tensor(out, (batch, queries, inner))))
+    let also = card.room_rounded(of_q)?;
+    let to = also.as_ref().map_or(NOTHING, |rounded| card.address(rounded));
+    launch!(card, kernel, grid, (128, 1, 1), &q, &k, &v, &mut out, &to, &count, &of_keys, &of_heads, &of_width, &scale, &mask);
+    Ok(Some(card.tensor_and_rounded(out, also, (batch, queries, inner))))
 }
 
 pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, silu: bool) -> Result<Option<Tensor>> {
@@ -553,8 +574,10 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
     let (numbers, weight, bias) = (numbers.f32()?, weight.f32()?, bias.f32()?);
     let mut out = card.room::<f32>(numbers.len())?;
     let (rows, of_columns, eps) = ((numbers.len() / columns) as u32, int(columns)?, eps as f32);
-    launch!(card, "layer_norm", (rows, 1, 1), LINE, &numbers, &weight, &bias, &mut out, &of_columns, &eps);
-    Ok(Some(card.tensor(out, x.shape())))
+    let also = card.room_rounded(numbers.len())?;
+    let to = also.as_ref().map_or(NOTHING, |rounded| card.address(rounded));
+    launch!(card, "layer_norm", (rows, 1, 1), LINE, &numbers, &weight, &bias, &mut out, &to, &of_columns, &eps);
+    Ok(Some(card.tensor_and_rounded(out, also, x.shape())))
 }
 
 pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
@@ -571,8 +594,10 @@ pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
     let count = numbers.len() / 2;
     let mut out = card.room::<f32>(count)?;
     let (of_columns, of_count) = (columns as u32, count as u32);
-    launch!(card, "geglu", blocks(count), LINE, &numbers, &mut out, &of_columns, &of_count);
-    Ok(Some(card.tensor(out, shape)))
+    let also = card.room_rounded(count)?;
+    let to = also.as_ref().map_or(NOTHING, |rounded| card.address(rounded));
+    launch!(card, "geglu", blocks(count), LINE, &numbers, &mut out, &to, &of_columns, &of_count);
+    Ok(Some(card.tensor_and_rounded(out, also, shape)))
 }
 
 pub(super) fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Option<Tensor>> {
