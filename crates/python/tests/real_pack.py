@@ -76,7 +76,7 @@ class RealRaise(Base):
             raise comfy.model_management.OOM_EXCEPTION("memory is out")
         if message == "interrupt":
             raise comfy.model_management.InterruptProcessingException()
-        raise ValueError(message)
+        raise ValueError("cut \ud800" if message == "half" else message)
 
 
 class RealProgress(Base):

@@ -255,6 +255,7 @@ class Results(Case):
         self.assertIn("raise kinds[kind](message)", answer["traceback"][-1])
         self.assertFalse([line for line in answer["traceback"] if "comfyd_worker" in line])
         self.assertTrue(self.run_node("StubRaise", {"message": "", "kind": "own"})["error"]["type"].endswith("stub_nodes.OwnError"))
+        self.assertEqual(self.run_node("StubRaise", {"message": "cut", "kind": "half"})["error"]["message"], "cut?")
         self.assertEqual(self.run_node("StubAsyncRaise", {"message": "later"})["error"]["message"], "later")
         self.assertEqual(self.run_node("StubRaise", {"message": "m", "kind": "interrupt"}), {"interrupted": True})
         self.assertEqual(self.run_node("StubRaise", {"message": "bye", "kind": "exit"})["error"]["type"], "SystemExit")
@@ -825,6 +826,8 @@ class Real(unittest.TestCase):
         self.assertEqual((error["type"], error["message"]), ("ValueError", "so"))
         self.assertTrue(error["inputs"]["value"][0].startswith("tensor("))
         self.assertTrue(error["traceback"][0].lstrip().startswith(f'File "{OPTIONS.comfyui}'))
+        # ComfyUI's log could not write it.
+        self.assertEqual(self.worker.run("RealRaise", inputs={"value": 1, "message": "half"})["error"]["message"], "cut ?")
         memory = self.worker.run("RealRaise", inputs={"value": 1, "message": "memory"})["error"]
         self.assertTrue(memory["oom"])
         self.assertIn("TIPS", memory["tips"])

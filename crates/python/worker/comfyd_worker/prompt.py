@@ -293,8 +293,8 @@ def _failed(call, error):
     if is_interrupt(error):
         logging.info("Processing interrupted")
     else:
-        logging.error("!!! Exception during processing !!! %s", error)
-        logging.error(traceback.format_exc())
+        logging.error("!!! Exception during processing !!! %s", _loggable(_said(error)))
+        logging.error(_loggable(traceback.format_exc()))
     return Failed(call)
 
 
@@ -444,7 +444,7 @@ async def changed(message):
     except Unstable:
         return {"always": True}
     except guard.ANY as error:
-        logging.warning("WARNING: %s", error)
+        logging.warning("WARNING: %s", _loggable(_said(error)))
         return {"always": True}
 
 
@@ -564,6 +564,11 @@ def _said(error):
         return str(error)
     except guard.ANY:
         return type(error).__name__
+
+
+def _loggable(text):
+    """A text as ComfyUI's log can write it: halves of surrogate pairs would fail there, and the node's own error be lost."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _let_go(error):

@@ -43,7 +43,7 @@ running
     StubStubborn   seconds FLOAT -> INT                     does not, but an exception thrown into it ends it
     StubHang       seconds FLOAT -> INT                     nothing ends it
 failing
-    StubRaise      message STRING, kind COMBO: ValueError, memory, interrupt, exit, own -> INT
+    StubRaise      message STRING, kind COMBO: ValueError, memory, interrupt, exit, own, half (of a surrogate pair) -> INT
     StubAsyncRaise message STRING -> INT (async)
     StubExits      where COMBO: run, later, lazy, changed, validate, value INT (lazy) -> INT      sys.exit there
     StubExit       status INT, said STRING (optional) -> INT        prints it, and os._exit
@@ -470,6 +470,7 @@ class StubRaise:
             sys.exit(message)
         kinds = {"ValueError": ValueError, "memory": comfy.model_management.OOM_EXCEPTION, "own": OwnError,
                  "interrupt": comfy.model_management.InterruptProcessingException}
+        kinds["half"] = lambda message: ValueError(message + "\ud800")
         raise kinds[kind](message)
 
 
