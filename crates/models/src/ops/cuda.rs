@@ -461,7 +461,7 @@ fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape
         product(first, 0, pixels)?;
         return Ok(card.tensor(out, &shape));
     }
-    let part = (PATCHES_BYTES / (batch * depth * factors.bytes())).next_multiple_of(4);
+    let part = (PATCHES_BYTES / (batch * depth * factors.bytes())).max(1).next_multiple_of(4);
     let pictures = numbers.f32()?;
     for start in (0..pixels).step_by(part) {
         let count = part.min(pixels - start);
@@ -606,7 +606,7 @@ pub(super) fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Option<Te
     }
     let (batch, rows, columns) = tokens.dims3()?;
     let (b, c, h, w) = planes.dims4()?;
-    if (b, c, h * w) != (batch, columns, rows) || rows.div_ceil(32) > MOST_ROWS {
+    if (b, c, h * w) != (batch, columns, rows) || rows.div_ceil(32).max(batch) > MOST_ROWS {
         return Ok(None);
     }
     let (card, tokens, planes) = (Card::of(tokens)?, tokens.contiguous()?, planes.contiguous()?);

@@ -37,6 +37,9 @@ pub(super) fn conv2d_added(x: &Tensor, weight: &Weight, added: Added<'_>, stride
     }
 }
 
+/// How many scores of an attention are there at once: 256 MiB of them in single precision.
+const MOST_SCORES: usize = 64 << 20;
+
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Tensor> {
     let (b, n, inner) = q.dims3()?;
     if heads == 0 || inner % heads != 0 {
@@ -44,18 +47,25 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     }
     let d = inner / heads;
     let split = |t: &Tensor| -> Result<Tensor> { Ok(t.reshape((b, t.dim(1)?, heads, d))?.transpose(1, 2)?.contiguous()?) };
-    let (q, k, v) = (split(q)?, split(k)?, split(v)?);
-    let mut scores = (q.matmul(&k.t()?)? * (1.0 / (d as f64).sqrt()))?;
-    if let Some(mask) = mask {
-        let mask = match mask.rank() {
-            2 => mask.unsqueeze(0)?.unsqueeze(0)?,
-            3 => mask.unsqueeze(1)?,
-            _ => mask.clone(),
-        };
-        scores = scores.broadcast_add(&mask)?;
+    let (q, k, v) = (split(q)?, split(k)?.t()?, split(v)?);
+    let mask = mask.map(|mask| match mask.rank() {
+        2 => mask.unsqueeze(0)?.unsqueeze(0),
+        3 => mask.unsqueeze(1),
+        _ => Ok(mask.clone()),
+    });
+    let mask = mask.transpose()?;
+    let rows = (MOST_SCORES / (b * heads * k.dim(3)?).max(1)).max(1);
+    let mut parts = Vec::new();
+    for first in (0..n).step_by(rows) {
+        let count = rows.min(n - first);
+        let mut scores = (q.narrow(2, first, count)?.matmul(&k)? * (1.0 / (d as f64).sqrt()))?;
+        if let Some(mask) = &mask {
+            let mask = if mask.dim(2)? == n { mask.narrow(2, first, count)? } else { mask.clone() };
+            scores = scores.broadcast_add(&mask)?;
+        }
+        parts.push(candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?);
     }
-    let out = candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?;
-    Ok(out.transpose(1, 2)?.reshape((b, n, inner))?)
+    Ok(Tensor::cat(&parts, 2)?.transpose(1, 2)?.reshape((b, n, inner))?)
 }
 
 pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64) -> Result<Tensor> {
