@@ -137,7 +137,9 @@ async fn prompt(host: &str, workflow: &Value, round: u64) -> io::Result<Stages> 
         let data = &message["data"];
         match message["type"].as_str().unwrap_or_default() {
             "execution_start" => began = now,
-            "progress" if running.as_ref().is_some_and(|(class, _)| class == "KSampler") => steps.push((data["value"].as_f64().unwrap_or_default(), now)),
+            "progress" if running.as_ref().is_some_and(|(class, _)| class == "KSampler") => {
+                steps.push((data["value"].as_f64().unwrap_or_default(), now))
+            }
             "execution_error" => return Err(io::Error::other(format!("the prompt failed: {data}"))),
             "executing" => {
                 if let Some((class, since)) = running.take() {
@@ -160,7 +162,9 @@ async fn prompt(host: &str, workflow: &Value, round: u64) -> io::Result<Stages> 
             _ => {}
         }
     }
-    let (Some((from, first)), Some((to, last))) = (steps.first(), steps.last()) else { return Err(io::Error::other("the prompt made no step")) };
+    let (Some((from, first)), Some((to, last))) = (steps.first(), steps.last()) else {
+        return Err(io::Error::other("the prompt made no step"));
+    };
     stages.first_step = (*first - began).as_secs_f64();
     stages.step = (*last - *first).as_secs_f64() / (to - from).max(1.0);
     Ok(stages)

@@ -33,7 +33,10 @@ pub fn check(tree: &Tree) -> Vec<Finding> {
                 found(index + 1, "only crates/comfyd reads the environment, the arguments and the current folder; pass the value in");
             }
             if !under(file, &MAY_BE_UNSAFE) && !maps_files && words(line).any(|word| word == "unsafe") {
-                found(index + 1, "unsafe code belongs into crates/kernels, a file that launches kernels or looks for CUDA, or one that maps files");
+                found(
+                    index + 1,
+                    "unsafe code belongs into crates/kernels, a file that launches kernels or looks for CUDA, or one that maps files",
+                );
             }
         }
     }

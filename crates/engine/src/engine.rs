@@ -8,7 +8,7 @@ use comfyd_node::Context;
 
 use crate::files::Files;
 use crate::residency::{Residency, Short};
-use crate::{CpuLevel, ProductPrecision, EngineOptions, Result, device};
+use crate::{CpuLevel, EngineOptions, ProductPrecision, Result, device};
 
 /// Memory of the device, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_kernels::Precision;
-use comfyd_models::{Provider, Vb};
 use comfyd_models::backbone::{Backbone, Pass};
 use comfyd_models::clip::{ClipConfig, ClipTextModel};
 use comfyd_models::unet::UNet;
 use comfyd_models::vae::{Vae, VaeConfig};
+use comfyd_models::{Provider, Vb};
 use comfyd_weights::{StateDict, Weight, detect};
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -9,9 +9,9 @@ use async_nats::Client;
 use async_nats::connection::State as ConnectionState;
 use async_nats::jetstream::consumer::{self, AckPolicy, DeliverPolicy, push};
 use async_nats::jetstream::context::{CreateStreamErrorKind, PublishErrorKind};
-use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::message::{PublishMessage, StreamMessage};
 use async_nats::jetstream::object_store::{self, InfoErrorKind, ObjectStore};
-use async_nats::jetstream::stream::{self, DiscardPolicy, LastRawMessageErrorKind, Stream};
+use async_nats::jetstream::stream::{self, DiscardPolicy, LastRawMessageError, LastRawMessageErrorKind, Stream};
 use async_nats::jetstream::{self, Context, ErrorCode};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE;
@@ -30,6 +30,8 @@ pub(crate) const HEAD: &str = "Comfyd-Head";
 const ATTEMPT: Duration = Duration::from_secs(2);
 /// Before the next attempt.
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long it is tried to read while there is no connection: a server that starts anew is back by then.
+const OUTAGE: Duration = Duration::from_secs(4);
 /// How long a change may take while the one before failed.
 const IMPATIENCE: Duration = Duration::from_millis(300);
 /// How often a consumer tells that it is there.
@@ -228,43 +230,39 @@ impl Bucket {
 
     /// The last document of a key, as who leads the bucket knows it.
     pub async fn last(&self, key: &str) -> Result<Option<Found>, JobError> {
-        let began = Instant::now();
-        loop {
-            let error = match self.stream.get_last_raw_message_by_subject(&format!("{}{key}", self.prefix)).await {
-                Ok(message) => return Ok(found(message)),
-                Err(error) => match error.kind() {
-                    LastRawMessageErrorKind::NoMessageFound => return Ok(None),
-                    LastRawMessageErrorKind::JetStream(_) | LastRawMessageErrorKind::InvalidSubject | LastRawMessageErrorKind::Other => {
-                        error
-                    }
-                },
-            };
-            if began.elapsed() >= self.patience {
-                return Err(unavailable(&error.to_string()));
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
+        let subject = format!("{}{key}", self.prefix);
+        self.asked(|| self.stream.get_last_raw_message_by_subject(&subject)).await
     }
 
     /// The document of a revision, unless another one has taken its place.
     pub async fn read(&self, revision: u64) -> Result<Option<Found>, JobError> {
         // Any server may answer this, and one may be behind.
-        if let Ok(message) = self.stream.direct_get(revision).await {
+        if let Ok(Ok(message)) = tokio::time::timeout(ATTEMPT, self.stream.direct_get(revision)).await {
             return Ok(found(message));
         }
+        self.asked(|| self.stream.get_raw_message(revision)).await
+    }
+
+    /// What the bucket answers, asked again until it does: a while, and less where there is no connection.
+    async fn asked<F>(&self, ask: impl Fn() -> F) -> Result<Option<Found>, JobError>
+    where
+        F: Future<Output = Result<StreamMessage, LastRawMessageError>>,
+    {
         let began = Instant::now();
         loop {
-            let error = match self.stream.get_raw_message(revision).await {
-                Ok(message) => return Ok(found(message)),
-                Err(error) => match error.kind() {
+            let error = match tokio::time::timeout(ATTEMPT, ask()).await {
+                Ok(Ok(message)) => return Ok(found(message)),
+                Ok(Err(error)) => match error.kind() {
                     LastRawMessageErrorKind::NoMessageFound => return Ok(None),
                     LastRawMessageErrorKind::JetStream(_) | LastRawMessageErrorKind::InvalidSubject | LastRawMessageErrorKind::Other => {
-                        error
+                        error.to_string()
                     }
                 },
+                Err(_elapsed) => "it does not answer".to_owned(),
             };
-            if began.elapsed() >= self.patience {
-                return Err(unavailable(&error.to_string()));
+            let is_connected = self.client.connection_state() == ConnectionState::Connected;
+            if began.elapsed() >= if is_connected { self.patience } else { self.patience.min(OUTAGE) } {
+                return Err(unavailable(&error));
             }
             tokio::time::sleep(PAUSE).await;
         }
@@ -488,7 +486,7 @@ async fn made(context: &Context, name: &str, replicas: Option<usize>, config: im
     }
 }
 
-fn found(message: async_nats::jetstream::message::StreamMessage) -> Option<Found> {
+fn found(message: StreamMessage) -> Option<Found> {
     let head = message.headers.get(HEAD)?.as_str().to_owned();
     Some(Found { revision: message.sequence, head, texts: message.payload })
 }

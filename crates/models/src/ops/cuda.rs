@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use candle_core::cuda_backend::cudarc::cublas::{result, sys};
-use candle_core::cuda_backend::cudarc::driver::{CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
+};
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{D, DType, Storage, StorageRef, Tensor, TensorId};
@@ -31,8 +33,14 @@ const PATCHES_BYTES: usize = 256 << 20;
 /// What kernels count in 32 bits, with room for a step beyond.
 const MOST_NUMBERS: usize = 1 << 31;
 /// The kernels of attention by the widths of heads that they take.
-const ATTENTION: [(usize, &str); 6] =
-    [(32, "attention_32"), (48, "attention_48"), (64, "attention_64"), (80, "attention_80"), (128, "attention_128"), (160, "attention_160")];
+const ATTENTION: [(usize, &str); 6] = [
+    (32, "attention_32"),
+    (48, "attention_48"),
+    (64, "attention_64"),
+    (80, "attention_80"),
+    (128, "attention_128"),
+    (160, "attention_160"),
+];
 /// How many rounded tensors are remembered, and of how many bytes: queries, keys and values are often made of one.
 const REMEMBERED: (usize, usize) = (4, 32 << 20);
 
@@ -267,7 +275,8 @@ impl Card {
 
     /// The same of a whole tensor, which is not done twice in a row.
     fn rounded(&self, t: &Tensor, factors: Factors) -> Result<Rc<CudaSlice<u8>>> {
-        let known = ROUNDED.with_borrow(|all| all.iter().find(|(id, of, _)| *id == t.id() && *of == factors).map(|(.., rounded)| Rc::clone(rounded)));
+        let known = ROUNDED
+            .with_borrow(|all| all.iter().find(|(id, of, _)| *id == t.id() && *of == factors).map(|(.., rounded)| Rc::clone(rounded)));
         if let Some(known) = known {
             return Ok(known);
         }
@@ -441,7 +450,8 @@ fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape
     let adds = terms.iter().any(Option::is_some);
     if adds {
         let terms: Vec<Option<Tensor>> = terms.into_iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
-        let numbers: Vec<Option<Numbers<'_>>> = terms.iter().map(|term| term.as_ref().map(Numbers::of).transpose()).collect::<Result<_>>()?;
+        let numbers: Vec<Option<Numbers<'_>>> =
+            terms.iter().map(|term| term.as_ref().map(Numbers::of).transpose()).collect::<Result<_>>()?;
         let addresses = numbers.iter().map(|numbers| numbers.as_ref().map_or(Ok(NOTHING), |numbers| numbers.address(&card)));
         let addresses: Vec<u64> = addresses.collect::<Result<_>>()?;
         let (channels, area, grid) = (out_channels as u32, pixels as u32, (blocks(pixels).0, (batch * out_channels) as u32, 1));
@@ -492,7 +502,12 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     }
     let (batch, queries, inner) = q.dims3()?;
     let (keys, width) = (k.dim(1)?, inner / heads);
-    if inner % heads != 0 || !width.is_multiple_of(8) || k.dims() != [batch, keys, inner] || v.dims() != k.dims() || batch * heads > MOST_ROWS {
+    if inner % heads != 0
+        || !width.is_multiple_of(8)
+        || k.dims() != [batch, keys, inner]
+        || v.dims() != k.dims()
+        || batch * heads > MOST_ROWS
+    {
         return Ok(None);
     }
     let Some((_, kernel)) = ATTENTION.into_iter().find(|(widest, _)| *widest >= width) else { return Ok(None) };
@@ -555,7 +570,22 @@ pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usi
     let mut out = card.room::<f32>(numbers.len())?;
     let (of_groups, of_channels, of_parts, eps, silu) = (int(groups)?, int(channels)?, int(parts)?, eps as f32, i32::from(silu));
     launch!(
-        card, "group_apply", grid, LINE, &numbers, &partial, &weight, &bias, &mut out, &of_size, &pixels, &of_groups, &of_channels, &of_parts, &eps, &silu
+        card,
+        "group_apply",
+        grid,
+        LINE,
+        &numbers,
+        &partial,
+        &weight,
+        &bias,
+        &mut out,
+        &of_size,
+        &pixels,
+        &of_groups,
+        &of_channels,
+        &of_parts,
+        &eps,
+        &silu
     );
     Ok(Some(card.tensor(out, x.shape())))
 }

@@ -90,9 +90,17 @@ fn card_convolves_large_pictures() {
 
 #[test]
 fn card_attends() {
-    for (width, heads, queries, keys) in
-        [(8, 3, 17, 21), (32, 2, 64, 64), (40, 8, 200, 77), (64, 5, 130, 257), (80, 2, 65, 64), (96, 1, 3, 1), (128, 2, 90, 90), (160, 8, 70, 77), (12, 2, 9, 9)]
-    {
+    for (width, heads, queries, keys) in [
+        (8, 3, 17, 21),
+        (32, 2, 64, 64),
+        (40, 8, 200, 77),
+        (64, 5, 130, 257),
+        (80, 2, 65, 64),
+        (96, 1, 3, 1),
+        (128, 2, 90, 90),
+        (160, 8, 70, 77),
+        (12, 2, 9, 9),
+    ] {
         let tokens = |seed, count| tensor(seed, &[2, count, heads * width]);
         let (q, k, v) = ((tokens(1, queries) * 3.0).unwrap(), (tokens(2, keys) * 3.0).unwrap(), tokens(3, keys));
         let masks = [
@@ -127,7 +135,8 @@ fn card_normalises() {
         assert_near(&got, &portable::silu(&wanted).unwrap(), 1e-4);
     }
     for columns in [12, 320, 1280] {
-        let (weight, bias, x) = (tensor(1, &[columns]), tensor(2, &[columns]), (tensor(3, &[3, 5, columns]) + 2.0).unwrap().transpose(0, 1).unwrap());
+        let (weight, bias, x) =
+            (tensor(1, &[columns]), tensor(2, &[columns]), (tensor(3, &[3, 5, columns]) + 2.0).unwrap().transpose(0, 1).unwrap());
         let wanted = portable::layer_norm(&x, &weight, &bias, 1e-5).unwrap();
         assert_near(&ops::layer_norm(&there(&x), &there(&weight), &there(&bias), 1e-5).unwrap(), &wanted, 1e-4);
     }
@@ -144,5 +153,9 @@ fn card_takes_single_numbers() {
     assert_near(&ops::planes_added(&there(&tokens), &there(&planes)).unwrap(), &ops::planes_added(&tokens, &planes).unwrap(), 1e-6);
     let (image, embedding) = (tensor(2, &[2, 3, 4, 5]), tensor(3, &[2, 3]));
     assert_near(&ops::upsample_nearest_2x(&there(&image)).unwrap(), &portable::upsample_nearest_2x(&image).unwrap(), 1e-6);
-    assert_near(&ops::add_channels(&there(&image), &there(&embedding)).unwrap(), &portable::add_channels(&image, &embedding).unwrap(), 1e-6);
+    assert_near(
+        &ops::add_channels(&there(&image), &there(&embedding)).unwrap(),
+        &portable::add_channels(&image, &embedding).unwrap(),
+        1e-6,
+    );
 }
