@@ -1,4 +1,4 @@
-//! The device that models run on, and its memory. The only file that names CUDA.
+//! The device that models run on, and its memory. The only file of this crate that names CUDA.
 
 use candle_core::Device;
 #[cfg(feature = "cuda")]

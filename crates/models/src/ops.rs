@@ -1,4 +1,4 @@
-//! The operations that models are made of: a thin layer above the tensor library. Activations are F32 on the CPU; weights are
+//! The operations that models are made of: a thin layer above the tensor library. Activations are F32; weights are
 //! used as they are held, in whatever type or few bits, so that no second copy of them is kept. The kernels of `comfyd_kernels` do the work, and
 //! candle's operations what they leave.
 
