@@ -51,6 +51,24 @@ impl Error {
         Self::Message(message.into())
     }
 
+    /// Whether a card said that its memory is used up.
+    fn is_of_a_full_card(&self) -> bool {
+        match self {
+            Self::Model(error) => error.is_out_of_memory(),
+            Self::Tensor(error)
+            | Self::Weights(comfyd_weights::Error::Tensor(error))
+            | Self::Sampler(comfyd_samplers::Error::Tensor(error)) => comfyd_models::is_out_of_memory(error),
+            Self::File { reason, .. } => reason.is_of_a_full_card(),
+            Self::Interrupted
+            | Self::Message(_)
+            | Self::OutOfMemory(_)
+            | Self::Weights(_)
+            | Self::Sampler(_)
+            | Self::Imaging(_)
+            | Self::Node(_) => false,
+        }
+    }
+
     /// Names the file that the error is about.
     pub(crate) fn in_file(self, path: &std::path::Path) -> Self {
         match self {
@@ -122,7 +140,25 @@ impl From<Error> for comfyd_node::Error {
             Error::Interrupted => Self::Interrupted,
             Error::Node(error) => error,
             Error::OutOfMemory(refused) => Self::out_of_memory(refused),
+            error if error.is_of_a_full_card() => Self::out_of_memory(format!("the card's memory is used up: {error}")),
             error => Self::other(error),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_card_is_told_as_too_little_memory() {
+        let full = || candle_core::Error::Msg("DriverError(CUDA_ERROR_OUT_OF_MEMORY, \"out of memory\")".into());
+        let told = [Error::from(full()), comfyd_models::Error::from(full()).into(), comfyd_samplers::Error::from(full()).into()];
+        for error in told {
+            let error = comfyd_node::Error::from(error.in_file("model.safetensors".as_ref()));
+            assert!(matches!(error, comfyd_node::Error::OutOfMemory(_)) && error.to_string().contains("the card's memory"), "{error:?}");
+        }
+        let other = comfyd_node::Error::from(Error::from(candle_core::Error::Msg("another".into())));
+        assert!(!matches!(other, comfyd_node::Error::OutOfMemory(_)));
     }
 }

@@ -38,4 +38,18 @@ impl Error {
     pub fn msg(message: impl Into<String>) -> Self {
         Self::Message(message.into())
     }
+
+    /// Whether a card said that its memory is used up.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::Tensor(error) | Self::Weights(comfyd_weights::Error::Tensor(error)) => is_out_of_memory(error),
+            Self::Missing(_) | Self::Shape { .. } | Self::Interrupted | Self::Message(_) | Self::Weights(_) => false,
+        }
+    }
+}
+
+/// Whether the tensor library's error says that a card's memory is used up. Only its words tell: they are the driver's, or cuBLAS'.
+pub fn is_out_of_memory(error: &candle_core::Error) -> bool {
+    let text = error.to_string().to_ascii_lowercase();
+    ["out_of_memory", "out of memory", "alloc_failed"].iter().any(|words| text.contains(words))
 }

@@ -26,7 +26,7 @@ pub mod fuzz;
 mod transformer;
 mod vb;
 
-pub use crate::error::{Error, Result};
+pub use crate::error::{Error, Result, is_out_of_memory};
 pub use crate::vb::{Provider, Vb};
 
 /// Asked now and then whether to go on.

@@ -124,22 +124,11 @@ impl UpscaleModel {
                 self.forward(part, check)
             };
             match tiles::tiled_scale(x, tile, Scale::Up(self.config.scale), self.config.channels, &mut f, &mut after) {
-                Err(error) if is_out_of_memory(&error) && tile.x.min(tile.y) / 2 >= MIN_TILE => {
+                Err(error) if error.is_out_of_memory() && tile.x.min(tile.y) / 2 >= MIN_TILE => {
                     tile = Tile { x: tile.x / 2, y: tile.y / 2, overlap: tile.overlap };
                 }
                 result => return Ok(result?.clamp(0f32, 1f32)?.to_device(&Device::Cpu)?),
             }
         }
-    }
-}
-
-/// Whether the tensor library's error says that the device's memory is used up.
-fn is_out_of_memory(error: &Error) -> bool {
-    match error {
-        Error::Tensor(error) => {
-            let text = error.to_string().to_ascii_lowercase();
-            text.contains("out_of_memory") || text.contains("out of memory")
-        }
-        Error::Missing(_) | Error::Shape { .. } | Error::Interrupted | Error::Message(_) | Error::Weights(_) => false,
     }
 }
