@@ -78,18 +78,24 @@ impl Engine {
         &self.inner.options.account
     }
 
-    /// Room for work on the device that takes so many bytes. A card says itself when its memory has run out.
+    /// Room for work on the device that takes so many bytes, for which models that are not in use give way. A card says itself when its memory
+    /// has run out.
     pub(crate) fn room(&self, bytes: u64) -> Result<Lease, OutOfMemory> {
-        if self.inner.device.is_cpu() { self.account().reserve(bytes) } else { Ok(self.account().count(0)) }
+        if self.inner.device.is_cpu() {
+            return self.account().reserve(bytes);
+        }
+        self.inner.residency.make_way(bytes);
+        Ok(self.account().count(0))
     }
 
     /// The same, where there is another way if it does not fit: a card is asked as well.
     pub(crate) fn roomy(&self, bytes: u64) -> Result<Lease, OutOfMemory> {
+        let room = self.room(bytes)?;
         let Memory { total, free, .. } = self.memory();
         if !self.inner.device.is_cpu() && bytes > free {
             return Err(OutOfMemory { wanted: bytes, free, budget: Some(total) });
         }
-        self.room(bytes)
+        Ok(room)
     }
 
     /// Whether so many bytes of work fit on the device beside all that is there.

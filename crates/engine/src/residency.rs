@@ -115,6 +115,11 @@ impl Residency {
         }
     }
 
+    /// Unloads models that are not in use until work of so many bytes fits beside the others, or none is left.
+    pub(crate) fn make_way(&self, bytes: u64) {
+        drop(self.account.reserve(bytes));
+    }
+
     /// Tells the account what the models hold now.
     fn settle(&self) {
         let bytes = self.bytes(&self.state.lock());
@@ -260,6 +265,19 @@ mod tests {
         load(&residency, &first);
         load(&residency, &second);
         assert!(first.part.loaded_bytes() == 0 && second.part.loaded_bytes() > 0);
+    }
+
+    #[test]
+    fn models_that_are_not_in_use_make_way_for_work() {
+        let residency = Residency::new(&Account::of_device(2 * 40 * 4, 0, || u64::MAX), Short::Goes);
+        let [first, second] = [weights(), weights()];
+        load(&residency, &first);
+        let used = load(&residency, &second);
+        residency.make_way(40 * 4);
+        assert!(first.part.loaded_bytes() == 0 && second.part.loaded_bytes() > 0);
+        residency.make_way(u64::MAX);
+        assert_eq!(residency.held_bytes(), 40 * 4, "it is in use");
+        drop(used);
     }
 
     #[test]
