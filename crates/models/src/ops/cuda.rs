@@ -46,7 +46,14 @@ const REMEMBERED: (usize, usize) = (4, 32 << 20);
 
 thread_local! {
     static KERNELS: RefCell<HashMap<(DeviceId, &'static str), Rc<CudaFunction>>> = RefCell::default();
-    static ROUNDED: RefCell<VecDeque<(TensorId, Factors, Rc<CudaSlice<u8>>)>> = RefCell::default();
+    static ROUNDED: RefCell<VecDeque<Rounded>> = RefCell::default();
+}
+
+/// A tensor's numbers as a product takes them.
+struct Rounded {
+    of: TensorId,
+    factors: Factors,
+    numbers: Rc<CudaSlice<u8>>,
 }
 
 /// What the factors of a product are.
@@ -275,8 +282,8 @@ impl Card {
 
     /// The same of a whole tensor, which is not done twice in a row.
     fn rounded(&self, t: &Tensor, factors: Factors) -> Result<Rc<CudaSlice<u8>>> {
-        let known = ROUNDED
-            .with_borrow(|all| all.iter().find(|(id, of, _)| *id == t.id() && *of == factors).map(|(.., rounded)| Rc::clone(rounded)));
+        let known =
+            ROUNDED.with_borrow(|all| all.iter().find(|one| one.of == t.id() && one.factors == factors).map(|one| Rc::clone(&one.numbers)));
         if let Some(known) = known {
             return Ok(known);
         }
@@ -290,7 +297,7 @@ impl Card {
         if rounded.len() <= largest {
             ROUNDED.with_borrow_mut(|all| {
                 all.truncate(count - 1);
-                all.push_front((t.id(), factors, Rc::clone(rounded)));
+                all.push_front(Rounded { of: t.id(), factors, numbers: Rc::clone(rounded) });
             });
         }
     }
