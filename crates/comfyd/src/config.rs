@@ -214,7 +214,7 @@ pub struct Config {
     pub devices: Devices,
     /// The best instruction set that models on the processor use; the best there is without it.
     pub cpu_level: Option<CpuLevel>,
-    /// What products of models on the processor round their factors to.
+    /// What products of models round their factors to.
     pub precision: ProductPrecision,
     /// How samplers make previews.
     pub preview_method: PreviewMethod,

@@ -10,9 +10,6 @@
 __device__ __forceinline__ __half narrowed(float x, __half) { return __float2half_rn(fminf(fmaxf(x, -65504.f), 65504.f)); }
 __device__ __forceinline__ __nv_bfloat16 narrowed(float x, __nv_bfloat16) { return __float2bfloat16_rn(x); }
 __device__ __forceinline__ float narrowed(float x, float) { return x; }
-__device__ __forceinline__ float widened(__half x) { return __half2float(x); }
-__device__ __forceinline__ float widened(__nv_bfloat16 x) { return __bfloat162float(x); }
-__device__ __forceinline__ float widened(float x) { return x; }
 
 // A NaN stays one.
 template <typename T> __device__ __forceinline__ T factor(float x) { return x == x ? narrowed(x, T()) : T(x); }
@@ -116,18 +113,22 @@ __device__ __forceinline__ float2 block_sum(float2 v) {
     return v;
 }
 
-// Group normalisation in two passes. First: sums of the distances to the group's first number, and of their squares, of each of `gridDim.x`
-// parts of a group (`blockIdx.y`), into `partial (groups, parts)`.
-extern "C" __global__ void group_sums(const float *x, float2 *partial, unsigned size) {
-    const float *group = x + (size_t)blockIdx.y * size;
-    float from = group[0];
+// The sums of some numbers' distances to the first of all, which keeps them exact where all are large, and of their squares, in a block's first thread.
+__device__ __forceinline__ float2 distances(const float *x, unsigned first, unsigned count, unsigned step) {
+    float from = x[0];
     float2 v = make_float2(0.f, 0.f);
-    for (unsigned i = blockIdx.x * blockDim.x + threadIdx.x; i < size; i += gridDim.x * blockDim.x) {
-        float distance = group[i] - from;
+    for (unsigned i = first; i < count; i += step) {
+        float distance = x[i] - from;
         v.x += distance;
         v.y += distance * distance;
     }
-    v = block_sum(v);
+    return block_sum(v);
+}
+
+// Group normalisation in two passes. First: sums of the distances to the group's first number, and of their squares, of each of `gridDim.x`
+// parts of a group (`blockIdx.y`), into `partial (groups, parts)`.
+extern "C" __global__ void group_sums(const float *x, float2 *partial, unsigned size) {
+    float2 v = distances(x + (size_t)blockIdx.y * size, blockIdx.x * blockDim.x + threadIdx.x, size, gridDim.x * blockDim.x);
     if (threadIdx.x == 0) partial[(size_t)blockIdx.y * gridDim.x + blockIdx.x] = v;
 }
 
@@ -162,19 +163,12 @@ extern "C" __global__ void group_apply(const float *x, const float2 *partial, co
 // Layer normalisation of rows, a block each.
 extern "C" __global__ void layer_norm(const float *x, const float *weight, const float *bias, float *out, __half *rounded, int columns, float eps) {
     __shared__ float mean_and_scale[2];
-    const float *row = x + (size_t)blockIdx.x * columns;
     size_t start = (size_t)blockIdx.x * columns;
-    float from = row[0];
-    float2 v = make_float2(0.f, 0.f);
-    for (int i = threadIdx.x; i < columns; i += blockDim.x) {
-        float distance = row[i] - from;
-        v.x += distance;
-        v.y += distance * distance;
-    }
-    v = block_sum(v);
+    const float *row = x + start;
+    float2 v = distances(row, threadIdx.x, columns, blockDim.x);
     if (threadIdx.x == 0) {
         float mean = v.x / columns;
-        mean_and_scale[0] = from + mean;
+        mean_and_scale[0] = row[0] + mean;
         mean_and_scale[1] = rsqrtf(fmaxf(v.y / columns - mean * mean, 0.f) + eps);
     }
     __syncthreads();

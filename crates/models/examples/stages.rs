@@ -1,7 +1,8 @@
 //! How long the stages of a picture take without a server: `cargo run --release -p comfyd-models --example stages -- CHECKPOINT [SIZE
-//! [REPEATS [auto|f32|bf16 [CARD]]]]` prints, for a checkpoint of Stable Diffusion 1.x or 2.x, the least elapsed time and the least processor time of all threads
-//! together (which other load disturbs less) for reading the weights, encoding two texts, a step with guidance, and decoding. A card is given by its number, and needs `--features cuda`; it is
-//! asked for all that a stage does before it is waited for, and the processors' time is what asking takes.
+//! [REPEATS [auto|f32|bf16 [CARD]]]]` prints, for a checkpoint of Stable Diffusion 1.x or 2.x, the least elapsed time and the least processor
+//! time of all threads together (which other load disturbs less) for reading the weights, encoding two texts, a step with guidance, and
+//! decoding. A card is given by its number, and needs `--features cuda`; it is asked for all that a stage does before it is waited for, and the
+//! processors' time is what asking takes.
 
 use std::error::Error;
 use std::path::Path;

@@ -2,11 +2,11 @@
 //! used as they are held, in whatever type or few bits, so that no second copy of them is kept. The kernels of `comfyd_kernels` do the work, and
 //! candle's operations what they leave.
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, StorageRef, Tensor};
 use comfyd_kernels::Conv2d;
 use comfyd_weights::Weight;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 mod cpu;
 #[cfg(feature = "cuda")]
@@ -143,8 +143,26 @@ fn conv2d_sizes(
     (in_channels == channels).then_some((sizes, [batch, out_channels, out_height, out_width]))
 }
 
-/// A mask as contiguous F32 with four axes, each one or whole, the last whole.
-fn four_axes(mask: &Tensor, whole: [usize; 4]) -> Result<Option<Tensor>> {
+/// The storage of a contiguous tensor while it is used.
+struct Numbers<'a> {
+    storage: StorageRef<'a>,
+    range: std::ops::Range<usize>,
+}
+
+impl<'a> Numbers<'a> {
+    /// The tensor must be contiguous.
+    fn of(t: &'a Tensor) -> Result<Self> {
+        let (storage, layout) = t.storage_and_layout();
+        let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::msg("a tensor for the kernels is not contiguous"))?;
+        Ok(Self { storage, range: start..end })
+    }
+}
+
+/// A mask on this device as contiguous F32 with four axes, each one or whole, the last whole.
+fn four_axes(mask: &Tensor, device: &Device, whole: [usize; 4]) -> Result<Option<Tensor>> {
+    if !mask.device().same_device(device) {
+        return Ok(None);
+    }
     let mask = match mask.rank() {
         2 => mask.unsqueeze(0)?.unsqueeze(0)?,
         3 => mask.unsqueeze(1)?,

@@ -2,11 +2,11 @@
 //! another device, another type, or axes that do not fit; the portable operations then do it, or find the words for the error.
 
 use candle_core::quantized::GgmlDType;
-use candle_core::{CpuStorage, D, DType, Storage, StorageRef, Tensor};
+use candle_core::{CpuStorage, D, DType, Storage, Tensor};
 use comfyd_kernels::{Attention, Format, GroupNorm, Mask, Packed};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
-use super::{Added, conv2d_sizes, four_axes, mask_strides};
+use super::{Added, Numbers, conv2d_sizes, four_axes, mask_strides};
 use crate::error::{Error, Result};
 
 /// Whether a tensor holds F32 numbers on the CPU.
@@ -42,20 +42,7 @@ fn format(weight: &Quantized) -> Option<Format> {
     }
 }
 
-/// The storage of a contiguous tensor while it is being read.
-struct Numbers<'a> {
-    storage: StorageRef<'a>,
-    range: std::ops::Range<usize>,
-}
-
-impl<'a> Numbers<'a> {
-    /// The tensor must be contiguous and on the CPU.
-    fn of(t: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = t.storage_and_layout();
-        let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::msg("a tensor for the CPU kernels is not contiguous"))?;
-        Ok(Self { storage, range: start..end })
-    }
-
+impl Numbers<'_> {
     fn weight(&self) -> Result<comfyd_kernels::Weight<'_>> {
         let range = self.range.clone();
         match &*self.storage {
@@ -210,9 +197,8 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
         return Ok(None);
     }
     let mask = match mask {
-        Some(mask) if !mask.device().is_cpu() => return Ok(None),
         Some(mask) => {
-            let Some(mask) = four_axes(mask, [batch, heads, queries, keys])? else { return Ok(None) };
+            let Some(mask) = four_axes(mask, q.device(), [batch, heads, queries, keys])? else { return Ok(None) };
             Some(mask)
         }
         None => None,

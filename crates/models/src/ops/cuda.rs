@@ -13,11 +13,11 @@ use candle_core::cuda_backend::cudarc::driver::{
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId, WrapErr};
 use candle_core::op::BackpropOp;
-use candle_core::{D, DType, Storage, StorageRef, Tensor, TensorId};
+use candle_core::{D, DType, Storage, Tensor, TensorId};
 use comfyd_kernels::{CUDA_MODELS, Conv2d, Precision};
 use comfyd_weights::Weight;
 
-use super::{Added, conv2d_sizes, four_axes};
+use super::{Added, Numbers, conv2d_sizes, four_axes, mask_strides};
 use crate::error::{Error, Result};
 
 /// What a missing array is to a kernel.
@@ -117,19 +117,7 @@ fn is_ours(t: &Tensor) -> bool {
     t.device().is_cuda() && t.dtype() == DType::F32 && (1..MOST_NUMBERS).contains(&t.elem_count())
 }
 
-/// The storage of a contiguous tensor on a card while it is used.
-struct Numbers<'a> {
-    storage: StorageRef<'a>,
-    range: std::ops::Range<usize>,
-}
-
-impl<'a> Numbers<'a> {
-    fn of(t: &'a Tensor) -> Result<Self> {
-        let (storage, layout) = t.storage_and_layout();
-        let (start, end) = layout.contiguous_offsets().ok_or_else(|| Error::msg("a tensor for the card's kernels is not contiguous"))?;
-        Ok(Self { storage, range: start..end })
-    }
-
+impl Numbers<'_> {
     fn storage(&self) -> Result<&CudaStorage> {
         match &*self.storage {
             Storage::Cuda(storage) => Ok(storage),
@@ -137,7 +125,7 @@ impl<'a> Numbers<'a> {
         }
     }
 
-    fn f32(&self) -> Result<CudaView<'_, f32>> {
+    fn view(&self) -> Result<CudaView<'_, f32>> {
         Ok(self.storage()?.as_cuda_slice::<f32>()?.slice(self.range.clone()))
     }
 
@@ -287,9 +275,19 @@ impl Card {
         if let Some(known) = known {
             return Ok(known);
         }
-        let rounded = Rc::new(self.round(&Numbers::of(t)?.f32()?, factors)?);
+        let rounded = Rc::new(self.round(&Numbers::of(t)?.view()?, factors)?);
         self.remember(t, factors, &rounded);
         Ok(rounded)
+    }
+
+    /// A tensor as a product takes it, rounded or as it is: what holds it besides the tensor, and where it begins.
+    fn taken(&self, t: &Tensor, factors: Factors) -> Result<(Option<Rc<CudaSlice<u8>>>, u64)> {
+        if !factors.rounds() {
+            return Ok((None, Numbers::of(t)?.address(self)?));
+        }
+        let rounded = self.rounded(t, factors)?;
+        let first = self.address(rounded.as_ref());
+        Ok((Some(rounded), first))
     }
 
     fn remember(&self, t: &Tensor, factors: Factors, rounded: &Rc<CudaSlice<u8>>) {
@@ -302,10 +300,15 @@ impl Card {
         }
     }
 
-    /// Memory for so many numbers as a product takes them, if a kernel is to write them besides its result.
-    fn room_rounded(&self, count: usize) -> Result<Option<CudaSlice<u8>>> {
+    /// Memory for so many numbers as a product takes them, if a kernel is to write them besides its result, and where it begins.
+    fn room_rounded(&self, count: usize) -> Result<(Option<CudaSlice<u8>>, u64)> {
         let bytes = count * Factors::F16.bytes();
-        if Precision::chosen() == Precision::Auto && bytes <= REMEMBERED.1 { Ok(Some(self.room(bytes)?)) } else { Ok(None) }
+        if Precision::chosen() != Precision::Auto || bytes > REMEMBERED.1 {
+            return Ok((None, NOTHING));
+        }
+        let room = self.room(bytes)?;
+        let first = self.address(&room);
+        Ok((Some(room), first))
     }
 
     /// A kernel's result, of which it may have rounded the numbers as well.
@@ -393,14 +396,13 @@ pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resu
     let is_planes = planes.is_some();
     let x = planes.map_or_else(|| x.contiguous(), Ok)?;
     let (count, rows) = if is_planes { (x.dim(0)?, x.dim(2)?) } else { (1, len / columns) };
-    let rounded = if factors.rounds() { Some(card.rounded(&x, factors)?) } else { None };
-    let (numbers, weight) = (Numbers::of(&x)?, Numbers::of(&weight)?);
-    let first = rounded.as_ref().map_or_else(|| numbers.address(&card), |rounded| Ok(card.address(rounded.as_ref())))?;
+    let (_rounded, first) = card.taken(&x, factors)?;
+    let weight = Numbers::of(&weight)?;
     let mut out = card.room::<f32>(len)?;
     if let Some(bias) = bias {
         let bias = single(bias)?;
         let bias = Numbers::of(&bias)?;
-        let bias = bias.f32()?;
+        let bias = bias.view()?;
         let (width, all) = (columns as u32, len as u32);
         launch!(card, "bias_rows", blocks(len), LINE, &mut out, &bias, &width, &all);
     }
@@ -473,13 +475,12 @@ fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape
     };
     if sizes.kernel_height * sizes.kernel_width == 1 && sizes.stride == 1 && sizes.padding == 0 && scale == 1 {
         // A pixel's only patch is itself.
-        let rounded = if factors.rounds() { Some(card.rounded(&x, factors)?) } else { None };
-        let first = rounded.as_ref().map_or_else(|| numbers.address(&card), |rounded| Ok(card.address(rounded.as_ref())))?;
+        let (_rounded, first) = card.taken(&x, factors)?;
         product(first, 0, pixels)?;
         return Ok(card.tensor(out, &shape));
     }
     let part = (PATCHES_BYTES / (batch * depth * factors.bytes())).max(1).next_multiple_of(4);
-    let pictures = numbers.f32()?;
+    let pictures = numbers.view()?;
     for start in (0..pixels).step_by(part) {
         let count = part.min(pixels - start);
         let patches = Patches {
@@ -519,9 +520,8 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     }
     let Some((_, kernel)) = ATTENTION.into_iter().find(|(widest, _)| *widest >= width) else { return Ok(None) };
     let mask = match mask {
-        Some(mask) if !mask.device().is_cuda() => return Ok(None),
         Some(mask) => {
-            let Some(mask) = four_axes(mask, [batch, heads, queries, keys])? else { return Ok(None) };
+            let Some(mask) = four_axes(mask, q.device(), [batch, heads, queries, keys])? else { return Ok(None) };
             Some(mask)
         }
         None => None,
@@ -530,7 +530,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     let numbers = mask.as_ref().map(Numbers::of).transpose()?;
     let mask = match (&mask, &numbers) {
         (Some(mask), Some(numbers)) => {
-            let [batch, head, query] = super::mask_strides(mask)?.map(|stride| stride as i64);
+            let [batch, head, query] = mask_strides(mask)?.map(|stride| stride as i64);
             Mask { values: numbers.address(&card)?, batch, head, query }
         }
         _ => Mask { values: NOTHING, batch: 0, head: 0, query: 0 },
@@ -538,7 +538,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     // No weight says to what they are rounded, and bfloat16 has three bits less.
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let (q, k, v) = (Numbers::of(&q)?, Numbers::of(&k)?, Numbers::of(&v)?);
-    let (q, k, v) = (q.f32()?, k.f32()?, v.f32()?);
+    let (q, k, v) = (q.view()?, k.view()?, v.view()?);
     let (of_q, of_k) = (q.len(), k.len());
     let mut rounded = card.room::<half::f16>(of_q + 2 * of_k)?;
     let grid = (blocks(of_q.max(of_k).div_ceil(4)).0, 3, 1);
@@ -549,8 +549,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     let (count, of_keys, of_heads, of_width) = (int(queries)?, int(keys)?, int(heads)?, int(width)?);
     // The kernel's exponents are of two.
     let scale = (std::f64::consts::LOG2_E / (width as f64).sqrt()) as f32;
-    let also = card.room_rounded(of_q)?;
-    let to = also.as_ref().map_or(NOTHING, |rounded| card.address(rounded));
+    let (also, to) = card.room_rounded(of_q)?;
     launch!(card, kernel, grid, (128, 1, 1), &q, &k, &v, &mut out, &to, &count, &of_keys, &of_heads, &of_width, &scale, &mask);
     Ok(Some(card.tensor_and_rounded(out, also, (batch, queries, inner))))
 }
@@ -566,7 +565,7 @@ pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usi
     let (card, x) = (Card::of(x)?, x.contiguous()?);
     let (weight, bias) = (single(weight)?, single(bias)?);
     let (numbers, weight, bias) = (Numbers::of(&x)?, Numbers::of(&weight)?, Numbers::of(&bias)?);
-    let (numbers, weight, bias) = (numbers.f32()?, weight.f32()?, bias.f32()?);
+    let (numbers, weight, bias) = (numbers.view()?, weight.view()?, bias.view()?);
     let size = numbers.len() / (batch * groups);
     // Sixteen numbers for each thread, unless that makes more parts than are worth adding up.
     let parts = size.div_ceil(THREADS as usize * 16).clamp(1, 64);
@@ -608,11 +607,10 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
     let (card, x) = (Card::of(x)?, x.contiguous()?);
     let (weight, bias) = (single(weight)?, single(bias)?);
     let (numbers, weight, bias) = (Numbers::of(&x)?, Numbers::of(&weight)?, Numbers::of(&bias)?);
-    let (numbers, weight, bias) = (numbers.f32()?, weight.f32()?, bias.f32()?);
+    let (numbers, weight, bias) = (numbers.view()?, weight.view()?, bias.view()?);
     let mut out = card.room::<f32>(numbers.len())?;
     let (rows, of_columns, eps) = ((numbers.len() / columns) as u32, int(columns)?, eps as f32);
-    let also = card.room_rounded(numbers.len())?;
-    let to = also.as_ref().map_or(NOTHING, |rounded| card.address(rounded));
+    let (also, to) = card.room_rounded(numbers.len())?;
     launch!(card, "layer_norm", (rows, 1, 1), LINE, &numbers, &weight, &bias, &mut out, &to, &of_columns, &eps);
     Ok(Some(card.tensor_and_rounded(out, also, x.shape())))
 }
@@ -623,7 +621,7 @@ pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
     }
     let (card, x) = (Card::of(x)?, x.contiguous()?);
     let numbers = Numbers::of(&x)?;
-    let numbers = numbers.f32()?;
+    let numbers = numbers.view()?;
     let columns = x.dim(D::Minus1)? / 2;
     let mut shape = x.dims().to_vec();
     shape.pop();
@@ -631,8 +629,7 @@ pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
     let count = numbers.len() / 2;
     let mut out = card.room::<f32>(count)?;
     let (of_columns, of_count) = (columns as u32, count as u32);
-    let also = card.room_rounded(count)?;
-    let to = also.as_ref().map_or(NOTHING, |rounded| card.address(rounded));
+    let (also, to) = card.room_rounded(count)?;
     launch!(card, "geglu", blocks(count), LINE, &numbers, &mut out, &to, &of_columns, &of_count);
     Ok(Some(card.tensor_and_rounded(out, also, shape)))
 }
@@ -648,7 +645,7 @@ pub(super) fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Option<Te
     }
     let (card, tokens, planes) = (Card::of(tokens)?, tokens.contiguous()?, planes.contiguous()?);
     let (numbers, residual) = (Numbers::of(&tokens)?, Numbers::of(&planes)?);
-    let (numbers, residual) = (numbers.f32()?, residual.f32()?);
+    let (numbers, residual) = (numbers.view()?, residual.view()?);
     let mut out = card.room::<f32>(planes.elem_count())?;
     let grid = (columns.div_ceil(32) as u32, rows.div_ceil(32) as u32, batch as u32);
     let (of_rows, of_columns) = (int(rows)?, int(columns)?);
