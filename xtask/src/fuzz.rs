@@ -142,7 +142,7 @@ fn found(folder: &Path) -> std::io::Result<Vec<(u64, String)>> {
 fn cargo_fuzz(folder: &Path, target: &Target, corpora: &[&str], options: &[&str]) -> Result<std::process::Output, String> {
     let mut cargo = Command::new("cargo");
     cargo.current_dir(folder).args(["+nightly", "fuzz", "run", "--fuzz-dir", ".", "--features", &target.features, &target.name]);
-    cargo.args(corpora).arg("--").args(options).stdout(Stdio::null());
+    cargo.args(corpora).arg("--").args(options).stdout(Stdio::null()).env("LSAN_OPTIONS", "suppressions=leaks.supp");
     let clang = Command::new("clang").arg("--version").output().is_ok_and(|output| output.status.success());
     if clang {
         cargo.envs([("CC", "clang"), ("CXX", "clang++"), ("CFLAGS", "-fsanitize=address,fuzzer-no-link -g1"), ("CXXFLAGS", "-g1")]);

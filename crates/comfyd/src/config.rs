@@ -305,6 +305,9 @@ impl Config {
         if cluster.is_some() && self.assets.take().is_some() {
             self.unused.push(("enable-assets", "what is known of files is in a database of one host, and several share the files"));
         }
+        if self.assets.is_some() && self.files.is_some() {
+            return Err(Error::AssetsOfSharedFiles);
+        }
         self.cluster = cluster;
         Ok(self)
     }
@@ -361,8 +364,10 @@ impl fmt::Debug for Files {
     }
 }
 
-/// The place of files in the cluster's NATS.
+/// The place of files in the cluster's NATS, where they are in a cluster if nothing is said.
 pub const FILES_IN_NATS: &str = "nats";
+/// The place of files in the folders, without copies.
+pub const FILES_IN_FOLDERS: &str = "folders";
 
 /// How the variables begin that say how a store of files is reached.
 const FILES_SETTINGS: [&str; 3] = ["AWS_", "AZURE_", "GOOGLE_"];
@@ -497,17 +502,21 @@ pub fn parse(
     let (args, section) = layers::complete(&mut Cli::command(), "serve", args.into_iter().collect(), &env, current_dir)?;
     let places = Places { env: &env, current_dir, section };
     match Cli::try_parse_from(args)?.command {
-        CliCommand::Serve { common, runner, python, server, cluster, no_workers } => {
+        CliCommand::Serve { common, runner, python, mut server, cluster, no_workers } => {
             let action = match runner.cpu_features {
                 CpuFeatures::List => Action::ListCpuFeatures,
                 _ if server.list_feature_flags => Action::ListFeatureFlags,
                 CpuFeatures::Auto | CpuFeatures::Most(_) => Action::Serve,
             };
             let cluster = places.cluster(*cluster, !no_workers);
+            if cluster.is_some() {
+                server.files.share();
+            }
             places.config(action, common, runner, Some(*python), *server)?.of(cluster)
         }
-        CliCommand::Worker { common, runner, python, cluster, files, node_timeout } => {
+        CliCommand::Worker { common, runner, python, cluster, mut files, node_timeout } => {
             let cluster = Some(places.cluster(*cluster, true).ok_or(Error::NoCluster)?);
+            files.share();
             let server = ServerArgs { node_timeout, files, ..defaults::<ServerArgs>()? };
             Ok(Config { cluster, ..places.config(Action::Work, common, runner, Some(*python), server)? })
         }
@@ -617,10 +626,7 @@ impl Places<'_> {
             None => Some(roots.user.join(ASSETS_FILE)),
         };
         let assets = assets.map(|database| Assets { database, hashing: server.enable_asset_hashing });
-        if assets.is_some() && server.files.files.is_some() {
-            return Err(Error::AssetsOfSharedFiles);
-        }
-        let files = server.files.files.map(|place| Files {
+        let files = server.files.files.filter(|place| place != FILES_IN_FOLDERS).map(|place| Files {
             place: if place.contains("://") || place == FILES_IN_NATS {
                 place
             } else {

@@ -52,23 +52,24 @@ impl Cluster {
     }
 
     /// What all processes are told.
-    fn joins(&self) -> Vec<String> {
+    fn options(&self) -> Vec<String> {
         vec!["--cluster".to_owned(), self.nats.addresses().join(","), "--lease".to_owned(), "3".to_owned(), "--cpu".to_owned()]
     }
 
-    /// The same with folders that all share.
-    fn options(&self) -> Vec<String> {
+    /// What they are told where they mount the same folders.
+    fn mounts(&self) -> Vec<String> {
         let folder = |name: &str| self.folder.path().join(name).display().to_string();
-        let mut options = self.joins();
-        for name in ["output", "temp", "input"] {
-            options.extend([format!("--{name}-directory"), folder(name)]);
-        }
-        options
+        let folders = ["output", "temp", "input"].into_iter().flat_map(|name| [format!("--{name}-directory"), folder(name)]);
+        ["--files", "folders"].map(str::to_owned).into_iter().chain(folders).collect()
     }
 
     async fn api(&self) -> Server {
+        self.api_with(&[]).await
+    }
+
+    async fn api_with(&self, extra: &[String]) -> Server {
         let options = self.options();
-        let options: Vec<&str> = options.iter().map(String::as_str).chain(["--no-workers"]).collect();
+        let options: Vec<&str> = options.iter().chain(extra).map(String::as_str).chain(["--no-workers"]).collect();
         Server::start(&options).await
     }
 
@@ -78,14 +79,10 @@ impl Cluster {
 
     /// One with more options, in a base folder of its own.
     fn worker_with(&self, base: &str, extra: &[&str]) -> Worker {
-        let options = self.options();
-        self.worker_of(base, options.iter().map(String::as_str).chain(extra.iter().copied()))
-    }
-
-    fn worker_of<'a>(&self, base: &str, options: impl Iterator<Item = &'a str>) -> Worker {
         let child = Command::new(env!("CARGO_BIN_EXE_comfyd"))
             .arg("worker")
-            .args(options)
+            .args(self.options())
+            .args(extra)
             .arg("--base-directory")
             .arg(self.folder.path().join(base))
             .stdout(Stdio::null())
@@ -257,6 +254,32 @@ async fn without_nats_prompts_are_refused_and_what_ran_is_reported_later() {
     let entry = api.finished(&id("long")).await;
     assert!(entry["status"]["messages"].to_string().contains("execution_interrupted"), "it ran on: {entry}");
     api.finished(&id("after")).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_made_while_nats_is_away_is_saved_when_it_is_back() {
+    let Some(mut cluster) = Cluster::start(1) else { return };
+    let (api, _worker) = (cluster.api().await, cluster.worker());
+    let mut prompt = short(6);
+    for node in ["3", "4"] {
+        let image = if node == "3" { "1" } else { "3" };
+        prompt[node] = json!({"class_type": "ImageBlur", "inputs": {"image": [image, 0], "blur_radius": 31, "sigma": 10.0}});
+    }
+    prompt["1"]["inputs"]["width"] = json!(2048);
+    prompt["1"]["inputs"]["height"] = json!(2048);
+    prompt["5"] = json!({"class_type": "SaveImage", "inputs": {"images": ["4", 0], "filename_prefix": "late"}});
+    submit(&api, "a", &prompt, "me").await;
+    until(&api, "it runs", |queue| runs(queue) == 1).await;
+    cluster.nats.kill(0);
+    // Longer than it is tried to reach NATS where nobody can wait.
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    cluster.nats.restart(0).unwrap();
+    let entry = api.finished(&id("a")).await;
+    assert_eq!(entry["status"]["status_str"], "success", "{entry}");
+    for (node, kind) in [("2", "temp"), ("5", "output")] {
+        let name = entry["outputs"][node]["images"][0]["filename"].as_str().unwrap();
+        assert_eq!(reqwest::get(format!("{}/view?filename={name}&type={kind}", api.url)).await.unwrap().status().as_u16(), 200);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -531,14 +554,26 @@ async fn models_go_where_they_have_room() {
     assert!(!entry.to_string().contains("out of memory") && !entry.to_string().contains("OutOfMemory"), "{entry}");
 }
 
-/// Hosts that share no folder: what is sent to one server a worker reads, and what that makes another server answers.
+/// What is sent to one server a worker reads, and what that makes another server answers: hosts share no folder, or the same ones.
 #[tokio::test(flavor = "multi_thread")]
-async fn files_are_in_nats_where_hosts_share_no_folder() {
+async fn any_server_has_what_is_sent_and_what_is_made() {
     let Some(cluster) = Cluster::start(1) else { return };
-    let joins = cluster.joins();
-    let joins = || joins.iter().map(String::as_str).chain(["--files", "nats"]);
-    let options: Vec<&str> = joins().chain(["--no-workers"]).collect();
-    let (one, two, _worker) = (Server::start(&options).await, Server::start(&options).await, cluster.worker_of("apart", joins()));
+    for mounts in [Vec::new(), cluster.mounts()] {
+        let options: Vec<&str> = mounts.iter().map(String::as_str).collect();
+        let base = if mounts.is_empty() { "apart" } else { "mounted" };
+        let (one, two, _worker) = (cluster.api_with(&mounts).await, cluster.api_with(&mounts).await, cluster.worker_with(base, &options));
+        files_are_at_both(&one, &two, base).await;
+        assert_eq!(cluster.folder.path().join("output/deep").exists(), !mounts.is_empty());
+        if mounts.is_empty() {
+            assert_eq!(one.post("/userdata/workflows%2Fa.json", &json!({"a": 1})).await.0, 200);
+            assert_eq!(two.get("/userdata/workflows%2Fa.json").await, json!({"a": 1}));
+            assert_eq!(two.post("/settings/Comfy.Locale", &json!("ja")).await.0, 200);
+            assert_eq!(one.get("/settings/Comfy.Locale").await, json!("ja"));
+        }
+    }
+}
+
+async fn files_are_at_both(one: &Server, two: &Server, prompt_name: &str) {
     // Too large to be in a document, and not the same everywhere.
     let mut picture = std::io::Cursor::new(Vec::new());
     let noise = image::RgbImage::from_fn(256, 192, |x, y| image::Rgb([(x * 7 + y * y) as u8, (x * x + 3 * y) as u8, (x * y) as u8]));
@@ -554,11 +589,11 @@ async fn files_are_in_nats_where_hosts_share_no_folder() {
         "2": {"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "deep/out"}},
         "3": {"class_type": "PreviewImage", "inputs": {"images": ["1", 0]}},
     });
-    submit(&two, "a", &prompt, "me").await;
-    let entry = two.finished(&id("a")).await;
+    submit(two, prompt_name, &prompt, "me").await;
+    let entry = two.finished(&id(prompt_name)).await;
     let shown = |node: &str| entry["outputs"][node]["images"][0].clone();
     assert_eq!((&shown("2")["filename"], &shown("2")["subfolder"]), (&json!("out_00001_.png"), &json!("deep")), "{entry}");
-    for (server, file) in [(&one, shown("2")), (&two, shown("2")), (&one, shown("3"))] {
+    for (server, file) in [(one, shown("2")), (two, shown("2")), (one, shown("3"))] {
         let text = |key: &str| file[key].as_str().unwrap();
         let url = format!("{}/view?filename={}&type={}&subfolder={}", server.url, text("filename"), text("type"), text("subfolder"));
         let answer = reqwest::get(url).await.unwrap();
@@ -566,10 +601,6 @@ async fn files_are_in_nats_where_hosts_share_no_folder() {
         let saved = image::load_from_memory(&answer.bytes().await.unwrap()).unwrap().into_rgb8();
         assert_eq!(saved.as_raw(), noise.as_raw());
     }
-    assert_eq!(one.post("/userdata/workflows%2Fa.json", &json!({"a": 1})).await.0, 200);
-    assert_eq!(two.get("/userdata/workflows%2Fa.json").await, json!({"a": 1}));
-    assert_eq!(two.post("/settings/Comfy.Locale", &json!("ja")).await.0, 200);
-    assert_eq!(one.get("/settings/Comfy.Locale").await, json!("ja"));
 }
 
 fn status_of(cluster: &Cluster) -> Value {

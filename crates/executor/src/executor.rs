@@ -111,7 +111,7 @@ impl Executor {
         let progress = Arc::new(Progress::new(sink, prompt_id.clone(), job, self.options.max_progress_nodes));
 
         // What nodes read and save is its owner's.
-        let _acting = acting_for(Actor { owner: job.owner.clone(), all: false });
+        let _acting = acting_for(Actor { owner: job.owner.clone(), all: false, patient: Some(cancel.clone()) });
         let started_ms = now_ms();
         let mut messages = Vec::new();
         let mut tell = |message: Message| {

@@ -2,7 +2,7 @@
 //! Google Cloud Storage, Azure. Does not know what the files are, nor what is kept of them elsewhere.
 
 use std::fs::File;
-use std::io::{Error as IoError, Read as _, Result as IoResult, Write as _};
+use std::io::{Error as IoError, ErrorKind, Read as _, Result as IoResult, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -11,6 +11,7 @@ use comfyd_folders::shared::{FileStore, SharedFile, When};
 use futures_util::StreamExt as _;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::client::{HttpError, HttpErrorKind};
 use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Place;
@@ -182,7 +183,7 @@ impl FileStore for ObjectFiles {
             Err(Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotFound { .. }) if *when != When::Always => {
                 return Ok(None);
             }
-            Err(error) => return Err(IoError::other(error)),
+            Err(error) => return Err(away(error)),
         };
         match self.look(name)? {
             Some(there) if tag.as_ref().is_none_or(|tag| *tag == there.version) => Ok(Some(there)),
@@ -197,12 +198,12 @@ impl FileStore for ObjectFiles {
             let got = match self.store.get(&place).await {
                 Ok(got) => got,
                 Err(Error::NotFound { .. }) => return Ok(None),
-                Err(error) => return Err(IoError::other(error)),
+                Err(error) => return Err(away(error)),
             };
             let told = Self::told(&got.meta);
             let mut content = got.into_stream();
             while let Some(part) = content.next().await {
-                into.write_all(&part.map_err(IoError::other)?)?;
+                into.write_all(&part.map_err(away)?)?;
             }
             Ok(Some(told))
         })
@@ -213,7 +214,7 @@ impl FileStore for ObjectFiles {
         match self.runtime.block_on(self.store.head(&place)) {
             Ok(meta) => Ok(Some(Self::told(&meta))),
             Err(Error::NotFound { .. }) => Ok(None),
-            Err(error) => Err(IoError::other(error)),
+            Err(error) => Err(away(error)),
         }
     }
 
@@ -223,7 +224,7 @@ impl FileStore for ObjectFiles {
             let mut found = self.store.list(Some(&place)).take(most);
             let mut files = Vec::new();
             while let Some(meta) = found.next().await {
-                let meta = meta.map_err(IoError::other)?;
+                let meta = meta.map_err(away)?;
                 let whole = meta.location.as_ref();
                 let name = if self.prefix.is_empty() {
                     Some(whole)
@@ -243,7 +244,25 @@ impl FileStore for ObjectFiles {
         match self.runtime.block_on(self.store.delete(&place)) {
             Ok(()) => Ok(was_there),
             Err(Error::NotFound { .. }) => Ok(false),
-            Err(error) => Err(IoError::other(error)),
+            Err(error) => Err(away(error)),
         }
+    }
+}
+/// The store's error, by what may pass by itself and what wants room.
+fn away(error: Error) -> IoError {
+    let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |cause| cause.source());
+    let kind = causes.find_map(|cause| match (cause.downcast_ref::<HttpError>(), cause.downcast_ref::<IoError>()) {
+        (Some(http), _) => match http.kind() {
+            HttpErrorKind::Connect | HttpErrorKind::Request | HttpErrorKind::Timeout | HttpErrorKind::Interrupted => {
+                Some(ErrorKind::HostUnreachable)
+            }
+            _ => None,
+        },
+        (_, Some(io)) => Some(io.kind()).filter(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)),
+        _ => None,
+    });
+    match kind {
+        Some(ErrorKind::QuotaExceeded) => IoError::new(ErrorKind::StorageFull, error),
+        kind => IoError::new(kind.unwrap_or(ErrorKind::Other), error),
     }
 }

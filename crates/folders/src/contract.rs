@@ -27,7 +27,7 @@ pub struct MemoryFiles {
 
 impl MemoryFiles {
     fn reach(&self) -> Result<()> {
-        if self.away.load(Ordering::Relaxed) { Err(std::io::ErrorKind::ConnectionRefused.into()) } else { Ok(()) }
+        if self.away.load(Ordering::Relaxed) { Err(std::io::ErrorKind::HostUnreachable.into()) } else { Ok(()) }
     }
 }
 

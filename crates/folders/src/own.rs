@@ -110,7 +110,7 @@ mod tests {
         let folders = Folders::new(Roots::under(dir.path())).unwrap();
         let below = |path: PathBuf| path.strip_prefix(dir.path()).unwrap().to_str().unwrap().replace('\\', "/");
         let found = |kind, name: &str| folders.found(kind, Path::new(name)).map(below).unwrap_or_default();
-        let ann = || acting_for(Actor { owner: "ann".into(), all: false });
+        let ann = || acting_for(Actor { owner: "ann".into(), all: false, ..Actor::default() });
         {
             let _ann = ann();
             assert_eq!(found(Kind::Input, "a.png"), "input/a.png", "nobody is told apart");
@@ -143,7 +143,7 @@ mod tests {
         assert_eq!(folders.save_target(Kind::Output, "users/ann/x", 1, 1).unwrap().subfolder, "users/ann");
         assert!(folders.save_target(Kind::Output, "users/bob/x", 1, 1).is_err());
         assert!(folders.save_target(Kind::Output, "../bob/x", 1, 1).is_err());
-        let _admin = acting_for(Actor { owner: "boss".into(), all: true });
+        let _admin = acting_for(Actor { owner: "boss".into(), all: true, ..Actor::default() });
         assert_eq!(found(Kind::Output, "users/bob/b.png"), "output/users/bob/b.png");
         assert_eq!(found(Kind::Output, "old.png"), "output/old.png");
         assert!(folders.inside(Kind::Output, Path::new("users/bob/b.png")).is_err(), "for writing");

@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fs::{self, File, Metadata};
 use std::hash::BuildHasher as _;
-use std::io::{Error, ErrorKind, Result, Write as _};
+use std::io::{Error, ErrorKind, Result, Seek as _, Write as _};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+use comfyd_node::actor;
 use parking_lot::Mutex;
 
 use crate::FileVersion;
@@ -27,6 +28,8 @@ const IN_USE: Duration = Duration::from_secs(60);
 const ROOM_PART: f64 = 0.9;
 /// Copies that are made at once of different files, more or less: two of one file wait for each other.
 const TURNS: usize = 64;
+/// How long whoever waits for the store waits until it is asked again, besides what the store takes to say that it cannot be reached.
+const PAUSE: Duration = Duration::from_millis(200);
 /// How often a file is changed anew that others change too.
 const MAX_ATTEMPTS: usize = 16;
 /// How long a change that others were faster with waits at most before it is tried again, in microseconds.
@@ -55,7 +58,8 @@ pub enum When {
 }
 
 /// Has files that several servers share, by names such as `input/a.png`. Its calls wait, and may be made from any thread that can; what fails
-/// is nobody's fault who named a file, but the store's. What was put is seen by all from then on.
+/// is nobody's fault who named a file, but the store's: `HostUnreachable` where that may pass by itself, `StorageFull` where it has no room. A
+/// call that failed may be made again. What was put is seen by all from then on.
 ///
 /// Implementations run `contract::run` in their tests.
 pub trait FileStore: Send + Sync {
@@ -155,6 +159,26 @@ impl Copies {
         }
     }
 
+    /// What the store answers. Where it cannot be reached, a prompt that runs waits until it can be, as its outcome would.
+    fn ask<T>(&self, mut ask: impl FnMut(&dyn FileStore) -> Result<T>) -> Result<T> {
+        let mut waits = false;
+        loop {
+            let error = match ask(&*self.store) {
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let patient = actor().patient.filter(|interrupt| error.kind() == ErrorKind::HostUnreachable && !interrupt.is_cancelled());
+            if patient.is_none() {
+                return Err(unusable(error));
+            }
+            if !waits {
+                tracing::warn!(%error, "a prompt waits for the store of files, until it is interrupted");
+                waits = true;
+            }
+            std::thread::sleep(PAUSE);
+        }
+    }
+
     /// What all call a file; `None` if it is none that is shared.
     fn name(&self, path: &Path) -> Option<String> {
         let (place, below) = self.places.iter().find_map(|(place, root)| Some((place, path.strip_prefix(root).ok()?)))?;
@@ -180,7 +204,7 @@ impl Copies {
     /// Whether there is such a file.
     pub(crate) fn has(&self, path: &Path) -> Result<bool> {
         let Some(name) = self.name(path) else { return Ok(path.is_file()) };
-        Ok(self.store.look(&name).map_err(unusable)?.is_some())
+        Ok(self.ask(|store| store.look(&name))?.is_some())
     }
 
     /// Sees to it that the file is here as it is there. Whether it is there at all.
@@ -191,7 +215,7 @@ impl Copies {
     }
 
     fn fetch_named(&self, name: &str, path: &Path) -> Result<bool> {
-        let Some(file) = self.store.look(name).map_err(unusable)? else {
+        let Some(file) = self.ask(|store| store.look(name))? else {
             self.drop_copy(name, path);
             return Ok(false);
         };
@@ -205,7 +229,14 @@ impl Copies {
         fs::create_dir_all(folder)?;
         let mut unfinished = Unfinished::begin(folder)?;
         // Its time must not be set while something still writes.
-        let Some(file) = self.store.get(name, unfinished.file()).map_err(unusable)? else { return Ok(false) };
+        let get = |store: &dyn FileStore| {
+            // Nothing is left of an attempt that failed.
+            let into = unfinished.file();
+            into.rewind()?;
+            into.set_len(0)?;
+            store.get(name, into)
+        };
+        let Some(file) = self.ask(get)? else { return Ok(false) };
         self.settle(name, unfinished, path, &file)?;
         Ok(true)
     }
@@ -235,7 +266,7 @@ impl Copies {
         let _turn = self.turn(&name).lock();
         unfinished.file().flush()?;
         let written = unfinished.path().to_owned();
-        let Some(file) = self.store.put(&name, &written, when).map_err(unusable)? else { return Ok(Some(unfinished)) };
+        let Some(file) = self.ask(|store| store.put(&name, &written, when))? else { return Ok(Some(unfinished)) };
         self.put_by_us(&name);
         self.settle(&name, unfinished, path, &file)?;
         Ok(None)
@@ -252,7 +283,7 @@ impl Copies {
 
     /// Shares a file that somebody wrote into a folder. Whether the condition held.
     fn publish(&self, name: &str, path: &Path, when: &When) -> Result<bool> {
-        let Some(file) = self.store.put(name, path, when).map_err(unusable)? else { return Ok(false) };
+        let Some(file) = self.ask(|store| store.put(name, path, when))? else { return Ok(false) };
         self.put_by_us(name);
         File::options().append(true).open(path)?.set_modified(file.time())?;
         self.uses(name, &fs::metadata(path)?);
@@ -275,14 +306,14 @@ impl Copies {
         if self.publish(&name, path, &when)? {
             return Ok(None);
         }
-        if self.store.look(&name).map_err(unusable)?.is_some_and(|file| fs::metadata(path).is_ok_and(|copy| file.is(&copy))) {
+        if self.ask(|store| store.look(&name))?.is_some_and(|file| fs::metadata(path).is_ok_and(|copy| file.is(&copy))) {
             return Ok(None);
         }
         drop(turn);
         for number in 1.. {
             let other = numbered(path, number).ok_or(ErrorKind::InvalidFilename)?;
             let Some(name) = self.name(&other) else { continue };
-            if other.exists() || self.store.look(&name).map_err(unusable)?.is_some() {
+            if other.exists() || self.ask(|store| store.look(&name))?.is_some() {
                 continue;
             }
             fs::rename(path, &other)?;
@@ -298,7 +329,7 @@ impl Copies {
     pub(crate) fn remove(&self, path: &Path) -> Result<bool> {
         let Some(name) = self.name(path) else { return removed(path) };
         let _turn = self.turn(&name).lock();
-        let was_there = self.store.remove(&name).map_err(unusable)?;
+        let was_there = self.ask(|store| store.remove(&name))?;
         removed(path)?;
         self.known.lock().forget(&name);
         self.changed(&name);
@@ -331,7 +362,7 @@ impl Copies {
     ) -> std::result::Result<(), E> {
         let name = self.name(path).ok_or_else(|| Error::from(ErrorKind::InvalidFilename))?;
         for _ in 0..MAX_ATTEMPTS {
-            let file = self.store.look(&name).map_err(unusable)?;
+            let file = self.ask(|store| store.look(&name))?;
             let is_there = file.is_some() && self.fetch(path)?;
             let when = file.map_or(When::New, |file| When::Still(file.version));
             if self.write(path, &change(is_there)?, &when)? {
@@ -354,7 +385,7 @@ impl Copies {
         {
             return Ok((Arc::clone(listed), false));
         }
-        let mut files = self.store.list(&name, MAX_LISTED).map_err(unusable)?;
+        let mut files = self.ask(|store| store.list(&name, MAX_LISTED))?;
         for (file, _) in &mut files {
             file.drain(..name.len() + 1);
         }
@@ -453,6 +484,9 @@ pub fn is_unusable(error: &Error) -> bool {
 }
 
 fn unusable(error: Error) -> Error {
+    if error.kind() == ErrorKind::StorageFull {
+        return error;
+    }
     Error::new(
         ErrorKind::HostUnreachable,
         format!("the store of files cannot be used ({error}): try again in a moment, or look whether it runs"),

@@ -5,9 +5,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
-use comfyd_node::{FileSource, OptionSource};
+use comfyd_node::{Actor, CancellationToken, FileSource, OptionSource, acting_for};
 use serde_json::json;
 
 use crate::contract::{self, MemoryFiles};
@@ -227,6 +227,30 @@ fn where_the_store_is_away_it_is_said_and_nothing_is_lost() {
     store.away.store(false, Ordering::Relaxed);
     assert_eq!(one.read("input/a.png").unwrap(), b"a");
     assert_eq!(fs::read_dir(one.path("output")).unwrap().count(), 0, "what nobody was told of is gone");
+}
+
+#[test]
+fn a_prompt_waits_for_a_store_that_is_away_until_it_is_interrupted() {
+    let (store, one, _) = two();
+    store.away.store(true, Ordering::Relaxed);
+    let interrupt = CancellationToken::new();
+    let _acting = acting_for(Actor { patient: Some(interrupt.clone()), ..Actor::default() });
+    let target = one.folders.save_target(Kind::Output, "x", 1, 1).unwrap();
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            store.away.store(false, Ordering::Relaxed);
+        });
+        target.save(0, "png", b"x").unwrap();
+        assert!(!store.away.load(Ordering::Relaxed), "it waited");
+        store.away.store(true, Ordering::Relaxed);
+        threads.spawn(|| {
+            std::thread::sleep(Duration::from_millis(300));
+            interrupt.cancel();
+        });
+        let error = one.folders.here(&one.path("input/a.png")).unwrap_err();
+        assert!(is_unusable(&error) && interrupt.is_cancelled(), "{error}");
+    });
 }
 
 #[test]

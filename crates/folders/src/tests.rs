@@ -467,7 +467,7 @@ proptest! {
         let dir = tempfile::tempdir().unwrap();
         let folders = Folders::new(Roots::under(dir.path())).unwrap();
         folders.keep_apart(Arc::new(AtomicBool::new(true)));
-        let _ann = comfyd_node::acting_for(comfyd_node::Actor { owner: "ann".into(), all });
+        let _ann = comfyd_node::acting_for(comfyd_node::Actor { owner: "ann".into(), all, ..comfyd_node::Actor::default() });
         for kind in [Kind::Input, Kind::Output, Kind::Temp] {
             let root = folders.directory(kind);
             let others = |path: &Path| {

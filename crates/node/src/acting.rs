@@ -4,13 +4,17 @@ use std::cell::RefCell;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 /// For whom something is done.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct Actor {
     /// The user; empty for nobody in particular.
     pub owner: Arc<str>,
     /// Whether what is others' is shown too.
     pub all: bool,
+    /// What ends it, where it may wait for what cannot be had at present: a prompt that runs. Others are told at once.
+    pub patient: Option<CancellationToken>,
 }
 
 thread_local! {

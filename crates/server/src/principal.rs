@@ -64,9 +64,11 @@ impl Principal {
 
     /// Has this thread find and write the files that are its own.
     pub(crate) fn act(&self) -> Acting {
-        acting_for(
-            self.caller().map_or_else(Actor::default, |caller| Actor { owner: Arc::clone(&caller.user), all: self.only().is_none() }),
-        )
+        acting_for(self.caller().map_or_else(Actor::default, |caller| Actor {
+            owner: Arc::clone(&caller.user),
+            all: self.only().is_none(),
+            ..Actor::default()
+        }))
     }
 
     /// The folders of its files, and whose they are for a bound on their space; nobody's where nobody is told apart.

@@ -44,6 +44,8 @@ const PIECE_PAUSE: Duration = Duration::from_secs(10);
 const OVERHEAD_BYTES: usize = 64 << 10;
 /// How many bytes a text in a message has at most, where the servers allow more.
 const MAX_INLINE_BYTES: usize = 256 << 10;
+/// The codes of NATS' errors which say that an account, a server, a server's disk or a stream has no room for more.
+const FULL: [u16; 4] = [10002, 10023, 10047, 10077];
 
 /// Why a document was not written.
 #[derive(Debug)]
@@ -200,6 +202,9 @@ impl Bucket {
                 },
                 Err(_elapsed) => "it does not answer".to_owned(),
             };
+            if is_full(&error) {
+                return Err(Refused::Failed(JobError::NoSpace));
+            }
             unsure = true;
             if began.elapsed() >= patience || self.client.connection_state() != ConnectionState::Connected && began.elapsed() >= IMPATIENCE
             {
@@ -276,13 +281,13 @@ impl Bucket {
     /// Keeps a text that is too long for a message.
     pub async fn put_object(&self, name: &str, text: &str) -> Result<(), JobError> {
         let meta = object_store::ObjectMetadata { name: name.to_owned(), ..object_store::ObjectMetadata::default() };
-        self.objects.put(meta, &mut text.as_bytes()).await.map(drop).map_err(|error| unavailable(&error.to_string()))
+        self.objects.put(meta, &mut text.as_bytes()).await.map(drop).map_err(|error| not_kept(&error.to_string()))
     }
 
     /// Keeps a file.
     pub async fn put_file(&self, name: &str, file: &mut tokio::fs::File) -> Result<(), JobError> {
         let meta = object_store::ObjectMetadata { name: name.to_owned(), ..object_store::ObjectMetadata::default() };
-        self.objects.put(meta, file).await.map(drop).map_err(|error| unavailable(&error.to_string()))
+        self.objects.put(meta, file).await.map(drop).map_err(|error| not_kept(&error.to_string()))
     }
 
     /// Hands out what was kept under a name, piece by piece.
@@ -489,6 +494,16 @@ async fn made(context: &Context, name: &str, replicas: Option<usize>, config: im
 fn found(message: StreamMessage) -> Option<Found> {
     let head = message.headers.get(HEAD)?.as_str().to_owned();
     Some(Found { revision: message.sequence, head, texts: message.payload })
+}
+
+/// Whether NATS has no room for what was to be written.
+fn is_full(error: &str) -> bool {
+    // The client hands on the text alone, which has the code of the server's answer.
+    FULL.iter().any(|code| error.contains(&format!("error code {code})")))
+}
+
+fn not_kept(error: &str) -> JobError {
+    if is_full(error) { JobError::NoSpace } else { unavailable(error) }
 }
 
 pub(crate) fn unavailable(detail: &str) -> JobError {

@@ -402,8 +402,17 @@ impl NatsStore {
     }
 }
 
+/// Subscribes, and returns once NATS knows of it: what anyone sends from then on is heard. Without NATS it returns before that.
 pub(crate) async fn subscribe(link: &Link, subject: &str) -> Result<async_nats::Subscriber, Error> {
-    link.client.subscribe(subject.to_owned()).await.map_err(|error| Error::Refused(error.to_string()))
+    let client = &link.client;
+    let own = async |subject: String| client.subscribe(subject).await.map_err(|error| Error::Refused(error.to_string()));
+    let subscribed = own(subject.to_owned()).await?;
+    // NATS takes what comes on a connection in its order.
+    let inbox = client.new_inbox();
+    let mut echo = own(inbox.clone()).await?;
+    client.publish(inbox, Bytes::new()).await.map_err(|error| Error::Refused(error.to_string()))?;
+    let _known = tokio::time::timeout(PATIENCE, echo.next()).await;
+    Ok(subscribed)
 }
 
 #[cfg(test)]

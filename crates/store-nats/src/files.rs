@@ -300,7 +300,12 @@ fn name(key: &str) -> Option<String> {
 }
 
 fn away(error: JobError) -> IoError {
-    IoError::other(error)
+    let kind = match error {
+        JobError::NoSpace => ErrorKind::StorageFull,
+        JobError::Unavailable(_) => ErrorKind::HostUnreachable,
+        _ => ErrorKind::Other,
+    };
+    IoError::new(kind, error)
 }
 
 fn busy() -> IoError {

@@ -151,8 +151,6 @@ impl NatsStore {
             Err(error) => return Err(Error::Refused(error.to_string())),
         }
         let mut asked = subscribe(&inner.link, &subject).await?;
-        // The next one who asks finds it.
-        inner.link.client.flush().await.map_err(|error| Error::Refused(error.to_string()))?;
         self.keep(tokio::spawn(async move {
             while let Some(message) = asked.next().await {
                 if let Some(reply) = message.reply {

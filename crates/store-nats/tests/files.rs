@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::io::{Read as _, Seek as _};
+use std::io::{ErrorKind, Read as _, Seek as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -104,4 +104,25 @@ fn three_servers_are_a_store_of_files() {
     std::thread::sleep(std::time::Duration::from_secs(3));
     let runtime = runtime();
     contract::run(&(open(&runtime, &servers, "three") as Arc<dyn FileStore>));
+}
+
+#[test]
+fn where_nats_has_no_room_it_is_said_and_passes_once_it_has() {
+    let Some(program) = common::program() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let small = format!("jetstream {{ store_dir: {:?}, max_file: 6M }}", folder.path().join("nats-0").display().to_string());
+    let servers = Servers::start(&program, folder.path(), 1, &small).unwrap();
+    let runtime = runtime();
+    let files = open(&runtime, &servers, "small");
+    let source = folder.path().join("source");
+    for bytes in [1 << 20, 50_000] {
+        std::fs::write(&source, vec![7; bytes]).unwrap();
+        let put = |number: i32| files.put(&format!("output/{bytes}-{number}.bin"), &source, &When::New);
+        let refused = (0..200).find_map(|number| put(number).err()).expect("it fills up");
+        assert_eq!(refused.kind(), ErrorKind::StorageFull, "{refused}");
+        for (name, _) in files.list("output", 1000).unwrap() {
+            assert!(files.remove(&name).unwrap());
+        }
+        put(1000).unwrap().unwrap();
+    }
 }

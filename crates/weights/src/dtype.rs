@@ -3,6 +3,21 @@
 /// Axes that a tensor may have.
 pub(crate) const MAX_AXES: usize = 16;
 
+/// More values than any machine holds.
+const TOO_MANY_VALUES: u64 = 1 << 48;
+
+/// The values of a tensor with these axes, if there can be such a one. Where one axis is zero there are none, and yet the product of the others
+/// is to be a number: steps are made of it.
+pub(crate) fn count(axes: impl IntoIterator<Item = u64>) -> Option<u64> {
+    let mut is_empty = false;
+    let mut count = 1u64;
+    for axis in axes {
+        is_empty |= axis == 0;
+        count = count.checked_mul(axis.max(1)).filter(|count| *count < TOO_MANY_VALUES)?;
+    }
+    Some(if is_empty { 0 } else { count })
+}
+
 /// Bytes of a tensor's name in any file; messages tell it.
 pub(crate) const MAX_NAME_BYTES: usize = 65536;
 

@@ -9,7 +9,7 @@ use candle_core::quantized::GgmlDType;
 use candle_core::{DType, Device};
 use serde_json::Value as Json;
 
-use crate::dtype::{Dtype, MAX_NAME_BYTES};
+use crate::dtype::{self, Dtype, MAX_NAME_BYTES};
 use crate::error::Result;
 use crate::mapped::{MappedFile, Unreadable, Values};
 use crate::state_dict::{Form, LazyTensor, Source, StateDict};
@@ -85,10 +85,9 @@ struct Info {
 
 impl Info {
     fn lazy(&self, path: &Path, file: &Arc<MappedFile>, data: u64, original: Option<Vec<usize>>) -> Parsed<LazyTensor> {
-        let count = self.axes.iter().try_fold(1u64, |count, axis| count.checked_mul(*axis)).filter(|count| *count < 1 << 48);
-        let count = count.ok_or("claims more values than any machine holds")?;
+        let count = dtype::count(self.axes.iter().copied()).ok_or("claims more values than any machine holds")?;
         let shape = match original {
-            Some(shape) if shape.iter().try_fold(1u64, |n, axis| n.checked_mul(*axis as u64)) == Some(count) => shape,
+            Some(shape) if dtype::count(shape.iter().map(|axis| *axis as u64)) == Some(count) => shape,
             Some(shape) => return Err(format!("was of the shape {shape:?}, which does not fit its {count} values")),
             None => self.axes.iter().rev().map(|axis| *axis as usize).collect(),
         };

@@ -8,7 +8,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 use memmap2::Mmap;
 
-use crate::dtype::Dtype;
+use crate::dtype::{Dtype, count};
 use crate::eight_bits::SmallFloat;
 use crate::error::{Error, Result};
 use crate::state_dict::{Form, LazyTensor, Source};
@@ -100,8 +100,7 @@ impl Values {
     /// Whether all values lie inside `end` bytes of the file; else why not.
     pub(crate) fn check(&self, end: u64) -> std::result::Result<(), String> {
         let size = self.dtype.size();
-        let count = self.shape.iter().try_fold(1u64, |count, axis| count.checked_mul(*axis as u64));
-        let count = count.filter(|count| count.checked_mul(8).is_some()).ok_or("claims more values than any machine holds")?;
+        let count = count(self.shape.iter().map(|axis| *axis as u64)).ok_or("claims more values than any machine holds")?;
         let span = match (&self.strides, count) {
             (_, 0) => 0,
             (None, count) => count,

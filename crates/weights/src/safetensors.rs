@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde_json::{Map, Value as Json, json};
 
-use crate::dtype::{Dtype, MAX_AXES, MAX_NAME_BYTES};
+use crate::dtype::{self, Dtype, MAX_AXES, MAX_NAME_BYTES};
 use crate::error::{Error, Result};
 use crate::mapped::{MappedFile, Unreadable, Values, decode};
 use crate::state_dict::StateDict;
@@ -264,7 +264,7 @@ fn read_tensor(entry: Json, data_bytes: u64) -> std::result::Result<RawTensor, S
     if start > end || end > data_bytes {
         return Err(format!("lies at {start}..{end}, the file has {data_bytes} bytes of values"));
     }
-    let count = raw.shape.iter().try_fold(1u64, |count, axis| count.checked_mul(*axis as u64));
+    let count = dtype::count(raw.shape.iter().map(|axis| *axis as u64));
     let fits = match (Dtype::parse(&raw.dtype), count) {
         (Some(dtype), Some(count)) => count.checked_mul(dtype.size()) == Some(end - start),
         (None, Some(count)) => count.div_ceil(8) <= end - start,

@@ -1,5 +1,5 @@
 //! `cargo xtask chaos`: a cluster on this machine, whose parts are killed and stopped at random under load, and a look at whether every
-//! prompt that was accepted ends once. Knows the command line and the API, not how either works.
+//! prompt that was accepted ends once, and every picture that was saved is there. Knows the command line and the API, not how either works.
 
 mod part;
 
@@ -60,7 +60,11 @@ struct Ledger {
 struct Ends {
     ends: HashMap<String, String>,
     given_up: u64,
+    failed: Vec<String>,
     doubled: Vec<String>,
+    /// Where the pictures are that were saved.
+    pictures: Vec<String>,
+    missing: Vec<String>,
 }
 
 /// Runs the command.
@@ -126,7 +130,7 @@ struct Chaos {
 impl Chaos {
     fn new(builds: &Builds, nats: &Path, seed: u64, servers: u64, workers: u64) -> io::Result<Self> {
         let base = std::env::temp_dir().join(format!("comfyd-chaos-{}", std::process::id()));
-        std::fs::create_dir_all(base.join("files"))?;
+        std::fs::create_dir_all(&base)?;
         let ports = free_ports(2 * NODES + usize::try_from(servers).map_err(io::Error::other)?)?;
         let (nats_ports, api_ports) = ports.split_at(2 * NODES);
         let addresses: Vec<String> = nats_ports[..NODES].iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
@@ -202,6 +206,7 @@ impl Chaos {
         // Nothing that ended changes any more, whoever comes late.
         tokio::time::sleep(Duration::from_secs(5)).await;
         self.look().await;
+        self.look_for_pictures().await;
         Ok(self.report(disturbed))
     }
 
@@ -253,6 +258,19 @@ impl Chaos {
         }
     }
 
+    /// Asks each server for its share of the pictures.
+    async fn look_for_pictures(&mut self) {
+        let shares = self.ends.pictures.len().div_ceil(self.hosts.len()).max(1);
+        for (host, pictures) in self.hosts.iter().zip(self.ends.pictures.chunks(shares)) {
+            for picture in pictures {
+                let read = async { Connection::open(host).await?.get(picture).await };
+                if !matches!(tokio::time::timeout(PATIENCE, read).await, Ok(Ok(bytes)) if bytes.starts_with(b"\x89PNG")) {
+                    self.ends.missing.push(picture.clone());
+                }
+            }
+        }
+    }
+
     /// Prints the figures, and gives what must not be.
     fn report(&self, disturbed: Duration) -> Vec<String> {
         let accepted = lock(&self.ledger.accepted).clone();
@@ -269,12 +287,16 @@ impl Chaos {
         println!("prompts finished    {}, of which {} were given up", accepted.len() - lost.len(), self.ends.given_up);
         println!("prompts lost        {}", lost.len());
         println!("prompts doubled     {}", self.ends.doubled.len());
+        println!("prompts failed      {}", self.ends.failed.len());
+        println!("pictures saved      {}, of which {} are missing", self.ends.pictures.len(), self.ends.missing.len());
         let mut faults = lock(&self.ledger.faults).clone();
         if !lost.is_empty() {
             faults.push(format!("lost: {lost:?}"));
         }
-        if !self.ends.doubled.is_empty() {
-            faults.push(format!("doubled: {:?}", self.ends.doubled));
+        for (what, which) in [("doubled", &self.ends.doubled), ("failed", &self.ends.failed), ("missing", &self.ends.missing)] {
+            if !which.is_empty() {
+                faults.push(format!("{what}: {which:?}"));
+            }
         }
         if accepted.is_empty() {
             faults.push("no prompt was accepted".to_owned());
@@ -312,7 +334,14 @@ impl Ends {
                 Some(before) if *before != end => self.doubled.push(id.clone()),
                 Some(_) => {}
                 None => {
-                    self.given_up += u64::from(end.contains("ServerCrashed"));
+                    let given_up = end.contains("ServerCrashed");
+                    self.given_up += u64::from(given_up);
+                    let picture = &entry["outputs"]["3"]["images"][0];
+                    match picture["filename"].as_str() {
+                        Some(name) => self.pictures.push(format!("/view?type=output&filename={name}")),
+                        None if given_up => {}
+                        None => self.failed.push(format!("{id} {end}")),
+                    }
                     self.ends.insert(id.clone(), end);
                 }
             }
@@ -347,7 +376,7 @@ async fn submit(hosts: Vec<String>, client: usize, ledger: Arc<Ledger>) {
         let graph = json!({
             "1": {"class_type": "EmptyImage", "inputs": {"width": side, "height": side, "batch_size": 1, "color": n % 0xff_ffff}},
             "2": {"class_type": "ImageBlur", "inputs": {"image": ["1", 0], "blur_radius": 5, "sigma": 1.0}},
-            "3": {"class_type": "PreviewImage", "inputs": {"images": ["2", 0]}},
+            "3": {"class_type": "SaveImage", "inputs": {"images": ["2", 0], "filename_prefix": "chaos"}},
         });
         let body = json!({"prompt": graph, "prompt_id": id}).to_string();
         let host = &hosts[at % hosts.len()];

@@ -60,10 +60,10 @@ impl Part {
         })
     }
 
-    /// A process of comfyd, which shares the folder of files with the others.
+    /// A process of comfyd, with folders of its own.
     pub(crate) fn comfyd(kind: Kind, (program, other): (PathBuf, Option<PathBuf>), base: &Path, name: &str, arguments: &[&str]) -> Self {
-        let files = base.join("files").display().to_string();
-        let more = ["--base-directory", &files, "--verbose", "WARNING"];
+        let folder = base.join(name).display().to_string();
+        let more = ["--base-directory", &folder, "--verbose", "WARNING"];
         let arguments = arguments.iter().chain(&more).map(|argument| (*argument).to_owned()).collect();
         Self { kind, name: name.to_owned(), log: base.join(format!("{name}.log")), program, other, arguments, child: None }
     }

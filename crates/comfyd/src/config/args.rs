@@ -14,8 +14,8 @@ use comfyd_server::{HostRule, OriginRule};
 use super::comfyui::Handed;
 use super::devices::{Devices, devices};
 use super::{
-    ApiShape, CpuFeatures, DeviceMemory, Durability, Error, FrontEnd, Network, OnRestart, Placement, PreviewMethod, PythonStart, SetInput,
-    Templates, Verbosity,
+    ApiShape, CpuFeatures, DeviceMemory, Durability, Error, FILES_IN_NATS, FrontEnd, Network, OnRestart, Placement, PreviewMethod,
+    PythonStart, SetInput, Templates, Verbosity,
 };
 
 const AFTER_HELP: &str = "Every option can also be set by a variable (--base-directory: COMFYD_BASE_DIRECTORY) and in the TOML file that \
@@ -518,14 +518,22 @@ pub struct ServerArgs {
 /// Options of where files are.
 #[derive(Debug, Args)]
 pub struct FilesArgs {
-    /// Where files are that several servers share: a folder that all mount, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX, or
-    /// nats for the NATS of --cluster. The input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the
-    /// environment, by the names that the store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL [default: the folders have the files].
+    /// Where files are that several servers share: nats for the NATS of --cluster, s3://BUCKET/PREFIX, gs://BUCKET/PREFIX, az://CONTAINER/PREFIX,
+    /// or a folder that all mount. The input, output and temp folder, and those of users, hold copies then. Keys and addresses come from the
+    /// environment, by the names that the store's own tools know: AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL. Or folders: these have the files, which
+    /// in a cluster all hosts mount [default: nats with --cluster, else folders].
     #[arg(long, value_name = "PLACE")]
     pub files: Option<String>,
     /// Most bytes of copies, in bytes or with K, M, G or T; those used last stay.
     #[arg(long, value_name = "BYTES", value_parser = bytes, default_value = "20G")]
     pub files_cache: u64,
+}
+
+impl FilesArgs {
+    /// Where nothing is said, the cluster has them.
+    pub fn share(&mut self) {
+        self.files.get_or_insert_with(|| FILES_IN_NATS.to_owned());
+    }
 }
 
 /// Options of a cluster.

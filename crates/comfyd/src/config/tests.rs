@@ -485,9 +485,14 @@ fn what_a_cluster_has_needs_one_and_what_it_cannot_use_is_said() {
     let cluster = ["--cluster", "nats://127.0.0.1:4222"];
     let of = |more: &[&str]| serve(&[&cluster[..], more].concat());
     assert_eq!(of(&["--files", "nats"]).files.unwrap().place, FILES_IN_NATS);
+    assert_eq!(of(&[]).files.unwrap().place, FILES_IN_NATS, "hosts need not share a folder");
+    assert!(of(&["--files", "folders"]).files.is_none() && serve(&[]).files.is_none() && serve(&["--files", "folders"]).files.is_none());
+    let worker = with(&[&["worker"], &cluster[..]].concat(), &[]).unwrap();
+    assert_eq!(worker.files.unwrap().place, FILES_IN_NATS);
     assert!(serve(&["--files", "./nats"]).files.unwrap().place.ends_with("/nats"), "a folder of that name");
     assert!(refusal(&["serve", "--files", "nats"], &[]).contains("--cluster"));
     let config = of(&["--enable-assets"]);
     assert!(config.assets.is_none() && config.unused.iter().any(|(option, _)| *option == "enable-assets"));
     assert!(serve(&["--enable-assets"]).assets.is_some());
+    assert!(refusal(&["serve", "--enable-assets", "--files", "/mnt"], &[]).contains("--files"));
 }

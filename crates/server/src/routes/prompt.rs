@@ -102,7 +102,7 @@ async fn checked(app: &App, body: Bytes, usage_source: Option<String>, principal
     let (checking, principal) = (app.clone(), principal.clone());
     let check = move |request: PromptRequest| {
         // Files that it names are its owner's.
-        let _acting = acting_for(Actor { owner: principal.owner(), all: false });
+        let _acting = acting_for(Actor { owner: principal.owner(), all: false, ..Actor::default() });
         if !checking.installations.is_empty() {
             request.files_here(&checking.folders)?;
         }
