@@ -28,6 +28,9 @@ pub(crate) fn fits(file: &[u8]) -> bool {
 /// If `check` fails, if the file is damaged, or of a kind that is not read.
 pub(crate) fn decode(file: &[u8], check: impl FnOnce((u32, u32)) -> Result<()>) -> Result<Decoded> {
     let failed = |error: avif_parse::Error| Error::Decode(format!("AVIF: {error}"));
+    if !claims_what_is_there(file) {
+        return Err(Error::Decode("AVIF: the file is cut off or damaged".into()));
+    }
     let parts = avif_parse::read_avif(&mut &*file).map_err(failed)?;
     let size = parts.primary_item_metadata().map_err(failed)?;
     let (width, height) = (size.max_frame_width.get(), size.max_frame_height.get());
@@ -235,6 +238,36 @@ fn orientation(file: &[u8]) -> Option<Orientation> {
         (_, Some(_)) => 5,
     };
     Orientation::from_exif(exif)
+}
+
+/// Whether boxes lie in what they are in, and lists are no longer than their boxes: the reader takes memory for what they claim.
+fn claims_what_is_there(mut boxes: &[u8]) -> bool {
+    let number = |bytes: Option<&[u8]>| bytes.map_or(0, |bytes| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte)));
+    while let Some((header, rest)) = boxes.split_at_checked(8) {
+        let (length, head) = match number(Some(&header[..4])) {
+            0 => (boxes.len() as u64, 8),
+            1 => (number(rest.get(..8)), 16),
+            length => (length, 8),
+        };
+        let Some(content) = usize::try_from(length).ok().and_then(|length| boxes.get(head..length)) else { return false };
+        // Of lists the second version has counts of four bytes; those of places have two bytes before theirs.
+        let many = |at: usize, short: bool| number(content.get(at..at + if short { 2 } else { 4 })) as usize;
+        let is_sound = match &header[4..] {
+            b"meta" => content.get(4..).is_some_and(claims_what_is_there),
+            b"iprp" | b"ipco" => claims_what_is_there(content),
+            b"iinf" => {
+                let short = content.first() == Some(&0);
+                many(4, short) <= content.len() && content.get(if short { 6 } else { 8 }..).is_some_and(claims_what_is_there)
+            }
+            b"iloc" => many(6, content.first().is_some_and(|version| *version < 2)) <= content.len(),
+            _ => true,
+        };
+        if !is_sound {
+            return false;
+        }
+        boxes = &boxes[head + content.len()..];
+    }
+    true
 }
 
 /// The content of the first box of that kind.

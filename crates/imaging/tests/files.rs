@@ -28,7 +28,7 @@ fn pictures_and_masks_are_pillows() {
     let mut seen = BTreeSet::new();
     for path in files() {
         let file = std::fs::read(&path).unwrap();
-        let loaded = decode::load_image(&file, &Limits::default()).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let loaded = decode::load_image(&file, &limits).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let wanted = image::open(expected(&path)).unwrap().into_rgba8();
         let (frames, height, width, _) = loaded.image.0.dim();
         assert_eq!((frames * height, width), (wanted.height() as usize, wanted.width() as usize), "{}", path.display());
@@ -42,7 +42,7 @@ fn pictures_and_masks_are_pillows() {
             false => assert!(mask.iter().all(|&value| value == 0), "{} has no mask", path.display()),
         }
         seen.insert(path.extension().unwrap().to_str().unwrap().to_owned());
-        let red = decode::load_mask(&file, Channel::Red, &Limits::default()).unwrap();
+        let red = decode::load_mask(&file, Channel::Red, &limits).unwrap();
         assert_eq!(bytes(&red.0), found.iter().step_by(3).copied().collect::<Vec<u8>>(), "{}", path.display());
     }
     assert!(seen.len() >= 15, "{seen:?}");
@@ -79,3 +79,24 @@ fn damaged_files_are_errors_or_pictures() {
 
 /// Ways in which each file is damaged. AV1 is slow to decode in a build with checks.
 const ROUNDS: usize = 24;
+
+/// Readers of AVIF take memory for what boxes and lists claim: what claims more than the file has is refused before.
+#[test]
+fn avif_that_claims_more_than_there_is_is_refused() {
+    let file = files().into_iter().find(|path| path.extension().is_some_and(|ending| ending == "avif")).unwrap();
+    let whole = std::fs::read(file).unwrap();
+    let at = |kind: &[u8]| whole.windows(4).position(|four| four == kind).unwrap();
+    let limits = Limits { max_pixels: 1 << 20, max_frames: 64, max_bytes: 64 << 20 };
+    let told = |bytes: &[u8]| decode::load_image(bytes, &limits).map(drop).map_err(|error| error.to_string());
+    told(&whole).unwrap();
+    for (place, claim) in [(at(b"mdat") - 4, 0x7fff_0000u32), (at(b"iloc") - 4, 0x7fff_0000), (at(b"ipco") - 4, 0x7000_0000)] {
+        let mut claims = whole.clone();
+        claims[place..place + 4].copy_from_slice(&claim.to_be_bytes());
+        assert!(told(&claims).unwrap_err().contains("cut off"), "at {place}");
+    }
+    // A list of four thousand million items.
+    let mut claims = whole.clone();
+    claims[at(b"iloc") + 4] = 2;
+    claims[at(b"iloc") + 10..at(b"iloc") + 14].fill(0xff);
+    assert!(told(&claims).unwrap_err().contains("cut off"));
+}

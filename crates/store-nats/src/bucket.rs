@@ -278,6 +278,11 @@ impl Bucket {
         (self.client.max_payload().saturating_sub(OVERHEAD_BYTES) / 2).min(MAX_INLINE_BYTES)
     }
 
+    /// Drops the documents of a key, which takes no room: as if there never had been one.
+    pub async fn drop_documents(&self, key: &str) -> Result<(), JobError> {
+        self.stream.purge().filter(format!("{}{key}", self.prefix)).await.map(drop).map_err(|error| unavailable(&error.to_string()))
+    }
+
     /// Keeps a text that is too long for a message.
     pub async fn put_object(&self, name: &str, text: &str) -> Result<(), JobError> {
         let meta = object_store::ObjectMetadata { name: name.to_owned(), ..object_store::ObjectMetadata::default() };

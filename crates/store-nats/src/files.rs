@@ -230,7 +230,15 @@ impl FileStore for NatsFiles {
             for _ in 0..MAX_ROUNDS {
                 let (after, there) = self.last(&key).await?;
                 let Some((before, _)) = there else { return Ok(false) };
-                if self.write(&key, None, Bytes::new(), after).await?.is_some() {
+                let removed = match self.write(&key, None, Bytes::new(), after).await {
+                    // Or room could not be made. Who wrote it anew meanwhile comes first.
+                    Err(error) if error.kind() == ErrorKind::StorageFull => {
+                        self.bucket.drop_documents(&key).await.map_err(away)?;
+                        true
+                    }
+                    written => written?.is_some(),
+                };
+                if removed {
                     self.forget(before.object).await;
                     return Ok(true);
                 }

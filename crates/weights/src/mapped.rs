@@ -265,6 +265,7 @@ mod tests {
         assert!(values(vec![1, 3], vec![3, 2]).check(31).is_err());
         assert!(values(vec![usize::MAX, usize::MAX], vec![3, 2]).check(32).is_err());
         assert!(values(vec![0, 0], vec![1 << 20, 1 << 20]).check(64).is_err());
-        assert!(values(vec![0, 0], vec![usize::MAX, 0]).check(8).is_ok());
+        assert!(values(vec![0, 0], vec![1 << 20, 0]).check(8).is_ok());
+        assert!(values(vec![0, 0, 0], vec![0, usize::MAX, 3]).check(8).is_err(), "steps are made of the other axes");
     }
 }
