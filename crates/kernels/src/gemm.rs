@@ -15,6 +15,8 @@ use crate::tile16::{Panel16, ROW_STRIDE, TALL_ROWS, block16, greatest, panel_wor
 
 /// The slice of the depth that is worked on at a time.
 pub(crate) const DEPTH_SLICE: usize = 160;
+/// The same where there are tiles, which make the most of one that is as deep as a rounded row is long: no slice is deeper.
+pub(crate) const MOST_DEPTH: usize = 2 * DEPTH_SLICE;
 /// Slices of which the panels are packed at a time. C is read and written again for each of them, from the second-level cache.
 const SLICES: usize = 8;
 /// Rows of A that are kept in the second-level cache.
@@ -23,7 +25,7 @@ const ROW_BLOCK: usize = 96;
 const PANEL_CHUNK: usize = 8;
 /// Vectors in a panel of B.
 pub(crate) const PANEL_VECTORS: usize = 2;
-const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE && ROW_BLOCK.is_multiple_of(TALL_ROWS));
+const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE && MOST_DEPTH <= 2 * ROW_STRIDE && ROW_BLOCK.is_multiple_of(TALL_ROWS));
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -36,7 +38,7 @@ pub(crate) trait Panels: Sync {
     /// Writes rows `k0..k0 + kc` of a panel, `2 * S::LANES` numbers each; columns that do not exist are zero.
     ///
     /// # Safety
-    /// The instruction set is available and `dst` holds that many numbers.
+    /// The instruction set is available, `dst` holds that many numbers, and there are at most [`MOST_DEPTH`] rows.
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32);
 }
 
@@ -186,8 +188,7 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
         let Gemm { a, depth, b, c, ldc, .. } = *self.gemm;
         let (first_panel, end_panel) = self.panels;
         let width = PANEL_VECTORS * S::F32::LANES;
-        // Where tiles make the most of a slice, it is as deep as a rounded row is long.
-        let (most, slices) = if S::TILES.is_some() { (2 * DEPTH_SLICE, SLICES / 2) } else { (DEPTH_SLICE, SLICES) };
+        let (most, slices) = if S::TILES.is_some() { (MOST_DEPTH, SLICES / 2) } else { (DEPTH_SLICE, SLICES) };
         let slice = depth.div_ceil(depth.div_ceil(most).max(1)).max(1);
         let part = slice * slices;
         let panels = end_panel - first_panel;
