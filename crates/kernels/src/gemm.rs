@@ -11,10 +11,12 @@ use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch16};
 use crate::tile::{Init, Target, block};
-use crate::tile16::{Panel16, ROW_STRIDE, block16, greatest, panel_words, round_panel, round_rows, words};
+use crate::tile16::{Panel16, ROW_STRIDE, TALL_ROWS, block16, greatest, panel_words, round_panel, round_rows, words};
 
 /// The slice of the depth that is worked on at a time.
 pub(crate) const DEPTH_SLICE: usize = 160;
+/// The same where there are tiles, which make the most of one that is as deep as a rounded row is long: no slice is deeper.
+pub(crate) const MOST_DEPTH: usize = 2 * DEPTH_SLICE;
 /// Slices of which the panels are packed at a time. C is read and written again for each of them, from the second-level cache.
 const SLICES: usize = 8;
 /// Rows of A that are kept in the second-level cache.
@@ -23,7 +25,7 @@ const ROW_BLOCK: usize = 96;
 const PANEL_CHUNK: usize = 8;
 /// Vectors in a panel of B.
 pub(crate) const PANEL_VECTORS: usize = 2;
-const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE);
+const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE && MOST_DEPTH <= 2 * ROW_STRIDE && ROW_BLOCK.is_multiple_of(TALL_ROWS));
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -36,7 +38,7 @@ pub(crate) trait Panels: Sync {
     /// Writes rows `k0..k0 + kc` of a panel, `2 * S::LANES` numbers each; columns that do not exist are zero.
     ///
     /// # Safety
-    /// The instruction set is available and `dst` holds that many numbers.
+    /// The instruction set is available, `dst` holds that many numbers, and there are at most [`MOST_DEPTH`] rows.
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32);
 }
 
@@ -186,14 +188,15 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
         let Gemm { a, depth, b, c, ldc, .. } = *self.gemm;
         let (first_panel, end_panel) = self.panels;
         let width = PANEL_VECTORS * S::F32::LANES;
-        let slice = depth.div_ceil(depth.div_ceil(DEPTH_SLICE).max(1)).max(1);
-        let part = slice * SLICES;
+        let (most, slices) = if S::TILES.is_some() { (MOST_DEPTH, SLICES / 2) } else { (DEPTH_SLICE, SLICES) };
+        let slice = depth.div_ceil(depth.div_ceil(most).max(1)).max(1);
+        let part = slice * slices;
         let panels = end_panel - first_panel;
         // A panel and a block of rows as they come, both rounded, and what takes the panels' scales back.
         let converted_len = (ROW_BLOCK * if a.lie() { 0 } else { slice }).max(width * slice);
         let (panel_len, rows_len) = (panel_words::<S>(slice), ROW_BLOCK * ROW_STRIDE);
-        let panels_len = SLICES * panels * panel_len;
-        let mut scratch = Scratch::take(converted_len + panels_len + rows_len + SLICES * panels);
+        let panels_len = slices * panels * panel_len;
+        let mut scratch = Scratch::take(converted_len + panels_len + rows_len + slices * panels);
         // SAFETY: the scratch holds all of these; `a` has `rows` rows of `depth`; C is valid for these rows and panels by the contract of
         // `Gemm::run`, and the chunks of different tasks are disjoint. Words are as long as numbers.
         unsafe {
@@ -201,9 +204,9 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
             let packed = converted.add(converted_len).cast::<u32>();
             let rounded = packed.add(panels_len);
             let scales = rounded.add(rows_len).cast::<f32>();
-            for part in slices(0, depth, part) {
-                let slices = || slices(part.0, part.0 + part.1, slice).enumerate();
-                for (index, (k0, kc)) in slices() {
+            for part in self::slices(0, depth, part) {
+                let in_part = || self::slices(part.0, part.0 + part.1, slice).enumerate();
+                for (index, (k0, kc)) in in_part() {
                     for panel in 0..panels {
                         b.pack::<S::F32>(first_panel + panel, k0, kc, converted);
                         let at = index * panels + panel;
@@ -213,7 +216,7 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
                 }
                 for row in (self.rows.0..self.rows.1).step_by(ROW_BLOCK) {
                     let rows = ROW_BLOCK.min(self.rows.1 - row);
-                    for (index, (k0, kc)) in slices() {
+                    for (index, (k0, kc)) in in_part() {
                         let (a, lda) = a.pieces::<S::F32>(row, rows, k0, kc, converted);
                         let scale = round_rows::<S>(a, lda, rows, kc, rounded);
                         let panel = |panel: usize| {

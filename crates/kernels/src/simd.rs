@@ -5,6 +5,8 @@
 //! switched on. Everything a task calls in its loops must be `#[inline(always)]`, or it would be compiled without the instruction set.
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
@@ -23,5 +25,5 @@ mod vector;
 pub use self::level::Level;
 pub(crate) use self::level::{dispatch, dispatch16};
 pub use self::precision::Precision;
-pub(crate) use self::sixteen::{Sixteen, Task16};
+pub(crate) use self::sixteen::{Sixteen, TILE_WORDS, Task16, TileProduct};
 pub(crate) use self::vector::{Element, Simd, Task};

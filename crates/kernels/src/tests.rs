@@ -55,6 +55,11 @@ impl Stored {
     }
 }
 
+/// The instruction sets of this processor. A test that fails shows the one that it was at last.
+fn levels() -> impl Iterator<Item = Level> {
+    Level::available().inspect(|level| println!("{}", level.name()))
+}
+
 #[track_caller]
 fn assert_close(got: &[f32], wanted: &[f64], tolerance: f64) {
     assert_eq!(got.len(), wanted.len());
@@ -85,7 +90,7 @@ fn check_linear(rows: usize, depth: usize, columns: usize, kind: usize, with_bia
             wanted[i * columns + j] = dot + if with_bias { f64::from(bias[j]) } else { 0.0 };
         }
     }
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![f32::NAN; rows * columns];
         linear_at(level, &x, weight.weight(), with_bias.then_some(&bias), rows, depth, columns, &mut out).unwrap();
         assert_close(&out, &wanted, tolerance(level, 2e-6, depth));
@@ -127,7 +132,7 @@ fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
     let weight = Stored::new(2, out_channels * in_channels * kernel_height * kernel_width, kind);
     let bias = numbers(3, out_channels);
     let wanted = convolved(&x, &weight.f32s, with_bias.then_some(&bias), &sizes);
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![f32::NAN; wanted.len()];
         conv2d_at(level, &x, weight.weight(), Added { bias: with_bias.then_some(&bias), ..Added::default() }, &sizes, &mut out).unwrap();
         assert_close(&out, &wanted, tolerance(level, 2e-6, in_channels * kernel_height * kernel_width));
@@ -183,7 +188,7 @@ fn few_bits_give_what_their_numbers_give() {
                 let mut row = vec![0.0; depth];
                 crate::embedding(&[2], packed, columns, depth, &mut row).unwrap();
                 assert_eq!(row, plain[2 * depth..3 * depth], "{format:?}");
-                for level in Level::available() {
+                for level in levels() {
                     let product = |weight| {
                         let mut out = vec![f32::NAN; rows * columns];
                         linear_at(level, &x, weight, None, rows, depth, columns, &mut out).unwrap();
@@ -218,7 +223,7 @@ fn few_bits_convolve_as_their_numbers_do() {
             let packed = Packed { format, bytes: &bytes, scales: &scales };
             let mut plain = vec![0.0; depth * out_channels];
             packed.unpack_rows(Level::Portable, depth, 0, 0, depth, &mut plain);
-            for level in Level::available() {
+            for level in levels() {
                 let product = |weight| {
                     let mut out = vec![f32::NAN; 2 * out_channels * height * width];
                     conv2d_at(level, &x, weight, Added::default(), &sizes, &mut out).unwrap();
@@ -277,7 +282,7 @@ fn check_attention(sizes: Attention, mask_kind: usize) {
             }
         }
     }
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![f32::NAN; q.len()];
         attention_at(level, &q, &k, &v, &sizes, mask, &mut out).unwrap();
         // Scores are up to 4 here, and weights follow their exponentials.
@@ -412,7 +417,7 @@ fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f3
     }
     // What single precision of the numbers themselves costs.
     let tolerance = 2e-6 * (1.0 + f64::from(mean.abs()));
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![f32::NAN; x.len()];
         group_norm_at(level, &x, &weight, &bias, &GroupNorm { batch, channels, pixels, groups, eps, silu }, &mut out).unwrap();
         assert_close(&out, &wanted, tolerance);
@@ -423,7 +428,7 @@ fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f3
         wanted.extend(row.iter().zip(&weight).zip(&bias).map(|((x, w), b)| (f64::from(*x) - mean) * scale * f64::from(*w) + f64::from(*b)));
     }
     if channels > 1 {
-        for level in Level::available() {
+        for level in levels() {
             let mut out = vec![f32::NAN; x.len()];
             layer_norm_at(level, &x, Some(&weight), Some(&bias), channels, eps, &mut out).unwrap();
             // Few numbers that lie close together are spread by the norm, and their rounding with them.
@@ -458,7 +463,7 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
         .chunks(2 * columns)
         .flat_map(|row| (0..columns).map(|i| f64::from(row[i]) * gelu(row[columns + i])).collect::<Vec<_>>())
         .collect();
-    for level in Level::available() {
+    for level in levels() {
         for (got, wanted) in all_at(level, &x).iter().zip(&wanted) {
             assert_close(got, wanted, 1e-6);
         }
@@ -473,14 +478,14 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
 fn gelu_is_accurate_everywhere() {
     let x: Vec<f32> = (0..=120_000).map(|i| -6.0 + i as f32 * 1e-4).collect();
     let wanted: Vec<f64> = x.iter().map(|&x| 0.5 * f64::from(x) * (1.0 + reference_erf(f64::from(x) / std::f64::consts::SQRT_2))).collect();
-    for level in Level::available() {
+    for level in levels() {
         assert_close(&all_at(level, &x)[2], &wanted, 1e-6);
     }
 }
 
 #[test]
 fn activations_at_the_ends_of_the_numbers() {
-    for level in Level::available() {
+    for level in levels() {
         let [silu, quick, gelu] = all_at(level, &[f32::NAN, f32::INFINITY, -1e30, 1e30, 0.0, -0.0, -90.0, 90.0]);
         for got in [silu, quick, gelu] {
             assert!(got[0].is_nan());
@@ -500,7 +505,7 @@ fn numbers_that_are_none_pass_through() {
     let (mut q, k, v) = (numbers(1, 24), numbers(2, 160), numbers(3, 160));
     q[0] = f32::NAN;
     q[8] = f32::INFINITY;
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![0.0; 24];
         attention_at(level, &q, &k, &v, &sizes, None, &mut out).unwrap();
         assert!(out[..16].iter().all(|x| x.is_nan()));
@@ -591,7 +596,7 @@ fn rounded_numbers_may_be_of_any_size() {
             out
         };
         let wanted: Vec<f64> = product(Level::Portable).iter().map(|x| f64::from(*x / of_x.max(f32::MIN_POSITIVE) / of_weight)).collect();
-        for level in Level::available() {
+        for level in levels() {
             let got: Vec<f32> = product(level).iter().map(|x| x / of_x.max(f32::MIN_POSITIVE) / of_weight).collect();
             assert_close(&got, &wanted, tolerance(level, 4e-6, depth));
         }
@@ -600,7 +605,7 @@ fn rounded_numbers_may_be_of_any_size() {
     let mut x = numbers(1, rows * depth);
     (x[5 * depth + 7], x[6 * depth + 8]) = (f32::NAN, f32::INFINITY);
     let weight = numbers(2, columns * depth);
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![0.0; rows * columns];
         linear_at(level, &x, Weight::F32(&weight), None, rows, depth, columns, &mut out).unwrap();
         assert!(out[5 * columns..6 * columns].iter().all(|x| x.is_nan()), "{}", level.name());

@@ -8,7 +8,7 @@
 
 use std::hint::black_box;
 
-use crate::simd::{Simd, Sixteen};
+use crate::simd::{Simd, Sixteen, TILE_WORDS, TileProduct};
 use crate::tile::{Init, Target};
 
 /// Columns of a panel.
@@ -29,7 +29,8 @@ pub(crate) const fn words<S: Sixteen>(depth: usize) -> usize {
 
 /// The words of a panel of this depth.
 pub(crate) const fn panel_words<S: Sixteen>(depth: usize) -> usize {
-    words::<S>(depth) * S::ROW_WORDS
+    let words = words::<S>(depth);
+    (if S::TILES.is_some() { words.next_multiple_of(TILE_WORDS) } else { words }) * S::ROW_WORDS
 }
 
 /// The greatest magnitude of rows that are `ld` apart, but for what is not a number.
@@ -134,6 +135,8 @@ pub(crate) unsafe fn round_panel<S: Sixteen>(src: *const f32, depth: usize, grea
             let second = if k + 1 < depth { src.add((k + 1) * WIDTH) } else { NOTHING.as_ptr() };
             S::row([src.add(k * WIDTH), second], scale, dst.add(word * S::ROW_WORDS));
         }
+        let (written, whole) = (words::<S>(depth) * S::ROW_WORDS, panel_words::<S>(depth));
+        dst.add(written).write_bytes(0, whole - written);
         1.0 / scale
     }
 }
@@ -155,6 +158,12 @@ pub(crate) struct Panel16 {
 pub(crate) unsafe fn block16<S: Sixteen, const TURNED: bool>(rows: usize, kw: usize, a: *const u32, ld: usize, panels: &[Panel16]) {
     // SAFETY: the rows named lie below `rows`.
     unsafe {
+        if let (Some(product), false) = (S::TILES, TURNED) {
+            for panel in panels {
+                tiles::<S>(product, rows, kw, a, *panel);
+            }
+            return;
+        }
         if let ([first, second], true) = (panels, S::PANELS == MOST_PANELS) {
             let panels = [*first, *second];
             let mut row = 0;
@@ -197,6 +206,54 @@ pub(crate) unsafe fn block16<S: Sixteen, const TURNED: bool>(rows: usize, kw: us
                 Tile16 { row, kw, a, ld, panels }.run::<S, 1, TURNED>();
                 row += 1;
             }
+        }
+    }
+}
+
+/// Rows that are multiplied at once where there are [tiles](Sixteen::TILES).
+pub(crate) const TALL_ROWS: usize = 32;
+
+/// All rows of a block and a panel, many at once. There is memory for whole tiles of rows.
+///
+/// # Safety
+/// As for `block16`; words behind the depth are zero in rows and panel, up to a whole tile.
+#[inline(always)]
+unsafe fn tiles<S: Sixteen>(product: TileProduct, rows: usize, kw: usize, a: *const u32, panel: Panel16) {
+    let mut sums = [0.0f32; TALL_ROWS * WIDTH];
+    for row in (0..rows).step_by(TALL_ROWS) {
+        // SAFETY: the caller's; the rows named lie below `rows`.
+        unsafe {
+            if kw > 0 {
+                product(a.add(row * ROW_STRIDE), ROW_STRIDE, panel.b, kw.div_ceil(TILE_WORDS), sums.as_mut_ptr());
+            }
+            for (i, sums) in sums.chunks_exact(WIDTH).enumerate().take(rows - row) {
+                write_row::<S>([S::F32::load(sums.as_ptr()), S::F32::load(sums[16..].as_ptr())], row + i, panel);
+            }
+        }
+    }
+}
+
+/// Writes the sums of a row.
+///
+/// # Safety
+/// The instruction set is available; the target is valid for this row.
+#[inline(always)]
+unsafe fn write_row<S: Sixteen>(sums: [<S::F32 as Simd>::V; 2], row: usize, panel: Panel16) {
+    let Panel16 { target: Target { c, ldc, columns, init }, scale, .. } = panel;
+    // SAFETY: the caller's.
+    unsafe {
+        let c = c.add(row * ldc);
+        if columns < WIDTH {
+            return write_part::<S>(sums, row, Target { c, ldc, columns, init }, scale);
+        }
+        for (v, sums) in sums.into_iter().enumerate() {
+            let start = match init {
+                Init::Zero => S::F32::zero(),
+                Init::Accumulate => S::F32::load(c.add(16 * v)),
+                Init::Rows(bias) => S::F32::splat(*bias.add(row)),
+                Init::Columns(bias) => S::F32::load(bias.add(16 * v)),
+            };
+            S::F32::store(c.add(16 * v), S::F32::fma(sums, S::F32::splat(scale), start));
         }
     }
 }
@@ -270,7 +327,7 @@ unsafe fn write<S: Sixteen, const R: usize>(sums: [S::Sums; R], row: usize, more
         let scales = S::F32::splat(scale);
         if columns < WIDTH {
             for i in 0..R {
-                write_part::<S>(sums[i], row + i, Target { c: c.add(i * ldc), ldc, columns, init }, scale);
+                write_part::<S>(S::widen(sums[i]), row + i, Target { c: c.add(i * ldc), ldc, columns, init }, scale);
             }
             return;
         }
@@ -318,10 +375,9 @@ unsafe fn write<S: Sixteen, const R: usize>(sums: [S::Sums; R], row: usize, more
 /// # Safety
 /// The instruction set is available; the target is valid for its columns.
 #[inline(always)]
-unsafe fn write_part<S: Sixteen>(sums: S::Sums, row: usize, target: Target, scale: f32) {
+unsafe fn write_part<S: Sixteen>(sums: [<S::F32 as Simd>::V; 2], row: usize, target: Target, scale: f32) {
     // SAFETY: the caller's.
     unsafe {
-        let sums = S::widen(sums);
         let mut buffer = [0.0f32; WIDTH];
         S::F32::store(buffer.as_mut_ptr(), sums[0]);
         S::F32::store(buffer.as_mut_ptr().add(16), sums[1]);

@@ -321,7 +321,7 @@ pub struct RunnerArgs {
     #[arg(long, value_name = "SET", num_args = 0..=1, default_value = "auto", default_missing_value = "list", value_parser = cpu_features)]
     pub cpu_features: CpuFeatures,
     /// What models round the factors of their products to: f32 (nothing), bf16 (sixteen bits, faster on cards and on processors with
-    /// avx512-fp16 or avx512-bf16) or auto (f32 on the processor, on cards what the weights are held in).
+    /// amx, avx512-fp16 or avx512-bf16) or auto (f32 on the processor, on cards what the weights are held in).
     #[arg(long, value_name = "PRECISION", default_value = "auto", value_parser = precision)]
     pub precision: ProductPrecision,
     /// How samplers make previews.

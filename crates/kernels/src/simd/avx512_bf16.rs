@@ -1,13 +1,15 @@
-//! Products of bfloat16 with AVX-512-BF16: two of them in each element of a vector, summed in single precision.
+//! Products of bfloat16 with AVX-512-BF16: two of them in each element of a vector, summed in single precision; and with AMX, where tiles of
+//! 16 rows take the place of vectors in the largest products.
 
 use std::arch::x86_64::*;
 
+use super::amx::{self, Configured};
 use super::avx512::Avx512;
-use super::sixteen::{Sixteen, Task16};
+use super::sixteen::{Sixteen, Task16, TileProduct};
 
-/// bfloat16 in 512-bit vectors.
+/// bfloat16 in 512-bit vectors, or with `TILES` in those and in tiles.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512Bf16;
+pub(crate) struct Bf16<const TILES: bool>;
 
 /// Runs a task with these instructions.
 ///
@@ -16,11 +18,24 @@ pub(crate) struct Avx512Bf16;
 #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
 pub(crate) unsafe fn run<T: Task16>(task: T) {
     // SAFETY: this function has the instruction set.
-    unsafe { task.run16::<Avx512Bf16>() }
+    unsafe { task.run16::<Bf16<false>>() }
+}
+
+/// Runs a task with these instructions and tiles.
+///
+/// # Safety
+/// The processor must have them, and [`amx::is_available`] have said so.
+#[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512bf16,avx2,fma,f16c")]
+pub(crate) unsafe fn run_with_tiles<T: Task16>(task: T) {
+    // SAFETY: this function has the instruction set.
+    unsafe {
+        let _tiles = Configured::begin();
+        task.run16::<Bf16<true>>();
+    }
 }
 
 // SAFETY of every block below: the trait's contract gives the instruction set and valid pointers.
-impl Sixteen for Avx512Bf16 {
+impl<const TILES: bool> Sixteen for Bf16<TILES> {
     type F32 = Avx512;
     type Word = __m512i;
     type Row = [__m512i; 2];
@@ -30,6 +45,7 @@ impl Sixteen for Avx512Bf16 {
     const PANELS: usize = 1;
     const TALL: usize = 12;
     const RUN: usize = usize::MAX;
+    const TILES: Option<TileProduct> = if TILES { Some(amx::product) } else { None };
 
     /// bfloat16 reaches as far as single precision.
     #[inline(always)]

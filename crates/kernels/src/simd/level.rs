@@ -13,7 +13,7 @@ use super::precision::Precision;
 use super::sixteen::Task16;
 use super::vector::{Simd, Task};
 #[cfg(target_arch = "x86_64")]
-use super::{avx512_bf16, avx512_fp16};
+use super::{amx, avx512_bf16, avx512_fp16};
 
 /// The instruction sets that kernels are compiled for, from the plainest to the one that is preferred.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -32,6 +32,9 @@ pub enum Level {
     /// AVX-512BW, DQ, VL and FP16 besides, for products of half precision. Where both are there, these are the faster ones.
     #[cfg(target_arch = "x86_64")]
     Avx512Fp16,
+    /// AVX-512-BF16 and AMX with products of bfloat16: the fastest by far.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
     /// What every 64-bit Arm has.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -51,6 +54,8 @@ impl Level {
         Self::Avx512Bf16,
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Fp16,
+        #[cfg(target_arch = "x86_64")]
+        Self::Amx,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
     ];
@@ -67,6 +72,8 @@ impl Level {
             Self::Avx512Bf16 => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Fp16 => "avx512-fp16",
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
             Self::Neon => "neon",
         }
@@ -94,6 +101,8 @@ impl Level {
             Self::Avx512Bf16 => Self::Avx512.has_words() && is_x86_feature_detected!("avx512bf16"),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Fp16 => Self::Avx512.has_words() && is_x86_feature_detected!("avx512fp16"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Amx => Self::Avx512Bf16.is_available() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
         }
@@ -115,7 +124,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 | Self::Avx512 => false,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512Bf16 | Self::Avx512Fp16 => true,
+            Self::Avx512Bf16 | Self::Avx512Fp16 | Self::Amx => true,
             #[cfg(target_arch = "aarch64")]
             Self::Neon => false,
         }
@@ -138,7 +147,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => of::<Avx2>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Bf16 | Self::Avx512Fp16 => of::<Avx512>(),
+            Self::Avx512 | Self::Avx512Bf16 | Self::Avx512Fp16 | Self::Amx => of::<Avx512>(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => of::<Neon>(),
         }
@@ -155,6 +164,9 @@ pub(crate) fn dispatch16<T: Task16>(level: Level, task: T) {
         // SAFETY: the level came from the detection of the processor's features.
         #[cfg(target_arch = "x86_64")]
         Level::Avx512Fp16 => unsafe { avx512_fp16::run(task) },
+        // SAFETY: the level came from the detection of the processor's features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx => unsafe { avx512_bf16::run_with_tiles(task) },
         level => dispatch(level, task),
     }
 }
@@ -170,7 +182,7 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) {
         Level::Avx2 => unsafe { avx2::run(task) },
         // SAFETY: the level came from the detection of the processor's features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 | Level::Avx512Fp16 => unsafe { avx512::run(task) },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Avx512Fp16 | Level::Amx => unsafe { avx512::run(task) },
         // SAFETY: the level came from the detection of the processor's features; the target has them switched on.
         #[cfg(target_arch = "aarch64")]
         Level::Neon => unsafe { task.run::<Neon>() },

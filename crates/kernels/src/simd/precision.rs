@@ -11,7 +11,7 @@ pub enum Precision {
     /// Nothing: single precision.
     F32,
     /// Sixteen bits: bfloat16, or on the processor half precision where its products are the faster ones. Has an effect where there are
-    /// such products: on cards, and on processors at [`Level::Avx512Bf16`](super::Level) and [`Level::Avx512Fp16`](super::Level).
+    /// such products: on cards, and on processors at [`Level::Avx512Bf16`](super::Level) and those above it.
     Bf16,
 }
 

@@ -28,6 +28,8 @@ pub(crate) trait Sixteen: Copy + Send + Sync + 'static {
     const TALL: usize;
     /// Words of the depth that may be summed before the sums are widened.
     const RUN: usize;
+    /// What multiplies many rows at once, where there is such a thing: then panels and rounded rows are as deep as it takes.
+    const TILES: Option<TileProduct> = None;
 
     /// The power of two that numbers up to this magnitude are multiplied by before they are rounded.
     fn scale(greatest: f32) -> f32;
@@ -48,6 +50,13 @@ pub(crate) trait Sixteen: Copy + Send + Sync + 'static {
     /// Writes a row of a panel from rows of two vectors of numbers, of which only `DEPTH` are read.
     unsafe fn row(rows: [*const f32; 2], scale: f32, words: *mut u32);
 }
+
+/// The product of 32 rows and a panel of 32 columns, over `steps` (at least one) times [`TILE_WORDS`] words of the depth: rows of words
+/// `a_stride` apart, the panel's words, the steps, and where the product goes, row behind row.
+pub(crate) type TileProduct = unsafe fn(a: *const u32, a_stride: usize, b: *const u32, steps: usize, c: *mut f32);
+
+/// Words of the depth that a tile holds.
+pub(crate) const TILE_WORDS: usize = 16;
 
 /// A piece of work that can be done with either kind of products.
 pub(crate) trait Task16: Task {

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::{Stored, assert_close, convolved, numbers, of_rounding};
+use super::{Stored, assert_close, convolved, levels, numbers, of_rounding};
 use crate::conv::{conv2d_at, conv2d_of_doubled_at};
 use crate::rows::Rows;
 use crate::winograd::{self, Input};
@@ -37,7 +37,7 @@ fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> f64 {
     }
     let scale = (wanted.iter().map(|x| x * x).sum::<f64>() / wanted.len() as f64).sqrt();
     let mut worst = 0.0f64;
-    for level in Level::available() {
+    for level in levels() {
         let mut out = vec![f32::NAN; wanted.len()];
         let rows = Rows::new(weight.weight(), in_channels * 9, level);
         winograd::run(level, Input { x: &x, doubled }, rows, added, &sizes, (out_height, out_width), &mut out);
@@ -98,7 +98,7 @@ fn few_bits_give_what_their_numbers_give() {
     let packed = Packed { format: Format::E4m3, bytes: &bytes, scales: &scales };
     let mut plain = vec![0.0; 36 * 180];
     packed.unpack_rows(Level::Portable, 180, 0, 0, 180, &mut plain);
-    for level in Level::available() {
+    for level in levels() {
         let result = |weight| {
             let mut out = vec![f32::NAN; 36 * 120];
             let rows = Rows::new(weight, 180, level);
