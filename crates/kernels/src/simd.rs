@@ -1,4 +1,4 @@
-//! One vocabulary of vector operations with four instruction sets behind it, one of products of sixteen bits ([`Sixteen`]) with two, and the
+//! One vocabulary of vector operations with four instruction sets behind it, one of products of sixteen bits ([`Sixteen`]) with three, and the
 //! choice between them at run time. Knows no kernel.
 //!
 //! Kernels are written once, generic over [`Simd`], as a [`Task`]; [`dispatch`] runs a task inside a function that has the instruction set
