@@ -67,9 +67,9 @@ impl Cluster {
         self.api_with(&[]).await
     }
 
-    async fn api_with(&self, extra: &[String]) -> Server {
+    async fn api_with(&self, extra: &[&str]) -> Server {
         let options = self.options();
-        let options: Vec<&str> = options.iter().chain(extra).map(String::as_str).chain(["--no-workers"]).collect();
+        let options: Vec<&str> = options.iter().map(String::as_str).chain(extra.iter().copied()).chain(["--no-workers"]).collect();
         Server::start(&options).await
     }
 
@@ -561,7 +561,7 @@ async fn any_server_has_what_is_sent_and_what_is_made() {
     for mounts in [Vec::new(), cluster.mounts()] {
         let options: Vec<&str> = mounts.iter().map(String::as_str).collect();
         let base = if mounts.is_empty() { "apart" } else { "mounted" };
-        let (one, two, _worker) = (cluster.api_with(&mounts).await, cluster.api_with(&mounts).await, cluster.worker_with(base, &options));
+        let (one, two, _worker) = (cluster.api_with(&options).await, cluster.api_with(&options).await, cluster.worker_with(base, &options));
         files_are_at_both(&one, &two, base).await;
         assert_eq!(cluster.folder.path().join("output/deep").exists(), !mounts.is_empty());
         if mounts.is_empty() {

@@ -248,6 +248,7 @@ impl FileStore for ObjectFiles {
         }
     }
 }
+
 /// The store's error, by what may pass by itself and what wants room.
 fn away(error: Error) -> IoError {
     let mut causes = std::iter::successors(Some(&error as &dyn std::error::Error), |cause| cause.source());
@@ -258,11 +259,8 @@ fn away(error: Error) -> IoError {
             }
             _ => None,
         },
-        (_, Some(io)) => Some(io.kind()).filter(|kind| matches!(kind, ErrorKind::StorageFull | ErrorKind::QuotaExceeded)),
+        (_, Some(io)) => matches!(io.kind(), ErrorKind::StorageFull | ErrorKind::QuotaExceeded).then_some(ErrorKind::StorageFull),
         _ => None,
     });
-    match kind {
-        Some(ErrorKind::QuotaExceeded) => IoError::new(ErrorKind::StorageFull, error),
-        kind => IoError::new(kind.unwrap_or(ErrorKind::Other), error),
-    }
+    IoError::new(kind.unwrap_or(ErrorKind::Other), error)
 }

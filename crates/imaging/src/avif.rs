@@ -241,18 +241,12 @@ fn orientation(file: &[u8]) -> Option<Orientation> {
 }
 
 /// Whether boxes lie in what they are in, and lists are no longer than their boxes: the reader takes memory for what they claim.
-fn claims_what_is_there(mut boxes: &[u8]) -> bool {
-    let number = |bytes: Option<&[u8]>| bytes.map_or(0, |bytes| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte)));
-    while let Some((header, rest)) = boxes.split_at_checked(8) {
-        let (length, head) = match number(Some(&header[..4])) {
-            0 => (boxes.len() as u64, 8),
-            1 => (number(rest.get(..8)), 16),
-            length => (length, 8),
-        };
-        let Some(content) = usize::try_from(length).ok().and_then(|length| boxes.get(head..length)) else { return false };
+fn claims_what_is_there(content: &[u8]) -> bool {
+    boxes(content).all(|found| {
+        let Some((kind, content)) = found else { return false };
         // Of lists the second version has counts of four bytes; those of places have two bytes before theirs.
         let many = |at: usize, short: bool| number(content.get(at..at + if short { 2 } else { 4 })) as usize;
-        let is_sound = match &header[4..] {
+        match kind {
             b"meta" => content.get(4..).is_some_and(claims_what_is_there),
             b"iprp" | b"ipco" => claims_what_is_there(content),
             b"iinf" => {
@@ -261,25 +255,34 @@ fn claims_what_is_there(mut boxes: &[u8]) -> bool {
             }
             b"iloc" => many(6, content.first().is_some_and(|version| *version < 2)) <= content.len(),
             _ => true,
-        };
-        if !is_sound {
-            return false;
         }
-        boxes = &boxes[head + content.len()..];
-    }
-    true
+    })
 }
 
 /// The content of the first box of that kind.
-fn child<'a>(mut boxes: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
-    loop {
-        let (header, rest) = boxes.split_at_checked(8)?;
-        let length = u32::from_be_bytes([header[0], header[1], header[2], header[3]]) as usize;
-        // 0 is up to the end; lengths of 64 bits are for media data, which comes behind.
-        let content = rest.get(..if length == 0 { rest.len() } else { length.checked_sub(8)? })?;
-        if &header[4..] == kind {
-            return Some(content);
+fn child<'a>(content: &'a [u8], kind: &[u8; 4]) -> Option<&'a [u8]> {
+    boxes(content).map_while(|found| found).find(|(found, _)| *found == kind).map(|(_, content)| content)
+}
+
+/// Kinds and contents of boxes, one behind the other; `None` of one that claims more than there is, and of what is behind it.
+fn boxes(mut rest: &[u8]) -> impl Iterator<Item = Option<(&[u8], &[u8])>> {
+    std::iter::from_fn(move || {
+        let (header, behind) = rest.split_at_checked(8)?;
+        let (length, head) = match number(Some(&header[..4])) {
+            // Up to the end.
+            0 => (rest.len() as u64, 8),
+            1 => (number(behind.get(..8)), 16),
+            length => (length, 8),
+        };
+        let found = usize::try_from(length).ok().and_then(|length| rest.get(head..length));
+        if let Some(content) = found {
+            rest = &rest[head + content.len()..];
         }
-        boxes = &rest[content.len()..];
-    }
+        Some(found.map(|content| (&header[4..], content)))
+    })
+}
+
+/// A number whose first byte counts most; zero where it is not there.
+fn number(bytes: Option<&[u8]>) -> u64 {
+    bytes.map_or(0, |bytes| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte)))
 }

@@ -5,6 +5,7 @@
 
 use std::time::Duration;
 
+use comfyd_kernels::random::Generator;
 use comfyd_kernels::{
     Added, Attention, Conv2d, Format, GroupNorm, Packed, Precision, Weight, add, attention, conv2d, conv2d_of_doubled, geglu, gelu,
     group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest,
@@ -75,15 +76,9 @@ fn time<M: Measurement>(criterion: &mut Criterion<M>, name: &str, operations: us
     group.finish();
 }
 
+/// Numbers in [-1, 1), always the same.
 fn numbers(len: usize) -> Vec<f32> {
-    let mut state = 88_172_645_463_325_252u64;
-    let mut next = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
-    };
-    (0..len).map(|_| next()).collect()
+    Generator::new(1).rand(len).into_iter().map(|x| 2.0 * x - 1.0).collect()
 }
 
 /// A weight in every form; in few bits with whatever numbers these bytes are.
