@@ -9,6 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use comfyd_models::Provider;
 use comfyd_weights::{Form, LazyTensor, StateDict, Weight};
 use parking_lot::Mutex;
+use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::precision::Precision;
@@ -191,6 +192,15 @@ impl Weights {
     pub(crate) fn patched_bytes(&self) -> u64 {
         let size = |name: &String| self.part.weights.get(name).map_or(0, |tensor| tensor.shape().iter().product::<usize>() as u64 * 4);
         self.patches.keys().map(size).sum()
+    }
+
+    /// Reads what the file has and no patch changes, with all threads: a model asks for one tensor after the other. Not for a card, which takes
+    /// them one after the other. Whoever asks for a tensor that cannot be read is told why.
+    pub(crate) fn read_ahead(&self) {
+        if self.part.device.is_cpu() {
+            let names: Vec<&str> = self.part.weights.names().filter(|name| !self.patches.contains_key(*name)).collect();
+            names.par_iter().with_max_len(1).for_each(|name| drop(self.part.weight(name)));
+        }
     }
 
     /// The tensor as F32 on the CPU, patches applied.

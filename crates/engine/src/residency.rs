@@ -82,7 +82,10 @@ impl Residency {
         let parts: Vec<Arc<Part>> = weights.iter().map(|w| Arc::clone(&w.part)).collect();
         let missing: u64 = parts.iter().map(|part| part.total_bytes().saturating_sub(part.loaded_bytes())).sum();
         self.state.lock().building.clone_from(&parts);
-        let built = self.room(missing + own_bytes).and_then(|room| Ok((room, Arc::new(build()?))));
+        let built = self.room(missing + own_bytes).and_then(|room| {
+            weights.iter().for_each(|weights| weights.read_ahead());
+            Ok((room, Arc::new(build()?)))
+        });
         self.state.lock().building.clear();
         let (room, object) = match built {
             Ok(built) => built,
@@ -244,6 +247,15 @@ mod tests {
         assert_eq!(residency.held_bytes(), (32 + 8) * 4, "the base stays");
         drop(base);
         assert_eq!(residency.held_bytes(), 0);
+    }
+
+    #[test]
+    fn what_no_patch_changes_is_read_ahead() {
+        let base = weights();
+        patched(&base).read_ahead();
+        assert_eq!(base.part.loaded_bytes(), 8 * 4);
+        base.read_ahead();
+        assert_eq!(base.part.loaded_bytes(), (32 + 8) * 4);
     }
 
     #[test]

@@ -16,8 +16,8 @@ use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
 use encoding_rs::Encoding;
-use futures_util::{Stream, TryStreamExt};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use futures_util::{Stream, TryStreamExt, stream};
+use http_body_util::{LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
 use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
@@ -103,16 +103,20 @@ pub(crate) fn counted(room: &Room, request: &mut Request) -> Option<Work> {
     Some(work)
 }
 
-/// The parts of a request's body, bounded, for which room is taken as they come: twice, since they are put together.
+/// The parts of a request's body, bounded, for which room is taken as they come: twice, since they are put together. Others are served
+/// between them, however fast they come; and no part comes at once with the end behind it, of which a reader of forms (multer 3.1) that had looked
+/// once in vain would say that nothing came.
 pub(crate) fn parts(request: Request) -> impl Stream<Item = Result<Bytes, axum::Error>> {
     let work = request.extensions().get::<Work>().cloned();
-    request.with_limited_body().into_body().into_data_stream().and_then(move |part| {
+    stream::try_unfold(request.with_limited_body().into_body().into_data_stream(), move |mut body| {
         let work = work.clone();
         async move {
+            tokio::task::yield_now().await;
+            let Some(part) = body.try_next().await? else { return Ok(None) };
             if let Some(work) = work {
                 work.more(2 * part.len() as u64).await.map_err(axum::Error::new)?;
             }
-            Ok(part)
+            Ok(Some((part, body)))
         }
     })
 }
@@ -186,26 +190,40 @@ pub(crate) async fn bytes<S: Send + Sync>(request: Request, state: &S) -> Result
     if request.extensions().get::<Work>().is_none() {
         return Bytes::from_request(request, state).await.map_err(|error| unreadable(&error));
     }
-    let whole = Body::from_stream(parts(request)).collect().await;
-    whole.map(|body| body.to_bytes()).map_err(|error| unreadable(&error))
+    put_together(parts(request).try_collect().await, Ok).await
+}
+
+/// What `read` makes of the parts as a whole: where they are long they are copied, and read, on a thread that holds up nobody.
+pub(crate) async fn put_together<T: Send + 'static, E: Error + 'static>(
+    parts: Result<Vec<Bytes>, E>,
+    read: impl FnOnce(Bytes) -> Result<T, ApiError> + Send + 'static,
+) -> Result<T, ApiError> {
+    let parts = parts.map_err(|error| unreadable(&error))?;
+    let length: usize = parts.iter().map(Bytes::len).sum();
+    let work = move || read(Bytes::from(parts.concat()));
+    if length <= SMALL_BYTES { work() } else { laborious(length as u64, work).await }
 }
 
 /// The text of a JSON body in UTF-8, with room for what is read of it. Without a charset it is taken as UTF-8, and may not be: who reads it
 /// finds out.
 pub(crate) async fn text<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, ApiError> {
-    let work = request.extensions().get::<Work>().cloned();
     let charset = request.headers().get(CONTENT_TYPE).and_then(|value| parameter(&parameters(&text_of(value)).1, "charset"));
-    let bytes = bytes(request, state).await?;
-    let charset = charset.as_deref().map(|name| name.trim_matches(['\'', ' '])).filter(|name| !name.is_empty()).unwrap_or("utf-8");
-    let text = if Encoding::for_bom(&bytes).is_none() && label(charset) == "utf-8" {
-        bytes
-    } else {
-        Bytes::from(to_text(charset, &bytes)?.into_owned())
+    let Some(work) = request.extensions().get::<Work>().cloned() else {
+        return in_utf8(charset.as_deref(), bytes(request, state).await?);
     };
-    let Some(work) = work else { return Ok(text) };
-    let (bytes, text) = laborious(text.len() as u64, move || Ok((json_bytes(&text), text))).await?;
+    let counted = move |bytes| in_utf8(charset.as_deref(), bytes).map(|text| (json_bytes(&text), text));
+    let (bytes, text) = put_together(parts(request).try_collect().await, counted).await?;
     work.more(bytes as u64).await?;
     Ok(text)
+}
+
+/// A body of this charset.
+fn in_utf8(charset: Option<&str>, bytes: Bytes) -> Result<Bytes, ApiError> {
+    let charset = charset.map(|name| name.trim_matches(['\'', ' '])).filter(|name| !name.is_empty()).unwrap_or("utf-8");
+    if Encoding::for_bom(&bytes).is_none() && label(charset) == "utf-8" {
+        return Ok(bytes);
+    }
+    Ok(Bytes::from(to_text(charset, &bytes)?.into_owned()))
 }
 
 /// How much memory a JSON text takes at most when it is read: its texts, and its values, for which lists have twice the place that they need

@@ -81,7 +81,7 @@ impl<S: Send + Sync> FromRequest<S> for Form {
             if headers.values().any(|value| value.len() > MAX_HEADER_BYTES) {
                 return Err(long_headers());
             }
-            let bytes = part.bytes().await.map_err(|e| unreadable(&e))?;
+            let bytes = body::put_together(part.try_collect().await, Ok).await?;
             let found = headers.get(CONTENT_DISPOSITION).map(|value| parameters(&text_of(value)).1).unwrap_or_default();
             let Some(name) = extended(&found, "name") else { continue };
             if count == 0 && name == "_charset_" && bytes.len() <= MAX_CHARSET_BYTES {
@@ -216,6 +216,21 @@ mod tests {
         });
         let endless = stream::iter([Ok(begin)]).chain(endless).inspect_ok(|_| assert!(READ.fetch_add(1, Ordering::Relaxed) < 1000));
         assert!(refused(Body::from_stream(endless)).await.contains("headers of more than"));
+    }
+
+    #[tokio::test]
+    async fn forms_are_read_however_they_come() {
+        let form = Bytes::from_static(b"--b\r\nContent-Disposition: form-data; name=image\r\n\r\nabc\r\n--b--\r\n");
+        for pieces in [1, 2, 7, form.len()] {
+            // Nothing, then all of it and its end at the next look.
+            let pieces: Vec<Bytes> = form.chunks(form.len().div_ceil(pieces)).map(Bytes::copy_from_slice).collect();
+            let body =
+                stream::once(tokio::task::yield_now()).flat_map(move |()| stream::iter(pieces.clone().into_iter().map(Ok::<_, io::Error>)));
+            let request = axum::http::Request::post("/").header(CONTENT_TYPE, "multipart/form-data; boundary=b");
+            let form =
+                Form::from_request(request.body(Body::from_stream(body)).unwrap(), &()).await.unwrap_or_else(|e| panic!("{}", e.message()));
+            assert_eq!(form.get("image").unwrap().bytes, "abc");
+        }
     }
 
     /// How much was taken of a form without an end.

@@ -31,7 +31,7 @@ pub(crate) async fn laborious<T: Send + 'static>(
     let runtime = Handle::current();
     let labour = move || {
         let _inside = runtime.enter();
-        in_background::lower_priority();
+        in_background::lower_priority(in_background::LABOURING);
         drop(done.send(work()));
     };
     if let Err(error) = std::thread::Builder::new().name("labour".to_owned()).spawn(labour) {

@@ -31,6 +31,8 @@ use crate::routes::item::{ListChange, QueueItem};
 
 /// A queue with more bytes is sent in pieces.
 const MAX_WHOLE_BYTES: usize = 4 << 20;
+/// One with fewer is written at once: another thread takes longer to come.
+const MAX_AT_ONCE_BYTES: usize = 256 << 10;
 
 pub(super) fn routes() -> Table {
     Table::default()
@@ -76,11 +78,11 @@ async fn list(State(app): State<App>, shape: ApiShape, principal: Principal) -> 
     if bytes > MAX_WHOLE_BYTES {
         return Ok(json_text(Body::from_stream(stream::iter(pieces(queue, waiting_for).map(Ok::<_, Infallible>)))));
     }
-    blocking(move || {
+    let write = move || {
         let (queue_running, queue_pending) = (items(&queue.running), items(&queue.pending));
         written(&Queue { queue_running, queue_pending, waiting_for }).map(json_text)
-    })
-    .await
+    };
+    if bytes <= MAX_AT_ONCE_BYTES { write() } else { blocking(write).await }
 }
 
 /// What a job's texts have.
