@@ -68,11 +68,11 @@ fn all<M: Measurement + 'static>(mut criterion: Criterion<M>) {
 
 /// One kernel; `operations` are the multiplications and additions of a call.
 fn time<M: Measurement>(criterion: &mut Criterion<M>, name: &str, operations: usize, mut work: impl FnMut()) {
-    let mut group = criterion.benchmark_group(name);
+    let mut group = criterion.benchmark_group("kernels");
     if operations > 0 {
         group.throughput(Throughput::Elements(operations as u64));
     }
-    group.bench_function("", |bencher| bencher.iter(&mut work));
+    group.bench_function(name, |bencher| bencher.iter(&mut work));
     group.finish();
 }
 
@@ -108,7 +108,8 @@ fn weights<'a>(numbers: &'a [f32], halves: &'a [f16], bytes: &'a [u8]) -> Vec<(S
 }
 
 fn products<M: Measurement>(criterion: &mut Criterion<M>) {
-    for (rows, depth, columns) in [(4096, 1280, 1280), (4096, 320, 2560), (64, 1280, 1280), (154, 768, 3072), (2, 320, 1280)] {
+    let text = [(77, 768, 768), (77, 768, 3072), (77, 3072, 768), (154, 768, 3072)];
+    for (rows, depth, columns) in [(4096, 1280, 1280), (4096, 320, 2560), (64, 1280, 1280), (2, 320, 1280)].into_iter().chain(text) {
         let (x, w, bias) = (numbers(rows * depth), numbers(columns * depth), numbers(columns));
         let halves: Vec<f16> = w.iter().map(|&x| f16::from_f32(x)).collect();
         let mut out = vec![0.0; rows * columns];

@@ -4,12 +4,12 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{PANEL_VECTORS, Shared};
+use crate::gemm::Shared;
 use crate::linear::{pack_transposed, turn};
 use crate::math;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
-use crate::tile::{Init, Target, block};
+use crate::tile::{Init, PANEL_VECTORS, Target, block};
 use crate::tile16::{Panel16, block16, greatest, panel_words, round_panel, round_turned, words};
 use crate::weight::{Error, Result, check_len, product};
 
@@ -358,10 +358,10 @@ impl Task for Queries<'_, '_> {
                 for index in 0..panels {
                     let panel = panel(index);
                     let target = Target { c: scores, ldc: width, columns: width, init: Init::Zero };
-                    block::<S, PANEL_VECTORS, false>(count, head_dim, k, ld, panel.queries, target);
+                    block::<S, false>(count, head_dim, k, ld, panel.queries, target);
                     self.weigh::<S>(panel, scores, first, count);
                     let target = Target { c: panel.values, ldc: width, columns: width, init: Init::Accumulate };
-                    block::<S, PANEL_VECTORS, true>(head_dim, count, v, ld, scores, target);
+                    block::<S, true>(head_dim, count, v, ld, scores, target);
                 }
             }
             for index in 0..panels {

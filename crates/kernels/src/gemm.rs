@@ -3,14 +3,14 @@
 //!
 //! The blocking is that of BLIS (Van Zee and van de Geijn 2015): a panel of B two vectors wide stays in the first-level cache while rows of
 //! A stream past it; a tile of C is kept in registers over a slice of the depth, and a block of it in the second-level cache over several
-//! slices. Every task packs what it needs for itself: no barriers.
+//! slices. Every task packs what it needs for itself, unless that is little and many tasks need it.
 
 use rayon::prelude::*;
 
 use crate::rows::Rows;
 use crate::scratch::Scratch;
-use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch16};
-use crate::tile::{Init, Target, block};
+use crate::simd::{Level, MAX_LANES, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
+use crate::tile::{Init, PANEL_VECTORS, Target, block};
 use crate::tile16::{Panel16, ROW_STRIDE, TALL_ROWS, block16, greatest, panel_words, round_panel, round_rows, words};
 
 /// The slice of the depth that is worked on at a time.
@@ -23,8 +23,8 @@ const SLICES: usize = 8;
 const ROW_BLOCK: usize = 96;
 /// Panels of B that a task packs at once.
 const PANEL_CHUNK: usize = 8;
-/// Vectors in a panel of B.
-pub(crate) const PANEL_VECTORS: usize = 2;
+/// Most numbers of panels that are packed once for all rows.
+const PACKED_ONCE_MAX_LEN: usize = 1 << 20;
 const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE && MOST_DEPTH <= 2 * ROW_STRIDE && ROW_BLOCK.is_multiple_of(TALL_ROWS));
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
@@ -95,11 +95,23 @@ impl<P: Panels> Gemm<'_, P> {
             panels_each = panels.div_ceil(wanted.div_ceil(row_chunks)).clamp(1, panels_each);
         }
         let panel_chunks = panels.div_ceil(panels_each);
+        let all_len = panels * PANEL_VECTORS * lanes * self.depth;
+        let once = row_chunks > 1 && all_len <= PACKED_ONCE_MAX_LEN && !level.rounds();
+        let mut room = once.then(|| Scratch::take(all_len));
+        let packed = room.as_mut().map(|room| (Shared(room.as_mut_ptr()), panels));
+        if let Some((packed, _)) = packed {
+            let slices: Vec<_> = slices(0, self.depth, slice_of(self.depth, DEPTH_SLICE)).collect();
+            (0..panels * slices.len()).into_par_iter().for_each(|index| {
+                let (panel, (k0, kc)) = (index % panels, slices[index / panels]);
+                let at = place(packed, (k0, kc), panel, panels, PANEL_VECTORS * lanes);
+                dispatch(level, Pack { b: self.b, panel, k0, kc, at });
+            });
+        }
         let work = |index: usize| {
             let (row_chunk, panel_chunk) = (index % row_chunks, index / row_chunks);
             let rows = (row_chunk * rows_each, ((row_chunk + 1) * rows_each).min(self.rows));
-            let panels = (panel_chunk * panels_each, ((panel_chunk + 1) * panels_each).min(panels));
-            dispatch16(level, Chunk { gemm: self, rows, panels });
+            let chunk = (panel_chunk * panels_each, ((panel_chunk + 1) * panels_each).min(panels));
+            dispatch16(level, Chunk { gemm: self, rows, panels: chunk, packed });
         };
         match row_chunks * panel_chunks {
             1 => work(0),
@@ -113,6 +125,25 @@ struct Chunk<'a, 'b, P> {
     gemm: &'a Gemm<'b, P>,
     rows: (usize, usize),
     panels: (usize, usize),
+    /// All panels, if they are packed, and how many these are.
+    packed: Option<(Shared, usize)>,
+}
+
+/// One panel of a slice.
+struct Pack<'a, P> {
+    b: &'a P,
+    panel: usize,
+    k0: usize,
+    kc: usize,
+    at: Shared,
+}
+
+impl<P: Panels> Task for Pack<'_, P> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        // SAFETY: the panel and the slice exist, and nobody else writes to its place.
+        unsafe { self.b.pack::<S>(self.panel, self.k0, self.kc, self.at.0) }
+    }
 }
 
 impl<P: Panels> Chunk<'_, '_, P> {
@@ -140,40 +171,54 @@ fn slices(k0: usize, end: usize, slice: usize) -> impl Iterator<Item = (usize, u
     (k0..end.max(k0 + 1)).step_by(slice).map(move |k0| (k0, slice.min(end.saturating_sub(k0))))
 }
 
+/// How long slices of so much depth are: `most` at most, and whole vectors, since to convert what is left of one takes long.
+fn slice_of(depth: usize, most: usize) -> usize {
+    depth.div_ceil(depth.div_ceil(most).max(1)).max(1).next_multiple_of(MAX_LANES)
+}
+
+/// Where a panel of a slice lies, from where the packed ones do: those of a slice follow each other, and the slices as well.
+#[inline(always)]
+fn place(packed: Shared, (k0, kc): (usize, usize), panel: usize, panels: usize, width: usize) -> Shared {
+    Shared(packed.0.wrapping_add((k0 * panels + panel * kc) * width))
+}
+
 impl<P: Panels> Task for Chunk<'_, '_, P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {
         let Gemm { a, depth, b, c, ldc, .. } = *self.gemm;
-        let (first_panel, end_panel) = self.panels;
         let width = PANEL_VECTORS * S::LANES;
-        let slice = depth.div_ceil(depth.div_ceil(DEPTH_SLICE).max(1)).max(1);
-        let part = slice * SLICES;
-        let panels_len = (end_panel - first_panel) * width * part.min(depth);
+        let slice = slice_of(depth, DEPTH_SLICE);
+        let part = if self.packed.is_some() { depth.max(1) } else { slice * SLICES };
+        // What is packed: all panels, or these for themselves.
+        let (first, end) = self.panels;
+        let (first_packed, panels) = self.packed.map_or((first, end - first), |(_, all)| (0, all));
+        let own_len = if self.packed.is_some() { 0 } else { panels * width * part.min(depth) };
         let converted_len = if a.lie() { 0 } else { ROW_BLOCK * slice };
-        let mut scratch = Scratch::take(panels_len + converted_len);
-        let packed = scratch.as_mut_ptr();
+        let mut scratch = Scratch::take(own_len + converted_len);
+        let own = scratch.as_mut_ptr();
+        let packed = self.packed.map_or(Shared(own), |(packed, _)| packed);
         for part in slices(0, depth, part) {
             let slices = || slices(part.0, part.0 + part.1, slice);
-            // SAFETY: the scratch holds all panels of a part and a converted block of rows; `a` has `rows` rows of `depth`; C is valid
-            // for these rows and panels by the contract of `Gemm::run`, and the chunks of different tasks are disjoint.
+            // SAFETY: the packed panels are a part's, of which the scratch holds all, or the whole depth's; it holds a converted block of rows
+            // too; `a` has `rows` rows of `depth`; C is valid for these rows and panels by the contract of `Gemm::run`, and the chunks of
+            // different tasks are disjoint.
             unsafe {
-                // The panels of a slice follow each other, and the slices as well.
-                let at = |k0: usize, kc: usize, panel: usize| {
-                    packed.add(((k0 - part.0) * (end_panel - first_panel) + (panel - first_panel) * kc) * width)
-                };
-                for (k0, kc) in slices() {
-                    for panel in first_panel..end_panel {
-                        b.pack::<S>(panel, k0, kc, at(k0, kc, panel));
+                let at = |k0: usize, kc: usize, panel: usize| place(packed, (k0 - part.0, kc), panel - first_packed, panels, width).0;
+                if self.packed.is_none() {
+                    for (k0, kc) in slices() {
+                        for panel in first..end {
+                            b.pack::<S>(panel, k0, kc, at(k0, kc, panel));
+                        }
                     }
                 }
                 for row in (self.rows.0..self.rows.1).step_by(ROW_BLOCK) {
                     let rows = ROW_BLOCK.min(self.rows.1 - row);
                     for (k0, kc) in slices() {
-                        let (a, lda) = a.pieces::<S>(row, rows, k0, kc, packed.add(panels_len));
-                        for panel in first_panel..end_panel {
+                        let (a, lda) = a.pieces::<S>(row, rows, k0, kc, own.add(own_len));
+                        for panel in first..end {
                             let (offset, columns) = b.place(panel, width);
                             let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.init(k0, row, offset) };
-                            block::<S, PANEL_VECTORS, false>(rows, kc, a, lda, at(k0, kc, panel), target);
+                            block::<S, false>(rows, kc, a, lda, at(k0, kc, panel), target);
                         }
                     }
                 }
@@ -189,7 +234,7 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
         let (first_panel, end_panel) = self.panels;
         let width = PANEL_VECTORS * S::F32::LANES;
         let (most, slices) = if S::TILES.is_some() { (MOST_DEPTH, SLICES / 2) } else { (DEPTH_SLICE, SLICES) };
-        let slice = depth.div_ceil(depth.div_ceil(most).max(1)).max(1);
+        let slice = slice_of(depth, most);
         let part = slice * slices;
         let panels = end_panel - first_panel;
         // A panel and a block of rows as they come, both rounded, and what takes the panels' scales back.

@@ -5,11 +5,12 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Bias, DEPTH_SLICE, Gemm, MOST_DEPTH, PANEL_VECTORS, Panels, Shared};
+use crate::gemm::{Bias, DEPTH_SLICE, Gemm, MOST_DEPTH, Panels, Shared};
 use crate::packed::Packed;
 use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
+use crate::tile::PANEL_VECTORS;
 use crate::weight::{Error, Result, Weight, check_len, product};
 
 /// Up to this many rows of input, a weight is read once and not packed.
@@ -86,13 +87,13 @@ pub(crate) fn linear_at(
 #[allow(clippy::too_many_arguments)]
 fn turned(level: Level, x: Rows<'_>, weight: Rows<'_>, bias: Option<&[f32]>, rows: usize, depth: usize, columns: usize, out: &mut [f32]) {
     let (lanes, _) = level.geometry();
-    // Panels are written as a whole: what their last columns hold is not read.
-    let ldc = rows.next_multiple_of(PANEL_VECTORS * lanes);
+    // Vectors are written as a whole: what their last columns hold is not read.
+    let ldc = rows.next_multiple_of(lanes);
     let mut product = Scratch::take(columns * ldc);
     let c = Shared(product.as_mut_ptr());
     let b = &Transposed { weight: x, columns: rows, whole: true };
     let bias = bias.map_or(Bias::None, Bias::Rows);
-    // SAFETY: the lengths were checked against the sizes; the product has room for whole panels.
+    // SAFETY: the lengths were checked against the sizes; the product has room for whole vectors.
     unsafe { Gemm { a: weight, rows: columns, depth, b, c, ldc, bias }.run(level) };
     let out = Shared(out.as_mut_ptr());
     let tasks = columns.div_ceil(COLUMNS_PER_TASK);
@@ -138,7 +139,7 @@ pub fn embedding(ids: &[u32], weight: Packed<'_>, rows: usize, depth: usize, out
 struct Transposed<'a> {
     weight: Rows<'a>,
     columns: usize,
-    /// Whether there is room for all columns of the last panel.
+    /// Whether there is room for all columns of the last vector.
     whole: bool,
 }
 
@@ -157,7 +158,8 @@ impl Panels for Transposed<'_> {
 
     #[inline(always)]
     fn place(&self, panel: usize, width: usize) -> (usize, usize) {
-        (panel * width, if self.whole { width } else { self.columns(panel, width) })
+        let columns = self.columns(panel, width);
+        (panel * width, if self.whole { columns.next_multiple_of(width / PANEL_VECTORS) } else { columns })
     }
 
     #[inline(always)]

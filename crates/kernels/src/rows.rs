@@ -32,12 +32,14 @@ impl<'a> Rows<'a> {
     #[inline(always)]
     pub(crate) unsafe fn pieces<S: Simd>(&self, row: usize, count: usize, k0: usize, kc: usize, buffer: *mut f32) -> (*const f32, usize) {
         let start = row * self.depth + k0;
+        // What is read next, most likely: the numbers behind these, or the first ones of the rows below.
+        let next = if k0 + kc < self.depth { start + kc } else { (row + count) * self.depth };
         // SAFETY: the caller's.
         unsafe {
             match self.weight {
                 Weight::F32(numbers) => return (numbers.as_ptr().add(start), self.depth),
-                Weight::F16(numbers) => convert_rows::<S, _>(numbers.as_ptr().add(start), self.depth, count, kc, buffer),
-                Weight::BF16(numbers) => convert_rows::<S, _>(numbers.as_ptr().add(start), self.depth, count, kc, buffer),
+                Weight::F16(numbers) => convert_rows::<S, _>(numbers.as_ptr(), (start, next), self.depth, count, kc, buffer),
+                Weight::BF16(numbers) => convert_rows::<S, _>(numbers.as_ptr(), (start, next), self.depth, count, kc, buffer),
                 Weight::Packed(packed) => {
                     packed.unpack_rows(self.level, self.depth, row, k0, kc, std::slice::from_raw_parts_mut(buffer, count * kc));
                 }
@@ -57,18 +59,30 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Converts rows that are `ld` apart.
+/// Converts rows that are `ld` apart, and has the system fetch as much from where the next ones begin: rows are too short for processors to
+/// see what comes.
 ///
 /// # Safety
-/// `src` is valid for `count` rows of `kc` elements, `dst` for as many numbers.
+/// `numbers` is valid for `count` rows of `kc` elements from `start` on, `dst` for as many numbers.
 #[inline(always)]
-unsafe fn convert_rows<S: Simd, E: Element>(src: *const E, ld: usize, count: usize, kc: usize, dst: *mut f32) {
+unsafe fn convert_rows<S: Simd, E: Element>(
+    numbers: *const E,
+    (start, next): (usize, usize),
+    ld: usize,
+    count: usize,
+    kc: usize,
+    dst: *mut f32,
+) {
     for row in 0..count {
-        // SAFETY: the caller's; `i + LANES <= kc` in the first loop, `i < kc` in the second.
+        // SAFETY: the caller's; `i + LANES <= kc` in the first loop, `i < kc` in the second. Nothing need be there to be fetched.
         unsafe {
-            let (src, dst) = (src.add(row * ld), dst.add(row * kc));
+            let (src, dst) = (numbers.add(start + row * ld), dst.add(row * kc));
+            let next = numbers.wrapping_add(next + row * ld);
             let mut i = 0;
             while i + S::LANES <= kc {
+                if i.is_multiple_of(64 / size_of::<E>()) {
+                    S::prefetch(next.wrapping_add(i).cast(), false);
+                }
                 S::store(dst.add(i), E::load::<S>(src.add(i)));
                 i += S::LANES;
             }

@@ -7,7 +7,8 @@ use std::ops::{Deref, DerefMut};
 const KEPT_MAX_LEN: usize = 7 << 20;
 
 thread_local! {
-    static KEPT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    /// Those that were used last come last: who takes several gets the same as the time before.
+    static KEPT: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Numbers in a cache line, at the start of one of which a buffer begins.
@@ -23,7 +24,7 @@ pub(crate) struct Scratch {
 impl Scratch {
     /// A buffer of `len` numbers.
     pub(crate) fn take(len: usize) -> Self {
-        let mut buffer = KEPT.with(|kept| std::mem::take(&mut *kept.borrow_mut()));
+        let mut buffer = KEPT.with(|kept| kept.borrow_mut().pop().unwrap_or_default());
         if buffer.len() < len + LINE {
             buffer.resize(len + LINE, 0.0);
         }
@@ -34,11 +35,14 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        if self.buffer.len() <= KEPT_MAX_LEN {
-            let buffer = std::mem::take(&mut self.buffer);
-            // A thread that is ending has nothing to keep the buffer in; then it is simply freed.
-            let _ = KEPT.try_with(|kept| *kept.borrow_mut() = buffer);
-        }
+        let buffer = std::mem::take(&mut self.buffer);
+        // A thread that is ending has nothing to keep the buffer in; then it is simply freed.
+        let _ = KEPT.try_with(|kept| {
+            let mut kept = kept.borrow_mut();
+            if kept.iter().map(Vec::len).sum::<usize>() + buffer.len() <= KEPT_MAX_LEN {
+                kept.push(buffer);
+            }
+        });
     }
 }
 

@@ -5,7 +5,7 @@
 
 use std::hint::black_box;
 
-use crate::simd::Simd;
+use crate::simd::{Simd, Task};
 
 /// Where tiles go, and what is added to them.
 #[derive(Clone, Copy)]
@@ -29,47 +29,61 @@ pub(crate) enum Init {
     Columns(*const f32),
 }
 
-/// All tiles of a block of rows and one panel `NV` vectors wide. The rows of A are `lda` apart, or, if it is `TURNED`, its columns.
+/// Vectors in a panel of B.
+pub(crate) const PANEL_VECTORS: usize = 2;
+
+/// All tiles of a block of rows and one panel. The rows of A are `lda` apart, or, if it is `TURNED`, its columns.
 ///
 /// # Safety
-/// `a` is valid for `rows` rows of `kc` numbers, `b` for `kc` rows of `NV` vectors, the target for the rows and its columns.
+/// `a` is valid for `rows` rows of `kc` numbers, `b` for `kc` rows of a panel, the target for the rows and its columns.
 #[inline(always)]
-pub(crate) unsafe fn block<S: Simd, const NV: usize, const TURNED: bool>(
-    rows: usize,
-    kc: usize,
-    a: *const f32,
-    lda: usize,
-    b: *const f32,
-    target: Target,
-) {
-    // Three vectors take the place of a third of the rows; the sizes are constants, so that one branch is left.
-    let most = if NV > 2 { S::TILE_ROWS * 2 / 3 } else { S::TILE_ROWS };
-    let mut row = 0;
-    // SAFETY: the rows named lie below `rows`.
+pub(crate) unsafe fn block<S: Simd, const TURNED: bool>(rows: usize, kc: usize, a: *const f32, lda: usize, b: *const f32, target: Target) {
+    let tile = Tile { row: 0, kc, a, lda, b, target };
+    // SAFETY: the caller's.
     unsafe {
-        while row + most <= rows {
-            let at = Tile { row, kc, a, lda, b, target };
-            match most {
-                12 => at.run::<S, 12, NV, TURNED>(),
-                8 => at.run::<S, 8, NV, TURNED>(),
-                6 => at.run::<S, 6, NV, TURNED>(),
-                4 => at.run::<S, 4, NV, TURNED>(),
-                2 => at.run::<S, 2, NV, TURNED>(),
-                _ => at.run::<S, 1, NV, TURNED>(),
+        // Nothing is computed of a vector without columns.
+        if target.columns <= S::LANES {
+            S::apart(Block::<1, TURNED> { rows, tile });
+        } else {
+            S::apart(Block::<PANEL_VECTORS, TURNED> { rows, tile });
+        }
+    }
+}
+
+/// The same with the first `NV` vectors of the panel. A function of its own: in larger ones compilers lose the registers that hold a tile.
+struct Block<const NV: usize, const TURNED: bool> {
+    rows: usize,
+    tile: Tile,
+}
+
+impl<const NV: usize, const TURNED: bool> Task for Block<NV, TURNED> {
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self) {
+        let Self { rows, tile: Tile { mut row, kc, a, lda, b, target } } = self;
+        let most = S::TILE_ROWS;
+        // SAFETY: the rows named lie below `rows`.
+        unsafe {
+            while row + most <= rows {
+                let at = Tile { row, kc, a, lda, b, target };
+                match most {
+                    12 => at.run::<S, 12, NV, TURNED>(),
+                    6 => at.run::<S, 6, NV, TURNED>(),
+                    _ => at.run::<S, 4, NV, TURNED>(),
+                }
+                row += if matches!(most, 12 | 6) { most } else { 4 };
             }
-            row += if matches!(most, 12 | 8 | 6 | 4 | 2) { most } else { 1 };
-        }
-        while most > 4 && row + 4 <= rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 4, NV, TURNED>();
-            row += 4;
-        }
-        while row + 2 <= rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 2, NV, TURNED>();
-            row += 2;
-        }
-        while row < rows {
-            Tile { row, kc, a, lda, b, target }.run::<S, 1, NV, TURNED>();
-            row += 1;
+            while most > 4 && row + 4 <= rows {
+                Tile { row, kc, a, lda, b, target }.run::<S, 4, NV, TURNED>();
+                row += 4;
+            }
+            while row + 2 <= rows {
+                Tile { row, kc, a, lda, b, target }.run::<S, 2, NV, TURNED>();
+                row += 2;
+            }
+            while row < rows {
+                Tile { row, kc, a, lda, b, target }.run::<S, 1, NV, TURNED>();
+                row += 1;
+            }
         }
     }
 }
@@ -93,7 +107,14 @@ impl Tile {
         // SAFETY: the rows `row..row + R` and the panel are valid by the contract of `block`.
         unsafe {
             let (from_row, from_column) = if TURNED { (1, lda) } else { (lda, 1) };
-            let a: [*const f32; R] = std::array::from_fn(|i| a.add((row + i) * from_row));
+            // The rows' addresses are a chain of additions, since there are not registers for all. A tile of one vector is done before they are:
+            // there are three chains.
+            let chains = !TURNED && NV == 1;
+            let chain = |i: usize| if chains { i / 4 } else { 0 };
+            let a: [*const f32; 3] = std::array::from_fn(|chain| {
+                let first = a.wrapping_add((row + 4 * chain) * from_row);
+                if chains { black_box(first) } else { first }
+            });
             let mut acc = [[S::zero(); NV]; R];
             let mut b = b;
             for k in 0..kc {
@@ -102,12 +123,12 @@ impl Tile {
                     columns[v] = S::load(b.add(v * S::LANES));
                 }
                 for i in 0..R {
-                    let x = S::splat(*a[i].add(k * from_column));
+                    let x = S::splat(*a[chain(i)].add((i - 4 * chain(i)) * from_row + k * from_column));
                     for v in 0..NV {
                         acc[i][v] = S::fma(x, columns[v], acc[i][v]);
                     }
                 }
-                b = b.add(NV * S::LANES);
+                b = b.add(PANEL_VECTORS * S::LANES);
             }
             let c = target.c.add(row * target.ldc);
             if target.columns >= NV * S::LANES {

@@ -14,13 +14,13 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{PANEL_VECTORS, Shared};
+use crate::gemm::Shared;
 use crate::linear::{pack_transposed, turn};
 use crate::rows::Rows;
 use crate::scratch::Scratch;
-use crate::simd::{Level, Simd, Task, dispatch};
+use crate::simd::{Level, MAX_LANES, Simd, Task, dispatch};
 use crate::sizes::{Added, Conv2d};
-use crate::tile::{Init, Target, block};
+use crate::tile::{Init, PANEL_VECTORS, Target, block};
 
 /// Results along a side of a tile.
 const OUT: usize = 4;
@@ -46,8 +46,6 @@ const KERNELS_AT_ONCE: usize = 8;
 const GAP: usize = 16;
 /// Tiles whose results are written at a time.
 const WRITTEN: usize = 8;
-/// Most elements of a vector.
-const MAX_LANES: usize = 16;
 /// Pixels of a panel in a row, and behind them two more for each run of tiles.
 const LINE: usize = OUT * PANEL + 2 * PANEL;
 /// Room for one of the six numbers that every tile of a panel has in a row, with a vector before it and one after it.
@@ -454,7 +452,7 @@ impl Task for Products<'_> {
                         let a = self.v.0.cast_const().add(panel.at + place * place_len + c0 * panel.width);
                         let init = if c0 == 0 { Init::Zero } else { Init::Accumulate };
                         let target = Target { c: sums.add(place * PANEL * width), ldc: width, columns: width, init };
-                        block::<S, PANEL_VECTORS, true>(panel.count, kc, a, panel.width, kernels.add(place * kernel_len), target);
+                        block::<S, true>(panel.count, kc, a, panel.width, kernels.add(place * kernel_len), target);
                     }
                     if c0 + kc == channels {
                         self.write::<S>(panel, sums, buffer);

@@ -14,6 +14,7 @@ pub(crate) struct Avx2;
 ///
 /// # Safety
 /// The processor must have them.
+#[inline(never)]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(crate) unsafe fn run<T: Task>(task: T) {
     // SAFETY: this function has the instruction set.
@@ -26,6 +27,17 @@ impl Simd for Avx2 {
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
 
+    #[inline(always)]
+    unsafe fn apart<T: Task>(task: T) {
+        // SAFETY: see above.
+        unsafe { run(task) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(line: *const f32, soon: bool) {
+        // SAFETY: see above.
+        unsafe { if soon { _mm_prefetch::<_MM_HINT_T0>(line.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(line.cast()) } }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {
         // SAFETY: see above.

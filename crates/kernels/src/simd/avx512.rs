@@ -15,6 +15,7 @@ pub(crate) struct Avx512;
 ///
 /// # Safety
 /// The processor must have them.
+#[inline(never)]
 #[target_feature(enable = "avx512f,avx2,fma,f16c")]
 pub(crate) unsafe fn run<T: Task>(task: T) {
     // SAFETY: this function has the instruction set.
@@ -27,6 +28,17 @@ impl Simd for Avx512 {
     const LANES: usize = 16;
     const TILE_ROWS: usize = 12;
 
+    #[inline(always)]
+    unsafe fn apart<T: Task>(task: T) {
+        // SAFETY: see above.
+        unsafe { run(task) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(line: *const f32, soon: bool) {
+        // SAFETY: see above.
+        unsafe { if soon { _mm_prefetch::<_MM_HINT_T0>(line.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(line.cast()) } }
+    }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         // SAFETY: see above.

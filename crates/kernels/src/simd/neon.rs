@@ -4,7 +4,7 @@ use std::arch::aarch64::*;
 
 use half::{bf16, f16};
 
-use super::vector::Simd;
+use super::vector::{Simd, Task};
 
 /// Eight numbers in two registers.
 #[derive(Clone, Copy)]
@@ -39,6 +39,12 @@ impl Simd for Neon {
     type V = V;
     const LANES: usize = 8;
     const TILE_ROWS: usize = 6;
+
+    #[inline(never)]
+    unsafe fn apart<T: Task>(task: T) {
+        // SAFETY: see above.
+        unsafe { task.run::<Self>() }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> V {

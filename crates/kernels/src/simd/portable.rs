@@ -2,7 +2,7 @@
 
 use half::{bf16, f16};
 
-use super::vector::Simd;
+use super::vector::{Simd, Task};
 
 /// Eight numbers at a time.
 #[derive(Clone, Copy)]
@@ -19,6 +19,12 @@ impl Simd for Portable {
     type V = [f32; LANES];
     const LANES: usize = LANES;
     const TILE_ROWS: usize = 4;
+
+    #[inline(never)]
+    unsafe fn apart<T: Task>(task: T) {
+        // SAFETY: see above.
+        unsafe { task.run::<Self>() }
+    }
 
     #[inline(always)]
     unsafe fn splat(x: f32) -> Self::V {

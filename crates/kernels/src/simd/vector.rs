@@ -2,6 +2,9 @@
 
 use half::{bf16, f16};
 
+/// Most elements of a vector.
+pub(crate) const MAX_LANES: usize = 16;
+
 /// Vectors of `f32` of one instruction set.
 ///
 /// # Safety
@@ -14,6 +17,12 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const LANES: usize;
     /// Rows of a tile of the matrix product that is two vectors wide.
     const TILE_ROWS: usize;
+    /// Does a task in a function of its own.
+    unsafe fn apart<T: Task>(task: T);
+    /// Has the processor fetch a line, which need not be there: to its first-level cache where it is wanted `soon`, else to the second-level
+    /// one.
+    #[inline(always)]
+    unsafe fn prefetch(_line: *const f32, _soon: bool) {}
     /// A zero vector.
     unsafe fn zero() -> Self::V {
         // SAFETY: the caller has the instruction set.
