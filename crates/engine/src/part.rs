@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use comfyd_models::Provider;
+use comfyd_node::{CancellationToken, actor};
 use comfyd_weights::{Form, LazyTensor, StateDict, Weight};
 use parking_lot::Mutex;
 use rayon::prelude::*;
@@ -135,11 +136,18 @@ pub(crate) struct Weights {
     pub(crate) id: Arc<()>,
     pub(crate) part: Arc<Part>,
     patches: Arc<HashMap<String, Vec<Patch>>>,
+    /// Tensors that are patched already, for the model that is being built.
+    ahead: Arc<Mutex<HashMap<String, Weight>>>,
+}
+
+/// Fails once this ends the prompt that runs.
+fn go_on(interrupt: Option<&CancellationToken>) -> Result<()> {
+    if interrupt.is_some_and(CancellationToken::is_cancelled) { Err(Error::Interrupted) } else { Ok(()) }
 }
 
 impl Weights {
     pub(crate) fn new(part: Arc<Part>) -> Self {
-        Self { id: Arc::default(), part, patches: Arc::default() }
+        Self { id: Arc::default(), part, patches: Arc::default(), ahead: Arc::default() }
     }
 
     /// A copy with more patches, applied after those that are there.
@@ -148,7 +156,7 @@ impl Weights {
         for (name, patch) in patches {
             all.entry(name).or_default().push(patch);
         }
-        Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::new(all) }
+        Self { patches: Arc::new(all), ..Self::new(Arc::clone(&self.part)) }
     }
 
     /// A copy whose patched tensors are rounded as where they are kept before further patches count.
@@ -172,7 +180,7 @@ impl Weights {
 
     /// A copy where the difference between `other` and the file's own tensors is added, whatever patches there are.
     pub(crate) fn with_difference(&self, other: &Self, strength: f64) -> Self {
-        let own = Self { id: Arc::default(), part: Arc::clone(&self.part), patches: Arc::default() };
+        let own = Self::new(Arc::clone(&self.part));
         let names: Vec<&str> = self.part.weights.names().filter(|name| other.part.weights.contains(name)).collect();
         let patch = |other: &Self, strength| Patch { kind: PatchKind::Other(other.clone()), strength, model_strength: 1.0, slice: None };
         let pairs = names.iter().flat_map(|name| [other, &own].into_iter().zip([strength, -strength]).map(move |pair| (*name, pair)));
@@ -194,13 +202,36 @@ impl Weights {
         self.patches.keys().map(size).sum()
     }
 
-    /// Reads what the file has and no patch changes, with all threads: a model asks for one tensor after the other. Not for a card, which takes
-    /// them one after the other. Whoever asks for a tensor that cannot be read is told why.
-    pub(crate) fn read_ahead(&self) {
-        if self.part.device.is_cpu() {
-            let names: Vec<&str> = self.part.weights.names().filter(|name| !self.patches.contains_key(*name)).collect();
-            names.par_iter().with_max_len(1).for_each(|name| drop(self.part.weight(name)));
+    /// Reads what the file has, and applies the patches, with all threads: a model asks for one tensor after the other. Not for a card, to which
+    /// they go one after the other, so that there are never many copies. Whoever asks for a tensor that cannot be read is told why.
+    ///
+    /// # Errors
+    /// The prompt was interrupted.
+    pub(crate) fn read_ahead(&self) -> Result<()> {
+        if !self.part.device.is_cpu() {
+            return Ok(());
         }
+        let (names, interrupt): (Vec<&str>, _) = (self.part.weights.names().collect(), actor().patient);
+        names.par_iter().with_max_len(1).try_for_each(|name| {
+            go_on(interrupt.as_ref())?;
+            if !self.patches.contains_key(*name) {
+                drop(self.part.weight(name));
+            } else if let Ok(Some(weight)) = self.patched(name) {
+                self.ahead.lock().insert((*name).to_owned(), weight);
+            }
+            Ok(())
+        })
+    }
+
+    /// Forgets what was patched ahead: the model has what it asked for.
+    pub(crate) fn forget_patched(&self) {
+        self.ahead.lock().clear();
+    }
+
+    /// A patched tensor where it is used, in the type in which it stays.
+    fn patched(&self, name: &str) -> Result<Option<Weight>> {
+        let Some(tensor) = self.full_precision(name)? else { return Ok(None) };
+        Ok(Some(self.part.round_patched(tensor)?.to_device(&self.part.device)?))
     }
 
     /// The tensor as F32 on the CPU, patches applied.
@@ -251,12 +282,13 @@ impl comfyd_weights::Source for Saved {
 
 impl Provider for Weights {
     fn weight(&self, name: &str) -> comfyd_models::Result<Option<Weight>> {
-        let weight = if self.patches.contains_key(name) {
-            let kept = |tensor| Ok(self.part.round_patched(tensor)?.to_device(&self.part.device)?);
-            self.full_precision(name).and_then(|tensor| tensor.map(kept).transpose())
-        } else {
-            self.part.weight(name)
-        };
+        let weight = go_on(actor().patient.as_ref()).and_then(|()| {
+            if !self.patches.contains_key(name) {
+                return self.part.weight(name);
+            }
+            let ahead = self.ahead.lock().remove(name);
+            ahead.map_or_else(|| self.patched(name), |weight| Ok(Some(weight)))
+        });
         weight.map_err(|error| match error {
             Error::Interrupted => comfyd_models::Error::Interrupted,
             Error::Model(error) => error,

@@ -83,9 +83,10 @@ impl Residency {
         let missing: u64 = parts.iter().map(|part| part.total_bytes().saturating_sub(part.loaded_bytes())).sum();
         self.state.lock().building.clone_from(&parts);
         let built = self.room(missing + own_bytes).and_then(|room| {
-            weights.iter().for_each(|weights| weights.read_ahead());
+            weights.iter().try_for_each(|weights| weights.read_ahead())?;
             Ok((room, Arc::new(build()?)))
         });
+        weights.iter().for_each(|weights| weights.forget_patched());
         self.state.lock().building.clear();
         let (room, object) = match built {
             Ok(built) => built,
@@ -208,6 +209,7 @@ impl Residency {
 mod tests {
     use candle_core::{DType, Device};
     use comfyd_models::Provider;
+    use comfyd_node::{Actor, CancellationToken, acting_for};
     use comfyd_weights::synthetic;
 
     use super::*;
@@ -252,10 +254,32 @@ mod tests {
     #[test]
     fn what_no_patch_changes_is_read_ahead() {
         let base = weights();
-        patched(&base).read_ahead();
+        patched(&base).read_ahead().unwrap();
         assert_eq!(base.part.loaded_bytes(), 8 * 4);
-        base.read_ahead();
+        base.read_ahead().unwrap();
         assert_eq!(base.part.loaded_bytes(), (32 + 8) * 4);
+    }
+
+    #[test]
+    fn patched_tensors_are_the_same_read_ahead_or_not() {
+        let weights = patched(&weights());
+        let [alone, none] = [(); 2].map(|()| weights.weight("a").unwrap().unwrap().dense().unwrap().to_vec2::<f32>().unwrap());
+        weights.read_ahead().unwrap();
+        let ahead = weights.weight("a").unwrap().unwrap().dense().unwrap().to_vec2::<f32>().unwrap();
+        assert!(alone == none && ahead == alone);
+    }
+
+    #[test]
+    fn to_load_a_model_ends_with_its_prompt() {
+        let residency = Residency::new(&Account::of_device(1 << 20, 0, || u64::MAX), Short::Goes);
+        let (base, interrupt) = (weights(), CancellationToken::new());
+        let _running = acting_for(Actor { patient: Some(interrupt.clone()), ..Actor::default() });
+        assert_eq!(load(&residency, &base).len(), 2);
+        let other = weights();
+        interrupt.cancel();
+        assert!(matches!(residency.get(&[&other], || Ok(())), Err(Error::Interrupted)));
+        assert!(matches!(other.weight("a"), Err(comfyd_models::Error::Interrupted)));
+        assert_eq!((other.part.loaded_bytes(), residency.held_bytes()), (0, (32 + 8) * 4));
     }
 
     #[test]

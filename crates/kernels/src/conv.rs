@@ -5,6 +5,7 @@ use rayon::prelude::*;
 use crate::activation::upsample_nearest;
 use crate::gemm::{Bias, Gemm, Panels, Shared};
 use crate::rows::Rows;
+use crate::scratch::zeros;
 use crate::simd::{Level, Simd};
 use crate::sizes::{Added, Conv2d};
 use crate::weight::{Error, Result, Weight, check_len, product};
@@ -44,7 +45,7 @@ pub(crate) fn conv2d_of_doubled_at(
         winograd::run(level, winograd::Input { x, doubled: true }, weight, added, sizes, (out_height, out_width), out);
         return Ok(());
     }
-    let mut doubled = vec![0.0; product("the doubled picture", &[batch, in_channels, height, width])?];
+    let mut doubled = zeros(product("the doubled picture", &[batch, in_channels, height, width])?);
     upsample_nearest(x, batch * in_channels, height / 2, width / 2, 2, &mut doubled)?;
     conv2d_at(level, &doubled, weight, added, sizes, out)
 }

@@ -35,6 +35,7 @@ pub use crate::conv::{conv2d, conv2d_of_doubled};
 pub use crate::linear::{embedding, linear};
 pub use crate::norm::{GroupNorm, group_norm, layer_norm};
 pub use crate::packed::{Format, Packed};
+pub use crate::scratch::zeros;
 pub use crate::simd::{Level, Precision};
 pub use crate::sizes::{Added, Conv2d};
 pub use crate::weight::{Error, Result, Weight};

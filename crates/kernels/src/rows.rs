@@ -81,7 +81,7 @@ unsafe fn convert_rows<S: Simd, E: Element>(
             let mut i = 0;
             while i + S::LANES <= kc {
                 if i.is_multiple_of(64 / size_of::<E>()) {
-                    S::prefetch(next.wrapping_add(i).cast(), false);
+                    S::prefetch(next.wrapping_add(i).cast());
                 }
                 S::store(dst.add(i), E::load::<S>(src.add(i)));
                 i += S::LANES;

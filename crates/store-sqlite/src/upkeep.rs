@@ -161,7 +161,7 @@ fn put_in_place(lock: &Lock, part: &Path, kept: PathBuf) -> Result<Option<PathBu
 /// # Errors
 /// [`Error::Missing`], and what SQLite says.
 pub fn open(path: &Path) -> Result<Connection, Error> {
-    if !path.exists() {
+    if !path.is_file() {
         return Err(Error::Missing { path: path.to_owned() });
     }
     let failed = |error| failure(path, error);

@@ -84,6 +84,7 @@ async fn what_is_damaged_is_named() {
     change(&other, "CREATE TABLE birds (name TEXT)");
     assert!(matches!(check(&other), Err(Error::Foreign { .. })));
     assert!(matches!(check(&folder.path().join("none.db")), Err(Error::Missing { .. })));
+    assert!(matches!(check(folder.path()), Err(Error::Missing { .. })), "a folder is none");
     change(&path, "DROP TRIGGER forget_crashes; DROP TABLE crashes; PRAGMA user_version = 4;");
     assert_eq!(check(&path).unwrap(), Report { earlier_format: Some(4), ..Report::default() });
 }

@@ -34,9 +34,9 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const f32, soon: bool) {
+    unsafe fn prefetch(line: *const f32) {
         // SAFETY: see above.
-        unsafe { if soon { _mm_prefetch::<_MM_HINT_T0>(line.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(line.cast()) } }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {

@@ -35,9 +35,9 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const f32, soon: bool) {
+    unsafe fn prefetch(line: *const f32) {
         // SAFETY: see above.
-        unsafe { if soon { _mm_prefetch::<_MM_HINT_T0>(line.cast()) } else { _mm_prefetch::<_MM_HINT_T1>(line.cast()) } }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
     }
     #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {

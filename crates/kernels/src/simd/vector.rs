@@ -19,10 +19,9 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const TILE_ROWS: usize;
     /// Does a task in a function of its own.
     unsafe fn apart<T: Task>(task: T);
-    /// Has the processor fetch a line, which need not be there: to its first-level cache where it is wanted `soon`, else to the second-level
-    /// one.
+    /// Has the processor fetch a line to its second-level cache. It need not be there.
     #[inline(always)]
-    unsafe fn prefetch(_line: *const f32, _soon: bool) {}
+    unsafe fn prefetch(_line: *const f32) {}
     /// A zero vector.
     unsafe fn zero() -> Self::V {
         // SAFETY: the caller has the instruction set.

@@ -110,7 +110,7 @@ fn filled<S: Into<candle_core::Shape>>(
     fill: impl FnOnce(&mut [f32]) -> comfyd_kernels::Result<()>,
 ) -> Result<Option<Tensor>> {
     let shape = shape.into();
-    let mut numbers = vec![0.0; shape.elem_count()];
+    let mut numbers = comfyd_kernels::zeros(shape.elem_count());
     fill(&mut numbers).map_err(|error| Error::msg(error.to_string()))?;
     Ok(Some(Tensor::from_vec(numbers, shape, like.device())?))
 }
