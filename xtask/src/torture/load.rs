@@ -23,8 +23,10 @@ const RETRY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Clients rest while more prompts wait than this.
 const MOST_WAITING: u64 = 300;
-/// The longest asset, in repetitions of its number.
-const LONGEST_ASSET: u64 = 10_000;
+/// The longest asset, in repetitions of its number. All are kept: those of an hour must not fill the file system.
+const LONGEST_ASSET: u64 = 1_000;
+/// How long a client rests between two assets.
+const ASSET_PACE: Duration = Duration::from_millis(50);
 /// One in so many prompts takes a while.
 const HEAVY: u64 = 25;
 
@@ -145,7 +147,7 @@ pub(super) async fn upload(host: String, ledger: Arc<Ledger>) {
             Err(error) if matches!(status(&error), Some(503 | 507) | None) => tokio::time::sleep(RETRY).await,
             Err(error) => ledger.fault(error.to_string()),
         }
-        tokio::time::sleep(CONTROL).await;
+        tokio::time::sleep(ASSET_PACE).await;
     }
 }
 
