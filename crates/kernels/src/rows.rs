@@ -2,7 +2,7 @@
 
 use std::mem::MaybeUninit;
 
-use crate::simd::{Element, Level, Simd};
+use crate::simd::{Element, Level, Simd, prefetch};
 use crate::weight::Weight;
 
 /// A weight whose rows can be read piece by piece.
@@ -81,7 +81,7 @@ unsafe fn convert_rows<S: Simd, E: Element>(
             let mut i = 0;
             while i + S::LANES <= kc {
                 if i.is_multiple_of(64 / size_of::<E>()) {
-                    S::prefetch(next.wrapping_add(i).cast());
+                    prefetch(next.wrapping_add(i));
                 }
                 S::store(dst.add(i), E::load::<S>(src.add(i)));
                 i += S::LANES;

@@ -34,11 +34,6 @@ impl Simd for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const f32) {
-        // SAFETY: see above.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
-    }
-    #[inline(always)]
     unsafe fn splat(x: f32) -> __m256 {
         // SAFETY: see above.
         unsafe { _mm256_set1_ps(x) }

@@ -35,11 +35,6 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(line: *const f32) {
-        // SAFETY: see above.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) }
-    }
-    #[inline(always)]
     unsafe fn splat(x: f32) -> __m512 {
         // SAFETY: see above.
         unsafe { _mm512_set1_ps(x) }

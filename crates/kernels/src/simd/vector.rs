@@ -5,6 +5,18 @@ use half::{bf16, f16};
 /// Most elements of a vector.
 pub(crate) const MAX_LANES: usize = 16;
 
+/// Has the processor fetch a line to its second-level cache, whatever instruction set is used. The line need not be there.
+#[inline(always)]
+pub(crate) fn prefetch<T>(line: *const T) {
+    // SAFETY: every such processor has the instruction, which reads nothing that a program could see.
+    #[cfg(all(target_arch = "x86_64", not(miri)))]
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T1 }>(line.cast());
+    }
+    #[cfg(not(all(target_arch = "x86_64", not(miri))))]
+    let _ = line;
+}
+
 /// Vectors of `f32` of one instruction set.
 ///
 /// # Safety
@@ -19,9 +31,6 @@ pub(crate) trait Simd: Copy + Send + Sync + 'static {
     const TILE_ROWS: usize;
     /// Does a task in a function of its own.
     unsafe fn apart<T: Task>(task: T);
-    /// Has the processor fetch a line to its second-level cache. It need not be there.
-    #[inline(always)]
-    unsafe fn prefetch(_line: *const f32) {}
     /// A zero vector.
     unsafe fn zero() -> Self::V {
         // SAFETY: the caller has the instruction set.
