@@ -179,7 +179,7 @@ impl Part {
         let inputs = AttentionInputs { query: seen.clone(), key: seen.clone(), value: seen };
         let out = self.attention.forward(&inputs, |_, _, _| Ok(None))?.narrow(1, 0, tokens)?.contiguous()?;
         let x = ops::add(x, &(out * self.attention_gate)?)?;
-        let out = self.forward.forward(&self.norm2.forward(&x)?)?;
+        let out = self.forward.forward(&self.norm2.forward(&x)?, None)?;
         ops::add(&x, &(out * self.forward_gate)?)
     }
 }

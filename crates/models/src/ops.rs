@@ -34,6 +34,19 @@ pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tens
     kernels_or!(linear(x, weight, bias), portable::linear(x, weight, bias))
 }
 
+/// A linear layer's weight, and its bias if it has one.
+pub type Layer<'a> = (&'a Weight, Option<&'a Tensor>);
+
+/// Two linear layers around [`geglu`], plus `residual` if it is there: `x (.., C)` with weights `(2I, C)` and `(C, I)`.
+pub fn feed_forward(x: &Tensor, wide: Layer<'_>, out: Layer<'_>, residual: Option<&Tensor>) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if let Some(result) = cuda::feed_forward(x, wide, out, residual)? {
+        return Ok(result);
+    }
+    let result = linear(&geglu(&linear(x, wide.0, wide.1)?)?, out.0, out.1)?;
+    residual.map_or(Ok(result.clone()), |residual| add(&result, residual))
+}
+
 /// What is added to the result of a convolution, in the same go.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Added<'a> {
@@ -108,7 +121,7 @@ pub fn upsample_nearest_2x(x: &Tensor) -> Result<Tensor> {
 
 /// The sum of two tensors of one shape.
 pub fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
-    cpu::add(a, b)?.map_or_else(|| portable::add(a, b), Ok)
+    kernels_or!(add(a, b), portable::add(a, b))
 }
 
 /// `x (B, C, ..)` plus `y (B, C)` at every place, as a time embedding is added.
@@ -116,13 +129,13 @@ pub fn add_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
     cpu::add_channels(x, y)?.map_or_else(|| portable::add_channels(x, y), Ok)
 }
 
-/// Tokens `(B, H * W, C)` as planes plus `planes (B, C, H, W)`.
-pub fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Tensor> {
+/// [`linear`] of tokens `(B, H * W, C)`, as planes, plus `planes (B, out, H, W)`.
+pub fn linear_to_planes(x: &Tensor, layer: Layer<'_>, planes: &Tensor) -> Result<Tensor> {
     #[cfg(feature = "cuda")]
-    if let Some(sum) = cuda::planes_added(tokens, planes)? {
+    if let Some(sum) = cuda::linear_to_planes(x, layer, planes)? {
         return Ok(sum);
     }
-    add(&tokens.transpose(1, 2)?.contiguous()?.reshape(planes.shape())?, planes)
+    add(&linear(x, layer.0, layer.1)?.transpose(1, 2)?.contiguous()?.reshape(planes.shape())?, planes)
 }
 
 /// Rows of `weight (vocabulary, width)`: `ids (..) -> (.., width)`, as F32.

@@ -17,7 +17,7 @@ use candle_core::{D, DType, Storage, Tensor, TensorId};
 use comfyd_kernels::{CUDA_MODELS, Conv2d, Precision};
 use comfyd_weights::Weight;
 
-use super::{Added, Numbers, conv2d_sizes, four_axes, mask_strides};
+use super::{Added, Layer, Numbers, conv2d_sizes, four_axes, mask_strides};
 use crate::error::{Error, Result};
 
 /// What a missing array is to a kernel.
@@ -28,8 +28,12 @@ const THREADS: u32 = 256;
 const MOST_BLOCKS: usize = 4096;
 /// Of axes of a grid other than the first.
 const MOST_ROWS: usize = 65_535;
-/// Bytes of a matrix of patches; larger ones are made and multiplied in parts.
-const PATCHES_BYTES: usize = 256 << 20;
+/// Bytes of a matrix that is only made to be multiplied, of patches or of scores; larger ones are made in parts.
+const MATRIX_BYTES: usize = 256 << 20;
+/// Rows of matrices begin at multiples of so many numbers: products of others take three times as long.
+const ALIGNED: usize = 8;
+/// Channels of which a thread makes the patches, as the kernel has it.
+const CHANNELS: usize = 8;
 /// What kernels count in 32 bits, with room for a step beyond.
 const MOST_NUMBERS: usize = 1 << 31;
 /// The kernels of attention by the widths of heads that they take.
@@ -41,6 +45,8 @@ const ATTENTION: [(usize, &str); 6] = [
     (128, "attention_128"),
     (160, "attention_160"),
 ];
+/// Up to this width a block of theirs takes 128 queries, else 64.
+const TALL: usize = 80;
 /// How many rounded tensors are remembered, and of how many bytes: queries, keys and values are often made of one.
 const REMEMBERED: (usize, usize) = (4, 32 << 20);
 
@@ -158,6 +164,7 @@ struct Patches {
     out_width: i32,
     first: i32,
     pixels: i32,
+    row: i32,
 }
 
 // SAFETY: numbers of 32 bits in the order of the kernels' structure.
@@ -377,7 +384,59 @@ fn factors(weight: &Weight) -> Result<(Tensor, Factors)> {
     Ok((dense.to_dtype(factors.dtype())?.contiguous()?, factors))
 }
 
-pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+/// Rows of numbers as the factors of a product: tokens, or planes seen as tokens, which are multiplied as they lie.
+struct Rows {
+    first: u64,
+    count: usize,
+    rows: usize,
+    depth: usize,
+    is_planes: bool,
+}
+
+impl Rows {
+    /// All of contiguous tokens as one matrix.
+    fn of(first: u64, numbers: usize, depth: usize) -> Self {
+        Self { first, count: 1, rows: numbers / depth, depth, is_planes: false }
+    }
+
+    /// `(rows, depth) -> (rows, columns)`, added to what is at `to` or in its place.
+    fn times(&self, card: &Card, (weight, factors): &(Tensor, Factors), to: u64, columns: usize, adds: bool) -> Result<()> {
+        let &Self { first, count, rows, depth, is_planes } = self;
+        let weight = Numbers::of(weight)?;
+        let a = Matrices { first: weight.address(card)?, transposed: true, leading: depth, stride: 0 };
+        let b = Matrices { first, transposed: is_planes, leading: if is_planes { rows } else { depth }, stride: depth * rows };
+        let c = Matrices { first: to, transposed: false, leading: columns, stride: columns * rows };
+        card.multiply(&Product { factors: *factors, count, sizes: [columns, rows, depth], a, b, c, adds })
+    }
+}
+
+/// Memory for rows that a product is added to, which hold bias and residual, if there are any; whether there are.
+fn room_of_rows(
+    card: &Card,
+    len: usize,
+    columns: usize,
+    bias: Option<&Tensor>,
+    residual: Option<&Tensor>,
+) -> Result<(CudaSlice<f32>, bool)> {
+    let mut out = card.room::<f32>(len)?;
+    let adds = bias.is_some() || residual.is_some();
+    if adds {
+        let [bias, residual] = [bias, residual].map(|term| term.map(single).transpose());
+        let terms = [bias?, residual?];
+        let addresses = addresses(card, &terms)?;
+        let (width, all) = (columns as u32, len as u32);
+        launch!(card, "row_sums", blocks(len.div_ceil(4)), LINE, &mut out, &addresses[0], &addresses[1], &width, &all);
+    }
+    Ok((out, adds))
+}
+
+/// Where arrays of single precision begin.
+fn addresses(card: &Card, terms: &[Option<Tensor>]) -> Result<Vec<u64>> {
+    terms.iter().map(|term| term.as_ref().map_or(Ok(NOTHING), |term| Numbers::of(term)?.address(card))).collect()
+}
+
+/// The shape of `x (.., depth)` times a weight `(columns, depth)`, and these two, if the kernels do it.
+fn linear_shape(x: &Tensor, (weight, bias): Layer<'_>) -> Result<Option<(Vec<usize>, usize, usize)>> {
     let &[columns, depth] = weight.dims() else { return Ok(None) };
     if !is_ours(x) || x.rank() == 0 || x.dim(D::Minus1)? != depth || bias.is_some_and(|bias| bias.elem_count() != columns) {
         return Ok(None);
@@ -385,32 +444,74 @@ pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resu
     let mut shape = x.dims().to_vec();
     shape.pop();
     shape.push(columns);
-    let len = shape.iter().product();
-    if !(1..MOST_NUMBERS).contains(&len) {
-        return Ok(None);
-    }
+    Ok((1..MOST_NUMBERS).contains(&shape.iter().product()).then_some((shape, columns, depth)))
+}
+
+pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let Some((shape, columns, depth)) = linear_shape(x, (weight, bias))? else { return Ok(None) };
     let card = Card::of(x)?;
-    let (weight, factors) = factors(weight)?;
-    // Planes, seen as tokens, are multiplied as they lie.
+    let weight = factors(weight)?;
     let planes = if x.rank() == 3 && !x.is_contiguous() { Some(x.transpose(1, 2)?).filter(Tensor::is_contiguous) } else { None };
     let is_planes = planes.is_some();
     let x = planes.map_or_else(|| x.contiguous(), Ok)?;
-    let (count, rows) = if is_planes { (x.dim(0)?, x.dim(2)?) } else { (1, len / columns) };
-    let (_rounded, first) = card.taken(&x, factors)?;
-    let weight = Numbers::of(&weight)?;
-    let mut out = card.room::<f32>(len)?;
-    if let Some(bias) = bias {
-        let bias = single(bias)?;
-        let bias = Numbers::of(&bias)?;
-        let bias = bias.view()?;
-        let (width, all) = (columns as u32, len as u32);
-        launch!(card, "bias_rows", blocks(len), LINE, &mut out, &bias, &width, &all);
-    }
-    let a = Matrices { first: weight.address(&card)?, transposed: true, leading: depth, stride: 0 };
-    let b = Matrices { first, transposed: is_planes, leading: if is_planes { rows } else { depth }, stride: depth * rows };
-    let c = Matrices { first: card.address(&out), transposed: false, leading: columns, stride: columns * rows };
-    card.multiply(&Product { factors, count, sizes: [columns, rows, depth], a, b, c, adds: bias.is_some() })?;
+    let (_rounded, first) = card.taken(&x, weight.1)?;
+    let rows = Rows::of(first, x.elem_count(), depth);
+    let rows = if is_planes { Rows { count: x.dim(0)?, rows: x.dim(2)?, is_planes, ..rows } } else { rows };
+    let (out, adds) = room_of_rows(&card, shape.iter().product(), columns, bias, None)?;
+    rows.times(&card, &weight, card.address(&out), columns, adds)?;
     Ok(Some(card.tensor(out, shape)))
+}
+
+/// What is between the layers is kept in half precision alone.
+pub(super) fn feed_forward(x: &Tensor, wide: Layer<'_>, out: Layer<'_>, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let Some((_, both, depth)) = linear_shape(x, wide)? else { return Ok(None) };
+    let inner = both / 2;
+    if both % 2 != 0
+        || out.0.dims() != [depth, inner]
+        || out.1.is_some_and(|bias| bias.elem_count() != depth)
+        || residual.is_some_and(|residual| !is_ours(residual) || residual.dims() != x.dims())
+    {
+        return Ok(None);
+    }
+    let (card, x) = (Card::of(x)?, x.contiguous()?);
+    let (weight, then) = (factors(wide.0)?, factors(out.0)?);
+    if [weight.1, then.1] != [Factors::F16; 2] {
+        return Ok(None);
+    }
+    let rows = x.elem_count() / depth;
+    let (_rounded, first) = card.taken(&x, weight.1)?;
+    let hidden = card.room::<f32>(rows * both)?;
+    Rows::of(first, x.elem_count(), depth).times(&card, &weight, card.address(&hidden), both, false)?;
+    let bias = [wide.1.map(single).transpose()?];
+    let bias = addresses(&card, &bias)?[0];
+    let mut gated = card.room::<half::f16>(rows * inner)?;
+    let (columns, count) = (inner as u32, (rows * inner) as u32);
+    launch!(card, "geglu", blocks((rows * inner).div_ceil(4)), LINE, &hidden, &bias, &NOTHING, &mut gated, &columns, &count);
+    let (sums, adds) = room_of_rows(&card, rows * depth, depth, out.1, residual)?;
+    Rows::of(card.address(&gated), rows * inner, inner).times(&card, &then, card.address(&sums), depth, adds)?;
+    Ok(Some(card.tensor(sums, x.shape())))
+}
+
+pub(super) fn linear_to_planes(x: &Tensor, layer: Layer<'_>, planes: &Tensor) -> Result<Option<Tensor>> {
+    let Some((_, columns, depth)) = linear_shape(x, layer)? else { return Ok(None) };
+    if x.rank() != 3 || planes.rank() != 4 || !is_ours(planes) {
+        return Ok(None);
+    }
+    let (batch, rows) = (x.dim(0)?, x.dim(1)?);
+    let (b, c, h, w) = planes.dims4()?;
+    if (b, c, h * w) != (batch, columns, rows) || batch * columns > MOST_ROWS {
+        return Ok(None);
+    }
+    let (card, x) = (Card::of(x)?, x.contiguous()?);
+    let (weight, factors) = factors(layer.0)?;
+    let (_rounded, first) = card.taken(&x, factors)?;
+    let (out, adds) = room_of_planes(&card, [b, c, rows], Added { bias: layer.1, channels: None, residual: Some(planes) })?;
+    let weight = Numbers::of(&weight)?;
+    let a = Matrices { first, transposed: true, leading: depth, stride: depth * rows };
+    let b = Matrices { first: weight.address(&card)?, transposed: false, leading: depth, stride: 0 };
+    let c = Matrices { first: card.address(&out), transposed: false, leading: rows, stride: columns * rows };
+    card.multiply(&Product { factors, count: batch, sizes: [rows, columns, depth], a, b, c, adds })?;
+    Ok(Some(card.tensor(out, planes.shape())))
 }
 
 pub(super) fn conv2d(x: &Tensor, weight: &Weight, added: Added<'_>, stride: usize, padding: usize) -> Result<Option<Tensor>> {
@@ -440,7 +541,7 @@ fn sizes(x: &Tensor, weight: &Weight, stride: usize, padding: usize, scale: usiz
     // Rows of the grids of kernels, and numbers that they count.
     Ok(found.filter(|(sizes, shape)| {
         let [batch, out_channels, ..] = *shape;
-        sizes.in_channels * sizes.kernel_height * sizes.kernel_width <= MOST_ROWS
+        sizes.in_channels.div_ceil(CHANNELS) <= MOST_ROWS
             && batch * out_channels <= MOST_ROWS
             && (1..MOST_NUMBERS).contains(&shape.iter().product())
     }))
@@ -454,35 +555,26 @@ fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape
     let [batch, out_channels, out_height, out_width] = shape;
     let pixels = out_height * out_width;
     let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
-    let mut out = card.room::<f32>(batch * out_channels * pixels)?;
-    let terms = [added.bias, added.channels, added.residual];
-    let adds = terms.iter().any(Option::is_some);
-    if adds {
-        let terms: Vec<Option<Tensor>> = terms.into_iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
-        let numbers: Vec<Option<Numbers<'_>>> =
-            terms.iter().map(|term| term.as_ref().map(Numbers::of).transpose()).collect::<Result<_>>()?;
-        let addresses = numbers.iter().map(|numbers| numbers.as_ref().map_or(Ok(NOTHING), |numbers| numbers.address(&card)));
-        let addresses: Vec<u64> = addresses.collect::<Result<_>>()?;
-        let (channels, area, grid) = (out_channels as u32, pixels as u32, (blocks(pixels).0, (batch * out_channels) as u32, 1));
-        launch!(card, "sums", grid, LINE, &mut out, &addresses[0], &addresses[1], &addresses[2], &channels, &area);
-    }
+    let (out, adds) = room_of_planes(&card, [batch, out_channels, pixels], added)?;
     let to = card.address(&out);
     let b = Matrices { first: weight.address(&card)?, transposed: false, leading: depth, stride: 0 };
-    let product = |first: u64, start: usize, count: usize| {
-        let a = Matrices { first, transposed: false, leading: count, stride: depth * count };
+    let product = |first: u64, start: usize, count: usize, row: usize| {
+        let a = Matrices { first, transposed: false, leading: row, stride: depth * row };
         let c = Matrices { first: to + 4 * start as u64, transposed: false, leading: pixels, stride: out_channels * pixels };
         card.multiply(&Product { factors, count: batch, sizes: [count, out_channels, depth], a, b, c, adds })
     };
     if sizes.kernel_height * sizes.kernel_width == 1 && sizes.stride == 1 && sizes.padding == 0 && scale == 1 {
         // A pixel's only patch is itself.
         let (_rounded, first) = card.taken(&x, factors)?;
-        product(first, 0, pixels)?;
+        product(first, 0, pixels, pixels)?;
         return Ok(card.tensor(out, &shape));
     }
-    let part = (PATCHES_BYTES / (batch * depth * factors.bytes())).max(1).next_multiple_of(4);
+    let parts = (batch * depth * pixels * factors.bytes()).div_ceil(MATRIX_BYTES);
+    let part = pixels.div_ceil(parts).next_multiple_of(ALIGNED);
     let pictures = numbers.view()?;
     for start in (0..pixels).step_by(part) {
         let count = part.min(pixels - start);
+        let row = count.next_multiple_of(ALIGNED);
         let patches = Patches {
             channels: int(sizes.in_channels)?,
             height: int(sizes.height / scale)?,
@@ -495,13 +587,29 @@ fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape
             out_width: int(out_width)?,
             first: int(start)?,
             pixels: int(count)?,
+            row: int(row)?,
         };
-        let mut columns = card.room::<u8>(batch * depth * count * factors.bytes())?;
-        let grid = (count.div_ceil(4 * THREADS as usize) as u32, depth as u32, batch as u32);
+        let mut columns = card.room::<u8>(batch * depth * row * factors.bytes())?;
+        let grid = (count.div_ceil(THREADS as usize) as u32, sizes.in_channels.div_ceil(CHANNELS) as u32, batch as u32);
         launch!(card, factors.kernels().1, grid, LINE, &pictures, &mut columns, &patches);
-        product(card.address(&columns), start, count)?;
+        product(card.address(&columns), start, count, row)?;
     }
     Ok(card.tensor(out, &shape))
+}
+
+/// Memory for planes that a product is added to, which hold what is to be added, if there is anything; whether there is.
+fn room_of_planes(card: &Card, [batch, channels, pixels]: [usize; 3], added: Added<'_>) -> Result<(CudaSlice<f32>, bool)> {
+    let mut out = card.room::<f32>(batch * channels * pixels)?;
+    let terms = [added.bias, added.channels, added.residual];
+    let adds = terms.iter().any(Option::is_some);
+    if adds {
+        let terms: Vec<Option<Tensor>> = terms.into_iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
+        let addresses = addresses(card, &terms)?;
+        let grid = (blocks(pixels.div_ceil(4)).0, (batch * channels) as u32, 1);
+        let (channels, pixels) = (channels as u32, pixels as u32);
+        launch!(card, "sums", grid, LINE, &mut out, &addresses[0], &addresses[1], &addresses[2], &channels, &pixels);
+    }
+    Ok((out, adds))
 }
 
 pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: Option<&Tensor>) -> Result<Option<Tensor>> {
@@ -518,7 +626,9 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     {
         return Ok(None);
     }
-    let Some((_, kernel)) = ATTENTION.into_iter().find(|(widest, _)| *widest >= width) else { return Ok(None) };
+    let Some((widest, kernel)) = ATTENTION.into_iter().find(|(widest, _)| *widest >= width) else {
+        return if mask.is_none() { attention_of_wide_heads(q, k, v, heads).map(Some) } else { Ok(None) };
+    };
     let mask = match mask {
         Some(mask) => {
             let Some(mask) = four_axes(mask, q.device(), [batch, heads, queries, keys])? else { return Ok(None) };
@@ -545,13 +655,54 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     launch!(card, "three_to_f16", grid, LINE, &q, &k, &v, &mut rounded, &of_q, &of_k);
     let (q, k, v) = (rounded.slice(..of_q), rounded.slice(of_q..of_q + of_k), rounded.slice(of_q + of_k..));
     let mut out = card.room::<f32>(of_q)?;
-    let grid = (queries.div_ceil(64) as u32, (batch * heads) as u32, 1);
+    let grid = (queries.div_ceil(if widest <= TALL { 128 } else { 64 }) as u32, (batch * heads) as u32, 1);
     let (count, of_keys, of_heads, of_width) = (int(queries)?, int(keys)?, int(heads)?, int(width)?);
     // The kernel's exponents are of two.
     let scale = (std::f64::consts::LOG2_E / (width as f64).sqrt()) as f32;
     let (also, to) = card.room_rounded(of_q)?;
     launch!(card, kernel, grid, (128, 1, 1), &q, &k, &v, &mut out, &to, &count, &of_keys, &of_heads, &of_width, &scale, &mask);
     Ok(Some(card.tensor_and_rounded(out, also, (batch, queries, inner))))
+}
+
+/// By matrices of scores, of as many queries at once as they have room for.
+fn attention_of_wide_heads(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let card = Card::of(q)?;
+    let (batch, queries, inner) = q.dims3()?;
+    let (keys, width) = (k.dim(1)?, inner / heads);
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let [q, k, v] = [&q, &k, &v].map(|t| Numbers::of(t)?.address(&card));
+    let (q, k, v) = (q?, k?, v?);
+    let out = card.room::<f32>(batch * queries * inner)?;
+    let part = (MATRIX_BYTES / (4 * heads * keys)).clamp(1, queries);
+    let mut scores = card.room::<f32>(heads * part * keys)?;
+    let (columns, scale) = (keys as u32, (1.0 / (width as f64).sqrt()) as f32);
+    let of_heads = |first: u64, token: usize, transposed: bool| Matrices {
+        first: first + 4 * (token * inner) as u64,
+        transposed,
+        leading: inner,
+        stride: width,
+    };
+    for image in 0..batch {
+        for start in (0..queries).step_by(part) {
+            let count = part.min(queries - start);
+            let (from, of_keys) = (image * queries + start, image * keys);
+            let c = Matrices { first: card.address(&scores), transposed: false, leading: keys, stride: keys * count };
+            let product = Product {
+                factors: Factors::Tf32,
+                count: heads,
+                sizes: [keys, count, width],
+                a: of_heads(k, of_keys, true),
+                b: of_heads(q, from, false),
+                c,
+                adds: false,
+            };
+            card.multiply(&product)?;
+            launch!(card, "softmax", ((heads * count) as u32, 1, 1), LINE, &mut scores, &columns, &scale);
+            let (a, of_out) = (of_heads(v, of_keys, false), of_heads(card.address(&out), from, false));
+            card.multiply(&Product { sizes: [width, count, keys], a, b: c, c: of_out, ..product })?;
+        }
+    }
+    Ok(card.tensor(out, (batch, queries, inner)))
 }
 
 pub(super) fn group_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, groups: usize, eps: f64, silu: bool) -> Result<Option<Tensor>> {
@@ -609,9 +760,11 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
     let (numbers, weight, bias) = (Numbers::of(&x)?, Numbers::of(&weight)?, Numbers::of(&bias)?);
     let (numbers, weight, bias) = (numbers.view()?, weight.view()?, bias.view()?);
     let mut out = card.room::<f32>(numbers.len())?;
-    let (rows, of_columns, eps) = ((numbers.len() / columns) as u32, int(columns)?, eps as f32);
+    let (rows, of_columns, eps) = ((numbers.len() / columns) as u32, columns as u32, eps as f32);
     let (also, to) = card.room_rounded(numbers.len())?;
-    launch!(card, "layer_norm", (rows, 1, 1), LINE, &numbers, &weight, &bias, &mut out, &to, &of_columns, &eps);
+    // A row for each warp.
+    let grid = (rows.div_ceil(THREADS / 32), 1, 1);
+    launch!(card, "layer_norm", grid, LINE, &numbers, &weight, &bias, &mut out, &to, &rows, &of_columns, &eps);
     Ok(Some(card.tensor_and_rounded(out, also, x.shape())))
 }
 
@@ -630,25 +783,19 @@ pub(super) fn geglu(x: &Tensor) -> Result<Option<Tensor>> {
     let mut out = card.room::<f32>(count)?;
     let (of_columns, of_count) = (columns as u32, count as u32);
     let (also, to) = card.room_rounded(count)?;
-    launch!(card, "geglu", blocks(count), LINE, &numbers, &mut out, &to, &of_columns, &of_count);
+    launch!(card, "geglu", blocks(count.div_ceil(4)), LINE, &numbers, &NOTHING, &mut out, &to, &of_columns, &of_count);
     Ok(Some(card.tensor_and_rounded(out, also, shape)))
 }
 
-pub(super) fn planes_added(tokens: &Tensor, planes: &Tensor) -> Result<Option<Tensor>> {
-    if !is_ours(tokens) || !is_ours(planes) || tokens.rank() != 3 || planes.rank() != 4 {
+pub(super) fn add(a: &Tensor, b: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(a) || !is_ours(b) || a.dims() != b.dims() {
         return Ok(None);
     }
-    let (batch, rows, columns) = tokens.dims3()?;
-    let (b, c, h, w) = planes.dims4()?;
-    if (b, c, h * w) != (batch, columns, rows) || rows.div_ceil(32).max(batch) > MOST_ROWS {
-        return Ok(None);
-    }
-    let (card, tokens, planes) = (Card::of(tokens)?, tokens.contiguous()?, planes.contiguous()?);
-    let (numbers, residual) = (Numbers::of(&tokens)?, Numbers::of(&planes)?);
-    let (numbers, residual) = (numbers.view()?, residual.view()?);
-    let mut out = card.room::<f32>(planes.elem_count())?;
-    let grid = (columns.div_ceil(32) as u32, rows.div_ceil(32) as u32, batch as u32);
-    let (of_rows, of_columns) = (int(rows)?, int(columns)?);
-    launch!(card, "planes", grid, (32, 8, 1), &numbers, &residual, &mut out, &of_rows, &of_columns);
-    Ok(Some(card.tensor(out, (b, c, h, w))))
+    let (card, a, b) = (Card::of(a)?, a.contiguous()?, b.contiguous()?);
+    let (of_a, of_b) = (Numbers::of(&a)?, Numbers::of(&b)?);
+    let (of_a, of_b) = (of_a.view()?, of_b.view()?);
+    let count = of_a.len();
+    let mut out = card.room::<f32>(count)?;
+    launch!(card, "add", blocks(count.div_ceil(4)), LINE, &of_a, &of_b, &mut out, &count);
+    Ok(Some(card.tensor(out, a.shape())))
 }

@@ -79,8 +79,9 @@ impl FeedForward {
         Ok(Self { proj: Linear::new(dim, inner * 2, &vb.pp("net.0.proj"))?, out: Linear::new(inner, dim, &vb.pp("net.2"))? })
     }
 
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.out.forward(&ops::geglu(&self.proj.forward(x)?)?)
+    /// The layers of `x (.., dim)`, plus `residual` if it is there.
+    pub(crate) fn forward(&self, x: &Tensor, residual: Option<&Tensor>) -> Result<Tensor> {
+        ops::feed_forward(x, self.proj.layer(), self.out.layer(), residual)
     }
 }
 
@@ -124,7 +125,7 @@ impl TransformerBlock {
         let out = walk.hooks.attn2_output(out, &at)?;
         let x = ops::add(&out, &x)?;
 
-        ops::add(&x, &self.ff.forward(&self.norm3.forward(&x)?)?)
+        self.ff.forward(&self.norm3.forward(&x)?, Some(&x))
     }
 }
 
@@ -182,6 +183,6 @@ impl SpatialTransformer {
         walk.at.heads = 0;
         walk.at.head_dim = 0;
         walk.at.transformer_index += 1;
-        ops::planes_added(&self.proj_out.forward(&tokens)?, x)
+        ops::linear_to_planes(&tokens, self.proj_out.layer(), x)
     }
 }

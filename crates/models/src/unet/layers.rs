@@ -31,6 +31,10 @@ impl Linear {
         Ok(Self { weight, bias: Some(vb.get(&[output], "bias")?) })
     }
 
+    pub fn layer(&self) -> ops::Layer<'_> {
+        (&self.weight, self.bias.as_ref())
+    }
+
     /// `(.., in) -> (.., out)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         ops::linear(x, &self.weight, self.bias.as_ref())

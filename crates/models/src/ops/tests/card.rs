@@ -59,6 +59,35 @@ fn card_multiplies_matrices() {
 }
 
 #[test]
+fn card_multiplies_and_adds() {
+    for dtype in TYPES {
+        for (tokens, width) in [(35, 70), (64, 320)] {
+            let weight = |seed, rows, columns| Weight::Dense((tensor(seed, &[rows, columns]) * 0.2).unwrap().to_dtype(dtype).unwrap());
+            let x = tensor(3, &[2, tokens, width]);
+            let (wide, narrow) = (weight(1, 6 * width, width), weight(2, width, 3 * width));
+            let (of_wide, of_narrow) = (tensor(4, &[6 * width]), tensor(5, &[width]));
+            let [wide_there, narrow_there] = [&wide, &narrow].map(|weight| weight.to_device(&CARD).unwrap());
+            let [of_wide_there, of_narrow_there] = [&of_wide, &of_narrow].map(there);
+            for residual in [None, Some(tensor(6, &[2, tokens, width]))] {
+                let wanted = ops::feed_forward(&x, (&wide, Some(&of_wide)), (&narrow, Some(&of_narrow)), residual.as_ref()).unwrap();
+                let (first, last) = ((&wide_there, Some(&of_wide_there)), (&narrow_there, Some(&of_narrow_there)));
+                let got = ops::feed_forward(&there(&x), first, last, residual.as_ref().map(there).as_ref()).unwrap();
+                assert_near(&got, &wanted, tolerance(dtype));
+            }
+            let planes = tensor(7, &[2, width, tokens / 5, 5]);
+            let x = x.narrow(1, 0, tokens / 5 * 5).unwrap();
+            let square = weight(8, width, width);
+            for bias in [None, Some(&of_narrow)] {
+                let wanted = ops::linear_to_planes(&x, (&square, bias), &planes).unwrap();
+                let layer = (&square.to_device(&CARD).unwrap(), bias.map(there));
+                let got = ops::linear_to_planes(&there(&x), (layer.0, layer.1.as_ref()), &there(&planes)).unwrap();
+                assert_near(&got, &wanted, tolerance(dtype));
+            }
+        }
+    }
+}
+
+#[test]
 fn card_convolves() {
     for dtype in TYPES {
         for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 1, 0), (2, 2, 0), (3, 2, 0)] {
@@ -100,6 +129,8 @@ fn card_attends() {
         (128, 2, 90, 90),
         (160, 8, 70, 77),
         (12, 2, 9, 9),
+        (168, 2, 70, 33),
+        (512, 1, 150, 90),
     ] {
         let tokens = |seed, count| tensor(seed, &[2, count, heads * width]);
         let (q, k, v) = ((tokens(1, queries) * 3.0).unwrap(), (tokens(2, keys) * 3.0).unwrap(), tokens(3, keys));
@@ -149,8 +180,10 @@ fn card_takes_single_numbers() {
     assert_near(&ops::silu(&there(&x)).unwrap(), &portable::silu(&x).unwrap(), 1e-5);
     assert_near(&ops::gelu(&there(&x)).unwrap(), &portable::gelu(&x).unwrap(), 1e-5);
     assert_near(&ops::quick_gelu(&there(&x)).unwrap(), &portable::quick_gelu(&x).unwrap(), 1e-5);
-    let (tokens, planes) = (tensor(4, &[2, 35, 70]), tensor(5, &[2, 70, 5, 7]));
-    assert_near(&ops::planes_added(&there(&tokens), &there(&planes)).unwrap(), &ops::planes_added(&tokens, &planes).unwrap(), 1e-6);
+    for shape in [&[3, 5, 7][..], &[2, 64]] {
+        let (a, b) = (tensor(4, shape), tensor(5, shape));
+        assert_near(&ops::add(&there(&a), &there(&b)).unwrap(), &(a + b).unwrap(), 1e-6);
+    }
     let (image, embedding) = (tensor(2, &[2, 3, 4, 5]), tensor(3, &[2, 3]));
     assert_near(&ops::upsample_nearest_2x(&there(&image)).unwrap(), &portable::upsample_nearest_2x(&image).unwrap(), 1e-6);
     assert_near(
