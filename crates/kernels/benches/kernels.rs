@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use comfyd_kernels::random::Generator;
 use comfyd_kernels::{
-    Added, Attention, Conv2d, Format, GroupNorm, Packed, Precision, Weight, add, attention, conv2d, conv2d_of_doubled, geglu, gelu,
+    Added, Attention, Conv2d, Format, GroupNorm, Out, Packed, Precision, Weight, add, attention, conv2d, conv2d_of_doubled, geglu, gelu,
     group_norm, layer_norm, linear, quick_gelu, silu, upsample_nearest,
 };
 use criterion::measurement::{Measurement, ValueFormatter, WallTime};
@@ -67,7 +67,7 @@ fn all<M: Measurement + 'static>(mut criterion: Criterion<M>) {
 }
 
 /// One kernel; `operations` are the multiplications and additions of a call.
-fn time<M: Measurement>(criterion: &mut Criterion<M>, name: &str, operations: usize, mut work: impl FnMut()) {
+fn time<M: Measurement, T>(criterion: &mut Criterion<M>, name: &str, operations: usize, mut work: impl FnMut() -> T) {
     let mut group = criterion.benchmark_group("kernels");
     if operations > 0 {
         group.throughput(Throughput::Elements(operations as u64));
@@ -116,7 +116,7 @@ fn products<M: Measurement>(criterion: &mut Criterion<M>) {
         let bytes = vec![0x31; 2 * w.len()];
         for (kind, weight) in weights(&w, &halves, &bytes) {
             time(criterion, &format!("linear {rows}x{depth}x{columns} {kind}"), 2 * rows * depth * columns, || {
-                linear(&x, weight, Some(&bias), rows, depth, columns, &mut out).unwrap();
+                linear(&x, weight, Some(&bias), rows, depth, columns, Out::of(&mut out)).unwrap();
             });
         }
     }
@@ -142,7 +142,7 @@ fn convolutions<M: Measurement>(criterion: &mut Criterion<M>) {
         let bytes = vec![0x31; 2 * w.len()];
         for (kind, weight) in weights(&w, &halves, &bytes) {
             time(criterion, &format!("conv 3x3 {channels} {size}x{size} {kind}"), 2 * batch * channels * channels * 9 * pixels, || {
-                conv2d(&x, weight, Added { bias: Some(&bias), ..Added::default() }, &sizes, &mut out).unwrap();
+                conv2d(&x, weight, Added { bias: Some(&bias), ..Added::default() }, &sizes, Out::of(&mut out)).unwrap();
             });
         }
     }
@@ -171,7 +171,7 @@ fn other_convolutions<M: Measurement>(criterion: &mut Criterion<M>) {
         let convolution = if doubled { conv2d_of_doubled } else { conv2d };
         let operations = 2 * batch * channels * channels * kernel * kernel * height * width;
         time(criterion, &format!("conv {name} {channels} {size}x{size}"), operations, || {
-            convolution(&x, Weight::F16(&halves), Added::default(), &sizes, &mut out).unwrap();
+            convolution(&x, Weight::F16(&halves), Added::default(), &sizes, Out::of(&mut out)).unwrap();
         });
     }
 }
@@ -194,7 +194,7 @@ fn attentions<M: Measurement>(criterion: &mut Criterion<M>) {
         let mut out = vec![0.0; q.len()];
         let sizes = Attention { batch, heads, head_dim, queries, keys };
         time(criterion, &format!("attention {queries}x{keys} h{heads} d{head_dim}"), 4 * batch * queries * keys * inner, || {
-            attention(&q, &k, &v, &sizes, None, &mut out).unwrap();
+            attention(&q, &k, &v, &sizes, None, Out::of(&mut out)).unwrap();
         });
     }
 }
@@ -204,16 +204,16 @@ fn elementwise<M: Measurement>(criterion: &mut Criterion<M>) {
     let (weight, bias) = (numbers(320), numbers(320));
     let mut out = vec![0.0; x.len()];
     let sizes = GroupNorm { batch: 2, channels: 320, pixels: 64 * 64, groups: 32, eps: 1e-5, silu: true };
-    time(criterion, "group_norm_silu 2x320x64x64", 0, || group_norm(&x, &weight, &bias, &sizes, &mut out).unwrap());
-    time(criterion, "layer_norm 2x4096x320", 0, || layer_norm(&x, Some(&weight), Some(&bias), 320, 1e-5, &mut out).unwrap());
-    let activations = [("silu", silu as fn(&[f32], &mut [f32]) -> _), ("gelu", gelu), ("quick_gelu", quick_gelu)];
+    time(criterion, "group_norm_silu 2x320x64x64", 0, || group_norm(&x, &weight, &bias, &sizes, Out::of(&mut out)).unwrap());
+    time(criterion, "layer_norm 2x4096x320", 0, || layer_norm(&x, Some(&weight), Some(&bias), 320, 1e-5, Out::of(&mut out)).unwrap());
+    let activations = [("silu", silu as fn(&[f32], Out<'_>) -> _), ("gelu", gelu), ("quick_gelu", quick_gelu)];
     for (name, activation) in activations {
-        time(criterion, &format!("{name} 2x320x64x64"), 0, || activation(&x, &mut out).unwrap());
+        time(criterion, &format!("{name} 2x320x64x64"), 0, || activation(&x, Out::of(&mut out)).unwrap());
     }
-    time(criterion, "add 2x320x64x64", 0, || add(&x, &x, &mut out).unwrap());
+    time(criterion, "add 2x320x64x64", 0, || add(&x, &x, Out::of(&mut out)).unwrap());
     let mut doubled = vec![0.0; 4 * x.len()];
-    time(criterion, "upsample_nearest 2x320x64x64", 0, || upsample_nearest(&x, 2 * 320, 64, 64, 2, &mut doubled).unwrap());
+    time(criterion, "upsample_nearest 2x320x64x64", 0, || upsample_nearest(&x, 2 * 320, 64, 64, 2, Out::of(&mut doubled)).unwrap());
     let x = numbers(2 * 4096 * 2560);
     let mut out = vec![0.0; x.len() / 2];
-    time(criterion, "geglu 2x4096x2560", 0, || geglu(&x, 1280, &mut out).unwrap());
+    time(criterion, "geglu 2x4096x2560", 0, || geglu(&x, 1280, Out::of(&mut out)).unwrap());
 }

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::gemm::Shared;
 use crate::linear::{pack_transposed, turn};
 use crate::math;
+use crate::out::{Out, Written};
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
 use crate::tile::{Init, PANEL_VECTORS, Target, block};
@@ -51,7 +52,7 @@ pub struct Mask<'a> {
 
 /// `softmax(q kᵀ / sqrt(head_dim) + mask) v`: `q` and `out` are `(batch, queries, heads * head_dim)`, `k` and `v` are
 /// `(batch, keys, heads * head_dim)`.
-pub fn attention(q: &[f32], k: &[f32], v: &[f32], sizes: &Attention, mask: Option<Mask<'_>>, out: &mut [f32]) -> Result<()> {
+pub fn attention(q: &[f32], k: &[f32], v: &[f32], sizes: &Attention, mask: Option<Mask<'_>>, out: Out<'_>) -> Result<Written> {
     attention_at(Level::best(), q, k, v, sizes, mask, out)
 }
 
@@ -62,19 +63,17 @@ pub(crate) fn attention_at(
     v: &[f32],
     sizes: &Attention,
     mask: Option<Mask<'_>>,
-    out: &mut [f32],
-) -> Result<()> {
+    mut out: Out<'_>,
+) -> Result<Written> {
     let Attention { batch, heads, head_dim, queries, keys } = *sizes;
     check_len("the queries", q.len(), &[batch, queries, heads, head_dim])?;
     check_len("the output", out.len(), &[batch, queries, heads, head_dim])?;
     check_len("the keys", k.len(), &[batch, keys, heads, head_dim])?;
     check_len("the values", v.len(), &[batch, keys, heads, head_dim])?;
-    if out.is_empty() {
-        return Ok(());
-    }
-    if keys == 0 {
-        out.fill(0.0);
-        return Ok(());
+    if out.is_empty() || keys == 0 {
+        out.cleared();
+        // SAFETY: zeros are.
+        return Ok(unsafe { out.written() });
     }
     if let Some(mask) = &mask {
         let mut end = keys;
@@ -89,14 +88,15 @@ pub(crate) fn attention_at(
     let whole = Whole { q, k, v, sizes: *sizes, mask };
     let at_once = PANELS * PANEL_VECTORS * lanes;
     let blocks = queries.div_ceil(at_once);
-    let out = Shared(out.as_mut_ptr());
+    let to = out.shared();
     let count = batch * heads;
     if blocks < BLOCKS_TO_GATHER && !level.rounds() {
         (0..count * blocks).into_par_iter().with_max_len(1).for_each(|index| {
             let (head, first) = (index / blocks, index % blocks * at_once);
-            dispatch(level, Queries { whole: &whole, head, first, gathered: None, out });
+            dispatch(level, Queries { whole: &whole, head, first, gathered: None, out: to });
         });
-        return Ok(());
+        // SAFETY: all queries of all heads are.
+        return Ok(unsafe { out.written() });
     }
     // Only the heads that are worked on at a time are gathered.
     let active = rayon::current_num_threads().clamp(1, count);
@@ -112,10 +112,11 @@ pub(crate) fn attention_at(
         });
         (0..active * blocks).into_par_iter().with_max_len(1).for_each(|index| {
             let (slot, first) = (index / blocks, index % blocks * at_once);
-            dispatch16(level, Queries { whole: &whole, head: head + slot, first, gathered: Some((slot, memory)), out });
+            dispatch16(level, Queries { whole: &whole, head: head + slot, first, gathered: Some((slot, memory)), out: to });
         });
     }
-    Ok(())
+    // SAFETY: all queries of all heads are.
+    Ok(unsafe { out.written() })
 }
 
 struct Whole<'a> {

@@ -3,9 +3,9 @@
 use rayon::prelude::*;
 
 use crate::activation::upsample_nearest;
-use crate::gemm::{Bias, Gemm, Panels, Shared};
+use crate::gemm::{Bias, Gemm, Panels};
+use crate::out::{Out, Written, result};
 use crate::rows::Rows;
-use crate::scratch::zeros;
 use crate::simd::{Level, Simd};
 use crate::sizes::{Added, Conv2d};
 use crate::weight::{Error, Result, Weight, check_len, product};
@@ -15,13 +15,13 @@ use crate::winograd;
 const SUMS_PER_TASK: usize = 16 * 1024;
 
 /// `x (batch, in, height, width)` with `weight (out, in, kernel_height, kernel_width)` to `out (batch, out, height', width')`.
-pub fn conv2d(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+pub fn conv2d(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: Out<'_>) -> Result<Written> {
     conv2d_at(Level::best(), x, weight, added, sizes, out)
 }
 
 /// The same of a picture of which every pixel is taken twice along both axes: `x (batch, in, height / 2, width / 2)`, the sizes those of the
 /// picture that this makes.
-pub fn conv2d_of_doubled(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+pub fn conv2d_of_doubled(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: Out<'_>) -> Result<Written> {
     conv2d_of_doubled_at(Level::best(), x, weight, added, sizes, out)
 }
 
@@ -31,8 +31,8 @@ pub(crate) fn conv2d_of_doubled_at(
     weight: Weight<'_>,
     added: Added<'_>,
     sizes: &Conv2d,
-    out: &mut [f32],
-) -> Result<()> {
+    mut out: Out<'_>,
+) -> Result<Written> {
     let Conv2d { batch, in_channels, height, width, .. } = *sizes;
     if height % 2 != 0 || width % 2 != 0 {
         return Err(Error(format!("a doubled picture has even sides, not {width} x {height}")));
@@ -40,21 +40,23 @@ pub(crate) fn conv2d_of_doubled_at(
     check_len("the input", x.len(), &[batch, in_channels, height / 2, width / 2])?;
     let (out_height, out_width) = sizes.output_size()?;
     if winograd::suits(sizes) {
-        check(weight, added, sizes, (out_height, out_width), out)?;
+        check(weight, added, sizes, (out_height, out_width), out.len())?;
         let weight = Rows::new(weight, in_channels * sizes.kernel_height * sizes.kernel_width, level);
-        winograd::run(level, winograd::Input { x, doubled: true }, weight, added, sizes, (out_height, out_width), out);
-        return Ok(());
+        winograd::run(level, winograd::Input { x, doubled: true }, weight, added, sizes, (out_height, out_width), &mut out);
+        // SAFETY: all channels of all tiles are.
+        return Ok(unsafe { out.written() });
     }
-    let mut doubled = zeros(product("the doubled picture", &[batch, in_channels, height, width])?);
-    upsample_nearest(x, batch * in_channels, height / 2, width / 2, 2, &mut doubled)?;
+    let doubled = result(product("the doubled picture", &[batch, in_channels, height, width])?, |out| {
+        upsample_nearest(x, batch * in_channels, height / 2, width / 2, 2, out)
+    })?;
     conv2d_at(level, &doubled, weight, added, sizes, out)
 }
 
 /// Checks everything but the input.
-fn check(weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, (height, width): (usize, usize), out: &[f32]) -> Result<()> {
+fn check(weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, (height, width): (usize, usize), out: usize) -> Result<()> {
     let Conv2d { batch, in_channels, out_channels, kernel_height, kernel_width, padding, .. } = *sizes;
     weight.check(&[out_channels, in_channels, kernel_height, kernel_width])?;
-    check_len("the output", out.len(), &[batch, out_channels, height, width])?;
+    check_len("the output", out, &[batch, out_channels, height, width])?;
     if let Some(bias) = added.bias {
         check_len("the bias", bias.len(), &[out_channels])?;
     }
@@ -68,15 +70,23 @@ fn check(weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, (height, width): 
     Ok(())
 }
 
-pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: &mut [f32]) -> Result<()> {
+pub(crate) fn conv2d_at(
+    level: Level,
+    x: &[f32],
+    weight: Weight<'_>,
+    added: Added<'_>,
+    sizes: &Conv2d,
+    mut out: Out<'_>,
+) -> Result<Written> {
     let (out_height, out_width) = sizes.output_size()?;
     check_len("the input", x.len(), &[sizes.batch, sizes.in_channels, sizes.height, sizes.width])?;
-    check(weight, added, sizes, (out_height, out_width), out)?;
+    check(weight, added, sizes, (out_height, out_width), out.len())?;
     let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
     let weight = Rows::new(weight, depth, level);
     if winograd::suits(sizes) {
-        winograd::run(level, winograd::Input { x, doubled: false }, weight, added, sizes, (out_height, out_width), out);
-        return Ok(());
+        winograd::run(level, winograd::Input { x, doubled: false }, weight, added, sizes, (out_height, out_width), &mut out);
+        // SAFETY: as above.
+        return Ok(unsafe { out.written() });
     }
     let unfolded = Unfolded { x, sizes: *sizes, out_width, pixels: out_height * out_width };
     let gemm = Gemm {
@@ -84,20 +94,23 @@ pub(crate) fn conv2d_at(level: Level, x: &[f32], weight: Weight<'_>, added: Adde
         rows: sizes.out_channels,
         depth,
         b: &unfolded,
-        c: Shared(out.as_mut_ptr()),
+        c: out.shared(),
         ldc: unfolded.pixels,
         bias: added.bias.map_or(Bias::None, Bias::Rows),
     };
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
+    // SAFETY: the product has written all channels of all pixels.
+    let sums = unsafe { out.known() };
     if let Some(per_image) = added.per_image {
-        let planes = out.par_chunks_mut(unfolded.pixels.max(1)).zip(per_image);
+        let planes = sums.par_chunks_mut(unfolded.pixels.max(1)).zip(per_image);
         planes.for_each(|(plane, more)| plane.iter_mut().for_each(|x| *x += more));
     }
     if let Some(residual) = added.residual {
-        out.par_iter_mut().zip(residual).with_min_len(SUMS_PER_TASK).for_each(|(x, more)| *x += more);
+        sums.par_iter_mut().zip(residual).with_min_len(SUMS_PER_TASK).for_each(|(x, more)| *x += more);
     }
-    Ok(())
+    // SAFETY: as above.
+    Ok(unsafe { out.written() })
 }
 
 /// The unfolded image: a column for every output pixel, a row for every element of the kernel. A panel never spans two images.

@@ -55,6 +55,13 @@ pub(crate) enum Bias<'a> {
 /// A pointer that tasks share; each writes elements of its own.
 #[derive(Clone, Copy)]
 pub(crate) struct Shared(pub(crate) *mut f32);
+impl Shared {
+    /// So many numbers further.
+    pub(crate) fn at(self, by: usize) -> Self {
+        Self(self.0.wrapping_add(by))
+    }
+}
+
 // SAFETY: the kernels that use it write disjoint elements from different tasks, and wait for all tasks before they return.
 unsafe impl Send for Shared {}
 // SAFETY: as above.
@@ -179,7 +186,7 @@ fn slice_of(depth: usize, most: usize) -> usize {
 /// Where a panel of a slice lies, from where the packed ones do: those of a slice follow each other, and the slices as well.
 #[inline(always)]
 fn place(packed: Shared, (k0, kc): (usize, usize), panel: usize, panels: usize, width: usize) -> Shared {
-    Shared(packed.0.wrapping_add((k0 * panels + panel * kc) * width))
+    packed.at((k0 * panels + panel * kc) * width)
 }
 
 impl<P: Panels> Task for Chunk<'_, '_, P> {

@@ -6,6 +6,7 @@
 use rayon::prelude::*;
 
 use crate::gemm::{Bias, DEPTH_SLICE, Gemm, MOST_DEPTH, Panels, Shared};
+use crate::out::{Out, Written};
 use crate::packed::Packed;
 use crate::rows::Rows;
 use crate::scratch::Scratch;
@@ -30,8 +31,8 @@ pub fn linear(
     rows: usize,
     depth: usize,
     columns: usize,
-    out: &mut [f32],
-) -> Result<()> {
+    out: Out<'_>,
+) -> Result<Written> {
     linear_at(Level::best(), x, weight, bias, rows, depth, columns, out)
 }
 
@@ -44,8 +45,8 @@ pub(crate) fn linear_at(
     rows: usize,
     depth: usize,
     columns: usize,
-    out: &mut [f32],
-) -> Result<()> {
+    mut out: Out<'_>,
+) -> Result<Written> {
     check_len("the input", x.len(), &[rows, depth])?;
     weight.check(&[columns, depth])?;
     check_len("the output", out.len(), &[rows, columns])?;
@@ -55,17 +56,19 @@ pub(crate) fn linear_at(
     product("the product", &[rows.max(1), columns.max(1), 4])?;
     let weight = Rows::new(weight, depth, level);
     if rows <= FEW_ROWS {
-        let out = Shared(out.as_mut_ptr());
+        let to = out.shared();
         let work = |task: usize| {
             let range = (task * COLUMNS_PER_TASK, ((task + 1) * COLUMNS_PER_TASK).min(columns));
-            dispatch(level, Dots { x, weight, bias, rows, depth, columns, range, out });
+            dispatch(level, Dots { x, weight, bias, rows, depth, columns, range, out: to });
         };
         (0..columns.div_ceil(COLUMNS_PER_TASK)).into_par_iter().for_each(work);
-        return Ok(());
+        // SAFETY: all columns of all rows are.
+        return Ok(unsafe { out.written() });
     }
     if rows <= columns && rows * columns <= TURNED_MAX_LEN {
-        turned(level, Rows::new(Weight::F32(x), depth, level), weight, bias, rows, depth, columns, out);
-        return Ok(());
+        turned(level, Rows::new(Weight::F32(x), depth, level), weight, bias, rows, depth, columns, out.shared());
+        // SAFETY: as above.
+        return Ok(unsafe { out.written() });
     }
     let bias = bias.map_or(Bias::None, Bias::Columns);
     let gemm = Gemm {
@@ -73,19 +76,20 @@ pub(crate) fn linear_at(
         rows,
         depth,
         b: &Transposed { weight, columns, whole: false },
-        c: Shared(out.as_mut_ptr()),
+        c: out.shared(),
         ldc: columns,
         bias,
     };
     // SAFETY: the lengths were checked against the sizes.
     unsafe { gemm.run(level) };
-    Ok(())
+    // SAFETY: as above.
+    Ok(unsafe { out.written() })
 }
 
 /// The product with its factors exchanged, for inputs that have fewer rows than the weight: the weight is read along its rows, each number
 /// once, and it is the input that is turned and packed. So is the result in the end.
 #[allow(clippy::too_many_arguments)]
-fn turned(level: Level, x: Rows<'_>, weight: Rows<'_>, bias: Option<&[f32]>, rows: usize, depth: usize, columns: usize, out: &mut [f32]) {
+fn turned(level: Level, x: Rows<'_>, weight: Rows<'_>, bias: Option<&[f32]>, rows: usize, depth: usize, columns: usize, out: Shared) {
     let (lanes, _) = level.geometry();
     // Vectors are written as a whole: what their last columns hold is not read.
     let ldc = rows.next_multiple_of(lanes);
@@ -95,7 +99,6 @@ fn turned(level: Level, x: Rows<'_>, weight: Rows<'_>, bias: Option<&[f32]>, row
     let bias = bias.map_or(Bias::None, Bias::Rows);
     // SAFETY: the lengths were checked against the sizes; the product has room for whole vectors.
     unsafe { Gemm { a: weight, rows: columns, depth, b, c, ldc, bias }.run(level) };
-    let out = Shared(out.as_mut_ptr());
     let tasks = columns.div_ceil(COLUMNS_PER_TASK);
     (0..tasks).into_par_iter().for_each(|task| {
         let range = (task * COLUMNS_PER_TASK, ((task + 1) * COLUMNS_PER_TASK).min(columns));
@@ -122,17 +125,50 @@ impl Task for Turn {
     }
 }
 
+/// `x (batch, rows, columns)` as `(batch, columns, rows)`, plus `residual` of that shape if it is there.
+pub fn transpose(x: &[f32], sizes: [usize; 3], residual: Option<&[f32]>, out: Out<'_>) -> Result<Written> {
+    transpose_at(Level::best(), x, sizes, residual, out)
+}
+
+pub(crate) fn transpose_at(level: Level, x: &[f32], sizes: [usize; 3], residual: Option<&[f32]>, mut out: Out<'_>) -> Result<Written> {
+    let [_, rows, columns] = sizes;
+    check_len("the input", x.len(), &sizes)?;
+    check_len("the output", out.len(), &sizes)?;
+    if let Some(residual) = residual {
+        check_len("the residual", residual.len(), &sizes)?;
+    }
+    let to = out.shared();
+    let each = columns.div_ceil(COLUMNS_PER_TASK);
+    (0..x.len() / (rows * columns).max(1) * each).into_par_iter().for_each(|task| {
+        let first = task % each * COLUMNS_PER_TASK;
+        let count = COLUMNS_PER_TASK.min(columns - first);
+        // SAFETY: the batch and these columns exist; no other task writes what they become.
+        unsafe {
+            let batch = task / each * rows * columns;
+            let (src, out) = (x.as_ptr().add(batch + first).cast_mut(), to.at(batch + first * rows));
+            dispatch(level, Turn { product: Shared(src), ldc: columns, range: (0, rows), rows: count, columns: rows, out });
+            if let Some(residual) = residual {
+                let sums = std::slice::from_raw_parts_mut(out.0, count * rows);
+                sums.iter_mut().zip(&residual[batch + first * rows..]).for_each(|(sum, more)| *sum += more);
+            }
+        }
+    });
+    // SAFETY: all columns of all batches are.
+    Ok(unsafe { out.written() })
+}
+
 /// Rows of `weight (rows, depth)`: those of `ids` to `out (ids, depth)`.
-pub fn embedding(ids: &[u32], weight: Packed<'_>, rows: usize, depth: usize, out: &mut [f32]) -> Result<()> {
+pub fn embedding(ids: &[u32], weight: Packed<'_>, rows: usize, depth: usize, mut out: Out<'_>) -> Result<Written> {
     Weight::Packed(weight).check(&[rows, depth])?;
     check_len("the output", out.len(), &[ids.len(), depth])?;
-    for (id, out) in ids.iter().zip(out.chunks_exact_mut(depth.max(1))) {
+    for (id, out) in ids.iter().zip(out.cleared().chunks_exact_mut(depth.max(1))) {
         if *id as usize >= rows {
             return Err(Error(format!("row {id} of a weight of {rows} rows does not exist")));
         }
         weight.unpack_rows(Level::best(), depth, *id as usize, 0, depth, out);
     }
-    Ok(())
+    // SAFETY: it was cleared.
+    Ok(unsafe { out.written() })
 }
 
 /// Rows of a weight as columns of the right factor.

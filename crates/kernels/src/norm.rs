@@ -1,9 +1,12 @@
 //! Group and layer normalisation. Means and variances are merged from short blocks in double precision (Chan, Golub and LeVeque 1983), so
 //! that they are exact to single precision for groups of any size and any mean.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use crate::activation::{Function, Silu};
+use crate::out::{Out, Written};
 use crate::simd::{Level, Simd, Task, dispatch};
 use crate::weight::{Error, Result, check_len};
 
@@ -30,11 +33,11 @@ pub struct GroupNorm {
 }
 
 /// Normalises every group of channels of `x (batch, channels, pixels)`; `weight` and `bias` are `(channels)`.
-pub fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], sizes: &GroupNorm, out: &mut [f32]) -> Result<()> {
+pub fn group_norm(x: &[f32], weight: &[f32], bias: &[f32], sizes: &GroupNorm, out: Out<'_>) -> Result<Written> {
     group_norm_at(Level::best(), x, weight, bias, sizes, out)
 }
 
-pub(crate) fn group_norm_at(level: Level, x: &[f32], weight: &[f32], bias: &[f32], sizes: &GroupNorm, out: &mut [f32]) -> Result<()> {
+pub(crate) fn group_norm_at(level: Level, x: &[f32], weight: &[f32], bias: &[f32], sizes: &GroupNorm, mut out: Out<'_>) -> Result<Written> {
     let GroupNorm { batch, channels, pixels, groups, eps, silu } = *sizes;
     if groups == 0 || channels % groups != 0 {
         return Err(Error(format!("{channels} channels cannot be divided into {groups} groups")));
@@ -43,20 +46,19 @@ pub(crate) fn group_norm_at(level: Level, x: &[f32], weight: &[f32], bias: &[f32
     check_len("the output", out.len(), &[batch, channels, pixels])?;
     check_len("the weight", weight.len(), &[channels])?;
     check_len("the bias", bias.len(), &[channels])?;
-    if x.is_empty() {
-        return Ok(());
-    }
     let each = channels / groups;
-    x.par_chunks(each * pixels).zip(out.par_chunks_mut(each * pixels)).enumerate().for_each(|(index, (x, out))| {
+    let len = (each * pixels).max(1);
+    x.par_chunks(len).zip(out.numbers().par_chunks_mut(len)).enumerate().for_each(|(index, (x, out))| {
         let first = index % groups * each;
         let (weight, bias) = (&weight[first..first + each], &bias[first..first + each]);
         dispatch(level, Group { x, weight, bias, pixels, eps, silu, out });
     });
-    Ok(())
+    // SAFETY: it is as long as the input, and that is whole groups.
+    Ok(unsafe { out.written() })
 }
 
 /// Normalises every row of `x (rows, columns)`; `weight` and `bias` are `(columns)`, one and zero where there is none.
-pub fn layer_norm(x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, columns: usize, eps: f64, out: &mut [f32]) -> Result<()> {
+pub fn layer_norm(x: &[f32], weight: Option<&[f32]>, bias: Option<&[f32]>, columns: usize, eps: f64, out: Out<'_>) -> Result<Written> {
     layer_norm_at(Level::best(), x, weight, bias, columns, eps, out)
 }
 
@@ -67,8 +69,8 @@ pub(crate) fn layer_norm_at(
     bias: Option<&[f32]>,
     columns: usize,
     eps: f64,
-    out: &mut [f32],
-) -> Result<()> {
+    mut out: Out<'_>,
+) -> Result<Written> {
     if columns == 0 || !x.len().is_multiple_of(columns) {
         return Err(Error(format!("an input of {} elements has no rows of {columns}", x.len())));
     }
@@ -94,8 +96,10 @@ pub(crate) fn layer_norm_at(
         }
     };
     let chunk = (CHUNK_LEN / columns).max(1) * columns;
-    x.par_chunks(chunk).zip(out.par_chunks_mut(chunk)).for_each(|(x, out)| dispatch(level, Rows { x, weight, bias, columns, eps, out }));
-    Ok(())
+    let chunks = x.par_chunks(chunk).zip(out.numbers().par_chunks_mut(chunk));
+    chunks.for_each(|(x, out)| dispatch(level, Rows { x, weight, bias, columns, eps, out }));
+    // SAFETY: it is as long as the input, and that is whole rows.
+    Ok(unsafe { out.written() })
 }
 
 /// Mean and population variance of some numbers.
@@ -152,7 +156,7 @@ struct Group<'a> {
     pixels: usize,
     eps: f64,
     silu: bool,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl Task for Group<'_> {
@@ -177,9 +181,9 @@ impl Task for Group<'_> {
 /// # Safety
 /// The instruction set is available; the slices are of one length.
 #[inline(always)]
-unsafe fn affine<S: Simd>(x: &[f32], factor: f32, offset: f32, silu: bool, out: &mut [f32]) {
+unsafe fn affine<S: Simd>(x: &[f32], factor: f32, offset: f32, silu: bool, out: &mut [MaybeUninit<f32>]) {
     let len = x.len().min(out.len());
-    let (x, out) = (x.as_ptr(), out.as_mut_ptr());
+    let (x, out) = (x.as_ptr(), out.as_mut_ptr().cast::<f32>());
     // SAFETY: whole vectors lie below `len`; the rest goes through a buffer of one vector.
     unsafe {
         let (factor, offset) = (S::splat(factor), S::splat(offset));
@@ -205,7 +209,7 @@ struct Rows<'a> {
     bias: &'a [f32],
     columns: usize,
     eps: f64,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl Task for Rows<'_> {
@@ -223,11 +227,11 @@ impl Task for Rows<'_> {
                 while i + S::LANES <= columns {
                     let normed = S::mul(S::sub(S::load(x.as_ptr().add(i)), means), scales);
                     let y = S::fma(normed, S::load(self.weight.as_ptr().add(i)), S::load(self.bias.as_ptr().add(i)));
-                    S::store(out.as_mut_ptr().add(i), y);
+                    S::store(out.as_mut_ptr().cast::<f32>().add(i), y);
                     i += S::LANES;
                 }
                 for i in i..columns {
-                    out[i] = (x[i] - mean) * scale * self.weight[i] + self.bias[i];
+                    out[i].write((x[i] - mean) * scale * self.weight[i] + self.bias[i]);
                 }
             }
         }

@@ -1,23 +1,7 @@
-//! Working memory that threads keep between calls, so that a kernel does not ask the system for fresh pages each time; and memory for results.
+//! Working memory that threads keep between calls, so that a kernel does not ask the system for fresh pages each time.
 
 use std::cell::RefCell;
-use std::mem::MaybeUninit;
 use std::ops::{Deref, DerefMut};
-
-use rayon::prelude::*;
-
-/// Numbers that a task clears.
-const CLEARED_PER_TASK: usize = 256 * 1024;
-
-/// So many zeros, for a kernel to write over. All threads clear them: one alone takes as long for large results as all of them for the kernel.
-pub fn zeros(len: usize) -> Vec<f32> {
-    let mut zeros = Vec::with_capacity(len);
-    let clear = |part: &mut [MaybeUninit<f32>]| part.fill(MaybeUninit::new(0.0));
-    zeros.spare_capacity_mut()[..len].par_chunks_mut(CLEARED_PER_TASK).for_each(clear);
-    // SAFETY: these were written.
-    unsafe { zeros.set_len(len) };
-    zeros
-}
 
 /// What a thread keeps at most: 28 MiB.
 const KEPT_MAX_LEN: usize = 7 << 20;

@@ -7,9 +7,9 @@ use proptest::prelude::*;
 use crate::activation::{all_at, geglu_at};
 use crate::attention::attention_at;
 use crate::conv::conv2d_at;
-use crate::linear::linear_at;
+use crate::linear::{linear_at, transpose_at};
 use crate::norm::{group_norm_at, layer_norm_at};
-use crate::{Added, Attention, Conv2d, Format, GroupNorm, Level, Mask, Packed, Precision, Weight, upsample_nearest};
+use crate::{Added, Attention, Conv2d, Format, GroupNorm, Level, Mask, Out, Packed, Precision, Weight, upsample_nearest};
 
 mod winograd;
 
@@ -92,7 +92,7 @@ fn check_linear(rows: usize, depth: usize, columns: usize, kind: usize, with_bia
     }
     for level in levels() {
         let mut out = vec![f32::NAN; rows * columns];
-        linear_at(level, &x, weight.weight(), with_bias.then_some(&bias), rows, depth, columns, &mut out).unwrap();
+        linear_at(level, &x, weight.weight(), with_bias.then_some(&bias), rows, depth, columns, Out::of(&mut out)).unwrap();
         assert_close(&out, &wanted, tolerance(level, 2e-6, depth));
     }
 }
@@ -134,7 +134,8 @@ fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
     let wanted = convolved(&x, &weight.f32s, with_bias.then_some(&bias), &sizes);
     for level in levels() {
         let mut out = vec![f32::NAN; wanted.len()];
-        conv2d_at(level, &x, weight.weight(), Added { bias: with_bias.then_some(&bias), ..Added::default() }, &sizes, &mut out).unwrap();
+        conv2d_at(level, &x, weight.weight(), Added { bias: with_bias.then_some(&bias), ..Added::default() }, &sizes, Out::of(&mut out))
+            .unwrap();
         assert_close(&out, &wanted, tolerance(level, 2e-6, in_channels * kernel_height * kernel_width));
     }
 }
@@ -186,12 +187,12 @@ fn few_bits_give_what_their_numbers_give() {
                 packed.unpack_rows(Level::Portable, depth, 0, 0, depth, &mut plain);
                 assert!(plain.iter().all(|x| x.is_finite()) && plain.iter().any(|x| *x != plain[0]), "{format:?}");
                 let mut row = vec![0.0; depth];
-                crate::embedding(&[2], packed, columns, depth, &mut row).unwrap();
+                crate::embedding(&[2], packed, columns, depth, Out::of(&mut row)).unwrap();
                 assert_eq!(row, plain[2 * depth..3 * depth], "{format:?}");
                 for level in levels() {
                     let product = |weight| {
                         let mut out = vec![f32::NAN; rows * columns];
-                        linear_at(level, &x, weight, None, rows, depth, columns, &mut out).unwrap();
+                        linear_at(level, &x, weight, None, rows, depth, columns, Out::of(&mut out)).unwrap();
                         out
                     };
                     assert_eq!(product(Weight::Packed(packed)), product(Weight::F32(&plain)), "{format:?} {rows}x{depth}x{columns}");
@@ -226,7 +227,7 @@ fn few_bits_convolve_as_their_numbers_do() {
             for level in levels() {
                 let product = |weight| {
                     let mut out = vec![f32::NAN; 2 * out_channels * height * width];
-                    conv2d_at(level, &x, weight, Added::default(), &sizes, &mut out).unwrap();
+                    conv2d_at(level, &x, weight, Added::default(), &sizes, Out::of(&mut out)).unwrap();
                     out
                 };
                 assert_eq!(product(Weight::Packed(packed)), product(Weight::F32(&plain)), "{format:?} {sizes:?}");
@@ -284,7 +285,7 @@ fn check_attention(sizes: Attention, mask_kind: usize) {
     }
     for level in levels() {
         let mut out = vec![f32::NAN; q.len()];
-        attention_at(level, &q, &k, &v, &sizes, mask, &mut out).unwrap();
+        attention_at(level, &q, &k, &v, &sizes, mask, Out::of(&mut out)).unwrap();
         // Scores are up to 4 here, and weights follow their exponentials.
         assert_close(&out, &wanted, 3e-6 + 8.0 * of_rounding(level));
     }
@@ -419,7 +420,7 @@ fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f3
     let tolerance = 2e-6 * (1.0 + f64::from(mean.abs()));
     for level in levels() {
         let mut out = vec![f32::NAN; x.len()];
-        group_norm_at(level, &x, &weight, &bias, &GroupNorm { batch, channels, pixels, groups, eps, silu }, &mut out).unwrap();
+        group_norm_at(level, &x, &weight, &bias, &GroupNorm { batch, channels, pixels, groups, eps, silu }, Out::of(&mut out)).unwrap();
         assert_close(&out, &wanted, tolerance);
     }
     let mut wanted = Vec::new();
@@ -430,7 +431,7 @@ fn check_norms(batch: usize, groups: usize, each: usize, pixels: usize, mean: f3
     if channels > 1 {
         for level in levels() {
             let mut out = vec![f32::NAN; x.len()];
-            layer_norm_at(level, &x, Some(&weight), Some(&bias), channels, eps, &mut out).unwrap();
+            layer_norm_at(level, &x, Some(&weight), Some(&bias), channels, eps, Out::of(&mut out)).unwrap();
             // Few numbers that lie close together are spread by the norm, and their rounding with them.
             assert_close(&out, &wanted, tolerance * 300.0);
         }
@@ -468,7 +469,7 @@ fn check_activations(len: usize, scale: f32, columns: usize) {
             assert_close(got, wanted, 1e-6);
         }
         let mut out = vec![f32::NAN; 3 * columns];
-        geglu_at(level, &pairs, columns, &mut out).unwrap();
+        geglu_at(level, &pairs, columns, Out::of(&mut out)).unwrap();
         assert_close(&out, &gated, 1e-6);
     }
 }
@@ -506,24 +507,24 @@ fn numbers_that_are_none_pass_through() {
     q[0] = f32::NAN;
     q[8] = f32::INFINITY;
     for level in levels() {
-        let mut out = vec![0.0; 24];
-        attention_at(level, &q, &k, &v, &sizes, None, &mut out).unwrap();
+        let mut out = vec![f32::NAN; 24];
+        attention_at(level, &q, &k, &v, &sizes, None, Out::of(&mut out)).unwrap();
         assert!(out[..16].iter().all(|x| x.is_nan()));
         assert!(out[16..].iter().all(|x| x.is_finite()));
         let nothing = vec![f32::NEG_INFINITY; 60];
         let mask = Mask { values: &nothing, batch_stride: 0, head_stride: 0, query_stride: 20 };
-        attention_at(level, &k[..24], &k, &v, &sizes, Some(mask), &mut out).unwrap();
+        attention_at(level, &k[..24], &k, &v, &sizes, Some(mask), Out::of(&mut out)).unwrap();
         assert_eq!(out, vec![0.0; 24]);
         let mut x = numbers(1, 60);
         x[7] = f32::NAN;
-        let mut out = vec![0.0; 60];
+        let mut out = vec![f32::NAN; 60];
         group_norm_at(
             level,
             &x,
             &[1.0; 2],
             &[0.0; 2],
             &GroupNorm { batch: 1, channels: 2, pixels: 30, groups: 2, eps: 1e-5, silu: true },
-            &mut out,
+            Out::of(&mut out),
         )
         .unwrap();
         assert!(out[..30].iter().all(|x| x.is_nan()));
@@ -536,7 +537,7 @@ fn upsampling_repeats() {
     let x: Vec<f32> = (0..12).map(|x| x as f32).collect();
     for factor in 1..4 {
         let mut out = vec![f32::NAN; 12 * factor * factor];
-        upsample_nearest(&x, 2, 2, 3, factor, &mut out).unwrap();
+        upsample_nearest(&x, 2, 2, 3, factor, Out::of(&mut out)).unwrap();
         for (i, got) in out.iter().enumerate() {
             let (plane, y, column) = (i / (6 * factor * factor), i / (3 * factor) % (2 * factor), i % (3 * factor));
             assert_eq!(*got, x[plane * 6 + y / factor * 3 + column / factor]);
@@ -545,32 +546,50 @@ fn upsampling_repeats() {
 }
 
 #[test]
+fn transposition_of_any_size() {
+    for level in levels() {
+        for [batch, rows, columns] in [[1, 1, 1], [2, 17, 130], [3, 64, 8], [1, 100, 65], [2, 0, 3]] {
+            let (x, residual) = (numbers(1, batch * rows * columns), numbers(2, batch * rows * columns));
+            for residual in [None, Some(&residual[..])] {
+                let mut out = vec![f32::NAN; x.len()];
+                transpose_at(level, &x, [batch, rows, columns], residual, Out::of(&mut out)).unwrap();
+                for (at, got) in out.iter().enumerate() {
+                    let (image, column, row) = (at / (rows * columns), at / rows % columns, at % rows);
+                    let wanted = x[(image * rows + row) * columns + column] + residual.map_or(0.0, |residual| residual[at]);
+                    assert_eq!(*got, wanted, "{level:?} {batch} {rows} {columns}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn sums() {
     let (a, b) = (numbers(1, 40_001), numbers(2, 40_001));
     let mut out = vec![f32::NAN; a.len()];
-    crate::add(&a, &b, &mut out).unwrap();
+    crate::add(&a, &b, Out::of(&mut out)).unwrap();
     assert!(out.iter().zip(a.iter().zip(&b)).all(|(sum, (a, b))| *sum == a + b));
     let mut out = vec![f32::NAN; 39_996];
-    crate::add_planes(&a[..39_996], &b[..12], &mut out).unwrap();
+    crate::add_planes(&a[..39_996], &b[..12], Out::of(&mut out)).unwrap();
     assert!(out.iter().enumerate().all(|(i, sum)| *sum == a[i] + b[i / 3333]));
-    assert!(crate::add_planes(&a, &b[..7], &mut [0.0; 40_001]).is_err());
+    assert!(crate::add_planes(&a, &b[..7], Out::of(&mut [0.0; 40_001])).is_err());
 }
 
 #[test]
 fn wrong_lengths_are_errors() {
-    let mut out = vec![0.0; 6];
-    let error = crate::linear(&[0.0; 8], Weight::F32(&[0.0; 11]), None, 2, 4, 3, &mut out).unwrap_err();
+    let mut out = vec![f32::NAN; 6];
+    let error = crate::linear(&[0.0; 8], Weight::F32(&[0.0; 11]), None, 2, 4, 3, Out::of(&mut out)).unwrap_err();
     assert_eq!(error.to_string(), "the weight has 11 elements where the sizes [3, 4] need 12");
     let sizes =
         Conv2d { batch: 1, in_channels: 1, out_channels: 1, height: 2, width: 2, kernel_height: 3, kernel_width: 3, stride: 1, padding: 0 };
-    assert!(crate::conv2d(&[0.0; 4], Weight::F32(&[0.0; 9]), Added::default(), &sizes, &mut []).is_err());
-    assert!(crate::layer_norm(&[0.0; 5], None, None, 2, 1e-5, &mut [0.0; 5]).is_err());
-    assert!(crate::geglu(&[0.0; 5], 0, &mut [0.0; 5]).is_err());
+    assert!(crate::conv2d(&[0.0; 4], Weight::F32(&[0.0; 9]), Added::default(), &sizes, Out::of(&mut [])).is_err());
+    assert!(crate::layer_norm(&[0.0; 5], None, None, 2, 1e-5, Out::of(&mut [0.0; 5])).is_err());
+    assert!(crate::geglu(&[0.0; 5], 0, Out::of(&mut [0.0; 5])).is_err());
     let huge = usize::MAX / 2;
-    assert!(crate::linear(&[], Weight::F32(&[]), None, huge, 4, huge, &mut []).is_err());
+    assert!(crate::linear(&[], Weight::F32(&[]), None, huge, 4, huge, Out::of(&mut [])).is_err());
     let short = Mask { values: &[0.0; 3], batch_stride: 0, head_stride: 0, query_stride: 2 };
     let sizes = Attention { batch: 1, heads: 1, head_dim: 1, queries: 2, keys: 2 };
-    assert!(crate::attention(&[0.0; 2], &[0.0; 2], &[0.0; 2], &sizes, Some(short), &mut [0.0; 2]).is_err());
+    assert!(crate::attention(&[0.0; 2], &[0.0; 2], &[0.0; 2], &sizes, Some(short), Out::of(&mut [0.0; 2])).is_err());
 }
 
 /// What the options choose is what kernels use; exact products stay exact.
@@ -592,7 +611,7 @@ fn rounded_numbers_may_be_of_any_size() {
         let weight: Vec<f32> = numbers(2, columns * depth).iter().map(|x| x * of_weight).collect();
         let product = |level| {
             let mut out = vec![f32::NAN; rows * columns];
-            linear_at(level, &x, Weight::F32(&weight), None, rows, depth, columns, &mut out).unwrap();
+            linear_at(level, &x, Weight::F32(&weight), None, rows, depth, columns, Out::of(&mut out)).unwrap();
             out
         };
         let wanted: Vec<f64> = product(Level::Portable).iter().map(|x| f64::from(*x / of_x.max(f32::MIN_POSITIVE) / of_weight)).collect();
@@ -606,8 +625,8 @@ fn rounded_numbers_may_be_of_any_size() {
     (x[5 * depth + 7], x[6 * depth + 8]) = (f32::NAN, f32::INFINITY);
     let weight = numbers(2, columns * depth);
     for level in levels() {
-        let mut out = vec![0.0; rows * columns];
-        linear_at(level, &x, Weight::F32(&weight), None, rows, depth, columns, &mut out).unwrap();
+        let mut out = vec![f32::NAN; rows * columns];
+        linear_at(level, &x, Weight::F32(&weight), None, rows, depth, columns, Out::of(&mut out)).unwrap();
         assert!(out[5 * columns..6 * columns].iter().all(|x| x.is_nan()), "{}", level.name());
         assert!(out[6 * columns..7 * columns].iter().all(|x| !x.is_finite()), "{}", level.name());
         assert!(out[..5 * columns].iter().all(|x| x.is_finite()), "{}", level.name());

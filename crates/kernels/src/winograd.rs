@@ -16,6 +16,7 @@ use rayon::prelude::*;
 
 use crate::gemm::Shared;
 use crate::linear::{pack_transposed, turn};
+use crate::out::Out;
 use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, MAX_LANES, Simd, Task, dispatch};
@@ -82,7 +83,7 @@ pub(crate) fn run(
     added: Added<'_>,
     sizes: &Conv2d,
     (height, width): (usize, usize),
-    out: &mut [f32],
+    out: &mut Out<'_>,
 ) {
     let (lanes, _) = level.geometry();
     let (tiles_x, tiles_y, channels) = (width.div_ceil(OUT), height.div_ceil(OUT), sizes.in_channels);
@@ -91,7 +92,7 @@ pub(crate) fn run(
     let at_once = (TRANSFORMED_LEN / (PLACES * channels) / PANEL * PANEL).max(2 * PANEL);
     let mut transformed = Scratch::take(at_once.min(tiles).div_ceil(PANEL) * plan.panel_len());
     let columns = PANEL_VECTORS * lanes;
-    let out = Shared(out.as_mut_ptr());
+    let out = out.shared();
     for first in (0..tiles).step_by(at_once) {
         let end = (first + at_once).min(tiles);
         let panels = (end - first).div_ceil(PANEL);

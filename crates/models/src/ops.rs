@@ -131,11 +131,11 @@ pub fn add_channels(x: &Tensor, y: &Tensor) -> Result<Tensor> {
 
 /// [`linear`] of tokens `(B, H * W, C)`, as planes, plus `planes (B, out, H, W)`.
 pub fn linear_to_planes(x: &Tensor, layer: Layer<'_>, planes: &Tensor) -> Result<Tensor> {
-    #[cfg(feature = "cuda")]
-    if let Some(sum) = cuda::linear_to_planes(x, layer, planes)? {
-        return Ok(sum);
-    }
-    add(&linear(x, layer.0, layer.1)?.transpose(1, 2)?.contiguous()?.reshape(planes.shape())?, planes)
+    kernels_or!(linear_to_planes(x, layer, planes), {
+        let (batch, _, height, width) = planes.dims4()?;
+        let columns = linear(x, layer.0, layer.1)?.transpose(1, 2)?.contiguous()?;
+        add(&columns.reshape((batch, columns.dim(1)?, height, width))?, planes)
+    })
 }
 
 /// Rows of `weight (vocabulary, width)`: `ids (..) -> (.., width)`, as F32.

@@ -6,7 +6,7 @@ use super::{Stored, assert_close, convolved, levels, numbers, of_rounding};
 use crate::conv::{conv2d_at, conv2d_of_doubled_at};
 use crate::rows::Rows;
 use crate::winograd::{self, Input};
-use crate::{Added, Conv2d, Format, Level, Packed, Weight, upsample_nearest};
+use crate::{Added, Conv2d, Format, Level, Out, Packed, Weight, upsample_nearest};
 
 fn sizes(batch: usize, in_channels: usize, out_channels: usize, (height, width): (usize, usize), padding: usize) -> Conv2d {
     Conv2d { batch, in_channels, out_channels, height, width, kernel_height: 3, kernel_width: 3, stride: 1, padding }
@@ -23,7 +23,7 @@ fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> f64 {
     let (per_image, residual) = (numbers(4, batch * out_channels), numbers(5, batch * out_channels * out_height * out_width));
     let mut whole = vec![0.0; planes * height * width];
     if doubled {
-        upsample_nearest(&x, planes, height / 2, width / 2, 2, &mut whole).unwrap();
+        upsample_nearest(&x, planes, height / 2, width / 2, 2, Out::of(&mut whole)).unwrap();
     } else {
         whole.copy_from_slice(&x);
     }
@@ -40,16 +40,16 @@ fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> f64 {
     for level in levels() {
         let mut out = vec![f32::NAN; wanted.len()];
         let rows = Rows::new(weight.weight(), in_channels * 9, level);
-        winograd::run(level, Input { x: &x, doubled }, rows, added, &sizes, (out_height, out_width), &mut out);
+        winograd::run(level, Input { x: &x, doubled }, rows, added, &sizes, (out_height, out_width), &mut Out::of(&mut out));
         assert_close(&out, &wanted, 8e-6 * (1.0 + (in_channels as f64).sqrt()));
         let largest = out.iter().zip(&wanted).map(|(got, wanted)| (f64::from(*got) - wanted).abs()).fold(0.0, f64::max);
         worst = worst.max(largest / scale);
         // The way that the sizes choose.
         let mut out = vec![f32::NAN; wanted.len()];
         if doubled {
-            conv2d_of_doubled_at(level, &x, weight.weight(), added, &sizes, &mut out).unwrap();
+            conv2d_of_doubled_at(level, &x, weight.weight(), added, &sizes, Out::of(&mut out)).unwrap();
         } else {
-            conv2d_at(level, &x, weight.weight(), added, &sizes, &mut out).unwrap();
+            conv2d_at(level, &x, weight.weight(), added, &sizes, Out::of(&mut out)).unwrap();
         }
         assert_close(&out, &wanted, (8e-6 + 4.0 * of_rounding(level)) * (1.0 + (in_channels as f64).sqrt()));
     }
@@ -102,7 +102,7 @@ fn few_bits_give_what_their_numbers_give() {
         let result = |weight| {
             let mut out = vec![f32::NAN; 36 * 120];
             let rows = Rows::new(weight, 180, level);
-            winograd::run(level, Input { x: &x, doubled: false }, rows, Added::default(), &sizes, (10, 12), &mut out);
+            winograd::run(level, Input { x: &x, doubled: false }, rows, Added::default(), &sizes, (10, 12), &mut Out::of(&mut out));
             out
         };
         assert_eq!(result(Weight::Packed(packed)), result(Weight::F32(&plain)));

@@ -3,10 +3,10 @@
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, D, DType, Storage, Tensor};
-use comfyd_kernels::{Attention, Format, GroupNorm, Mask, Packed};
+use comfyd_kernels::{Attention, Format, GroupNorm, Mask, Out, Packed, Written};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
-use super::{Added, Numbers, conv2d_sizes, four_axes, mask_strides};
+use super::{Added, Layer, Numbers, conv2d_sizes, four_axes, mask_strides};
 use crate::error::{Error, Result};
 
 /// Whether a tensor holds F32 numbers on the CPU.
@@ -107,11 +107,10 @@ fn parameter(t: &Tensor) -> Result<Vec<f32>> {
 fn filled<S: Into<candle_core::Shape>>(
     like: &Tensor,
     shape: S,
-    fill: impl FnOnce(&mut [f32]) -> comfyd_kernels::Result<()>,
+    fill: impl FnOnce(Out<'_>) -> comfyd_kernels::Result<Written>,
 ) -> Result<Option<Tensor>> {
     let shape = shape.into();
-    let mut numbers = comfyd_kernels::zeros(shape.elem_count());
-    fill(&mut numbers).map_err(|error| Error::msg(error.to_string()))?;
+    let numbers = comfyd_kernels::result(shape.elem_count(), fill).map_err(|error| Error::msg(error.to_string()))?;
     Ok(Some(Tensor::from_vec(numbers, shape, like.device())?))
 }
 
@@ -119,12 +118,45 @@ fn filled<S: Into<candle_core::Shape>>(
 fn mapped<S: Into<candle_core::Shape>>(
     x: &Tensor,
     shape: S,
-    kernel: impl FnOnce(&[f32], &mut [f32]) -> comfyd_kernels::Result<()>,
+    kernel: impl FnOnce(&[f32], Out<'_>) -> comfyd_kernels::Result<Written>,
 ) -> Result<Option<Tensor>> {
-    let x = x.contiguous()?;
+    let x = laid_out(x)?;
     let numbers = Numbers::of(&x)?;
     let slice = numbers.f32()?;
     filled(&x, shape, |out| kernel(slice, out))
+}
+
+/// As [`Tensor::contiguous`], by all threads where planes are seen as tokens.
+fn laid_out(x: &Tensor) -> Result<Tensor> {
+    if x.rank() == 3 && !x.is_contiguous() {
+        let planes = x.transpose(1, 2)?;
+        if let Some(tokens) = if planes.is_contiguous() { transpose(&planes, None)? } else { None } {
+            return Ok(tokens);
+        }
+    }
+    Ok(x.contiguous()?)
+}
+
+/// Contiguous `x (batch, rows, columns)` as `(batch, columns, rows)`, plus `residual` of that many numbers.
+fn transpose(x: &Tensor, residual: Option<&Tensor>) -> Result<Option<Tensor>> {
+    let (batch, rows, columns) = x.dims3()?;
+    let residual = residual.map(Tensor::contiguous).transpose()?;
+    let residual = residual.as_ref().map(Numbers::of).transpose()?;
+    let residual = residual.as_ref().map(Numbers::f32).transpose()?;
+    let numbers = Numbers::of(x)?;
+    let slice = numbers.f32()?;
+    filled(x, (batch, columns, rows), |out| comfyd_kernels::transpose(slice, [batch, rows, columns], residual, out))
+}
+
+pub(super) fn linear_to_planes(x: &Tensor, (weight, bias): Layer<'_>, planes: &Tensor) -> Result<Option<Tensor>> {
+    if !is_ours(planes) || x.rank() != 3 {
+        return Ok(None);
+    }
+    let Some(tokens) = linear(x, weight, bias)? else { return Ok(None) };
+    if planes.rank() < 2 || planes.elem_count() != tokens.elem_count() || planes.dims()[..2] != [tokens.dim(0)?, tokens.dim(2)?] {
+        return Ok(None);
+    }
+    Ok(transpose(&tokens, Some(planes))?.map(|sum| sum.reshape(planes.shape())).transpose()?)
 }
 
 pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
@@ -245,7 +277,7 @@ pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -
 }
 
 /// A function of every single number.
-pub(super) fn elementwise(x: &Tensor, kernel: fn(&[f32], &mut [f32]) -> comfyd_kernels::Result<()>) -> Result<Option<Tensor>> {
+pub(super) fn elementwise(x: &Tensor, kernel: fn(&[f32], Out<'_>) -> comfyd_kernels::Result<Written>) -> Result<Option<Tensor>> {
     if is_ours(x) { mapped(x, x.shape(), kernel) } else { Ok(None) }
 }
 

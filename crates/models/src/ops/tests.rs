@@ -46,6 +46,15 @@ fn linear_with_views_and_every_type() {
         assert_close(cpu::linear(&row, &weight, None).unwrap(), &portable::linear(&row, &weight, None).unwrap());
     }
     assert!(ops::linear(&tensor(1, &[2, 5]), &tensor(2, &[3, 4]).into(), None).is_err());
+    // Planes seen as tokens, and tokens that become planes.
+    let (weight, bias) = (Weight::Dense(tensor(1, &[70, 70])), tensor(2, &[70]));
+    let (x, planes) = (tensor(3, &[2, 70, 35]), tensor(4, &[2, 70, 5, 7]));
+    let tokens = x.transpose(1, 2).unwrap();
+    let wanted = portable::linear(&tokens.contiguous().unwrap(), &weight, Some(&bias)).unwrap();
+    assert_close(cpu::linear(&tokens, &weight, Some(&bias)).unwrap(), &wanted);
+    let wanted = (wanted.transpose(1, 2).unwrap().reshape(planes.shape()).unwrap() + &planes).unwrap();
+    assert_close(cpu::linear_to_planes(&tokens, (&weight, Some(&bias)), &planes).unwrap(), &wanted);
+    assert!(ops::linear_to_planes(&tokens, (&weight, None), &tensor(4, &[2, 35, 70, 1])).is_err());
 }
 
 #[test]
