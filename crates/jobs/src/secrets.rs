@@ -16,6 +16,11 @@ const HIDDEN: &str = "[secret]";
 /// Shorter secrets are left in texts: hiding them would make these unreadable.
 const LEAST_HIDDEN: usize = 6;
 
+/// What tells a name: its letters and digits, small.
+fn letters(name: &str) -> impl Iterator<Item = char> {
+    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase())
+}
+
 /// Takes a secret's value out of a text, unless it is too short for that.
 pub fn hide(text: &mut String, value: &str) {
     if value.len() >= LEAST_HIDDEN && text.contains(value) {
@@ -36,12 +41,13 @@ struct Kept {
 }
 
 impl Secrets {
-    /// Takes everything out of `extra_data` whose name, in any case, is one of `names`, however deep it lies, and keeps what stood at the
-    /// top: that is where nodes are given it from. `None` where there was nothing to take.
+    /// Takes everything out of `extra_data` whose name is one of `names`, in any case and with any signs between its letters, however deep it
+    /// lies, and keeps what stood at the top: that is where nodes are given it from. `None` where there was nothing to take.
     pub fn take(extra_data: &mut Json, names: &[String]) -> Option<Self> {
         let mut taken = false;
+        let names: Vec<String> = names.iter().map(|name| letters(name).collect()).filter(|name: &String| !name.is_empty()).collect();
         let mut secret = |key: &str| {
-            let found = names.iter().any(|name| name.eq_ignore_ascii_case(key));
+            let found = names.iter().any(|name| letters(key).eq(name.chars()));
             taken |= found;
             found
         };
@@ -143,6 +149,10 @@ mod tests {
         assert_eq!(secrets.values().get("API_key_comfy_org"), Some(&json!("S1")));
         assert_eq!(format!("{secrets:?}"), "Secrets([\"API_key_comfy_org\"])");
         assert!(Secrets::take(&mut json!(["api_key_comfy_org"]), &names).is_none());
+        for spelt in ["apiKeyComfyOrg", "API-KEY-comfy-org", " api_key_comfy_org\0", "auth.token.comfy.org"] {
+            assert!(Secrets::take(&mut json!({"a": [{spelt: "S"}]}), &names).is_some(), "{spelt}");
+        }
+        assert!(Secrets::take(&mut json!({"api_key_comfy_orgs": "", "": ""}), &names).is_none());
     }
 
     #[test]

@@ -1,37 +1,72 @@
 //! Work of libraries that cannot be interrupted: it is done on a thread that is left behind when the prompt is interrupted. Few such threads
-//! can be there at a time, and each ends by itself, so the work given to one must be bounded: a picture, not a batch.
+//! can be there at a time, and each ends by itself, so the work given to one must be bounded: a picture, not a batch. Those left behind hold
+//! up nobody, up to a number.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::time::Duration;
 
 use comfyd_node::{CancellationToken, Error, Result};
 use ndarray::{ArcArray, Array, Axis, RemoveAxis, Slice};
+use parking_lot::Mutex;
 
-/// Threads at a time, those left behind included.
+/// Threads at a time on which somebody waits.
 const MAX_THREADS: usize = 4;
+/// Threads that may have been left behind; more of them keep their places.
+const MAX_LEFT: usize = 12;
 /// Values of a picture up to which work on it is over before an interruption is noticed: handing it to a thread would take longer.
 const SMALL: usize = 100_000;
 /// How long an interruption may go unnoticed.
 const POLL: Duration = Duration::from_millis(20);
 
-static THREADS: AtomicUsize = AtomicUsize::new(0);
+/// How many threads are waited for, and how many were left behind.
+struct Threads {
+    waited_for: usize,
+    left: usize,
+}
 
-/// One of the threads' places.
-struct Place;
+static THREADS: Mutex<Threads> = Mutex::new(Threads { waited_for: 0, left: 0 });
+
+/// What becomes of a thread's place; changed while all of them are held.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    WaitedFor,
+    Left,
+    Over,
+}
+
+/// One of the threads' places, until it is over.
+struct Place(Arc<Mutex<Stage>>);
 
 impl Place {
     fn take() -> Option<Self> {
-        let more = |threads| (threads < MAX_THREADS).then_some(threads + 1);
-        // Made only where it was counted, for it is counted back when it is dropped.
-        THREADS.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).is_ok().then(|| Self)
+        let mut threads = THREADS.lock();
+        (threads.waited_for < MAX_THREADS).then(|| {
+            threads.waited_for += 1;
+            Self(Arc::new(Mutex::new(Stage::WaitedFor)))
+        })
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        THREADS.fetch_sub(1, Ordering::AcqRel);
+        let mut threads = THREADS.lock();
+        match std::mem::replace(&mut *self.0.lock(), Stage::Over) {
+            Stage::WaitedFor => threads.waited_for -= 1,
+            Stage::Left => threads.left -= 1,
+            Stage::Over => {}
+        }
+    }
+}
+
+/// Nobody waits for this thread any more: another may have its place.
+fn leave(stage: &Mutex<Stage>) {
+    let mut threads = THREADS.lock();
+    let mut stage = stage.lock();
+    if *stage == Stage::WaitedFor && threads.left < MAX_LEFT {
+        *stage = Stage::Left;
+        threads.waited_for -= 1;
+        threads.left += 1;
     }
 }
 
@@ -49,6 +84,8 @@ pub(crate) fn apart<T: Send + 'static>(cancel: &CancellationToken, values: usize
             None => std::thread::sleep(POLL),
         }
     };
+    let stage = Arc::clone(&place.0);
+    let check = || check().inspect_err(|_| leave(&stage));
     let (sender, receiver) = sync_channel(1);
     let thread = std::thread::Builder::new().name("node".into()).spawn(move || {
         let _place = place;
@@ -67,9 +104,10 @@ pub(crate) fn apart<T: Send + 'static>(cancel: &CancellationToken, values: usize
     }
 }
 
-/// The same for each picture or mask of a batch.
-pub(crate) fn each<D: RemoveAxis + 'static>(
+/// The same for each picture or mask of a batch. The room is held until the work is over, though it was left behind.
+pub(crate) fn each<D: RemoveAxis + 'static, K: Send + Sync + 'static>(
     cancel: &CancellationToken,
+    room: &Arc<K>,
     batch: &ArcArray<f32, D>,
     work: impl Fn(ArcArray<f32, D>) -> comfyd_imaging::Result<ArcArray<f32, D>> + Send + Sync + 'static,
 ) -> Result<ArcArray<f32, D>> {
@@ -79,8 +117,12 @@ pub(crate) fn each<D: RemoveAxis + 'static>(
     for index in 0..count {
         let mut one = batch.clone();
         one.slice_axis_inplace(Axis(0), Slice::from(index..index + 1));
-        let work = Arc::clone(&work);
-        let done = apart(cancel, one.len(), move || work(one))?.map_err(Error::other)?;
+        let (work, room) = (Arc::clone(&work), Arc::clone(room));
+        let done = apart(cancel, one.len(), move || {
+            let _room = room;
+            work(one)
+        });
+        let done = done?.map_err(Error::other)?;
         if count == 1 {
             return Ok(done);
         }
@@ -118,11 +160,11 @@ mod tests {
             cancel.cancel();
             assert!(callers.into_iter().all(|caller| matches!(caller.join().unwrap(), Err(Error::Interrupted))));
         });
-        assert_eq!(THREADS.load(Ordering::Acquire), MAX_THREADS);
+        assert_eq!(THREADS.lock().left, MAX_THREADS);
         assert!(begun.1.try_recv().is_err(), "no more threads than are allowed");
-        drop(go_on.0);
-        // As soon as one ends there is a place again.
+        // Those that were left behind hold up nobody.
         assert_eq!(apart(&CancellationToken::default(), usize::MAX, || 7).unwrap(), 7);
+        drop(go_on.0);
         let panicked = std::panic::catch_unwind(|| apart(&CancellationToken::default(), usize::MAX, || panic!("as planned")));
         assert_eq!(panicked.unwrap_err().downcast_ref(), Some(&"as planned"));
     }
@@ -134,7 +176,7 @@ mod tests {
             assert_eq!(one.dim(), (1, 2, 2));
             Ok(ndarray::concatenate![Axis(2), one, one].into_shared())
         };
-        let done = each(&CancellationToken::default(), &batch, wider).unwrap();
+        let done = each(&CancellationToken::default(), &Arc::new(()), &batch, wider).unwrap();
         assert_eq!(done, ndarray::concatenate![Axis(2), batch, batch]);
     }
 }

@@ -9,9 +9,12 @@ use comfyd_engine::{Engine, Model, SD_LATENTS};
 use comfyd_memory::Lease;
 use comfyd_node::{CancellationToken, Context, Error, Fingerprint, Inputs, Node, NodeOutput, Opaque, Result, Schema, Value};
 use comfyd_values::{Image, Latent, Mask};
+use comfyd_wire::json;
+use ndarray::{ArcArray, RemoveAxis};
 use parking_lot::Mutex;
+use serde_json::Value as Json;
 
-use crate::apart::apart;
+use crate::apart::{apart, each};
 use crate::services::State;
 
 /// The largest width and height that widgets allow, in pixels.
@@ -268,6 +271,28 @@ impl<'a, 'c> Call<'a, 'c> {
             let _room = room;
             work()
         })
+    }
+
+    /// What `make` makes of texts of so many bytes, which takes room for so many.
+    pub(crate) fn of_text<T: Send + 'static>(&self, bytes: usize, room: usize, make: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+        self.room(room as u64)?;
+        self.aside(bytes, make)
+    }
+
+    /// A JSON text, if it is one.
+    pub(crate) fn json(&self, text: &str) -> Result<Option<Json>> {
+        let room = json::bytes_when_read(text.as_bytes());
+        let text = text.to_owned();
+        self.of_text(text.len(), room, move || json::read(text.as_bytes()).ok())
+    }
+
+    /// The same work for each picture or mask of a batch; it takes long, cannot be interrupted, and is left behind when the prompt is.
+    pub(crate) fn one_by_one<D: RemoveAxis + 'static>(
+        &self,
+        batch: &ArcArray<f32, D>,
+        work: impl Fn(ArcArray<f32, D>) -> comfyd_imaging::Result<ArcArray<f32, D>> + Send + Sync + 'static,
+    ) -> Result<ArcArray<f32, D>> {
+        each(self.cx.cancel_token(), &self.room, batch, work)
     }
 
     /// What `decode` makes of a file. How large it becomes is in the file: it is tried with as much room as most need, and again with as much

@@ -6,17 +6,18 @@ use serde_json::{Number, Value as Json};
 
 /// `json.dumps(value)`: `", "` and `": "` between items, everything beyond ASCII escaped.
 pub(crate) fn dumps(json: &Json) -> String {
-    Style { indent: None, ascii: true }.text(json)
+    Style { indent: None, ascii: true, most: usize::MAX }.text(json)
 }
 
 /// `json.dumps(value, indent=…)`.
 pub(crate) fn dumps_indented(json: &Json, indent: usize) -> String {
-    Style { indent: Some(indent), ascii: true }.text(json)
+    Style { indent: Some(indent), ascii: true, most: usize::MAX }.text(json)
 }
 
-/// `json.dumps(value, ensure_ascii=False, indent=…)`; on one line with an indent of 0.
-pub(crate) fn dumps_readable(json: &Json, indent: usize) -> String {
-    Style { indent: (indent > 0).then_some(indent), ascii: false }.text(json)
+/// `json.dumps(value, ensure_ascii=False, indent=…)`; on one line with an indent of 0. It ends a little behind so many bytes: what lies deep is
+/// indented far.
+pub(crate) fn dumps_readable(json: &Json, indent: usize, most: usize) -> String {
+    Style { indent: (indent > 0).then_some(indent), ascii: false, most }.text(json)
 }
 
 /// A value as PreviewAny shows it: texts as they are, numbers by `str`, the rest by `json.dumps` with an indent, and what JSON cannot hold by
@@ -74,11 +75,13 @@ struct Style {
     indent: Option<usize>,
     /// Everything beyond ASCII is escaped.
     ascii: bool,
+    /// Nothing more is written behind so many bytes.
+    most: usize,
 }
 
 impl Style {
     /// For people.
-    const SHOWN: Self = Self { indent: Some(4), ascii: false };
+    const SHOWN: Self = Self { indent: Some(4), ascii: false, most: 256 << 20 };
 
     fn text(self, json: &Json) -> String {
         let mut out = String::new();
@@ -131,6 +134,9 @@ impl Style {
         out.push(brackets[0]);
         let mut any = false;
         for (key, value) in items {
+            if out.len() > self.most {
+                return;
+            }
             if any {
                 // With an indent, the line break takes the place of the space.
                 out.push_str(if self.indent.is_some() { "," } else { ", " });

@@ -5,14 +5,13 @@ use comfyd_node::{Error, Result};
 use comfyd_values::Image;
 use ndarray::{ArcArray, IxDyn};
 
-use crate::apart::each;
 use crate::class::Call;
 
 /// Resizes pictures.
 pub(crate) fn image(call: &Call<'_, '_>, image: &Image, width: usize, height: usize, method: Method, crop: Crop) -> Result<Image> {
     call.reserve(&[image.batch(), height, width, image.channels()])?;
     let resize = move |one| comfyd_imaging::resize::image(&Image(one), width, height, method, crop).map(|resized| resized.0);
-    each(call.cx.cancel_token(), &image.0, resize).map(Image)
+    call.one_by_one(&image.0, resize).map(Image)
 }
 
 /// Resizes the last two axes of latents, in latent pixels.

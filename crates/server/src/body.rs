@@ -15,11 +15,11 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::{FromRequest, Request};
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderValue, StatusCode};
+use comfyd_wire::json;
 use encoding_rs::Encoding;
 use futures_util::{Stream, TryStreamExt, stream};
 use http_body_util::{LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
-use serde_json::Value;
 use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::time::Sleep;
 use tokio_util::io::{ReaderStream, StreamReader};
@@ -211,7 +211,7 @@ pub(crate) async fn text<S: Send + Sync>(request: Request, state: &S) -> Result<
     let Some(work) = request.extensions().get::<Work>().cloned() else {
         return in_utf8(charset.as_deref(), bytes(request, state).await?);
     };
-    let counted = move |bytes| in_utf8(charset.as_deref(), bytes).map(|text| (json_bytes(&text), text));
+    let counted = move |bytes| in_utf8(charset.as_deref(), bytes).map(|text| (json::bytes_when_read(&text), text));
     let (bytes, text) = put_together(parts(request).try_collect().await, counted).await?;
     work.more(bytes as u64).await?;
     Ok(text)
@@ -224,28 +224,6 @@ fn in_utf8(charset: Option<&str>, bytes: Bytes) -> Result<Bytes, ApiError> {
         return Ok(bytes);
     }
     Ok(Bytes::from(to_text(charset, &bytes)?.into_owned()))
-}
-
-/// How much memory a JSON text takes at most when it is read: its texts, and its values, for which lists have twice the place that they need
-/// while they grow, and four places when they begin.
-fn json_bytes(text: &[u8]) -> usize {
-    const VALUE: usize = size_of::<Value>();
-    const MEMBER: usize = size_of::<(String, Value)>() + 2 * size_of::<usize>();
-    let (mut bytes, mut quoted, mut escaped) = (2 * text.len(), false, false);
-    for byte in text {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' => escaped = quoted,
-            b'"' => quoted = !quoted,
-            _ if quoted => {}
-            b',' => bytes += 2 * VALUE,
-            b':' => bytes += 2 * (MEMBER - VALUE),
-            b'[' => bytes += 4 * VALUE,
-            b'{' => bytes += 4 * MEMBER,
-            _ => {}
-        }
-    }
-    bytes
 }
 
 /// Why a body could not be read to its end.

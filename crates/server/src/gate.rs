@@ -32,7 +32,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const COOKIE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Wrong keys that an address may show in this time. Good ones are taken all the same: who shares the address is not shut out.
 const MAX_FAILURES: u32 = 10;
-const FAILURES_WITHIN: Duration = Duration::from_secs(60);
+pub(crate) const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// Addresses whose failures are counted.
 const MAX_ADDRESSES: usize = 4096;
 

@@ -128,12 +128,16 @@ impl PromptRequest {
             extra_text = extra_text.filter(|_| extra_data.get(name).is_none()).map(|text| with_member(&text, name, &value));
             extra_data[name] = value;
         }
-        pixels(&prompt, &options.quotas, &owner)?;
         let secrets = Secrets::take(&mut extra_data, &options.secret_names);
+        let mut prompt = prompt;
+        let nodes = prompt.as_object_mut().into_iter().flat_map(|nodes| nodes.values_mut());
+        // No class is given what stands there under such a name.
+        let in_nodes = nodes.filter_map(|node| Secrets::take(node, &options.secret_names)).count() > 0;
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &options.placing)?;
+        pixels(&validated.prompt, &options.quotas, &owner)?;
         let needs = if options.tells_needs { Arc::new(needs(catalog, &validated.prompt)) } else { Arc::default() };
-        let prompt_text = text("prompt").filter(|_| !validated.converted && !replaced).map(str::to_owned);
+        let prompt_text = text("prompt").filter(|_| !validated.converted && !replaced && !in_nodes).map(str::to_owned);
         let told = |at: &str| extra_data.pointer(at).and_then(Value::as_str).map(Arc::from);
         let job = NewJob {
             id,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{ConnectInfo, DefaultBodyLimit, MatchedPath, Request, State};
 use axum::http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS};
 use axum::http::request::Parts;
@@ -12,6 +13,7 @@ use axum::http::uri::PathAndQuery;
 use axum::http::{Extensions, HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
+use http_body_util::Limited;
 use hyper::upgrade::OnUpgrade;
 use tower::ServiceExt;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -130,10 +132,16 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
             app.gate.admit(&mut parts, wanted).map_err(|answer| *answer)?;
         }
         record = app.gate.audit().and_then(|_| begun(&app, &parts));
-        let request = body::decoded(app.options.max_upload_bytes, Request::from_parts(parts, body)).await;
+        // Who has shown no key has a form to send, and takes nothing from those who have.
+        let is_stranger = app.gate.is_shut() && parts.extensions.get::<Arc<Caller>>().is_none();
+        let most = if is_stranger { body::SMALL_BYTES } else { app.options.max_upload_bytes };
+        let request = body::decoded(most, Request::from_parts(parts, body)).await;
         let mut request = request.map_err(IntoResponse::into_response)?;
+        if is_stranger {
+            *request.body_mut() = Body::new(Limited::new(std::mem::take(request.body_mut()), most));
+        }
         // What it takes is taken until it is answered.
-        let work = body::counted(&app.room, &mut request);
+        let work = if is_stranger { None } else { body::counted(&app.room, &mut request) };
         Ok::<_, Response>((request, work))
     };
     let mut response = match let_in.await {

@@ -39,6 +39,28 @@ pub fn read(bytes: &[u8]) -> Result<Value, Error> {
     reader(bytes)?.document().map(|(value, _)| value)
 }
 
+/// How much memory [`read`] takes at most for a text: its texts, and its values, for which lists have twice the place that they need
+/// while they grow, and four places when they begin.
+pub fn bytes_when_read(text: &[u8]) -> usize {
+    const VALUE: usize = size_of::<Value>();
+    const MEMBER: usize = size_of::<(String, Value)>() + 2 * size_of::<usize>();
+    let (mut bytes, mut quoted, mut escaped) = (2 * text.len(), false, false);
+    for byte in text {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = quoted,
+            b'"' => quoted = !quoted,
+            _ if quoted => {}
+            b',' => bytes += 2 * VALUE,
+            b':' => bytes += 2 * (MEMBER - VALUE),
+            b'[' => bytes += 4 * VALUE,
+            b'{' => bytes += 4 * MEMBER,
+            _ => {}
+        }
+    }
+    bytes
+}
+
 /// Where the members of an object that was read stand, in their order; not where those do whose text says something else to other readers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Texts(Vec<(String, Option<Range<usize>>)>);

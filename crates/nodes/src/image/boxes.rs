@@ -5,6 +5,21 @@ use comfyd_node::{Error, Result, Value};
 use comfyd_wire::python;
 use serde_json::{Map, Value as Json, json};
 
+/// Bytes of a JSON text that a person's editor writes at most: what reading it takes is not asked for.
+const MOST_TEXT: usize = 4 << 20;
+
+/// Reads a JSON text of an editor.
+pub(super) fn read_json(name: &str, text: &str) -> Result<Json> {
+    if text.len() > MOST_TEXT {
+        return Err(Error::msg(format!(
+            "input '{name}' has {} bytes, more than the {MOST_TEXT} of a JSON text here; shorten it",
+            text.len()
+        )));
+    }
+    comfyd_wire::json::read(text.trim().as_bytes())
+        .map_err(|error| Error::msg(format!("input '{name}' is no JSON: {error}; give it boxes or a JSON text of them")))
+}
+
 /// A number without its fraction; 0 if it is none.
 pub(super) fn whole(value: Option<&Json>) -> i64 {
     value.and_then(|value| value.as_i64().or_else(|| value.as_f64().map(|number| number as i64))).unwrap_or(0)
@@ -15,8 +30,7 @@ pub(super) fn read(value: &Value, width: i64, height: i64) -> Result<Vec<Map<Str
     let json = match value {
         Value::Null => return Ok(Vec::new()),
         Value::Text(text) if text.trim().is_empty() => return Ok(Vec::new()),
-        Value::Text(text) => comfyd_wire::json::read(text.trim().as_bytes())
-            .map_err(|error| Error::msg(format!("input 'bboxes' is no JSON: {error}; give it boxes or a JSON text of them")))?,
+        Value::Text(text) => read_json("bboxes", text)?,
         other => other.to_json(),
     };
     let wrong = || Error::msg("input 'bboxes' must hold boxes with x, y, width and height, or elements with a bbox of four numbers");

@@ -311,7 +311,7 @@ impl Composition {
 
     /// As the editor left it; `None` where that belongs to other layers.
     fn edited(state: &Json, frames: &[Frame<'_>], prints: &[String]) -> Option<Self> {
-        let text = state.as_str().and_then(|text| comfyd_wire::json::read(text.as_bytes()).ok());
+        let text = state.as_str().and_then(|text| boxes::read_json("compositor", text).ok());
         let state = text.as_ref().unwrap_or(state).as_object()?;
         if state.get("version").is_some_and(|version| !version.is_null() && version.as_i64() != Some(1)) {
             return None;

@@ -5,7 +5,6 @@ use comfyd_imaging::{blend, canny, filter, morphology};
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::Image;
 
-use crate::apart::each;
 use crate::class::{Call, Class};
 
 pub(crate) const CLASSES: &[Class] = &[
@@ -203,5 +202,7 @@ fn each_picture(
     images: &Image,
     work: impl Fn(&Image) -> comfyd_imaging::Result<Image> + Send + Sync + 'static,
 ) -> Result<NodeOutput> {
-    Ok(NodeOutput::one(Image(each(call.cx.cancel_token(), &images.0, move |one| work(&Image(one)).map(|done| done.0))?)))
+    // What they take between.
+    call.room(2 * size_of::<f32>() as u64 * (images.0.len() / images.batch().max(1)) as u64)?;
+    Ok(NodeOutput::one(Image(call.one_by_one(&images.0, move |one| work(&Image(one)).map(|done| done.0))?)))
 }

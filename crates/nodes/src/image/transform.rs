@@ -7,7 +7,6 @@ use comfyd_values::Image;
 use ndarray::Axis;
 use serde_json::{Map, Value as Json, json};
 
-use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION, unknown_choice};
 use crate::saving;
 
@@ -242,7 +241,7 @@ fn resize_and_pad(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let method = call.method("interpolation")?;
     call.reserve(&[image.batch(), height, width, image.channels()])?;
     let resize = move |one| transform::resize_and_pad(&Image(one), width, height, fill, method).map(|done| done.0);
-    Ok(NodeOutput::one(Image(each(call.cx.cancel_token(), &image.0, resize)?)))
+    Ok(NodeOutput::one(Image(call.one_by_one(&image.0, resize)?)))
 }
 
 fn stitch(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -5,7 +5,6 @@ use comfyd_imaging::mask;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
 use comfyd_values::Mask;
 
-use crate::apart::each;
 use crate::class::{Call, Class, MAX_RESOLUTION};
 use crate::mask::convert::grey;
 use crate::saving;
@@ -187,7 +186,7 @@ fn grow(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let expand = call.int::<i64>("expand")?.clamp(-MAX_RESOLUTION, MAX_RESOLUTION);
     let (tapered, cancel) = (call.bool("tapered_corners")?, call.cx.cancel_token().clone());
     let grow = move |one| mask::grow(&Mask(one), expand, tapered, &|| cancel.is_cancelled()).map(|grown| grown.0);
-    Ok(NodeOutput::one(Mask(each(call.cx.cancel_token(), &mask.0, grow)?)))
+    Ok(NodeOutput::one(Mask(call.one_by_one(&mask.0, grow)?)))
 }
 
 fn threshold(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

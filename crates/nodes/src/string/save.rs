@@ -2,7 +2,6 @@
 
 use comfyd_folders::Kind;
 use comfyd_node::{Error, Input, NodeOutput, Result, Schema};
-use comfyd_wire::json;
 
 use crate::class::{Call, Class, unknown_choice};
 use crate::python;
@@ -31,7 +30,17 @@ pub(crate) const CLASSES: &[Class] = &[Class::new(
 fn save(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (text, ending) = (call.text("text")?, call.text("format")?);
     let laid_out = match ending {
-        "json" => json::read(text.as_bytes()).ok().map(|value| python::dumps_readable(&value, 2)),
+        "json" => match call.json(text)? {
+            Some(value) => {
+                let most = call.state.services.limits.max_text_bytes as usize;
+                // What lies deep is indented far.
+                let room = text.len().saturating_mul(2048).min(2 * most);
+                let laid_out = call.of_text(text.len(), room, move || python::dumps_readable(&value, 2, most))?;
+                call.reserve_text(laid_out.len())?;
+                Some(laid_out)
+            }
+            None => None,
+        },
         "txt" | "csv" | "md" => None,
         other => return Err(unknown_choice("format", other)),
     };

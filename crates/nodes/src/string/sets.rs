@@ -20,7 +20,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::text("texts").tooltip("The text."))
                 .slot(texts())
         },
-        |call| change(call, |_, text| Ok(text.to_lowercase())),
+        |call| change(call, str::to_lowercase),
     ),
     Class::new(
         || {
@@ -35,7 +35,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::text("texts").tooltip("The text."))
                 .slot(texts())
         },
-        |call| change(call, |_, text| Ok(text.to_uppercase())),
+        |call| change(call, str::to_uppercase),
     ),
     Class::new(
         || {
@@ -67,7 +67,10 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::text("prefix").default("").tooltip("What comes before it."))
                 .slot(texts())
         },
-        |call| change(call, |call, text| Ok([call.text("prefix")?, text].concat())),
+        |call| {
+            let prefix = call.text("prefix")?.to_owned();
+            change(call, move |text| prefix + text)
+        },
     ),
     Class::new(
         || {
@@ -83,7 +86,10 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::text("suffix").default("").tooltip("What comes behind it."))
                 .slot(texts())
         },
-        |call| change(call, |call, text| Ok([text, call.text("suffix")?].concat())),
+        |call| {
+            let suffix = call.text("suffix")?.to_owned();
+            change(call, move |text| text.to_owned() + &suffix)
+        },
     ),
     Class::new(
         || {
@@ -115,7 +121,7 @@ pub(crate) const CLASSES: &[Class] = &[
                 .input(Input::text("texts").tooltip("The text."))
                 .slot(texts())
         },
-        |call| change(call, |_, text| Ok(text.trim_matches(is_space).to_owned())),
+        |call| change(call, |text| text.trim_matches(is_space).to_owned()),
     ),
     Class::new(
         || {
@@ -141,18 +147,17 @@ fn texts() -> Output {
 }
 
 /// The text, changed. The reference hands on a list of the one text, which none of its other classes for texts takes.
-fn change(call: &mut Call<'_, '_>, change: impl Fn(&Call<'_, '_>, &str) -> Result<String>) -> Result<NodeOutput> {
-    let text = call.text("texts")?;
+fn change(call: &mut Call<'_, '_>, change: impl FnOnce(&str) -> String + Send + 'static) -> Result<NodeOutput> {
+    let text = call.text("texts")?.to_owned();
     // Some letters become longer in the other case.
-    call.reserve_text(3 * text.len())?;
-    let changed = change(call, text)?;
+    let changed = call.of_text(text.len(), 4 * text.len(), move || change(&text))?;
     call.reserve_text(changed.len())?;
     Ok(NodeOutput::one(changed))
 }
 
 fn truncate(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let most = call.count("max_length", 0)?;
-    change(call, |_, text| Ok(text.chars().take(most).collect()))
+    change(call, move |text| text.chars().take(most).collect())
 }
 
 fn replace(call: &mut Call<'_, '_>) -> Result<NodeOutput> {

@@ -156,15 +156,16 @@ fn length(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn convert_case(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let text = call.text("string")?;
-    let converted = match call.text("mode")? {
-        "UPPERCASE" => text.to_uppercase(),
-        "lowercase" => text.to_lowercase(),
-        "Capitalize" => case::capitalize(text),
-        "Title Case" => case::title(text),
+    let convert = match call.text("mode")? {
+        "UPPERCASE" => str::to_uppercase,
+        "lowercase" => str::to_lowercase,
+        "Capitalize" => case::capitalize,
+        "Title Case" => case::title,
         other => return Err(unknown_choice("mode", other)),
     };
-    // Some characters become up to three.
+    let text = call.text("string")?.to_owned();
+    // Some characters become up to three, and a title is looked for in what is in lower case.
+    let converted = call.of_text(text.len(), 7 * text.len(), move || convert(&text))?;
     call.reserve_text(converted.len())?;
     Ok(NodeOutput::one(converted))
 }
@@ -187,19 +188,29 @@ fn replace(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 pub(super) fn replaced(call: &Call<'_, '_>, text: &str, find: &str, replacement: &str) -> Result<String> {
     let growth = replacement.len().saturating_sub(find.len()).saturating_mul(text.matches(find).count());
     call.reserve_text(text.len().saturating_add(growth))?;
-    Ok(text.replace(find, replacement))
+    let (text, find, replacement) = (text.to_owned(), find.to_owned(), replacement.to_owned());
+    call.of_text(text.len(), text.len(), move || text.replace(&find, &replacement))
 }
 
 fn contains(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let (text, part) = (call.text("string")?, call.text("substring")?);
-    let found = if call.bool("case_sensitive")? { text.contains(part) } else { text.to_lowercase().contains(&part.to_lowercase()) };
+    let (text, part) = (call.text("string")?.to_owned(), call.text("substring")?.to_owned());
+    let (bytes, any_case) = (text.len() + part.len(), !call.bool("case_sensitive")?);
+    let found =
+        call.of_text(
+            bytes,
+            4 * bytes,
+            move || {
+                if any_case { text.to_lowercase().contains(&part.to_lowercase()) } else { text.contains(&part) }
+            },
+        )?;
     Ok(NodeOutput::one(found))
 }
 
 fn compare(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let (mut a, mut b) = (call.text("string_a")?.to_owned(), call.text("string_b")?.to_owned());
     if !call.bool("case_sensitive")? {
-        (a, b) = (a.to_lowercase(), b.to_lowercase());
+        let bytes = a.len() + b.len();
+        (a, b) = call.of_text(bytes, 4 * bytes, move || (a.to_lowercase(), b.to_lowercase()))?;
     }
     Ok(NodeOutput::one(match call.text("mode")? {
         "Starts With" => a.starts_with(&b),

@@ -1,7 +1,9 @@
 //! Texts made of values: filled in, and written and read as JSON.
 
-use comfyd_node::{Error, Grow, Input, NodeOutput, Result, Schema};
-use comfyd_wire::{json, shown};
+use std::collections::HashMap;
+
+use comfyd_node::{Error, Grow, Input, NodeOutput, Result, Schema, Value};
+use comfyd_wire::shown;
 use serde_json::Value as Json;
 
 use crate::class::{Call, Class};
@@ -67,13 +69,19 @@ fn indent() -> Input {
 fn fill(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let values = call.inputs.group("values");
     let bound = call.state.services.limits.max_text_bytes;
-    let text = format::fill(call.text("f_string")?, &|name| values.value(name).ok().cloned(), bound as usize).map_err(Error::Failed)?;
+    // Only what is named is looked at.
+    let values: HashMap<String, Value> = values.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect();
+    let template = call.text("f_string")?.to_owned();
+    let given = template.len() + values.values().map(Value::size_bytes).sum::<usize>();
+    let room = 2 * (bound as usize).min(given.saturating_mul(16));
+    let text = call.of_text(given, room, move || format::fill(&template, &|name| values.get(name).cloned(), bound as usize))?;
+    let text = text.map_err(Error::Failed)?;
     call.reserve_text(text.len())?;
     Ok(NodeOutput::one(text))
 }
 
 fn extract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
-    let read = json::read(call.text("json_string")?.as_bytes()).ok();
+    let read = call.json(call.text("json_string")?)?;
     let text = match read.as_ref().and_then(|object| object.as_object()?.get(call.text("key").ok()?)) {
         None | Some(Json::Null) => String::new(),
         Some(value) => shown::str(value),
@@ -83,7 +91,8 @@ fn extract(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
 }
 
 fn write(call: &mut Call<'_, '_>, name: &str) -> Result<NodeOutput> {
-    let text = python::dumps_readable(&call.inputs.value(name)?.to_json(), call.count("indent", 0)?);
+    let most = call.state.services.limits.max_text_bytes as usize;
+    let text = python::dumps_readable(&call.inputs.value(name)?.to_json(), call.count("indent", 0)?, most);
     call.reserve_text(text.len())?;
     Ok(NodeOutput::one(text))
 }

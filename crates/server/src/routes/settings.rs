@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::answer::blocking;
@@ -47,7 +48,8 @@ async fn set_many(State(app): State<App>, principal: Principal, LenientJson(body
     let Value::Object(changes) = body else {
         return Err(ApiError::bad_request("the body must be an object of settings"));
     };
-    change(app, principal, move |settings| settings.extend(changes.clone())).await
+    let bytes = length(&changes);
+    change(app, principal, bytes, move |settings| settings.extend(changes.clone())).await
 }
 
 async fn set_one(
@@ -56,11 +58,24 @@ async fn set_one(
     principal: Principal,
     LenientJson(value): LenientJson,
 ) -> Result<StatusCode, ApiError> {
-    change(app, principal, move |settings| drop(settings.insert(id.clone(), value.clone()))).await
+    let bytes = length(&value);
+    change(app, principal, bytes, move |settings| drop(settings.insert(id.clone(), value.clone()))).await
 }
 
-async fn change(app: App, principal: Principal, change: impl Fn(&mut Map<String, Value>) + Send + 'static) -> Result<StatusCode, ApiError> {
+/// How long it is as a text.
+fn length(value: &impl Serialize) -> u64 {
+    serde_json::to_vec(value).map_or(0, |text| text.len() as u64)
+}
+
+async fn change(
+    app: App,
+    principal: Principal,
+    bytes: u64,
+    change: impl Fn(&mut Map<String, Value>) + Send + 'static,
+) -> Result<StatusCode, ApiError> {
     blocking(move || {
+        let (owner, folders) = principal.files(&app);
+        app.usage.room(&owner, &app.folders, &folders, bytes)?;
         app.users.change_settings(principal.user(), || initial_settings(&app.options.front_end), change)?;
         Ok(StatusCode::OK)
     })

@@ -19,6 +19,7 @@ use crate::json::Plain;
 use crate::openapi::{Doc, Table};
 use crate::options::{Features, RequiredVersions};
 use crate::permission::Permission::Read;
+use crate::principal::Principal;
 use crate::services::machine::{Figures, Machine};
 use crate::services::manifest::Manifest;
 use crate::services::pages;
@@ -124,13 +125,18 @@ enum Kind {
     Other(String),
 }
 
-async fn stats(State(app): State<App>) -> Result<Json<SystemStats>, ApiError> {
+async fn stats(State(app): State<App>, principal: Principal) -> Result<Json<SystemStats>, ApiError> {
     let python = python_stats(&app).await;
     blocking(move || {
         let machine = app.machine.figures();
         let own = app.devices.states().map(|device| DeviceStats::of(device, &app.machine, &machine)).collect();
         let devices = python.get("devices").map(DeviceStats::told).unwrap_or_default();
-        Ok(Json(SystemStats { system: SystemInfo::of(&app, &machine, &python), devices: joined(devices, own) }))
+        let mut system = SystemInfo::of(&app, &machine, &python);
+        if principal.only().is_some() {
+            // Where on this machine what lies is for administrators.
+            system.argv = vec!["comfyd".into()];
+        }
+        Ok(Json(SystemStats { system, devices: joined(devices, own) }))
     })
     .await
 }

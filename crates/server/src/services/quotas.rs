@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use comfyd_folders::Folders;
+use comfyd_graph::Prompt;
 use parking_lot::Mutex;
 use serde_json::Value;
 
@@ -107,11 +108,16 @@ fn bytes_below(folder: &Path) -> u64 {
 }
 
 /// Fails if a user's graph asks for more pixels than a prompt may: those of all nodes that make pictures or latents of a size from nothing,
-/// where the size stands there in plain numbers.
-pub(crate) fn pixels(graph: &Value, quotas: &Quotas, owner: &str) -> Result<(), ApiError> {
+/// where the size stands there in plain numbers. What stood there as texts was made numbers before.
+pub(crate) fn pixels(prompt: &Prompt, quotas: &Quotas, owner: &str) -> Result<(), ApiError> {
     let Some(most) = quotas.prompt_pixels.filter(|_| !owner.is_empty()) else { return Ok(()) };
-    let wanted = graph.as_object().into_iter().flatten().filter_map(|(_, node)| {
-        let number = |name: &str| node.get("inputs")?.get(name)?.as_f64().filter(|number| *number > 0.0);
+    let wanted = prompt.nodes().keys().filter_map(|id| {
+        let inputs = prompt.inputs(id)?;
+        let number = |name: &str| match inputs.get(name)? {
+            Value::Bool(value) => Some(f64::from(u8::from(*value))),
+            other => other.as_f64(),
+        };
+        let number = |name: &str| number(name).filter(|number| *number > 0.0);
         Some(number("width")? * number("height")? * number("batch_size")? * number("length").unwrap_or(1.0))
     });
     let wanted: f64 = wanted.sum();
@@ -125,6 +131,7 @@ pub(crate) fn pixels(graph: &Value, quotas: &Quotas, owner: &str) -> Result<(), 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used)]
+    use comfyd_graph::Limits;
     use serde_json::json;
 
     use super::*;
@@ -153,7 +160,13 @@ mod tests {
 
     #[test]
     fn pixels_are_those_of_plain_numbers() {
-        let node = |batch: Value| json!({"1": {"inputs": {"width": 8, "height": 4, "batch_size": batch}}, "2": {"inputs": {"width": 1e9}}});
+        let node = |batch: Value| {
+            let graph = json!({
+                "1": {"class_type": "A", "inputs": {"width": 8, "height": 4, "batch_size": batch}},
+                "2": {"class_type": "A", "inputs": {"width": 1e9}},
+            });
+            Prompt::parse(graph, &Limits::default()).unwrap()
+        };
         let quotas = Quotas { prompt_pixels: Some(64), ..Quotas::default() };
         assert!(pixels(&node(json!(2)), &quotas, "a").is_ok() && pixels(&node(json!(3)), &quotas, "a").is_err());
         assert!(pixels(&node(json!(["3", 0])), &quotas, "a").is_ok() && pixels(&node(json!(3)), &quotas, "").is_ok());

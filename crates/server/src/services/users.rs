@@ -20,6 +20,8 @@ const MAX_USERS: usize = 10_000;
 /// The user where there is only one, and who asks without a name.
 pub(crate) const DEFAULT_USER: &str = "default";
 
+/// Bytes of all settings of a user: they are read and written as a whole.
+const MOST_SETTINGS: usize = 16 << 20;
 /// The file of a user's settings.
 const SETTINGS: &str = "comfy.settings.json";
 
@@ -121,7 +123,15 @@ impl Users {
             let settings = if is_there { stored_object(&self.root, &path)? } else { None };
             let mut settings = settings.unwrap_or_else(&initial);
             change(&mut settings);
-            serde_json::to_vec_pretty(&settings).map_err(|e| ApiError::internal(format!("the settings cannot be written: {e}")))
+            let text = serde_json::to_vec_pretty(&settings);
+            let text = text.map_err(|e| ApiError::internal(format!("the settings cannot be written: {e}")))?;
+            if text.len() > MOST_SETTINGS {
+                let most = MOST_SETTINGS >> 20;
+                return Err(ApiError::too_large(format!(
+                    "all settings together may have {most} MiB, which this is more than: shorten some"
+                )));
+            }
+            Ok(text)
         })
     }
 }
