@@ -163,7 +163,9 @@ async fn results_come_with_their_metadata_to_clients_that_take_it() {
 async fn secrets_are_nowhere_but_in_memory() {
     let server = Server::start(&["--secret-name", "my_token", "--verbose", "DEBUG"]).await;
     let mut graph = workflow(1);
-    graph["2"] = json!({"class_type": "SaveImage", "inputs": {"images": ["1", 0], "filename_prefix": "s"}});
+    graph["1"]["_meta"] = json!({"authTokenComfyOrg": "S3CRET"});
+    let inputs = json!({"images": ["1", 0], "filename_prefix": "s", "API-key-comfy-org": "S3CRET"});
+    graph["2"] = json!({"class_type": "SaveImage", "inputs": inputs});
     std::fs::write(server.base.path().join("input/broken.latent"), "no latent").unwrap();
     graph["3"] = json!({"class_type": "LoadLatent", "inputs": {"latent": "broken.latent"}});
     graph["4"] = json!({"class_type": "SaveLatent", "inputs": {"samples": ["3", 0], "filename_prefix": "l"}});

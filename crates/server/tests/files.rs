@@ -116,6 +116,8 @@ async fn damaged_files_are_named_and_never_replaced() {
     let server = start(|options, _| options.multi_user = true);
     let id = server.send("POST", "/users", &[], r#"{"username": "a"}"#).await.json();
     let user = [("comfy-user", id.as_str().unwrap())];
+    let long = server.send("POST", "/settings/K", &user, format!("\"{}\"", "x".repeat(17 << 20))).await;
+    assert_eq!(long.status, 413);
     let settings = server.dir.path().join("user").join(user[0].1).join("comfy.settings.json");
     server.send("POST", "/settings/K", &user, "1").await;
     for damaged in ["{\"K\": 1", "", "[]", "null"] {

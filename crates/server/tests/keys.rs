@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::io::Write;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,8 @@ use comfyd_jobs::contract::{outcome, worker};
 use comfyd_node::{Input, Schema};
 use comfyd_server::keys::{KeyFile, Keys, Scope};
 use comfyd_server::{Audit, Options, Quotas};
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use serde_json::{Value, json};
 use support::{Answer, Idle, Server, picture};
 
@@ -33,7 +36,8 @@ impl Keyed {
     fn with_device(device: Idle, change: impl FnOnce(&mut Options)) -> Self {
         let mut tokens = Vec::new();
         let show = Schema::new("Show").input(Input::text("value")).output_node();
-        let server = Server::with_device(device, [show], |options, dir| {
+        let sized = ["width", "height", "batch_size"].into_iter().fold(Schema::new("Sized"), |schema, name| schema.input(Input::int(name)));
+        let server = Server::with_device(device, [show, sized.output_node()], |options, dir| {
             let file = KeyFile::of(&dir.join("user"));
             for (name, scope) in [("boss", Scope::Admin), ("ann", Scope::Run), ("bob", Scope::Run), ("guest", Scope::Read)] {
                 tokens.push(file.add(name, scope, None).unwrap().1);
@@ -163,6 +167,13 @@ async fn who_shows_none_is_told_how_and_a_browser_can_log_in() {
     assert_eq!(server.server.send("GET", "/queue", &[("cookie", &cookie)], "").await.status.as_u16(), 200);
     let page = server.server.send("GET", "/login", &[PAGE, ("cookie", &cookie)], "").await;
     assert!(String::from_utf8(page.body).unwrap().contains("You are ann"));
+    // What a stranger may send is a form, however it is packed.
+    let long = server.server.send("POST", "/login", &form, format!("key={}", "a".repeat(70_000))).await;
+    assert_eq!(long.status.as_u16(), 413);
+    let mut packed = GzEncoder::new(Vec::new(), Compression::default());
+    packed.write_all(&[b"key=".as_slice(), &vec![b'a'; 10 << 20]].concat()).unwrap();
+    let packed = server.server.send("POST", "/login", &[form[0], ("content-encoding", "gzip")], packed.finish().unwrap()).await;
+    assert_eq!(packed.status.as_u16(), 413);
     let out = server.server.send("POST", "/login", &[form[0], ("cookie", &cookie)], "key=").await;
     assert!(out.header("set-cookie").contains("comfyd_key=; ") && out.header("set-cookie").contains("Max-Age=0"));
 }
@@ -176,9 +187,11 @@ const B2: &str = "00000000-0000-4000-8000-0000000000b2";
 
 #[tokio::test]
 async fn where_folders_are_on_the_machine_is_told_to_administrators() {
-    let server = Keyed::new(|_| ());
+    let server = Keyed::new(|options| options.argv = ["serve", "/root/x"].map(str::to_owned).to_vec());
     let vae = server.get(&server.admin, "/internal/folder_paths").await["vae"][0].as_str().unwrap().to_owned();
     assert!(std::path::Path::new(&vae).is_absolute() && vae.ends_with("vae"), "{vae}");
+    let arguments = async |key: &str| server.get(key, "/system_stats").await["system"]["argv"].clone();
+    assert_eq!((arguments(&server.admin).await, arguments(&server.guest).await), (json!(["serve", "/root/x"]), json!(["comfyd"])));
     // The front end asks for them with every workflow that names a model.
     for key in [&server.guest, &server.ann] {
         assert_eq!(server.get(key, "/internal/folder_paths").await["vae"], json!(["models/vae"]));
@@ -297,6 +310,9 @@ async fn each_user_has_his_own_files() {
     let full = upload(&server.ann, "big.bin", &[0; 4096], "").await;
     assert_eq!((full.status.as_u16(), full.json()["error"]["type"].as_str()), (507, Some("disk_quota")));
     assert_eq!(server.status(&server.ann, "POST", "/userdata/big", "x".repeat(4096)).await, 507);
+    for (path, body) in [("/settings", json!({"b": "x".repeat(4096)})), ("/settings/b", json!("x".repeat(4096)))] {
+        assert_eq!(server.status(&server.ann, "POST", path, body).await, 507, "{path}");
+    }
     assert_eq!(upload(&server.bob, "small.bin", &[0; 64], "").await.status.as_u16(), 200);
 }
 
@@ -308,10 +324,12 @@ async fn prompts_of_a_user_are_bounded() {
         assert_eq!(server.submit(&server.ann, &support::id(id)).await, 200);
     }
     assert_eq!((server.submit(&server.ann, &support::id("4")).await, server.submit(&server.bob, &support::id("5")).await), (429, 200));
-    let inputs = json!({"value": "", "width": 100, "height": 100, "batch_size": 1});
-    let large = json!({"prompt": {"1": {"class_type": "Show", "inputs": inputs}}});
-    let refused = server.send(&server.bob, "POST", "/prompt", large).await;
-    assert_eq!((refused.status.as_u16(), refused.json()["error"]["type"].as_str()), (403, Some("pixel_quota")));
+    for batch in [json!(1), json!(true), json!("1")] {
+        let inputs = json!({"value": "", "width": 100, "height": "100", "batch_size": batch});
+        let large = json!({"prompt": {"1": {"class_type": "Sized", "inputs": inputs}}});
+        let refused = server.send(&server.bob, "POST", "/prompt", large).await;
+        assert_eq!((refused.status.as_u16(), refused.json()["error"]["type"].as_str()), (403, Some("pixel_quota")));
+    }
 }
 
 #[tokio::test]
