@@ -118,7 +118,7 @@ impl PromptRequest {
         options: &Options,
         (owner, usage_source): (Arc<str>, Option<&str>),
     ) -> Result<(NewJob, NodeErrors), ApiError> {
-        let Self { id, position, targets, prompt, replaced, mut extra_data, client_id, created_ms, text, texts } = self;
+        let Self { id, position, targets, mut prompt, replaced, mut extra_data, client_id, created_ms, text, texts } = self;
         let text = |key: &str| texts.get(key).and_then(|place| std::str::from_utf8(&text[place]).ok());
         // Where it is null, an empty object stands for it.
         let mut extra_text = text("extra_data").filter(|text| text.starts_with('{')).map(str::to_owned);
@@ -129,10 +129,10 @@ impl PromptRequest {
             extra_data[name] = value;
         }
         let secrets = Secrets::take(&mut extra_data, &options.secret_names);
-        let mut prompt = prompt;
         let nodes = prompt.as_object_mut().into_iter().flat_map(|nodes| nodes.values_mut());
-        // No class is given what stands there under such a name.
-        let in_nodes = nodes.filter_map(|node| Secrets::take(node, &options.secret_names)).count() > 0;
+        // No class is given what stands there under such a name; those that an operator added may be names of inputs.
+        let accounts = comfyd_jobs::secrets::NAMES.map(str::to_owned);
+        let in_nodes = nodes.filter_map(|node| Secrets::take(node, &accounts)).count() > 0;
         let prompt = Prompt::parse(prompt, &Limits::default()).map_err(Rejected::from)?;
         let validated = comfyd_graph::validate(catalog, files, prompt, targets.as_deref(), &options.placing)?;
         pixels(&validated.prompt, &options.quotas, &owner)?;
