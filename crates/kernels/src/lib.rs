@@ -22,6 +22,8 @@ mod sizes;
 #[cfg(test)]
 mod tests;
 mod tile;
+// Only x86-64 has products of sixteen bits here.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod tile16;
 mod weight;
 mod winograd;

@@ -19,6 +19,8 @@ mod level;
 mod neon;
 mod portable;
 mod precision;
+// Only x86-64 has products of sixteen bits here.
+#[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod sixteen;
 mod vector;
 
