@@ -18,7 +18,7 @@ const LEAST_HIDDEN: usize = 6;
 
 /// What tells a name: its letters and digits, small.
 fn letters(name: &str) -> impl Iterator<Item = char> {
-    name.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase())
+    name.chars().filter(|c| c.is_alphanumeric()).flat_map(char::to_lowercase)
 }
 
 /// Takes a secret's value out of a text, unless it is too short for that.
@@ -45,9 +45,9 @@ impl Secrets {
     /// lies, and keeps what stood at the top: that is where nodes are given it from. `None` where there was nothing to take.
     pub fn take(extra_data: &mut Json, names: &[String]) -> Option<Self> {
         let mut taken = false;
-        let names: Vec<String> = names.iter().map(|name| letters(name).collect()).filter(|name: &String| !name.is_empty()).collect();
         let mut secret = |key: &str| {
-            let found = names.iter().any(|name| letters(key).eq(name.chars()));
+            let spelt = |name: &str| letters(key).next().is_some() && letters(key).eq(letters(name));
+            let found = names.iter().any(|name| name.eq_ignore_ascii_case(key) || spelt(name));
             taken |= found;
             found
         };
@@ -153,6 +153,12 @@ mod tests {
             assert!(Secrets::take(&mut json!({"a": [{spelt: "S"}]}), &names).is_some(), "{spelt}");
         }
         assert!(Secrets::take(&mut json!({"api_key_comfy_orgs": "", "": ""}), &names).is_none());
+        for name in ["_", "秘密", "秘a"] {
+            let names = [name.to_owned()];
+            assert!(
+                Secrets::take(&mut json!({name: ""}), &names).is_some() && Secrets::take(&mut json!({"a": "", "-": ""}), &names).is_none()
+            );
+        }
     }
 
     #[test]

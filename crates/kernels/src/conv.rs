@@ -9,47 +9,20 @@ use crate::rows::Rows;
 use crate::simd::{Level, Simd};
 use crate::sizes::{Added, Conv2d};
 use crate::weight::{Error, Result, Weight, check_len, product};
-use crate::winograd;
+use crate::winograd::{self, Input};
 
 /// Numbers that a task adds.
 const SUMS_PER_TASK: usize = 16 * 1024;
 
 /// `x (batch, in, height, width)` with `weight (out, in, kernel_height, kernel_width)` to `out (batch, out, height', width')`.
 pub fn conv2d(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: Out<'_>) -> Result<Written> {
-    conv2d_at(Level::best(), x, weight, added, sizes, out)
+    conv2d_at(Level::best(), Input { x, doubled: false }, weight, added, sizes, out)
 }
 
 /// The same of a picture of which every pixel is taken twice along both axes: `x (batch, in, height / 2, width / 2)`, the sizes those of the
 /// picture that this makes.
 pub fn conv2d_of_doubled(x: &[f32], weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, out: Out<'_>) -> Result<Written> {
-    conv2d_of_doubled_at(Level::best(), x, weight, added, sizes, out)
-}
-
-pub(crate) fn conv2d_of_doubled_at(
-    level: Level,
-    x: &[f32],
-    weight: Weight<'_>,
-    added: Added<'_>,
-    sizes: &Conv2d,
-    mut out: Out<'_>,
-) -> Result<Written> {
-    let Conv2d { batch, in_channels, height, width, .. } = *sizes;
-    if height % 2 != 0 || width % 2 != 0 {
-        return Err(Error(format!("a doubled picture has even sides, not {width} x {height}")));
-    }
-    check_len("the input", x.len(), &[batch, in_channels, height / 2, width / 2])?;
-    let (out_height, out_width) = sizes.output_size()?;
-    if winograd::suits(sizes) {
-        check(weight, added, sizes, (out_height, out_width), out.len())?;
-        let weight = Rows::new(weight, in_channels * sizes.kernel_height * sizes.kernel_width, level);
-        winograd::run(level, winograd::Input { x, doubled: true }, weight, added, sizes, (out_height, out_width), &mut out);
-        // SAFETY: all channels of all tiles are.
-        return Ok(unsafe { out.written() });
-    }
-    let doubled = result(product("the doubled picture", &[batch, in_channels, height, width])?, |out| {
-        upsample_nearest(x, batch * in_channels, height / 2, width / 2, 2, out)
-    })?;
-    conv2d_at(level, &doubled, weight, added, sizes, out)
+    conv2d_at(Level::best(), Input { x, doubled: true }, weight, added, sizes, out)
 }
 
 /// Checks everything but the input.
@@ -72,22 +45,36 @@ fn check(weight: Weight<'_>, added: Added<'_>, sizes: &Conv2d, (height, width): 
 
 pub(crate) fn conv2d_at(
     level: Level,
-    x: &[f32],
+    input: Input<'_>,
     weight: Weight<'_>,
     added: Added<'_>,
     sizes: &Conv2d,
     mut out: Out<'_>,
 ) -> Result<Written> {
+    let Conv2d { batch, in_channels, height, width, .. } = *sizes;
+    let Input { x, doubled } = input;
+    let scale = if doubled { 2 } else { 1 };
+    if height % scale != 0 || width % scale != 0 {
+        return Err(Error(format!("a doubled picture has even sides, not {width} x {height}")));
+    }
+    check_len("the input", x.len(), &[batch, in_channels, height / scale, width / scale])?;
     let (out_height, out_width) = sizes.output_size()?;
-    check_len("the input", x.len(), &[sizes.batch, sizes.in_channels, sizes.height, sizes.width])?;
     check(weight, added, sizes, (out_height, out_width), out.len())?;
-    let depth = sizes.in_channels * sizes.kernel_height * sizes.kernel_width;
+    let depth = in_channels * sizes.kernel_height * sizes.kernel_width;
     let weight = Rows::new(weight, depth, level);
     if winograd::suits(sizes) {
-        winograd::run(level, winograd::Input { x, doubled: false }, weight, added, sizes, (out_height, out_width), &mut out);
-        // SAFETY: as above.
+        winograd::run(level, input, weight, added, sizes, (out_height, out_width), &mut out);
+        // SAFETY: all channels of all tiles are.
         return Ok(unsafe { out.written() });
     }
+    let whole;
+    let x = if doubled {
+        let len = product("the doubled picture", &[batch, in_channels, height, width])?;
+        whole = result(len, |out| upsample_nearest(x, batch * in_channels, height / 2, width / 2, 2, out))?;
+        &whole
+    } else {
+        x
+    };
     let unfolded = Unfolded { x, sizes: *sizes, out_width, pixels: out_height * out_width };
     let gemm = Gemm {
         a: weight,

@@ -9,6 +9,7 @@ use crate::attention::attention_at;
 use crate::conv::conv2d_at;
 use crate::linear::{linear_at, transpose_at};
 use crate::norm::{group_norm_at, layer_norm_at};
+use crate::winograd::Input;
 use crate::{Added, Attention, Conv2d, Format, GroupNorm, Level, Mask, Out, Packed, Precision, Weight, upsample_nearest};
 
 mod winograd;
@@ -134,8 +135,15 @@ fn check_conv(sizes: Conv2d, kind: usize, with_bias: bool) {
     let wanted = convolved(&x, &weight.f32s, with_bias.then_some(&bias), &sizes);
     for level in levels() {
         let mut out = vec![f32::NAN; wanted.len()];
-        conv2d_at(level, &x, weight.weight(), Added { bias: with_bias.then_some(&bias), ..Added::default() }, &sizes, Out::of(&mut out))
-            .unwrap();
+        conv2d_at(
+            level,
+            Input { x: &x, doubled: false },
+            weight.weight(),
+            Added { bias: with_bias.then_some(&bias), ..Added::default() },
+            &sizes,
+            Out::of(&mut out),
+        )
+        .unwrap();
         assert_close(&out, &wanted, tolerance(level, 2e-6, in_channels * kernel_height * kernel_width));
     }
 }
@@ -227,7 +235,7 @@ fn few_bits_convolve_as_their_numbers_do() {
             for level in levels() {
                 let product = |weight| {
                     let mut out = vec![f32::NAN; 2 * out_channels * height * width];
-                    conv2d_at(level, &x, weight, Added::default(), &sizes, Out::of(&mut out)).unwrap();
+                    conv2d_at(level, Input { x: &x, doubled: false }, weight, Added::default(), &sizes, Out::of(&mut out)).unwrap();
                     out
                 };
                 assert_eq!(product(Weight::Packed(packed)), product(Weight::F32(&plain)), "{format:?} {sizes:?}");

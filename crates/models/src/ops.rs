@@ -171,6 +171,12 @@ impl<'a> Numbers<'a> {
     }
 }
 
+/// The contiguous planes `(B, C, N)` that tokens `(B, N, C)` are another view of, if they are one.
+fn planes_of(tokens: &Tensor) -> Result<Option<Tensor>> {
+    let planes = if tokens.rank() == 3 && !tokens.is_contiguous() { Some(tokens.transpose(1, 2)?) } else { None };
+    Ok(planes.filter(Tensor::is_contiguous))
+}
+
 /// A mask on this device as contiguous F32 with four axes, each one or whole, the last whole.
 fn four_axes(mask: &Tensor, device: &Device, whole: [usize; 4]) -> Result<Option<Tensor>> {
     if !mask.device().same_device(device) {

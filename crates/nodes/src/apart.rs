@@ -27,7 +27,7 @@ struct Threads {
 
 static THREADS: Mutex<Threads> = Mutex::new(Threads { waited_for: 0, left: 0 });
 
-/// What becomes of a thread's place; changed while all of them are held.
+/// What becomes of a thread's place; changed while [`THREADS`] is locked, so that the counts hold.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stage {
     WaitedFor,

@@ -94,8 +94,8 @@ impl Error for TooSlow {}
 
 /// Makes who reads a request's body take room for it, unless it is small.
 pub(crate) fn counted(room: &Room, request: &mut Request) -> Option<Work> {
-    let length = request.body().size_hint().exact();
-    if length.is_some_and(|length| length <= SMALL_BYTES as u64) {
+    let most = request.body().size_hint().upper();
+    if most.is_some_and(|most| most <= SMALL_BYTES as u64) {
         return None;
     }
     let work = Work::new(room);

@@ -32,7 +32,7 @@ const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto")
 const COOKIE_AGE: Duration = Duration::from_secs(30 * 24 * 3600);
 /// Wrong keys that an address may show in this time. Good ones are taken all the same: who shares the address is not shut out.
 const MAX_FAILURES: u32 = 10;
-pub(crate) const FAILURES_WITHIN: Duration = Duration::from_secs(60);
+const FAILURES_WITHIN: Duration = Duration::from_secs(60);
 /// Addresses whose failures are counted.
 const MAX_ADDRESSES: usize = 4096;
 
@@ -179,7 +179,7 @@ impl Gate {
         if status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"comfyd\""));
         } else {
-            response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(FAILURES_WITHIN.as_secs()));
+            say_when(&mut response);
         }
         response
     }
@@ -319,6 +319,11 @@ fn network(address: IpAddr) -> IpAddr {
         IpAddr::V6(ip) => IpAddr::V6(Ipv6Addr::from_bits(ip.to_bits() & (u128::MAX << 64))),
         IpAddr::V4(_) => address,
     }
+}
+
+/// Tells who has shown too many wrong keys when to come back.
+pub(crate) fn say_when(response: &mut Response) {
+    response.headers_mut().insert(RETRY_AFTER, HeaderValue::from(FAILURES_WITHIN.as_secs()));
 }
 
 #[cfg(test)]

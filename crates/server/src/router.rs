@@ -141,7 +141,7 @@ async fn enter(State(entrance): State<Entrance>, mut request: Request, next: Nex
             *request.body_mut() = Body::new(Limited::new(std::mem::take(request.body_mut()), most));
         }
         // What it takes is taken until it is answered.
-        let work = if is_stranger { None } else { body::counted(&app.room, &mut request) };
+        let work = body::counted(&app.room, &mut request);
         Ok::<_, Response>((request, work))
     };
     let mut response = match let_in.await {

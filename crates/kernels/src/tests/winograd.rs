@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::{Stored, assert_close, convolved, levels, numbers, of_rounding};
-use crate::conv::{conv2d_at, conv2d_of_doubled_at};
+use crate::conv::conv2d_at;
 use crate::rows::Rows;
 use crate::winograd::{self, Input};
 use crate::{Added, Conv2d, Format, Level, Out, Packed, Weight, upsample_nearest};
@@ -46,11 +46,7 @@ fn check(sizes: Conv2d, kind: usize, doubled: bool, more: bool) -> f64 {
         worst = worst.max(largest / scale);
         // The way that the sizes choose.
         let mut out = vec![f32::NAN; wanted.len()];
-        if doubled {
-            conv2d_of_doubled_at(level, &x, weight.weight(), added, &sizes, Out::of(&mut out)).unwrap();
-        } else {
-            conv2d_at(level, &x, weight.weight(), added, &sizes, Out::of(&mut out)).unwrap();
-        }
+        conv2d_at(level, Input { x: &x, doubled }, weight.weight(), added, &sizes, Out::of(&mut out)).unwrap();
         assert_close(&out, &wanted, (8e-6 + 4.0 * of_rounding(level)) * (1.0 + (in_channels as f64).sqrt()));
     }
     worst

@@ -6,7 +6,7 @@ use candle_core::{CpuStorage, D, DType, Storage, Tensor};
 use comfyd_kernels::{Attention, Format, GroupNorm, Mask, Out, Packed, Written};
 use comfyd_weights::{Quantized, Scaled8, SmallFloat, Weight};
 
-use super::{Added, Layer, Numbers, conv2d_sizes, four_axes, mask_strides};
+use super::{Added, Layer, Numbers, conv2d_sizes, four_axes, mask_strides, planes_of};
 use crate::error::{Error, Result};
 
 /// Whether a tensor holds F32 numbers on the CPU.
@@ -128,13 +128,8 @@ fn mapped<S: Into<candle_core::Shape>>(
 
 /// As [`Tensor::contiguous`], by all threads where planes are seen as tokens.
 fn laid_out(x: &Tensor) -> Result<Tensor> {
-    if x.rank() == 3 && !x.is_contiguous() {
-        let planes = x.transpose(1, 2)?;
-        if let Some(tokens) = if planes.is_contiguous() { transpose(&planes, None)? } else { None } {
-            return Ok(tokens);
-        }
-    }
-    Ok(x.contiguous()?)
+    let tokens = planes_of(x)?.map(|planes| transpose(&planes, None)).transpose()?;
+    tokens.flatten().map_or_else(|| Ok(x.contiguous()?), Ok)
 }
 
 /// Contiguous `x (batch, rows, columns)` as `(batch, columns, rows)`, plus `residual` of that many numbers.

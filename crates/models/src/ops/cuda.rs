@@ -17,7 +17,7 @@ use candle_core::{D, DType, Storage, Tensor, TensorId};
 use comfyd_kernels::{CUDA_MODELS, Conv2d, Precision};
 use comfyd_weights::Weight;
 
-use super::{Added, Layer, Numbers, conv2d_sizes, four_axes, mask_strides};
+use super::{Added, Layer, Numbers, conv2d_sizes, four_axes, mask_strides, planes_of};
 use crate::error::{Error, Result};
 
 /// What a missing array is to a kernel.
@@ -36,17 +36,15 @@ const ALIGNED: usize = 8;
 const CHANNELS: usize = 8;
 /// What kernels count in 32 bits, with room for a step beyond.
 const MOST_NUMBERS: usize = 1 << 31;
-/// The kernels of attention by the widths of heads that they take.
-const ATTENTION: [(usize, &str); 6] = [
-    (32, "attention_32"),
-    (48, "attention_48"),
-    (64, "attention_64"),
-    (80, "attention_80"),
-    (128, "attention_128"),
-    (160, "attention_160"),
+/// The kernels of attention by the widths of heads that they take, and how many queries a block of theirs takes.
+const ATTENTION: [(usize, &str, usize); 6] = [
+    (32, "attention_32", 128),
+    (48, "attention_48", 128),
+    (64, "attention_64", 128),
+    (80, "attention_80", 128),
+    (128, "attention_128", 64),
+    (160, "attention_160", 64),
 ];
-/// Up to this width a block of theirs takes 128 queries, else 64.
-const TALL: usize = 80;
 /// How many rounded tensors are remembered, and of how many bytes: queries, keys and values are often made of one.
 const REMEMBERED: (usize, usize) = (4, 32 << 20);
 
@@ -421,18 +419,19 @@ fn room_of_rows(
     let mut out = card.room::<f32>(len)?;
     let adds = bias.is_some() || residual.is_some();
     if adds {
-        let [bias, residual] = [bias, residual].map(|term| term.map(single).transpose());
-        let terms = [bias?, residual?];
-        let addresses = addresses(card, &terms)?;
+        let (_terms, addresses) = terms(card, &[bias, residual])?;
         let (width, all) = (columns as u32, len as u32);
         launch!(card, "row_sums", blocks(len.div_ceil(4)), LINE, &mut out, &addresses[0], &addresses[1], &width, &all);
     }
     Ok((out, adds))
 }
 
-/// Where arrays of single precision begin.
-fn addresses(card: &Card, terms: &[Option<Tensor>]) -> Result<Vec<u64>> {
-    terms.iter().map(|term| term.as_ref().map_or(Ok(NOTHING), |term| Numbers::of(term)?.address(card))).collect()
+/// What a product is added to as kernels take it, and where each of them begins.
+fn terms(card: &Card, terms: &[Option<&Tensor>]) -> Result<(Vec<Option<Tensor>>, Vec<u64>)> {
+    let terms: Vec<Option<Tensor>> = terms.iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
+    let first = |term: &Option<Tensor>| term.as_ref().map_or(Ok(NOTHING), |term| Numbers::of(term)?.address(card));
+    let addresses = terms.iter().map(first).collect::<Result<_>>()?;
+    Ok((terms, addresses))
 }
 
 /// The shape of `x (.., depth)` times a weight `(columns, depth)`, and these two, if the kernels do it.
@@ -451,7 +450,7 @@ pub(super) fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Resu
     let Some((shape, columns, depth)) = linear_shape(x, (weight, bias))? else { return Ok(None) };
     let card = Card::of(x)?;
     let weight = factors(weight)?;
-    let planes = if x.rank() == 3 && !x.is_contiguous() { Some(x.transpose(1, 2)?).filter(Tensor::is_contiguous) } else { None };
+    let planes = planes_of(x)?;
     let is_planes = planes.is_some();
     let x = planes.map_or_else(|| x.contiguous(), Ok)?;
     let (_rounded, first) = card.taken(&x, weight.1)?;
@@ -482,11 +481,10 @@ pub(super) fn feed_forward(x: &Tensor, wide: Layer<'_>, out: Layer<'_>, residual
     let (_rounded, first) = card.taken(&x, weight.1)?;
     let hidden = card.room::<f32>(rows * both)?;
     Rows::of(first, x.elem_count(), depth).times(&card, &weight, card.address(&hidden), both, false)?;
-    let bias = [wide.1.map(single).transpose()?];
-    let bias = addresses(&card, &bias)?[0];
+    let (_bias, bias) = terms(&card, &[wide.1])?;
     let mut gated = card.room::<half::f16>(rows * inner)?;
     let (columns, count) = (inner as u32, (rows * inner) as u32);
-    launch!(card, "geglu", blocks((rows * inner).div_ceil(4)), LINE, &hidden, &bias, &NOTHING, &mut gated, &columns, &count);
+    launch!(card, "geglu", blocks((rows * inner).div_ceil(4)), LINE, &hidden, &bias[0], &NOTHING, &mut gated, &columns, &count);
     let (sums, adds) = room_of_rows(&card, rows * depth, depth, out.1, residual)?;
     Rows::of(card.address(&gated), rows * inner, inner).times(&card, &then, card.address(&sums), depth, adds)?;
     Ok(Some(card.tensor(sums, x.shape())))
@@ -600,11 +598,10 @@ fn convolve(x: &Tensor, weight: &Weight, added: Added<'_>, sizes: &Conv2d, shape
 /// Memory for planes that a product is added to, which hold what is to be added, if there is anything; whether there is.
 fn room_of_planes(card: &Card, [batch, channels, pixels]: [usize; 3], added: Added<'_>) -> Result<(CudaSlice<f32>, bool)> {
     let mut out = card.room::<f32>(batch * channels * pixels)?;
-    let terms = [added.bias, added.channels, added.residual];
-    let adds = terms.iter().any(Option::is_some);
+    let added = [added.bias, added.channels, added.residual];
+    let adds = added.iter().any(Option::is_some);
     if adds {
-        let terms: Vec<Option<Tensor>> = terms.into_iter().map(|term| term.map(single).transpose()).collect::<Result<_>>()?;
-        let addresses = addresses(card, &terms)?;
+        let (_terms, addresses) = terms(card, &added)?;
         let grid = (blocks(pixels.div_ceil(4)).0, (batch * channels) as u32, 1);
         let (channels, pixels) = (channels as u32, pixels as u32);
         launch!(card, "sums", grid, LINE, &mut out, &addresses[0], &addresses[1], &addresses[2], &channels, &pixels);
@@ -626,7 +623,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     {
         return Ok(None);
     }
-    let Some((widest, kernel)) = ATTENTION.into_iter().find(|(widest, _)| *widest >= width) else {
+    let Some((_, kernel, at_once)) = ATTENTION.into_iter().find(|(widest, ..)| *widest >= width) else {
         return if mask.is_none() { attention_of_wide_heads(q, k, v, heads).map(Some) } else { Ok(None) };
     };
     let mask = match mask {
@@ -655,7 +652,7 @@ pub(super) fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize, mask: 
     launch!(card, "three_to_f16", grid, LINE, &q, &k, &v, &mut rounded, &of_q, &of_k);
     let (q, k, v) = (rounded.slice(..of_q), rounded.slice(of_q..of_q + of_k), rounded.slice(of_q + of_k..));
     let mut out = card.room::<f32>(of_q)?;
-    let grid = (queries.div_ceil(if widest <= TALL { 128 } else { 64 }) as u32, (batch * heads) as u32, 1);
+    let grid = (queries.div_ceil(at_once) as u32, (batch * heads) as u32, 1);
     let (count, of_keys, of_heads, of_width) = (int(queries)?, int(keys)?, int(heads)?, int(width)?);
     // The kernel's exponents are of two.
     let scale = (std::f64::consts::LOG2_E / (width as f64).sqrt()) as f32;

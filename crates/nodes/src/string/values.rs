@@ -69,7 +69,6 @@ fn indent() -> Input {
 fn fill(call: &mut Call<'_, '_>) -> Result<NodeOutput> {
     let values = call.inputs.group("values");
     let bound = call.state.services.limits.max_text_bytes;
-    // Only what is named is looked at.
     let values: HashMap<String, Value> = values.iter().map(|(name, value)| (name.to_owned(), value.clone())).collect();
     let template = call.text("f_string")?.to_owned();
     let given = template.len() + values.values().map(Value::size_bytes).sum::<usize>();

@@ -1,7 +1,7 @@
 //! `/login`: a person shows a key, and the browser keeps it as a cookie that no page can read.
 
 use axum::extract::{Request, State};
-use axum::http::header::{CACHE_CONTROL, HeaderValue, LOCATION, RETRY_AFTER, SET_COOKIE};
+use axum::http::header::{CACHE_CONTROL, LOCATION, SET_COOKIE};
 use axum::http::{StatusCode, request::Parts};
 use axum::response::{IntoResponse, Response};
 use url::form_urlencoded;
@@ -9,7 +9,7 @@ use url::form_urlencoded;
 use crate::app::App;
 use crate::body;
 use crate::error::ApiError;
-use crate::gate::FAILURES_WITHIN;
+use crate::gate::say_when;
 use crate::keys::Caller;
 use crate::login::page;
 use crate::openapi::{Doc, Table};
@@ -52,7 +52,7 @@ async fn submit(State(app): State<App>, request: Request) -> Result<Response, Ap
             let mut shown = page("/login", error.message());
             *shown.status_mut() = error.status();
             if error.status() == StatusCode::TOO_MANY_REQUESTS {
-                shown.headers_mut().insert(RETRY_AFTER, HeaderValue::from(FAILURES_WITHIN.as_secs()));
+                say_when(&mut shown);
             }
             shown
         }

@@ -3,7 +3,6 @@
 use axum::Json;
 use axum::extract::{Path as UrlPath, State};
 use axum::http::StatusCode;
-use serde::Serialize;
 use serde_json::{Map, Value};
 
 use crate::answer::blocking;
@@ -48,8 +47,7 @@ async fn set_many(State(app): State<App>, principal: Principal, LenientJson(body
     let Value::Object(changes) = body else {
         return Err(ApiError::bad_request("the body must be an object of settings"));
     };
-    let bytes = length(&changes);
-    change(app, principal, bytes, move |settings| settings.extend(changes.clone())).await
+    change(app, principal, changes).await
 }
 
 async fn set_one(
@@ -58,24 +56,15 @@ async fn set_one(
     principal: Principal,
     LenientJson(value): LenientJson,
 ) -> Result<StatusCode, ApiError> {
-    let bytes = length(&value);
-    change(app, principal, bytes, move |settings| drop(settings.insert(id.clone(), value.clone()))).await
+    change(app, principal, Map::from_iter([(id, value)])).await
 }
 
-/// How long it is as a text.
-fn length(value: &impl Serialize) -> u64 {
-    serde_json::to_vec(value).map_or(0, |text| text.len() as u64)
-}
-
-async fn change(
-    app: App,
-    principal: Principal,
-    bytes: u64,
-    change: impl Fn(&mut Map<String, Value>) + Send + 'static,
-) -> Result<StatusCode, ApiError> {
+async fn change(app: App, principal: Principal, changes: Map<String, Value>) -> Result<StatusCode, ApiError> {
     blocking(move || {
         let (owner, folders) = principal.files(&app);
+        let bytes = serde_json::to_vec(&changes).map_or(0, |text| text.len() as u64);
         app.usage.room(&owner, &app.folders, &folders, bytes)?;
+        let change = |settings: &mut Map<String, Value>| settings.extend(changes.clone());
         app.users.change_settings(principal.user(), || initial_settings(&app.options.front_end), change)?;
         Ok(StatusCode::OK)
     })
