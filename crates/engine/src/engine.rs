@@ -47,8 +47,10 @@ impl Engine {
         }
         options.precision.choose();
         let device = device::open(options.device)?;
-        if device.is_cpu() && options.precision == ProductPrecision::Bf16 {
-            let level = CpuLevel::best();
+        let level = CpuLevel::best();
+        if device.is_cpu() && level.is_close() {
+            tracing::info!("products are made of three of bfloat16, close to single precision ({}); `f32` has none of it", level.name());
+        } else if device.is_cpu() && options.precision == ProductPrecision::Bf16 {
             if level.rounds() {
                 tracing::info!("products are computed with numbers of sixteen bits ({})", level.name());
             } else {

@@ -11,7 +11,7 @@ use crate::out::{Out, Written};
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
 use crate::tile::{Init, PANEL_VECTORS, Target, block};
-use crate::tile16::{Panel16, block16, greatest, panel_words, round_panel, round_turned, words};
+use crate::tile16::{Panel16, TALL_ROWS, block16, panel_words, round_panel, round_rows, round_turned, scale_of, words};
 use crate::weight::{Error, Result, check_len, product};
 
 /// Panels of queries in a task; they share what is read of keys and values.
@@ -134,16 +134,22 @@ impl Whole<'_> {
         (head / heads * keys + key) * heads * head_dim + head % heads * head_dim
     }
 
-    /// The memory that a head's gathered keys and values take: those of each block, and behind them what takes the blocks' scales back.
+    /// The memory that a block's keys take, and so do its values: with tiles, numbers of two parts in whole tiles.
+    fn block_len(&self) -> usize {
+        KEY_BLOCK * self.sizes.head_dim.next_multiple_of(TALL_ROWS)
+    }
+
+    /// The memory that a head's gathered keys and values take, in whole cache lines: those of each block, and behind them what takes the
+    /// blocks' scales back.
     fn gathered_len(&self) -> usize {
         let blocks = self.sizes.keys.div_ceil(KEY_BLOCK);
-        2 * blocks * (KEY_BLOCK * self.sizes.head_dim + 1)
+        (2 * blocks * (self.block_len() + 1)).next_multiple_of(16)
     }
 
     /// Where a block's keys, values and scales are.
     fn gathered(&self, slot: usize, block: usize) -> (usize, usize, usize) {
         let (start, blocks) = (slot * self.gathered_len(), self.sizes.keys.div_ceil(KEY_BLOCK));
-        let len = KEY_BLOCK * self.sizes.head_dim;
+        let len = self.block_len();
         (start + block * len, start + (blocks + block) * len, start + 2 * (blocks * len + block))
     }
 }
@@ -183,7 +189,8 @@ impl Task for Gather<'_, '_> {
 }
 
 impl Task16 for Gather<'_, '_> {
-    /// Words of the keys' elements for all keys of the block, words of keys for all elements of the values.
+    /// Words of the keys' elements for all keys of the block, words of keys for all elements of the values; or, with tiles, a row of
+    /// them for each key and for each element of the values.
     #[inline(always)]
     unsafe fn run16<S: Sixteen>(self) {
         let Attention { heads, head_dim, .. } = self.whole.sizes;
@@ -193,11 +200,18 @@ impl Task16 for Gather<'_, '_> {
         let mut turned = Scratch::take(count * head_dim);
         // SAFETY: the keys and values of this head exist; the memory has room for the block, and no other task writes it.
         unsafe {
+            let memory = self.memory.0;
+            let (keys, values) = (memory.add(k_at).cast(), memory.add(v_at).cast());
+            if S::TILES.is_some() {
+                round_rows::<S, _>(k.as_ptr(), (stride, 0), count, (head_dim, head_dim), 1.0, keys);
+                turn::<S::F32>(v.as_ptr(), stride, count, head_dim, turned.as_mut_ptr(), count);
+                round_rows::<S, _>(turned.as_ptr(), (count, 0), head_dim, (count, count), 1.0, values);
+                (*memory.add(scales), *memory.add(scales + 1)) = (1.0, 1.0);
+                return;
+            }
             turn::<S::F32>(k.as_ptr(), stride, count, head_dim, turned.as_mut_ptr(), count);
-            let scale = round_turned::<S>(turned.as_ptr(), count, head_dim, count, self.memory.0.add(k_at).cast());
-            *self.memory.0.add(scales) = scale;
-            let scale = round_turned::<S>(v.as_ptr(), stride, count, head_dim, self.memory.0.add(v_at).cast());
-            *self.memory.0.add(scales + 1) = scale;
+            *memory.add(scales) = round_turned::<S>(turned.as_ptr(), count, head_dim, count, keys);
+            *memory.add(scales + 1) = round_turned::<S>(v.as_ptr(), stride, count, head_dim, values);
         }
     }
 }
@@ -395,8 +409,8 @@ impl Task16 for Queries<'_, '_> {
             for (index, scale) in scales.iter_mut().enumerate().take(panels) {
                 let panel = panel(index);
                 self.begin::<S::F32>(panel);
-                let most = greatest::<S::F32>(panel.queries, width, head_dim, width);
-                *scale = round_panel::<S>(panel.queries, head_dim, most, queries(index));
+                let of_queries = scale_of::<S>(panel.queries, width, head_dim, width);
+                *scale = round_panel::<S>(panel.queries, head_dim, of_queries, queries(index));
             }
             for first in (0..keys).step_by(KEY_BLOCK) {
                 let count = KEY_BLOCK.min(keys - first);
@@ -407,17 +421,33 @@ impl Task16 for Queries<'_, '_> {
                     let panel = panel(index);
                     let target = Target { c: scores, ldc: width, columns: width, init: Init::Zero };
                     let of_queries = Panel16 { b: queries(index), target, scale: k_scale * q_scale };
-                    block16::<S, true>(count, words::<S>(head_dim), k, count, &[of_queries]);
+                    of_gathered::<S>(count, head_dim, k, of_queries);
                     self.weigh::<S::F32>(panel, scores, first, count);
-                    let scale = round_panel::<S>(scores, count, 1.0, weights);
+                    let scale = round_panel::<S>(scores, count, S::scale(1.0), weights);
                     let target = Target { c: panel.values, ldc: width, columns: width, init: Init::Accumulate };
                     let of_weights = Panel16 { b: weights, target, scale: v_scale * scale };
-                    block16::<S, true>(head_dim, words::<S>(count), v, head_dim, &[of_weights]);
+                    of_gathered::<S>(head_dim, count, v, of_weights);
                 }
             }
             for index in 0..panels {
                 self.end::<S::F32>(panel(index));
             }
+        }
+    }
+}
+
+/// The product of gathered keys or values, `rows` of this depth, and a panel.
+///
+/// # Safety
+/// As for `block16`.
+#[inline(always)]
+unsafe fn of_gathered<S: Sixteen>(rows: usize, depth: usize, gathered: *const u32, panel: Panel16) {
+    // SAFETY: the caller's.
+    unsafe {
+        if S::TILES.is_some() {
+            block16::<S, false>(rows, words::<S>(depth), gathered, 0, &[panel]);
+        } else {
+            block16::<S, true>(rows, words::<S>(depth), gathered, rows, &[panel]);
         }
     }
 }

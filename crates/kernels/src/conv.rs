@@ -6,11 +6,13 @@ use crate::activation::upsample_nearest;
 use crate::gemm::{Bias, Gemm, Panels};
 use crate::out::{Out, Written, result};
 use crate::rows::Rows;
-use crate::simd::{Level, Simd};
+use crate::simd::{Level, Simd, prefetch};
 use crate::sizes::{Added, Conv2d};
 use crate::weight::{Error, Result, Weight, check_len, product};
 use crate::winograd::{self, Input};
 
+/// How many channels before it is needed a row is fetched.
+const CHANNELS_AHEAD: usize = 6;
 /// Numbers that a task adds.
 const SUMS_PER_TASK: usize = 16 * 1024;
 
@@ -62,7 +64,8 @@ pub(crate) fn conv2d_at(
     check(weight, added, sizes, (out_height, out_width), out.len())?;
     let depth = in_channels * sizes.kernel_height * sizes.kernel_width;
     let weight = Rows::new(weight, depth, level);
-    if winograd::suits(sizes) {
+    // Tiles are faster without it, but for a picture that would have to be made four times as large.
+    if (doubled || !level.has_tiles()) && winograd::suits(sizes) {
         winograd::run(level, input, weight, added, sizes, (out_height, out_width), &mut out);
         // SAFETY: all channels of all tiles are.
         return Ok(unsafe { out.written() });
@@ -130,7 +133,8 @@ impl Panels for Unfolded<'_> {
         let plane = height * in_width;
         // SAFETY: everything read lies inside image `image` of `x`, as the limits computed below show; `dst` holds `kc` rows of a panel.
         unsafe {
-            let x = self.x.as_ptr().add(image * in_channels * plane);
+            let all = self.x.as_ptr_range();
+            let x = all.start.add(image * in_channels * plane);
             if kernel_height * kernel_width == 1 && stride == 1 && padding == 0 {
                 for k in 0..kc {
                     copy_run::<S>(x.add((k0 + k) * plane + pixel), pixels, width, dst.add(k * width));
@@ -152,20 +156,25 @@ impl Panels for Unfolded<'_> {
                         fill_zero(dst, len);
                     } else {
                         let src = x.add(channel * plane + (row - padding) * in_width);
+                        if kx == 0 {
+                            // The next channels' rows lie too far away for processors to see what comes.
+                            let next = src.wrapping_add(CHANNELS_AHEAD * plane + first_x * stride);
+                            (0..(len * stride).div_ceil(16)).for_each(|line| prefetch(next.wrapping_add(16 * line)));
+                        }
                         // Pixels `low..high` of the run lie inside the image.
                         let low = padding.saturating_sub(column).div_ceil(stride).min(len);
                         let high = (in_width + padding).saturating_sub(column).div_ceil(stride).clamp(low, len);
-                        if low == 0 && high == width && stride == 1 {
-                            let src = src.add(column - padding);
-                            S::store(dst, S::load(src));
-                            S::store(dst.add(S::LANES), S::load(src.add(S::LANES)));
+                        let first = (src.offset_from_unsigned(all.start) + column).wrapping_sub(padding);
+                        if stride == 1 && first < self.x.len() && len <= self.x.len() - first {
+                            // What lies beside the image belongs to its neighbours.
+                            copy::<S>(all.start.add(first), len, dst);
                         } else {
-                            fill_zero(dst, low);
                             for i in low..high {
                                 *dst.add(i) = *src.add(column + i * stride - padding);
                             }
-                            fill_zero(dst.add(high), len - high);
                         }
+                        fill_zero(dst, low);
+                        fill_zero(dst.add(high), len - high);
                     }
                     kx += 1;
                     if kx == kernel_width {
@@ -196,6 +205,30 @@ unsafe fn fill_zero(dst: *mut f32, len: usize) {
     }
 }
 
+/// Copies so many numbers, most often one or two vectors, or half of one.
+///
+/// # Safety
+/// The instruction set is available; both pointers are valid for `len` numbers.
+#[inline(always)]
+unsafe fn copy<S: Simd>(src: *const f32, len: usize, dst: *mut f32) {
+    let mut i = 0;
+    // SAFETY: `i + LANES <= len` in the first loop, `i + 8 <= len` in the second, `i < len` in the third.
+    unsafe {
+        while i + S::LANES <= len {
+            S::store(dst.add(i), S::load(src.add(i)));
+            i += S::LANES;
+        }
+        while i + 8 <= len {
+            dst.add(i).cast::<[f32; 8]>().write_unaligned(src.add(i).cast::<[f32; 8]>().read_unaligned());
+            i += 8;
+        }
+        while i < len {
+            *dst.add(i) = *src.add(i);
+            i += 1;
+        }
+    }
+}
+
 /// Copies up to two vectors and fills the rest with zeros.
 ///
 /// # Safety
@@ -204,14 +237,7 @@ unsafe fn fill_zero(dst: *mut f32, len: usize) {
 unsafe fn copy_run<S: Simd>(src: *const f32, len: usize, width: usize, dst: *mut f32) {
     // SAFETY: the caller's.
     unsafe {
-        if len == width {
-            S::store(dst, S::load(src));
-            S::store(dst.add(S::LANES), S::load(src.add(S::LANES)));
-        } else {
-            for i in 0..len {
-                *dst.add(i) = *src.add(i);
-            }
-            fill_zero(dst.add(len), width - len);
-        }
+        copy::<S>(src, len, dst);
+        fill_zero(dst.add(len), width - len);
     }
 }

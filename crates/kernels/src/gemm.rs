@@ -5,18 +5,18 @@
 //! A stream past it; a tile of C is kept in registers over a slice of the depth, and a block of it in the second-level cache over several
 //! slices. Every task packs what it needs for itself, unless that is little and many tasks need it.
 
+mod tiles;
+
 use rayon::prelude::*;
 
 use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, MAX_LANES, Simd, Sixteen, Task, Task16, dispatch, dispatch16};
 use crate::tile::{Init, PANEL_VECTORS, Target, block};
-use crate::tile16::{Panel16, ROW_STRIDE, TALL_ROWS, block16, greatest, panel_words, round_panel, round_rows, words};
+use crate::tile16::{Panel16, ROW_STRIDE, block16, panel_words, round_panel, round_rows, scale_of, words};
 
 /// The slice of the depth that is worked on at a time.
 pub(crate) const DEPTH_SLICE: usize = 160;
-/// The same where there are tiles, which make the most of one that is as deep as a rounded row is long: no slice is deeper.
-pub(crate) const MOST_DEPTH: usize = 2 * DEPTH_SLICE;
 /// Slices of which the panels are packed at a time. C is read and written again for each of them, from the second-level cache.
 const SLICES: usize = 8;
 /// Rows of A that are kept in the second-level cache.
@@ -25,7 +25,7 @@ const ROW_BLOCK: usize = 96;
 const PANEL_CHUNK: usize = 8;
 /// Most numbers of panels that are packed once for all rows.
 const PACKED_ONCE_MAX_LEN: usize = 1 << 20;
-const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE && MOST_DEPTH <= 2 * ROW_STRIDE && ROW_BLOCK.is_multiple_of(TALL_ROWS));
+const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE);
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
 const TASKS_PER_THREAD: usize = 4;
 
@@ -38,7 +38,7 @@ pub(crate) trait Panels: Sync {
     /// Writes rows `k0..k0 + kc` of a panel, `2 * S::LANES` numbers each; columns that do not exist are zero.
     ///
     /// # Safety
-    /// The instruction set is available, `dst` holds that many numbers, and there are at most [`MOST_DEPTH`] rows.
+    /// The instruction set is available, `dst` holds that many numbers, and there are at most [`DEPTH_SLICE`] rows.
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32);
 }
 
@@ -91,6 +91,10 @@ impl<P: Panels> Gemm<'_, P> {
             return;
         }
         let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
+        if level.has_tiles() {
+            // SAFETY: the caller's.
+            return unsafe { tiles::run(self, level, panels, wanted) };
+        }
         // Rounded ones take half the room, and rows that are rounded for each chunk want more to do.
         let panel_chunks = panels.div_ceil(if level.rounds() { 2 * PANEL_CHUNK } else { PANEL_CHUNK });
         // Few columns: the rows are divided too, in whole tiles.
@@ -153,7 +157,7 @@ impl<P: Panels> Task for Pack<'_, P> {
     }
 }
 
-impl<P: Panels> Chunk<'_, '_, P> {
+impl<P> Gemm<'_, P> {
     /// What a row of C starts from in the slice of the depth from `k0` on.
     ///
     /// # Safety
@@ -162,7 +166,7 @@ impl<P: Panels> Chunk<'_, '_, P> {
     unsafe fn init(&self, k0: usize, row: usize, offset: usize) -> Init {
         // SAFETY: the caller's; a bias has a number for every row or column.
         unsafe {
-            match self.gemm.bias {
+            match self.bias {
                 _ if k0 > 0 => Init::Accumulate,
                 Bias::None => Init::Zero,
                 Bias::Rows(bias) => Init::Rows(bias.as_ptr().add(row)),
@@ -224,7 +228,7 @@ impl<P: Panels> Task for Chunk<'_, '_, P> {
                         let (a, lda) = a.pieces::<S>(row, rows, k0, kc, own.add(own_len));
                         for panel in first..end {
                             let (offset, columns) = b.place(panel, width);
-                            let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.init(k0, row, offset) };
+                            let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.gemm.init(k0, row, offset) };
                             block::<S, false>(rows, kc, a, lda, at(k0, kc, panel), target);
                         }
                     }
@@ -240,15 +244,14 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
         let Gemm { a, depth, b, c, ldc, .. } = *self.gemm;
         let (first_panel, end_panel) = self.panels;
         let width = PANEL_VECTORS * S::F32::LANES;
-        let (most, slices) = if S::TILES.is_some() { (MOST_DEPTH, SLICES / 2) } else { (DEPTH_SLICE, SLICES) };
-        let slice = slice_of(depth, most);
-        let part = slice * slices;
+        let slice = slice_of(depth, DEPTH_SLICE);
+        let part = slice * SLICES;
         let panels = end_panel - first_panel;
         // A panel and a block of rows as they come, both rounded, and what takes the panels' scales back.
         let converted_len = (ROW_BLOCK * if a.lie() { 0 } else { slice }).max(width * slice);
         let (panel_len, rows_len) = (panel_words::<S>(slice), ROW_BLOCK * ROW_STRIDE);
-        let panels_len = slices * panels * panel_len;
-        let mut scratch = Scratch::take(converted_len + panels_len + rows_len + slices * panels);
+        let panels_len = SLICES * panels * panel_len;
+        let mut scratch = Scratch::take(converted_len + panels_len + rows_len + SLICES * panels);
         // SAFETY: the scratch holds all of these; `a` has `rows` rows of `depth`; C is valid for these rows and panels by the contract of
         // `Gemm::run`, and the chunks of different tasks are disjoint. Words are as long as numbers.
         unsafe {
@@ -262,20 +265,21 @@ impl<P: Panels> Task16 for Chunk<'_, '_, P> {
                     for panel in 0..panels {
                         b.pack::<S::F32>(first_panel + panel, k0, kc, converted);
                         let at = index * panels + panel;
-                        let most = greatest::<S::F32>(converted, width, kc, width);
-                        *scales.add(at) = round_panel::<S>(converted, kc, most, packed.add(at * panel_len));
+                        let scale = scale_of::<S>(converted, width, kc, width);
+                        *scales.add(at) = round_panel::<S>(converted, kc, scale, packed.add(at * panel_len));
                     }
                 }
                 for row in (self.rows.0..self.rows.1).step_by(ROW_BLOCK) {
                     let rows = ROW_BLOCK.min(self.rows.1 - row);
                     for (index, (k0, kc)) in in_part() {
                         let (a, lda) = a.pieces::<S::F32>(row, rows, k0, kc, converted);
-                        let scale = round_rows::<S>(a, lda, rows, kc, rounded);
+                        let scale = scale_of::<S>(a, lda, rows, kc);
+                        round_rows::<S, _>(a, (lda, 0), rows, (kc, kc), scale, rounded);
                         let panel = |panel: usize| {
                             let (offset, columns) = b.place(first_panel + panel, width);
-                            let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.init(k0, row, offset) };
+                            let target = Target { c: c.0.add(offset + row * ldc), ldc, columns, init: self.gemm.init(k0, row, offset) };
                             let at = index * panels + panel;
-                            Panel16 { b: packed.add(at * panel_len), target, scale: scale * *scales.add(at) }
+                            Panel16 { b: packed.add(at * panel_len), target, scale: *scales.add(at) / scale }
                         };
                         let kw = words::<S>(kc);
                         for first in (0..panels).step_by(S::PANELS) {

@@ -5,7 +5,7 @@
 
 use rayon::prelude::*;
 
-use crate::gemm::{Bias, DEPTH_SLICE, Gemm, MOST_DEPTH, Panels, Shared};
+use crate::gemm::{Bias, DEPTH_SLICE, Gemm, Panels, Shared};
 use crate::out::{Out, Written};
 use crate::packed::Packed;
 use crate::rows::Rows;
@@ -202,7 +202,7 @@ impl Panels for Transposed<'_> {
     unsafe fn pack<S: Simd>(&self, panel: usize, k0: usize, kc: usize, dst: *mut f32) {
         let width = 2 * S::LANES;
         let (first, columns) = (panel * width, self.columns(panel, width));
-        let mut buffer = self.weight.room::<{ COLUMNS_AT_ONCE * MOST_DEPTH }>();
+        let mut buffer = self.weight.room::<{ COLUMNS_AT_ONCE * DEPTH_SLICE }>();
         for column in (0..width).step_by(COLUMNS_AT_ONCE) {
             let count = columns.saturating_sub(column).min(COLUMNS_AT_ONCE);
             // Where no column is left, nothing is read.

@@ -1,8 +1,9 @@
-//! The rows of a weight as the products read them: where they lie, or as `f32` in a buffer. Knows no way of packing.
+//! The rows of a weight as the products read them: where they lie, as `f32` in a buffer, or rounded to tiles. Knows no way of packing.
 
 use std::mem::MaybeUninit;
 
-use crate::simd::{Element, Level, Simd, prefetch};
+use crate::simd::{Element, Level, Simd, Sixteen, prefetch};
+use crate::tile16::round_rows;
 use crate::weight::Weight;
 
 /// A weight whose rows can be read piece by piece.
@@ -46,6 +47,36 @@ impl<'a> Rows<'a> {
             }
         }
         (buffer, kc)
+    }
+
+    /// The same rounded to tiles, of rows of the `whole` depth.
+    ///
+    /// # Safety
+    /// As for [`Rows::pieces`], and for [`round_rows`].
+    #[inline(always)]
+    pub(crate) unsafe fn round<S: Sixteen>(
+        &self,
+        (row, count): (usize, usize),
+        (k0, kc): (usize, usize),
+        whole: usize,
+        buffer: *mut f32,
+        to: *mut u32,
+    ) {
+        let start = row * self.depth + k0;
+        let next = if k0 + kc < self.depth { start + kc } else { (row + count) * self.depth };
+        let (apart, depth) = ((self.depth, next - start), (kc, whole));
+        // SAFETY: the caller's.
+        unsafe {
+            match self.weight {
+                Weight::F32(numbers) => round_rows::<S, _>(numbers.as_ptr().add(start), apart, count, depth, 1.0, to),
+                Weight::F16(numbers) => round_rows::<S, _>(numbers.as_ptr().add(start), apart, count, depth, 1.0, to),
+                Weight::BF16(numbers) => round_rows::<S, _>(numbers.as_ptr().add(start), apart, count, depth, 1.0, to),
+                Weight::Packed(_) => {
+                    let (numbers, ld) = self.pieces::<S::F32>(row, count, k0, kc, buffer);
+                    round_rows::<S, _>(numbers, (ld, 0), count, depth, 1.0, to);
+                }
+            }
+        }
     }
 
     /// A buffer for [`Rows::pieces`], initialised where it is handed on as a slice: to clear it for every weight costs a product up to a fifth.

@@ -27,5 +27,5 @@ mod vector;
 pub use self::level::Level;
 pub(crate) use self::level::{dispatch, dispatch16};
 pub use self::precision::Precision;
-pub(crate) use self::sixteen::{Sixteen, TILE_WORDS, Task16, TileProduct};
+pub(crate) use self::sixteen::{Sixteen, TILE_LEN, TILE_ROWS, TILE_WORDS, Task16, TileProduct};
 pub(crate) use self::vector::{Element, MAX_LANES, Simd, Task, prefetch};

@@ -8,7 +8,7 @@
 
 use std::hint::black_box;
 
-use crate::simd::{Simd, Sixteen, TILE_WORDS, TileProduct};
+use crate::simd::{Element, Simd, Sixteen, TILE_LEN, TILE_ROWS, TILE_WORDS, TileProduct, prefetch};
 use crate::tile::{Init, Target};
 
 /// Columns of a panel.
@@ -30,7 +30,17 @@ pub(crate) const fn words<S: Sixteen>(depth: usize) -> usize {
 /// The words of a panel of this depth.
 pub(crate) const fn panel_words<S: Sixteen>(depth: usize) -> usize {
     let words = words::<S>(depth);
-    (if S::TILES.is_some() { words.next_multiple_of(TILE_WORDS) } else { words }) * S::ROW_WORDS
+    (if S::TILES.is_some() { words.next_multiple_of(TILE_WORDS) * S::PARTS } else { words }) * S::ROW_WORDS
+}
+
+/// The words of as many rows of this depth as a tile has.
+pub(crate) const fn group_words<S: Sixteen>(depth: usize) -> usize {
+    TILE_ROWS * words::<S>(depth).next_multiple_of(TILE_WORDS) * S::PARTS
+}
+
+/// The words of so many rounded rows of this depth: whole tiles, as many rows as are multiplied at once, or rows [`ROW_STRIDE`] apart.
+pub(crate) const fn rows_words<S: Sixteen>(rows: usize, depth: usize) -> usize {
+    if S::TILES.is_some() { rows.div_ceil(TALL_ROWS) * 2 * group_words::<S>(depth) } else { rows * ROW_STRIDE }
 }
 
 /// The greatest magnitude of rows that are `ld` apart, but for what is not a number.
@@ -38,7 +48,7 @@ pub(crate) const fn panel_words<S: Sixteen>(depth: usize) -> usize {
 /// # Safety
 /// The instruction set is available; `src` is valid for these rows of `len` numbers.
 #[inline(always)]
-pub(crate) unsafe fn greatest<S: Simd>(src: *const f32, ld: usize, rows: usize, len: usize) -> f32 {
+unsafe fn greatest<S: Simd>(src: *const f32, ld: usize, rows: usize, len: usize) -> f32 {
     // SAFETY: the caller's; `i + LANES <= len` in the first loop, `i < len` in the second.
     unsafe {
         let mut most = [S::zero(); 2];
@@ -60,31 +70,54 @@ pub(crate) unsafe fn greatest<S: Simd>(src: *const f32, ld: usize, rows: usize, 
     }
 }
 
-/// Rows of at most [`ROW_STRIDE`] numbers, `ld` apart, as words along the depth, `ROW_STRIDE` apart. Gives what takes the scale back.
+/// What numbers of these rows are multiplied by before they are rounded.
 ///
 /// # Safety
-/// The instruction set is available; `src` is valid for these rows, `dst` for as many of `ROW_STRIDE` words.
+/// As for [`greatest`].
 #[inline(always)]
-pub(crate) unsafe fn round_rows<S: Sixteen>(src: *const f32, ld: usize, rows: usize, depth: usize, dst: *mut u32) -> f32 {
-    // SAFETY: the caller's; the stride is a whole number of vectors.
+pub(crate) unsafe fn scale_of<S: Sixteen>(src: *const f32, ld: usize, rows: usize, len: usize) -> f32 {
+    // SAFETY: the caller's.
+    if S::SCALES { S::scale(unsafe { greatest::<S::F32>(src, ld, rows, len) }) } else { 1.0 }
+}
+
+/// Rows of numbers, `ld` apart, as words along the depth: [`ROW_STRIDE`] apart, or in tiles, those of sixteen rows of the `whole` depth behind
+/// each other. Fetches what lies so far `ahead`.
+///
+/// # Safety
+/// The instruction set is available; `src` is valid for these rows, `dst` for [`rows_words`].
+#[inline(always)]
+pub(crate) unsafe fn round_rows<S: Sixteen, E: Element>(
+    src: *const E,
+    (ld, ahead): (usize, usize),
+    rows: usize,
+    (depth, whole): (usize, usize),
+    scale: f32,
+    dst: *mut u32,
+) {
+    let (group, stride, vector) = match S::TILES {
+        Some(_) => (group_words::<S>(whole), TILE_WORDS, S::PARTS * TILE_LEN),
+        None => (TILE_ROWS * ROW_STRIDE, ROW_STRIDE, TILE_WORDS),
+    };
+    // SAFETY: the caller's. Nothing need be there to be fetched.
     unsafe {
-        let scale = S::scale(greatest::<S::F32>(src, ld, rows, depth));
         for row in 0..rows {
-            let (src, dst) = (src.add(row * ld), dst.add(row * ROW_STRIDE));
+            let (src, mut dst) = (src.add(row * ld), dst.add(row / TILE_ROWS * group + row % TILE_ROWS * stride));
             let mut k = 0;
             while k + 16 * S::DEPTH <= depth {
-                S::along(src.add(k), scale, dst.add(k / S::DEPTH));
+                prefetch(src.wrapping_add(k + ahead));
+                let second = if S::DEPTH > 1 { E::load::<S::F32>(src.add(k + 16)) } else { S::F32::zero() };
+                S::along([E::load::<S::F32>(src.add(k)), second], scale, dst);
                 k += 16 * S::DEPTH;
+                dst = dst.add(vector);
             }
             if k < depth {
                 let mut rest = [0.0f32; WIDTH];
                 for i in k..depth {
-                    rest[i - k] = *src.add(i);
+                    rest[i - k] = (*src.add(i)).to_f32();
                 }
-                S::along(rest.as_ptr(), scale, dst.add(k / S::DEPTH));
+                S::along([S::F32::load(rest.as_ptr()), S::F32::load(rest[16..].as_ptr())], scale, dst);
             }
         }
-        1.0 / scale
     }
 }
 
@@ -95,9 +128,10 @@ pub(crate) unsafe fn round_rows<S: Sixteen>(src: *const f32, ld: usize, rows: us
 /// The instruction set is available; `src` is valid for these rows, `dst` for the words.
 #[inline(always)]
 pub(crate) unsafe fn round_turned<S: Sixteen>(src: *const f32, ld: usize, depth: usize, columns: usize, dst: *mut u32) -> f32 {
+    debug_assert!(S::PARTS == 1);
     // SAFETY: the caller's.
     unsafe {
-        let scale = S::scale(greatest::<S::F32>(src, ld, depth, columns));
+        let scale = scale_of::<S>(src, ld, depth, columns);
         for word in 0..words::<S>(depth) {
             let (k, dst) = (word * S::DEPTH, dst.add(word * columns));
             let has_second = S::DEPTH > 1 && k + 1 < depth;
@@ -121,22 +155,27 @@ pub(crate) unsafe fn round_turned<S: Sixteen>(src: *const f32, ld: usize, depth:
     }
 }
 
-/// A panel of `depth` rows of two vectors of numbers of at most this magnitude, rounded. Gives what takes the scale back.
+/// A panel of `depth` rows of two vectors of numbers, rounded. Gives what takes the scale back.
 ///
 /// # Safety
 /// The instruction set is available; `src` is valid for these rows, `dst` for the panel's words.
 #[inline(always)]
-pub(crate) unsafe fn round_panel<S: Sixteen>(src: *const f32, depth: usize, greatest: f32, dst: *mut u32) -> f32 {
+pub(crate) unsafe fn round_panel<S: Sixteen>(src: *const f32, depth: usize, scale: f32, dst: *mut u32) -> f32 {
     // SAFETY: the caller's.
     unsafe {
-        let scale = S::scale(greatest);
-        for word in 0..words::<S>(depth) {
+        let words = words::<S>(depth);
+        // Where a word's row is: behind each tile's rows are those of its other parts.
+        let at = |word: usize| (word + word / TILE_WORDS * TILE_WORDS * (S::PARTS - 1)) * S::ROW_WORDS;
+        for word in 0..words {
             let k = word * S::DEPTH;
             let second = if k + 1 < depth { src.add((k + 1) * WIDTH) } else { NOTHING.as_ptr() };
-            S::row([src.add(k * WIDTH), second], scale, dst.add(word * S::ROW_WORDS));
+            S::row([src.add(k * WIDTH), second], scale, dst.add(at(word)));
         }
-        let (written, whole) = (words::<S>(depth) * S::ROW_WORDS, panel_words::<S>(depth));
-        dst.add(written).write_bytes(0, whole - written);
+        if S::TILES.is_some() {
+            for (word, part) in (words..words.next_multiple_of(TILE_WORDS)).flat_map(|word| (0..S::PARTS).map(move |part| (word, part))) {
+                dst.add(at(word) + part * TILE_WORDS * S::ROW_WORDS).write_bytes(0, S::ROW_WORDS);
+            }
+        }
         1.0 / scale
     }
 }
@@ -149,8 +188,8 @@ pub(crate) struct Panel16 {
     pub(crate) scale: f32,
 }
 
-/// All tiles of a block of rows and one or two panels. The rows of A are [`ROW_STRIDE`] words apart, or, if it is `TURNED`, its columns `ld`;
-/// the depth is `kw` words.
+/// All tiles of a block of rows and one or two panels. The rows of A are as [`round_rows`] writes them, or, if it is `TURNED`, its columns
+/// `ld` words apart; the depth is `kw` words.
 ///
 /// # Safety
 /// The instruction set is available; `a` is valid for the rows, the panels for `kw` rows, the targets for the rows and their columns.
@@ -213,47 +252,52 @@ pub(crate) unsafe fn block16<S: Sixteen, const TURNED: bool>(rows: usize, kw: us
 /// Rows that are multiplied at once where there are [tiles](Sixteen::TILES).
 pub(crate) const TALL_ROWS: usize = 32;
 
-/// All rows of a block and a panel, many at once. There is memory for whole tiles of rows.
+/// Their sums, each of whose rows is whole cache lines.
+#[repr(align(64))]
+struct Sums([f32; TALL_ROWS * WIDTH]);
+
+/// All rows of a block and a panel, many at once.
 ///
 /// # Safety
 /// As for `block16`; words behind the depth are zero in rows and panel, up to a whole tile.
 #[inline(always)]
 unsafe fn tiles<S: Sixteen>(product: TileProduct, rows: usize, kw: usize, a: *const u32, panel: Panel16) {
-    let mut sums = [0.0f32; TALL_ROWS * WIDTH];
+    let Panel16 { b, target: Target { c, ldc, columns, init }, scale } = panel;
+    debug_assert!(scale == 1.0);
+    let steps = kw.div_ceil(TILE_WORDS);
+    let mut sums = Sums([0.0; TALL_ROWS * WIDTH]);
     for row in (0..rows).step_by(TALL_ROWS) {
-        // SAFETY: the caller's; the rows named lie below `rows`.
+        // SAFETY: the caller's; the rows and columns named exist.
         unsafe {
-            if kw > 0 {
-                product(a.add(row * ROW_STRIDE), ROW_STRIDE, panel.b, kw.div_ceil(TILE_WORDS), sums.as_mut_ptr());
+            let (a, c, count) = (a.add(row * steps * S::PARTS * TILE_WORDS), c.add(row * ldc), TALL_ROWS.min(rows - row));
+            let sums = sums.0.as_mut_ptr();
+            // What is not whole is added up elsewhere.
+            let whole = count == TALL_ROWS && columns == WIDTH && steps > 0;
+            let (mut from, to) = ((sums.cast_const(), WIDTH), if whole { (c, ldc) } else { (sums, WIDTH) });
+            match init {
+                Init::Zero => from = (NOTHING.as_ptr(), 0),
+                Init::Accumulate if whole => from = (c, ldc),
+                // The same row again and again.
+                Init::Columns(bias) if whole => from = (bias, 0),
+                Init::Rows(bias) => {
+                    for i in 0..count {
+                        let bias = S::F32::splat(*bias.add(row + i));
+                        S::F32::store(sums.add(i * WIDTH), bias);
+                        S::F32::store(sums.add(i * WIDTH + 16), bias);
+                    }
+                }
+                Init::Accumulate => (0..count).for_each(|i| sums.add(i * WIDTH).copy_from_nonoverlapping(c.add(i * ldc), columns)),
+                Init::Columns(bias) => (0..count).for_each(|i| sums.add(i * WIDTH).copy_from_nonoverlapping(bias, columns)),
             }
-            for (i, sums) in sums.chunks_exact(WIDTH).enumerate().take(rows - row) {
-                write_row::<S>([S::F32::load(sums.as_ptr()), S::F32::load(sums[16..].as_ptr())], row + i, panel);
+            if steps > 0 {
+                product(a, b, steps, from, to);
             }
-        }
-    }
-}
-
-/// Writes the sums of a row.
-///
-/// # Safety
-/// The instruction set is available; the target is valid for this row.
-#[inline(always)]
-unsafe fn write_row<S: Sixteen>(sums: [<S::F32 as Simd>::V; 2], row: usize, panel: Panel16) {
-    let Panel16 { target: Target { c, ldc, columns, init }, scale, .. } = panel;
-    // SAFETY: the caller's.
-    unsafe {
-        let c = c.add(row * ldc);
-        if columns < WIDTH {
-            return write_part::<S>(sums, row, Target { c, ldc, columns, init }, scale);
-        }
-        for (v, sums) in sums.into_iter().enumerate() {
-            let start = match init {
-                Init::Zero => S::F32::zero(),
-                Init::Accumulate => S::F32::load(c.add(16 * v)),
-                Init::Rows(bias) => S::F32::splat(*bias.add(row)),
-                Init::Columns(bias) => S::F32::load(bias.add(16 * v)),
-            };
-            S::F32::store(c.add(16 * v), S::F32::fma(sums, S::F32::splat(scale), start));
+            if !whole {
+                let from = if steps > 0 { (sums.cast_const(), WIDTH) } else { from };
+                for i in 0..count {
+                    c.add(i * ldc).copy_from_nonoverlapping(from.0.add(i * from.1), columns);
+                }
+            }
         }
     }
 }

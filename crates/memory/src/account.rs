@@ -239,10 +239,10 @@ impl Account {
     /// Takes bytes, and has others give way for them.
     fn take(&self, bytes: u64) -> Result<(), OutOfMemory> {
         loop {
-            let Err(refused) = self.take_now(bytes) else { return Ok(()) };
-            // What can never fit must not drive out what does.
-            if bytes > self.0.budget || !self.give_way(bytes.saturating_sub(refused.free).max(1)) {
-                return Err(refused);
+            let Err(Missing { error, is_of_part }) = self.take_now(bytes) else { return Ok(()) };
+            // What can never fit must not drive out what does, nor must who finds a part full: others have nothing of it.
+            if is_of_part || bytes > self.0.budget || !self.give_way(bytes.saturating_sub(error.free).max(1)) {
+                return Err(error);
             }
         }
     }
@@ -253,7 +253,7 @@ impl Account {
         givers.iter().any(|(_, give)| give(missing))
     }
 
-    fn take_now(&self, bytes: u64) -> Result<(), OutOfMemory> {
+    fn take_now(&self, bytes: u64) -> Result<(), Missing> {
         let shared = &self.0.shared;
         let large = bytes >= shared.large;
         if large {
@@ -262,7 +262,7 @@ impl Account {
         self.take_counted(bytes)?;
         let refuse = |free: u64| {
             self.give_back(bytes);
-            Err(OutOfMemory { wanted: bytes, free, budget: None })
+            Err(Missing { error: OutOfMemory { wanted: bytes, free, budget: None }, is_of_part: false })
         };
         if !large {
             return Ok(());
@@ -278,14 +278,13 @@ impl Account {
     }
 
     /// Takes bytes of this account and of those that it is a part of, or of none.
-    fn take_counted(&self, bytes: u64) -> Result<(), OutOfMemory> {
+    fn take_counted(&self, bytes: u64) -> Result<(), Missing> {
         let Inner { budget, held, whole, .. } = &*self.0;
         let most = self.most();
         let more = |held: u64| held.checked_add(bytes).filter(|sum| *sum <= most);
-        held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).map_err(|held| OutOfMemory {
-            wanted: bytes,
-            free: most.saturating_sub(held),
-            budget: Some(*budget),
+        held.fetch_update(Ordering::AcqRel, Ordering::Acquire, more).map_err(|held| Missing {
+            error: OutOfMemory { wanted: bytes, free: most.saturating_sub(held), budget: Some(*budget) },
+            is_of_part: whole.is_some(),
         })?;
         if let Some(whole) = whole
             && let Err(refused) = whole.take_counted(bytes)
@@ -320,6 +319,13 @@ impl fmt::Debug for Account {
 /// Whether the allocator finds a place for so many bytes. They are not touched.
 fn has_place(bytes: u64) -> bool {
     usize::try_from(bytes).is_ok_and(|bytes| Vec::<u8>::new().try_reserve_exact(bytes).is_ok())
+}
+
+/// Why bytes were not taken.
+struct Missing {
+    error: OutOfMemory,
+    /// Whether it is a part's bound.
+    is_of_part: bool,
 }
 
 /// Bytes that somebody holds. Dropped, they are free again.

@@ -72,6 +72,11 @@ fn what_was_counted_over_the_budget_drives_others_out_and_what_never_fits_does_n
     account.gives_way(0, move |_| holder.lock().take().is_some());
     assert!(account.reserve(101).is_err() && !account.has(60) && account.has(50));
     assert_eq!(account.held(), 50);
+    let part = account.part(30);
+    let lease = part.reserve(30).unwrap();
+    assert!(part.reserve(1).is_err());
+    assert_eq!(account.held(), 80, "a full part drives nobody out");
+    drop(lease);
     let _there = account.count(70);
     account.relieve();
     assert_eq!(account.held(), 70);

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
+use comfyd_kernels::Level;
 use comfyd_models::clip::ClipConfig;
 use comfyd_models::prompt::{Embeddings, Token, Window, WindowRules, embedding_rows, windows};
 use comfyd_models::taesd::{Taesd, TaesdConfig};
@@ -59,7 +60,8 @@ fn assert_close(name: &str, got: &Tensor, wanted: &Tensor) {
     let square: f64 = wanted.iter().map(|w| w * w).sum();
     let difference: f64 = got.iter().zip(&wanted).map(|(g, w)| (g - w) * (g - w)).sum();
     let error = (difference / square).sqrt();
-    assert!(error < 1e-5, "{name}: relative error {error:e}");
+    let bound = if Level::best().is_close() { 1e-4 } else { 1e-5 };
+    assert!(error < bound, "{name}: relative error {error:e}");
 }
 
 /// The embeddings of the script.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use axum::http::StatusCode;
 use comfyd_memory::{Account, Lease};
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ApiError;
 
@@ -18,7 +19,12 @@ const ONE_OF: u64 = 4;
 
 /// The memory. Clones share it.
 #[derive(Clone)]
-pub(crate) struct Room(Account);
+pub(crate) struct Room {
+    all: Account,
+    /// What requests may have that take more and more. The rest is for the one whose turn it is, or they could all wait for each other.
+    growing: Account,
+    turn: Arc<Semaphore>,
+}
 
 /// Why memory is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,43 +65,91 @@ impl From<Refused> for ApiError {
 impl Room {
     /// What an account has for requests.
     pub(crate) fn new(account: Account) -> Self {
-        Self(account)
+        let growing = account.part(account.budget() - account.budget() / ONE_OF);
+        Self { all: account, growing, turn: Arc::new(Semaphore::new(1)) }
     }
 
     /// How many bytes there are in all.
     pub(crate) fn bytes(&self) -> u64 {
-        self.0.budget()
+        self.all.budget()
     }
 
     /// Takes so many bytes; waits for them for a while.
     pub(crate) async fn take(&self, bytes: u64) -> Result<Lease, Refused> {
-        self.take_of(bytes, self.bytes()).await
+        at_most(bytes, self.bytes())?;
+        self.all.reserve_within(bytes, PATIENCE).await.map_err(|_| Refused::Crowded)
     }
+}
 
-    async fn take_of(&self, bytes: u64, most: u64) -> Result<Lease, Refused> {
-        if bytes > most {
-            return Err(Refused::TooMuch { bytes, most });
-        }
-        self.0.reserve_within(bytes, PATIENCE).await.map_err(|_| Refused::Crowded)
-    }
+fn at_most(bytes: u64, most: u64) -> Result<(), Refused> {
+    if bytes > most { Err(Refused::TooMuch { bytes, most }) } else { Ok(()) }
 }
 
 /// What one request has taken so far, until the last clone is dropped.
 #[derive(Clone)]
 pub(crate) struct Work {
     room: Room,
-    leases: Arc<Mutex<Vec<Lease>>>,
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Default)]
+struct Taken {
+    leases: Vec<Lease>,
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 impl Work {
     pub(crate) fn new(room: &Room) -> Self {
-        Self { room: room.clone(), leases: Arc::default() }
+        Self { room: room.clone(), taken: Arc::default() }
     }
 
-    /// Takes more.
+    /// Takes more. The first one that has to wait has its turn until it is done.
     pub(crate) async fn more(&self, bytes: u64) -> Result<(), Refused> {
-        let lease = self.room.take_of(bytes, self.room.bytes() / ONE_OF).await?;
-        self.leases.lock().push(lease);
+        let Room { all, growing, turn } = &self.room;
+        at_most(bytes, all.budget() / ONE_OF)?;
+        let mut lease = None;
+        if self.taken.lock().turn.is_none() {
+            tokio::select! {
+                biased;
+                got = growing.reserve_within(bytes, PATIENCE) => lease = Some(got),
+                Ok(got) = Arc::clone(turn).acquire_owned() => self.taken.lock().turn = Some(got),
+            }
+        }
+        let lease = match lease {
+            Some(lease) => lease,
+            None => all.reserve_within(bytes, PATIENCE).await,
+        };
+        self.taken.lock().leases.push(lease.map_err(|_| Refused::Crowded)?);
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// Each has a part of what it needs when nothing is left. Time passes at once here: who waits for what cannot come is refused.
+    #[tokio::test(start_paused = true)]
+    async fn requests_that_grow_do_not_wait_for_each_other_for_ever() {
+        let room = Room::new(Account::new(1000));
+        let begun = Arc::new(tokio::sync::Barrier::new(7));
+        let requests: Vec<_> = (0..7)
+            .map(|_| {
+                let (room, begun) = (room.clone(), Arc::clone(&begun));
+                tokio::spawn(async move {
+                    let work = Work::new(&room);
+                    work.more(100).await?;
+                    begun.wait().await;
+                    work.more(100).await?;
+                    work.more(50).await
+                })
+            })
+            .collect();
+        for request in requests {
+            assert_eq!(request.await.unwrap(), Ok(()));
+        }
+        assert_eq!(room.all.held(), 0);
+        assert_eq!(Work::new(&room).more(251).await, Err(Refused::TooMuch { bytes: 251, most: 250 }));
     }
 }

@@ -3,6 +3,8 @@
 
 use std::arch::asm;
 
+use super::sixteen::{TILE_LEN, TILE_ROWS};
+
 /// How a thread divides the tiles: all eight have 16 rows of 64 bytes.
 #[repr(C, align(64))]
 struct Configuration {
@@ -89,46 +91,102 @@ impl Drop for Configured {
     }
 }
 
-/// The product of 32 rows and 32 columns: see [`TileProduct`](super::sixteen::TileProduct).
+/// The product of 32 rows and 32 columns of numbers in so many parts: see [`TileProduct`](super::sixteen::TileProduct).
 ///
 /// # Safety
 /// The thread's tiles are [`Configured`]; the pointers are valid as the type says.
 #[inline]
-pub(super) unsafe fn product(a: *const u32, a_stride: usize, b: *const u32, steps: usize, c: *mut f32) {
-    // SAFETY: the caller's.
+pub(super) unsafe fn product<const PARTS: usize>(
+    a: *const u32,
+    b: *const u32,
+    steps: usize,
+    from: (*const f32, usize),
+    to: (*mut f32, usize),
+) {
+    // SAFETY: the caller's. A row of a tile of A is 64 bytes long, one of a panel 128; a tile has 1024.
     unsafe {
         asm!(
-            "tilezero tmm0",
-            "tilezero tmm1",
-            "tilezero tmm2",
-            "tilezero tmm3",
-            "2:",
-            "tileloadd tmm4, [{a} + {a_stride}]",
-            "tileloadd tmm5, [{lower} + {a_stride}]",
-            "tileloadd tmm6, [{b} + {row}]",
-            "tileloadd tmm7, [{b} + {row} + 64]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            "add {a}, 64",
-            "add {lower}, 64",
-            "add {b}, 2048",
-            "dec {steps}",
-            "jnz 2b",
-            "tilestored [{c} + {row}], tmm0",
-            "tilestored [{c} + {row} + 64], tmm1",
-            "tilestored [{c} + {row} + 2048], tmm2",
-            "tilestored [{c} + {row} + 2112], tmm3",
-            a = inout(reg) a => _,
-            lower = inout(reg) a.add(16 * a_stride) => _,
-            b = inout(reg) b => _,
-            steps = inout(reg) steps => _,
-            a_stride = in(reg) 4 * a_stride,
-            // A row of a panel of words, and one of the result, are as long.
-            row = in(reg) 128_usize,
-            c = in(reg) c,
-            options(nostack),
+            "tileloadd tmm0, [{upper} + {stride}]",
+            "tileloadd tmm1, [{upper} + {stride} + 64]",
+            "tileloadd tmm2, [{lower} + {stride}]",
+            "tileloadd tmm3, [{lower} + {stride} + 64]",
+            upper = in(reg) from.0,
+            lower = in(reg) from.0.add(TILE_ROWS * from.1),
+            stride = in(reg) 4 * from.1,
+            options(nostack, readonly, preserves_flags),
+        );
+        let lower = a.add(steps * PARTS * TILE_LEN);
+        if PARTS == 1 {
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{a} + {short}]",
+                "tileloadd tmm5, [{lower} + {short}]",
+                "tileloadd tmm6, [{b} + {long}]",
+                "tileloadd tmm7, [{b} + {long} + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 1024",
+                "add {lower}, 1024",
+                "add {b}, 2048",
+                "dec {steps}",
+                "jnz 2b",
+                a = inout(reg) a => _,
+                lower = inout(reg) lower => _,
+                b = inout(reg) b => _,
+                steps = inout(reg) steps => _,
+                short = in(reg) 64_usize,
+                long = in(reg) 128_usize,
+                options(nostack, readonly),
+            );
+        } else {
+            // Without the products of the second parts, which are as small as what the parts have lost.
+            asm!(
+                "2:",
+                "tileloadd tmm4, [{a} + {short} + 1024]",
+                "tileloadd tmm5, [{lower} + {short} + 1024]",
+                "tileloadd tmm6, [{b} + {long}]",
+                "tileloadd tmm7, [{b} + {long} + 64]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm4, [{a} + {short}]",
+                "tileloadd tmm5, [{lower} + {short}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "tileloadd tmm6, [{b} + {long} + 2048]",
+                "tileloadd tmm7, [{b} + {long} + 2112]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                "add {a}, 2048",
+                "add {lower}, 2048",
+                "add {b}, 4096",
+                "dec {steps}",
+                "jnz 2b",
+                a = inout(reg) a => _,
+                lower = inout(reg) lower => _,
+                b = inout(reg) b => _,
+                steps = inout(reg) steps => _,
+                short = in(reg) 64_usize,
+                long = in(reg) 128_usize,
+                options(nostack, readonly),
+            );
+        }
+        asm!(
+            "tilestored [{upper} + {stride}], tmm0",
+            "tilestored [{upper} + {stride} + 64], tmm1",
+            "tilestored [{lower} + {stride}], tmm2",
+            "tilestored [{lower} + {stride} + 64], tmm3",
+            upper = in(reg) to.0,
+            lower = in(reg) to.0.add(TILE_ROWS * to.1),
+            stride = in(reg) 4 * to.1,
+            options(nostack, preserves_flags),
         );
     }
 }

@@ -74,24 +74,24 @@ impl Sixteen for Avx512Fp16 {
         }
     }
     #[inline(always)]
-    unsafe fn along(numbers: *const f32, scale: f32, words: *mut u32) {
+    unsafe fn along(numbers: [__m512; 2], scale: f32, words: *mut u32) {
         // SAFETY: see above.
         unsafe {
-            let words_once = _mm512_cvtepu16_epi32(rounded(numbers, scale));
+            let words_once = _mm512_cvtepu16_epi32(rounded(numbers[0], scale));
             _mm512_storeu_si512(words.cast(), _mm512_or_si512(words_once, _mm512_slli_epi32::<16>(words_once)));
         }
     }
     #[inline(always)]
     unsafe fn across(rows: [*const f32; 2], scale: f32, words: *mut u32) {
         // SAFETY: see above.
-        unsafe { Self::along(rows[0], scale, words) }
+        unsafe { Self::along([_mm512_loadu_ps(rows[0]); 2], scale, words) }
     }
     #[inline(always)]
     unsafe fn row(rows: [*const f32; 2], scale: f32, words: *mut u32) {
         // SAFETY: see above.
         unsafe {
-            _mm256_storeu_si256(words.cast(), rounded(rows[0], scale));
-            _mm256_storeu_si256(words.add(8).cast(), rounded(rows[0].add(16), scale));
+            _mm256_storeu_si256(words.cast(), rounded(_mm512_loadu_ps(rows[0]), scale));
+            _mm256_storeu_si256(words.add(8).cast(), rounded(_mm512_loadu_ps(rows[0].add(16)), scale));
         }
     }
 }
@@ -114,12 +114,12 @@ unsafe fn fma_ph(a: __m512, b: __m512, mut c: __m512) -> __m512 {
 /// Sixteen numbers in half precision.
 ///
 /// # Safety
-/// AVX-512 is available, the pointer valid for these numbers.
+/// AVX-512 is available.
 #[inline(always)]
-unsafe fn rounded(numbers: *const f32, scale: f32) -> __m256i {
+unsafe fn rounded(numbers: __m512, scale: f32) -> __m256i {
     // SAFETY: the caller's.
     unsafe {
-        let scaled = _mm512_mul_ps(_mm512_loadu_ps(numbers), _mm512_set1_ps(scale));
+        let scaled = _mm512_mul_ps(numbers, _mm512_set1_ps(scale));
         _mm512_cvtps_ph::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(scaled)
     }
 }

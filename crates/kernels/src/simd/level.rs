@@ -32,6 +32,9 @@ pub enum Level {
     /// AVX-512BW, DQ, VL and FP16 besides, for products of half precision. Where both are there, these are the faster ones.
     #[cfg(target_arch = "x86_64")]
     Avx512Fp16,
+    /// AVX-512-BF16 and AMX, each product made of three of bfloat16 that together have the factors to 2^-17: close to single precision.
+    #[cfg(target_arch = "x86_64")]
+    AmxThrice,
     /// AVX-512-BF16 and AMX with products of bfloat16: the fastest by far.
     #[cfg(target_arch = "x86_64")]
     Amx,
@@ -55,6 +58,8 @@ impl Level {
         #[cfg(target_arch = "x86_64")]
         Self::Avx512Fp16,
         #[cfg(target_arch = "x86_64")]
+        Self::AmxThrice,
+        #[cfg(target_arch = "x86_64")]
         Self::Amx,
         #[cfg(target_arch = "aarch64")]
         Self::Neon,
@@ -72,6 +77,8 @@ impl Level {
             Self::Avx512Bf16 => "avx512-bf16",
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Fp16 => "avx512-fp16",
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxThrice => "amx-thrice",
             #[cfg(target_arch = "x86_64")]
             Self::Amx => "amx",
             #[cfg(target_arch = "aarch64")]
@@ -102,7 +109,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Fp16 => Self::Avx512.has_words() && is_x86_feature_detected!("avx512fp16"),
             #[cfg(target_arch = "x86_64")]
-            Self::Amx => Self::Avx512Bf16.is_available() && amx::is_available(),
+            Self::AmxThrice | Self::Amx => Self::Avx512Bf16.is_available() && amx::is_available(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
         }
@@ -122,7 +129,7 @@ impl Level {
         match self {
             Self::Portable => false,
             #[cfg(target_arch = "x86_64")]
-            Self::Avx2 | Self::Avx512 => false,
+            Self::Avx2 | Self::Avx512 | Self::AmxThrice => false,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Bf16 | Self::Avx512Fp16 | Self::Amx => true,
             #[cfg(target_arch = "aarch64")]
@@ -130,10 +137,29 @@ impl Level {
         }
     }
 
-    /// The best one that this processor has and that may be used. One that [rounds](Self::rounds) may with [`Precision::Bf16`].
+    /// Whether there are [tiles](super::Sixteen::TILES).
+    pub(crate) fn has_tiles(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::AmxThrice | Self::Amx => true,
+            _ => false,
+        }
+    }
+
+    /// Whether its products are not in single precision, but close to it.
+    pub fn is_close(self) -> bool {
+        self.has_tiles() && !self.rounds()
+    }
+
+    /// The best one that this processor has and that may be used. One that [rounds](Self::rounds) may with [`Precision::Bf16`], one that
+    /// [is close](Self::is_close) without [`Precision::F32`].
     pub fn best() -> Self {
-        let (limit, may_round) = (LIMIT.load(Ordering::Relaxed), Precision::chosen() == Precision::Bf16);
-        let allowed = |level: &Self| level.is_available() && (may_round || !level.rounds());
+        let (limit, precision) = (LIMIT.load(Ordering::Relaxed), Precision::chosen());
+        let allowed = |level: &Self| match precision {
+            Precision::Auto => !level.rounds(),
+            Precision::F32 => !level.rounds() && !level.is_close(),
+            Precision::Bf16 => true,
+        } && level.is_available();
         Self::ALL.iter().copied().take(limit.saturating_add(1)).rfind(allowed).unwrap_or(Self::Portable)
     }
 
@@ -147,7 +173,7 @@ impl Level {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => of::<Avx2>(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 | Self::Avx512Bf16 | Self::Avx512Fp16 | Self::Amx => of::<Avx512>(),
+            Self::Avx512 | Self::Avx512Bf16 | Self::Avx512Fp16 | Self::AmxThrice | Self::Amx => of::<Avx512>(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => of::<Neon>(),
         }
@@ -166,7 +192,10 @@ pub(crate) fn dispatch16<T: Task16>(level: Level, task: T) {
         Level::Avx512Fp16 => unsafe { avx512_fp16::run(task) },
         // SAFETY: the level came from the detection of the processor's features.
         #[cfg(target_arch = "x86_64")]
-        Level::Amx => unsafe { avx512_bf16::run_with_tiles(task) },
+        Level::AmxThrice => unsafe { avx512_bf16::run_with_tiles::<_, 2>(task) },
+        // SAFETY: the level came from the detection of the processor's features.
+        #[cfg(target_arch = "x86_64")]
+        Level::Amx => unsafe { avx512_bf16::run_with_tiles::<_, 1>(task) },
         level => dispatch(level, task),
     }
 }
@@ -182,7 +211,7 @@ pub(crate) fn dispatch<T: Task>(level: Level, task: T) {
         Level::Avx2 => unsafe { avx2::run(task) },
         // SAFETY: the level came from the detection of the processor's features.
         #[cfg(target_arch = "x86_64")]
-        Level::Avx512 | Level::Avx512Bf16 | Level::Avx512Fp16 | Level::Amx => unsafe { avx512::run(task) },
+        Level::Avx512 | Level::Avx512Bf16 | Level::Avx512Fp16 | Level::AmxThrice | Level::Amx => unsafe { avx512::run(task) },
         // SAFETY: the level came from the detection of the processor's features; the target has them switched on.
         #[cfg(target_arch = "aarch64")]
         Level::Neon => unsafe { task.run::<Neon>() },

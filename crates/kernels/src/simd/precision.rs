@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 /// What the factors of products are rounded to. Sums and everything else are in single precision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Precision {
-    /// What suits the device: nothing on the processor; on a card what the weight is held in, and TF32 where that is single precision.
+    /// What suits the device: on the processor nothing, or [what is close to it](super::Level::is_close) and faster; on a card what the weight
+    /// is held in, and TF32 where that is single precision.
     #[default]
     Auto,
     /// Nothing: single precision.

@@ -94,6 +94,18 @@ pub(crate) trait Element: Copy + Send + Sync + 'static {
     unsafe fn load<S: Simd>(p: *const Self) -> S::V;
 }
 
+impl Element for f32 {
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+    #[inline(always)]
+    unsafe fn load<S: Simd>(p: *const Self) -> S::V {
+        // SAFETY: the caller's.
+        unsafe { S::load(p) }
+    }
+}
+
 impl Element for f16 {
     #[inline(always)]
     fn to_f32(self) -> f32 {
