@@ -8,6 +8,7 @@ use crate::out::{Out, Written, result};
 use crate::rows::Rows;
 use crate::simd::{Level, Simd, prefetch};
 use crate::sizes::{Added, Conv2d};
+use crate::tiles::multiply;
 use crate::weight::{Error, Result, Weight, check_len, product};
 use crate::winograd::{self, Input};
 
@@ -89,7 +90,7 @@ pub(crate) fn conv2d_at(
         bias: added.bias.map_or(Bias::None, Bias::Rows),
     };
     // SAFETY: the lengths were checked against the sizes.
-    unsafe { gemm.run(level) };
+    unsafe { multiply(&gemm, level) };
     // SAFETY: the product has written all channels of all pixels.
     let sums = unsafe { out.known() };
     if let Some(per_image) = added.per_image {

@@ -5,8 +5,6 @@
 //! A stream past it; a tile of C is kept in registers over a slice of the depth, and a block of it in the second-level cache over several
 //! slices. Every task packs what it needs for itself, unless that is little and many tasks need it.
 
-mod tiles;
-
 use rayon::prelude::*;
 
 use crate::rows::Rows;
@@ -27,7 +25,7 @@ const PANEL_CHUNK: usize = 8;
 const PACKED_ONCE_MAX_LEN: usize = 1 << 20;
 const _: () = assert!(DEPTH_SLICE <= ROW_STRIDE);
 /// Tasks per thread, so that an unlucky thread does not hold up the others.
-const TASKS_PER_THREAD: usize = 4;
+pub(crate) const TASKS_PER_THREAD: usize = 4;
 
 /// The right factor, which can write any of its panels, and where the panel's columns lie in the product.
 pub(crate) trait Panels: Sync {
@@ -79,7 +77,7 @@ pub(crate) struct Gemm<'a, P> {
 }
 
 impl<P: Panels> Gemm<'_, P> {
-    /// Computes it with all threads.
+    /// Computes it with all threads, without tiles.
     ///
     /// # Safety
     /// C must be valid for the rows and for all columns that the panels place in it, and nobody else may touch it meanwhile; `a` has
@@ -91,10 +89,6 @@ impl<P: Panels> Gemm<'_, P> {
             return;
         }
         let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
-        if level.has_tiles() {
-            // SAFETY: the caller's.
-            return unsafe { tiles::run(self, level, panels, wanted) };
-        }
         // Rounded ones take half the room, and rows that are rounded for each chunk want more to do.
         let panel_chunks = panels.div_ceil(if level.rounds() { 2 * PANEL_CHUNK } else { PANEL_CHUNK });
         // Few columns: the rows are divided too, in whole tiles.
@@ -163,7 +157,7 @@ impl<P> Gemm<'_, P> {
     /// # Safety
     /// The row and the column exist.
     #[inline(always)]
-    unsafe fn init(&self, k0: usize, row: usize, offset: usize) -> Init {
+    pub(crate) unsafe fn init(&self, k0: usize, row: usize, offset: usize) -> Init {
         // SAFETY: the caller's; a bias has a number for every row or column.
         unsafe {
             match self.bias {
@@ -177,13 +171,13 @@ impl<P> Gemm<'_, P> {
 }
 
 /// The slices of `k0..end`, all but the last of this length.
-fn slices(k0: usize, end: usize, slice: usize) -> impl Iterator<Item = (usize, usize)> {
+pub(crate) fn slices(k0: usize, end: usize, slice: usize) -> impl Iterator<Item = (usize, usize)> {
     // Without any depth there is the bias to write.
     (k0..end.max(k0 + 1)).step_by(slice).map(move |k0| (k0, slice.min(end.saturating_sub(k0))))
 }
 
 /// How long slices of so much depth are: `most` at most, and whole vectors, since to convert what is left of one takes long.
-fn slice_of(depth: usize, most: usize) -> usize {
+pub(crate) fn slice_of(depth: usize, most: usize) -> usize {
     depth.div_ceil(depth.div_ceil(most).max(1)).max(1).next_multiple_of(MAX_LANES)
 }
 

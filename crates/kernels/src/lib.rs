@@ -25,6 +25,7 @@ mod tile;
 // Only x86-64 has products of sixteen bits here.
 #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
 mod tile16;
+mod tiles;
 mod weight;
 mod winograd;
 

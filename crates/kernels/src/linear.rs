@@ -12,6 +12,7 @@ use crate::rows::Rows;
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Task, dispatch};
 use crate::tile::PANEL_VECTORS;
+use crate::tiles::multiply;
 use crate::weight::{Error, Result, Weight, check_len, product};
 
 /// Up to this many rows of input, a weight is read once and not packed.
@@ -81,7 +82,7 @@ pub(crate) fn linear_at(
         bias,
     };
     // SAFETY: the lengths were checked against the sizes.
-    unsafe { gemm.run(level) };
+    unsafe { multiply(&gemm, level) };
     // SAFETY: as above.
     Ok(unsafe { out.written() })
 }
@@ -98,7 +99,7 @@ fn turned(level: Level, x: Rows<'_>, weight: Rows<'_>, bias: Option<&[f32]>, row
     let b = &Transposed { weight: x, columns: rows, whole: true };
     let bias = bias.map_or(Bias::None, Bias::Rows);
     // SAFETY: the lengths were checked against the sizes; the product has room for whole vectors.
-    unsafe { Gemm { a: weight, rows: columns, depth, b, c, ldc, bias }.run(level) };
+    unsafe { multiply(&Gemm { a: weight, rows: columns, depth, b, c, ldc, bias }, level) };
     let tasks = columns.div_ceil(COLUMNS_PER_TASK);
     (0..tasks).into_par_iter().for_each(|task| {
         let range = (task * COLUMNS_PER_TASK, ((task + 1) * COLUMNS_PER_TASK).min(columns));

@@ -4,7 +4,7 @@
 
 use rayon::prelude::*;
 
-use super::{DEPTH_SLICE, Gemm, Panels, Shared, slice_of, slices};
+use crate::gemm::{DEPTH_SLICE, Gemm, Panels, Shared, TASKS_PER_THREAD, slice_of, slices};
 use crate::scratch::Scratch;
 use crate::simd::{Level, Simd, Sixteen, TILE_WORDS, Task, Task16, dispatch16};
 use crate::tile::{Init, PANEL_VECTORS, Target};
@@ -21,14 +21,20 @@ const OWN_LEN: usize = if cfg!(test) { 1 << 15 } else { 1 << 18 };
 /// Most numbers of a task's result that it keeps beside them until it is complete.
 const SUMS_MAX_LEN: usize = 1 << 17;
 
-/// Computes it.
+/// Computes a product with all threads, by tiles where the level has them.
 ///
 /// # Safety
-/// As for [`Gemm::run`]; the level has tiles.
-pub(super) unsafe fn run<P: Panels>(gemm: &Gemm<'_, P>, level: Level, panels: usize, wanted: usize) {
+/// As for [`Gemm::run`].
+pub(crate) unsafe fn multiply<P: Panels>(gemm: &Gemm<'_, P>, level: Level) {
     let Gemm { rows, depth, .. } = *gemm;
     let (lanes, _) = level.geometry();
     let width = PANEL_VECTORS * lanes;
+    let panels = gemm.b.count(width);
+    if !level.has_tiles() || rows == 0 || panels == 0 {
+        // SAFETY: the caller's.
+        return unsafe { gemm.run(level) };
+    }
+    let wanted = rayon::current_num_threads() * TASKS_PER_THREAD;
     let tall = rows >= panels * width;
     let common = if tall { panels * width } else { rows.next_multiple_of(TALL_ROWS) };
     let slice = slice_of(depth, (COMMON_MAX_LEN / common).clamp(1, MOST_DEPTH)).next_multiple_of(2 * TILE_WORDS);
