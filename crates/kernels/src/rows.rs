@@ -25,6 +25,13 @@ impl<'a> Rows<'a> {
         matches!(self.weight, Weight::F32(_))
     }
 
+    /// Where these numbers begin, and what is read next, most likely: the numbers behind them, or the first ones of the rows below.
+    #[inline(always)]
+    fn places(&self, row: usize, count: usize, k0: usize, kc: usize) -> (usize, usize) {
+        let start = row * self.depth + k0;
+        (start, if k0 + kc < self.depth { start + kc } else { (row + count) * self.depth })
+    }
+
     /// The numbers `k0..k0 + kc` of `count` rows from `row` on, and how far apart the rows are.
     ///
     /// # Safety
@@ -32,9 +39,7 @@ impl<'a> Rows<'a> {
     /// initialised as by [`Rows::room`].
     #[inline(always)]
     pub(crate) unsafe fn pieces<S: Simd>(&self, row: usize, count: usize, k0: usize, kc: usize, buffer: *mut f32) -> (*const f32, usize) {
-        let start = row * self.depth + k0;
-        // What is read next, most likely: the numbers behind these, or the first ones of the rows below.
-        let next = if k0 + kc < self.depth { start + kc } else { (row + count) * self.depth };
+        let (start, next) = self.places(row, count, k0, kc);
         // SAFETY: the caller's.
         unsafe {
             match self.weight {
@@ -62,8 +67,7 @@ impl<'a> Rows<'a> {
         buffer: *mut f32,
         to: *mut u32,
     ) {
-        let start = row * self.depth + k0;
-        let next = if k0 + kc < self.depth { start + kc } else { (row + count) * self.depth };
+        let (start, next) = self.places(row, count, k0, kc);
         let (apart, depth) = ((self.depth, next - start), (kc, whole));
         // SAFETY: the caller's.
         unsafe {

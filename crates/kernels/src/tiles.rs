@@ -48,7 +48,7 @@ pub(crate) unsafe fn multiply<P: Panels>(gemm: &Gemm<'_, P>, level: Level) {
         (rows.div_ceil(TALL_ROWS), panels.div_ceil(wanted).clamp(1, most.max(1)), panels)
     };
     for range in slices(0, depth, slice * at_once) {
-        let part = Part { gemm, tall, panels, range, slice, common: Shared(memory.as_mut_ptr()) };
+        let part = &Part { gemm, tall, panels, range, slice, common: Shared(memory.as_mut_ptr()) };
         (0..rounded).into_par_iter().for_each(|block| dispatch16(level, Round { part, block }));
         (0..all.div_ceil(each)).into_par_iter().with_max_len(1).for_each(|task| {
             dispatch16(level, Multiply { part, range: (task * each, ((task + 1) * each).min(all)) });
@@ -57,8 +57,8 @@ pub(crate) unsafe fn multiply<P: Panels>(gemm: &Gemm<'_, P>, level: Level) {
 }
 
 /// A part of the depth of a product.
-struct Part<'a, 'b, P> {
-    gemm: &'a Gemm<'b, P>,
+struct Part<'a, P> {
+    gemm: &'a Gemm<'a, P>,
     /// Whether the panels are what all tasks have in common; else the rows are.
     tall: bool,
     panels: usize,
@@ -68,15 +68,7 @@ struct Part<'a, 'b, P> {
     common: Shared,
 }
 
-impl<P> Clone for Part<'_, '_, P> {
-    fn clone(&self) -> Self {
-        *self
-    }
-}
-
-impl<P> Copy for Part<'_, '_, P> {}
-
-impl<P: Panels> Part<'_, '_, P> {
+impl<P: Panels> Part<'_, P> {
     /// Numbers that [`Self::round_panel`] and [`Self::round_rows`] need before they are rounded.
     fn numbers() -> Scratch {
         Scratch::take(TALL_ROWS * DEPTH_SLICE)
@@ -136,12 +128,12 @@ impl<P: Panels> Part<'_, '_, P> {
 }
 
 /// Rounds a panel, or rows that are multiplied at once, for all tasks.
-struct Round<'a, 'b, P> {
-    part: Part<'a, 'b, P>,
+struct Round<'a, P> {
+    part: &'a Part<'a, P>,
     block: usize,
 }
 
-impl<P: Panels> Task16 for Round<'_, '_, P> {
+impl<P: Panels> Task16 for Round<'_, P> {
     #[inline(always)]
     unsafe fn run16<S: Sixteen>(self) {
         let Self { part, block } = self;
@@ -161,12 +153,12 @@ impl<P: Panels> Task16 for Round<'_, '_, P> {
 }
 
 /// Some rows times all panels, or all rows times some panels.
-struct Multiply<'a, 'b, P> {
-    part: Part<'a, 'b, P>,
+struct Multiply<'a, P> {
+    part: &'a Part<'a, P>,
     range: (usize, usize),
 }
 
-impl<P: Panels> Task16 for Multiply<'_, '_, P> {
+impl<P: Panels> Task16 for Multiply<'_, P> {
     #[inline(always)]
     unsafe fn run16<S: Sixteen>(self) {
         // SAFETY: the caller's.
@@ -174,7 +166,7 @@ impl<P: Panels> Task16 for Multiply<'_, '_, P> {
     }
 }
 
-impl<P: Panels> Multiply<'_, '_, P> {
+impl<P: Panels> Multiply<'_, P> {
     /// Some rows times all panels.
     ///
     /// # Safety
@@ -236,8 +228,6 @@ impl<P: Panels> Multiply<'_, '_, P> {
                             let init = if index == 0 { Init::Zero } else { Init::Accumulate };
                             target = Target { c: sums(row, panel), ldc: width, columns: width, init };
                         }
-                        // Rows that do not exist are multiplied too where there is room for their sums.
-                        let count = if kept { TALL_ROWS } else { count };
                         block16::<S, false>(count, words::<S>(slice.1), a, 0, &[Panel16 { b: own(panel), target, scale: 1.0 }]);
                     }
                 }
@@ -279,13 +269,13 @@ unsafe fn add_sums<S: Sixteen>(rows: usize, sums: *mut f32, target: Target) {
 }
 
 /// There is nothing to do without tiles.
-impl<P: Panels> Task for Round<'_, '_, P> {
+impl<P: Panels> Task for Round<'_, P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {}
 }
 
 /// As above.
-impl<P: Panels> Task for Multiply<'_, '_, P> {
+impl<P: Panels> Task for Multiply<'_, P> {
     #[inline(always)]
     unsafe fn run<S: Simd>(self) {}
 }

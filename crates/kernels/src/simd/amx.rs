@@ -91,6 +91,32 @@ impl Drop for Configured {
     }
 }
 
+/// Adds the products of two tiles of rows and two of columns to their sums.
+macro_rules! four_products {
+    () => {
+        "tdpbf16ps tmm0, tmm4, tmm6\ntdpbf16ps tmm1, tmm4, tmm7\ntdpbf16ps tmm2, tmm5, tmm6\ntdpbf16ps tmm3, tmm5, tmm7"
+    };
+}
+
+/// Does this for every step, from the upper and the lower tiles of rows and the panel on. A row of a tile of rows is `short`, one of a panel `long`.
+macro_rules! over_steps {
+    (($a:ident, $lower:ident, $b:ident, $steps:ident), $($line:expr),+ $(,)?) => {
+        asm!(
+            "2:",
+            $($line),+,
+            "dec {steps}",
+            "jnz 2b",
+            a = inout(reg) $a => _,
+            lower = inout(reg) $lower => _,
+            b = inout(reg) $b => _,
+            steps = inout(reg) $steps => _,
+            short = in(reg) 64_usize,
+            long = in(reg) 128_usize,
+            options(nostack, readonly),
+        )
+    };
+}
+
 /// The product of 32 rows and 32 columns of numbers in so many parts: see [`TileProduct`](super::sixteen::TileProduct).
 ///
 /// # Safety
@@ -103,7 +129,7 @@ pub(super) unsafe fn product<const PARTS: usize>(
     from: (*const f32, usize),
     to: (*mut f32, usize),
 ) {
-    // SAFETY: the caller's. A row of a tile of A is 64 bytes long, one of a panel 128; a tile has 1024.
+    // SAFETY: the caller's. A tile has 1024 bytes.
     unsafe {
         asm!(
             "tileloadd tmm0, [{upper} + {stride}]",
@@ -117,65 +143,35 @@ pub(super) unsafe fn product<const PARTS: usize>(
         );
         let lower = a.add(steps * PARTS * TILE_LEN);
         if PARTS == 1 {
-            asm!(
-                "2:",
+            over_steps!(
+                (a, lower, b, steps),
                 "tileloadd tmm4, [{a} + {short}]",
                 "tileloadd tmm5, [{lower} + {short}]",
                 "tileloadd tmm6, [{b} + {long}]",
                 "tileloadd tmm7, [{b} + {long} + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                four_products!(),
                 "add {a}, 1024",
                 "add {lower}, 1024",
                 "add {b}, 2048",
-                "dec {steps}",
-                "jnz 2b",
-                a = inout(reg) a => _,
-                lower = inout(reg) lower => _,
-                b = inout(reg) b => _,
-                steps = inout(reg) steps => _,
-                short = in(reg) 64_usize,
-                long = in(reg) 128_usize,
-                options(nostack, readonly),
             );
         } else {
             // Without the products of the second parts, which are as small as what the parts have lost.
-            asm!(
-                "2:",
+            over_steps!(
+                (a, lower, b, steps),
                 "tileloadd tmm4, [{a} + {short} + 1024]",
                 "tileloadd tmm5, [{lower} + {short} + 1024]",
                 "tileloadd tmm6, [{b} + {long}]",
                 "tileloadd tmm7, [{b} + {long} + 64]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                four_products!(),
                 "tileloadd tmm4, [{a} + {short}]",
                 "tileloadd tmm5, [{lower} + {short}]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                four_products!(),
                 "tileloadd tmm6, [{b} + {long} + 2048]",
                 "tileloadd tmm7, [{b} + {long} + 2112]",
-                "tdpbf16ps tmm0, tmm4, tmm6",
-                "tdpbf16ps tmm1, tmm4, tmm7",
-                "tdpbf16ps tmm2, tmm5, tmm6",
-                "tdpbf16ps tmm3, tmm5, tmm7",
+                four_products!(),
                 "add {a}, 2048",
                 "add {lower}, 2048",
                 "add {b}, 4096",
-                "dec {steps}",
-                "jnz 2b",
-                a = inout(reg) a => _,
-                lower = inout(reg) lower => _,
-                b = inout(reg) b => _,
-                steps = inout(reg) steps => _,
-                short = in(reg) 64_usize,
-                long = in(reg) 128_usize,
-                options(nostack, readonly),
             );
         }
         asm!(
